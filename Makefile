@@ -1,0 +1,34 @@
+# make run: set up, then personalise the sample people.  make test: set up, then test.
+PYTHON ?= python3.11
+VENV   ?= .venv
+STORE  ?= work/store
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: run test setup lint clean
+.DEFAULT_GOAL := run
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "[1/2] creating $(VENV) and installing the pinned packages (about five minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[test]' | grep --line-buffered -E '^(Collecting|Successfully|ERROR)' | sed -u 's/^/      /'
+	@$(BIN)/python -c 'import torch, diffusers, prefect, ray' 
+	@touch $@
+	@echo "[2/2] ready"
+
+run: $(READY)
+	@$(BIN)/faceid run --store $(STORE)
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q --durations=10
+	@echo "Passed. What each folder of tests/ covers stands in tests/README.md; make run personalises the sample people."
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || true
+
+clean:
+	rm -rf $(VENV) work .pytest_cache .ruff_cache
