@@ -1,0 +1,149 @@
+"""Alignment: the similarity transform that puts two eye centres where the models expect them."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from .protocols import Point
+
+EyeTargets = tuple[Point, Point]
+
+# Eye centres of a frontal close-up as fractions of the picture's side: (left, right). They are the means over
+# the miniature renderer's own close-ups, so that an aligned crop looks like what its models were trained on.
+TRAINING_EYE_TARGETS: EyeTargets = ((0.40, 0.48), (0.60, 0.48))
+
+# Above this shrinking factor the source is averaged in whole blocks first: it bounds memory for large photos.
+_MOST_SUPERSAMPLING = 8
+# Two eyes nearer than this cannot give a direction.
+_LEAST_EYE_DISTANCE_PIXELS = 1.0
+
+
+def similarity(source: EyeTargets, target: EyeTargets) -> np.ndarray:
+    """The rotation, uniform scale and shift that takes two points onto two others.
+
+    Args:
+        source: two points (x, y) in pixels.
+        target: where they are to go, in pixels.
+
+    Returns:
+        float64 [2, 3]: target = matrix[:, :2] @ point + matrix[:, 2].
+
+    Raises:
+        ValueError: if the two source points coincide.
+    """
+    (ax, ay), (bx, by) = source
+    (cx, cy), (dx, dy) = target
+    start, end = complex(bx - ax, by - ay), complex(dx - cx, dy - cy)
+    if abs(start) < _LEAST_EYE_DISTANCE_PIXELS:
+        raise ValueError(f"the eyes lie {abs(start):.2f} pixels apart; alignment needs two distinct points")
+    turn = end / start  # a complex number is a rotation with a scale
+    matrix = np.array([[turn.real, -turn.imag, 0.0], [turn.imag, turn.real, 0.0]])
+    matrix[:, 2] = np.array([cx, cy]) - matrix[:, :2] @ np.array([ax, ay])
+    return matrix
+
+
+def transform_points(matrix: np.ndarray, points) -> np.ndarray:
+    """Apply a transform [2, 3] to points [n, 2]; float64 [n, 2]."""
+    return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+
+
+def invert(matrix: np.ndarray) -> np.ndarray:
+    """The inverse of a transform [2, 3]."""
+    return cv2.invertAffineTransform(np.asarray(matrix, dtype=np.float64))
+
+
+def align(
+    image: np.ndarray,
+    left_eye: Point,
+    right_eye: Point,
+    *,
+    size: int,
+    eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut an upright square around a face, eyes at fixed places.
+
+    Args:
+        image: uint8 [h, w, 3].
+        left_eye: eye on the picture's left, continuous pixel coordinates (see `protocols`).
+        right_eye: eye on the picture's right.
+        size: side of the crop in pixels.
+        eye_targets: where the eyes go, as fractions of the side.
+
+    Returns:
+        crop uint8 [size, size, 3], averaged when it is smaller than the original; where it reaches beyond the
+        photo, the photo's edge is repeated.
+        valid bool [size, size]: False where the crop reaches beyond the photo.
+        transform float64 [2, 3]: photo coordinates to crop coordinates.
+
+    Raises:
+        ValueError: if the eyes coincide or the crop lies wholly outside the photo.
+    """
+    target = tuple((x * size, y * size) for x, y in eye_targets)
+    transform = similarity((left_eye, right_eye), target)
+    valid = _inside(image.shape[0], image.shape[1], transform, size)
+    if not valid.any():
+        raise ValueError(f"eyes at {left_eye} and {right_eye} put the crop outside the photo")
+    region, to_crop = _needed_region(image, transform, size)
+    region, to_crop = _shrink_in_blocks(region, to_crop)
+    factor = max(1, math.ceil(1 / _scale(to_crop) - 1e-9))
+    large = cv2.warpAffine(
+        region,
+        _for_pixel_centres(to_crop * factor),
+        (size * factor, size * factor),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )  # [size * factor, size * factor, 3]
+    crop = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA) if factor > 1 else large
+    return crop, valid, transform
+
+
+def _scale(matrix: np.ndarray) -> float:
+    return math.hypot(matrix[0, 0], matrix[1, 0])
+
+
+def _for_pixel_centres(matrix: np.ndarray) -> np.ndarray:
+    """Continuous coordinates to OpenCV's, in which whole numbers are pixel centres."""
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    return shifted
+
+
+def _inside(height: int, width: int, transform: np.ndarray, size: int) -> np.ndarray:
+    """Which crop pixels [size, size] have their centre on the photo."""
+    centres = np.arange(size) + 0.5
+    grid = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)  # [size * size, 2] as (x, y)
+    x, y = transform_points(invert(transform), grid).T
+    return ((x >= 0) & (x <= width) & (y >= 0) & (y <= height)).reshape(size, size)
+
+
+def _needed_region(image: np.ndarray, transform: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the photo that the crop sees, and its transform: OpenCV warps at most 32,767 pixels a side."""
+    height, width = image.shape[:2]
+    corners = transform_points(invert(transform), [(0, 0), (size, 0), (0, size), (size, size)])
+    margin = 2 + math.ceil(2 / _scale(transform))
+    x0, y0 = (max(0, math.floor(low) - margin) for low in corners.min(axis=0))
+    x1, y1 = (
+        min(limit, math.ceil(high) + margin)
+        for limit, high in zip((width, height), corners.max(axis=0), strict=True)
+    )
+    shifted = transform.copy()
+    shifted[:, 2] += transform[:, :2] @ np.array([x0, y0])
+    return np.ascontiguousarray(image[y0:y1, x0:x1]), shifted
+
+
+def _shrink_in_blocks(region: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average whole blocks until at most `_MOST_SUPERSAMPLING` times too many pixels a side are left."""
+    block = int(1 / (_scale(transform) * _MOST_SUPERSAMPLING))
+    if block <= 1:
+        return region, transform
+    height, width = region.shape[:2]
+    padded = cv2.copyMakeBorder(region, 0, -height % block, 0, -width % block, cv2.BORDER_REPLICATE)
+    small = cv2.resize(
+        padded, (padded.shape[1] // block, padded.shape[0] // block), interpolation=cv2.INTER_AREA
+    )
+    scaled = transform.copy()
+    scaled[:, :2] *= block
+    return small, scaled
