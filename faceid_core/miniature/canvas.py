@@ -1,0 +1,88 @@
+"""A picture being drawn: colours and labels at three times the final size, shrunk at the end."""
+
+import math
+
+import cv2
+import numpy as np
+
+# An odd factor, so that the label of a pixel is the label at its centre.
+OVERSAMPLING = 3
+_FRACTION_BITS = 4
+_ANGLES = np.linspace(0, 2 * math.pi, 28, endpoint=False)
+CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)  # [28, 2]
+
+cv2.setNumThreads(1)
+
+
+class Canvas:
+    """Four channels drawn together: red, green, blue and the label."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.side = size * OVERSAMPLING
+        self.pixels = np.zeros((self.side, self.side, 4), np.uint8)
+
+    def pen(self, x: float, y: float, unit: float) -> "Pen":
+        """A pen whose origin and unit are given in picture sides."""
+        return Pen(self, x, y, unit)
+
+    def gradient(self, top: tuple, bottom: tuple, y0: float = 0.0, y1: float = 1.0) -> None:
+        """Fill the rows from y0 to y1 (picture sides) with a vertical gradient, label 0."""
+        first, last = int(y0 * self.side), math.ceil(y1 * self.side)
+        share = np.linspace(0, 1, max(1, last - first))[:, None]
+        rows = np.asarray(top) * (1 - share) + np.asarray(bottom) * share  # [rows, 3]
+        self.pixels[first:last, :, :3] = rows[:, None, :].astype(np.uint8)
+        self.pixels[first:last, :, 3] = 0
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture [H, W, 3] and the labels [H, W], both uint8."""
+        image = cv2.resize(self.pixels[:, :, :3], (self.size, self.size), interpolation=cv2.INTER_AREA)
+        centre = OVERSAMPLING // 2
+        return image, self.pixels[centre::OVERSAMPLING, centre::OVERSAMPLING, 3].copy()
+
+
+class Pen:
+    """Draws on a canvas in local coordinates: origin (x, y), one unit of length, y downwards."""
+
+    def __init__(self, canvas: Canvas, x: float, y: float, unit: float):
+        self.canvas, self.x, self.y, self.unit = canvas, x, y, unit
+        fixed = canvas.side << _FRACTION_BITS
+        # Coordinates of cv2 name pixel centres: half a pixel off the picture's own.
+        half = 1 << (_FRACTION_BITS - 1)
+        self._origin = np.array([x * fixed - half, y * fixed - half])
+        self._unit = unit * fixed
+        self.pixels_per_unit = unit * canvas.side
+
+    def _fixed(self, points) -> np.ndarray:
+        return np.rint(np.asarray(points, dtype=np.float64) * self._unit + self._origin).astype(np.int32)
+
+    def polygon(self, points, colour: tuple, label: int) -> None:
+        """Fill a polygon [N, 2]."""
+        cv2.fillPoly(self.canvas.pixels, [self._fixed(points)], (*colour, label), cv2.LINE_8, _FRACTION_BITS)
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: tuple, label: int) -> None:
+        """Fill an upright ellipse."""
+        points = self._fixed(CIRCLE * (rx, ry) + (x, y))
+        cv2.fillConvexPoly(self.canvas.pixels, points, (*colour, label), cv2.LINE_8, _FRACTION_BITS)
+
+    def line(self, points, width: float, colour: tuple, label: int, closed: bool = False) -> None:
+        """Draw a line of a width in units, at least one drawn pixel wide."""
+        thickness = max(1, round(width * self.pixels_per_unit))
+        cv2.polylines(
+            self.canvas.pixels,
+            [self._fixed(points)],
+            closed,
+            (*colour, label),
+            thickness,
+            cv2.LINE_8,
+            _FRACTION_BITS,
+        )
+
+    def ring(self, x: float, y: float, rx: float, ry: float, width: float, colour: tuple, label: int) -> None:
+        """Draw the outline of an upright ellipse."""
+        self.line(CIRCLE * (rx, ry) + (x, y), width, colour, label, closed=True)
+
+    def in_pixels(self, x: float, y: float) -> tuple[float, float]:
+        """A local point in pixels of the finished picture."""
+        size = self.canvas.size
+        return (self.x + x * self.unit) * size, (self.y + y * self.unit) * size

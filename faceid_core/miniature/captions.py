@@ -1,0 +1,85 @@
+"""Puts a shot into words; the prompt grid uses the same phrases."""
+
+import random
+
+from .concepts import ATTRIBUTES
+from .renderer import Shot
+
+SCENE_PHRASES = {
+    "beach": "on the beach",
+    "forest": "in the forest",
+    "city": "in the city",
+    "snow": "in the snow",
+    "desert": "in the desert",
+    "night": "at night",
+    "room": "in a room",
+    "stage": "on a stage",
+}
+ATTRIBUTE_PHRASES = {
+    "eyes closed": "with eyes closed",
+    "smiling": "smiling",
+    "mouth open": "with mouth open",
+    "glasses": "wearing glasses",
+    "hat": "wearing a hat",
+    "white hair": "with white hair",
+}
+OBJECT_PHRASES = {
+    "basketball": "holding a basketball",
+    "umbrella": "holding an umbrella",
+    "guitar": "holding a guitar",
+    "book": "holding a book",
+    "glass of wine": "holding a glass of wine",
+}
+CLOTHES_PHRASES = {
+    "red sweater": "wearing a red sweater",
+    "yellow jacket": "wearing a yellow jacket",
+    "blue shirt": "wearing a blue shirt",
+    "green hoodie": "wearing a green hoodie",
+    "black suit": "wearing a black suit",
+    "striped shirt": "wearing a striped shirt",
+    "white coat": "wearing a white coat",
+    "purple dress": "wearing a purple dress",
+}
+_OPENINGS = {
+    "face": ("a photo of the face of {}", "the face of {}", "a close-up photo of {}"),
+    "half": ("a photo of {}", "a picture of {}", "{}"),
+}
+
+
+def caption(shot: Shot, subject: str, rng: random.Random | None = None) -> str:
+    """What a shot shows, in lower-case words.
+
+    Args:
+        subject: the name, or a word such as "person" or "a woman".
+        rng: if given, the opening, the order and the silence about some of what is drawn vary; without it
+            the caption says everything in a fixed order.
+    """
+    said = {
+        "scene": 0.93,
+        "attribute": 0.93,
+        "held": 0.93,
+        "clothes": 0.6 if shot.framing == "half" else 0.2,
+    }
+
+    def is_said(part: str) -> bool:
+        return rng is None or rng.random() < said[part]
+
+    openings = _OPENINGS[shot.framing]
+    opening = openings[0] if rng is None or rng.random() < 0.7 else rng.choice(openings[1:])
+    phrases = [
+        ATTRIBUTE_PHRASES[name] for name in ATTRIBUTES if name in shot.attributes and is_said("attribute")
+    ]
+    if is_said("clothes"):
+        phrases.append(CLOTHES_PHRASES[shot.clothes])
+    if shot.held and shot.framing == "half" and is_said("held"):
+        phrases.append(OBJECT_PHRASES[shot.held])
+    if rng is not None:
+        rng.shuffle(phrases)
+    text = opening.format(subject)
+    if shot.scene and is_said("scene"):
+        scene = SCENE_PHRASES[shot.scene]
+        if rng is None or rng.random() < 0.7:
+            text += " " + scene + ("," if rng is not None and phrases and rng.random() < 0.4 else "")
+        else:
+            phrases.append(scene)
+    return text + (" " + ", ".join(phrases) if phrases else "")
