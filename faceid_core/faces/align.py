@@ -120,7 +120,7 @@ def _inside(height: int, width: int, transform: np.ndarray, size: int) -> np.nda
 
 
 def _needed_region(image: np.ndarray, transform: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the photo that the crop sees, and its transform: OpenCV warps at most 32,767 pixels a side."""
+    """The part of the photo that the crop sees, with its transform: OpenCV warps 32,767 pixels a side."""
     height, width = image.shape[:2]
     corners = transform_points(invert(transform), [(0, 0), (size, 0), (0, size), (size, size)])
     margin = 2 + math.ceil(2 / _scale(transform))

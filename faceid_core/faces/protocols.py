@@ -1,7 +1,7 @@
 """What a face detector and a face parser are: the seam where the miniature's models and DeepFace plug in.
 
-Coordinates are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its centre lies at (i + 0.5, j + 0.5),
-so that a point keeps its meaning when a picture is scaled. `left` and `right` are the picture's sides:
+Coordinates are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its centre is (i + 0.5, j + 0.5), so
+that a point keeps its meaning when a picture is scaled. `left` and `right` are the picture's sides:
 `left_eye` is the eye with the smaller x in an upright picture, that is the person's own right eye.
 """
 
