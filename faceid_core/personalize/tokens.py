@@ -1,0 +1,151 @@
+"""IdentityTokens: what is learned of a person, and its file format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from faceid_core.errors import BaseMismatch, FaceidError
+
+from .prompts import PLACEHOLDER
+from .stages import stage_of
+
+FORMAT = "faceid-identity-tokens"
+FORMAT_VERSION = 1
+_METADATA_KEY = "faceid"
+
+
+class UnreadableTokens(FaceidError):
+    """A file is not a person's tokens, or of a format that this version does not read."""
+
+
+@dataclass(frozen=True)
+class IdentityTokens:
+    """A person's learned vectors and what is needed to use them.
+
+    Attributes:
+        tensors: text encoder's name -> float32 [stages, 2 (K, V), vectors, width].
+        base_digest: digest of the base model's weights on which they were learned.
+        class_word: what the person is, for instance "person"; the vectors started there.
+        template: training prompt with {} at the person's place.
+        boundaries: the training timesteps at which stages 2, 3, ... begin.
+        training_timesteps: number of training timesteps of the base model.
+        prediction_type: what the base model predicts: epsilon, v_prediction or sample.
+        photo_digest: sha256 of the photo.
+        method: the method's fields.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    base_digest: str
+    class_word: str
+    template: str
+    boundaries: tuple[int, ...]
+    training_timesteps: int
+    prediction_type: str
+    photo_digest: str
+    method: Mapping[str, Any] = field(default_factory=dict)
+    placeholder: str = PLACEHOLDER
+
+    def __post_init__(self):
+        if not self.tensors:
+            raise UnreadableTokens("the tokens hold no tensor; personalise the person again")
+        for name, tensor in self.tensors.items():
+            expected = (self.stages, 2, self.vectors)
+            if tensor.ndim != 4 or tuple(tensor.shape[:3]) != expected or tensor.dtype != torch.float32:
+                raise UnreadableTokens(
+                    f"tensor {name!r} is {tensor.dtype} {list(tensor.shape)}, "
+                    f"expected float32 [{self.stages} stages, 2, {self.vectors} vectors, width]"
+                )
+
+    @property
+    def stages(self) -> int:
+        """Number of timestep stages."""
+        return len(self.boundaries) + 1
+
+    @property
+    def vectors(self) -> int:
+        """Number of token positions that the person takes."""
+        return next(iter(self.tensors.values())).shape[2]
+
+    def stage_of(self, timestep: float) -> int:
+        """The stage, from 0, of a training timestep."""
+        return stage_of(timestep, self.boundaries)
+
+    def require_base(self, digest: str) -> None:
+        """Refuse another base model than the one on which the tokens were learned.
+
+        Raises:
+            BaseMismatch: the digests differ.
+        """
+        if digest != self.base_digest:
+            raise BaseMismatch(
+                f"the tokens were learned on base model {self.base_digest[:12] or '(unnamed)'}, this one is "
+                f"{digest[:12] or '(unnamed)'}; load that base model, or personalise the person again on this one"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The tokens as a safetensors file; the same tokens always give the same bytes."""
+        fields = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "base_digest": self.base_digest,
+            "placeholder": self.placeholder,
+            "class_word": self.class_word,
+            "template": self.template,
+            "boundaries": list(self.boundaries),
+            "training_timesteps": self.training_timesteps,
+            "prediction_type": self.prediction_type,
+            "photo_digest": self.photo_digest,
+            "method": dict(self.method),
+        }
+        # One metadata entry with sorted JSON: safetensors writes several entries in no fixed order.
+        metadata = {_METADATA_KEY: json.dumps(fields, sort_keys=True, separators=(",", ":"))}
+        tensors = {name: self.tensors[name].detach().cpu().contiguous() for name in sorted(self.tensors)}
+        return save(tensors, metadata=metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> IdentityTokens:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            UnreadableTokens: not such a file, or of another format version.
+        """
+        fields = _read_fields(data)
+        version = fields.get("format_version")
+        if fields.get("format") != FORMAT or version != FORMAT_VERSION:
+            raise UnreadableTokens(
+                f"the file has format {fields.get('format')!r} version {version!r}, this program reads {FORMAT!r} "
+                f"version {FORMAT_VERSION}; personalise the person again"
+            )
+        try:
+            return cls(
+                tensors=load(data),
+                boundaries=tuple(int(boundary) for boundary in fields.pop("boundaries")),
+                **{key: value for key, value in fields.items() if key not in ("format", "format_version")},
+            )
+        except UnreadableTokens:
+            raise
+        except Exception as error:
+            raise UnreadableTokens(f"the tokens file is damaged: {error}") from error
+
+
+def _read_fields(data: bytes) -> dict[str, Any]:
+    """The metadata of a safetensors file that holds tokens."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        if len(data) < 8 or length > len(data) - 8:
+            raise ValueError("the header is longer than the file")
+        fields = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_METADATA_KEY])
+        if not isinstance(fields, dict):
+            raise ValueError("the metadata is not a mapping")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableTokens(
+            "the file holds no identity tokens (a safetensors file written by this program was expected); "
+            f"detail: {type(error).__name__}: {error}"
+        ) from error
+    return fields
