@@ -1,0 +1,280 @@
+"""Who is to be personalised: an identity, and the manifest (CSV, Parquet or folder of photos) of them."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import manifest_rows, photos
+from .errors import ConfigurationError, InputContractError, PhotoRejected
+from .manifest_rows import shown
+
+MANIFEST_NAMES = ("identities.csv", "identities.parquet")
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
+_CLASS_WORD = re.compile(r"[a-z]{1,32}( [a-z]{1,32})?", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person to personalise.
+
+    Args:
+        identity_id: opaque id, see `validate_identity_id`.
+        photo: absolute path of a local file, or an `s3://` address.
+        class_word: what the person is to the base model: "person", "man", "young woman" ...
+        sha256: digest that the photo must have, 64 lower-case hex digits, or None.
+        consent_ref: where the consent is recorded, free text, or None.
+        consent_until: last day on which the photo may be used, or None.
+        face_box: (x0, y0, x1, y1) in pixels of the upright photo: which face is meant, or None.
+        line: line of the manifest (row for Parquet, place in the folder), from 1.
+    """
+
+    identity_id: str
+    photo: str
+    class_word: str
+    sha256: str | None = None
+    consent_ref: str | None = None
+    consent_until: datetime.date | None = None
+    face_box: tuple[float, float, float, float] | None = None
+    line: int | None = None
+
+    def consent_expired(self, day: datetime.date) -> bool:
+        """Whether a last day of consent is given and lies before `day`."""
+        return self.consent_until is not None and self.consent_until < day
+
+
+def validate_identity_id(text: str) -> str:
+    """The id itself, if it may be one.
+
+    Raises:
+        ConfigurationError: unless it is 1 to 64 ASCII letters, digits, `.`, `_` or `-`, not beginning with
+            `.` or `-` (it must be safe as a file name and as a command-line argument).
+    """
+    if not _ID.fullmatch(text):
+        raise ConfigurationError(
+            f"identity id {shown(text)} is not allowed: 1 to 64 of A-Z a-z 0-9 . _ -, not . or - first"
+        )
+    return text
+
+
+def validate_class_word(text: str) -> str:
+    """The class word itself, if it may be one.
+
+    Raises:
+        ConfigurationError: unless it is one or two lower-case words.
+    """
+    if not _CLASS_WORD.fullmatch(text):
+        raise ConfigurationError(
+            f"class word {shown(text)} is not allowed: one or two lower-case words, as in young man"
+        )
+    return text
+
+
+def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Identity]:
+    """Read who is to be personalised from a local CSV or Parquet file or a folder.
+
+    A folder that holds `identities.csv` or `identities.parquet` is read through it; any other folder is a
+    folder of photos, in which a file's stem is the id. Relative photo paths count from the manifest's folder;
+    absolute ones, and `..`, are allowed, because a local manifest is written by who owns the machine.
+
+    Args:
+        source: path of the file or folder.
+        class_word: class word of everybody in a folder of photos.
+
+    Returns:
+        identities in the manifest's order (by file name for a folder of photos).
+
+    Raises:
+        InputContractError: with every problem of the manifest at once.
+    """
+    path = Path(source)
+    if path.is_dir():
+        inside = [path / name for name in MANIFEST_NAMES if (path / name).is_file()]
+        if len(inside) > 1:
+            raise InputContractError(
+                str(path), ["holds both identities.csv and identities.parquet; keep one"]
+            )
+        if not inside:
+            return _collect(str(path), manifest_rows.folder_rows(path, class_word), str(path.absolute()))
+        path = inside[0]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputContractError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+    return parse_manifest(data, source=str(path), base=str(path.absolute().parent))
+
+
+def parse_manifest(data: bytes, *, source: str, base: str) -> list[Identity]:
+    """Read a manifest that somebody else has fetched.
+
+    Args:
+        data: content of a CSV or Parquet file.
+        source: its name, for messages.
+        base: folder, or `s3://bucket/prefix`, from which relative photo paths count. Below an s3 base every
+            photo must be in S3 too: a manifest from elsewhere must not name files of this machine.
+
+    Raises:
+        InputContractError: with every problem at once.
+    """
+    rows = manifest_rows.parquet_rows(data) if data[:4] == b"PAR1" else manifest_rows.csv_rows(data)
+    return _collect(source, rows, base)
+
+
+def read_photo(identity: Identity, *, max_bytes: int = photos.MAX_BYTES) -> bytes:
+    """The bytes of an identity's local photo.
+
+    Raises:
+        PhotoRejected: photo_missing, too_many_bytes or digest_mismatch.
+        ValueError: for an `s3://` photo, which the object store reads (then call `check_digest`).
+    """
+    if identity.photo.startswith("s3://"):
+        raise ValueError("an s3:// photo is read through the object store")
+    where = "" if identity.line is None else f" (manifest line {identity.line})"
+    path = Path(identity.photo)
+    try:
+        # A pipe or a device would block or never end.
+        if not path.is_file():
+            raise FileNotFoundError
+        with path.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        sentence = (
+            f"There is no readable file at the given address{where}. Correct the path or add the photo."
+        )
+        raise PhotoRejected("photo_missing", sentence) from error
+    if len(data) > max_bytes:
+        raise photos.too_many_bytes(len(data), max_bytes)
+    return check_digest(identity, data)
+
+
+def check_digest(identity: Identity, data: bytes) -> bytes:
+    """The photo's bytes themselves, if they have the digest that the manifest asks for (or it asks for none).
+
+    Raises:
+        PhotoRejected: digest_mismatch.
+    """
+    if identity.sha256 is not None and hashlib.sha256(data).hexdigest() != identity.sha256:
+        sentence = (
+            "The photo is not the one that the manifest's sha256 names. Restore it or correct the digest."
+        )
+        raise PhotoRejected("digest_mismatch", sentence)
+    return data
+
+
+def _collect(source: str, rows: Iterator[manifest_rows.Row], base: str) -> list[Identity]:
+    """Turn rows into identities, or raise all problems together."""
+    identities: list[Identity] = []
+    problems: list[tuple[int, str]] = []
+    seen: dict[str, list[Identity]] = {}
+    for line, row in rows:
+        if isinstance(row, str):
+            problems.append((line, row))
+            continue
+        identity, faults = _identity(line, row, base)
+        problems += [(line, fault) for fault in faults]
+        if identity is not None:
+            identities.append(identity)
+            seen.setdefault(identity.identity_id, []).append(identity)
+    for name, same in seen.items():
+        if len(same) > 1:
+            lines = ", ".join(str(each.line) for each in same)
+            differ = len({each.photo for each in same}) > 1
+            what = f"has {len(same)} photos" if differ else f"is listed {len(same)} times"
+            problems.append(
+                (same[1].line or 0, f"identity {name} {what} (lines {lines}); one photo per person")
+            )
+    if not identities and not problems:
+        problems.append((0, "names nobody"))
+    if problems:
+        ordered = sorted(problems, key=lambda problem: problem[0])
+        raise InputContractError(source, [f"line {line}: {text}" if line else text for line, text in ordered])
+    return identities
+
+
+def _identity(line: int, row: Mapping[str, str], base: str) -> tuple[Identity | None, list[str]]:
+    """Check one row; a row at fault still gives an identity if it has an id, so that duplicates are seen."""
+    faults: list[str] = []
+
+    def attempt(column, parse):
+        text = row.get(column, "")
+        if not text:
+            if column in manifest_rows.REQUIRED_COLUMNS:
+                faults.append(f"{column} is empty")
+            return None
+        try:
+            return parse(text)
+        except (ConfigurationError, ValueError) as error:
+            faults.append(str(error))
+            return None
+
+    identity_id = attempt("identity_id", validate_identity_id)
+    photo = attempt("photo", lambda text: _photo_address(text, base))
+    identity = Identity(
+        identity_id=identity_id or "",
+        photo=photo or "",
+        class_word=attempt("class_word", validate_class_word) or "",
+        sha256=attempt("sha256", _digest),
+        consent_ref=row.get("consent_ref") or None,
+        consent_until=attempt("consent_until", _date),
+        face_box=attempt("face_box", parse_face_box),
+        line=line,
+    )
+    return (identity if identity_id else None), faults
+
+
+def _photo_address(text: str, base: str) -> str:
+    """Absolute local path or `s3://` address of a photo cell."""
+    if text.startswith("s3://"):
+        bucket, _, name = text[5:].partition("/")
+        if not bucket or not name or name.endswith("/"):
+            raise ValueError(f"photo {shown(text)} is not an address of the form s3://bucket/name")
+        return text
+    if _SCHEME.match(text):
+        raise ValueError(f"photo {shown(text)}: only local paths and s3:// addresses are read")
+    if "\0" in text:
+        raise ValueError(f"photo {shown(text)} holds a zero character")
+    if base.startswith("s3://"):
+        if text.startswith("/") or ".." in text.split("/"):
+            raise ValueError(f"photo {shown(text)}: a manifest in S3 names photos in S3 only")
+        return f"{base.rstrip('/')}/{text}"
+    # `/` with an absolute right side is that right side.
+    return str(Path(base) / text)
+
+
+def _digest(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"sha256 {shown(text)} is not 64 hexadecimal digits")
+    return text.lower()
+
+
+def _date(text: str) -> datetime.date:
+    if _DATE.fullmatch(text):
+        try:
+            return datetime.date.fromisoformat(text)
+        except ValueError:
+            pass
+    raise ValueError(f"consent_until {shown(text)} is not a date of the form 2027-12-31")
+
+
+def parse_face_box(text: str) -> tuple[float, float, float, float]:
+    """A box written as "x0,y0,x1,y1" in pixels.
+
+    Raises:
+        ValueError: unless it holds four finite numbers with 0 <= x0 < x1 and 0 <= y0 < y1.
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"face_box {shown(text)} is not four numbers x0,y0,x1,y1") from None
+    if not all(map(math.isfinite, (x0, y0, x1, y1))) or not (0 <= x0 < x1 and 0 <= y0 < y1):
+        raise ValueError(f"face_box {shown(text)} needs 0 <= x0 < x1 and 0 <= y0 < y1")
+    return x0, y0, x1, y1

@@ -1,0 +1,279 @@
+"""Untrusted bytes to a safe RGB image, or a named reason; and the fixed encodings of what we write ourselves.
+
+Nothing about a photo is believed before it is checked: its size in bytes, its format (by content, against a
+short list), its dimensions (before a pixel is decoded). What comes out is an array and no metadata.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile
+
+from .errors import PhotoRejected
+
+MAX_BYTES = 32 * 1024 * 1024
+MAX_PIXELS = 50_000_000
+
+# These three cover cameras, telephones and web pages; every further decoder is more surface to attack.
+ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP")
+_ADVICE = "Save it as JPEG, PNG or WebP and send it again."
+
+# A larger colour profile than this is not a camera's.
+_MAX_PROFILE_BYTES = 4 * 1024 * 1024
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode one photo from an untrusted source.
+
+    The first frame only, turned as its EXIF orientation says, colours brought to sRGB where its profile can
+    be read, transparency laid on white, 16 bits reduced to 8.
+
+    Args:
+        data: the file's content.
+        max_bytes: largest file that is looked at.
+        max_pixels: largest width x height that is decoded.
+
+    Returns:
+        uint8 [h, w, 3], RGB.
+
+    Raises:
+        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, too_many_pixels or truncated.
+    """
+    if len(data) > max_bytes:
+        raise too_many_bytes(len(data), max_bytes)
+    image_format = _allowed_format(data)
+    if image_format == "WEBP":
+        # Pillow's WebP reader allocates the canvas when it opens the file, so the header is read here first.
+        _check_pixels(_webp_dimensions(data), max_pixels)
+    if image_format == "PNG":
+        _check_pixels(_png_dimensions(data), max_pixels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=[image_format])
+            _check_pixels(image.size, max_pixels)
+            _load(image)
+            return _to_srgb(_upright(image))
+    except PhotoRejected:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(None, max_pixels) from error
+    except MemoryError:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        struct.error,
+    ) as error:
+        # Pillow's readers answer damage with any of these.
+        raise _damaged() from error
+
+
+def too_many_bytes(count: int, limit: int) -> PhotoRejected:
+    """The rejection of a file that is too large; `count` is what is known to be there, at least."""
+    sentence = f"The file is larger than {limit / 2**20:.0f} MiB. Send a smaller version of the photo."
+    return PhotoRejected("too_many_bytes", sentence, value=count, threshold=limit)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG with fixed settings: the same array gives the same bytes (with one version of Pillow).
+
+    Args:
+        image: uint8 [h, w, 3] RGB, or uint8 [h, w].
+
+    Raises:
+        ValueError: if the array has another type or shape.
+    """
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(f"PNG needs uint8 [h, w] or [h, w, 3], got {image.dtype} {list(image.shape)}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=6, optimize=False)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Read back what `encode_png` wrote: uint8 [h, w, 3] or [h, w].
+
+    Raises:
+        ValueError: if the bytes are not such a PNG.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"not a PNG that encode_png wrote: {error}") from error
+    if image.mode not in ("L", "RGB"):
+        raise ValueError(f"not a PNG that encode_png wrote: its mode is {image.mode}")
+    return np.array(image)
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """A mask [h, w], float in 0 to 1 or bool, as an 8-bit PNG."""
+    return encode_png(np.rint(np.asarray(mask, dtype=np.float32).clip(0, 1) * 255).astype(np.uint8))
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """Read back what `encode_mask` wrote: float32 [h, w] in 0 to 1 (compare with 0.5 for a bool mask)."""
+    return decode_png(data).astype(np.float32) / 255
+
+
+def encode_json(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces, UTF-8; NaN and infinity are refused (ValueError)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def decode_json(data: bytes) -> Any:
+    """Read back what `encode_json` wrote."""
+    return json.loads(data)
+
+
+def _allowed_format(data: bytes) -> str:
+    """The format by the first bytes, whatever the file is called."""
+    found = _sniff(data)
+    if found is None:
+        raise PhotoRejected("not_an_image", f"The file is not a picture. {_ADVICE}")
+    if found not in ALLOWED_FORMATS:
+        raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")
+    return found
+
+
+def _sniff(data: bytes) -> str | None:
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if brand in (b"avif", b"avis"):
+            return "AVIF"
+        return "HEIC" if brand in (b"heic", b"heix", b"mif1", b"msf1", b"hevc") else None
+    known = {
+        b"GIF8": "GIF",
+        b"BM": "BMP",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"8BPS": "Photoshop",
+        b"%PDF": "PDF",
+    }
+    return next((name for magic, name in known.items() if data.startswith(magic)), None)
+
+
+def _png_dimensions(data: bytes) -> tuple[int, int]:
+    if len(data) < 24 or data[12:16] != b"IHDR":
+        raise _damaged()
+    return struct.unpack(">II", data[16:24])
+
+
+def _webp_dimensions(data: bytes) -> tuple[int, int]:
+    """Canvas size by the first chunk. Source: RFC 9649, sections 2.5 to 2.7."""
+    if len(data) < 30:
+        raise _damaged()
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = struct.unpack("<HH", data[26:30])
+        return width & 0x3FFF, height & 0x3FFF
+    raise _damaged()
+
+
+def _check_pixels(dimensions: tuple[int, int], max_pixels: int) -> None:
+    count = dimensions[0] * dimensions[1]
+    if count > max_pixels:
+        raise _too_many_pixels(count, max_pixels)
+
+
+def _too_many_pixels(count: int | None, limit: int) -> PhotoRejected:
+    found = "far too many" if count is None else f"{count / 1e6:.1f} million"
+    sentence = (
+        f"The picture has {found} pixels; at most {limit / 1e6:.1f} million are accepted. Scale it down."
+    )
+    return PhotoRejected("too_many_pixels", sentence, value=count, threshold=limit)
+
+
+def _damaged() -> PhotoRejected:
+    return PhotoRejected("truncated", "The file is damaged or incomplete. Copy or export it again.")
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the first frame, strictly even where other code has told Pillow to be lenient."""
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image.load()
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF orientation says; an unreadable tag leaves it as it is."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        # EXIF blocks in the wild are broken in every way; the picture itself has been read by now.
+        return image
+    turn = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = dict(image.info)
+    return turned
+
+
+def _to_srgb(image: Image.Image) -> np.ndarray:
+    """uint8 [h, w, 3] of any mode that the allowed formats can have."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit greyscale: Pillow would clip instead of scaling.
+        grey = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255)
+        image = Image.fromarray(np.rint(grey).astype(np.uint8))
+    alpha = None
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode in ("P", "1"):
+        image = image.convert("RGB")
+    image = _apply_profile(image, profile).convert("RGB")
+    if alpha is not None:
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    return np.array(image)
+
+
+def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours by the embedded profile to sRGB; a profile that cannot be used is left out."""
+    if not profile or len(profile) > _MAX_PROFILE_BYTES or image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return image
