@@ -1,0 +1,176 @@
+"""BaseModel: a frozen text-to-image network taken apart into the pieces that personalisation and drawing use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from faceid_core.errors import ConfigurationError, MissingWeights
+
+from .describe import ENCODERS, MINIATURE, Description, describe, source_folder, weights_variant
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """One tokenizer with its text encoder.
+
+    Attributes:
+        name: "text_encoder".
+        length: tokens in a context.
+        width: width of token embeddings and of contexts.
+    """
+
+    name: str
+    tokenizer: Any
+    model: torch.nn.Module
+    length: int
+    width: int
+
+    @property
+    def token_embedding(self) -> torch.nn.Module:
+        """The module that turns token ids into vectors."""
+        return self.model.get_input_embeddings()
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen base model. No parameter of it requires a gradient.
+
+    Attributes:
+        towers: text encoder's name -> TextTower, in the order of concatenation.
+        scheduler_config: the model's own scheduler configuration, from which samplers are made.
+        alphas_cumprod: float32 [training timesteps], the noise schedule, on the CPU.
+    """
+
+    description: Description
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    towers: Mapping[str, TextTower]
+    scheduler_config: Mapping[str, Any]
+    alphas_cumprod: torch.Tensor
+    device: torch.device
+    dtype: torch.dtype
+
+    @torch.no_grad()
+    def encode_images(self, images: list[np.ndarray]) -> torch.Tensor:
+        """Scaled latents of pictures: the mean of the VAE's posterior.
+
+        Args:
+            images: uint8 [h, w, 3] RGB each, square; another size than the model's is resampled.
+
+        Returns:
+            float32 [n, channels, side, side] on the model's device.
+        """
+        pixels = torch.stack([_as_pixels(image, self.description.resolution) for image in images])
+        # pixels: [n, 3, resolution, resolution] in -1..1
+        mean = self.vae.encode(pixels.to(self.device)).latent_dist.mean
+        return mean * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        """Pictures of scaled latents.
+
+        Args:
+            latents: [n, channels, side, side].
+
+        Returns:
+            uint8 [n, resolution, resolution, 3] RGB.
+        """
+        pixels = self.vae.decode(latents.float() / self.vae.config.scaling_factor, return_dict=False)[0]
+        # pixels: [n, 3, resolution, resolution] in -1..1
+        scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def load_base_model(
+    source: str | Path = MINIATURE,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    digest: str = "",
+) -> BaseModel:
+    """Load a base model and freeze it.
+
+    Args:
+        source: "miniature", or a folder in diffusers' layout of Stable Diffusion 1.x or 2.x.
+        device: a torch device; "auto" takes CUDA where there is one.
+        precision: of U-Net and text encoders: float32, bfloat16 or float16. The VAE stays in float32.
+        digest: digest of the weights, kept in the description and in every person's tokens.
+
+    Raises:
+        MissingWeights: a file is not there; the text names it.
+        ConfigurationError: the model's kind, the precision or the device cannot be used.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = source_folder(source)
+    name = MINIATURE if str(source) == MINIATURE else folder.name
+    description = describe(folder, name=name, digest=digest, precision=precision)
+    dtype = PRECISIONS[precision]
+
+    unet = _load(UNet2DConditionModel, folder, "unet", "diffusion_pytorch_model", dtype)
+    vae = _load(AutoencoderKL, folder, "vae", "diffusion_pytorch_model", torch.float32)
+    towers = {
+        encoder: TextTower(
+            name=encoder,
+            tokenizer=_load_tokenizer(folder / tokenizer),
+            model=_freeze(_load(CLIPTextModel, folder, encoder, "model", dtype), device),
+            length=description.context_length,
+            width=description.widths[encoder],
+        )
+        for encoder, tokenizer in ENCODERS.items()
+    }
+    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+    return BaseModel(
+        description=description,
+        unet=_freeze(unet, device),
+        vae=_freeze(vae, device),
+        towers=towers,
+        scheduler_config=dict(scheduler.config),
+        alphas_cumprod=scheduler.alphas_cumprod.float(),
+        device=torch.device(device),
+        dtype=dtype,
+    )
+
+
+def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> torch.nn.Module:
+    variant = weights_variant(folder, part, stem)
+    try:
+        return kind.from_pretrained(
+            folder / part, variant=variant, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise MissingWeights(f"the files in {folder / part} cannot be loaded: {error}") from error
+
+
+def _load_tokenizer(folder: Path) -> CLIPTokenizer:
+    whole, pieces = ("tokenizer.json",), ("vocab.json", "merges.txt")
+    if not any(all((folder / name).is_file() for name in names) for names in (whole, pieces)):
+        raise MissingWeights(f"no file tokenizer.json, nor vocab.json and merges.txt, in folder {folder}")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _freeze(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    return model.requires_grad_(False).eval().to(device)
+
+
+def _as_pixels(image: np.ndarray, resolution: int) -> torch.Tensor:
+    """uint8 [h, w, 3] to float32 [3, resolution, resolution] in -1..1."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
+    if pixels.shape[-2:] != (resolution, resolution):
+        pixels = F.interpolate(
+            pixels[None], size=(resolution, resolution), mode="bicubic", antialias=True, align_corners=False
+        )[0].clamp(0, 255)
+    return pixels / 127.5 - 1

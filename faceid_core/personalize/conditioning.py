@@ -1,0 +1,183 @@
+"""Conditioning: turns a prompt and a person's vectors into contexts, by substituting token embeddings.
+
+The placeholder takes `vectors` token positions. At those positions the frozen text encoder's token embedding is
+replaced by the person's vectors, so that gradients reach them and nothing of the model changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from faceid_core.diffusion.base import BaseModel, TextTower
+from faceid_core.errors import ConfigurationError
+
+from .prompts import fill, split_prompt
+from .tokens import IdentityTokens
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A prompt as token ids with places for a person.
+
+    Attributes:
+        ids: int64 [length]; at `positions` they are placeholders that the vectors replace.
+        positions: int64 [vectors], the person's places in the context.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+
+
+def tokenize(tower: TextTower, prompt: str, vectors: int) -> TokenizedPrompt:
+    """Tokenise a prompt whose `V*` takes a number of token positions.
+
+    Raises:
+        ConfigurationError: the prompt is too long for the model, or has not exactly one placeholder.
+    """
+    before, after = (_word_ids(tower, text) for text in split_prompt(prompt))
+    held = [tower.tokenizer.eos_token_id] * vectors
+    start = 1 + len(before)
+    ids = _framed(tower, [*before, *held, *after], prompt)
+    return TokenizedPrompt(ids, torch.arange(start, start + vectors))
+
+
+def tokenize_plain(tower: TextTower, prompt: str, text: str) -> TokenizedPrompt:
+    """Tokenise a prompt whose `V*` is replaced by a plain text; its positions are those of that text.
+
+    Raises:
+        ConfigurationError: as `tokenize`.
+    """
+    before, after = (_word_ids(tower, part) for part in split_prompt(prompt))
+    held = _word_ids(tower, text)
+    start = 1 + len(before)
+    ids = _framed(tower, [*before, *held, *after], fill(prompt, text))
+    return TokenizedPrompt(ids, torch.arange(start, start + len(held)))
+
+
+def start_vectors(tower: TextTower, class_word: str, vectors: int) -> torch.Tensor:
+    """The vectors from which training starts, and which the reference prompt keeps: the class word's embeddings.
+
+    A class word of fewer tokens than vectors repeats its last token; of a longer one the last vector is the mean of
+    the tokens left over. With as many tokens as vectors the result is the ordinary prompt's, bit by bit.
+
+    Returns:
+        float32 [vectors, width].
+
+    Raises:
+        ConfigurationError: the class word is empty.
+
+    Source: class-word start, Gal et al. 2022 and relatives; uneven token counts, reconstruction.
+    """
+    ids = _word_ids(tower, class_word)
+    if not ids:
+        raise ConfigurationError(f"the class word {class_word!r} has no token; use a word such as 'person'")
+    embedded = tower.token_embedding.weight[ids].float()  # [tokens, width]
+    if len(ids) > vectors:
+        rest = embedded[vectors - 1 :].mean(dim=0, keepdim=True)
+        return torch.cat([embedded[: vectors - 1], rest])
+    return torch.cat([embedded, embedded[-1:].expand(vectors - len(ids), -1)])
+
+
+def encode(tower: TextTower, tokenized: TokenizedPrompt, vectors: torch.Tensor) -> torch.Tensor:
+    """Run the text encoder with vectors in the person's places.
+
+    Args:
+        vectors: float32 [n, vectors, width], one set for each context.
+
+    Returns:
+        [n, length, width] contexts; the gradient reaches the vectors only.
+    """
+    device = tower.token_embedding.weight.device
+    count = len(vectors)
+    ids = tokenized.ids.to(device).expand(count, -1)  # [n, length]
+    first, last = int(tokenized.positions[0]), int(tokenized.positions[-1]) + 1
+    with _substituted(tower, vectors.to(device), first, last):
+        return tower.model(input_ids=ids).last_hidden_state
+
+
+def encode_plain(base: BaseModel, prompt: str) -> torch.Tensor:
+    """The context of an ordinary prompt, [1, length, context width].
+
+    Raises:
+        ConfigurationError: the prompt is too long for the model.
+    """
+    contexts = []
+    for tower in base.towers.values():
+        ids = _framed(tower, _word_ids(tower, prompt), prompt)[None].to(base.device)  # [1, length]
+        contexts.append(tower.model(input_ids=ids).last_hidden_state)
+    return torch.cat(contexts, dim=-1)
+
+
+def encode_vectors(
+    base: BaseModel, prompts: Mapping[str, TokenizedPrompt], vectors: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Contexts of one prompt with many sets of vectors, over all text encoders.
+
+    Args:
+        prompts: text encoder -> the tokenised prompt.
+        vectors: text encoder -> float32 [n, vectors, width].
+
+    Returns:
+        [n, length, context width].
+    """
+    return torch.cat(
+        [encode(tower, prompts[name], vectors[name]) for name, tower in base.towers.items()], dim=-1
+    )
+
+
+def identity_contexts(base: BaseModel, prompt: str, tokens: IdentityTokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """The contexts of a prompt for a learned person, for every stage.
+
+    Returns:
+        Contexts [stages, 2 (K, V), length, context width] and the person's positions, int64 [vectors].
+    """
+    prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
+    flat = {name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()}  # [stages * 2, vectors, width]
+    contexts = encode_vectors(base, prompts, flat).unflatten(0, (tokens.stages, 2))
+    return contexts, next(iter(prompts.values())).positions
+
+
+def plain_contexts(base: BaseModel, prompt: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The contexts of a prompt whose `V*` is a plain text: one stage, the same for K and V.
+
+    Returns:
+        Contexts [1, 2, length, context width] and the text's positions, int64 [tokens].
+    """
+    context = encode_plain(base, fill(prompt, text))  # [1, length, context width]
+    positions = tokenize_plain(next(iter(base.towers.values())), prompt, text).positions
+    return context[:, None].expand(-1, 2, -1, -1), positions
+
+
+@contextmanager
+def _substituted(tower: TextTower, vectors: torch.Tensor, first: int, last: int) -> Iterator[None]:
+    """While it lasts, the token embedding gives the vectors at positions first to last - 1."""
+
+    def substitute(_module: torch.nn.Module, _inputs: tuple, embedded: torch.Tensor) -> torch.Tensor:
+        # embedded: [n, length, width]
+        return torch.cat([embedded[:, :first], vectors.to(embedded.dtype), embedded[:, last:]], dim=1)
+
+    handle = tower.token_embedding.register_forward_hook(substitute)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _word_ids(tower: TextTower, text: str) -> list[int]:
+    text = text.strip()
+    return list(tower.tokenizer(text, add_special_tokens=False).input_ids) if text else []
+
+
+def _framed(tower: TextTower, words: list[int], prompt: str) -> torch.Tensor:
+    """Token ids with start, end and padding, int64 [length]."""
+    tokenizer = tower.tokenizer
+    if len(words) > tower.length - 2:
+        raise ConfigurationError(
+            f"the prompt {prompt!r} takes {len(words)} tokens, the model reads {tower.length - 2}; shorten it"
+        )
+    ids = [tokenizer.bos_token_id, *words, tokenizer.eos_token_id]
+    return torch.tensor(ids + [tokenizer.pad_token_id] * (tower.length - len(ids)))
