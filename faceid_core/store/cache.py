@@ -1,0 +1,189 @@
+"""The stage cache: blobs first, the manifest last and once, every blob hashed by whoever reads it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import Conflict, DamagedInput, ObjectMissing, StoreError
+from . import layout
+from .keys import StageCall, plain, sha256_hex
+from .manifest import Manifest
+from .objects import ObjectStore
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 10
+
+
+class IdentityErased(StoreError):
+    """The person was erased: nothing of theirs may be written any more."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Bytes that a stage made, and what they are."""
+
+    data: bytes
+    media_type: str
+
+
+def is_erased(store: ObjectStore, identity_key: str) -> bool:
+    """Whether the person's tombstone stands."""
+    return store.head(layout.tombstone(identity_key)) is not None
+
+
+class StageCache:
+    """Results of stages within one scope: a person's own, or what belongs to nobody."""
+
+    def __init__(self, store: ObjectStore, scope: str):
+        """Look at one scope of a store.
+
+        Args:
+            store: any store.
+            scope: "identities/<key>" or "common".
+
+        Raises:
+            ValueError: if the scope is neither.
+        """
+        self.store, self.scope = store, scope
+        self.identity_key = layout.identity_of_scope(scope)
+
+    def lookup(self, call: StageCall) -> Manifest | None:
+        """The result of a call, if it is there; reads and checks the manifest only."""
+        return self.by_key(call.stage, call.key)
+
+    def by_key(self, stage: str, stage_key: str) -> Manifest | None:
+        """As `lookup`, for who knows only the key. A manifest that cannot be trusted is set aside: a miss."""
+        found = self._load(stage, stage_key)
+        return found[0] if found else None
+
+    def commit(
+        self, call: StageCall, outputs: Mapping[str, Output], provenance: Mapping, *, replace: bool = False
+    ) -> Manifest:
+        """Keep a result: every blob, then the manifest.
+
+        Args:
+            call: what was computed.
+            outputs: what came out, by name.
+            provenance: plain values about the run; never compared.
+            replace: put this result in the place of an earlier one (`--force`), which else would be kept.
+
+        Returns:
+            The manifest that stands: ours, or that of whoever was first, which is as good.
+
+        Raises:
+            IdentityErased: if the person was erased meanwhile.
+            StoreError: if the store fails.
+        """
+        self._refuse_erased()
+        for output in outputs.values():
+            self._put_blob(output.data)
+        manifest = Manifest(call.stage, call.key, _content(call, outputs), plain(provenance, "provenance"))
+        # Again, as late as can be: an erasure that began while blobs were written must win.
+        self._refuse_erased()
+        return self._replace(manifest) if replace else self._create(manifest)
+
+    def read(self, manifest: Manifest, output_name: str) -> bytes:
+        """The bytes of one output, hashed.
+
+        Raises:
+            DamagedInput: if the blob is absent or is not what the manifest says.
+            KeyError: if the stage has no such output.
+        """
+        output = manifest.outputs[output_name]
+        try:
+            data = self.store.get(layout.blob(self.scope, output.digest))
+        except ObjectMissing:
+            raise DamagedInput(manifest.stage, manifest.stage_key, f"{output_name} is gone") from None
+        if sha256_hex(data) != output.digest:
+            detail = f"{output_name} is damaged ({len(data)} bytes where {output.size} were written)"
+            raise DamagedInput(manifest.stage, manifest.stage_key, detail)
+        return data
+
+    def quarantine(self, manifest: Manifest, reason: str) -> None:
+        """Move a manifest aside, so that its stage runs again; one rewritten since it was read stays."""
+        name = layout.stage_manifest(self.scope, manifest.stage, manifest.stage_key)
+        try:
+            data = self.store.get(name)
+        except ObjectMissing:
+            return
+        if data == manifest.to_bytes():
+            self._set_aside(manifest.stage, manifest.stage_key, data, reason)
+
+    def _load(self, stage: str, stage_key: str) -> tuple[Manifest, str] | None:
+        try:
+            data, etag = self.store.get_with_etag(layout.stage_manifest(self.scope, stage, stage_key))
+        except ObjectMissing:
+            return None
+        try:
+            return Manifest.from_bytes(data, stage=stage, stage_key=stage_key), etag
+        except (ValueError, RecursionError) as error:
+            self._set_aside(stage, stage_key, data, str(error))
+            return None
+
+    def _set_aside(self, stage: str, stage_key: str, data: bytes, reason: str) -> None:
+        log.warning("%s: manifest of stage %s (%s) set aside: %s", self.scope, stage, stage_key[:12], reason)
+        self.store.put_if_absent(
+            layout.quarantined(self.scope, stage, stage_key, sha256_hex(data)[:12]), data
+        )
+        self.store.delete(layout.stage_manifest(self.scope, stage, stage_key))
+
+    def _put_blob(self, data: bytes) -> None:
+        name = layout.blob(self.scope, sha256_hex(data))
+        for _ in range(_ATTEMPTS):
+            if self.store.put_if_absent(name, data):
+                return
+            # Somebody was first. If what stands there is damaged, keeping it would make the rerun useless.
+            try:
+                found, etag = self.store.get_with_etag(name)
+                if found != data:
+                    log.warning("%s: damaged blob %s written again", self.scope, name[-64:][:12])
+                    self.store.replace_if_match(name, data, etag)
+                return
+            except (ObjectMissing, Conflict):
+                continue
+        raise StoreError(
+            f"{name} in {self.store.url} keeps changing; is another process writing or sweeping it?"
+        )
+
+    def _create(self, manifest: Manifest) -> Manifest:
+        name = layout.stage_manifest(self.scope, manifest.stage, manifest.stage_key)
+        for _ in range(_ATTEMPTS):
+            if self.store.put_if_absent(name, manifest.to_bytes()):
+                return manifest
+            winner = self.by_key(manifest.stage, manifest.stage_key)
+            if winner:
+                return winner
+        raise StoreError(f"{name} in {self.store.url} keeps vanishing; is another process deleting it?")
+
+    def _replace(self, manifest: Manifest) -> Manifest:
+        name = layout.stage_manifest(self.scope, manifest.stage, manifest.stage_key)
+        for _ in range(_ATTEMPTS):
+            found = self._load(manifest.stage, manifest.stage_key)
+            try:
+                self.store.replace_if_match(name, manifest.to_bytes(), found[1] if found else None)
+                return manifest
+            except Conflict:
+                continue
+        raise StoreError(f"{name} in {self.store.url} keeps changing; is another forced run on this store?")
+
+    def _refuse_erased(self) -> None:
+        if self.identity_key and is_erased(self.store, self.identity_key):
+            raise IdentityErased(f"identity {self.identity_key} was erased; its result was not kept")
+
+
+def _content(call: StageCall, outputs: Mapping[str, Output]) -> dict:
+    return {
+        "preimage": plain(call.preimage()),
+        "outputs": [
+            {
+                "name": name,
+                "digest": sha256_hex(output.data),
+                "size": len(output.data),
+                "media_type": output.media_type,
+            }
+            for name, output in sorted(outputs.items())
+        ],
+    }

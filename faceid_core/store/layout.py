@@ -1,0 +1,130 @@
+"""What stands where in a store, and the object that says which layout and which secret it was made with."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ..errors import ConfigurationError, SecretMismatch, StoreError
+from .keys import canonical_json, is_digest, is_stage_name
+from .objects import ObjectStore
+from .secret import IdentitySecret, is_identity_key
+
+LAYOUT_VERSION = 1
+STORE = "store.json"
+CATALOGUE = "catalog/current.json"
+COMMON = "common"
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def initialise(store: ObjectStore, secret: IdentitySecret) -> dict:
+    """Make the store if it is new, and refuse it if it is not ours.
+
+    Args:
+        store: any store.
+        secret: this environment's identity secret.
+
+    Returns:
+        What `store.json` holds.
+
+    Raises:
+        SecretMismatch: if the store was made with another secret, which would give every person a second key.
+        ConfigurationError: if the layout is one that this version does not know.
+        StoreError: if `store.json` cannot be understood.
+    """
+    wanted = {
+        "format": "faceid-store",
+        "layout_version": LAYOUT_VERSION,
+        "secret_fingerprint": secret.fingerprint,
+    }
+    if store.put_if_absent(STORE, canonical_json(wanted)):
+        return wanted
+    try:
+        found = json.loads(store.get(STORE))
+        version, fingerprint = found["layout_version"], found["secret_fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{STORE} in {store.url} cannot be understood ({error}); restore it from a backup"
+        ) from error
+    if version != LAYOUT_VERSION:
+        raise ConfigurationError(
+            f"{store.url} has layout {version}, this faceid writes layout {LAYOUT_VERSION}; "
+            "use the faceid that made it, or another store"
+        )
+    if fingerprint != secret.fingerprint:
+        raise SecretMismatch(
+            f"{store.url} was made with another identity secret (fingerprint {fingerprint}) than the one "
+            f"from {secret.source} (fingerprint {secret.fingerprint}); bring the store's secret, "
+            "or use another store"
+        )
+    return found
+
+
+def identity_scope(identity_key: str) -> str:
+    """The prefix under which everything of one person lies.
+
+    Raises:
+        ValueError: if this is not an identity's key; an id must never become a path.
+    """
+    if not is_identity_key(identity_key):
+        raise ValueError(f"{identity_key!r} is not an identity key of 32 hex digits")
+    return f"identities/{identity_key}"
+
+
+def tombstone(identity_key: str) -> str:
+    """The object whose presence says that a person was erased."""
+    return f"tombstones/{identity_scope(identity_key).rpartition('/')[2]}.json"
+
+
+def identity_of_scope(scope: str) -> str | None:
+    """The identity's key in a scope; None for `common`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if scope == COMMON:
+        return None
+    folder, _, key = scope.partition("/")
+    if folder != "identities" or not is_identity_key(key):
+        raise ValueError(f"scope {scope!r} is neither {COMMON!r} nor 'identities/<32 hex digits>'")
+    return key
+
+
+def blob(scope: str, digest: str) -> str:
+    """The object that holds bytes of this digest."""
+    if not is_digest(digest):
+        raise ValueError(f"{digest!r} is not a SHA-256")
+    return f"{scope}/blobs/{digest}"
+
+
+def stage_manifest(scope: str, stage: str, stage_key: str) -> str:
+    """The object that says a stage's work is done."""
+    return f"{scope}/stages/{_stage(stage)}/{_key(stage_key)}.json"
+
+
+def quarantined(scope: str, stage: str, stage_key: str, mark: str) -> str:
+    """Where a manifest that cannot be trusted is moved to."""
+    return f"{scope}/quarantine/{_stage(stage)}/{_key(stage_key)}-{mark}.json"
+
+
+def run_object(run_id: str, name: str) -> str:
+    """An object of one run's own record.
+
+    Raises:
+        ValueError: if the run's id cannot stand in a path.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ValueError(f"run id {run_id!r} must be 1 to 128 letters, digits, '.', '_' and '-'")
+    return f"runs/{run_id}/{name}"
+
+
+def _stage(stage: str) -> str:
+    if not is_stage_name(stage):
+        raise ValueError(f"{stage!r} cannot name a stage")
+    return stage
+
+
+def _key(stage_key: str) -> str:
+    if not is_digest(stage_key):
+        raise ValueError(f"{stage_key!r} is not a stage key of 64 hex digits")
+    return stage_key

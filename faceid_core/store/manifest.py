@@ -1,0 +1,104 @@
+"""The record of one finished stage: `content` is what was made from what, `provenance` how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .keys import canonical_json, is_digest, sha256_hex
+
+FORMAT = "faceid-manifest/1"
+
+
+@dataclass(frozen=True)
+class OutputRef:
+    """One output: its name within the stage, the SHA-256 and size in bytes of its blob, its media type."""
+
+    name: str
+    digest: str
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished stage. Manifests with equal `content` are the same result; `provenance` is never compared.
+
+    Attributes:
+        stage: the stage's name.
+        stage_key: SHA-256 of the preimage in `content`.
+        content: {"preimage": ..., "outputs": [...]}.
+        provenance: run, attempt, seconds, host, device, versions.
+    """
+
+    stage: str
+    stage_key: str
+    content: dict
+    provenance: dict
+
+    @property
+    def outputs(self) -> Mapping[str, OutputRef]:
+        """The outputs by name."""
+        return MappingProxyType({row["name"]: OutputRef(**row) for row in self.content["outputs"]})
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is stored."""
+        # Bit rot in a digest or a size would still be valid JSON; the content's own digest shows it.
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "content": self.content,
+                "content_sha256": sha256_hex(canonical_json(self.content)),
+                "provenance": self.provenance,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, stage: str, stage_key: str) -> Manifest:
+        """Read and check a stored manifest.
+
+        Args:
+            data: as `to_bytes` made it.
+            stage: where it was found.
+            stage_key: under which key it was found.
+
+        Raises:
+            ValueError: saying what is wrong with it.
+        """
+        record = json.loads(data, parse_constant=_refuse_constant)
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise ValueError(f"it is not of the format {FORMAT}")
+        content, provenance = record.get("content"), record.get("provenance")
+        if not isinstance(content, dict) or not isinstance(provenance, dict):
+            raise ValueError("content or provenance is not an object")
+        if sha256_hex(canonical_json(content)) != record.get("content_sha256"):
+            raise ValueError("its content does not match its own digest")
+        preimage = content.get("preimage")
+        if not isinstance(preimage, dict) or sha256_hex(canonical_json(preimage)) != stage_key:
+            raise ValueError("its key is not the digest of its preimage")
+        if preimage.get("stage") != stage:
+            raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
+        _check_outputs(content.get("outputs"))
+        return cls(stage, stage_key, content, provenance)
+
+
+def _check_outputs(outputs) -> None:
+    if not isinstance(outputs, list):
+        raise ValueError("its outputs are not a list")
+    names = set()
+    for row in outputs:
+        if not isinstance(row, dict) or set(row) != {"name", "digest", "size", "media_type"}:
+            raise ValueError("an output lacks a field")
+        if not isinstance(row["name"], str) or row["name"] in names:
+            raise ValueError("an output has no name of its own")
+        if not is_digest(row["digest"]) or not isinstance(row["size"], int) or row["size"] < 0:
+            raise ValueError(f"output {row['name']} has no digest or size")
+        if not isinstance(row["media_type"], str):
+            raise ValueError(f"output {row['name']} has no media type")
+        names.add(row["name"])
+
+
+def _refuse_constant(text: str):
+    raise ValueError(f"it holds {text}")

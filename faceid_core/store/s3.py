@@ -1,0 +1,238 @@
+"""A store in an S3 bucket, or in anything that speaks S3's conditional writes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+
+from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
+from .objects import ObjectInfo, validate_name, validate_prefix
+
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_LOST = {"PreconditionFailed", "412"}
+_BUSY = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_MEDIA_TYPES = {
+    ".json": "application/json",
+    ".html": "text/html; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".parquet": "application/vnd.apache.parquet",
+}
+# What to do about the refusals that people meet.
+_ADVICE = {
+    "NoSuchBucket": "create the bucket or correct the store's address",
+    "AccessDenied": "allow GetObject, PutObject, DeleteObject and ListBucket on the bucket and prefix",
+    "403": "allow GetObject, PutObject, DeleteObject and ListBucket on the bucket and prefix",
+    "InvalidAccessKeyId": "check the credentials in the environment or the profile",
+    "SignatureDoesNotMatch": "check the credentials in the environment or the profile",
+    "ExpiredToken": "renew the credentials",
+    "PermanentRedirect": "set the bucket's region",
+    "SlowDown": "lower the number of workers or try again later",
+}
+_ATTEMPTS = 6
+_FIRST_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How to reach S3. What is None is left to boto3: AWS_ENDPOINT_URL, AWS_REGION, AWS_PROFILE and so on.
+
+    Attributes:
+        endpoint_url: for stores other than AWS.
+        region: the bucket's.
+        path_style: bucket in the path, not in the host's name; None chooses it when there is an endpoint.
+        max_pool: connections kept open, at least the number of threads that use the store.
+        profile: of the shared credentials file.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    max_pool: int = 32
+    profile: str | None = None
+
+    def session(self) -> boto3.Session:
+        """Credentials and region as boto3 finds them."""
+        return boto3.Session(region_name=self.region, profile_name=self.profile)
+
+    def endpoint(self) -> str | None:
+        """The endpoint in force, or None for AWS itself."""
+        return (
+            self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        )
+
+    def by_path(self) -> bool:
+        """Whether the bucket's name goes into the path."""
+        return self.endpoint() is not None if self.path_style is None else self.path_style
+
+
+class S3Store:
+    """Objects under one prefix of a bucket; `IfNoneMatch` and `IfMatch` make the two conditional writes."""
+
+    def __init__(self, url: str, settings: S3Settings | None = None):
+        """Point at a bucket and prefix; nothing is asked of the network yet.
+
+        Args:
+            url: `s3://bucket/prefix`; the prefix may be empty.
+            settings: None for what the environment says.
+
+        Raises:
+            ConfigurationError: if the address or the settings cannot be used.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+            raise ConfigurationError(f"{url} is not an S3 address; give s3://bucket/prefix")
+        self.settings = settings or S3Settings()
+        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
+        self.url = f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+        try:
+            self._client = self.settings.session().client(
+                "s3",
+                endpoint_url=self.settings.endpoint(),
+                config=Config(
+                    s3={"addressing_style": "path" if self.settings.by_path() else "auto"},
+                    max_pool_connections=self.settings.max_pool,
+                    connect_timeout=10,
+                    retries={"mode": "standard", "max_attempts": 5},
+                    # Blobs are hashed on reading: that also holds where a store checks nothing.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigurationError(f"cannot set up S3 for {self.url}: {error}") from error
+
+    def get(self, name: str) -> bytes:
+        return self.get_with_etag(name)[0]
+
+    def get_with_etag(self, name: str) -> tuple[bytes, str]:
+        key = self._key(name)
+
+        def read() -> tuple[bytes, str]:
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            return answer["Body"].read(), answer["ETag"]
+
+        try:
+            return self._persist(read, ())
+        except ClientError as error:
+            if _code(error) in _MISSING:
+                raise ObjectMissing(f"{name} is not in {self.url}") from None
+            raise self._failed("read", name, error) from error
+        except BotoCoreError as error:
+            raise self._failed("read", name, error) from error
+
+    def head(self, name: str) -> ObjectInfo | None:
+        try:
+            answer = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
+        except ClientError as error:
+            if _code(error) in _MISSING:
+                return None
+            raise self._failed("look up", name, error) from error
+        except BotoCoreError as error:
+            raise self._failed("look up", name, error) from error
+        return ObjectInfo(name, answer["ContentLength"], answer["ETag"], answer["LastModified"].timestamp())
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        try:
+            self._put(name, data, IfNoneMatch="*")
+        except ClientError as error:
+            if _code(error) in _LOST:
+                return False
+            raise self._failed("write", name, error) from error
+        except BotoCoreError as error:
+            raise self._failed("write", name, error) from error
+        return True
+
+    def replace_if_match(self, name: str, data: bytes, etag: str | None) -> str:
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            return self._put(name, data, **condition)["ETag"]
+        except ClientError as error:
+            if _code(error) not in _LOST | _MISSING:
+                raise self._failed("replace", name, error) from error
+        except BotoCoreError as error:
+            raise self._failed("replace", name, error) from error
+        # A request answered too late is sent again and then loses to itself: what stands there is ours.
+        try:
+            current, current_etag = self.get_with_etag(name)
+        except ObjectMissing:
+            current, current_etag = None, ""
+        if current == data:
+            return current_etag
+        raise Conflict(f"{name} in {self.url} changed since it was read; read it and decide again")
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        validate_prefix(prefix)
+        start = f"{self.prefix}/" if self.prefix else ""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=start + prefix
+        )
+        try:
+            for page in pages:
+                for row in page.get("Contents", ()):
+                    name = row["Key"][len(start) :]
+                    yield ObjectInfo(name, row["Size"], row["ETag"], row["LastModified"].timestamp())
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("list", prefix or "everything", error) from error
+
+    def delete(self, name: str) -> None:
+        try:
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
+        except ClientError as error:
+            if _code(error) not in _MISSING:
+                raise self._failed("delete", name, error) from error
+        except BotoCoreError as error:
+            raise self._failed("delete", name, error) from error
+
+    def _key(self, name: str) -> str:
+        validate_name(name)
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _put(self, name: str, data: bytes, **condition: str) -> dict:
+        suffix = os.path.splitext(name)[1].lower()
+        return self._persist(
+            lambda: self._client.put_object(
+                Bucket=self.bucket,
+                Key=self._key(name),
+                Body=data,
+                ContentType=_MEDIA_TYPES.get(suffix, "application/octet-stream"),
+                ChecksumSHA256=base64.b64encode(hashlib.sha256(data).digest()).decode(),
+                **condition,
+            ),
+            _BUSY,
+        )
+
+    def _persist(self, request: Callable, again: set[str] | tuple):
+        """Send a request, and again after a pause when S3 says two writers met or a body broke off."""
+        pause = _FIRST_PAUSE_SECONDS
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return request()
+            except ClientError as error:
+                if _code(error) not in again:
+                    raise
+            except (HTTPClientError, IncompleteReadError):
+                pass
+            time.sleep(pause)
+            pause *= 2
+        return request()
+
+    def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
+        advice = "check the endpoint, the network and the credentials"
+        if isinstance(error, ClientError):
+            advice = _ADVICE.get(_code(error), "see the service's message")
+        return StoreError(f"cannot {verb} {name} in {self.url}: {error}; {advice}")
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

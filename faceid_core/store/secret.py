@@ -1,0 +1,145 @@
+"""The identity secret: what turns an identity's id into the opaque key that paths, logs and the UI show."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from .folder import folder_of
+
+VARIABLE = "FACEID_IDENTITY_SECRET"
+FILE_VARIABLE = "FACEID_IDENTITY_SECRET_FILE"
+_BYTES = 32
+# Labels keep the two uses apart: no identity id can ever produce the fingerprint.
+_IDENTITY_LABEL = b"faceid identity key 1\x00"
+_FINGERPRINT_LABEL = b"faceid identity secret fingerprint 1\x00"
+_HEX_DIGITS = 32
+_KEY = re.compile(rf"[0-9a-f]{{{_HEX_DIGITS}}}")
+
+
+def is_identity_key(text) -> bool:
+    """Whether this has the form of an identity's key."""
+    return isinstance(text, str) and _KEY.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class IdentitySecret:
+    """32 secret bytes; printing one shows where it came from, never what it is."""
+
+    value: bytes = field(repr=False)
+    source: str = "given"
+
+    def __post_init__(self):
+        if len(self.value) != _BYTES:
+            raise ConfigurationError(
+                f"the identity secret from {self.source} has {len(self.value)} bytes, not {_BYTES}"
+            )
+
+    @classmethod
+    def load(cls, store_url: str) -> IdentitySecret:
+        """The secret of this environment; a file is made, once, where there is neither variable nor file.
+
+        Args:
+            store_url: the store's address; a secret inside the store that it protects is refused.
+
+        Returns:
+            The secret from FACEID_IDENTITY_SECRET (hex or base64), or else from the file that
+            FACEID_IDENTITY_SECRET_FILE names, or else from `faceid/identity-secret` in ~/.config.
+
+        Raises:
+            ConfigurationError: if it cannot be read, if others can read its file, or if it lies in the store.
+        """
+        text = os.environ.get(VARIABLE, "").strip()
+        if text:
+            return cls(_decode(text, VARIABLE), VARIABLE)
+        path = secret_file()
+        if not store_url.startswith("s3://"):
+            root = folder_of(store_url)
+            if path.resolve().is_relative_to(root):
+                raise ConfigurationError(
+                    f"the identity secret {path} lies inside the store {root}; "
+                    f"set {FILE_VARIABLE} to a file outside"
+                )
+        if not path.exists():
+            _create(path)
+        return cls(_read(path), str(path))
+
+    def identity_key(self, identity_id: str) -> str:
+        """The opaque key of an identity: 32 hex digits that say nothing without the secret."""
+        return self._mac(_IDENTITY_LABEL + identity_id.encode())
+
+    @property
+    def fingerprint(self) -> str:
+        """What a store keeps to recognise its secret by: 32 hex digits."""
+        return self._mac(_FINGERPRINT_LABEL)
+
+    def _mac(self, message: bytes) -> str:
+        return hmac.new(self.value, message, hashlib.sha256).hexdigest()[:_HEX_DIGITS]
+
+
+def secret_file() -> Path:
+    """Where the secret's file lies when no variable holds the secret itself."""
+    named = os.environ.get(FILE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "faceid" / "identity-secret"
+
+
+def _decode(text: str, source: str) -> bytes:
+    if re.fullmatch(rf"[0-9a-fA-F]{{{2 * _BYTES}}}", text):
+        return bytes.fromhex(text)
+    try:
+        value = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+    except (binascii.Error, ValueError):
+        value = b""
+    if len(value) != _BYTES:
+        raise ConfigurationError(
+            f"the identity secret in {source} is neither 64 hex digits nor base64 of {_BYTES} bytes; "
+            "make one with: openssl rand -hex 32"
+        )
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read the identity secret {path}: {error}") from error
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"the identity secret {path} can be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}"
+        )
+    return _decode(text, str(path))
+
+
+def _create(path: Path) -> None:
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(_BYTES) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            # A link appears whole or not at all: whoever comes at the same moment reads the winner's secret.
+            os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the identity secret {path}: {error.strerror}; set {VARIABLE} or {FILE_VARIABLE}"
+        ) from error
