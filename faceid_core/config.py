@@ -1,0 +1,275 @@
+"""NightlyConfig: the one model behind the YAML file, the command line and the form in the Prefect UI.
+
+Parsed once at the edge; frozen afterwards. Only light modules are imported here, so that
+`faceid run --help` needs neither torch nor prefect.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Optional
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.method import Method
+from faceid_core.personalize.presets import PRESETS
+
+Metric = Literal["identity", "detection", "concepts", "image_text", "attention"]
+StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values cannot change after parsing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+
+
+class FacesConfig(Section):
+    """How a photo becomes an aligned crop and a mask."""
+
+    backend: Literal["miniature", "deepface"] = Field(
+        "miniature",
+        description="Face detector and parser: 'miniature' for the synthetic world, 'deepface' (OpenCV detector, "
+        "approximate elliptical mask) for photographs.",
+    )
+    mask_region: Literal["face", "face_hair", "head"] = Field(
+        "face", description="What the mask covers: the face, the face and hair, or the whole head."
+    )
+    min_face_pixels: int = Field(24, ge=8, le=4096, description="Smallest accepted face height, in photo pixels.")
+    min_sharpness: float = Field(
+        15.0, ge=0.0, le=10_000.0, description="Smallest accepted variance of the Laplacian on the face."
+    )
+    max_photo_bytes: int = Field(
+        30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
+    )
+    max_photo_pixels: int = Field(
+        50_000_000, ge=4_096, le=500_000_000, description="Largest accepted photo, in pixels."
+    )
+
+
+class BaseModelConfig(Section):
+    """The frozen text-to-image model that learns the people."""
+
+    source: str = Field(
+        "miniature",
+        min_length=1,
+        description="'miniature' (ships with the project) or a folder in the diffusers layout of Stable Diffusion.",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the frozen network; tokens and losses stay in float32."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where models run; 'auto' takes CUDA where there is one."
+    )
+
+
+# The form and the command line show every choice of the method; an empty field keeps the preset's value.
+MethodOverrides: type[BaseModel] = create_model(
+    "MethodOverrides",
+    __base__=Section,
+    __doc__="Single choices that differ from the preset; leave empty to keep the preset's value.",
+    **{
+        name: (
+            Optional[field.annotation],  # noqa: UP045 - the annotation is a value here
+            Field(None, description=field.description),
+        )
+        for name, field in Method.model_fields.items()
+        if name != "name"
+    },
+)
+
+
+class PersonalizeConfig(Section):
+    """How the tokens of a person are learned."""
+
+    preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
+        "semantic-fidelity", description="The method to start from: a row of the comparison table."
+    )
+    method: MethodOverrides = Field(  # type: ignore[valid-type]
+        default_factory=MethodOverrides, description="Single choices that differ from the preset."
+    )
+    slots: int = Field(8, ge=1, le=256, description="People who share each pass through the network.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
+
+    def resolved(self) -> Method:
+        """Return the preset with the overrides applied, validated as a whole."""
+        chosen = {k: v for k, v in self.method.model_dump().items() if v is not None}
+        return Method.model_validate({**PRESETS[self.preset].model_dump(), **chosen})
+
+
+class GenerateConfig(Section):
+    """The evaluation pictures: prompt grid x seeds."""
+
+    grid: str = Field(
+        "miniature",
+        min_length=1,
+        description="Prompt grid: 'miniature', 'photographs', or the path of a YAML file of your own.",
+    )
+    seeds: int = Field(4, ge=1, le=64, description="Pictures per prompt, seeds 0 to n-1.")
+    sampler: Literal[
+        "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"
+    ] = Field("DPMSolverMultistepScheduler", description="Sampler, by its diffusers name.")
+    steps: int = Field(12, ge=1, le=1000, description="Sampling steps for each picture.")
+    guidance: float = Field(4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1 is none).")
+    batch: int = Field(32, ge=1, le=512, description="Pictures drawn together.")
+
+
+class ScoreConfig(Section):
+    """What is measured on the pictures."""
+
+    scorers: Literal["miniature"] = Field("miniature", description="The scorers that report; never used in training.")
+    metrics: tuple[Metric, ...] = Field(
+        ("identity", "detection", "concepts", "image_text", "attention"), description="Metrics, each its own stage."
+    )
+    named_people: int = Field(
+        16, ge=0, le=256, description="People whom the base model knows, drawn as the ceiling (0: no ceiling)."
+    )
+
+
+class ExecutionConfig(Section):
+    """Where the work runs."""
+
+    executor: Literal["ray", "inline"] = Field(
+        "ray", description="'ray': a pool of actors under Prefect; 'inline': this process, for debugging."
+    )
+    workers: int = Field(1, ge=1, le=1024, description="Ray actors, each with a copy of the models.")
+    threads_per_worker: int = Field(0, ge=0, le=256, description="CPU threads of an actor (0: cores / workers).")
+    ray_address: str = Field("", description="Address of a running Ray cluster; empty starts one on this machine.")
+    attempts: int = Field(2, ge=1, le=10, description="Tries for a person's stage before it counts as failed.")
+    chunk: int = Field(32, ge=1, le=1000, description="People in one Prefect task run.")
+    stall_seconds: int = Field(
+        1200, ge=10, le=86_400, description="An actor that reports no progress for so long is replaced."
+    )
+
+
+class RunConfig(Section):
+    """What this run covers and when it stops."""
+
+    only: tuple[str, ...] = Field((), description="Identity ids to run; empty means everybody in the manifest.")
+    from_stage: StageName | None = Field(None, description="With force: the first stage to compute again.")
+    force: bool = Field(False, description="Compute again although the result is cached.")
+    on_busy: Literal["wait", "refuse"] = Field("refuse", description="When another night runs on this store.")
+    max_failed_share: float = Field(
+        0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."
+    )
+    finish_by: dt.time | None = Field(
+        None, description="Local time after which nobody is started; what is done is published."
+    )
+    timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"unknown timezone {value!r}; use a name such as 'Europe/Berlin'")
+        return value
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The timezone as an object."""
+        return ZoneInfo(self.timezone)
+
+
+class S3Config(Section):
+    """How an s3:// store is reached; credentials come from the usual AWS places, never from here."""
+
+    endpoint_url: str = Field("", description="S3 endpoint other than AWS's own; empty for AWS.")
+    region: str = Field("", description="Region; empty takes AWS_REGION or the profile's.")
+    path_style: bool = Field(False, description="Bucket in the path, as most S3 clones need.")
+
+
+class NightlyConfig(Section):
+    """Everything that one nightly run needs to know."""
+
+    name: str = Field("nightly", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of this kind of run.")
+    identities: str = Field(
+        "miniature:samples",
+        min_length=1,
+        description="Who: identities.csv or .parquet, a folder of photos, or 'miniature:samples' for the sample people.",
+    )
+    store: str = Field(
+        "work/store", min_length=1, description="Root of the store: a folder, file:///… or s3://bucket/prefix."
+    )
+    faces: FacesConfig = Field(default_factory=FacesConfig, description="Detection, parsing, mask.")
+    base_model: BaseModelConfig = Field(default_factory=BaseModelConfig, description="The text-to-image model.")
+    personalize: PersonalizeConfig = Field(default_factory=PersonalizeConfig, description="Token learning.")
+    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Evaluation pictures.")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="Metrics.")
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig, description="Executor and workers.")
+    run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of this run.")
+    s3: S3Config = Field(default_factory=S3Config, description="S3 connection.")
+
+    def digest(self) -> str:
+        """sha256 over what decides results: everything but where and how the run executes."""
+        decides = self.model_dump(mode="json", exclude={"name", "store", "execution", "run", "s3"})
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def parse_config(data: dict[str, Any], *, source: str = "configuration") -> NightlyConfig:
+    """Validate a mapping as a NightlyConfig.
+
+    Raises:
+        ConfigurationError: every problem at once, each with its key and what would be right.
+    """
+    try:
+        config = NightlyConfig.model_validate(data)
+        config.personalize.resolved()
+    except ValidationError as error:
+        lines = [f"  - {_explain(problem)}" for problem in error.errors()]
+        raise ConfigurationError(f"{source} cannot be used:\n" + "\n".join(lines)) from None
+    return config
+
+
+def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None) -> NightlyConfig:
+    """Read a YAML file (or nothing) and lay dotted overrides such as {'generate.seeds': 2} over it."""
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise ConfigurationError(f"configuration file {path} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"{path} must hold a mapping of sections, not {type(data).__name__}")
+    for dotted, value in (overrides or {}).items():
+        _set(data, dotted, value)
+    return parse_config(data, source=str(path) if path else "command line")
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        below = data.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigurationError(f"{parent} must be a mapping to set {dotted}")
+        data = below
+    data[last] = value
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One validation problem as 'key: what is wrong; what would be right'."""
+    where = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    return f"{where}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _keys_beside(location: tuple[Any, ...]) -> list[str]:
+    model: Any = NightlyConfig
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return sorted(getattr(model, "model_fields", {}))

@@ -1,0 +1,67 @@
+"""The account of a run: what became of every identity, and the exit status that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What became of one identity in one run."""
+
+    DONE = "done"
+    CACHED = "cached"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    FAILED = "failed"
+    NOT_REACHED = "not_reached"
+
+
+EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION = 0, 1, 2, 3
+
+
+@dataclass
+class Account:
+    """One identity's way through a run; `outcome` stays None while it is under way."""
+
+    identity_id: str
+    identity_key: str
+    outcome: Outcome | None = None
+    stage: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    computed: bool = False
+    stage_keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether later stages still concern this identity."""
+        return self.outcome is None
+
+    def close(self, outcome: Outcome, *, stage: str | None = None, reason: str | None = None, message: str | None = None) -> None:
+        """Record the end of this identity's way; the first end counts."""
+        if self.outcome is None:
+            self.outcome, self.stage, self.reason, self.message = outcome, stage, reason, message
+
+    def finish(self) -> None:
+        """End a way that met no obstacle: done if anything was computed, else cached."""
+        self.close(Outcome.DONE if self.computed else Outcome.CACHED)
+
+
+def tally(accounts: Iterable[Account]) -> dict[str, int]:
+    """Count the identities of each outcome; every outcome is present."""
+    counts = Counter(str(a.outcome) for a in accounts)
+    return {str(outcome): counts.get(str(outcome), 0) for outcome in Outcome}
+
+
+def exit_status(accounts: Iterable[Account], *, max_failed_share: float) -> int:
+    """0 when failed and not-reached people stay within the share that the configuration allows, else 2."""
+    accounts = list(accounts)
+    lost = sum(a.outcome in (Outcome.FAILED, Outcome.NOT_REACHED) for a in accounts)
+    return EXIT_FAILURES if accounts and lost / len(accounts) > max_failed_share else EXIT_COMPLETE

@@ -1,0 +1,19 @@
+"""The stages: detect, parse, mask, personalise, generate and score as pure functions of inputs to files.
+
+A stage has two halves. `call` (driver, no model loaded) says everything that decides the result;
+`execute` (worker) reads its parameters from that call alone, so that key and behaviour cannot part.
+"""
+
+from faceid_core.stages.work import Done, Source, Stage, Subject, Work
+
+STAGES = ("detect", "parse", "mask", "personalise", "generate", "score")
+
+__all__ = ["STAGES", "Done", "Source", "Stage", "Subject", "Work", "stage_named"]
+
+
+def stage_named(name: str) -> Stage:
+    """Return the stage object of that name ('score-identity' and its like are one stage per metric)."""
+    from faceid_core.stages import detect, generate, mask, parse, personalise, score
+
+    simple = {s.name: s for s in (detect.STAGE, parse.STAGE, mask.STAGE, personalise.STAGE, generate.STAGE)}
+    return simple.get(name) or score.stage_for(name.removeprefix("score-"))

@@ -1,0 +1,64 @@
+"""Stage detect: untrusted bytes to a safe picture, one face, landmarks and an aligned crop."""
+
+from __future__ import annotations
+
+from faceid_core.errors import PhotoRejected
+from faceid_core.stages.files import json_output, png_output, rejection_output
+from faceid_core.stages.work import Subject, Work
+
+
+class Detect:
+    """See the module's sentence. Outputs: crop.png, valid.png, detection.json, or rejection.json."""
+
+    name, version, batch = "detect", 1, 64
+
+    def execute(self, works, inputs, models, tick):
+        """Decode, detect and align each photo; a rejection is a result like any other."""
+        from faceid_core import photos
+        from faceid_core.faces.detect import Limits, detect_face
+
+        for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
+            p = work.call.parameters
+            limits = Limits(min_face_pixels=p["min_face_pixels"], min_sharpness=p["min_sharpness"])
+            try:
+                image = photos.decode(blobs["photo"], max_bytes=p["max_bytes"], max_pixels=p["max_pixels"])
+                found = detect_face(
+                    image,
+                    models.detector,
+                    face_box=tuple(p["face_box"]) if p["face_box"] else None,
+                    crop_pixels=p["crop_pixels"],
+                    limits=limits,
+                )
+            except PhotoRejected as rejection:
+                yield index, rejection_output(rejection), {}
+                continue
+            yield (
+                index,
+                {
+                    "crop.png": png_output(found.crop),
+                    "valid.png": png_output(found.valid.astype("uint8") * 255),
+                    "detection.json": json_output(found.to_json()),
+                },
+                {},
+            )
+            tick(work.subject, 1, 1)
+
+
+STAGE = Detect()
+
+
+def plan_works(plan, subject: Subject) -> list[Work]:
+    """The photo's detection; people and named people have one, the class word has none."""
+    if subject.photo_digest is None:
+        return []
+    faces = plan.config.faces
+    parameters = {
+        "backend": faces.backend,
+        "crop_pixels": plan.crop_pixels,
+        "min_face_pixels": faces.min_face_pixels,
+        "min_sharpness": faces.min_sharpness,
+        "max_bytes": faces.max_photo_bytes,
+        "max_pixels": faces.max_photo_pixels,
+        "face_box": list(subject.face_box) if subject.face_box else None,
+    }
+    return [plan.work(subject, "detect", STAGE.version, parameters, {"photo": subject.photo()}, ("face_detector",))]

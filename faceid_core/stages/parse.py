@@ -1,0 +1,35 @@
+"""Stage parse: classes per pixel of the aligned crop."""
+
+from __future__ import annotations
+
+from faceid_core.stages.files import json_output, png_output, read_json, read_png
+from faceid_core.stages.work import Subject, Work
+
+
+class Parse:
+    """See the module's sentence. Outputs: labels.png (index = class), parser.json."""
+
+    name, version, batch = "parse", 1, 64
+
+    def execute(self, works, inputs, models, tick):
+        """Parse all crops of the batch."""
+        from faceid_core.faces.detect import Detection
+        from faceid_core.faces.parse import parse_face
+
+        for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
+            detection = Detection.from_json(read_json(blobs["detection"]), crop=read_png(blobs["crop"]))
+            labels = parse_face(detection, models.parser)
+            about = {"parser": models.parser.name, "approximate": bool(models.parser.approximate)}
+            yield index, {"labels.png": png_output(labels), "parser.json": json_output(about)}, {}
+            tick(work.subject, 1, 1)
+
+
+STAGE = Parse()
+
+
+def plan_works(plan, subject: Subject) -> list[Work]:
+    """People only: the parse serves the mask, which serves training."""
+    if subject.kind != "person":
+        return []
+    sources = {"crop": subject.source("detect", "crop.png"), "detection": subject.source("detect", "detection.json")}
+    return [plan.work(subject, "parse", STAGE.version, {"backend": plan.config.faces.backend}, sources, ("face_parser",))]

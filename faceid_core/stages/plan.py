@@ -1,0 +1,70 @@
+"""The plan of a run: the parsed configuration with every weight digest, enough to compute all stage keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from faceid_core.config import NightlyConfig
+from faceid_core.evaluate.grid import PromptGrid, load_grid
+from faceid_core.personalize.method import Method
+from faceid_core.stages.weights import find_weights
+from faceid_core.stages.work import Source, Subject, Work, call_for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides results, in memory, without a model loaded.
+
+    `weights` maps a role (base, detector, parser, recogniser, image_text) to the digest of its files;
+    `crop_pixels` is the base model's picture side, at which faces are aligned.
+    """
+
+    config: NightlyConfig
+    method: Method
+    grid: PromptGrid
+    weights: Mapping[str, str]
+    crop_pixels: int
+
+    @classmethod
+    def from_config(cls, config: NightlyConfig) -> Plan:
+        """Resolve presets, grid and weights.
+
+        Raises:
+            ConfigurationError: the grid or the method cannot be used.
+            MissingWeights: a model's files are absent.
+        """
+        found = find_weights(config)
+        return cls(
+            config=config,
+            method=config.personalize.resolved(),
+            grid=load_grid(config.generate.grid),
+            weights=found.digests,
+            crop_pixels=found.base_resolution,
+        )
+
+    def works(self, stage: str, subject: Subject) -> list[Work]:
+        """Every piece of work of a stage ('score' is all metrics) for one subject whose inputs are there."""
+        from faceid_core.stages import detect, generate, mask, parse, personalise, score
+
+        module = {
+            "detect": detect, "parse": parse, "mask": mask,
+            "personalise": personalise, "generate": generate, "score": score,
+        }[stage]  # fmt: skip
+        return module.plan_works(self, subject)
+
+    def work(
+        self,
+        subject: Subject,
+        stage: str,
+        version: int,
+        parameters: Mapping,
+        sources: Mapping[str, Source],
+        roles: tuple[str, ...],
+        *,
+        precision: str = "float32",
+        result: str | None = None,
+    ) -> Work:
+        """Bind a stage call to a subject, with the digests of the models in `roles`."""
+        call = call_for(stage, version, parameters, sources, {role: self.weights[role] for role in roles}, precision)
+        return Work(subject=subject.name, scope=subject.scope, call=call, sources=sources, result=result or stage)

@@ -1,0 +1,118 @@
+"""What driver and workers pass to each other: subjects, pieces of work and their outcomes; never pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from faceid_core.store.cache import Manifest, Output
+from faceid_core.store.keys import StageCall
+
+if TYPE_CHECKING:
+    from faceid_core.stages.models import Models
+
+COMMON = "common"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one input of a piece of work lies: a blob and the stage that made it."""
+
+    scope: str
+    stage: str
+    stage_key: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage for one subject. `result` is the name under which the subject keeps the manifest."""
+
+    subject: str
+    scope: str
+    call: StageCall
+    sources: Mapping[str, Source]
+    result: str
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a piece of work; carries names and digests only."""
+
+    work: Work
+    status: Literal["done", "rejected", "failed", "damaged", "refused", "not_reached"]
+    reason: str | None = None
+    message: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+    seconds: float = 0.0
+    attempts: int = 1
+    damaged: Source | None = None
+
+
+@dataclass
+class Subject:
+    """A person of the manifest, the class word (floor) or a named person (ceiling), and what is known of it.
+
+    `name` is the identity key, or for common subjects a slug; `text` is what stands for V* in their prompts.
+    """
+
+    kind: Literal["person", "class_word", "named"]
+    name: str
+    scope: str
+    class_word: str
+    text: str | None = None
+    identity_id: str | None = None
+    photo_digest: str | None = None
+    face_box: tuple[float, float, float, float] | None = None
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    def source(self, result: str, output: str) -> Source:
+        """Locate an output of a finished stage."""
+        manifest = self.manifests[result]
+        return Source(self.scope, manifest.stage, manifest.stage_key, manifest.outputs[output].digest)
+
+    def photo(self) -> Source:
+        """Locate the photo, which the driver put beside the person's other blobs."""
+        assert self.photo_digest is not None
+        return Source(self.scope, "photo", self.photo_digest, self.photo_digest)
+
+
+Outputs = Mapping[str, Output]
+
+
+class Stage(Protocol):
+    """One stage of the pipeline."""
+
+    name: str
+    version: int
+    batch: int | None
+
+    def execute(
+        self, works: Sequence[Work], inputs: Sequence[Mapping[str, bytes]], models: Models, tick: Any
+    ) -> Iterator[tuple[int, Outputs | Exception, dict[str, Any]]]:
+        """Yield (index of the work, outputs or the exception that ended it, provenance of this work).
+
+        Args:
+            works: Pieces of work that share a pass; their `call.parameters` are the only parameters.
+            inputs: For each work, its input blobs by name, already checked against their digests.
+            models: The models of this worker, loaded at first use.
+            tick: Called with (subject, done, total) as the work advances.
+        """
+        ...
+
+
+def call_for(
+    stage: str, version: int, parameters: Mapping[str, Any], sources: Mapping[str, Source], weights: Mapping[str, str], precision: str
+) -> StageCall:
+    """Build the StageCall whose inputs are the digests of the sources."""
+    return StageCall(
+        stage=stage,
+        version=version,
+        parameters=dict(parameters),
+        precision=precision,
+        inputs={name: source.digest for name, source in sources.items()},
+        weights=dict(weights),
+    )

@@ -1,0 +1,132 @@
+"""A worker: reads inputs from the store, runs a stage over a batch, commits what comes out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from faceid_core.errors import DamagedInput, FaceidError
+from faceid_core.stages import stage_named
+from faceid_core.stages.files import REJECTION, read_json
+from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
+from faceid_core.stages.work import Done, Work
+from faceid_core.store import StageCache
+
+Tick = Callable[[str, int, int], None]
+
+
+def silent(subject: str, done: int, total: int) -> None:
+    """A progress callback for callers who want none."""
+
+
+class Worker:
+    """Runs stages for an executor; one per process, models loaded once.
+
+    Args:
+        settings: Store, models and batch sizes.
+        run_id: Goes into the provenance of every manifest.
+    """
+
+    def __init__(self, settings: WorkerSettings, run_id: str):
+        self.settings, self.run_id = settings, run_id
+        self.store = open_configured_store(settings.store, settings.s3)
+        self.models = Models(settings)
+        if settings.threads:
+            import torch
+
+            torch.set_num_threads(settings.threads)
+
+    def execute(self, works: Sequence[Work], tick: Tick = silent) -> Iterator[Done]:
+        """Run one stage over works of that same stage; yield one Done for each, whatever happens to it."""
+        stage = stage_named(works[0].call.stage)
+        started = time.monotonic()
+        ready, inputs, open_works = [], [], {work.subject + work.call.key: work for work in works}
+        for work in works:
+            blobs = self._inputs(stage, work)
+            if isinstance(blobs, Done):
+                open_works.pop(work.subject + work.call.key)
+                yield blobs
+            else:
+                ready.append(work)
+                inputs.append(blobs)
+        if not ready:
+            return
+        try:
+            for index, outputs, provenance in stage.execute(ready, inputs, self.models, tick):
+                work = ready[index]
+                seconds = provenance.pop("share_seconds", None) or (time.monotonic() - started) / len(ready)
+                open_works.pop(work.subject + work.call.key)
+                if isinstance(outputs, Exception):
+                    yield failed(work, outputs, seconds)
+                else:
+                    yield self._commit(work, outputs, seconds, provenance)
+        except Exception as error:  # a stage that breaks takes only this batch with it
+            for work in open_works.values():
+                yield failed(work, error, (time.monotonic() - started) / len(ready))
+
+    def _inputs(self, stage, work: Work) -> dict[str, bytes] | Done:
+        """The work's input blobs by name, checked; a damaged one ends the work and names its producer."""
+        cache = StageCache(self.store, work.scope)
+        blobs: dict[str, bytes] = {}
+        for name, source in work.sources.items():
+            try:
+                blobs[name] = StageCache(self.store, source.scope).read_blob(
+                    source.digest, stage=source.stage, stage_key=source.stage_key
+                )
+            except DamagedInput as damage:
+                return Done(work, "damaged", reason="damaged_input", message=str(damage), damaged=source)
+            except FaceidError as error:
+                return failed(work, error, 0.0)
+        if getattr(stage, "reuses", None):
+            for number, manifest in enumerate(cache.manifests(work.call.stage)):
+                try:
+                    blobs[f"earlier:{number}"] = cache.read(manifest, stage.reuses)
+                except (DamagedInput, KeyError):
+                    continue
+        return blobs
+
+    def _commit(self, work: Work, outputs, seconds: float, provenance: dict) -> Done:
+        provenance = {
+            "run_id": self.run_id,
+            "seconds": round(seconds, 3),
+            "host": platform.node(),
+            **provenance,
+            **_versions(),
+        }
+        try:
+            manifest = StageCache(self.store, work.scope).commit(
+                work.call, outputs, provenance, replace=work.replace
+            )
+        except FaceidError as error:
+            return failed(work, error, seconds)
+        if REJECTION in manifest.outputs:
+            return rejected(work, read_json(outputs[REJECTION].data), seconds)
+        return Done(work, "done", seconds=seconds)
+
+
+def rejected(work: Work, record: dict, seconds: float = 0.0) -> Done:
+    """A rejection record as a Done."""
+    return Done(
+        work,
+        "rejected",
+        reason=record["reason"],
+        message=record["sentence"],
+        value=record["value"],
+        threshold=record["threshold"],
+        seconds=seconds,
+    )
+
+
+def failed(work: Work, error: Exception, seconds: float) -> Done:
+    """An exception as a Done that names subject, stage and what to do."""
+    reason = type(error).__name__
+    return Done(work, "failed", reason=reason, message=f"{error}" or reason, seconds=seconds)
+
+
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}

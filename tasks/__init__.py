@@ -1,0 +1,1 @@
+"""Thin Prefect tasks, and the Ray actor pool that they drive."""

@@ -1,0 +1,192 @@
+"""The Ray pool of one run: hands works to actors, replaces dead or stuck ones, retries per person."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import ray
+from ray.exceptions import RayError
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.night.executor import OnDone, Tick, batches, with_attempts
+from faceid_core.stages.models import WorkerSettings
+from faceid_core.stages.work import Done, Work
+from tasks.actor import StageActor
+
+OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
+
+
+class ActorLost(Exception):
+    """An actor died or made no progress; what it had not finished is to be tried again."""
+
+
+class RayPool:
+    """Long-lived actors in a namespace of their own, one per share of the machine or cluster.
+
+    Args:
+        settings: What each actor's worker needs.
+        run_id: Names the namespace.
+        workers: Number of actors.
+        address: A running cluster, or empty to start one in this process.
+        attempts: Tries per piece of work, over actor deaths and failures together.
+        stall_seconds: An actor silent for longer is killed and replaced.
+
+    Raises:
+        ConfigurationError: a folder store with a cluster of several nodes, which could not all see it.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        run_id: str,
+        *,
+        workers: int,
+        address: str = "",
+        attempts: int = 2,
+        stall_seconds: float = 1200,
+    ):
+        self._settings, self._run_id = settings, run_id
+        self._attempts, self._stall_seconds = attempts, stall_seconds
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            _start_ray(address, run_id)
+        self._idle: queue.Queue = queue.Queue()
+        self._actors: set = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self.replaced = 0
+        if not settings.store.startswith("s3://") and len([n for n in ray.nodes() if n["Alive"]]) > 1:
+            self.close()
+            raise ConfigurationError(
+                f"store {settings.store} is a folder, but the Ray cluster has several nodes that cannot all reach it; "
+                "use an s3:// store, or one machine"
+            )
+        for _ in range(workers):
+            self._idle.put(self._new_actor())
+
+    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone) -> None:
+        """See faceid_core.night.executor.Executor. Several threads may call this at once."""
+        waiting = deque((batch, 1) for batch in batches(works, self._settings.slots))
+        lock = threading.Lock()
+
+        def drain() -> None:
+            while True:
+                with lock:
+                    if not waiting:
+                        return
+                    batch, attempt = waiting.popleft()
+                again = self._run(batch, attempt, tick, lambda done: _locked(lock, on_done, done))
+                with lock:
+                    waiting.extend(([work], attempt + 1) for work in again)
+
+        threads = [threading.Thread(target=drain) for _ in range(min(len(waiting), max(1, len(self._actors))))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        drain()  # what a dying thread left behind
+
+    def _run(self, batch: list[Work], attempt: int, tick: Tick, on_done: OnDone) -> list[Work]:
+        """Run one batch on the next free actor; return the works that need another attempt, alone."""
+        actor = self._idle.get()
+        open_works = {(work.subject, work.call.key): work for work in batch}
+        again: list[Work] = []
+        lost = ""
+        try:
+            for kind, value in self._events(actor, batch):
+                if kind == "tick":
+                    tick(*value)
+                elif kind == "broken":
+                    raise ActorLost(value)
+                else:
+                    work = open_works.pop((value.work.subject, value.work.call.key))
+                    if value.status == "failed" and attempt < self._attempts:
+                        again.append(work)
+                    else:
+                        on_done(with_attempts(value, attempt))
+        except (RayError, ActorLost) as error:
+            lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
+            actor = self._replace(actor)
+        finally:
+            self._idle.put(actor)
+        for work in open_works.values():
+            if attempt < self._attempts:
+                again.append(work)
+            else:
+                message = lost or "its worker ended without an answer"
+                on_done(Done(work, "failed", reason="worker_lost", message=message, attempts=attempt))
+        return again
+
+    def _events(self, actor, batch: list[Work]):
+        """Yield the actor's events; raise ActorLost when it is silent for too long."""
+        stream = actor.execute.options(num_returns="streaming").remote(batch)
+        while True:
+            ready, _ = ray.wait([stream], timeout=self._stall_seconds)
+            if not ready:
+                raise ActorLost(f"no progress for {self._stall_seconds:.0f} s")
+            try:
+                yield ray.get(next(stream))
+            except StopIteration:
+                return
+
+    def _new_actor(self):
+        threads = max(1, self._settings.threads)
+        gpus = 1 if self._settings.device == "cuda" or (self._settings.device == "auto" and _has_gpu()) else 0
+        available = ray.cluster_resources().get("CPU", 1)
+        actor = StageActor.options(num_cpus=min(threads, available), num_gpus=gpus).remote(
+            self._settings, self._run_id
+        )
+        with self._lock:
+            self._actors.add(actor)
+        return actor
+
+    def _replace(self, actor):
+        """Kill an actor for certain, so that it cannot hold its CPUs, and start another."""
+        self._kill(actor)
+        self.replaced += 1
+        return self._new_actor()
+
+    def _kill(self, actor) -> None:
+        with self._lock:
+            self._actors.discard(actor)
+        try:
+            ray.kill(actor, no_restart=True)
+        except (RayError, ValueError):
+            pass  # dead already, which is what was wanted
+
+    def close(self) -> None:
+        """Kill every actor and, if this pool started Ray, stop it."""
+        if self._closed:
+            return
+        self._closed = True
+        for actor in list(self._actors):
+            self._kill(actor)
+        if self._owns_ray:
+            ray.shutdown()
+
+
+def _locked(lock: threading.Lock, call: OnDone, done: Done) -> None:
+    with lock:
+        call(done)
+
+
+def _start_ray(address: str, run_id: str) -> None:
+    common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
+    if address:
+        ray.init(address=address, **common)
+        return
+    ray.init(
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",  # nobody else's business; Ray's ports run what they are sent
+        **common,
+    )
+
+
+def _has_gpu() -> bool:
+    return ray.cluster_resources().get("GPU", 0) >= 1
