@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import Conflict, DamagedInput, ObjectMissing, StoreError
@@ -101,6 +101,40 @@ class StageCache:
             detail = f"{output_name} is damaged ({len(data)} bytes where {output.size} were written)"
             raise DamagedInput(manifest.stage, manifest.stage_key, detail)
         return data
+
+    def put_blob(self, data: bytes) -> str:
+        """Keep bytes that no stage made, such as a photo; a damaged copy is written again.
+
+        Returns:
+            Their SHA-256.
+
+        Raises:
+            IdentityErased: if the person was erased.
+        """
+        self._refuse_erased()
+        self._put_blob(data)
+        return sha256_hex(data)
+
+    def read_blob(self, digest: str, *, stage: str, stage_key: str) -> bytes:
+        """Bytes by their digest, hashed; `stage` and `stage_key` say in an error who made them.
+
+        Raises:
+            DamagedInput: if the blob is absent or its bytes are others.
+        """
+        try:
+            data = self.store.get(layout.blob(self.scope, digest))
+        except ObjectMissing:
+            raise DamagedInput(stage, stage_key, f"blob {digest[:12]} is gone") from None
+        if sha256_hex(data) != digest:
+            raise DamagedInput(stage, stage_key, f"blob {digest[:12]} is damaged")
+        return data
+
+    def manifests(self, stage: str) -> Iterator[Manifest]:
+        """Every result of a stage in this scope, whatever its parameters were."""
+        for info in self.store.list(layout.stage_prefix(self.scope, stage)):
+            manifest = self.by_key(stage, info.name.rsplit("/", 1)[1].removesuffix(".json"))
+            if manifest is not None:
+                yield manifest
 
     def quarantine(self, manifest: Manifest, reason: str) -> None:
         """Move a manifest aside, so that its stage runs again; one rewritten since it was read stays."""

@@ -102,6 +102,11 @@ def stage_manifest(scope: str, stage: str, stage_key: str) -> str:
     return f"{scope}/stages/{_stage(stage)}/{_key(stage_key)}.json"
 
 
+def stage_prefix(scope: str, stage: str) -> str:
+    """Where all manifests of a stage stand."""
+    return f"{scope}/stages/{_stage(stage)}/"
+
+
 def quarantined(scope: str, stage: str, stage_key: str, mark: str) -> str:
     """Where a manifest that cannot be trusted is moved to."""
     return f"{scope}/quarantine/{_stage(stage)}/{_key(stage_key)}-{mark}.json"
