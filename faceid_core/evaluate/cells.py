@@ -1,0 +1,81 @@
+"""A cell is one picture of the grid, named by a digest before it is drawn, so that a changed grid redraws little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from faceid_core.store.keys import canonical_json, sha256_hex
+
+from .grid import Prompt, PromptGrid
+
+_FORMAT = "faceid-cell-1"
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """What settles a picture besides its subject, prompt and seed.
+
+    Args:
+        base: digest of the base model.
+        sampler: name of the sampler.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance.
+        precision: number format of the network.
+        version: version of the drawing code; raising it makes every picture new.
+    """
+
+    base: str
+    sampler: str
+    steps: int
+    guidance: float
+    precision: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture that is wanted; `digest` is the same exactly if the picture is."""
+
+    prompt: Prompt
+    seed: int
+    subject: str
+    digest: str
+
+
+def cell_digest(settings: DrawSettings, *, subject: str, prompt: str, seed: int) -> str:
+    """64 hex digits that name one picture.
+
+    Args:
+        subject: digest of the identity's tokens, or the text that replaces `V*`.
+        prompt: the text, with `V*` in it: its id and its category do not change a picture.
+        seed: picture seed of the grid.
+    """
+    return sha256_hex(
+        canonical_json(
+            {
+                "format": _FORMAT,
+                "subject": subject,
+                "base": settings.base,
+                "sampler": settings.sampler,
+                "steps": settings.steps,
+                # 7 and 7.0 are the same guidance.
+                "guidance": float(settings.guidance),
+                "precision": settings.precision,
+                "version": settings.version,
+                "prompt": prompt,
+                "seed": seed,
+            }
+        )
+    )
+
+
+def grid_cells(
+    grid: PromptGrid, seeds: Sequence[int], settings: DrawSettings, *, subject: str
+) -> tuple[Cell, ...]:
+    """Every picture of the grid for one subject, prompts outside, seeds inside."""
+    return tuple(
+        Cell(prompt, seed, subject, cell_digest(settings, subject=subject, prompt=prompt.text, seed=seed))
+        for prompt in grid.prompts
+        for seed in seeds
+    )
