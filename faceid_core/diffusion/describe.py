@@ -102,7 +102,12 @@ def describe(folder: Path, *, name: str, digest: str, precision: str) -> Descrip
     """
     unet, vae, scheduler, index = (
         _json(folder / part)
-        for part in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json", "model_index.json")
+        for part in (
+            "unet/config.json",
+            "vae/config.json",
+            "scheduler/scheduler_config.json",
+            "model_index.json",
+        )
     )
     encoders = {encoder: _json(folder / encoder / "config.json") for encoder in ENCODERS}
     kind = index.get("_class_name", "")
@@ -118,7 +123,9 @@ def describe(folder: Path, *, name: str, digest: str, precision: str) -> Descrip
     widths = {encoder: _text(config)["hidden_size"] for encoder, config in encoders.items()}
     width = unet["cross_attention_dim"]
     if width != sum(widths.values()):
-        raise ConfigurationError(f"base model {name!r}: the U-Net reads contexts {width} wide, the text gives {widths}")
+        raise ConfigurationError(
+            f"base model {name!r}: the U-Net reads contexts {width} wide, the text gives {widths}"
+        )
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     side = unet["sample_size"]
     return Description(
@@ -141,7 +148,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MissingWeights(f"{path} is not valid JSON ({error}); fetch the base model's files again") from None
+        raise MissingWeights(
+            f"{path} is not valid JSON ({error}); fetch the base model's files again"
+        ) from None
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:

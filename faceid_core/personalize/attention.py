@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -65,7 +65,9 @@ class Comparison:
             ValueError: every layer's maps were too large.
         """
         if not self.terms:
-            raise ValueError(f"no cross-attention map has a side of at most {self.largest_side} cells; raise the limit")
+            raise ValueError(
+                f"no cross-attention map has a side of at most {self.largest_side} cells; raise the limit"
+            )
         return torch.stack(self.terms).mean(dim=0)
 
 
@@ -74,8 +76,8 @@ class Recording:
     """Asks calls for the attention on some positions, averaged over heads, layers and calls.
 
     Attributes:
-        columns: float32 [b, length], 1 at the positions of interest of each sample.
-        first: only the batch's samples from here on are recorded.
+        columns: float32 [r, length], 1 at the positions of interest of each recorded sample.
+        first: the batch's first b - r samples are not recorded; r follow.
     """
 
     columns: torch.Tensor
@@ -103,29 +105,21 @@ class Recording:
 
 
 class StagedUNet:
-    """Lends a U-Net processors for staged contexts; as a context manager it gives the U-Net back unchanged."""
+    """A U-Net called with staged contexts. Outside of `predict` the U-Net has its own processors."""
 
     def __init__(self, unet: UNet2DConditionModel):
         self.unet = unet
         self.layers: dict[str, Attention] = {
-            name: module for name, module in unet.named_modules() if getattr(module, "is_cross_attention", False)
+            name: module
+            for name, module in unet.named_modules()
+            if getattr(module, "is_cross_attention", False)
         }
         for name, layer in self.layers.items():
             _require_plain(name, layer)
         self._rows: torch.Tensor | None = None
         self._projections: Projections = {}
-        self._observers: list[Any] = []
-        self._own: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        for name, layer in self.layers.items():
-            self._own[name] = layer.processor
-            layer.set_processor(_StagedProcessor(name, self))
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for name, layer in self.layers.items():
-            layer.set_processor(self._own[name])
+        self._observers: tuple[Comparison | Recording, ...] = ()
+        self._processors = {name: _StagedProcessor(name, self) for name in self.layers}
 
     def project(self, key_contexts: torch.Tensor, value_contexts: torch.Tensor) -> dict[str, Projection]:
         """Every layer's keys and values of contexts.
@@ -162,13 +156,18 @@ class StagedUNet:
         Returns:
             [b, channels, side, side].
         """
-        self._rows, self._projections, self._observers = rows, projections, list(observers)
+        own = {name: layer.processor for name, layer in self.layers.items()}
+        self._rows, self._projections, self._observers = rows, projections, observers
         try:
+            for name, layer in self.layers.items():
+                layer.set_processor(self._processors[name])
             # The processors do not look at this context; the U-Net only insists that there is one.
             unused = latents.new_zeros(len(latents), 1, self.unet.config.cross_attention_dim)
             return self.unet(latents, timesteps, encoder_hidden_states=unused, return_dict=False)[0]
         finally:
-            self._rows, self._projections, self._observers = None, {}, []
+            for name, layer in self.layers.items():
+                layer.set_processor(own[name])
+            self._rows, self._projections, self._observers = None, {}, ()
 
     def attend(self, layer: str, query: torch.Tensor) -> torch.Tensor:
         """Attention of one layer's queries [b, heads, pixels, d] to its samples' contexts; the same shape."""
@@ -205,7 +204,9 @@ def map_side(pixels: int) -> int:
     """Side of a square attention map of so many cells."""
     side = isqrt(pixels)
     if side * side != pixels:
-        raise ValueError(f"an attention map of {pixels} cells is not square; only square pictures are supported")
+        raise ValueError(
+            f"an attention map of {pixels} cells is not square; only square pictures are supported"
+        )
     return side
 
 
@@ -227,7 +228,17 @@ def _by_head(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 
 def _require_plain(name: str, layer: Attention) -> None:
     """Refuse attention layers that do more than the arithmetic above."""
-    extras = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k", "add_k_proj", "residual_connection")
+    extras = (
+        "spatial_norm",
+        "group_norm",
+        "norm_cross",
+        "norm_q",
+        "norm_k",
+        "add_k_proj",
+        "residual_connection",
+    )
     found = [extra for extra in extras if getattr(layer, extra, None)]
     if found:
-        raise ValueError(f"cross-attention layer {name} uses {', '.join(found)}, which staged contexts do not cover")
+        raise ValueError(
+            f"cross-attention layer {name} uses {', '.join(found)}, which staged contexts do not cover"
+        )

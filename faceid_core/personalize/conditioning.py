@@ -129,14 +129,18 @@ def encode_vectors(
     )
 
 
-def identity_contexts(base: BaseModel, prompt: str, tokens: IdentityTokens) -> tuple[torch.Tensor, torch.Tensor]:
+def identity_contexts(
+    base: BaseModel, prompt: str, tokens: IdentityTokens
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The contexts of a prompt for a learned person, for every stage.
 
     Returns:
         Contexts [stages, 2 (K, V), length, context width] and the person's positions, int64 [vectors].
     """
     prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
-    flat = {name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()}  # [stages * 2, vectors, width]
+    flat = {
+        name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()
+    }  # [stages * 2, vectors, width]
     contexts = encode_vectors(base, prompts, flat).unflatten(0, (tokens.stages, 2))
     return contexts, next(iter(prompts.values())).positions
 

@@ -38,19 +38,26 @@ class Method(BaseModel):
     start: Literal["class_word"] = _choice("class_word", "Where the vectors start from.", RELATIVE)
     template: str = _choice("a photo of the face of {}", "Training prompt; {} is the person's place.", PAPER)
     attention_target: Literal["none", "reference"] = _choice(
-        "reference", "What the attention maps are held to: nothing, or those of the class word's prompt.", PAPER
+        "reference",
+        "What the attention maps are held to: nothing, or those of the class word's prompt.",
+        PAPER,
     )
     tokens_compared: Literal["every", "placeholder"] = _choice(
-        "every", "Context positions whose attention maps are compared: all of them, or the person's only.", RECONSTRUCTION
+        "every",
+        "Context positions whose attention maps are compared: all of them, or the person's only.",
+        RECONSTRUCTION,
     )
     attention_reduction: Literal["sum", "mean"] = _choice(
-        "sum", "Reduction of squared map differences over pixels and tokens; heads and layers are averaged.",
+        "sum",
+        "Reduction of squared map differences over pixels and tokens; heads and layers are averaged.",
         RECONSTRUCTION,
     )
     attention_resolutions: int = _choice(
         32, "Largest side of the attention maps compared, in cells.", RECONSTRUCTION, ge=1, le=256
     )
-    attention_weight: float = _choice(0.003, "Lambda, the weight of the attention loss.", PAPER, ge=0.0, le=100.0)
+    attention_weight: float = _choice(
+        0.003, "Lambda, the weight of the attention loss.", PAPER, ge=0.0, le=100.0
+    )
     masked_loss: bool = _choice(
         False, "Restrict the diffusion loss to the face mask and divide by its area.", RECONSTRUCTION
     )
@@ -58,7 +65,9 @@ class Method(BaseModel):
     schedule: Literal["constant", "cosine"] = _choice(
         "constant", "Learning rate after the warm-up: constant, or a cosine down to zero.", RECONSTRUCTION
     )
-    warmup_steps: int = _choice(0, "Steps over which the learning rate rises from zero.", RECONSTRUCTION, ge=0, le=10_000)
+    warmup_steps: int = _choice(
+        0, "Steps over which the learning rate rises from zero.", RECONSTRUCTION, ge=0, le=10_000
+    )
     beta1: float = _choice(0.9, "AdamW's decay of the first moment.", RELATIVE, ge=0.0, lt=1.0)
     beta2: float = _choice(0.999, "AdamW's decay of the second moment.", RELATIVE, ge=0.0, lt=1.0)
     weight_decay: float = _choice(0.01, "AdamW's decoupled weight decay.", RELATIVE, ge=0.0, le=1.0)
@@ -66,17 +75,23 @@ class Method(BaseModel):
         1.0, "Largest norm of one person's gradient; 0 leaves it as it is.", RECONSTRUCTION, ge=0.0, le=1e6
     )
     steps: int = _choice(200, "Optimiser steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
-    samples_per_step: int = _choice(16, "Noised copies of the photo in each step.", RECONSTRUCTION, ge=1, le=256)
+    samples_per_step: int = _choice(
+        16, "Noised copies of the photo in each step.", RECONSTRUCTION, ge=1, le=256
+    )
     stratified: bool = _choice(
         True, "Give every stage the same number of samples, instead of uniform timesteps.", RECONSTRUCTION
     )
-    flip_probability: float = _choice(0.5, "Share of samples that see the photo mirrored.", RELATIVE, ge=0.0, le=1.0)
+    flip_probability: float = _choice(
+        0.5, "Share of samples that see the photo mirrored.", RELATIVE, ge=0.0, le=1.0
+    )
 
     @field_validator("template")
     @classmethod
     def _one_place(cls, value: str) -> str:
         if value.count("{}") != 1 or "V*" in value:
-            raise ValueError(f"template {value!r} must hold {{}} exactly once, where the person belongs, and no V*")
+            raise ValueError(
+                f"template {value!r} must hold {{}} exactly once, where the person belongs, and no V*"
+            )
         return value
 
     @model_validator(mode="after")

@@ -20,7 +20,9 @@ def split_prompt(prompt: str) -> tuple[str, str]:
         )
     before, after = prompt.split(PLACEHOLDER)
     if before[-1:].isalnum() or after[:1].isalnum():
-        raise ConfigurationError(f"in the prompt {prompt!r} {PLACEHOLDER!r} touches another word; put a space between")
+        raise ConfigurationError(
+            f"in the prompt {prompt!r} {PLACEHOLDER!r} touches another word; put a space between"
+        )
     return before, after
 
 

@@ -1,0 +1,150 @@
+"""The objective of a step: L = L_diffusion + lambda * L_attention of every seat, in one pass of a fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from faceid_core.diffusion.base import BaseModel
+
+from .attention import Comparison, Projections, StagedUNet, joined
+from .conditioning import encode_vectors, start_vectors, tokenize
+from .losses import diffusion_loss, noised, prediction_target
+from .method import Method
+from .prompts import training_prompt
+from .slots import Samples, Slot, distinct_stages, draw_samples
+from .stages import stage_boundaries
+
+Seats = Sequence[Slot | None]
+
+
+class Objective:
+    """What all slots share: the network, the tokenised training prompt, the class words' reference contexts.
+
+    Attributes:
+        prompts: text encoder -> the tokenised training prompt.
+        positions: int64 [vectors], the person's positions in the context.
+        boundaries: the training timesteps at which stages 2, 3, ... begin.
+    """
+
+    def __init__(self, base: BaseModel, method: Method, seed: int):
+        self.base, self.method, self.seed = base, method, seed
+        self.staged = StagedUNet(base.unet)
+        self.boundaries = stage_boundaries(
+            method.stages, base.description.training_timesteps, method.boundaries
+        )
+        prompt = training_prompt(method.template)
+        self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
+        self.positions = next(iter(self.prompts.values())).positions
+        self._distinct = min(method.samples_per_step, method.stages)
+        self._references: dict[str, Projections] = {}
+
+    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Contexts of the training prompt.
+
+        Args:
+            vectors: text encoder -> [n, sides, vectors, width].
+
+        Returns:
+            [n, sides, length, context width].
+        """
+        flat = {name: each.flatten(0, 1) for name, each in vectors.items()}
+        return encode_vectors(self.base, self.prompts, flat).unflatten(0, (-1, self.method.sides))
+
+    @torch.no_grad()
+    def reference(self, class_word: str) -> Projections:
+        """The reference prompt's projection, encoded and projected once for each class word."""
+        if class_word not in self._references:
+            vectors = {
+                name: start_vectors(tower, class_word, self.method.vectors)[None]
+                for name, tower in self.base.towers.items()
+            }
+            context = encode_vectors(self.base, self.prompts, vectors)  # [1, length, context width]
+            self._references[class_word] = self.staged.project(context, context)
+        return self._references[class_word]
+
+    def leaves(self, seats: Seats) -> dict[str, torch.Tensor]:
+        """Everybody's vectors as one leaf per text encoder: [slots, stages, sides, vectors, width]."""
+        method = self.method
+        leaves = {}
+        for name, tower in self.base.towers.items():
+            empty = torch.zeros(
+                method.stages, method.sides, method.vectors, tower.width, device=self.base.device
+            )
+            everyone = [slot.vectors[name].detach() if slot else empty for slot in seats]
+            leaves[name] = torch.stack(everyone).requires_grad_()
+        return leaves
+
+    def losses(self, seats: Seats, leaves: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """L_diffusion and L_attention of every seat, [slots] each; empty seats have values without meaning."""
+        base, method, device = self.base, self.method, self.base.device
+        count = method.samples_per_step
+        samples = self._samples(seats)
+        picked, places = zip(*(distinct_stages(each.stages, self._distinct) for each in samples), strict=True)
+        projections = self._project(leaves, torch.stack(picked).to(device))
+        # rows: each sample's context among the slots * distinct projected ones.
+        rows = torch.cat([place * self._distinct + where for place, where in enumerate(places)]).to(device)
+
+        x0 = torch.cat([each.x0 for each in samples]).to(device)  # [slots * m, c, side, side]
+        noise = torch.cat([each.noise for each in samples]).to(device)
+        weight = torch.cat([each.weight for each in samples]).to(device)
+        timesteps = torch.cat([each.timesteps for each in samples])
+        alpha_bar = base.alphas_cumprod[timesteps].to(device)
+        comparison = self._comparison(seats)
+        prediction = self.staged.predict(
+            noised(x0, noise, alpha_bar).to(base.dtype),
+            timesteps.to(device),
+            projections,
+            rows,
+            observers=(comparison,) if comparison else (),
+        )
+        target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
+        loss_diffusion = diffusion_loss(prediction, target, weight).unflatten(0, (-1, count)).mean(dim=1)
+        if comparison is None:
+            return loss_diffusion, torch.zeros_like(loss_diffusion)
+        return loss_diffusion, comparison.loss().unflatten(0, (-1, count)).mean(dim=1)
+
+    def _samples(self, seats: Seats) -> list[Samples]:
+        """The samples of every seat; an empty one gets zeros."""
+        count, shape = self.method.samples_per_step, self.base.description.latent_shape
+        nothing = torch.zeros(count, *shape)
+        dummy = Samples(
+            x0=nothing.to(self.base.device),
+            weight=torch.ones(count, *shape[1:], device=self.base.device),
+            noise=nothing,
+            timesteps=torch.zeros(count, dtype=torch.int64),
+            stages=torch.zeros(count, dtype=torch.int64),
+        )
+        return [
+            draw_samples(slot, self.base, self.method, self.boundaries, self.seed) if slot else dummy
+            for slot in seats
+        ]
+
+    def _project(self, leaves: Mapping[str, torch.Tensor], picked: torch.Tensor) -> Projections:
+        """Keys and values of the contexts that the step needs.
+
+        Args:
+            leaves: text encoder -> [slots, stages, sides, vectors, width].
+            picked: int64 [slots, distinct], the stages needed.
+
+        Returns:
+            layer -> projection of slots * distinct contexts.
+        """
+        seat = torch.arange(len(picked), device=picked.device)[:, None]
+        # [slots, distinct, sides, vectors, width] to [slots * distinct, sides, vectors, width]
+        contexts = self.contexts({name: leaf[seat, picked].flatten(0, 1) for name, leaf in leaves.items()})
+        return self.staged.project(contexts[:, 0], contexts[:, -1])
+
+    def _comparison(self, seats: Seats) -> Comparison | None:
+        method, device = self.method, self.base.device
+        if not method.compares_attention:
+            return None
+        anyone = next(slot.reference for slot in seats if slot)
+        return Comparison(
+            projections=joined([slot.reference if slot else anyone for slot in seats]),
+            rows=torch.arange(len(seats), device=device).repeat_interleave(method.samples_per_step),
+            columns=self.positions.to(device) if method.tokens_compared == "placeholder" else None,
+            reduction=method.attention_reduction,
+            largest_side=method.attention_resolutions,
+        )

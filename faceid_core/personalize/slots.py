@@ -1,0 +1,159 @@
+"""Slots: the state of each person in training, and the random draws of a person's step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from faceid_core.diffusion.base import BaseModel
+
+from .attention import Projections
+from .method import Method
+from .random import chance, integer, normal
+from .stages import stage_of, stage_range
+
+
+@dataclass(frozen=True)
+class TrainingPhoto:
+    """One person's photo, ready for training.
+
+    Attributes:
+        name: how the caller calls the person; it takes no part in any draw.
+        photo_digest: sha256 of the photo; every random draw depends on it.
+        image: uint8 [h, w, 3] RGB, the aligned square crop.
+        mask: float32 [h, w], 1 on the face.
+        valid: bool [h, w], False where the crop reaches beyond the photo.
+        class_word: what the person is, for instance "person".
+    """
+
+    name: str
+    photo_digest: str
+    image: np.ndarray
+    mask: np.ndarray
+    valid: np.ndarray
+    class_word: str = "person"
+
+
+@dataclass
+class Slot:
+    """A person in training.
+
+    Attributes:
+        latents: float32 [2, c, side, side], the photo and its mirror image.
+        weights: float32 [2, side, side], the diffusion loss's weight of each latent cell.
+        vectors: text encoder -> parameter float32 [stages, sides, vectors, width].
+        reference: the class word's contexts, projected; one row.
+        attention_before: float32 [h, w], attention on the person's positions before the first step.
+        seconds: this person's share of the time spent so far.
+    """
+
+    photo: TrainingPhoto
+    latents: torch.Tensor
+    weights: torch.Tensor
+    vectors: Mapping[str, torch.nn.Parameter]
+    reference: Projections
+    optimizer: torch.optim.AdamW
+    attention_before: torch.Tensor
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One person's samples of one step.
+
+    Attributes:
+        x0: [m, c, side, side] latents. weight: [m, side, side]. noise: [m, c, side, side].
+        timesteps: int64 [m]. stages: int64 [m], the stage of each timestep.
+    """
+
+    x0: torch.Tensor
+    weight: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    stages: torch.Tensor
+
+
+def make_optimizer(vectors: Mapping[str, torch.nn.Parameter], method: Method) -> torch.optim.AdamW:
+    """A person's own AdamW, so that moments and step count are nobody else's."""
+    return torch.optim.AdamW(
+        list(vectors.values()),
+        lr=method.learning_rate,
+        betas=(method.beta1, method.beta2),
+        weight_decay=method.weight_decay,
+    )
+
+
+def learning_rate(method: Method, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    if step < method.warmup_steps:
+        return method.learning_rate * (step + 1) / method.warmup_steps
+    if method.schedule == "cosine":
+        done = (step - method.warmup_steps) / (method.steps - method.warmup_steps)
+        return method.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return method.learning_rate
+
+
+def loss_weights(photo: TrainingPhoto, side: int, masked: bool) -> torch.Tensor:
+    """The diffusion loss's weight of each latent cell, for the photo and its mirror image: float32 [2, side, side].
+
+    Cells beyond the photo's edge count nothing: the crop has only a filling there.
+    """
+    valid = at_side(photo.valid, side)
+    weight = valid * at_side(photo.mask, side) if masked else valid
+    return torch.stack([weight, weight.flip(-1)])
+
+
+def at_side(area: np.ndarray, side: int) -> torch.Tensor:
+    """An area such as a mask, [h, w], as the covered share of side x side cells: float32."""
+    whole = torch.from_numpy(np.ascontiguousarray(area, dtype=np.float32))[None, None]
+    return F.interpolate(whole, size=(side, side), mode="area")[0, 0]
+
+
+def draw_samples(
+    slot: Slot, base: BaseModel, method: Method, boundaries: tuple[int, ...], seed: int
+) -> Samples:
+    """A person's samples of the slot's current step: photo or mirror image, timestep, noise.
+
+    Stratified timesteps go round the stages, beginning at a stage drawn for the person, so that over the steps each
+    stage has the same number of samples (give or take one) and m successive samples hit min(m, stages) stages.
+    """
+    photo, step, count = slot.photo.photo_digest, slot.step, method.samples_per_step
+    total = base.description.training_timesteps
+    flips = [
+        int(chance(method.flip_probability, seed, photo, "flip", step, sample)) for sample in range(count)
+    ]
+    ranges = [(0, total)] * count
+    if method.stratified:
+        first = integer(0, method.stages, seed, photo, "first stage") + step * count
+        ranges = [stage_range((first + sample) % method.stages, boundaries, total) for sample in range(count)]
+    timesteps = [integer(*ranges[sample], seed, photo, "timestep", step, sample) for sample in range(count)]
+    shape = base.description.latent_shape
+    noise = torch.stack([normal(shape, seed, photo, "noise", step, sample) for sample in range(count)])
+    return Samples(
+        x0=slot.latents[flips],
+        weight=slot.weights[flips],
+        noise=noise,
+        timesteps=torch.tensor(timesteps),
+        stages=torch.tensor([stage_of(timestep, boundaries) for timestep in timesteps]),
+    )
+
+
+def distinct_stages(stages: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The stages that a person's samples use, padded to a fixed number, and each sample's place among them.
+
+    Args:
+        stages: int64 [m].
+        count: the fixed number; at least the number of distinct stages.
+
+    Returns:
+        int64 [count] rising, the last repeated as padding; int64 [m].
+    """
+    found, places = torch.unique(stages, sorted=True, return_inverse=True)
+    return torch.cat([found, found[-1:].expand(count - len(found))]), places
