@@ -77,18 +77,18 @@ class Recording:
 
     Attributes:
         columns: float32 [r, length], 1 at the positions of interest of each recorded sample.
-        first: the batch's first b - r samples are not recorded; r follow.
+            They are the last r of a batch: guidance puts the unconditional ones first.
     """
 
     columns: torch.Tensor
-    first: int = 0
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
 
     def observe(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
         """Add one layer's maps; query [b, heads, pixels, d], key [b, heads, length, d]."""
         with torch.no_grad():
-            maps = attention_map(query[self.first :], key[self.first :]).mean(dim=1)  # [r, pixels, length]
+            recorded = slice(len(query) - len(self.columns), None)
+            maps = attention_map(query[recorded], key[recorded]).mean(dim=1)  # [r, pixels, length]
             chosen = torch.matmul(maps, self.columns[:, :, None])[..., 0]  # [r, pixels]
         side = map_side(chosen.shape[1])
         self.sums[side] = self.sums.get(side, 0) + chosen.unflatten(1, (side, side))

@@ -1,0 +1,170 @@
+"""Generation: draws pictures of learned people, and of plain words, in batches of a fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from faceid_core.diffusion.base import BaseModel
+from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.attention import Projections, Recording, StagedUNet, joined
+from faceid_core.personalize.conditioning import encode_plain, identity_contexts, plain_contexts
+from faceid_core.personalize.tokens import IdentityTokens
+
+from .sampling import denoise, make_scheduler
+
+
+@dataclass(frozen=True, eq=False)
+class DrawRequest:
+    """One picture to draw.
+
+    Attributes:
+        subject: a person's tokens, or a plain text (class word, name) that replaces `V*`.
+        prompt: with `V*` exactly once.
+        seed: of the starting noise; the same seed starts every subject and prompt from the same noise.
+    """
+
+    subject: IdentityTokens | str
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture.
+
+    Attributes:
+        image: uint8 [resolution, resolution, 3] RGB.
+        attention: float16 [s, s], attention on the subject's positions, averaged over heads, layers and steps at
+            the side s of the largest attention map; None if it was not asked for.
+    """
+
+    image: np.ndarray
+    attention: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A (subject, prompt) pair ready for drawing: one projection row per stage, and the subject's positions."""
+
+    projections: Projections
+    columns: torch.Tensor  # float32 [length], 1 at the subject's positions
+    stages: int
+    subject: IdentityTokens | str
+
+    def stage_of(self, timestep: float) -> int:
+        return self.subject.stage_of(timestep) if isinstance(self.subject, IdentityTokens) else 0
+
+
+def draw(
+    base: BaseModel,
+    requests: Sequence[DrawRequest],
+    *,
+    sampler: str = "DPMSolverMultistepScheduler",
+    steps: int = 25,
+    guidance: float = 5.0,
+    batch: int = 16,
+    record_attention: bool = True,
+) -> Iterator[Drawn]:
+    """Draw pictures, in the order of the requests.
+
+    A picture depends on base model, tokens, prompt, seed, sampler, steps, guidance and batch only, not on its
+    companions: the last batch is filled up, and contexts are encoded for each (subject, prompt) by itself, once.
+    Requests that share subject and prompt should follow one another.
+
+    Args:
+        sampler: name of a diffusers scheduler.
+        guidance: classifier-free guidance scale; 1 draws without guidance.
+        batch: pictures drawn together.
+
+    Raises:
+        BaseMismatch: tokens of another base model.
+        ConfigurationError: a prompt or the sampler cannot be used.
+    """
+    if batch < 1 or steps < 1:
+        raise ConfigurationError(f"batch {batch} and steps {steps} must both be at least 1")
+    for request in requests:
+        if isinstance(request.subject, IdentityTokens):
+            request.subject.require_base(base.description.digest)
+    make_scheduler(sampler, base.scheduler_config, steps)
+    return _Drawing(base, sampler, steps, guidance, batch, record_attention).run(requests)
+
+
+class _Drawing:
+    """One call of `draw`: what all its batches share."""
+
+    def __init__(self, base: BaseModel, sampler: str, steps: int, guidance: float, batch: int, record: bool):
+        self.base, self.sampler, self.steps = base, sampler, steps
+        self.guidance, self.batch, self.record = guidance, batch, record
+        self.staged = StagedUNet(base.unet)
+        with torch.no_grad():
+            empty = encode_plain(base, "")  # [1, length, context width]
+            self.unconditional = self.staged.project(empty, empty)
+        self.known: dict[tuple[int | str, str], _Subject] = {}
+
+    def run(self, requests: Sequence[DrawRequest]) -> Iterator[Drawn]:
+        for first in range(0, len(requests), self.batch):
+            wanted = requests[first : first + self.batch]
+            yield from self._draw_batch(wanted)
+
+    def _draw_batch(self, wanted: Sequence[DrawRequest]) -> list[Drawn]:
+        # The shape never changes: a short batch repeats its first picture and drops the copies.
+        filled = [*wanted, *([wanted[0]] * (self.batch - len(wanted)))]
+        keys = [_key(request) for request in filled]
+        self.known = {
+            key: self.known.get(key) or self._prepare(request)
+            for key, request in dict(zip(keys, filled, strict=True)).items()
+        }
+        places, total = {}, 1  # row 0 is the unconditional context
+        for key, subject in self.known.items():
+            places[key] = total
+            total += subject.stages
+        projections = joined([self.unconditional, *(subject.projections for subject in self.known.values())])
+        scheduler = make_scheduler(self.sampler, self.base.scheduler_config, self.steps)
+        rows = {}
+        for timestep in map(float, scheduler.timesteps):
+            chosen = [places[key] + self.known[key].stage_of(timestep) for key in keys]
+            unconditional = [0] * self.batch if self.guidance > 1 else []
+            rows[timestep] = torch.tensor(unconditional + chosen, device=self.base.device)
+        recording = None
+        if self.record:
+            recording = Recording(torch.stack([self.known[key].columns for key in keys]))
+        latents = denoise(
+            self.base,
+            self.staged,
+            scheduler,
+            projections,
+            rows,
+            [request.seed for request in filled],
+            guidance=self.guidance,
+            recording=recording,
+        )
+        images = self.base.decode_latents(latents)  # [batch, resolution, resolution, 3]
+        maps = recording.maps().to(torch.float16).cpu().numpy() if recording else [None] * self.batch
+        return [Drawn(images[place], maps[place]) for place in range(len(wanted))]
+
+    @torch.no_grad()
+    def _prepare(self, request: DrawRequest) -> _Subject:
+        """Encode and project a (subject, prompt) pair; by itself, so that its bits depend on nothing else."""
+        if isinstance(request.subject, IdentityTokens):
+            contexts, positions = identity_contexts(self.base, request.prompt, request.subject)
+        else:
+            contexts, positions = plain_contexts(self.base, request.prompt, request.subject)
+        # contexts: [stages, 2 (K, V), length, context width]
+        columns = torch.zeros(contexts.shape[2], device=self.base.device)
+        columns[positions] = 1
+        return _Subject(
+            projections=self.staged.project(contexts[:, 0], contexts[:, 1]),
+            columns=columns,
+            stages=len(contexts),
+            subject=request.subject,
+        )
+
+
+def _key(request: DrawRequest) -> tuple[int | str, str]:
+    """What tells (subject, prompt) pairs apart within a call: tokens by identity, texts by value."""
+    subject = request.subject
+    return (subject if isinstance(subject, str) else id(subject)), request.prompt

@@ -1,0 +1,91 @@
+"""Sampling: diffusers' schedulers by name, the starting noise of a seed, and the guided denoising loop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import diffusers
+import torch
+
+from faceid_core.diffusion.base import BaseModel
+from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.attention import Projections, Recording, StagedUNet
+from faceid_core.personalize.random import normal, seeded_generator
+
+
+def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
+    """A diffusers scheduler set up from the base model's own scheduler configuration.
+
+    Raises:
+        ConfigurationError: diffusers has no such sampler, or the number of steps does not suit it.
+    """
+    kind = getattr(diffusers, name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ConfigurationError(
+            f"diffusers has no sampler {name!r}; use for instance DDIMScheduler or DPMSolverMultistepScheduler"
+        )
+    try:
+        scheduler = kind.from_config(dict(config))
+        scheduler.set_timesteps(steps)
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        raise ConfigurationError(f"sampler {name} cannot do {steps} steps with this base model: {error}") from error
+    return scheduler
+
+
+def start_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Standard normal noise [channels, side, side] that depends on the seed only: the same for every subject."""
+    return normal(shape, "picture", seed, *shape)
+
+
+@torch.no_grad()
+def denoise(
+    base: BaseModel,
+    staged: StagedUNet,
+    scheduler: Any,
+    projections: Projections,
+    rows: Mapping[float, torch.Tensor],
+    seeds: Sequence[int],
+    *,
+    guidance: float,
+    recording: Recording | None,
+) -> torch.Tensor:
+    """Draw latents from noise with classifier-free guidance.
+
+    Args:
+        scheduler: from `make_scheduler`, fresh: several samplers remember earlier steps.
+        projections: layer -> projection of all contexts in use.
+        rows: timestep -> int64 [n], or [2 n] with guidance, unconditional ones first: each sample's context.
+        seeds: n seeds of the starting noise.
+        guidance: scale; 1 or less draws without the unconditional half.
+        recording: of the conditional samples' attention.
+
+    Returns:
+        float32 [n, channels, side, side].
+
+    Source: prediction = unconditional + guidance * (conditional - unconditional), Ho and Salimans 2022.
+    """
+    shape = base.description.latent_shape
+    noise = torch.stack([start_noise(seed, shape) for seed in seeds]).to(base.device)
+    latents = noise * scheduler.init_noise_sigma  # [n, channels, side, side]
+    extra: dict[str, Any] = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        # Samplers that add noise on the way draw each picture's from its own stream.
+        extra["generator"] = [seeded_generator("sampler", seed) for seed in seeds]
+    guided = guidance > 1
+    for timestep in scheduler.timesteps:
+        doubled = torch.cat([latents, latents]) if guided else latents
+        inputs = scheduler.scale_model_input(doubled, timestep).to(base.dtype)
+        prediction = staged.predict(
+            inputs,
+            timestep.to(base.device).expand(len(inputs)),
+            projections,
+            rows[float(timestep)],
+            observers=(recording,) if recording else (),
+        ).float()
+        if guided:
+            unconditional, conditional = prediction.chunk(2)
+            prediction = unconditional + guidance * (conditional - unconditional)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
+    return latents
