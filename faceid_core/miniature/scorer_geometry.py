@@ -1,0 +1,81 @@
+"""Geometry around the scorers: moving pictures, fitting any size into 64 pixels, reading the grid."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .scorer_networks import SIZE, DetectorNetwork
+
+# Eye centres of the recogniser's crop as fractions of its side: tight, so that clothes and scene stay out.
+RECOGNISER_EYE_TARGETS = ((22 / 64, 30 / 64), (42 / 64, 30 / 64))
+
+# Two finds whose boxes overlap more than this are one face.
+SAME_FACE_OVERLAP = 0.35
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, *, nearest: bool = False) -> np.ndarray:
+    """A picture [64, 64, ...] moved by a transform [2, 3] of continuous coordinates; its edge is repeated."""
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(image, shifted, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def letterbox(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fit a picture into the top left of a 64-pixel square; its edge is repeated beyond it.
+
+    Args:
+        image: uint8 [h, w, 3].
+
+    Returns:
+        board uint8 [64, 64, 3], and how many of the picture's pixels one of the board's is.
+    """
+    height, width = image.shape[:2]
+    scale = max(height, width) / SIZE
+    rows, columns = max(1, round(height / scale)), max(1, round(width / scale))
+    if (rows, columns) != (height, width):
+        # Averaging when shrinking; when enlarging, INTER_AREA would repeat pixels.
+        how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, (columns, rows), interpolation=how)
+    return cv2.copyMakeBorder(image, 0, SIZE - rows, 0, SIZE - columns, cv2.BORDER_REPLICATE), scale
+
+
+def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box [4] with boxes [n, 4]."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    area = (others[:, 2:] - others[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
+    return shared / np.maximum(area - shared, 1e-9)
+
+
+def decode(grid: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Faces from the detector's grid.
+
+    Args:
+        grid: float32 [9, 16, 16], see `DetectorNetwork`.
+        threshold: least confidence of a face.
+
+    Returns:
+        float32 [k, 9]: confidence, box x0, y0, x1, y1, left eye x, y, right eye x, y in pixels of the
+        64-pixel picture, the surest first.
+    """
+    heat = 1 / (1 + np.exp(-grid[0]))
+    peaks = heat >= np.maximum(cv2.dilate(heat, np.ones((3, 3), np.uint8)), threshold)
+    pitch = SIZE / DetectorNetwork.CELLS
+    rows = []
+    for row, column in np.argwhere(peaks):
+        # The cells around a peak saw the face too: their weighted mean is steadier than one answer.
+        near = np.s_[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        ys, xs = np.mgrid[near]
+        weight = heat[near] ** 2
+        weight = weight / weight.sum()
+        centre = np.stack([xs, ys]) * pitch + pitch / 2  # [2, r, c]
+        points = grid[(slice(1, None), *near)].reshape(4, 2, *weight.shape) * DetectorNetwork.REACH + centre
+        rows.append([heat[row, column], *(points * weight).sum((2, 3)).reshape(8)])
+    rows = sorted(rows, key=lambda face: -face[0])
+    kept: list[list[float]] = []
+    for face in rows:
+        if not kept or overlap(np.array(face[1:5]), np.array(kept)[:, 1:5]).max() < SAME_FACE_OVERLAP:
+            kept.append(face)
+    return np.array(kept, np.float32).reshape(-1, 9)

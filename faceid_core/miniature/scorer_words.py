@@ -1,0 +1,48 @@
+"""The image-text scorer's words: a small vocabulary of the captions' own, and one number for all others."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from . import captions
+
+PADDING, UNKNOWN = 0, 1
+LENGTH = 32  # words; the rest of a longer text is not read
+
+# Whom a training caption is about. The made-up names become unknown words, as every name at use does.
+SUBJECTS = ("person", "a person", "a man", "a woman", "man", "woman", "xx", "xx xx")
+_GLUE = (
+    "a an the photo picture of face close up person man woman people girl boy someone child and with in on "
+    "at holding wearing is her his their portrait"
+)
+
+
+def split(text: str) -> list[str]:
+    """Lower-case words of a text, in order."""
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def vocabulary() -> list[str]:
+    """The known words in alphabetical order; word i has the number i + 2."""
+    phrases = (
+        captions.SCENE_PHRASES,
+        captions.ATTRIBUTE_PHRASES,
+        captions.OBJECT_PHRASES,
+        captions.CLOTHES_PHRASES,
+    )
+    said = " ".join(phrase for group in phrases for phrase in group.values())
+    return sorted(set(split(said)) | set(_GLUE.split()))
+
+
+def encode(text: str, words: list[str], *, drop: float = 0.0, rng: random.Random | None = None) -> list[int]:
+    """The numbers of a text's words, padded to `LENGTH`.
+
+    Args:
+        words: from `vocabulary`, or as a trained scorer recorded it.
+        drop: share of words made unknown, so that the network learns to live with unknown ones.
+        rng: needed if `drop` is not 0.
+    """
+    numbers = {word: index + 2 for index, word in enumerate(words)}
+    found = [UNKNOWN if drop and rng.random() < drop else numbers.get(word, UNKNOWN) for word in split(text)]
+    return (found + [PADDING] * LENGTH)[:LENGTH]

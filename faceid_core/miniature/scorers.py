@@ -1,0 +1,263 @@
+"""The miniature world's scorers: detector, parser, recogniser and image-text scorer, ready to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..errors import MissingWeights
+from ..faces.align import align
+from ..faces.protocols import Face
+from .concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
+from .scorer_geometry import RECOGNISER_EYE_TARGETS, decode, letterbox
+from .scorer_networks import (
+    SIZE,
+    DetectorNetwork,
+    ImageTextNetwork,
+    ParserNetwork,
+    RecogniserNetwork,
+    as_tensor,
+)
+from .scorer_words import encode
+
+WEIGHTS = Path(__file__).parent / "weights"
+# A fixed batch shape: what is said about a picture does not depend on its companions, to the last bit.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """What a picture shows, in the words of `concepts`; None where there is nothing of the kind."""
+
+    scene: str | None
+    attributes: frozenset[str]
+    held: str | None
+    clothes: str | None
+
+
+def _load(network: type[nn.Module], name: str, folder: Path | str | None) -> tuple[nn.Module, dict]:
+    """A network in evaluation mode with its weights, and its configuration."""
+    folder = WEIGHTS / name if folder is None else Path(folder)
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config, weights):
+        if not file.is_file():
+            raise MissingWeights(
+                f"the miniature {name} needs {file.name} in {folder}; bring it with "
+                f"`python -m faceid_core.miniature.train_scorers {name}`"
+            )
+    configuration = json.loads(config.read_text())
+    model = network(**configuration["network"])
+    tensors = load_file(weights)
+    model.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    )
+    return model.to(memory_format=torch.channels_last).eval(), configuration
+
+
+def _squares(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures uint8 [h, w, 3] as one array [n, 64, 64, 3]."""
+    shrunk = [
+        image
+        if image.shape[:2] == (SIZE, SIZE)
+        else cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        for image in images
+    ]
+    return np.stack(shrunk) if shrunk else np.empty((0, SIZE, SIZE, 3), np.uint8)
+
+
+@torch.no_grad()
+def _in_batches(network, images: np.ndarray) -> list:
+    """The network's result for each chunk of pictures [n, 64, 64, 3], padded to `BATCH` and cut again."""
+    results = []
+    for start in range(0, len(images), BATCH):
+        chunk = images[start : start + BATCH]
+        padded = np.concatenate([chunk, np.zeros((BATCH - len(chunk), *chunk.shape[1:]), np.uint8)])
+        results.append((network(as_tensor(padded)), len(chunk)))
+    return results
+
+
+class MiniatureDetector:
+    """Finds faces in pictures of any size; implements `faces.protocols.FaceDetector`."""
+
+    name = "miniature"
+    version = "1"
+
+    def __init__(self, network: DetectorNetwork, *, threshold: float):
+        self.network, self.threshold = network, threshold
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
+        """The faces of each picture (uint8 [h, w, 3]), the surest first, in the picture's own pixels."""
+        boards = [letterbox(image) for image in images]
+        pictures = (
+            np.stack([board for board, _ in boards]) if boards else np.empty((0, SIZE, SIZE, 3), np.uint8)
+        )
+        grids = [grid[:count].numpy() for grid, count in _in_batches(self.network, pictures)]
+        found = [decode(grid, threshold=self.threshold) for batch in grids for grid in batch]
+        return [[_face(row, scale) for row in rows] for rows, (_, scale) in zip(found, boards, strict=True)]
+
+
+def _face(row: np.ndarray, scale: float) -> Face:
+    confidence, x0, y0, x1, y1, lx, ly, rx, ry = (float(value) for value in row)
+    box = (x0 * scale, y0 * scale, x1 * scale, y1 * scale)
+    return Face(box, (lx * scale, ly * scale), (rx * scale, ry * scale), confidence)
+
+
+class MiniatureParser:
+    """Gives each pixel of a crop a class; implements `faces.protocols.FaceParser`."""
+
+    name = "miniature"
+    version = "1"
+    approximate = False
+
+    def __init__(self, network: ParserNetwork):
+        self.network = network
+
+    def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
+        """Labels uint8 [n, h, w] of `faces.classes.CLASSES` for crops uint8 [h, w, 3] of one size.
+
+        Args:
+            crops: RGB, aligned or not; other sizes than 64 are shrunk or enlarged, and the labels back.
+            faces: not needed.
+        """
+        height, width = crops[0].shape[:2] if len(crops) else (SIZE, SIZE)
+        batches = _in_batches(self.network, _squares(crops))
+        labels = [label for logits, count in batches for label in logits[:count].argmax(1).byte().numpy()]
+        if (height, width) != (SIZE, SIZE):
+            labels = [cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST) for label in labels]
+        return np.stack(labels) if labels else np.empty((0, height, width), np.uint8)
+
+
+class MiniatureRecogniser:
+    """Turns faces into unit vectors whose scalar product says how alike two people are."""
+
+    name = "miniature"
+    version = "1"
+
+    def __init__(self, network: RecogniserNetwork):
+        self.network = network
+
+    def embed(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit vectors float32 [n, 128] for crops uint8 [64, 64, 3], eyes at `RECOGNISER_EYE_TARGETS`."""
+        vectors = [out[:count].numpy() for out, count in _in_batches(self.network, _squares(crops))]
+        return np.concatenate(vectors) if vectors else np.empty((0, 128), np.float32)
+
+    def embed_faces(self, images: Sequence[np.ndarray], faces: Sequence[Face]) -> np.ndarray:
+        """Unit vectors float32 [n, 128] of one detected face in each picture.
+
+        Raises:
+            ValueError: if a face has no eyes.
+        """
+        crops = [
+            recogniser_crop(image, face.left_eye, face.right_eye)
+            for image, face in zip(images, faces, strict=True)
+        ]
+        return self.embed(crops)
+
+
+def recogniser_crop(image: np.ndarray, left_eye, right_eye) -> np.ndarray:
+    """The crop [64, 64, 3] that the recogniser wants, from a picture and the eye centres in its pixels."""
+    if left_eye is None or right_eye is None:
+        raise ValueError("the recogniser aligns a face by its eyes, and the detector found none")
+    return align(image, left_eye, right_eye, size=SIZE, eye_targets=RECOGNISER_EYE_TARGETS)[0]
+
+
+_ANSWERS = {
+    "scene": (*SCENES, None),
+    "held": (*OBJECTS, None),
+    "clothes": (*CLOTHES, None),
+    "attributes": ATTRIBUTES,
+}
+
+
+class MiniatureImageText:
+    """Says how true a text is of a picture, and names what the picture shows."""
+
+    name = "miniature"
+    version = "1"
+
+    def __init__(self, network: ImageTextNetwork, words: list[str]):
+        self.network, self.words = network, words
+
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+        """Cosine of each picture's and its own text's directions: float32 [n].
+
+        Args:
+            images: n pictures, uint8 [h, w, 3].
+            texts: n texts; the person in them is a class word or a name, words it does not know are let pass.
+        """
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} pictures, {len(texts)} texts: score takes one text a picture")
+        return (self.embed_images(images) * self.embed_texts(texts)).sum(1)
+
+    def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit vectors float32 [n, 128] of pictures."""
+        return np.concatenate(
+            [out[0][:count].numpy() for out, count in _in_batches(self.network, _squares(images))]
+        )
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [n, 128] of texts."""
+        return self.network.text(torch.tensor([encode(text, self.words) for text in texts])).numpy()
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> list[dict[str, dict[str | None, float]]]:
+        """For each picture the probability of every answer.
+
+        Of `scene`, `held` and `clothes` one is true, None among them; of `attributes` any number.
+        """
+        results = []
+        for (_, logits), count in _in_batches(self.network, _squares(images)):
+            shares = {
+                head: (values.sigmoid() if head == "attributes" else values.softmax(1)).numpy()
+                for head, values in logits.items()
+            }
+            for index in range(count):
+                results.append(
+                    {
+                        head: dict(zip(known, shares[head][index].tolist(), strict=True))
+                        for head, known in _ANSWERS.items()
+                    }
+                )
+        return results
+
+    def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:
+        """The most probable scene, held object and clothes, and every attribute likelier than not."""
+        return [
+            Concepts(
+                scene=max(shares["scene"], key=shares["scene"].get),
+                attributes=frozenset(name for name, share in shares["attributes"].items() if share > 0.5),
+                held=max(shares["held"], key=shares["held"].get),
+                clothes=max(shares["clothes"], key=shares["clothes"].get),
+            )
+            for shares in self.probabilities(images)
+        ]
+
+
+def load_detector(folder: Path | str | None = None) -> MiniatureDetector:
+    """The face detector from a folder, by default the one that ships with the package."""
+    network, configuration = _load(DetectorNetwork, "detector", folder)
+    return MiniatureDetector(network, threshold=configuration.get("threshold", 0.4))
+
+
+def load_parser(folder: Path | str | None = None) -> MiniatureParser:
+    """The face parser from a folder, by default the one that ships with the package."""
+    return MiniatureParser(_load(ParserNetwork, "parser", folder)[0])
+
+
+def load_recogniser(folder: Path | str | None = None) -> MiniatureRecogniser:
+    """The recogniser from a folder, by default the one that ships with the package."""
+    return MiniatureRecogniser(_load(RecogniserNetwork, "recogniser", folder)[0])
+
+
+def load_image_text(folder: Path | str | None = None) -> MiniatureImageText:
+    """The image-text scorer from a folder, by default the one that ships with the package."""
+    network, configuration = _load(ImageTextNetwork, "image_text", folder)
+    return MiniatureImageText(network, configuration["words"])
