@@ -42,9 +42,11 @@ class FacesConfig(Section):
     mask_region: Literal["face", "face_hair", "head"] = Field(
         "face", description="What the mask covers: the face, the face and hair, or the whole head."
     )
-    min_face_pixels: int = Field(24, ge=8, le=4096, description="Smallest accepted face height, in photo pixels.")
+    min_face_pixels: float = Field(
+        40.0, ge=8, le=4096, description="Smallest accepted width and height of a face, in photo pixels."
+    )
     min_sharpness: float = Field(
-        15.0, ge=0.0, le=10_000.0, description="Smallest accepted variance of the Laplacian on the face."
+        0.08, ge=0.0, le=10.0, description="Smallest accepted sharpness of the face (see faces/quality.py)."
     )
     max_photo_bytes: int = Field(
         30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."

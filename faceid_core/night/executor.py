@@ -58,10 +58,13 @@ def with_attempts(done: Done, attempts: int) -> Done:
 
 
 def batches(works: Sequence[Work], slots: int) -> Iterator[list[Work]]:
-    """Cut works of one stage into the pieces that share a pass (`Stage.batch`, or the slots)."""
+    """Cut works into the pieces that share a pass: of one stage each, at most `Stage.batch` (or the slots) long."""
+    from itertools import groupby
+
     from faceid_core.stages import stage_named
 
-    if works:
-        size = stage_named(works[0].call.stage).batch or slots
-        for start in range(0, len(works), size):
-            yield list(works[start : start + size])
+    for name, group in groupby(works, key=lambda work: work.call.stage):
+        same = list(group)
+        size = stage_named(name).batch or slots
+        for start in range(0, len(same), size):
+            yield same[start : start + size]

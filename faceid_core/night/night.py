@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
@@ -57,12 +57,16 @@ class Night:
             return self.accounts[subject.name].alive
         return subject.name not in self.failures_common
 
-    def lookup(self, stage: str) -> list[Work]:
+    def lookup(self, stage: str, *, without: Collection[str] = ()) -> list[Work]:
         """Look the stage up for everybody alive; adopt hits, return the misses.
 
         Reads manifests only. A cached rejection closes the person's account just as a fresh one does.
+
+        Args:
+            stage: One of STAGES.
+            without: Subjects whose earlier stages are not there yet (a dry run's), to be left out.
         """
-        subjects = self.alive()
+        subjects = [subject for subject in self.alive() if subject.name not in without]
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
         misses = [work for works in found for work in works]
@@ -93,6 +97,8 @@ class Night:
     def _adopt(self, subject: Subject, result: str, manifest) -> None:
         """Keep a manifest; a rejection among its outputs ends the person's way."""
         subject.manifests[result] = manifest
+        if subject.kind == "class_word" and result == "generate":
+            self.plan.floors[subject.class_word] = manifest
         if subject.kind == "person":
             self.accounts[subject.name].stage_keys[result] = manifest.stage_key
         if REJECTION in manifest.outputs:

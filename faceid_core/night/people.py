@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+from faceid_core import photos
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, PhotoRejected
-from faceid_core.identity import Identity, read_manifest, read_photo
+from faceid_core.errors import ConfigurationError, ObjectMissing, PhotoRejected
+from faceid_core.identity import Identity, check_digest, read_manifest, read_photo
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.work import COMMON, Subject
-from faceid_core.store import ObjectStore, StageCache
+from faceid_core.store import ObjectStore, StageCache, open_store
 from faceid_core.store.cache import is_erased
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
@@ -76,7 +77,7 @@ def admit(
             reason="erased",
             message="this person was erased; take the row out of the manifest, or lift the tombstone on a new consent",
         )
-    elif identity.consent_until is not None and identity.consent_until < today:
+    elif identity.consent_expired(today):
         account.close(
             Outcome.REFUSED,
             stage="admit",
@@ -85,10 +86,32 @@ def admit(
         )
     else:
         try:
-            subject.photo_digest = sha256_hex(read_photo(identity, max_bytes=max_bytes))
+            subject.photo_digest = sha256_hex(photo_bytes(identity, max_bytes=max_bytes))
         except PhotoRejected as rejection:
             reject(account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold)
     return subject, account
+
+
+def photo_bytes(identity: Identity, *, max_bytes: int) -> bytes:
+    """The photo's bytes, from a local path or an s3:// address.
+
+    Raises:
+        PhotoRejected: missing, too large, or not the photo that the manifest's sha256 names.
+    """
+    if not identity.photo.startswith("s3://"):
+        return read_photo(identity, max_bytes=max_bytes)
+    folder, _, name = identity.photo.rpartition("/")
+    store = open_store(folder)
+    try:
+        info = store.head(name)
+        if info is None:
+            raise ObjectMissing(identity.photo)
+        if info.size > max_bytes:
+            raise photos.too_many_bytes(info.size, max_bytes)
+        return check_digest(identity, store.get(name))
+    except ObjectMissing:
+        sentence = f"There is no object at {identity.photo}. Correct the address or upload the photo."
+        raise PhotoRejected("photo_missing", sentence) from None
 
 
 def reject(
@@ -110,7 +133,7 @@ def put_photo(identity: Identity, subject: Subject, store: ObjectStore, *, max_b
     Raises:
         PhotoRejected: the photo vanished or changed since it was digested.
     """
-    data = read_photo(identity, max_bytes=max_bytes)
+    data = photo_bytes(identity, max_bytes=max_bytes)
     if sha256_hex(data) != subject.photo_digest:
         raise PhotoRejected("photo_changed", "the photo changed while the run was starting; run it again")
     StageCache(store, subject.scope).put_blob(data)

@@ -15,7 +15,8 @@ class Detect:
     def execute(self, works, inputs, models, tick):
         """Decode, detect and align each photo; a rejection is a result like any other."""
         from faceid_core import photos
-        from faceid_core.faces.detect import Limits, detect_face
+        from faceid_core.faces.detect import detect_face
+        from faceid_core.faces.quality import Limits
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             p = work.call.parameters
@@ -37,7 +38,7 @@ class Detect:
                 {
                     "crop.png": png_output(found.crop),
                     "valid.png": png_output(found.valid.astype("uint8") * 255),
-                    "detection.json": json_output(found.to_json()),
+                    "detection.json": json_output(found.facts()),
                 },
                 {},
             )

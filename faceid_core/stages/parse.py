@@ -13,12 +13,12 @@ class Parse:
 
     def execute(self, works, inputs, models, tick):
         """Parse all crops of the batch."""
-        from faceid_core.faces.detect import Detection
+        from faceid_core.faces.detect import face_from_facts
         from faceid_core.faces.parse import parse_face
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
-            detection = Detection.from_json(read_json(blobs["detection"]), crop=read_png(blobs["crop"]))
-            labels = parse_face(detection, models.parser)
+            face = face_from_facts(read_json(blobs["detection"]))
+            labels = parse_face(read_png(blobs["crop"]), models.parser, face=face)
             about = {"parser": models.parser.name, "approximate": bool(models.parser.approximate)}
             yield index, {"labels.png": png_output(labels), "parser.json": json_output(about)}, {}
             tick(work.subject, 1, 1)

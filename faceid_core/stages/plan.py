@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.grid import PromptGrid, load_grid
 from faceid_core.personalize.method import Method
 from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import Source, Subject, Work, call_for
+from faceid_core.store.cache import Manifest
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Plan:
     """Everything that decides results, in memory, without a model loaded.
 
     `weights` maps a role (base, detector, parser, recogniser, image_text) to the digest of its files;
-    `crop_pixels` is the base model's picture side, at which faces are aligned.
+    `crop_pixels` is the base model's picture side, at which faces are aligned. `floors` is filled in as the run goes:
+    the manifest of each class word's pictures, against which people's identity floor is measured.
     """
 
     config: NightlyConfig
@@ -25,6 +27,7 @@ class Plan:
     grid: PromptGrid
     weights: Mapping[str, str]
     crop_pixels: int
+    floors: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: NightlyConfig) -> Plan:

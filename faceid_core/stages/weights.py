@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from faceid_core.config import NightlyConfig
+from faceid_core.diffusion.describe import MINIATURE, describe, source_folder
 from faceid_core.errors import ConfigurationError
 from faceid_core.store.models_lock import ModelsLock, digest_folder
 
-MINIATURE_ROOT = Path(__file__).parent.parent / "miniature" / "weights"
 MINIATURE_ROLES = ("detector", "parser", "recogniser", "image_text")
 
 
@@ -26,24 +25,7 @@ class FoundWeights:
 @cache
 def shipped_lock() -> ModelsLock:
     """The lock of the models that ship with the project."""
-    return ModelsLock.load(MINIATURE_ROOT / "models.lock")
-
-
-def base_folder(source: str) -> Path:
-    """The folder of a base model.
-
-    Raises:
-        ConfigurationError: there is no such folder.
-    """
-    if source == "miniature":
-        return MINIATURE_ROOT / "pipeline"
-    folder = Path(source).expanduser()
-    if not (folder / "model_index.json").is_file():
-        raise ConfigurationError(
-            f"base_model.source: {source!r} is not 'miniature' and holds no model_index.json; "
-            "give a folder in the diffusers layout (faceid never downloads during a run)"
-        )
-    return folder
+    return ModelsLock.load()
 
 
 def find_weights(config: NightlyConfig) -> FoundWeights:
@@ -53,9 +35,8 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         ConfigurationError: the base model's folder is not one.
         MissingWeights: a file of a shipped model is absent.
     """
-    from faceid_core.diffusion.describe import describe_folder
-
-    folder = base_folder(config.base_model.source)
+    source = config.base_model.source
+    folder = source_folder(source)
     lock = shipped_lock()
     digests = {role: lock.digest(role) for role in MINIATURE_ROLES}
     if config.faces.backend != "miniature":
@@ -64,14 +45,15 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         digests["face_detector"] = digests["face_parser"] = backend_digest(config.faces.backend)
     else:
         digests["face_detector"], digests["face_parser"] = digests["detector"], digests["parser"]
-    digests["base"] = lock.digest("pipeline") if config.base_model.source == "miniature" else digest_folder(folder)
-    return FoundWeights(digests, describe_folder(folder).resolution)
+    digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
+    about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
+    return FoundWeights(digests, about.resolution)
 
 
 def verify_base(source: str, digest: str) -> None:
     """Check, before a base model is loaded, that its files are those of the digest."""
-    folder = base_folder(source)
-    if source == "miniature":
+    folder = source_folder(source)
+    if source == MINIATURE:
         shipped_lock().verify("pipeline", folder)
     elif digest_folder(folder) != digest:
         raise ConfigurationError(f"the files in {folder} changed since the run was planned; start the run again")

@@ -1,0 +1,93 @@
+"""The course of a night, the same under every orchestrator: stages in order, then the account, then publication."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from faceid_core.night.executor import Executor, InlineExecutor
+from faceid_core.night.night import Night
+from faceid_core.night.publish import Published, publish
+from faceid_core.night.runs import write_status
+from faceid_core.outcomes import Outcome, exit_status
+from faceid_core.stages import STAGES
+from faceid_core.stages.models import WorkerSettings
+from faceid_core.store import RunLease
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a night ended."""
+
+    run_id: str
+    exit_status: int
+    published: Published
+
+
+def drive(night: Night, run_stage: Callable[[str], None], publish_run: Callable[[Night], Published] = publish) -> Finished:
+    """Run all stages, close every account, publish.
+
+    Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
+    them, and lets the interruption through.
+    """
+    lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
+    try:
+        for stage in STAGES:
+            run_stage(stage)
+            write_status(night, "running", stage=stage)
+        for account in night.accounts.values():
+            account.finish()
+        published = publish_run(night)
+        status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
+        write_status(night, "complete", exit_status=status, index=published.index)
+        return Finished(night.run_id, status, published)
+    except BaseException as error:
+        for account in night.accounts.values():
+            account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=f"{type(error).__name__}: {error}")
+        write_status(night, "interrupted", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        lease.release()
+
+
+@contextmanager
+def executor_on_demand(make: Callable[[], Executor]):
+    """Yield a function that gives the run's one executor, made at the first call, closed at the end."""
+    made: list[Executor] = []
+
+    def get() -> Executor:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    try:
+        yield get
+    finally:
+        for executor in made:
+            executor.close()
+
+
+def worker_settings(night: Night) -> WorkerSettings:
+    """What this night's workers need; threads share the machine evenly unless configured."""
+    import os
+
+    execution = night.config.execution
+    threads = execution.threads_per_worker or max(1, (os.cpu_count() or 1) // execution.workers)
+    return WorkerSettings.from_config(night.config, night.plan.weights, threads=threads)
+
+
+def drive_inline(night: Night) -> Finished:
+    """The whole night in this process, without Prefect or Ray."""
+
+    def make() -> Executor:
+        return InlineExecutor(worker_settings(night), night.run_id, attempts=night.config.execution.attempts)
+
+    with executor_on_demand(make) as get:
+
+        def run_stage(stage: str) -> None:
+            works = night.lookup(stage)
+            if works:
+                night.execute(stage, works, get())
+
+        return drive(night, run_stage)

@@ -1,0 +1,91 @@
+"""Opening a night: store, secret, lease, manifest, plan; everything that can refuse a run does so here."""
+
+from __future__ import annotations
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+
+from faceid_core.config import NightlyConfig
+from faceid_core.night.night import LOOKUP_THREADS, Night
+from faceid_core.night.people import admit, common_subjects, read_people
+from faceid_core.night.reporter import Reporter
+from faceid_core.night.runs import new_run_id, write_request, write_status
+from faceid_core.outcomes import Account
+from faceid_core.stages.models import open_configured_store
+from faceid_core.stages.plan import Plan
+from faceid_core.stages.work import Subject
+from faceid_core.store import ObjectStore, initialise
+from faceid_core.store.secret import IdentitySecret
+
+
+def open_night(
+    config: NightlyConfig,
+    reporter: Reporter,
+    *,
+    run_suffix: str | None = None,
+    scheduled: dt.datetime | None = None,
+    dry: bool = False,
+) -> Night:
+    """Admit everybody and make the plan; no model is loaded and nothing is computed.
+
+    Args:
+        config: The parsed configuration.
+        reporter: Who listens.
+        run_suffix: Eight characters that stay the same over retries of one flow run.
+        scheduled: When the run was to start; its date in the schedule's timezone is the run's date.
+        dry: Leave no record of the run.
+
+    Raises:
+        ConfigurationError: the run cannot start; nothing was changed.
+    """
+    now = dt.datetime.now(dt.UTC)
+    run_date = (scheduled or now).astimezone(config.run.zone).date()
+    plan = Plan.from_config(config)
+    identities = read_people(config)
+    store, secret = open_store_checked(config)
+    subjects, accounts, by_key = _admit_all(config, identities, store, secret, run_date)
+    for subject in common_subjects(config, list(subjects.values()), store):
+        subjects[subject.name] = subject
+    night = Night(
+        run_id=new_run_id(config, run_date, run_suffix),
+        run_date=run_date,
+        started_at=now,
+        config=config,
+        plan=plan,
+        store=store,
+        secret=secret,
+        subjects=subjects,
+        accounts=accounts,
+        identities=by_key,
+        reporter=reporter,
+    )
+    if not dry:
+        write_request(night)
+        write_status(night, "running")
+    return night
+
+
+def open_store_checked(config: NightlyConfig) -> tuple[ObjectStore, IdentitySecret]:
+    """Open the store and make sure that it belongs to this secret.
+
+    Raises:
+        SecretMismatch: the store was made with another secret.
+    """
+    secret = IdentitySecret.load(config.store)
+    store = open_configured_store(config.store, config.s3.model_dump())
+    initialise(store, secret)
+    return store, secret
+
+
+def _admit_all(config, identities, store, secret, today):
+    def one(identity):
+        return admit(identity, store, secret, max_bytes=config.faces.max_photo_bytes, today=today)
+
+    subjects: dict[str, Subject] = {}
+    accounts: dict[str, Account] = {}
+    by_key = {}
+    with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
+        for identity, (subject, account) in zip(identities, threads.map(one, identities), strict=True):
+            subjects[subject.name], accounts[subject.name] = subject, account
+            by_key[subject.name] = identity
+    return subjects, accounts, by_key

@@ -1,0 +1,88 @@
+"""The run's own records in the store: what was asked, what became of everybody, what was published."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from faceid_core import __version__
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import ObjectMissing
+from faceid_core.outcomes import tally
+from faceid_core.store import ObjectStore
+from faceid_core.store.keys import canonical_json
+from faceid_core.store.layout import run_object
+
+if TYPE_CHECKING:
+    from faceid_core.night.night import Night
+
+REQUEST, STATUS, INDEX = "request.json", "status.json", "index.html"
+
+
+def new_run_id(config: NightlyConfig, run_date: dt.date, suffix: str | None = None) -> str:
+    """A run's id: date, name and eight hex digits; a flow run passes its own, so that its retries share it."""
+    return f"{run_date:%Y%m%d}-{config.name}-{suffix or uuid.uuid4().hex[:8]}"
+
+
+def write_request(night: Night) -> None:
+    """Record what was asked, once per run."""
+    request = {
+        "run_id": night.run_id,
+        "run_date": night.run_date.isoformat(),
+        "started_at": night.started_at.isoformat(),
+        "faceid_version": __version__,
+        "config": night.config.model_dump(mode="json"),
+        "config_digest": night.config.digest(),
+        "weights": dict(night.plan.weights),
+        "identities": sorted(night.accounts),
+    }
+    night.store.put_if_absent(run_object(night.run_id, REQUEST), canonical_json(request))
+
+
+def write_status(night: Night, state: str, **more) -> None:
+    """Record how far the run is and everybody's account; replaced after every stage.
+
+    Identity keys stand here, not ids: this object belongs to no person's prefix.
+    """
+    people = []
+    for account in night.accounts.values():
+        row = asdict(account)
+        del row["identity_id"]
+        people.append(row)
+    record = {
+        "run_id": night.run_id,
+        "state": state,
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "outcomes": tally(night.accounts.values()),
+        "computed": dict(night.computed),
+        "common_failures": night.failures_common,
+        "people": people,
+        **more,
+    }
+    replace_object(night.store, run_object(night.run_id, STATUS), canonical_json(record))
+
+
+def replace_object(store: ObjectStore, name: str, data: bytes) -> None:
+    """Put an object whether or not it is there; for records that only one run writes."""
+    try:
+        etag = store.get_with_etag(name)[1]
+    except ObjectMissing:
+        etag = None
+    store.replace_if_match(name, data, etag)
+
+
+def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
+    """Request and status of a run, from the store alone.
+
+    Raises:
+        ObjectMissing: there is no such run.
+    """
+    return tuple(json.loads(store.get(run_object(run_id, name))) for name in (REQUEST, STATUS))
+
+
+def run_ids(store: ObjectStore) -> list[str]:
+    """All runs of the store, oldest first."""
+    return sorted({info.name.split("/")[1] for info in store.list("runs/") if info.name.endswith(REQUEST)})

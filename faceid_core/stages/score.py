@@ -1,0 +1,101 @@
+"""Stage score: one stage per metric and version, over the pictures of one subject.
+
+The floor's identity belongs to each person: the class word's pictures are compared with that person's photo, and
+the result is kept under the person's prefix as `floor_score-identity`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from faceid_core.stages.files import read_png
+from faceid_core.stages.generate import SHARD
+from faceid_core.stages.work import COMMON, Source, Subject, Work
+from faceid_core.store.cache import Output
+
+SCORES = "scores.parquet"
+FLOOR = "floor_score-identity"
+_KEPT_PICTURES = 2  # metrics of one subject follow one another and share decoding, detection and embedding
+
+
+class Score:
+    """One metric. Output: scores.parquet."""
+
+    batch = 1
+
+    def __init__(self, metric: str):
+        from faceid_core.evaluate.metrics import METRICS
+
+        self.metric, self.name, self.version = metric, f"score-{metric}", METRICS[metric].version
+
+    def execute(self, works, inputs, models, tick):
+        """Score each subject's shard."""
+        from faceid_core.evaluate.grid import Prompt
+        from faceid_core.evaluate.metrics import score, write_scores
+
+        for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
+            p = work.call.parameters
+            prompts = [
+                Prompt(i, text, category, {kind: tuple(names) for kind, names in expected.items()})
+                for i, text, category, expected in p["prompts"]
+            ]
+            rows = score(
+                self.metric,
+                _pictures(models, work.call.inputs["pictures"], blobs["pictures"]),
+                prompts=prompts,
+                reference=read_png(blobs["reference"]) if "reference" in blobs else None,
+                class_word=p["class_word"],
+                scorers=models.scorers,
+            )
+            yield index, {SCORES: Output(write_scores(rows), "application/vnd.apache.parquet")}, {}
+            tick(work.subject, 1, 1)
+
+
+def _pictures(models, digest: str, shard: bytes):
+    """The shard's pictures, kept from metric to metric."""
+    from faceid_core.evaluate.pictures import Pictures
+    from faceid_core.evaluate.shards import read_shard
+
+    kept: OrderedDict = models.__dict__.setdefault("kept_pictures", OrderedDict())
+    if digest not in kept:
+        kept[digest] = Pictures(read_shard(shard), models.scorers)
+        while len(kept) > _KEPT_PICTURES:
+            kept.popitem(last=False)
+    return kept[digest]
+
+
+def stage_for(metric: str) -> Score:
+    """The stage of a metric."""
+    return Score(metric)
+
+
+def plan_works(plan, subject: Subject) -> list[Work]:
+    """Every configured metric over the subject's own pictures, and a person's identity floor."""
+    from faceid_core.evaluate.metrics import METRICS
+
+    works = []
+    for metric in plan.config.score.metrics:
+        if METRICS[metric].needs_reference and "detect" not in subject.manifests:
+            continue  # the class word has no photo of its own
+        works.append(_work(plan, subject, metric, subject.source("generate", SHARD)))
+    floor = plan.floors.get(subject.class_word)
+    if subject.kind == "person" and "identity" in plan.config.score.metrics and floor is not None:
+        pictures = Source(COMMON, "generate", floor.stage_key, floor.outputs[SHARD].digest)
+        works.append(_work(plan, subject, "identity", pictures, result=FLOOR))
+    return works
+
+
+def _work(plan, subject: Subject, metric: str, pictures: Source, result: str | None = None) -> Work:
+    from faceid_core.evaluate.metrics import METRICS
+
+    about = METRICS[metric]
+    sources = {"pictures": pictures}
+    if about.needs_reference:
+        sources["reference"] = subject.source("detect", "crop.png")
+    parameters = {
+        "prompts": [[p.id, p.text, p.category, {k: list(v) for k, v in p.expected.items()}] for p in plan.grid.prompts],
+        "class_word": subject.class_word,
+        "scorers": plan.config.score.scorers,
+    }
+    name = f"score-{metric}"
+    return plan.work(subject, name, about.version, parameters, sources, about.roles, result=result or name)

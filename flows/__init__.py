@@ -1,0 +1,1 @@
+"""Wiring only: the nightly flow, its sub-flow per stage, the deployment and the command line."""

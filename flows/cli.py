@@ -1,0 +1,75 @@
+"""The faceid command. Exit status: 0 complete, 1 our bug, 2 too many failures, 3 configuration."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from faceid_core import __version__
+from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
+from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
+
+# Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
+COMMANDS = {
+    "run": ("flows.cli_run", "run", "Personalise everybody in the manifest: the nightly job."),
+    "prepare": ("flows.cli_tools", "prepare", "Detect, crop and mask photos; one picture per person, nothing stored."),
+    "draw": ("flows.cli_tools", "draw", "Draw a person of the store in a prompt of your own."),
+    "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
+    "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
+    "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),
+    "serve": ("flows.serve", "serve", "Start a Prefect server with the nightly deployment and its form."),
+    "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
+    "models": ("flows.cli_tools", "models", "Lock the digests of the shipped models."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        import importlib
+
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, _, sentence) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="faceid")
+def cli() -> None:
+    """Teach a text-to-image diffusion model new people, one photo each, many a night."""
+
+
+def main() -> None:
+    """Entry point: turn known errors into one clear message and the exit status that the house promises."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_CONFIGURATION
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+        code = 130
+    except (ConfigurationError, MissingWeights) as error:
+        click.echo(f"error: {error}", err=True)
+        code = EXIT_CONFIGURATION
+    except FaceidError as error:
+        click.echo(f"error: {error}", err=True)
+        code = EXIT_FAILURES
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("this is a bug in faceid; the traceback above says where", err=True)
+        code = EXIT_BUG
+    sys.stdout.flush()
+    sys.exit(code or 0)

@@ -1,0 +1,103 @@
+"""Commands that read a store: status, query, key, tables."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from faceid_core.config import NightlyConfig
+
+_STORE = click.option(
+    "--store", default=NightlyConfig.model_fields["store"].default, show_default=True, help="Root of the store."
+)
+
+def _tables(store: str):
+    from faceid_core.stages.models import open_configured_store
+    from faceid_core.tables import Tables
+
+    return Tables(open_configured_store(store, NightlyConfig().s3.model_dump()))
+
+@click.command(short_help="What became of a run.")
+@click.argument("run_id", required=False)
+@_STORE
+def status(run_id: str | None, store: str) -> None:
+    """What was asked of RUN_ID (the latest run by default), how far it is and what became of everybody.
+
+    Reads the store alone: works while the run goes on, after it, and without Prefect.
+    """
+    from faceid_core.errors import ConfigurationError, ObjectMissing
+    from faceid_core.night.runs import read_status, run_ids
+    from faceid_core.stages.models import open_configured_store
+
+    opened = open_configured_store(store, NightlyConfig().s3.model_dump())
+    known = run_ids(opened)
+    if not known:
+        raise ConfigurationError(f"{store} holds no run yet; start one with: faceid run --store {store}")
+    try:
+        request, record = read_status(opened, run_id or known[-1])
+    except ObjectMissing:
+        raise ConfigurationError(f"{store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}") from None
+    console = Console(highlight=False)
+    console.print(f"run {request['run_id']}: {record['state']}, as of {record['at']}, started {request['started_at']}")
+    console.print(", ".join(f"{count} {name}" for name, count in record["outcomes"].items() if count) or "nobody finished")
+    table = Table("identity key", "outcome", "stage", "reason", "seconds", "message")
+    for person in record["people"]:
+        table.add_row(
+            person["identity_key"],
+            person["outcome"] or "under way",
+            person["stage"] or "",
+            person["reason"] or "",
+            f"{person['seconds']:.1f}",
+            person["message"] or "",
+        )
+    console.print(table)
+    for name, message in record["common_failures"].items():
+        console.print(f"{name}: {message}")
+
+@click.command(short_help="Run SQL over the tables of a store.")
+@click.argument("sql")
+@_STORE
+@click.option("--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def query(sql: str, store: str, kind: str) -> None:
+    """Run SQL (DuckDB's dialect) over runs, identity_outcomes, images, image_metrics and identity_summary."""
+    import duckdb
+
+    from faceid_core.errors import ConfigurationError
+
+    try:
+        found = _tables(store).query(sql)
+    except duckdb.Error as error:
+        raise ConfigurationError(f"the query cannot be run: {error}") from None
+    frame = found.to_pandas()
+    if kind == "csv":
+        frame.to_csv(sys.stdout, index=False)
+    elif kind == "json":
+        click.echo(frame.to_json(orient="records", date_format="iso", indent=2))
+    else:
+        click.echo(frame.to_string(index=False, max_colwidth=48))
+
+@click.command(short_help="The opaque key of an identity id.")
+@click.argument("identity_id")
+@_STORE
+def key(identity_id: str, store: str) -> None:
+    """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.store.secret import IdentitySecret
+
+    click.echo(IdentitySecret.load(store).identity_key(validate_identity_id(identity_id)))
+
+@click.group(short_help="Export the tables.")
+def tables() -> None:
+    """The tables as files."""
+
+@tables.command("export")
+@click.argument("folder", type=click.Path(file_okay=False))
+@_STORE
+def export(folder: str, store: str) -> None:
+    """Write every table of the catalogue as plain Parquet into FOLDER."""
+    for path in _tables(store).export(folder):
+        click.echo(str(path))
+

@@ -1,0 +1,81 @@
+"""faceid run: the nightly job from the command line."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from rich.console import Console
+
+from faceid_core.config import NightlyConfig
+from flows.options import config_options
+
+
+@click.command(short_help="Personalise everybody in the manifest.")
+@click.option("--dry-run", is_flag=True, help="Say what is cached and what would be computed, and stop.")
+@config_options
+def run(config: NightlyConfig, dry_run: bool) -> None:
+    """Personalise everybody in the manifest: photos in; tokens, graded pictures, tables and a report out.
+
+    Every option is a key of the configuration file; an option on the command line wins over the file. Results are
+    cached in the store: running again computes only what changed.
+    """
+    console = Console(highlight=False)
+    if dry_run:
+        _say_plan(config, console)
+        return
+    from faceid_core.night.summary_rows import closing_rows
+    from flows.console import ConsoleReporter, final_table
+
+    with ConsoleReporter(console) as reporter:
+        night, finished = _run(config, reporter)
+    console.print(final_table(closing_rows(night, finished.published)))
+    console.print(finished.published.sentence)
+    for what, where in finished.published.places.items():
+        console.print(f"{what:<8} {where}", soft_wrap=True)
+    raise click.exceptions.Exit(finished.exit_status)
+
+
+def _run(config: NightlyConfig, reporter):
+    if config.execution.executor == "inline":
+        from faceid_core.night.drive import drive_inline
+        from faceid_core.night.opening import open_night
+
+        night = open_night(config, reporter)
+        return night, drive_inline(night)
+    reporter.note(_prefect_settings())
+    from flows.nightly import run_from_here
+
+    return run_from_here(config, reporter)
+
+
+def _prefect_settings() -> str:
+    """Set Prefect up for a run from a terminal, before it is imported; say which server is used."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        return f"Prefect server {url}"
+    return "starting a Prefect server for this run (set PREFECT_API_URL to use yours)"
+
+
+def _say_plan(config: NightlyConfig, console: Console) -> None:
+    """Look up every stage as far as the cache reaches; nothing is computed or recorded."""
+    from faceid_core.night.opening import open_night
+    from faceid_core.night.reporter import LogReporter
+    from faceid_core.stages import STAGES
+
+    night = open_night(config, LogReporter(), dry=True)
+    unknown: set[str] = set()
+    console.print(f"{len(night.accounts)} identities, {len(night.subjects) - len(night.accounts)} for floor and ceiling")
+    for stage in STAGES:
+        misses = night.lookup(stage, without=unknown)
+        waiting = len(unknown)
+        unknown |= {work.subject for work in misses if stage != "score"}
+        more = f", {waiting} more wait for an earlier stage" if waiting else ""
+        console.print(f"{stage:<12} {len(misses)} to compute{more}")
+    rejected = [a for a in night.accounts.values() if not a.alive]
+    for account in rejected:
+        console.print(f"{account.identity_id}: {account.outcome}: {account.message}")

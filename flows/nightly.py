@@ -1,0 +1,157 @@
+"""The nightly flow: one sub-flow per stage, one lookup task each, chunks of misses, one Ray pool per run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+
+from faceid_core.config import NightlyConfig
+from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
+from faceid_core.night.executor import Executor, InlineExecutor
+from faceid_core.night.night import Night
+from faceid_core.night.opening import open_night
+from faceid_core.night.publish import Published, publish
+from faceid_core.night.reporter import LogReporter, Reporter
+from faceid_core.outcomes import EXIT_COMPLETE, tally
+from faceid_core.stages import STAGES
+from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, chunk, chunks, lookup
+
+# A run started from the command line listens with its console and wants the night back; the flow's own
+# parameters and results are stored by Prefect, so neither can travel through them.
+_listener: ContextVar[Reporter | None] = ContextVar("listener", default=None)
+_outcome: ContextVar[dict | None] = ContextVar("outcome", default=None)
+_OPENERS: dict[str, Callable[[], Executor]] = {}
+
+
+def _stage_flow(stage: str):
+    """The sub-flow of one stage; its parameters are names only, because Prefect stores them."""
+
+    @flow(name=stage, flow_run_name=f"{stage}-{{run_id}}", validate_parameters=False, persist_result=False)
+    def run_stage(run_id: str) -> State:
+        night = NIGHTS[run_id]
+        lookup(run_id, stage)
+        misses = MISSES.pop((run_id, stage))
+        if not misses:
+            return Completed(name="Cached", message="every result was there")
+        EXECUTORS[run_id] = _OPENERS[run_id]()
+        MISSES[run_id, stage] = misses
+        try:
+            futures = [
+                chunk.submit(run_id, stage, first, last)
+                for first, last in chunks(misses, night.config.execution.chunk)
+            ]
+            states = [future.wait() or future.state for future in futures]
+        finally:
+            MISSES.pop((run_id, stage), None)
+        failed = sum(state.is_failed() for state in states)
+        if failed:
+            # The night goes on with whoever is left; the account says who is not.
+            return Completed(name="CompletedWithFailures", message=f"{failed} of {len(states)} chunks failed")
+        return Completed(message=f"{len(misses)} computed")
+
+    return run_stage
+
+
+STAGE_FLOWS = {stage: _stage_flow(stage) for stage in STAGES}
+
+
+@task(name="publish", task_run_name="publish-{run_id}", retries=0, persist_result=False)
+def publish_task(run_id: str) -> Published:
+    """Write tables, pages and the catalogue."""
+    return publish(NIGHTS[run_id])
+
+
+@flow(name="nightly", flow_run_name="{config.name}", persist_result=False)
+def nightly(config: NightlyConfig) -> State:
+    """Personalise everybody in the manifest: detect, parse, mask, personalise, generate, score, publish."""
+    finished = run_nightly(config)
+    data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
+    if finished.exit_status == EXIT_COMPLETE:
+        return Completed(message=finished.published.sentence, data=data)
+    return Failed(message=finished.published.sentence, data=data)
+
+
+def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Finished]:
+    """Run the flow in this process with a listener; used by `faceid run`.
+
+    Raises:
+        Exception: whatever ended the flow before it could publish.
+    """
+    held: dict = {}
+    _listener.set(reporter)
+    _outcome.set(held)
+    state = nightly(config, return_state=True)
+    if "finished" not in held:
+        state.result()
+    return held["night"], held["finished"]
+
+
+def run_nightly(config: NightlyConfig) -> Finished:
+    """The body of the flow: open the night, run the stages' sub-flows, publish, leave artifacts."""
+    run = str(flow_run.get_id() or "")[:8] or None
+    night = open_night(
+        config, _listener.get() or LogReporter(), run_suffix=run, scheduled=flow_run.get_scheduled_start_time()
+    )
+    NIGHTS[night.run_id] = night
+    get_run_logger().info("run %s: %d identities", night.run_id, len(night.accounts))
+    try:
+        with executor_on_demand(lambda: make_executor(night)) as get:
+            _OPENERS[night.run_id] = get
+            finished = drive(
+                night, lambda stage: STAGE_FLOWS[stage](night.run_id), lambda n: publish_task(n.run_id)
+            )
+        _leave_artifacts(night, finished)
+        held = _outcome.get()
+        if held is not None:
+            held.update(night=night, finished=finished)
+        return finished
+    finally:
+        for registry in (NIGHTS, EXECUTORS, _OPENERS):
+            registry.pop(night.run_id, None)
+
+
+def make_executor(night: Night) -> Executor:
+    """The executor that the configuration names."""
+    execution = night.config.execution
+    if execution.executor == "inline":
+        return InlineExecutor(worker_settings(night), night.run_id, attempts=execution.attempts)
+    from tasks.pool import RayPool
+
+    return RayPool(
+        worker_settings(night),
+        night.run_id,
+        workers=execution.workers,
+        address=execution.ray_address,
+        attempts=execution.attempts,
+        stall_seconds=execution.stall_seconds,
+    )
+
+
+def _leave_artifacts(night: Night, finished: Finished) -> None:
+    """Tables and a link for the Prefect UI: keys and figures, no ids and no pixels."""
+    rows = [
+        {
+            "identity": account.identity_key,
+            "outcome": str(account.outcome),
+            "stage": account.stage or "",
+            "reason": account.reason or "",
+            "seconds": round(account.seconds, 1),
+        }
+        for account in night.accounts.values()
+    ]
+    create_table_artifact(table=rows, key="outcomes", description=f"Outcomes of run {night.run_id}")
+    if finished.published.figures:
+        create_table_artifact(
+            table=finished.published.figures, key="figures", description=f"Figures of run {night.run_id}"
+        )
+    counts = ", ".join(f"{count} {name}" for name, count in tally(night.accounts.values()).items() if count)
+    create_markdown_artifact(
+        f"# Run {night.run_id}\n\n{counts}.\n\nReport: `{finished.published.index}` in `{night.store.url}`\n",
+        key="report",
+        description="Where the report lies",
+    )

@@ -1,0 +1,83 @@
+"""faceid serve: a Prefect server, and a process that serves the nightly deployment with its form."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import click
+
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError
+from flows.options import config_options
+
+SERVER_START_SECONDS = 90
+
+
+@click.command(short_help="Start a Prefect server with the nightly deployment.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the Prefect server listens.")
+@click.option("--port", default=4200, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
+@click.option("--cron", default="", help="Cron line of the nightly schedule, e.g. '0 22 * * *'; empty: no schedule.")
+@config_options
+def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
+    """Serve the deployment `nightly`, so that a run can be started from the form in the Prefect UI.
+
+    Uses the server of PREFECT_API_URL where it is set; otherwise starts one here. The options below are what the
+    form begins with. Ctrl-C stops it; schedules stay active for the next `faceid serve`.
+    """
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    server = None
+    if not os.environ.get("PREFECT_API_URL"):
+        server = _start_server(host, port)
+        os.environ["PREFECT_API_URL"] = f"http://{host}:{port}/api"
+    try:
+        _serve(config, cron)
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def _start_server(host: str, port: int) -> subprocess.Popen:
+    click.echo(f"starting a Prefect server on http://{host}:{port}")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + SERVER_START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ConfigurationError(
+                f"the Prefect server on port {port} ended at once; is the port taken? Give another with --port"
+            )
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/api/health", timeout=2):
+                return server
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    server.terminate()
+    raise ConfigurationError(f"the Prefect server did not answer within {SERVER_START_SECONDS} s")
+
+
+def _serve(config: NightlyConfig, cron: str) -> None:
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.schedules import Cron
+
+    from flows.nightly import nightly
+
+    click.echo(f"deployment nightly/nightly: start it from the UI at {os.environ['PREFECT_API_URL'].removesuffix('/api')}/deployments")
+    nightly.serve(
+        name="nightly",
+        parameters={"config": config.model_dump(mode="json")},
+        schedule=Cron(cron, timezone=config.run.timezone) if cron else None,
+        # A night that overruns must not meet the next one: the later run waits for its turn.
+        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        pause_on_shutdown=False,
+        tags=["faceid"],
+    )

@@ -1,0 +1,62 @@
+"""The Prefect tasks of a stage: one lookup for everybody, and a chunk of misses at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed, Failed, State
+
+from faceid_core.night.executor import Executor
+from faceid_core.night.night import Night
+from faceid_core.stages.work import Done, Work
+
+# Prefect stores parameters, so tasks receive a run id and keys; the night itself stays in this process.
+NIGHTS: dict[str, Night] = {}
+EXECUTORS: dict[str, Executor] = {}
+MISSES: dict[tuple[str, str], list[Work]] = {}
+
+
+@task(name="lookup", task_run_name="lookup-{stage}", retries=0, persist_result=False)
+def lookup(run_id: str, stage: str) -> State:
+    """Look a stage up for everybody; the state is `Cached` when nothing is left to compute."""
+    misses = NIGHTS[run_id].lookup(stage)
+    MISSES[run_id, stage] = misses
+    if misses:
+        return Completed(name="Completed", message=f"{len(misses)} to compute", data=len(misses))
+    return Completed(name="Cached", message="every result was there", data=0)
+
+
+@task(name="chunk", task_run_name="{stage}-{first}-to-{last}", retries=0, persist_result=False)
+def chunk(run_id: str, stage: str, first: int, last: int) -> State:
+    """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
+    works = MISSES[run_id, stage][first - 1 : last]
+    dones = NIGHTS[run_id].execute(stage, works, EXECUTORS[run_id])
+    create_table_artifact(
+        table=[_row(done) for done in dones],
+        key=f"outcomes-{stage}",
+        description=f"Outcomes of {stage} {first} to {last} in run {run_id}",
+    )
+    failed = sum(done.status == "failed" for done in dones)
+    summary = {"works": len(dones), "failed": failed}
+    if dones and failed == len(dones):
+        return Failed(message=f"all {failed} works of this chunk failed: {dones[0].message}", data=summary)
+    return Completed(message=f"{len(dones) - failed} of {len(dones)} done", data=summary)
+
+
+def _row(done: Done) -> dict[str, Any]:
+    return {
+        "subject": done.work.subject,
+        "stage": done.work.call.stage,
+        "outcome": done.status,
+        "reason": done.reason or "",
+        "seconds": round(done.seconds, 2),
+        "attempts": done.attempts,
+    }
+
+
+def chunks(works: Sequence[Work], size: int) -> list[tuple[int, int]]:
+    """Cut misses into (first, last), counted from 1; hundreds of task runs at most for a thousand people."""
+    return [(start + 1, min(start + size, len(works))) for start in range(0, len(works), size)]
