@@ -28,7 +28,8 @@ test: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet . || true
+	@$(BIN)/cfn-lint infra/aws/*.yaml
+	@$(BIN)/yamllint infra data_contracts
 
 clean:
 	rm -rf $(VENV) work .pytest_cache .ruff_cache
