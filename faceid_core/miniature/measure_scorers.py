@@ -1,0 +1,248 @@
+"""Measures the scorers on people whom no training saw: `python -m faceid_core.miniature.measure_scorers`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..errors import MissingWeights
+from ..faces.align import TRAINING_EYE_TARGETS, align, similarity
+from ..faces.classes import CLASSES, REGIONS
+from . import people, scorers
+from .captions import caption
+from .concepts import ATTRIBUTES, FRAMINGS
+from .renderer import render_group, render_scene, sample_shot
+from .scorer_data import CLOTHES_ANSWERS, HELD_ANSWERS, SCENE_ANSWERS, Renders, render_people, roughen
+from .scorer_geometry import warp
+from .scorer_tasks import change_one_thing
+
+SHOTS_SEED = 77
+SCORERS = ("recogniser", "image_text", "detector", "parser")
+ImageFilter = Callable[[np.ndarray], np.ndarray]
+
+
+def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
+    """Where as many pairs of one person fall below the threshold as pairs of two people above it.
+
+    Args:
+        same: similarities of pairs of one person.
+        different: similarities of pairs of two people.
+
+    Returns:
+        the error rate, and the threshold.
+    """
+    thresholds = np.quantile(np.concatenate([same, different]), np.linspace(0, 1, 4001))
+    rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
+    accepted = 1 - np.searchsorted(np.sort(different), thresholds) / len(different)
+    best = int(np.argmin(np.abs(rejected - accepted)))
+    return float(rejected[best] + accepted[best]) / 2, float(thresholds[best])
+
+
+def recognition(vectors: np.ndarray, owners: np.ndarray, *, gallery: int, seed: int = 0) -> dict[str, float]:
+    """Verification and identification figures of unit vectors [n, d] that belong to owners [n].
+
+    `rank1` is the share of pictures whose nearest gallery picture, one of each of `gallery` people, drawn
+    again for every picture and never itself, is its own person's.
+    """
+    similarity = vectors @ vectors.T
+    alike = owners[:, None] == owners[None]
+    upper = np.triu(np.ones_like(alike), 1)
+    error, threshold = equal_error_rate(similarity[alike & upper], similarity[~alike & upper])
+    rng = np.random.default_rng(seed)
+    pictures_of = {owner: np.flatnonzero(owners == owner) for owner in np.unique(owners)}
+    hits = []
+    for probe, owner in enumerate(owners):
+        others = rng.choice([name for name in pictures_of if name != owner], gallery - 1, replace=False)
+        own = rng.choice([index for index in pictures_of[owner] if index != probe])
+        shown = [own, *(rng.choice(pictures_of[name]) for name in others)]
+        hits.append(similarity[probe, shown].argmax() == 0)
+    return {
+        "equal_error_rate": error,
+        "threshold": threshold,
+        "rank1": float(np.mean(hits)),
+        "same_mean": float(similarity[alike & upper].mean()),
+        "different_mean": float(similarity[~alike & upper].mean()),
+    }
+
+
+def measure_recogniser(renders: Renders, images: np.ndarray, *, gallery: int = 100) -> dict:
+    """Figures with the renderer's eyes, and with the detector's where it found a face."""
+    recogniser = scorers.load_recogniser()
+    eyes = renders.eyes.reshape(-1, 2, 2)
+    crops = [
+        scorers.recogniser_crop(image, tuple(left), tuple(right))
+        for image, (left, right) in zip(images, eyes, strict=True)
+    ]
+    report = {"true_eyes": recognition(recogniser.embed(crops), renders.seeds, gallery=gallery)}
+    try:
+        found = scorers.load_detector().detect(list(images))
+    except MissingWeights:
+        return report
+    seen = [index for index, faces in enumerate(found) if faces]
+    vectors = recogniser.embed_faces([images[index] for index in seen], [found[index][0] for index in seen])
+    report["detected_eyes"] = recognition(vectors, renders.seeds[seen], gallery=gallery)
+    return report
+
+
+def measure_image_text(renders: Renders, images: np.ndarray) -> dict:
+    """Share of right answers for each concept, by framing, and the commonest confusions."""
+    shown = scorers.load_image_text().concepts(list(images))
+    report: dict = {}
+    confusions: Counter = Counter()
+
+    def grade(name: str, told: list, true: list) -> None:
+        for framing, label in enumerate(FRAMINGS):
+            rows = np.flatnonzero(renders.framing == framing)
+            pairs = [(told[row], true[row]) for row in rows if true[row] != "unclear"]
+            report[f"{name} ({label})"] = float(np.mean([said == real for said, real in pairs]))
+            confusions.update((name, real, said) for said, real in pairs if said != real)
+
+    grade("scene", [concepts.scene for concepts in shown], [SCENE_ANSWERS[index] for index in renders.scene])
+    grade("held", [concepts.held for concepts in shown], [HELD_ANSWERS[index] for index in renders.held])
+    clothes = ["unclear" if index < 0 else CLOTHES_ANSWERS[index] for index in renders.clothes_seen]
+    grade("clothes", [concepts.clothes for concepts in shown], clothes)
+    for column, name in enumerate(ATTRIBUTES):
+        grade(
+            name, [name in concepts.attributes for concepts in shown], renders.attributes[:, column].tolist()
+        )
+    report["confusions (concept, true, named): times"] = {
+        str(pair): count for pair, count in confusions.most_common(8)
+    }
+    return report
+
+
+def measure_texts(renders: Renders, images: np.ndarray) -> dict[str, float]:
+    """How often a caption scores higher than the same one with one thing changed, on its own picture."""
+    scorer, rng = scorers.load_image_text(), random.Random(SHOTS_SEED)
+    shots = [renders.shot(index) for index in range(len(renders))]
+    true = [caption(shot, "person") for shot in shots]
+    false = [caption(change_one_thing(shot, rng), "person") for shot in shots]
+    difference = scorer.score(list(images), true) - scorer.score(list(images), false)
+    named = [caption(shot, "quill marwood") for shot in shots]
+    return {
+        "true text above changed text": float((difference > 0).mean()),
+        "shift by an unknown name, mean": float(
+            np.abs(scorer.score(list(images), named) - scorer.score(list(images), true)).mean()
+        ),
+    }
+
+
+def overlap_of_regions(labels: np.ndarray, truth: np.ndarray, region: str) -> float:
+    """Mean intersection over union of a mask region over pictures [n, h, w] in which it is not empty."""
+    wanted = [CLASSES.index(name) for name in REGIONS[region]]
+    told, real = np.isin(labels, wanted), np.isin(truth, wanted)
+    shared, either = (told & real).sum((1, 2)), (told | real).sum((1, 2))
+    return float((shared[either > 0] / either[either > 0]).mean())
+
+
+def measure_parser(renders: Renders, images: np.ndarray) -> dict[str, float]:
+    """Overlap of the mask regions and accuracy by class, on whole pictures and on aligned crops."""
+    parser = scorers.load_parser()
+    report = {}
+    goal = tuple((x * 64, y * 64) for x, y in TRAINING_EYE_TARGETS)
+    crops, truth = [], []
+    for image, labels, (left, right) in zip(
+        images, renders.labels, renders.eyes.reshape(-1, 2, 2), strict=True
+    ):
+        crops.append(align(image, tuple(left), tuple(right), size=64)[0])
+        truth.append(warp(labels, similarity((left, right), goal), nearest=True))
+    for name, pictures, real in (("whole", images, renders.labels), ("aligned", crops, np.stack(truth))):
+        labels = parser.parse(list(pictures))
+        for region in ("face", "face_hair"):
+            report[f"{region} overlap ({name})"] = overlap_of_regions(labels, real, region)
+        report[f"pixels right ({name})"] = float((labels == real).mean())
+    return report
+
+
+def measure_detector(renders: Renders, images: np.ndarray, filtered: ImageFilter) -> dict:
+    """Faces found, eyes' distance from the truth, and finds where nobody is."""
+    detector = scorers.load_detector()
+    found = detector.detect(list(images))
+    report: dict = {"found": float(np.mean([len(faces) > 0 for faces in found]))}
+    report["exactly one"] = float(np.mean([len(faces) == 1 for faces in found]))
+    errors, spans, kinds = [], [], []
+    for index, faces in enumerate(found):
+        if not faces:
+            continue
+        told = np.array([faces[0].left_eye, faces[0].right_eye])
+        real = renders.eyes[index].reshape(2, 2)
+        errors.append(np.linalg.norm(told - real, axis=1).mean())
+        spans.append(np.linalg.norm(real[1] - real[0]))
+        kinds.append((int(renders.framing[index]), *renders.attributes[index, [0, 3]].tolist()))
+    errors, spans = np.array(errors), np.array(spans)
+    for framing, label in enumerate(FRAMINGS):
+        rows = np.array([kind[0] == framing for kind in kinds])
+        report[f"eye error, mean pixels ({label})"] = float(errors[rows].mean())
+        report[f"eye error, share of eye distance ({label})"] = float((errors / spans)[rows].mean())
+    for column, label in ((1, "eyes closed"), (2, "glasses")):
+        report[f"eye error, mean pixels ({label})"] = float(errors[[kind[column] for kind in kinds]].mean())
+    report["eye error, 99th percentile pixels"] = float(np.quantile(errors, 0.99))
+    rng = np.random.default_rng(SHOTS_SEED)
+    empty = np.stack([render_scene(sample_shot(rng)).image for _ in range(1000)])
+    report["false finds, scenes"] = _share_with_face(detector, filtered(empty))
+    noise = rng.integers(0, 256, (200, 96, 128, 3), dtype=np.uint8)
+    flat = np.broadcast_to(rng.integers(0, 256, (200, 1, 1, 3), dtype=np.uint8), (200, 80, 80, 3))
+    report["false finds, noise and flat colours"] = _share_with_face(detector, [*noise, *flat])
+    pairs = rng.choice(people.HELD_OUT_SEEDS, (300, 2))
+    groups = [
+        render_group([people.person_from_seed(int(seed)) for seed in pair], sample_shot(rng)).image
+        for pair in pairs
+    ]
+    counts = [len(faces) for faces in detector.detect(list(filtered(np.stack(groups))))]
+    report["groups of two: both found"] = float(np.mean([count == 2 for count in counts]))
+    return report
+
+
+def _share_with_face(detector: scorers.MiniatureDetector, images) -> float:
+    return float(np.mean([len(faces) > 0 for faces in detector.detect(list(images))]))
+
+
+def measure(persons: int, shots_each: int, filtered: ImageFilter, which: Sequence[str]) -> dict:
+    """Scorers on held-out people.
+
+    Args:
+        persons: how many of `people.HELD_OUT_SEEDS`.
+        shots_each: pictures of each.
+        filtered: applied to all pictures [n, 64, 64, 3] first, such as an autoencoder's round trip.
+        which: of `SCORERS`.
+    """
+    renders = render_people(people.HELD_OUT_SEEDS[:persons], shots_each, seed=SHOTS_SEED)
+    images = filtered(renders.images)
+    report: dict = {}
+    if "recogniser" in which:
+        report["recogniser"] = measure_recogniser(renders, images)
+    if "image_text" in which:
+        report["image_text"] = measure_image_text(renders, images) | measure_texts(renders, images)
+    if "detector" in which:
+        report["detector"] = measure_detector(renders, images, filtered)
+    if "parser" in which:
+        report["parser"] = measure_parser(renders, images)
+    return report
+
+
+def main() -> None:
+    """Read the command line, measure, print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scorers", nargs="*", choices=[*SCORERS, []], help="which (default all)")
+    parser.add_argument("--persons", type=int, default=200)
+    parser.add_argument(
+        "--shots", type=int, default=10, help="pictures of each person, half of them close-ups"
+    )
+    parser.add_argument("--rough", action="store_true", help="soften and disturb the pictures first")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(SHOTS_SEED)
+
+    def filtered(images: np.ndarray) -> np.ndarray:
+        return roughen(images, rng) if arguments.rough else images
+
+    report = measure(arguments.persons, arguments.shots, filtered, arguments.scorers or SCORERS)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
