@@ -1,4 +1,4 @@
-"""A cell is one picture of the grid, named by a digest before it is drawn, so that a changed grid redraws little."""
+"""A cell is one picture of the grid, named by a digest before it exists: a changed grid redraws little."""
 
 from __future__ import annotations
 

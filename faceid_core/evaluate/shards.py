@@ -1,4 +1,4 @@
-"""A shard: the pictures of one subject in one Parquet object that Hugging Face datasets, pandas and DuckDB read."""
+"""A shard: the pictures of one subject in one Parquet file that Hugging Face datasets and pandas read."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_layout_of_the_file_does_not_change_the_digest():
         "{name: x, prompts: [{id: a, text: a V*, category: scene, expected: {scene: beach}}]}", source="x"
     )
     block = parse_grid(
-        "# one\nname: other\nprompts:\n- category: scene\n  text: a V*\n  id: a\n  expected:\n    scene: [beach]\n",
+        "# one\nname: other\nprompts:\n- category: scene\n  text: a V*\n  id: a\n  expected: {scene: [beach]}",
         source="y",
     )
     assert flow.digest == block.digest

@@ -65,9 +65,8 @@ def test_pandas_and_duckdb_read_a_shard(tmp_path):
     frame = pd.read_parquet(path)
     assert list(frame.prompt_id) == ["a", "a", "b", "b"]
     assert Image.open(io.BytesIO(frame.image[0]["bytes"])).size == (20, 12)
-    found = duckdb.sql(
-        f"select prompt_id, seed, octet_length(image.bytes) from '{path}' where seed = 1"
-    ).fetchall()
+    query = f"select prompt_id, seed, octet_length(image.bytes) from '{path}' where seed = 1"
+    found = duckdb.sql(query).fetchall()
     assert found == [("a", 1, len(rows[1].png)), ("b", 1, len(rows[3].png))]
 
 

@@ -1,0 +1,263 @@
+"""The metrics: each turns pictures into one value per picture, None where it has nothing to say.
+
+Each metric is a stage of its own with its own version: adding one draws nothing and scores nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceid_core.faces.align import align, transform_points
+from faceid_core.faces.classes import INDEX, REGIONS
+from faceid_core.faces.protocols import Face
+
+from .grid import Prompt
+from .pictures import Pictures, embed_reference, has_eyes
+from .protocols import NamedConcepts
+from .scorers import Scorers
+from .shards import ShardRow
+
+# Hair belongs to how a person looks, and parsers label beards as hair: the placeholder may look there.
+ATTENTION_REGION = "face_hair"
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("seed", pa.int64()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("detail", pa.string()),
+    ],
+    metadata={"faceid.scores": "1"},
+)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One value of one picture; `value` None means not measurable, and `detail` then says why."""
+
+    prompt_id: str
+    seed: int
+    metric: str
+    value: float | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a metric knows besides the pictures: the reference photo, the class word, the prompts by id."""
+
+    reference: np.ndarray | None
+    class_word: str
+    prompts: Mapping[str, Prompt]
+
+
+def identity(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """Cosine of the face in the picture and the face in the reference photo."""
+    if context.reference is None:
+        raise ValueError("the identity metric compares with a reference photo; pass `reference`")
+    target = embed_reference(pictures.scorers, context.reference)
+    if target is None:
+        return [_row(row, "identity", None, "no face in the reference photo") for row in pictures.rows]
+    found = []
+    for row, face, vector in zip(pictures.rows, pictures.faces, pictures.embeddings, strict=True):
+        if np.isnan(vector).any():
+            found.append(_row(row, "identity", None, "no face" if face is None else "no eyes"))
+        else:
+            found.append(_row(row, "identity", float(vector @ target)))
+    return found
+
+
+def detection(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """1 if a face was found in the picture, else 0."""
+    return [
+        _row(row, "detection", float(face is not None))
+        for row, face in zip(pictures.rows, pictures.faces, strict=True)
+    ]
+
+
+def concepts(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """1 if everything that the prompt asks for is named in the picture, else 0.
+
+    Rows named `concepts` hold that; rows named `concepts:scene` and so on hold it for each kind that the
+    prompt asks for, with what was named as their detail.
+    """
+    namer = pictures.scorers.namer
+    if namer is None:
+        return [_row(row, "concepts", None, "no scorer names concepts") for row in pictures.rows]
+    named = namer.concepts(pictures.images) if pictures.rows else []
+    found = []
+    for row, seen in zip(pictures.rows, named, strict=True):
+        expected = context.prompts[row.prompt_id].expected
+        kinds = {
+            kind: (set(names) <= _shown(seen, kind), ", ".join(sorted(_shown(seen, kind))))
+            for kind, names in expected.items()
+        }
+        if not kinds:
+            found.append(_row(row, "concepts", None, "the prompt expects nothing"))
+            continue
+        missed = ", ".join(kind for kind, (obeyed, _) in kinds.items() if not obeyed)
+        found.append(_row(row, "concepts", float(not missed), missed and f"missed {missed}"))
+        found += [
+            _row(row, f"concepts:{kind}", float(obeyed), shown) for kind, (obeyed, shown) in kinds.items()
+        ]
+    return found
+
+
+def _shown(seen: NamedConcepts, kind: str) -> set[str]:
+    """The concepts of one kind that a picture shows."""
+    if kind == "attribute":
+        return set(seen.attributes)
+    name = {"scene": seen.scene, "action": seen.held, "clothing": seen.clothes}[kind]
+    return set() if name is None else {name}
+
+
+def image_text(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """The picture against its prompt, with the class word for `V*`."""
+    if not pictures.rows:
+        return []
+    texts = [context.prompts[row.prompt_id].for_subject(context.class_word) for row in pictures.rows]
+    values = pictures.scorers.image_text.score(pictures.images, texts)
+    return [_row(row, "image_text", float(value)) for row, value in zip(pictures.rows, values, strict=True)]
+
+
+def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """Share of the placeholder's attention that lies outside the face and hair of the picture."""
+    found = []
+    for row, image, face in zip(pictures.rows, pictures.images, pictures.faces, strict=True):
+        if row.attention is None:
+            found.append(_row(row, "attention", None, "no attention was recorded"))
+        elif face is None or not has_eyes(face):
+            found.append(_row(row, "attention", None, "no face"))
+        else:
+            mask = face_mask(image, face, pictures.scorers)
+            found.append(_row(row, "attention", outside_share(row.attention, mask)))
+    return found
+
+
+def face_mask(image: np.ndarray, face: Face, scorers: Scorers) -> np.ndarray:
+    """Where the face and its hair are in a picture [h, w, 3]: float32 [h, w] in 0..1.
+
+    The parser reads an aligned crop; its labels are brought back to the picture. Beyond the crop is no face.
+    """
+    crop, _, transform = align(
+        image,
+        face.left_eye,
+        face.right_eye,
+        size=scorers.parser_pixels,
+        eye_targets=scorers.parser_eye_targets,
+    )
+    x0, y0, x1, y1 = face.box
+    corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])
+    left, right = (tuple(point) for point in transform_points(transform, [face.left_eye, face.right_eye]))
+    in_crop = Face((*corners.min(axis=0), *corners.max(axis=0)), left, right, face.confidence)
+    labels = scorers.parser.parse([crop], [in_crop])[0]
+    mask = np.isin(labels, [INDEX[name] for name in REGIONS[ATTENTION_REGION]]).astype(np.float32)
+    # OpenCV counts from pixel centres, transforms of `faces.align` from pixel corners.
+    centred = transform.copy()
+    centred[:, 2] += transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    height, width = image.shape[:2]
+    return cv2.warpAffine(mask, centred, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def outside_share(attention_map: np.ndarray, mask: np.ndarray) -> float | None:
+    """Share of an attention map [h, w] outside a mask float32 [H, W] in 0..1; None if the map is empty.
+
+    Args:
+        attention_map: not negative, over the whole picture, usually coarser than the mask.
+    """
+    weights = np.asarray(attention_map, np.float64)
+    height, width = weights.shape
+    inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)  # [h, w]
+    total = weights.sum()
+    return float(1 - (weights * inside).sum() / total) if np.isfinite(total) and total > 0 else None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as a stage.
+
+    Args:
+        version: raised when the same pictures would get other values.
+        function: see the functions of this module.
+        roles: the models whose weights settle the values, as `models.lock` names them.
+        needs_reference: whether the values belong to a reference photo as well as to the pictures.
+    """
+
+    version: int
+    function: Callable[[Pictures, Context], list[MetricRow]]
+    roles: tuple[str, ...]
+    needs_reference: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "identity": Metric(1, identity, ("detector", "recogniser"), needs_reference=True),
+    "detection": Metric(1, detection, ("detector",)),
+    "concepts": Metric(1, concepts, ("image_text",)),
+    "image_text": Metric(1, image_text, ("image_text",)),
+    "attention": Metric(1, attention, ("detector", "parser")),
+}
+
+
+def score(
+    metric: str,
+    rows: Sequence[ShardRow] | Pictures,
+    *,
+    prompts: Sequence[Prompt],
+    reference: np.ndarray | None = None,
+    class_word: str,
+    scorers: Scorers,
+) -> list[MetricRow]:
+    """One metric over the pictures of one subject.
+
+    Args:
+        metric: a name of `METRICS`.
+        rows: of one shard, or `Pictures` made of them, which saves work between metrics.
+        prompts: of the grid that drew them.
+        reference: the reference photo uint8 [h, w, 3]; only the identity metric needs it.
+        class_word: stands for `V*` in the texts.
+        scorers: of one backend.
+
+    Returns:
+        Rows in the order of the pictures.
+
+    Raises:
+        ValueError: for an unknown metric, a picture whose prompt is not given, or an absent reference.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is unknown; use one of: {', '.join(METRICS)}")
+    pictures = rows if isinstance(rows, Pictures) else Pictures(rows, scorers)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    strange = sorted({row.prompt_id for row in pictures.rows} - set(by_id))
+    if strange:
+        raise ValueError(f"the pictures belong to prompts that were not given: {', '.join(strange)}")
+    return METRICS[metric].function(pictures, Context(reference, class_word, by_id))
+
+
+def _row(row: ShardRow, metric: str, value: float | None, detail: str = "") -> MetricRow:
+    # Rounded, so that the last bits of a matrix product do not make two equal scores differ.
+    rounded = None if value is None else round(value, 6)
+    return MetricRow(row.prompt_id, row.seed, metric, rounded, detail)
+
+
+def write_scores(rows: Sequence[MetricRow]) -> bytes:
+    """Parquet bytes of metric rows; the same rows always give the same bytes."""
+    table = pa.Table.from_pylist([row.__dict__ for row in rows], schema=_SCHEMA)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_scores(data: bytes) -> list[MetricRow]:
+    """The rows of `write_scores`."""
+    table = pq.read_table(io.BytesIO(data))
+    if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
+        raise ValueError("these bytes are not scores of format 1")
+    return [MetricRow(**record) for record in table.to_pylist()]

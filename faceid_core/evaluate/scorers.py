@@ -1,0 +1,66 @@
+"""The scorers that metrics ask, by the name of their backend; they are trained apart from the generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.faces.align import TRAINING_EYE_TARGETS, EyeTargets
+from faceid_core.faces.protocols import FaceDetector, FaceParser
+
+from .protocols import ConceptNamer, IdentityScorer, ImageTextScorer
+
+BACKENDS = ("miniature",)
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """Everything that the metrics ask.
+
+    Args:
+        name: of the backend.
+        detector: finds the faces of the generated pictures and of the reference photo.
+        parser: labels the pixels of a crop aligned to `parser_eye_targets`.
+        recogniser: embeds a crop aligned to `recogniser_eye_targets`.
+        image_text: scores a picture against a text.
+        namer: names concepts, or None where nothing does; the concepts metric then has no values.
+        parser_pixels, recogniser_pixels: sides of the two crops.
+        parser_eye_targets, recogniser_eye_targets: eye centres in them, as fractions of the side.
+    """
+
+    name: str
+    detector: FaceDetector
+    parser: FaceParser
+    recogniser: IdentityScorer
+    image_text: ImageTextScorer
+    namer: ConceptNamer | None
+    parser_pixels: int
+    recogniser_pixels: int
+    recogniser_eye_targets: EyeTargets
+    parser_eye_targets: EyeTargets = TRAINING_EYE_TARGETS
+
+
+def load_scorers(backend: str) -> Scorers:
+    """The scorers of a backend, with their models in memory.
+
+    Raises:
+        ConfigurationError: if the backend is unknown.
+        MissingWeights: if a model's files are absent.
+    """
+    if backend != "miniature":
+        raise ConfigurationError(f"scorers {backend!r} are unknown; use one of: {', '.join(BACKENDS)}")
+    # Imported here, since it brings torch, which the driver and the command line's help do without.
+    from faceid_core.miniature import scorers as miniature
+
+    image_text = miniature.load_image_text()
+    return Scorers(
+        name="miniature",
+        detector=miniature.load_detector(),
+        parser=miniature.load_parser(),
+        recogniser=miniature.load_recogniser(),
+        image_text=image_text,
+        namer=image_text,
+        parser_pixels=miniature.SIZE,
+        recogniser_pixels=miniature.SIZE,
+        recogniser_eye_targets=miniature.RECOGNISER_EYE_TARGETS,
+    )

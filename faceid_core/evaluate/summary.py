@@ -1,0 +1,205 @@
+"""Scores become figures: one row per subject with 95 % intervals, beside the floor and the ceiling."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
+from .metrics import MetricRow
+
+OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "mixed")
+_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class SubjectScores:
+    """Everything measured on one subject's pictures.
+
+    Args:
+        kind: a person of the run, the class word (floor), or a person whom the base model knows (ceiling).
+        subject: what stands for the subject in tables: class word or name; for a person the class word.
+        class_word: whose pictures are this subject's floor.
+        scores: metric rows of all metrics over the subject's own pictures.
+        floor: identity rows of the class word's pictures against this subject's reference photo; empty for
+            the class word itself.
+        images: number of pictures.
+        seconds: computing time of the subject's stages.
+    """
+
+    kind: Literal["person", "class_word", "named"]
+    subject: str
+    class_word: str
+    scores: Sequence[MetricRow]
+    floor: Sequence[MetricRow] = ()
+    identity_id: str | None = None
+    identity_key: str | None = None
+    images: int = 0
+    seconds: float = 0.0
+    personalise_key: str | None = None
+    generate_key: str | None = None
+
+
+def summarise(
+    subjects: Sequence[SubjectScores], *, run_id: str, run_date: dt.date, categories: Mapping[str, str]
+) -> list[dict]:
+    """Rows of the table `identity_summary`, one per subject, in the order given.
+
+    A person's identity_fraction is (person - floor) / (ceiling - floor): the floor is the class word's
+    pictures against the person's own photo, the ceiling the mean of the named people of this run. The class
+    word's own identity is the mean of its people's floors, with the interval over people.
+
+    Args:
+        categories: prompt id to category.
+    """
+    named = [_mean(subject.scores, "identity") for subject in subjects if subject.kind == "named"]
+    ceiling = mean_of([value for value in named if value is not None])
+    rows = []
+    for subject in subjects:
+        if subject.kind == "class_word":
+            people = [s for s in subjects if s.kind == "person" and s.class_word == subject.class_word]
+            identity = _class_word_identity(people)
+        else:
+            identity = _identity(subject, ceiling)
+        rows.append(
+            {
+                "run_id": run_id,
+                "run_date": run_date,
+                "identity_id": subject.identity_id,
+                "identity_key": subject.identity_key,
+                "subject_kind": subject.kind,
+                "subject": subject.subject,
+                "images": subject.images,
+                "seconds": round(float(subject.seconds), 3),
+                **_rounded(identity | _obedience(subject.scores, categories)),
+                "personalise_key": subject.personalise_key,
+                "generate_key": subject.generate_key,
+            }
+        )
+    return rows
+
+
+def _values(rows: Iterable[MetricRow], metric: str) -> dict[tuple[str, int], float]:
+    """What was measured of one metric, by (prompt id, seed)."""
+    return {(r.prompt_id, r.seed): r.value for r in rows if r.metric == metric and r.value is not None}
+
+
+def _mean(rows: Iterable[MetricRow], metric: str) -> float | None:
+    return mean_of(list(_values(rows, metric).values()))
+
+
+def _interval(values: Mapping[tuple[str, int], float]) -> Interval:
+    return over_pictures(list(values.values()), [prompt_id for prompt_id, _ in values])
+
+
+def _columns(name: str, interval: Interval) -> dict:
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
+    values = _values(subject.scores, "identity")
+    floor = _values(subject.floor, "identity")
+    # Only cells in which both have a face say what the tokens added.
+    gain = {cell: value - floor[cell] for cell, value in values.items() if cell in floor}
+    asked = sum(row.metric == "identity" for row in subject.scores)
+    similarity = _interval(values)
+    figures = _columns("identity_similarity", similarity)
+    # Without a single face there is no similarity; counting faceless pictures as 0 still says how bad it is.
+    figures["identity_similarity_counting_faceless"] = sum(values.values()) / asked if asked else None
+    figures |= _columns("identity_gain", _interval(gain) if gain else NOTHING)
+    figures["identity_fraction"] = fraction(similarity.mean, mean_of(list(floor.values())), ceiling)
+    return figures
+
+
+def _class_word_identity(people: Sequence[SubjectScores]) -> dict:
+    floors = [_mean(person.floor, "identity") for person in people]
+    counting = [
+        sum(_values(person.floor, "identity").values()) / len(person.floor)
+        for person in people
+        if person.floor
+    ]
+    return {
+        **_columns("identity_similarity", over_people([value for value in floors if value is not None])),
+        "identity_similarity_counting_faceless": mean_of(counting),
+        **_columns("identity_gain", NOTHING),
+        "identity_fraction": None,
+    }
+
+
+def fraction(value: float | None, floor: float | None, ceiling: float | None) -> float | None:
+    """How far a value lies on the way from floor (0) to ceiling (1); None if the way has no length."""
+    if value is None or floor is None or ceiling is None or ceiling <= floor:
+        return None
+    return (value - floor) / (ceiling - floor)
+
+
+def _obedience(scores: Sequence[MetricRow], categories: Mapping[str, str]) -> dict:
+    obeyed = _values(scores, "concepts")
+    figures = _columns("concepts_obeyed", _interval(obeyed))
+    for category in OBEYED_CATEGORIES:
+        figures[f"{category}_obeyed"] = mean_of(
+            [value for (prompt_id, _), value in obeyed.items() if categories.get(prompt_id) == category]
+        )
+    figures |= _columns("image_text", _interval(_values(scores, "image_text")))
+    figures["detection"] = _mean(scores, "detection")
+    figures["attention_outside"] = _mean(scores, "attention")
+    return figures
+
+
+def _rounded(figures: dict) -> dict:
+    return {name: None if value is None else round(value, _DECIMALS) for name, value in figures.items()}
+
+
+def aggregate(rows: Sequence[Mapping]) -> dict:
+    """What a run comes to: figures over its people with intervals over people, beside floor and ceiling.
+
+    Args:
+        rows: of `summarise`.
+
+    Returns:
+        `people`, `named_people`: how many; `people_with_gain`: those whose gain is above 0 with its whole
+        interval; `over_people`: for each figure a dict with mean, low, high, floor (class word) and ceiling
+        (named people); `relative_to_class_word`: for each category, how often the prompt is obeyed as a share
+        of how often the class word's pictures obey it.
+    """
+    by_kind = {
+        kind: [r for r in rows if r["subject_kind"] == kind] for kind in ("person", "class_word", "named")
+    }
+    people = by_kind["person"]
+
+    def present(kind: str, name: str) -> list[float]:
+        return [row[name] for row in by_kind[kind] if row[name] is not None]
+
+    names = (
+        "identity_similarity",
+        "identity_similarity_counting_faceless",
+        "identity_gain",
+        "identity_fraction",
+        "concepts_obeyed",
+        *(f"{category}_obeyed" for category in OBEYED_CATEGORIES),
+        "image_text",
+        "detection",
+        "attention_outside",
+        "seconds",
+    )
+    figures = {
+        name: {
+            **_rounded(over_people(present("person", name))._asdict()),
+            "floor": mean_of(present("class_word", name)),
+            "ceiling": mean_of(present("named", name)),
+        }
+        for name in names
+    }
+    relative = {}
+    for name in ("concepts_obeyed", *(f"{category}_obeyed" for category in OBEYED_CATEGORIES)):
+        ours, floor = figures[name]["mean"], figures[name]["floor"]
+        relative[name] = None if ours is None or not floor else round(ours / floor, _DECIMALS)
+    return {
+        "people": len(people),
+        "named_people": len(by_kind["named"]),
+        "people_with_gain": sum((row["identity_gain_low"] or 0) > 0 for row in people),
+        "over_people": figures,
+        "relative_to_class_word": relative,
+    }

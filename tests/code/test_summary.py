@@ -1,0 +1,151 @@
+"""The summary: intervals that cover, gains on paired pictures, floor and ceiling in their places."""
+
+import datetime as dt
+
+import numpy as np
+import pytest
+
+from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
+from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarise
+
+CATEGORIES = {"s": "scene", "m": "mixed", "c": "clothing"}
+COLUMNS = (
+    *("run_id", "run_date", "identity_id", "identity_key", "subject_kind", "subject", "images", "seconds"),
+    *("identity_similarity", "identity_similarity_low", "identity_similarity_high"),
+    "identity_similarity_counting_faceless",
+    *("identity_gain", "identity_gain_low", "identity_gain_high", "identity_fraction"),
+    *("concepts_obeyed", "concepts_obeyed_low", "concepts_obeyed_high"),
+    *("scene_obeyed", "attribute_obeyed", "action_obeyed", "clothing_obeyed", "mixed_obeyed"),
+    *("image_text", "image_text_low", "image_text_high", "detection", "attention_outside"),
+    *("personalise_key", "generate_key"),
+)
+
+
+def _metric(metric, values):
+    """Values in the order of three prompts x two seeds."""
+    cells = [(prompt, seed) for prompt in CATEGORIES for seed in (0, 1)]
+    return [
+        MetricRow(prompt, seed, metric, value) for (prompt, seed), value in zip(cells, values, strict=True)
+    ]
+
+
+def _run(subjects):
+    return summarise(subjects, run_id="r1", run_date=dt.date(2026, 1, 2), categories=CATEGORIES)
+
+
+def _subjects():
+    ann = [
+        *_metric("identity", [0.6, 0.8, None, 0.7, 0.5, 0.7]),
+        *_metric("detection", [1, 1, 0, 1, 1, 1]),
+        *_metric("concepts", [1, 0, 1, 1, None, None]),
+        *_metric("concepts:scene", [1, 0, 1, 1, 1, 1]),
+        *_metric("image_text", [0.1, 0.2, 0.3, 0.1, 0.2, 0.3]),
+        *_metric("attention", [0.2, 0.4, None, 0.3, 0.3, 0.3]),
+    ]
+    ben = _metric("identity", [None] * 6)
+    ann_floor = _metric("identity", [0.1, None, 0.2, 0.2, 0.1, 0.2])
+    ben_floor = _metric("identity", [0.0, 0.0, 0.0, 0.0, None, None])
+    person = _metric("concepts", [1, 1, 1, 1, 1, 0]) + _metric("detection", [1] * 6)
+    return [
+        SubjectScores("person", "woman", "woman", ann, ann_floor, "ann", "a" * 32, 6, 12.34567, "k1", "k2"),
+        SubjectScores(
+            "person", "woman", "woman", _metric("identity", [None] * 6), ben_floor, "ben", "b" * 32
+        ),
+        SubjectScores("class_word", "woman", "woman", person),
+        SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6)),
+        SubjectScores("named", "ines silva", "woman", _metric("identity", [0.7] * 6)),
+    ]
+
+
+def test_a_persons_row():
+    row = _run(_subjects())[0]
+    assert tuple(row) == COLUMNS
+    assert row["run_id"] == "r1" and row["identity_key"] == "a" * 32 and row["seconds"] == 12.346
+    assert row["identity_similarity"] == pytest.approx(0.66)
+    assert row["identity_similarity_counting_faceless"] == pytest.approx(3.3 / 6)
+    # Pairs with a face in both: (.6 - .1), (.7 - .2), (.5 - .1), (.7 - .2)
+    assert row["identity_gain"] == pytest.approx(1.9 / 4)
+    assert row["identity_gain_low"] <= row["identity_gain"] <= row["identity_gain_high"]
+    # Floor .16, ceiling .8
+    assert row["identity_fraction"] == pytest.approx((0.66 - 0.16) / (0.8 - 0.16), abs=1e-5)
+    assert row["concepts_obeyed"] == pytest.approx(0.75)
+    assert (row["scene_obeyed"], row["mixed_obeyed"], row["clothing_obeyed"]) == (0.5, 1.0, None)
+    assert row["detection"] == pytest.approx(5 / 6) and row["attention_outside"] == pytest.approx(0.3)
+    assert (row["personalise_key"], row["generate_key"]) == ("k1", "k2")
+
+
+def test_a_person_without_a_single_face_has_no_similarity_but_counts_as_zero():
+    row = _run(_subjects())[1]
+    assert row["identity_similarity"] is None and row["identity_similarity_counting_faceless"] == 0
+    assert (
+        row["identity_gain"] is None and row["identity_fraction"] is None and row["concepts_obeyed"] is None
+    )
+
+
+def test_the_class_words_identity_is_the_mean_of_its_peoples_floors():
+    row = _run(_subjects())[2]
+    assert row["subject_kind"] == "class_word" and row["identity_key"] is None
+    assert row["identity_similarity"] == pytest.approx((0.16 + 0.0) / 2)
+    assert row["identity_similarity_counting_faceless"] == pytest.approx((0.8 / 6 + 0) / 2, abs=1e-5)
+    assert row["identity_gain"] is None and row["concepts_obeyed"] == pytest.approx(5 / 6, abs=1e-5)
+
+
+def test_the_run_as_a_whole():
+    total = aggregate(_run(_subjects()))
+    assert (total["people"], total["named_people"], total["people_with_gain"]) == (2, 2, 1)
+    identity = total["over_people"]["identity_similarity"]
+    assert identity["mean"] == pytest.approx(0.66) and identity["low"] is None
+    assert identity["floor"] == pytest.approx(0.08) and identity["ceiling"] == pytest.approx(0.8)
+    assert total["relative_to_class_word"]["concepts_obeyed"] == pytest.approx(0.75 / (5 / 6), abs=1e-5)
+    assert total["relative_to_class_word"]["action_obeyed"] is None
+    assert aggregate([])["people"] == 0
+
+
+def test_fraction_of_a_way_without_length_is_none():
+    assert fraction(0.5, 0.2, 0.8) == pytest.approx(0.5)
+    assert fraction(0.5, 0.8, 0.8) is None and fraction(0.5, None, 0.8) is None
+
+
+def test_intervals_of_few_or_equal_values():
+    assert over_pictures([], []) == Interval(None, None, None)
+    assert over_pictures([0.3], ["a"]) == Interval(0.3, None, None)
+    assert over_pictures([0.5] * 4, list("aabb")) == Interval(0.5, 0.5, 0.5)
+    assert over_people([0.4]) == Interval(0.4, None, None)
+    one_prompt = over_pictures([0.0, 1.0, 0.0, 1.0], ["a"] * 4)
+    assert one_prompt.low < 0.5 < one_prompt.high
+
+
+def test_intervals_are_the_same_each_time():
+    values = list(np.random.default_rng(1).random(96))
+    prompts = [index // 4 for index in range(96)]
+    assert over_pictures(values, prompts) == over_pictures(values, prompts)
+
+
+def test_prompts_that_differ_widen_the_interval():
+    """Four pictures of one prompt that say the same are one observation, not four."""
+    values = np.repeat(np.random.default_rng(2).random(12), 4)
+    together = over_pictures(values, np.repeat(np.arange(12), 4))
+    apart = over_pictures(values, np.arange(48))
+    assert together.high - together.low > 1.6 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize("interval", ["pictures", "people"])
+def test_intervals_cover_the_truth_about_95_times_in_100(interval):
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(300):
+        if interval == "people":
+            found = over_people(rng.normal(0.5, 0.1, 8))
+        else:
+            values = rng.normal(0.5, 0.1, (24, 1)) + rng.normal(0, 0.1, (24, 4))
+            found = over_pictures(values.ravel(), np.repeat(np.arange(24), 4))
+        covered += found.low <= 0.5 <= found.high
+    assert 0.90 <= covered / 300 <= 0.985
+
+
+def test_t_quantiles_against_published_values():
+    assert t_quantile(1) == pytest.approx(12.706, abs=1e-3)
+    assert t_quantile(11) == pytest.approx(2.2010, abs=1e-3)
+    assert t_quantile(30) == pytest.approx(2.0423, abs=1e-3)
+    assert t_quantile(10_000) == pytest.approx(1.9602, abs=1e-3)
