@@ -131,10 +131,10 @@ def test_an_absent_file_is_refused_with_the_standard_names(tmp_path):
 
 def test_layout_of_the_file_does_not_change_the_digest():
     flow = parse_grid(
-        "{name: x, prompts: [{id: a, text: a V*, category: scene, expected: {scene: beach}}]}", source="x"
+        "{name: x, prompts: [{id: a, text: a V*, category: scene, expected: {scene: [beach]}}]}", source="x"
     )
     block = parse_grid(
-        "# one\nname: other\nprompts:\n- category: scene\n  text: a V*\n  id: a\n  expected: {scene: [beach]}",
+        "# 1\nname: other\nprompts:\n- category: scene\n  text: a V*\n  id: a\n  expected: {scene: beach}",
         source="y",
     )
     assert flow.digest == block.digest

@@ -49,9 +49,7 @@ def _subjects():
     person = _metric("concepts", [1, 1, 1, 1, 1, 0]) + _metric("detection", [1] * 6)
     return [
         SubjectScores("person", "woman", "woman", ann, ann_floor, "ann", "a" * 32, 6, 12.34567, "k1", "k2"),
-        SubjectScores(
-            "person", "woman", "woman", _metric("identity", [None] * 6), ben_floor, "ben", "b" * 32
-        ),
+        SubjectScores("person", "woman", "woman", ben, ben_floor, "ben", "b" * 32),
         SubjectScores("class_word", "woman", "woman", person),
         SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6)),
         SubjectScores("named", "ines silva", "woman", _metric("identity", [0.7] * 6)),
