@@ -1,0 +1,124 @@
+"""A table's contract, read from its YAML file: columns, key, partition, and the rules that rows must meet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import yaml
+
+from .rules import ContractError, problems_of
+
+_FOLDER = Path(__file__).resolve().parent
+# In the order in which a run is read: what it did, to whom, with which pictures, how good.
+NAMES = ("runs", "identity_outcomes", "images", "image_metrics", "identity_summary")
+_TYPES = {
+    "string": pa.string(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "bigint": pa.int64(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),
+}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a table promises.
+
+    Attributes:
+        name: the table's.
+        version: of the contract, as major.minor.patch.
+        schema: Arrow fields in order; required columns are not nullable.
+        primary_key: columns that together name a row.
+        partition: the columns that Delta partitions by.
+        document: the whole YAML document.
+    """
+
+    name: str
+    version: str
+    schema: pa.Schema
+    primary_key: tuple[str, ...]
+    partition: tuple[str, ...]
+    document: Mapping
+
+    @property
+    def major(self) -> int:
+        """The number in the table's folder."""
+        return int(self.version.split(".")[0])
+
+    @property
+    def per_run(self) -> bool:
+        """Whether rows belong to one run, or else are written once whatever run came first."""
+        return "run_id" in self.primary_key
+
+    def table(self, rows: Iterable[Mapping]) -> pa.Table:
+        """Rows as an Arrow table of the contract's schema; columns that a row lacks are null.
+
+        Raises:
+            ContractError: if a row has an unknown column or a value of another type.
+        """
+        rows = [dict(row) for row in rows]
+        unknown = sorted({name for row in rows for name in row} - set(self.schema.names))
+        if unknown:
+            raise ContractError(self.name, [f"unknown column {name}" for name in unknown])
+        columns, problems = [], []
+        for field in self.schema:
+            values = [row.get(field.name) for row in rows]
+            if pa.types.is_map(field.type):
+                values = [sorted(value.items()) if isinstance(value, Mapping) else value for value in values]
+            if pa.types.is_integer(field.type) and any(isinstance(value, float | bool) for value in values):
+                problems.append(f"{field.name}: not whole numbers")  # Arrow would cut them off in silence
+                continue
+            try:
+                columns.append(pa.array(values, field.type))
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                problems.append(f"{field.name}: not a {field.type}: {error}")
+        if problems:
+            raise ContractError(self.name, problems)
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def check(self, table: pa.Table) -> None:
+        """Hold a table to the contract.
+
+        Args:
+            table: any rows; columns may come in any order.
+
+        Raises:
+            ContractError: listing every problem.
+        """
+        problems = problems_of(table, self.schema, self.primary_key, self.document["schema"][0])
+        if problems:
+            raise ContractError(self.name, problems)
+
+
+@functools.cache
+def contract(name: str) -> Contract:
+    """The contract of a table.
+
+    Raises:
+        KeyError: if there is no such table.
+    """
+    if name not in NAMES:
+        raise KeyError(f"there is no table {name!r}; there are {', '.join(NAMES)}")
+    document = yaml.safe_load((_FOLDER / f"{name}.odcs.yaml").read_text(encoding="utf-8"))
+    columns = document["schema"][0]["properties"]
+    fields = [
+        pa.field(c["name"], _TYPES[c["physicalType"]], nullable=not c.get("required", False)) for c in columns
+    ]
+    return Contract(
+        name=name,
+        version=document["version"],
+        schema=pa.schema(fields),
+        primary_key=_in_order(columns, "primaryKey", "primaryKeyPosition"),
+        partition=_in_order(columns, "partitioned", "partitionKeyPosition"),
+        document=document,
+    )
+
+
+def _in_order(columns: list[dict], flag: str, position: str) -> tuple[str, ...]:
+    return tuple(c["name"] for c in sorted((c for c in columns if c.get(flag)), key=lambda c: c[position]))

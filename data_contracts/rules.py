@@ -1,0 +1,116 @@
+"""How each kind of clause in a data contract is checked, and the error that lists what broke."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# A cosine of two float32 vectors can come out a hair above 1.
+_TOLERANCE = 1e-6
+_SHOWN = 3
+
+
+class ContractError(ValueError):
+    """A table breaks its contract; `problems` holds one line each."""
+
+    def __init__(self, table: str, problems: list[str]):
+        self.table, self.problems = table, list(problems)
+        listed = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"table {table} breaks its contract in {len(self.problems)} point(s):\n{listed}")
+
+
+def problems_of(table: pa.Table, schema: pa.Schema, primary_key: tuple[str, ...], clauses: dict) -> list[str]:
+    """Everything in a table that its contract forbids.
+
+    Args:
+        table: the rows.
+        schema: what the columns must be.
+        primary_key: columns that together must be unique.
+        clauses: the table's part of the contract, with `properties` and `quality`.
+
+    Returns:
+        One line per problem; none when all is well.
+    """
+    problems = list(_schema(table, schema))
+    if problems:
+        return problems  # the checks of values would only stumble over the same
+    for column in clauses["properties"]:
+        problems += _column(table[column["name"]].combine_chunks(), column)
+    problems += _key(table, primary_key)
+    for rule in clauses.get("quality", ()):
+        problems += _sql(table, rule)
+    return problems
+
+
+def _schema(table: pa.Table, schema: pa.Schema) -> Iterator[str]:
+    for field in schema:
+        count = table.column_names.count(field.name)
+        if count == 0:
+            yield f"column {field.name} is missing"
+        elif count > 1:
+            yield f"column {field.name} is there {count} times"
+        elif table.schema.field(field.name).type != field.type:
+            yield f"column {field.name} is {table.schema.field(field.name).type}, not {field.type}"
+    for name in sorted(set(table.column_names) - set(schema.names)):
+        yield f"column {name} is not in the contract"
+
+
+def _column(values: pa.Array, column: dict) -> Iterator[str]:
+    name, options = column["name"], column.get("logicalTypeOptions", {})
+    if column.get("required"):
+        yield from _complain(values, pc.is_null(values), column, "is null, which it may not be")
+    if pa.types.is_floating(values.type):
+        odd = pc.or_kleene(pc.is_nan(values), pc.is_inf(values))
+        yield from _complain(values, odd, column, "is not a finite number; absent values are null")
+    slack = _TOLERANCE if pa.types.is_floating(values.type) else 0
+    if "minimum" in options:
+        low = options["minimum"]
+        yield from _complain(values, pc.less(values, low - slack), column, f"is below {low}")
+    if "maximum" in options:
+        high = options["maximum"]
+        yield from _complain(values, pc.greater(values, high + slack), column, f"is above {high}")
+    if "pattern" in options:
+        odd = pc.invert(pc.match_substring_regex(values, options["pattern"].removesuffix("$") + r"\z"))
+        yield from _complain(values, odd, column, f"does not match {options['pattern']}")
+    for rule in column.get("quality", ()):
+        if rule.get("metric") != "invalidValues" or rule.get("mustBe") != 0:
+            raise NotImplementedError(f"the contract's rule {rule} for {name} has no check")
+        allowed = rule["arguments"]["validValues"]
+        known = pc.is_in(values, value_set=pa.array(allowed, values.type))
+        odd = pc.and_kleene(pc.is_valid(values), pc.invert(known))
+        yield from _complain(values, odd, column, f"is none of {', '.join(map(str, allowed))}")
+
+
+def _complain(values: pa.Array, odd: pa.Array, column: dict, what: str) -> Iterator[str]:
+    rows = pc.indices_nonzero(pc.fill_null(odd, False)).to_pylist()
+    if not rows:
+        return
+    # Errors end up in logs, where ids and other confidential values have no business.
+    shown = [
+        f"row {row}" if "classification" in column else f"row {row}: {values[row].as_py()!r}" for row in rows
+    ]
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    yield f"{column['name']} {what} ({'; '.join(shown[:_SHOWN])}{more})"
+
+
+def _key(table: pa.Table, primary_key: tuple[str, ...]) -> Iterator[str]:
+    counted = table.select(primary_key).group_by(list(primary_key)).aggregate([([], "count_all")])
+    repeated = counted.filter(pc.greater(counted["count_all"], 1))
+    if repeated.num_rows:
+        first = repeated.select(primary_key).slice(0, 1).to_pylist()[0]
+        key = ", ".join(primary_key)
+        yield f"{repeated.num_rows} primary key(s) ({key}) are there more than once, such as {first}"
+
+
+def _sql(table: pa.Table, rule: dict) -> Iterator[str]:
+    import duckdb  # only rules across columns need it, and stages that only want a schema do not
+
+    if rule.get("type") != "sql" or rule.get("mustBe") != 0:
+        raise NotImplementedError(f"the contract's rule {rule.get('name')} has no check")
+    with duckdb.connect() as connection:
+        connection.register("checked", table)
+        rows = connection.execute(rule["query"].replace("${object}", "checked")).fetchall()[0][0]
+    if rows:
+        yield f"{rule['name']}: {rows} row(s) against: {rule['description']}"

@@ -1,0 +1,110 @@
+"""The catalogue: one small object that names the version of every table, replaced once per run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from data_contracts import NAMES, contract
+
+from ..errors import Conflict, ObjectMissing, StoreError
+from ..store.keys import canonical_json
+from ..store.layout import CATALOGUE
+from ..store.objects import ObjectStore
+from .write import DeltaPlace, folder_name
+
+FORMAT = "faceid-catalogue/1"
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What readers see.
+
+    Attributes:
+        versions: table -> Delta version; a table that was never published is absent.
+        sequence: how often the catalogue changed.
+        run_id: the run that changed it last.
+        published_at: when, UTC, ISO 8601.
+    """
+
+    versions: Mapping[str, int] = field(default_factory=dict)
+    sequence: int = 0
+    run_id: str = ""
+    published_at: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The catalogue as it is stored."""
+        rows = {
+            name: {"folder": folder_name(contract(name)), "version": v} for name, v in self.versions.items()
+        }
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "tables": rows,
+                "sequence": self.sequence,
+                "run_id": self.run_id,
+                "published_at": self.published_at,
+            }
+        )
+
+
+def read_catalogue(store: ObjectStore) -> tuple[Catalogue, str | None]:
+    """The catalogue and its etag; an empty one and None before the first run.
+
+    Raises:
+        StoreError: if it cannot be understood.
+    """
+    try:
+        data, etag = store.get_with_etag(CATALOGUE)
+    except ObjectMissing:
+        return Catalogue(), None
+    try:
+        record = json.loads(data)
+        if record["format"] != FORMAT:
+            raise ValueError(f"its format is {record['format']!r}")
+        # A table of another major version is another table, which this version of faceid cannot read.
+        versions = {
+            name: int(row["version"])
+            for name, row in record["tables"].items()
+            if name in NAMES and row["folder"] == folder_name(contract(name))
+        }
+        return Catalogue(versions, record["sequence"], record["run_id"], record["published_at"]), etag
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{CATALOGUE} in {store.url} cannot be understood ({error}); delete it and publish a run again"
+        ) from error
+
+
+def advance(store: ObjectStore, place: DeltaPlace, run_id: str) -> Catalogue:
+    """Show readers the latest version of every table, in one step.
+
+    `runs` is looked at first: a run's row there is written last, so a run that it shows is whole elsewhere.
+
+    Returns:
+        The catalogue in force; untouched if no table changed.
+
+    Raises:
+        StoreError: if the store fails.
+    """
+    for _ in range(_ATTEMPTS):
+        current, etag = read_catalogue(store)
+        latest = {name: place.read(name, lambda delta: delta.version()) for name in NAMES}
+        versions = {name: version for name, version in latest.items() if version is not None}
+        if any(versions.get(name, -1) < version for name, version in current.versions.items()):
+            raise StoreError(
+                f"a table in {store.url} is older than its catalogue says; restore the tables folder"
+            )
+        if versions == current.versions:
+            return current
+        wanted = Catalogue(
+            versions, current.sequence + 1, run_id, datetime.now(UTC).isoformat(timespec="seconds")
+        )
+        try:
+            store.replace_if_match(CATALOGUE, wanted.to_bytes(), etag)
+            return wanted
+        except Conflict:
+            continue
+    raise StoreError(f"{CATALOGUE} in {store.url} keeps changing; publish run {run_id} again")

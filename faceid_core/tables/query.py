@@ -1,0 +1,164 @@
+"""Publishing a run's tables, and reading them back: always exactly the versions that the catalogue names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from data_contracts import NAMES, ContractError, contract
+
+from ..errors import StoreError
+from ..store.objects import ObjectStore
+from .catalogue import Catalogue, advance, read_catalogue
+from .write import DeltaPlace
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from ..store.s3 import S3Settings
+
+
+class Tables:
+    """The tables of one store."""
+
+    def __init__(self, store: ObjectStore, s3: S3Settings | None = None):
+        """Look at a store's tables; nothing is read yet.
+
+        Args:
+            store: any store.
+            s3: how the Delta library reaches S3; None for the store's own settings.
+        """
+        self._store, self._place = store, DeltaPlace(store, s3)
+
+    def append(self, name: str, table: pa.Table) -> int:
+        """Add rows whose primary key is not there yet, unseen until `publish`; how many were added.
+
+        Raises:
+            ContractError: if the rows break the contract.
+            StoreError: if the storage fails.
+        """
+        return self._place.append(name, table)
+
+    def publish(self, run_id: str, tables: Mapping[str, pa.Table]) -> Catalogue:
+        """Add a run's rows to every table, then show them to readers together. Again changes nothing.
+
+        Args:
+            run_id: whose rows these are.
+            tables: table -> rows; where there are rows of a run there is the run's own row in `runs`.
+
+        Returns:
+            The catalogue that readers see now.
+
+        Raises:
+            ContractError: if any table breaks its contract; then nothing was written.
+            StoreError: if the storage fails; what was written is unseen, and publishing again completes it.
+        """
+        for name, table in tables.items():
+            contract(name).check(table)
+            if contract(name).per_run:
+                _require_own_rows(name, table, run_id)
+        needs_run = any(contract(name).per_run for name in tables)
+        if needs_run and ("runs" not in tables or tables["runs"].num_rows == 0):
+            raise ContractError("runs", [f"run {run_id} brings rows but no row of its own"])
+        # `runs` last: readers tell a run that died half-way by its absence there.
+        for name in sorted(tables, key=lambda name: (name == "runs", NAMES.index(name))):
+            self._place.append(name, tables[name])
+        return advance(self._store, self._place, run_id)
+
+    def catalogue(self) -> Catalogue:
+        """Which version of each table readers see. Raises StoreError."""
+        return read_catalogue(self._store)[0]
+
+    def read(self, name: str) -> pa.Table:
+        """A table as it was last published, with the contract's columns; empty before the first run.
+
+        Raises:
+            KeyError: if there is no such table.
+            StoreError: if the storage fails.
+        """
+        return self._load(name, self._datasets()[name])
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection in memory with one view per table, named after it.
+
+        Raises:
+            StoreError: if the storage fails.
+        """
+        import duckdb
+
+        connection = duckdb.connect()
+        for name, dataset in self._datasets().items():
+            connection.register(name, dataset)
+        return connection
+
+    def query(self, sql: str) -> pa.Table:
+        """The rows that a query gives. Raises duckdb.Error for faulty SQL, StoreError."""
+        with self.connect() as connection:
+            relation = connection.sql(sql)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write every table as one plain Parquet file, for readers that know no Delta.
+
+        Args:
+            folder: made if absent; files of the same names are replaced.
+
+        Returns:
+            The files.
+
+        Raises:
+            StoreError: if the storage fails.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for name, dataset in self._datasets().items():
+            file = folder / f"{name}.parquet"
+            temporary = file.with_suffix(".parquet.new")
+            pq.write_table(self._load(name, dataset), temporary)
+            os.replace(temporary, file)
+            files.append(file)
+        return files
+
+    def _load(self, name: str, dataset: ds.Dataset) -> pa.Table:
+        try:
+            return dataset.to_table()
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"cannot read table {name} in {self._store.url}: {error}; restore its files"
+            ) from error
+
+    def _datasets(self) -> dict[str, ds.Dataset]:
+        versions = self.catalogue().versions
+        found = {
+            # The contract's schema fills columns that are younger than the version with nulls.
+            name: self._place.read(name, partial(_dataset, schema=contract(name).schema), version)
+            for name, version in versions.items()
+        }
+        datasets = {
+            name: found.get(name) or ds.dataset(contract(name).schema.empty_table()) for name in NAMES
+        }
+        whole = pa.array(self._load("runs", datasets["runs"])["run_id"].to_pylist(), pa.string())
+        return {
+            name: dataset.filter(pc.field("run_id").isin(whole)) if contract(name).per_run else dataset
+            for name, dataset in datasets.items()
+        }
+
+
+def _dataset(delta: DeltaTable, *, schema: pa.Schema) -> ds.Dataset:
+    return delta.to_pyarrow_dataset(schema=schema)
+
+
+def _require_own_rows(name: str, table: pa.Table, run_id: str) -> None:
+    others = set(pc.unique(table["run_id"]).to_pylist()) - {run_id}
+    if others:
+        raise ContractError(name, [f"rows of run {', '.join(sorted(others))} among those of run {run_id}"])

@@ -1,0 +1,182 @@
+"""Delta tables in a store: where they lie, and adding rows whose primary key is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from data_contracts import Contract, contract
+
+from ..errors import StoreError
+from ..store.folder import folder_of
+from ..store.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from ..store.s3 import S3Settings
+
+_ATTEMPTS = 20
+# One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen anew.
+_EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
+
+Result = TypeVar("Result")
+
+
+def folder_name(agreed: Contract) -> str:
+    """The table's folder in the store; a new major version is another table."""
+    return f"tables/{agreed.name}/v{agreed.major}"
+
+
+class DeltaPlace:
+    """Where the tables of one store lie, for a library that reaches the storage by itself."""
+
+    def __init__(self, store: ObjectStore, s3: S3Settings | None = None):
+        """Take the address from the store.
+
+        Args:
+            store: any store.
+            s3: how to reach S3; None for the store's own settings, or else the environment's.
+        """
+        self.root = store.url
+        self._s3 = s3 or getattr(store, "settings", None)
+
+    def open(self, name: str, version: int | None = None) -> DeltaTable | None:
+        """The table at a version, or at its latest; None if it was never written.
+
+        Raises:
+            StoreError: if the storage fails or the version is gone.
+        """
+        try:
+            return DeltaTable(self._uri(name), version=version, storage_options=self._options())
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise self._failed("open", name, error) from error
+
+    def append(self, name: str, table: pa.Table) -> int:
+        """Add the rows whose primary key is not there yet; the others stay as they were first written.
+
+        Args:
+            name: the table's.
+            table: rows that keep the contract.
+
+        Returns:
+            How many rows were added.
+
+        Raises:
+            ContractError: if the rows break the contract.
+            StoreError: if the storage fails.
+        """
+        agreed = contract(name)
+        agreed.check(table)
+        rows = table.select(agreed.schema.names).cast(agreed.schema)
+        for _ in range(_ATTEMPTS):
+            delta = self.open(name) or self._create(agreed)
+            fresh = _absent(rows, delta, agreed)
+            if fresh.num_rows == 0:
+                return 0
+            try:
+                # A contract's minor version may have brought columns that the table has not seen.
+                wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
+                write_deltalake(
+                    delta,
+                    fresh,
+                    mode="append",
+                    schema_mode="merge" if wider else None,
+                    commit_properties=_EXACTLY_NEXT,
+                )
+                return fresh.num_rows
+            except CommitFailedError:
+                continue
+            except (DeltaError, OSError) as error:
+                raise self._failed("append to", name, error) from error
+        raise StoreError(
+            f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were added; try again"
+        )
+
+    def read(
+        self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None
+    ) -> Result | None:
+        """Apply `read` to the table at a version; None if there is no table. Raises StoreError."""
+        delta = self.open(name, version)
+        try:
+            return None if delta is None else read(delta)
+        except (DeltaError, OSError) as error:
+            raise self._failed("read", name, error) from error
+
+    def _create(self, agreed: Contract) -> DeltaTable:
+        try:
+            return DeltaTable.create(
+                self._uri(agreed.name),
+                Schema.from_arrow(agreed.schema),
+                mode="ignore",
+                partition_by=list(agreed.partition),
+                name=agreed.name,
+                storage_options=self._options(),
+                commit_properties=CommitProperties(custom_metadata={"contract": agreed.version}),
+            )
+        except (DeltaError, OSError) as error:
+            delta = self.open(agreed.name)  # somebody else may have made it in this moment
+            if delta is None:
+                raise self._failed("create", agreed.name, error) from error
+            return delta
+
+    def _uri(self, name: str) -> str:
+        folder = folder_name(contract(name))
+        return (
+            f"{self.root}/{folder}" if self.root.startswith("s3://") else str(folder_of(self.root) / folder)
+        )
+
+    def _options(self) -> dict[str, str] | None:
+        if not self.root.startswith("s3://"):
+            return None
+        from ..store.s3 import S3Settings
+
+        return storage_options(self._s3 or S3Settings())
+
+    def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"cannot {verb} table {name} in {self.root}: {error}; check space, network and permissions"
+        )
+
+
+def storage_options(settings: S3Settings) -> dict[str, str]:
+    """What delta-rs needs to reach the same S3 as boto3 does, with the same credentials.
+
+    Asked for anew before each use, so that credentials which expire are fresh.
+    """
+    session = settings.session()
+    options = {
+        # Commits by conditional put: no lock table beside the bucket.
+        "conditional_put": "etag",
+        "aws_region": session.region_name or "us-east-1",
+        "aws_virtual_hosted_style_request": "false" if settings.by_path() else "true",
+    }
+    credentials = session.get_credentials()
+    if credentials:
+        frozen = credentials.get_frozen_credentials()
+        options |= {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
+        if frozen.token:
+            options["aws_session_token"] = frozen.token
+    if endpoint := settings.endpoint():
+        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+    return options
+
+
+def _absent(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> pa.Table:
+    """The rows whose key the Delta table does not hold."""
+    leading = agreed.primary_key[0]
+    # The first key column narrows the search: one run, or the pictures of a few people.
+    narrow = pc.field(leading).isin(pc.unique(rows[leading]))
+    if agreed.per_run:
+        narrow &= pc.field("run_date").isin(pc.unique(rows["run_date"]))
+    there = delta.to_pyarrow_dataset().to_table(columns=list(agreed.primary_key), filter=narrow)
+    if there.num_rows == 0:
+        return rows
+    keyed = rows.select(agreed.primary_key).append_column("_position", pa.array(range(rows.num_rows)))
+    left = keyed.join(there, keys=list(agreed.primary_key), join_type="left anti")
+    return rows.take(left["_position"].sort())
