@@ -75,6 +75,7 @@ class DetectorTask:
     """A heat map of face centres, boxes and eyes on a 16 x 16 grid, from pictures of none, one or several."""
 
     size = 128
+    examples = 2_000  # scenes without people, and as many groups
     learning_rate = 3e-3
     network = staticmethod(DetectorNetwork)
 
@@ -82,9 +83,9 @@ class DetectorTask:
         rng = np.random.default_rng(5)
         self.renders = renders
         self.faces = np.concatenate([renders.boxes, renders.eyes], 1)  # [n, 8]
-        self.scenes = np.stack([render_scene(sample_shot(rng)).image for _ in range(2_000)])
+        self.scenes = np.stack([render_scene(sample_shot(rng)).image for _ in range(self.examples)])
         self.groups, self.group_faces = [], []
-        for _ in range(2_000):
+        for _ in range(self.examples):
             seeds = rng.choice(people.SCORER_TRAINING_SEEDS, 2, replace=False)
             pair = [people.person_from_seed(int(seed)) for seed in seeds]
             drawn = render_group(pair, sample_shot(rng))
@@ -93,8 +94,8 @@ class DetectorTask:
             self.group_faces.append(np.concatenate([np.float32(drawn.boxes), eyes], 1))
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network."""
-        return {"network": {"widths": [24, 48, 80, 96]}}
+        """What `config.json` says: the arguments of the network, and the least confidence of a face."""
+        return {"network": {"widths": [24, 48, 80, 96]}, "threshold": 0.4}
 
     def _person(self, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
         index = rng.integers(len(self.renders))

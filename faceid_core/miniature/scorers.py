@@ -195,13 +195,14 @@ class MiniatureImageText:
         """
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} pictures, {len(texts)} texts: score takes one text a picture")
+        if not len(images):
+            return np.empty(0, np.float32)
         return (self.embed_images(images) * self.embed_texts(texts)).sum(1)
 
     def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Unit vectors float32 [n, 128] of pictures."""
-        return np.concatenate(
-            [out[0][:count].numpy() for out, count in _in_batches(self.network, _squares(images))]
-        )
+        vectors = [out[0][:count].numpy() for out, count in _in_batches(self.network, _squares(images))]
+        return np.concatenate(vectors) if vectors else np.empty((0, 128), np.float32)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -244,7 +245,7 @@ class MiniatureImageText:
 def load_detector(folder: Path | str | None = None) -> MiniatureDetector:
     """The face detector from a folder, by default the one that ships with the package."""
     network, configuration = _load(DetectorNetwork, "detector", folder)
-    return MiniatureDetector(network, threshold=configuration.get("threshold", 0.4))
+    return MiniatureDetector(network, threshold=configuration["threshold"])
 
 
 def load_parser(folder: Path | str | None = None) -> MiniatureParser:

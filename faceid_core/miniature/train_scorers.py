@@ -79,28 +79,34 @@ def export(network: nn.Module, folder: Path, configuration: dict) -> None:
     (folder / "config.json").write_text(text + "\n")
 
 
-def train(name: str, *, minutes: float, resume: bool, work: Path, seed: int = 0) -> None:
-    """Train a scorer for a given time on one thread and write its weights.
+def train(
+    name: str, *, minutes: float, resume: bool, work: Path, weights: Path = WEIGHTS, persons: int = 16_000
+) -> None:
+    """Train a scorer for a given time and write its weights.
 
     Args:
         name: key of `TASKS`.
         minutes: of training in all; the learning rate reaches 0 at their end.
         resume: go on from the checkpoint in `work`.
         work: folder for renders and checkpoints.
+        weights: the result goes into a folder of the scorer's name in it.
+        persons: how many training people are rendered.
     """
-    torch.manual_seed(seed)
-    task = TASKS[name](training_renders(work))
+    torch.manual_seed(0)
+    task = TASKS[name](training_renders(work, persons=persons))
     configuration = task.configuration()
     network = task.network(**configuration["network"]).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=task.learning_rate, weight_decay=0.02)
     checkpoint = work / f"{name}.safetensors"
     seconds, step = load_checkpoint(checkpoint, network, optimiser) if resume else (0.0, 0)
-    rng = np.random.default_rng([seed, step])
+    # Seeded by the step, so that a resumed training does not see its first batches again.
+    rng = np.random.default_rng([0, step])
     budget, saved = minutes * 60, seconds
     while seconds < budget:
         begun = time.monotonic()
         for group in optimiser.param_groups:
-            group["lr"] = task.learning_rate * learning_rate((seconds + 1e-3 * budget) / budget)
+            # From the middle of a first step: a rate of exactly 0 would waste it.
+            group["lr"] = task.learning_rate * learning_rate(seconds / budget + 1e-3)
         losses = task.loss(network, task.batch(rng))
         optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
@@ -115,7 +121,7 @@ def train(name: str, *, minutes: float, resume: bool, work: Path, seed: int = 0)
             saved = seconds
     save_checkpoint(checkpoint, network, optimiser, seconds, step)
     configuration["training"] = {"steps": step, "minutes": round(seconds / 60, 1)}
-    export(network, WEIGHTS / name, configuration)
+    export(network, weights / name, configuration)
 
 
 def main() -> None:
