@@ -57,7 +57,9 @@ def over_pictures(values: Sequence[float], prompts: Sequence[Hashable]) -> Inter
     drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))  # [resamples, clusters]
     means = sums[drawn].sum(1) / counts[drawn].sum(1)  # [resamples]
     low, high = np.percentile(means, (2.5, 97.5))
-    return Interval(float(data.mean()), float(low), float(high))
+    mean = float(data.mean())
+    # Equal values: the resampled means differ from the mean in their last bit, on either side.
+    return Interval(mean, min(float(low), mean), max(float(high), mean))
 
 
 def over_people(values: Sequence[float]) -> Interval:

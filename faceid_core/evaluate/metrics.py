@@ -71,7 +71,7 @@ def identity(pictures: Pictures, context: Context) -> list[MetricRow]:
         if np.isnan(vector).any():
             found.append(_row(row, "identity", None, "no face" if face is None else "no eyes"))
         else:
-            found.append(_row(row, "identity", float(vector @ target)))
+            found.append(_row(row, "identity", float(np.clip(vector @ target, -1, 1))))
     return found
 
 
@@ -177,7 +177,9 @@ def outside_share(attention_map: np.ndarray, mask: np.ndarray) -> float | None:
     height, width = weights.shape
     inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)  # [h, w]
     total = weights.sum()
-    return float(1 - (weights * inside).sum() / total) if np.isfinite(total) and total > 0 else None
+    if not np.isfinite(total) or total <= 0:
+        return None
+    return float(np.clip(1 - (weights * inside).sum() / total, 0, 1))
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ class SubjectScores:
 
     Args:
         kind: a person of the run, the class word (floor), or a person whom the base model knows (ceiling).
-        subject: what stands for the subject in tables: class word or name; for a person the class word.
+        subject: what stands for the subject in tables: identity key, class word or name.
         class_word: whose pictures are this subject's floor.
         scores: metric rows of all metrics over the subject's own pictures.
         floor: identity rows of the class word's pictures against this subject's reference photo; empty for
             the class word itself.
         images: number of pictures.
-        seconds: computing time of the subject's stages.
+        seconds: computing time of a person's stages; None for floor and ceiling, which belong to many runs.
     """
 
     kind: Literal["person", "class_word", "named"]
@@ -37,7 +37,7 @@ class SubjectScores:
     identity_id: str | None = None
     identity_key: str | None = None
     images: int = 0
-    seconds: float = 0.0
+    seconds: float | None = None
     personalise_key: str | None = None
     generate_key: str | None = None
 
@@ -72,7 +72,7 @@ def summarise(
                 "subject_kind": subject.kind,
                 "subject": subject.subject,
                 "images": subject.images,
-                "seconds": round(float(subject.seconds), 3),
+                "seconds": None if subject.seconds is None else round(float(subject.seconds), 3),
                 **_rounded(identity | _obedience(subject.scores, categories)),
                 "personalise_key": subject.personalise_key,
                 "generate_key": subject.generate_key,

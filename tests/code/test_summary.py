@@ -5,10 +5,12 @@ import datetime as dt
 import numpy as np
 import pytest
 
+from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarise
 
+ANN, BEN = "a" * 32, "b" * 32
 CATEGORIES = {"s": "scene", "m": "mixed", "c": "clothing"}
 COLUMNS = (
     *("run_id", "run_date", "identity_id", "identity_key", "subject_kind", "subject", "images", "seconds"),
@@ -48,8 +50,8 @@ def _subjects():
     ben_floor = _metric("identity", [0.0, 0.0, 0.0, 0.0, None, None])
     person = _metric("concepts", [1, 1, 1, 1, 1, 0]) + _metric("detection", [1] * 6)
     return [
-        SubjectScores("person", "woman", "woman", ann, ann_floor, "ann", "a" * 32, 6, 12.34567, "k1", "k2"),
-        SubjectScores("person", "woman", "woman", ben, ben_floor, "ben", "b" * 32),
+        SubjectScores("person", ANN, "woman", ann, ann_floor, "ann", ANN, 6, 12.34567, "1" * 64, "2" * 64),
+        SubjectScores("person", BEN, "woman", ben, ben_floor, "ben", BEN),
         SubjectScores("class_word", "woman", "woman", person),
         SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6)),
         SubjectScores("named", "ines silva", "woman", _metric("identity", [0.7] * 6)),
@@ -59,7 +61,7 @@ def _subjects():
 def test_a_persons_row():
     row = _run(_subjects())[0]
     assert tuple(row) == COLUMNS
-    assert row["run_id"] == "r1" and row["identity_key"] == "a" * 32 and row["seconds"] == 12.346
+    assert row["run_id"] == "r1" and row["identity_key"] == row["subject"] == ANN and row["seconds"] == 12.346
     assert row["identity_similarity"] == pytest.approx(0.66)
     assert row["identity_similarity_counting_faceless"] == pytest.approx(3.3 / 6)
     # Pairs with a face in both: (.6 - .1), (.7 - .2), (.5 - .1), (.7 - .2)
@@ -70,7 +72,7 @@ def test_a_persons_row():
     assert row["concepts_obeyed"] == pytest.approx(0.75)
     assert (row["scene_obeyed"], row["mixed_obeyed"], row["clothing_obeyed"]) == (0.5, 1.0, None)
     assert row["detection"] == pytest.approx(5 / 6) and row["attention_outside"] == pytest.approx(0.3)
-    assert (row["personalise_key"], row["generate_key"]) == ("k1", "k2")
+    assert (row["personalise_key"], row["generate_key"]) == ("1" * 64, "2" * 64)
 
 
 def test_a_person_without_a_single_face_has_no_similarity_but_counts_as_zero():
@@ -98,6 +100,11 @@ def test_the_run_as_a_whole():
     assert total["relative_to_class_word"]["concepts_obeyed"] == pytest.approx(0.75 / (5 / 6), abs=1e-5)
     assert total["relative_to_class_word"]["action_obeyed"] is None
     assert aggregate([])["people"] == 0
+
+
+def test_rows_keep_the_contract_of_their_table():
+    summary = contract("identity_summary")
+    summary.check(summary.table(_run(_subjects())))
 
 
 def test_fraction_of_a_way_without_length_is_none():
