@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +91,7 @@ class Worker:
         provenance = {
             "run_id": self.run_id,
             "seconds": round(seconds, 3),
+            "finished_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
             **provenance,
             **_versions(),

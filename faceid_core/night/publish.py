@@ -1,0 +1,69 @@
+"""Publication: the run's rows into the tables, a page for each person, an index without a pixel of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from faceid_core.evaluate.summary import aggregate
+from faceid_core.night.night import Night
+from faceid_core.night.pages import write_pages
+from faceid_core.night.rows import run_tables
+from faceid_core.night.scores import collect
+from faceid_core.outcomes import exit_status, tally
+from faceid_core.tables import Tables
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a run's results are, and what they come to.
+
+    `figures` are a few rows for the Prefect UI, by identity key; `summary` are the rows of identity_summary.
+    """
+
+    index: str
+    sentence: str
+    places: Mapping[str, str]
+    figures: Sequence[Mapping]
+    summary: Sequence[Mapping] = field(repr=False)
+    overall: Mapping = field(repr=False)
+
+
+def publish(night: Night) -> Published:
+    """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
+    found, summary = collect(night)
+    status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
+    overall = aggregate(summary) if summary else {}
+    index = write_pages(night, found, summary, overall)
+    Tables(night.store).publish(night.run_id, run_tables(night, found, summary, exit_status=status))
+    url = night.store.url.rstrip("/")
+    return Published(
+        index=index,
+        sentence=_sentence(night),
+        places={
+            "report": _place(url, index),
+            "tables": f"faceid query --store {night.config.store} \"select * from identity_summary\"",
+            "tokens": f"{_place(url, 'identities/')}<key>/  (faceid key ID prints a person's key)",
+        },
+        figures=[_figure_row(row) for row in summary],
+        summary=summary,
+        overall=overall,
+    )
+
+
+def _place(url: str, name: str) -> str:
+    return f"{url.removeprefix('file://')}/{name}"
+
+
+def _figure_row(row: Mapping) -> dict:
+    names = ("identity_similarity", "identity_gain", "identity_fraction", "concepts_obeyed", "detection")
+    who = row["identity_key"] or row["subject"]
+    return {"subject": who, **{name: "" if row[name] is None else round(row[name], 3) for name in names}}
+
+
+def _sentence(night: Night) -> str:
+    counts = tally(night.accounts.values())
+    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    computed = sum(night.computed.values())
+    work = f"{computed} stage results computed" if computed else "nothing was recomputed, every stage was cached"
+    return f"run {night.run_id}: {told or 'nobody'}; {work}"

@@ -1,0 +1,142 @@
+"""The rows that a run adds to each table, as pyarrow tables in the shape of their contracts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from data_contracts import contract
+from faceid_core import __version__
+from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.metrics import METRICS
+from faceid_core.evaluate.summary import SubjectScores
+from faceid_core.night.night import Night
+from faceid_core.outcomes import tally
+from faceid_core.stages.generate import STAGE as GENERATE
+from faceid_core.stages.score import FLOOR
+from faceid_core.stages.work import Subject
+from faceid_core.store.keys import canonical_json, sha256_hex
+
+Found = Sequence[tuple[Subject, SubjectScores]]
+
+
+def run_tables(night: Night, found: Found, summary: list[dict], *, exit_status: int) -> dict[str, pa.Table]:
+    """All five tables of a run."""
+    return {
+        "runs": _table("runs", [_run_row(night, exit_status)]),
+        "identity_outcomes": _table("identity_outcomes", _outcome_rows(night)),
+        "images": _table("images", _image_rows(night, found)),
+        "image_metrics": _table("image_metrics", _metric_rows(night, found)),
+        "identity_summary": _table("identity_summary", summary),
+    }
+
+
+def _table(name: str, rows: Iterable[dict]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=contract(name).schema)
+
+
+def _run_row(night: Night, exit_status: int) -> dict:
+    finished = dt.datetime.now(dt.UTC)
+    config = night.config
+    manifest = [[a.identity_key, night.subjects[a.identity_key].photo_digest] for a in night.accounts.values()]
+    return {
+        "run_id": night.run_id,
+        "run_date": night.run_date,
+        "name": config.name,
+        "started_at": night.started_at,
+        "finished_at": finished,
+        "seconds": round((finished - night.started_at).total_seconds(), 3),
+        "config_digest": config.digest(),
+        "manifest_digest": sha256_hex(canonical_json(sorted(manifest, key=str))),
+        "base_model": config.base_model.source,
+        "base_digest": night.plan.weights["base"],
+        "method": config.personalize.preset,
+        "executor": config.execution.executor,
+        "identities": len(night.accounts),
+        **tally(night.accounts.values()),
+        "exit_status": exit_status,
+        "faceid_version": __version__,
+    }
+
+
+def _outcome_rows(night: Night) -> Iterable[dict]:
+    for account in night.accounts.values():
+        keys = account.stage_keys
+        yield {
+            "run_id": night.run_id,
+            "run_date": night.run_date,
+            "identity_id": account.identity_id,
+            "identity_key": account.identity_key,
+            "outcome": str(account.outcome),
+            "stage": account.stage,
+            "reason": account.reason,
+            "message": account.message,
+            "value": account.value,
+            "threshold": account.threshold,
+            "attempts": account.attempts,
+            "seconds": round(account.seconds, 3),
+            **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "personalise", "generate")},
+            "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
+        }
+
+
+def _image_rows(night: Night, found: Found) -> Iterable[dict]:
+    config = night.config.generate
+    settings = DrawSettings(
+        base=night.plan.weights["base"],
+        sampler=config.sampler,
+        steps=config.steps,
+        guidance=config.guidance,
+        precision=night.config.base_model.precision,
+        version=GENERATE.version,
+    )
+    side = night.plan.crop_pixels
+    for subject, scores in found:
+        drawn_from = subject.text or subject.manifests["personalise"].outputs["tokens.safetensors"].digest
+        for cell in grid_cells(night.plan.grid, range(config.seeds), settings, subject=drawn_from):
+            yield {
+                "generate_key": scores.generate_key,
+                "prompt_id": cell.prompt.id,
+                "seed": cell.seed,
+                "run_date": night.run_date,
+                "subject_kind": subject.kind,
+                "subject": scores.subject,
+                "prompt": cell.prompt.text,
+                "category": cell.prompt.category,
+                "cell": cell.digest,
+                "width": side,
+                "height": side,
+                "sampler": config.sampler,
+                "steps": config.steps,
+                "guidance": config.guidance,
+                "base_digest": settings.base,
+            }
+
+
+def _metric_rows(night: Night, found: Found) -> Iterable[dict]:
+    floor_key = {word: manifest.stage_key for word, manifest in night.plan.floors.items()}
+    for subject, scores in found:
+        yield from _scored(night, subject, scores.scores, str(scores.generate_key))
+        if scores.floor:
+            yield from _scored(night, subject, scores.floor, floor_key[subject.class_word], floor=True)
+
+
+def _scored(night: Night, subject: Subject, rows, generate_key: str, *, floor: bool = False) -> Iterable[dict]:
+    for row in rows:
+        metric = row.metric.partition(":")[0]
+        manifest = subject.manifests[FLOOR if floor else f"score-{metric}"]
+        roles = METRICS[metric].roles
+        yield {
+            "generate_key": generate_key,
+            "prompt_id": row.prompt_id,
+            "seed": row.seed,
+            "metric": row.metric,
+            "score_key": manifest.stage_key,
+            "run_date": night.run_date,
+            "value": row.value,
+            "metric_version": METRICS[metric].version,
+            "model": f"{night.config.score.scorers}:{'+'.join(roles)}",
+            "model_digest": sha256_hex(canonical_json([night.plan.weights[role] for role in roles])),
+        }

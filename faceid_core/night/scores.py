@@ -1,0 +1,94 @@
+"""Collects what was measured on everybody, from the score stages' blobs."""
+
+from __future__ import annotations
+
+from faceid_core.errors import DamagedInput
+from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
+from faceid_core.evaluate.summary import SubjectScores, summarise
+from faceid_core.night.night import Night
+from faceid_core.outcomes import Outcome
+from faceid_core.stages.score import FLOOR, SCORES
+from faceid_core.stages.work import Subject
+from faceid_core.store import StageCache
+
+FINISHED = (Outcome.DONE, Outcome.CACHED)
+
+
+def finished_subjects(night: Night) -> list[Subject]:
+    """Everybody with a complete set of results: finished people, and floor and ceiling without a failure."""
+    wanted = {f"score-{metric}" for metric in night.config.score.metrics}
+    found = []
+    for subject in night.subjects.values():
+        if subject.kind == "person":
+            if night.accounts[subject.name].outcome in FINISHED:
+                found.append(subject)
+        elif subject.name not in night.failures_common and "generate" in subject.manifests:
+            missing = wanted - set(subject.manifests)
+            if all(METRICS[name.removeprefix("score-")].needs_reference for name in missing):
+                found.append(subject)
+    return found
+
+
+def scores_of(night: Night, subject: Subject) -> SubjectScores:
+    """All metric rows of one subject.
+
+    Raises:
+        DamagedInput: a score's blob is damaged; the caller closes the person's account.
+    """
+    cache = StageCache(night.store, subject.scope)
+    rows: list[MetricRow] = []
+    floor: list[MetricRow] = []
+    seconds = 0.0
+    for result, manifest in subject.manifests.items():
+        seconds += float(manifest.provenance.get("seconds", 0.0))
+        if result == FLOOR:
+            floor = read_scores(cache.read(manifest, SCORES))
+        elif result.startswith("score-"):
+            rows += read_scores(cache.read(manifest, SCORES))
+    person = subject.kind == "person"
+    generate = subject.manifests["generate"]
+    personalise = subject.manifests.get("personalise")
+    return SubjectScores(
+        kind=subject.kind,
+        subject=subject.name if person else str(subject.text),
+        class_word=subject.class_word,
+        scores=rows,
+        floor=floor,
+        identity_id=subject.identity_id,
+        identity_key=subject.name if person else None,
+        images=len({(row.prompt_id, row.seed) for row in rows}),
+        seconds=seconds if person else None,
+        personalise_key=personalise.stage_key if personalise else None,
+        generate_key=generate.stage_key,
+    )
+
+
+def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
+    """Scores of everybody who finished, and the rows of `identity_summary` made from them.
+
+    A person whose scores cannot be read any more is closed as failed; the others are not touched.
+    """
+    found = []
+    for subject in finished_subjects(night):
+        try:
+            found.append((subject, scores_of(night, subject)))
+        except DamagedInput as damage:
+            manifest = StageCache(night.store, subject.scope).by_key(damage.stage, damage.stage_key)
+            if manifest is not None:
+                StageCache(night.store, subject.scope).quarantine(manifest, str(damage))
+            if subject.kind == "person":
+                account = night.accounts[subject.name]
+                account.outcome = None
+                account.close(
+                    Outcome.FAILED,
+                    stage=damage.stage,
+                    reason="damaged_input",
+                    message=f"{damage}; run again: it is made anew",
+                )
+    categories = {prompt.id: prompt.category for prompt in night.plan.grid.prompts}
+    summary = summarise(
+        [scores for _, scores in found], run_id=night.run_id, run_date=night.run_date, categories=categories
+    )
+    return found, summary
+
+

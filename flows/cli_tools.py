@@ -1,0 +1,121 @@
+"""Commands for day one: prepare photos, draw a person, lock the shipped models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from faceid_core.config import NightlyConfig
+from flows.options import config_options
+
+
+@click.command(short_help="Detect, crop and mask photos.")
+@click.option("--photos", required=True, help="Folder of photos, or identities.csv / .parquet.")
+@click.option("--faces", type=click.Choice(["miniature", "deepface"]), default="deepface", show_default=True)
+@click.option("--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write.")
+@click.option("--size", default=512, show_default=True, type=click.IntRange(32, 2048), help="Side of the crop, pixels.")
+@click.option("--mask", "region", type=click.Choice(["face", "face_hair", "head"]), default="face", show_default=True)
+def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
+    """Try photos before a night: one picture per person of box, landmarks, crop and mask; rejections with reasons.
+
+    Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
+    """
+    from faceid_core.errors import PhotoRejected
+    from faceid_core.faces.backends import load_faces
+    from faceid_core.faces.prepare import prepare_photo
+    from faceid_core.faces.quality import Limits
+    from faceid_core.identity import read_manifest
+    from faceid_core.night.people import photo_bytes
+
+    people = read_manifest(photos)
+    detector, parser = load_faces(faces)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table("identity", "outcome", "reason", "what to do")
+    limits = Limits()
+    usable = 0
+    for person in people:
+        try:
+            prepared = prepare_photo(
+                photo_bytes(person, max_bytes=limits.max_bytes),
+                detector=detector,
+                parser=parser,
+                size=size,
+                region=region,
+                limits=limits,
+                face_box=person.face_box,
+            )
+        except PhotoRejected as rejection:
+            table.add_row(person.identity_id, "rejected", rejection.reason, rejection.sentence)
+            continue
+        usable += 1
+        (folder / f"{person.identity_id}.png").write_bytes(prepared.picture())
+        table.add_row(person.identity_id, "usable", "", "")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{usable} of {len(people)} photos are usable; pictures in {folder}/")
+
+
+@click.command(short_help="Draw a person of the store.")
+@click.option("--identity", "identity_id", required=True, help="Identity id, as in the manifest.")
+@click.option("--prompt", required=True, help="Prompt with V* once, e.g. 'a photo of V* on the beach'.")
+@click.option("--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1.")
+@click.option("--out", default="", help="PNG to write; default: <identity>.png in the present folder.")
+@config_options
+def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: str) -> None:
+    """Draw IDENTITY in a prompt of your own, with the newest tokens that the store holds."""
+    from faceid_core.errors import ConfigurationError
+    from faceid_core.evaluate.generation import DrawRequest
+    from faceid_core.evaluate.generation import draw as draw_pictures
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.night.opening import open_store_checked
+    from faceid_core.personalize.tokens import IdentityTokens
+    from faceid_core.report.contact_sheet import contact_sheet
+    from faceid_core.stages.models import Models, WorkerSettings
+    from faceid_core.stages.weights import find_weights
+    from faceid_core.store import StageCache
+
+    store, secret = open_store_checked(config)
+    cache = StageCache(store, f"identities/{secret.identity_key(validate_identity_id(identity_id))}")
+    base = find_weights(config).digests["base"]
+    learned = [m for m in cache.manifests("personalise") if m.content["preimage"]["weights"].get("base") == base]
+    if not learned:
+        raise ConfigurationError(
+            f"{config.store} holds no tokens of {identity_id!r} for base model {config.base_model.source!r}; "
+            f"learn them first: faceid run --store {config.store} --only {identity_id}"
+        )
+    newest = max(learned, key=lambda manifest: manifest.provenance.get("finished_at", ""))
+    tokens = IdentityTokens.from_bytes(cache.read(newest, "tokens.safetensors"))
+    models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
+    pictures = draw_pictures(
+        models.base,
+        [DrawRequest(tokens, prompt, seed) for seed in range(seeds)],
+        sampler=config.generate.sampler,
+        steps=config.generate.steps,
+        guidance=config.generate.guidance,
+        batch=min(seeds, config.generate.batch),
+        record_attention=False,
+    )
+    target = Path(out or f"{identity_id}.png")
+    target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
+    click.echo(f"wrote {target}")
+
+
+@click.group(short_help="Lock the digests of models.")
+def models() -> None:
+    """The models that ship with the project."""
+
+
+@models.command("lock")
+def lock() -> None:
+    """Write models.lock anew from the shipped folders; every stage key that uses a changed model changes with it."""
+    from faceid_core.store.models_lock import SHIPPED, write_lock
+
+    folders = {folder.name: folder for folder in sorted(SHIPPED.parent.iterdir()) if folder.is_dir()}
+    written = write_lock(SHIPPED, folders)
+    for name in sorted(folders):
+        click.echo(f"{name:<12} {written.digest(name)}")
+    click.echo(f"wrote {SHIPPED}")
