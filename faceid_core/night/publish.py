@@ -34,7 +34,7 @@ def publish(night: Night) -> Published:
     found, summary = collect(night)
     status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
     overall = aggregate(summary) if summary else {}
-    index = write_pages(night, found, summary, overall)
+    index = write_pages(night, found, summary)
     Tables(night.store).publish(night.run_id, run_tables(night, found, summary, exit_status=status))
     url = night.store.url.rstrip("/")
     return Published(

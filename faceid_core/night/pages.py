@@ -1,0 +1,122 @@
+"""The run's pages: one per person under the person's own prefix, and an index that shows no face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from faceid_core import photos
+from faceid_core.errors import DamagedInput
+from faceid_core.evaluate.shards import read_shard
+from faceid_core.evaluate.summary import SubjectScores
+from faceid_core.night.night import Night
+from faceid_core.night.runs import INDEX, replace_object
+from faceid_core.report.index_page import index_page
+from faceid_core.report.person_page import person_page
+from faceid_core.stages.files import read_json, read_png
+from faceid_core.stages.generate import SHARD
+from faceid_core.stages.work import Subject
+from faceid_core.store import StageCache, is_erased
+from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.store.layout import run_object
+
+PAGE_VERSION = 1
+
+
+def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
+    """Write what is not there yet; return the name of the index.
+
+    A person's page is named after everything on it, so a night in which nothing changed writes no page and its
+    index links to the old one.
+    """
+    urls = {}
+    for subject, scores in found:
+        if subject.kind == "person":
+            name = _page_name(night, subject)
+            if night.store.head(name) is None and not is_erased(night.store, subject.name):
+                try:
+                    page = _person(night, subject, scores, summary)
+                except DamagedInput as damage:
+                    night.reporter.note(f"{subject.name}: no page this time: {damage}")
+                    continue
+                night.store.put_if_absent(name, page)
+            urls[subject.name] = f"../../{name}"
+    accounts = [{k: v for k, v in asdict(a).items() if k != "identity_id"} for a in night.accounts.values()]
+    page = index_page(
+        run=_run(night),
+        accounts=accounts,
+        summary=[{**row, "identity_id": None} for row in summary],
+        person_urls=urls,
+        notes=[f"{name}: {message}" for name, message in night.failures_common.items()],
+    )
+    name = run_object(night.run_id, INDEX)
+    replace_object(night.store, name, page)
+    return name
+
+
+def _page_name(night: Night, subject: Subject) -> str:
+    results = {result: manifest.stage_key for result, manifest in subject.manifests.items()}
+    common = {
+        s.name: sorted(m.stage_key for m in s.manifests.values()) for s in night.subjects.values() if s.kind != "person"
+    }
+    digest = sha256_hex(canonical_json({"version": PAGE_VERSION, "results": results, "common": common}))
+    return f"{subject.scope}/reports/{digest[:32]}.html"
+
+
+def _run(night: Night) -> dict:
+    config = night.config
+    return {
+        "run_id": night.run_id,
+        "run_date": night.run_date.isoformat(),
+        "about": {
+            "base model": config.base_model.source,
+            "method": config.personalize.preset,
+            "pictures": f"{len(night.plan.grid.prompts)} prompts x {config.generate.seeds} seeds",
+            "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance {config.generate.guidance:g}",
+            "seed": str(config.personalize.seed),
+        },
+    }
+
+
+def _person(night: Night, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bytes:
+    from safetensors.numpy import load
+
+    cache = StageCache(night.store, subject.scope)
+
+    def blob(result: str, output: str) -> bytes:
+        return cache.read(subject.manifests[result], output)
+
+    source = subject.photo()
+    limits = night.config.faces
+    photo = photos.decode(
+        cache.read_blob(source.digest, stage="photo", stage_key=source.digest),
+        max_bytes=limits.max_photo_bytes,
+        max_pixels=limits.max_photo_pixels,
+    )
+    training = read_json(blob("personalise", "training.json"))
+    maps = load(blob("personalise", "attention.safetensors"))
+    account = night.accounts[subject.name]
+    return person_page(
+        run=_run(night),
+        person={
+            "identity_key": subject.name,
+            "class_word": subject.class_word,
+            "outcome": str(account.outcome),
+            "message": account.message or "",
+        },
+        photo=photo,
+        crop=read_png(blob("detect", "crop.png")),
+        mask=read_png(blob("mask", "mask.png")) / 255.0,
+        face_box=tuple(read_json(blob("detect", "detection.json"))["box"]),
+        attention_before=maps["before"],
+        attention_after=maps["after"],
+        outside_before=training["outside_before"],
+        outside_after=training["outside_after"],
+        curve=read_json(blob("personalise", "curve.json")),
+        prompts=night.plan.grid.prompts,
+        pictures=read_shard(blob("generate", SHARD)),
+        scores=scores.scores,
+        floor_scores=scores.floor,
+        summary=summary,
+        index_url=f"../../../runs/{night.run_id}/{INDEX}",
+    )

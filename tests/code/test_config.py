@@ -1,0 +1,91 @@
+"""The configuration model: what is refused, how it is said, and that file, command line and form agree."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.config import NightlyConfig, load_config, parse_config
+from faceid_core.errors import ConfigurationError
+
+
+def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
+    with pytest.raises(ConfigurationError, match=r"generate\.sedes: unknown key; did you mean 'seeds'\?"):
+        parse_config({"generate": {"sedes": 4}})
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(ConfigurationError) as caught:
+        parse_config({"generate": {"seeds": 0, "guidance": 99}, "run": {"timezone": "Mars/Base"}})
+    text = str(caught.value)
+    assert all(key in text for key in ("generate.seeds", "generate.guidance", "run.timezone", "Mars/Base"))
+
+
+def test_impossible_combinations_of_the_method_are_refused():
+    with pytest.raises(ConfigurationError, match="warmup_steps"):
+        parse_config({"personalize": {"method": {"steps": 5, "warmup_steps": 5}}})
+
+
+def test_an_override_changes_the_preset_and_nothing_else():
+    config = parse_config({"personalize": {"preset": "textual-inversion", "method": {"steps": 7}}})
+    method = config.personalize.resolved()
+    assert (method.steps, method.stages, method.kv_split, method.attention_target) == (7, 1, False, "none")
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    file = tmp_path / "night.yaml"
+    file.write_text("generate: {seeds: 3, steps: 9}\n")
+    config = load_config(file, {"generate.seeds": "5"})
+    assert (config.generate.seeds, config.generate.steps) == (5, 9)
+
+
+@pytest.mark.parametrize("text", ["- a list", "{broken", "generate: 3"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
+    file = tmp_path / "night.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError):
+        load_config(file)
+
+
+def test_where_and_how_a_run_executes_leaves_its_digest_alone():
+    here = parse_config({"store": "a", "execution": {"workers": 4}, "run": {"force": True}})
+    there = parse_config({"store": "s3://b/c", "execution": {"executor": "inline"}})
+    assert here.digest() == there.digest()
+    assert here.digest() != parse_config({"generate": {"seeds": 1}}).digest()
+
+
+def test_help_explains_every_leaf_of_the_configuration():
+    from flows.cli import cli
+
+    text = " ".join(CliRunner().invoke(cli, ["run", "--help"], terminal_width=400).output.split())
+
+    def leaves(model, prefix=""):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from leaves(field.annotation, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", field.description
+
+    for path, description in leaves(NightlyConfig):
+        assert f"[{path}; default:" in text, path
+        assert " ".join(description.split())[:40] in text, path
+
+
+def test_the_form_has_a_description_for_every_field():
+    schema = NightlyConfig.model_json_schema()
+    for definition in schema["$defs"].values():
+        for name, field in definition.get("properties", {}).items():
+            assert field.get("description"), f"{definition['title']}.{name}"
+
+
+def test_exit_statuses_of_the_command():
+    import subprocess
+    import sys
+
+    def status(*arguments: str) -> int:
+        return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True).returncode
+
+    assert status("--version") == 0
+    assert status("run", "--generate-seeds", "0") == 3
+    assert status("run", "--nonsense") == 3
+    assert status("run", "--identities", "/no/such/manifest.csv", "--executor", "inline") == 3

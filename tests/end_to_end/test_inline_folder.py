@@ -1,0 +1,173 @@
+"""A whole night in one process on a folder store: outcomes, cache, tables, report, rejections, repair."""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.miniature.people import person_from_seed
+from faceid_core.miniature.renderer import render
+from faceid_core.night.drive import drive_inline
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+from faceid_core.outcomes import Outcome
+from faceid_core.tables import Tables
+from tests.end_to_end.conftest import shot, write_photo
+
+
+def run(config):
+    night = open_night(config, LogReporter())
+    return night, drive_inline(night)
+
+
+def outcomes(night) -> dict[str, str]:
+    return {account.identity_id: str(account.outcome) for account in night.accounts.values()}
+
+
+def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people)
+    first, ended = run(config)
+    assert ended.exit_status == 0
+    assert outcomes(first) == {"ann": "done", "bob": "done"}
+
+    second, ended = run(config)
+    assert outcomes(second) == {"ann": "cached", "bob": "cached"}
+    assert not second.computed, "a second run computes nothing"
+    assert "nothing was recomputed" in ended.published.sentence
+
+    write_photo(people.parent, "bob.png", render(person_from_seed(8105), shot(), size=128).image)
+    third, _ = run(config)
+    assert outcomes(third) == {"ann": "cached", "bob": "done"}
+    assert third.computed["personalise"] == 1 and third.computed["generate"] == 1
+
+    tables = Tables(first.store)
+    summary = tables.query("select * from identity_summary where subject_kind = 'person' order by run_id").to_pandas()
+    assert len(summary) == 6, "three runs of two people"
+    assert summary.identity_similarity.between(-1, 1).all()
+    pictures = tables.query("select generate_key, count(*) n from images group by 1").to_pandas()
+    assert (pictures.n == 6).all(), "three prompts with two seeds each, once ever"
+    exported = tables.export(tmp_path / "export")
+    outcome_file = next(path for path in exported if path.stem == "identity_outcomes")
+    assert sorted(pd.read_parquet(outcome_file).outcome) == ["cached", "cached", "cached", "done", "done", "done"]
+    counted = duckdb.sql(f"select count(*) from '{outcome_file}'").fetchall()
+    assert counted == [(6,)]
+
+    index = first.store.get(ended.published.index)
+    assert b"data:image/png" not in index and b"data:image/jpeg" not in index, "the index shows no face"
+
+
+def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_trouble, tmp_path):
+    config = small(str(tmp_path / "store"), people_and_trouble)
+    night, ended = run(config)
+    assert ended.exit_status == 0, "rejections are not failures"
+    reasons = {a.identity_id: a.reason for a in night.accounts.values()}
+    assert reasons == {
+        "ann": None,
+        "bob": None,
+        "nobody": "no_face",
+        "two": "several_faces",
+        "text": "not_an_image",
+        "torn": "truncated",
+        "gone": "photo_missing",
+    }
+    assert outcomes(night)["ann"] == outcomes(night)["bob"] == "done"
+    again, _ = run(config)
+    assert not again.computed, "a rejection is cached as any result is"
+    assert {a.identity_id: a.reason for a in again.accounts.values()} == reasons
+    rows = Tables(night.store).query("select distinct outcome from identity_outcomes").to_pandas()
+    assert set(rows.outcome) == {"done", "cached", "rejected"}
+
+
+def test_a_damaged_blob_is_made_again_and_used(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people)
+    first, _ = run(config)
+    ann = next(s for s in first.subjects.values() if s.identity_id == "ann")
+    tokens = ann.manifests["personalise"].outputs["tokens.safetensors"]
+    blob = tmp_path / "store" / ann.scope / "blobs" / tokens.digest
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    for generated in (tmp_path / "store" / ann.scope / "stages" / "generate").glob("*.json"):
+        generated.unlink()
+
+    second, ended = run(config)
+    assert ended.exit_status == 0 and outcomes(second)["ann"] == "done"
+    assert second.computed["personalise"] == 1, "the producer ran once more"
+    assert blob.read_bytes() != b"damaged"
+    again = next(s for s in second.subjects.values() if s.identity_id == "ann")
+    assert again.manifests["generate"].content == ann.manifests["generate"].content
+
+
+def test_a_changed_grid_draws_only_what_is_new(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people)
+    run(config)
+    more = small(str(tmp_path / "store"), people, generate={"seeds": 3})
+    night, _ = run(more)
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    drawn = ann.manifests["generate"].provenance
+    assert (drawn["pictures_kept"], drawn["pictures_drawn"]) == (6, 3)
+    assert night.computed["personalise"] == 0
+
+
+def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
+    store = str(tmp_path / "store")
+    run(small(store, people))
+    night, _ = run(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
+    assert list(outcomes(night)) == ["ann"]
+    assert night.computed["personalise"] == 0 and night.computed["generate"] == 1
+    with pytest.raises(ConfigurationError, match="zoe"):
+        open_night(small(store, people, run={"only": ("zoe",)}), LogReporter())
+
+
+def test_a_finish_by_that_passed_reaches_nobody_but_still_accounts(small, people, tmp_path, monkeypatch):
+    config = small(str(tmp_path / "store"), people)
+    night = open_night(config, LogReporter())
+    monkeypatch.setattr(type(night), "past_finish_by", lambda self: True)
+    ended = drive_inline(night)
+    assert set(outcomes(night).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
+    status = json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
+    assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
+
+
+def test_an_expired_consent_is_refused(small, people, tmp_path):
+    people.write_text(
+        "identity_id,photo,class_word,consent_until\nann,ann.png,person,2020-01-31\nbob,bob.png,person,2999-01-01\n"
+    )
+    night, _ = run(small(str(tmp_path / "store"), people))
+    assert outcomes(night) == {"ann": "refused", "bob": "done"}
+
+
+def test_another_secret_is_refused_before_any_work(small, people, tmp_path, monkeypatch):
+    config = small(str(tmp_path / "store"), people)
+    open_night(config, LogReporter())
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", "77" * 32)
+    with pytest.raises(ConfigurationError, match="secret"):
+        open_night(config, LogReporter())
+
+
+def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path):
+    from flows.cli import cli
+
+    store = str(tmp_path / "store")
+    night, _ = run(small(store, people))
+    runner = CliRunner()
+    key = runner.invoke(cli, ["key", "ann", "--store", store]).output.strip()
+    assert key in night.accounts
+    told = runner.invoke(cli, ["status", "--store", store])
+    assert told.exit_code == 0 and night.run_id in told.output and "2 done" in told.output
+    asked = runner.invoke(
+        cli, ["query", "select count(*) as n from images", "--store", store, "--format", "json"]
+    )
+    assert json.loads(asked.output) == [{"n": 24}], "two people, class word and one named person, six pictures each"
+    picture = tmp_path / "ann.png"
+    drawn = runner.invoke(
+        cli,
+        ["draw", "--identity", "ann", "--prompt", "a photo of V* in the snow", "--seeds", "2",
+         "--generate-steps", "2", "--store", store, "--out", str(picture)],
+    )  # fmt: skip
+    assert drawn.exit_code == 0, drawn.output
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,81 @@
+"""A whole night under Prefect and Ray on S3's wire protocol: the same results as in one process on a folder."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from faceid_core.night.drive import drive_inline
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+from faceid_core.tables import Tables
+
+
+@pytest.fixture(scope="module")
+def prefect_server():
+    """One real Prefect server for the module."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+def stage_keys(night) -> dict[str, dict[str, str]]:
+    return {account.identity_id: dict(account.stage_keys) for account in night.accounts.values()}
+
+
+def flow_states() -> dict[str, set[str]]:
+    """Names of the states in which flow runs and task runs of this server ended, by their name."""
+    from prefect.client.orchestration import get_client
+
+    found: dict[str, set[str]] = {}
+    with get_client(sync_client=True) as client:
+        for run in [*client.read_flow_runs(limit=200), *client.read_task_runs(limit=200)]:
+            found.setdefault(run.name.split("-")[0], set()).add(run.state_name)
+    return found
+
+
+def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
+    small, people_and_trouble, tmp_path, s3_server, prefect_server
+):
+    from flows.nightly import run_from_here
+
+    inline = open_night(small(str(tmp_path / "store"), people_and_trouble), LogReporter())
+    drive_inline(inline)
+
+    config = small(f"s3://{s3_server.new_bucket()}/nights", people_and_trouble, executor="ray")
+    night, ended = run_from_here(config, LogReporter())
+    assert ended.exit_status == 0
+    assert not ray.is_initialized(), "the pool is closed when the run ends"
+    assert {a.identity_id: str(a.outcome) for a in night.accounts.values()} == {
+        a.identity_id: str(a.outcome) for a in inline.accounts.values()
+    }
+    assert stage_keys(night) == stage_keys(inline)
+    for subject in inline.subjects.values():
+        for result, manifest in subject.manifests.items():
+            assert night.subjects[subject.name].manifests[result].content == manifest.content, result
+
+    second, ended = run_from_here(config, LogReporter())
+    assert not second.computed and ended.exit_status == 0
+    states = flow_states()
+    assert "Cached" in states["personalise"] and "Cached" in states["lookup"]
+
+    rows = Tables(night.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
+    assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
+
+
+def test_what_prefect_keeps_holds_no_id_and_no_pixel(small, people, tmp_path, prefect_server):
+    from prefect.client.orchestration import get_client
+
+    from flows.nightly import run_from_here
+
+    config = small(str(tmp_path / "store"), people, executor="inline")
+    night, _ = run_from_here(config, LogReporter())
+    with get_client(sync_client=True) as client:
+        runs = [run for run in client.read_flow_runs(limit=200) if night.run_id in run.model_dump_json()]
+        artifacts = client.read_artifacts() if hasattr(client, "read_artifacts") else []
+    kept = " ".join(run.model_dump_json() for run in runs) + " ".join(a.model_dump_json() for a in artifacts)
+    assert runs and "ann.png" not in kept and '"ann"' not in kept
+    assert all(key in kept for key in night.accounts) or artifacts == []
