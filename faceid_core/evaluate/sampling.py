@@ -30,7 +30,9 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
         scheduler = kind.from_config(dict(config))
         scheduler.set_timesteps(steps)
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise ConfigurationError(f"sampler {name} cannot do {steps} steps with this base model: {error}") from error
+        raise ConfigurationError(
+            f"sampler {name} cannot do {steps} steps with this base model: {error}"
+        ) from error
     return scheduler
 
 
