@@ -138,18 +138,20 @@ class RunLease:
         )
 
     def _renew(self) -> None:
-        while not self._stop.wait(self.ttl / _RENEWALS_PER_TTL):
-            try:
-                self._etag = self._store.replace_if_match(NAME, self._record(), self._etag)
-            except Conflict:
-                self.lost = True
-                log.warning(
-                    "run %s lost its lease to another run; results stay right, work may be done twice",
-                    self.run_id,
-                )
-                return
-            except StoreError as error:
-                log.warning("run %s could not renew its lease, will try again: %s", self.run_id, error)
+        while not self.lost and not self._stop.wait(self.ttl / _RENEWALS_PER_TTL):
+            self._renew_once()
+
+    def _renew_once(self) -> None:
+        try:
+            self._etag = self._store.replace_if_match(NAME, self._record(), self._etag)
+        except Conflict:
+            self.lost = True
+            log.warning(
+                "run %s lost its lease to another run; results stay right, work may be done twice",
+                self.run_id,
+            )
+        except StoreError as error:
+            log.warning("run %s could not renew its lease, will try again: %s", self.run_id, error)
 
 
 def _is_free(record: dict) -> bool:

@@ -1,0 +1,117 @@
+"""The identity secret and the store that is bound to it."""
+
+import base64
+import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
+from faceid_core.store import IdentitySecret, initialise
+
+STORE = "s3://bucket/prefix"
+
+
+@pytest.fixture
+def no_secret(monkeypatch, tmp_path):
+    """An environment without a secret; where its file will be made."""
+    monkeypatch.delenv("FACEID_IDENTITY_SECRET")
+    monkeypatch.delenv("FACEID_IDENTITY_SECRET_FILE", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "faceid" / "identity-secret"
+
+
+def test_golden_identity_key():
+    # A change here would give every person in every store another key.
+    secret = IdentitySecret(bytes(range(32)))
+    assert secret.identity_key("anna") == "1a6b9fad5b0058463390f7278bfc99dc"
+    assert secret.fingerprint == "6fa6cffde4c62c7e5e07db424e42b133"
+
+
+def test_keys_differ_by_identity_and_by_secret():
+    first, second = IdentitySecret(b"a" * 32), IdentitySecret(b"b" * 32)
+    keys = [
+        secret.identity_key(name) for secret in (first, second) for name in ("anna", "Anna", "ännä", "anna ")
+    ]
+    assert len(set(keys)) == 8 and all(len(key) == 32 for key in keys)
+    assert first.fingerprint != second.fingerprint and first.fingerprint not in keys
+
+
+@pytest.mark.parametrize(
+    "spell", [bytes.hex, lambda b: b.hex().upper() + "\n", lambda b: base64.b64encode(b).decode()]
+)
+def test_the_variable_takes_hex_and_base64(no_secret, monkeypatch, spell):
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", spell(bytes(range(200, 232))))
+    assert IdentitySecret.load(STORE).value == bytes(range(200, 232))
+    assert not no_secret.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["hunter2", "ab" * 31, "ab" * 33, base64.b64encode(b"x" * 16).decode(), "é" * 64]
+)
+def test_anything_else_in_the_variable_is_refused_without_showing_it(no_secret, monkeypatch, text):
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", text)
+    with pytest.raises(ConfigurationError, match="openssl rand -hex 32") as caught:
+        IdentitySecret.load(STORE)
+    assert text not in str(caught.value)
+
+
+def test_a_file_is_made_once_and_for_its_owner_only(no_secret):
+    with ThreadPoolExecutor(8) as pool:
+        values = {secret.value for secret in pool.map(lambda _: IdentitySecret.load(STORE), range(8))}
+    assert len(values) == 1
+    assert stat.S_IMODE(os.stat(no_secret).st_mode) == 0o600
+    assert os.listdir(no_secret.parent) == ["identity-secret"]
+    assert IdentitySecret.load(STORE).value in values
+
+
+def test_a_file_that_others_can_read_is_refused(no_secret):
+    IdentitySecret.load(STORE)
+    os.chmod(no_secret, 0o640)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        IdentitySecret.load(STORE)
+
+
+def test_a_damaged_file_is_not_replaced(no_secret):
+    IdentitySecret.load(STORE)
+    no_secret.write_text("")
+    with pytest.raises(ConfigurationError, match="identity-secret"):
+        IdentitySecret.load(STORE)
+    assert no_secret.read_text() == ""
+
+
+def test_a_secret_inside_the_store_that_it_protects_is_refused(no_secret, monkeypatch, tmp_path):
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET_FILE", str(tmp_path / "store" / "secret"))
+    with pytest.raises(ConfigurationError, match="lies inside the store"):
+        IdentitySecret.load(str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+    assert IdentitySecret.load(str(tmp_path / "elsewhere")).source == str(tmp_path / "store" / "secret")
+
+
+def test_the_secret_is_not_printed():
+    secret = IdentitySecret(b"\xab" * 32)
+    assert "ab" * 4 not in repr(secret) and "\\xab" not in repr(secret)
+
+
+def test_a_store_knows_its_secret(any_store):
+    ours, other = IdentitySecret(b"a" * 32), IdentitySecret(b"b" * 32, "the other file")
+    made = initialise(any_store, ours)
+    assert initialise(any_store, ours) == made == json.loads(any_store.get("store.json"))
+    assert ours.value.hex() not in any_store.get("store.json").decode()
+    with pytest.raises(SecretMismatch, match=r"the other file.*bring the store's secret"):
+        initialise(any_store, other)
+    assert [info.name for info in any_store.list("")] == ["store.json"]
+
+
+def test_a_store_of_another_layout_or_in_ruins_is_refused(folder_store):
+    ours = IdentitySecret(b"a" * 32)
+    made = initialise(folder_store, ours)
+    for data, error in (
+        (json.dumps(made | {"layout_version": 2}).encode(), ConfigurationError),
+        (b"{", StoreError),
+    ):
+        folder_store.replace_if_match("store.json", data, folder_store.head("store.json").etag)
+        with pytest.raises(error):
+            initialise(folder_store, ours)
