@@ -1,0 +1,156 @@
+"""The detect stage: which face of a photo is meant, whether it is good enough, and its aligned crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import PhotoRejected
+from .align import TRAINING_EYE_TARGETS, EyeTargets, align, transform_points
+from .protocols import Box, Face, FaceDetector, Point
+from .quality import Limits, check, measure
+
+# A face and the box that names it must share this much of their union.
+_LEAST_OVERLAP = 0.1
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face, found and cut out.
+
+    Args:
+        box: (x0, y0, x1, y1) in the photo.
+        eyes: (left, right) in the photo, see `protocols` for sides and coordinates.
+        confidence: the detector's, 0 to 1.
+        crop: uint8 [s, s, 3], aligned.
+        valid: bool [s, s], False where the crop reaches beyond the photo.
+        transform: float64 [2, 3], photo to crop coordinates.
+        quality: figures from `quality.measure`.
+        others: how many further faces were passed over as background, or because `face_box` named this one.
+    """
+
+    box: Box
+    eyes: tuple[Point, Point]
+    confidence: float
+    crop: np.ndarray
+    valid: np.ndarray
+    transform: np.ndarray
+    quality: dict[str, float]
+    others: int
+
+    def face_in_crop(self) -> Face:
+        """The face in the crop's coordinates, as a parser wants it."""
+        return _into_crop(self.box, self.eyes, self.confidence, self.transform)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the pixels, as plain JSON values; `face_from_facts` reads it back."""
+        return {
+            "box": [round(value, 3) for value in self.box],
+            "eyes": [[round(value, 3) for value in eye] for eye in self.eyes],
+            "confidence": round(self.confidence, 4),
+            "transform": [[float(value) for value in row] for row in self.transform],
+            "quality": self.quality,
+            "others": self.others,
+        }
+
+
+def face_from_facts(facts: dict[str, Any]) -> Face:
+    """The face in the crop's coordinates, from what `Detection.facts` wrote."""
+    left, right = (tuple(eye) for eye in facts["eyes"])
+    return _into_crop(tuple(facts["box"]), (left, right), facts["confidence"], np.array(facts["transform"]))
+
+
+def detect_face(
+    image: np.ndarray,
+    detector: FaceDetector,
+    *,
+    face_box: Box | None = None,
+    crop_pixels: int = 64,
+    eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
+    limits: Limits | None = None,
+) -> Detection:
+    """Find the one face of a photo and cut it out.
+
+    Args:
+        image: uint8 [h, w, 3], upright.
+        detector: see `protocols`.
+        face_box: which face is meant, in pixels of the upright photo; None: there must be one only.
+        crop_pixels: side of the crop.
+        eye_targets: where the eyes go, as fractions of the side.
+        limits: None for the defaults.
+
+    Raises:
+        PhotoRejected: no_face, several_faces, eyes_not_found, face_too_small, face_cut_off or too_blurred.
+    """
+    limits = limits or Limits()
+    found = detector.detect([image])[0]
+    face = _choose(found, face_box, limits)
+    if face.left_eye is None or face.right_eye is None:
+        sentence = (
+            "A face was found, but not both of its eyes. Send a photo from the front with the eyes open."
+        )
+        raise PhotoRejected("eyes_not_found", sentence)
+    face = _eyes_in_order(face)
+    try:
+        quality = measure(image, face)
+        crop, valid, transform = align(
+            image, face.left_eye, face.right_eye, size=crop_pixels, eye_targets=eye_targets
+        )
+    except ValueError as error:
+        # Eyes on one spot or off the photo: the detector's answer is no pair of eyes.
+        sentence = "The eyes could not be told apart. Send a photo from the front with the eyes open."
+        raise PhotoRejected("eyes_not_found", sentence) from error
+    check(quality, limits)
+    eyes = (face.left_eye, face.right_eye)
+    return Detection(face.box, eyes, face.confidence, crop, valid, transform, quality, len(found) - 1)
+
+
+def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
+    if not found:
+        sentence = "No face was found. Send a photo that shows one face from the front, well lit."
+        raise PhotoRejected("no_face", sentence, value=0, threshold=1)
+    if face_box is not None:
+        best = max(found, key=lambda face: _overlap(face.box, face_box))
+        overlap = _overlap(best.box, face_box)
+        if overlap < _LEAST_OVERLAP:
+            sentence = "No face was found where face_box points. It counts pixels of the upright photo."
+            raise PhotoRejected("no_face", sentence, value=round(overlap, 3), threshold=_LEAST_OVERLAP)
+        return best
+    widest = max(face.width for face in found)
+    near = [face for face in found if face.width >= limits.min_relative_size * widest]
+    if len(near) > 1:
+        sentence = (
+            f"{len(near)} faces were found. Send a photo of one person, or give face_box to choose one."
+        )
+        raise PhotoRejected("several_faces", sentence, value=len(near), threshold=1)
+    return near[0]
+
+
+def _eyes_in_order(face: Face) -> Face:
+    """A detector may name eyes by the person's sides; faces that lie on their side stay as they are."""
+    if face.left_eye[0] > face.right_eye[0]:
+        return replace(face, left_eye=face.right_eye, right_eye=face.left_eye)
+    return face
+
+
+def _overlap(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return shared / (sum(areas) - shared)
+
+
+def _into_crop(box: Box, eyes: tuple[Point, Point], confidence: float, transform: np.ndarray) -> Face:
+    x0, y0, x1, y1 = box
+    corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])  # [4, 2]
+    # A turned box gets the upright box around the same centre with its own scaled sides.
+    scale = float(np.hypot(transform[0, 0], transform[1, 0]))
+    centre, half = corners.mean(axis=0), np.array([x1 - x0, y1 - y0]) * scale / 2
+    (ax, ay), (bx, by) = transform_points(transform, eyes).tolist()
+    return Face((*(centre - half).tolist(), *(centre + half).tolist()), (ax, ay), (bx, by), confidence)

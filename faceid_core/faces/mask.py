@@ -1,0 +1,82 @@
+"""The mask stage: which pixels of a crop are the person's, and whether that is a usable mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import ConfigurationError, PhotoRejected
+from .classes import INDEX, REGIONS
+
+# Shares of the crop. A face in an aligned crop takes about a quarter of it.
+MIN_AREA_SHARE = 0.03
+_USUAL_AREA_SHARE = (0.08, 0.80)
+
+
+def make_mask(
+    labels: np.ndarray,
+    *,
+    region: str = "face",
+    valid: np.ndarray | None = None,
+    min_area_share: float = MIN_AREA_SHARE,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Turn labels into a mask and say how good it is.
+
+    The largest connected part of the region is kept (a parser's stray specks are not the person), and holes
+    in it are closed (glasses are neither skin nor eyes, but hide part of the face).
+
+    Args:
+        labels: uint8 [h, w], indices of `classes.CLASSES`.
+        region: "face", "face_hair" or "head", see `classes.REGIONS`.
+        valid: bool [h, w], False where there is no photo; such pixels are never in the mask.
+        min_area_share: least share of the crop.
+
+    Returns:
+        mask float32 [h, w], 0 or 1.
+        verdict: region, area_share, dropped_share (stray pixels, as a share of the region), touches_border,
+            and ok: a usual area that touches no border.
+
+    Raises:
+        PhotoRejected: mask_empty.
+        ConfigurationError: if the region is unknown.
+    """
+    if region not in REGIONS:
+        raise ConfigurationError(f"mask region {region!r} is unknown; use one of {', '.join(REGIONS)}")
+    wanted = np.isin(labels, [INDEX[name] for name in REGIONS[region]])
+    kept = _largest_part(wanted)
+    mask = _close_holes(kept)
+    if valid is not None:
+        mask &= valid
+    area = float(mask.mean())
+    if area < min_area_share:
+        sentence = (
+            f"Only {area:.1%} of the cut-out could be made out as a face. Send a photo with the face "
+            "uncovered, from the front and well lit."
+        )
+        raise PhotoRejected("mask_empty", sentence, value=round(area, 4), threshold=min_area_share)
+    touches = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
+    verdict = {
+        "region": region,
+        "area_share": round(area, 4),
+        "dropped_share": round(1 - float(kept.sum()) / float(wanted.sum()), 4),
+        "touches_border": touches,
+        "ok": not touches and _USUAL_AREA_SHARE[0] <= area <= _USUAL_AREA_SHARE[1],
+    }
+    return mask.astype(np.float32), verdict
+
+
+def _largest_part(wanted: np.ndarray) -> np.ndarray:
+    count, parts, statistics, _ = cv2.connectedComponentsWithStats(wanted.astype(np.uint8), connectivity=8)
+    if count <= 1:
+        return np.zeros_like(wanted)
+    # Part 0 is everything that is not wanted.
+    return parts == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+
+
+def _close_holes(mask: np.ndarray) -> np.ndarray:
+    """Fill what the mask encloses: the outside is what is reached from a rim laid around the crop."""
+    outside = cv2.copyMakeBorder((~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    _, parts = cv2.connectedComponents(outside, connectivity=4)
+    return (parts != parts[0, 0])[1:-1, 1:-1] | mask
