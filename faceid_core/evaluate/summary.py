@@ -103,11 +103,9 @@ def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
     floor = _values(subject.floor, "identity")
     # Only cells in which both have a face say what the tokens added.
     gain = {cell: value - floor[cell] for cell, value in values.items() if cell in floor}
-    asked = sum(row.metric == "identity" for row in subject.scores)
     similarity = _interval(values)
     figures = _columns("identity_similarity", similarity)
-    # Without a single face there is no similarity; counting faceless pictures as 0 still says how bad it is.
-    figures["identity_similarity_counting_faceless"] = sum(values.values()) / asked if asked else None
+    figures["identity_similarity_counting_faceless"] = counting_faceless(subject.scores)
     figures |= _columns("identity_gain", _interval(gain) if gain else NOTHING)
     figures["identity_fraction"] = fraction(similarity.mean, mean_of(list(floor.values())), ceiling)
     return figures
@@ -115,17 +113,19 @@ def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
 
 def _class_word_identity(people: Sequence[SubjectScores]) -> dict:
     floors = [_mean(person.floor, "identity") for person in people]
-    counting = [
-        sum(_values(person.floor, "identity").values()) / len(person.floor)
-        for person in people
-        if person.floor
-    ]
+    counting = [counting_faceless(person.floor) for person in people]
     return {
         **_columns("identity_similarity", over_people([value for value in floors if value is not None])),
-        "identity_similarity_counting_faceless": mean_of(counting),
+        "identity_similarity_counting_faceless": mean_of([value for value in counting if value is not None]),
         **_columns("identity_gain", NOTHING),
         "identity_fraction": None,
     }
+
+
+def counting_faceless(rows: Sequence[MetricRow]) -> float | None:
+    """Mean identity with faceless pictures counted as 0, so that a subject without a face still has one."""
+    values = [row.value or 0.0 for row in rows if row.metric == "identity"]
+    return mean_of(values)
 
 
 def fraction(value: float | None, floor: float | None, ceiling: float | None) -> float | None:

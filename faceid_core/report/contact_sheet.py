@@ -1,0 +1,94 @@
+"""Contact sheets: rows of pictures with their prompts, as one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from faceid_core.photos import encode_png
+
+_INK, _MUTED, _PAPER, _EMPTY = (28, 28, 26), (110, 110, 104), (255, 255, 255), (238, 238, 234)
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]],
+    columns: Sequence[str] = (),
+    *,
+    cell_pixels: int = 128,
+    label_pixels: int = 190,
+) -> bytes:
+    """Pictures in rows, each row with its words on the left.
+
+    Args:
+        rows: (words, pictures) for each row; pictures uint8 [h, w, 3] of any size, None for an empty place.
+        columns: words above the columns; none if empty.
+        cell_pixels: side of the square that a picture is fitted into.
+        label_pixels: width of the words; 0 leaves them out.
+
+    Returns:
+        A PNG file; the same pictures always give the same bytes.
+
+    Raises:
+        ValueError: if there is no picture place at all.
+    """
+    wide = max((len(pictures) for _, pictures in rows), default=0)
+    if not wide:
+        raise ValueError("a contact sheet needs at least one picture")
+    gap, head = max(4, cell_pixels // 24), 26 if columns else 0
+    width = label_pixels + wide * (cell_pixels + gap) + gap
+    height = head + len(rows) * (cell_pixels + gap) + gap
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    for column, words in enumerate(columns):
+        centre = label_pixels + gap + column * (cell_pixels + gap) + cell_pixels / 2
+        pen.text((centre, head / 2 + 3), _shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
+    for row, (words, pictures) in enumerate(rows):
+        top = head + gap + row * (cell_pixels + gap)
+        if label_pixels:
+            lines = _wrapped(words, font, label_pixels - 2 * gap)[: max(1, cell_pixels // 18)]
+            pen.multiline_text(
+                (gap * 2, top + cell_pixels / 2), "\n".join(lines), _INK, font, anchor="lm", spacing=4
+            )
+        for column in range(wide):
+            left = label_pixels + gap + column * (cell_pixels + gap)
+            picture = pictures[column] if column < len(pictures) else None
+            if picture is None:
+                pen.rectangle((left, top, left + cell_pixels - 1, top + cell_pixels - 1), _EMPTY)
+            else:
+                fitted = Image.fromarray(_fitted(picture, cell_pixels))
+                sheet.paste(
+                    fitted,
+                    (left + (cell_pixels - fitted.width) // 2, top + (cell_pixels - fitted.height) // 2),
+                )
+    return encode_png(np.asarray(sheet))
+
+
+def _fitted(image: np.ndarray, side: int) -> np.ndarray:
+    """The picture as large as it fits into a square."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def _wrapped(words: str, font, width: float) -> list[str]:
+    """Words broken into lines that fit."""
+    lines: list[str] = []
+    for word in words.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(_shortened(word, font, width))
+    return lines or [""]
+
+
+def _shortened(words: str, font, width: float) -> str:
+    if font.getlength(words) <= width:
+        return words
+    while words and font.getlength(words + "…") > width:
+        words = words[:-1]
+    return words + "…"

@@ -1,0 +1,104 @@
+"""How the report writes figures: names, decimals, and a dash where nothing was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the score table: column of `identity_summary`, its name and what it means."""
+
+    column: str
+    name: str
+    meaning: str
+    percent: bool = False
+    has_interval: bool = False
+
+    def text(self, row: Mapping | None) -> str:
+        """The value of a summary row, with its interval if it has one."""
+        value = None if row is None else row.get(self.column)
+        if value is None:
+            return DASH
+        text = number(value, percent=self.percent)
+        low, high = row.get(f"{self.column}_low"), row.get(f"{self.column}_high")  # type: ignore[union-attr]
+        if not self.has_interval or low is None or high is None:
+            return text
+        return f"{text} [{number(low, percent=self.percent)}, {number(high, percent=self.percent)}]"
+
+
+FIGURES = (
+    Figure(
+        "identity_similarity",
+        "identity",
+        "cosine of face embeddings to the photo, pictures without a face left out",
+        has_interval=True,
+    ),
+    Figure(
+        "identity_similarity_counting_faceless",
+        "identity, faceless as 0",
+        "the same with pictures without a face counted as 0",
+    ),
+    Figure(
+        "identity_gain",
+        "gain over class word",
+        "difference to the class word on the same prompts and seeds",
+        has_interval=True,
+    ),
+    Figure(
+        "identity_fraction",
+        "share of the way",
+        "from the class word (0 %) to people whom the model knows (100 %)",
+        percent=True,
+    ),
+    Figure(
+        "concepts_obeyed",
+        "concepts obeyed",
+        "pictures that show all that the prompt asks for",
+        percent=True,
+        has_interval=True,
+    ),
+    Figure("scene_obeyed", "scene prompts", "obeyed among the scene prompts", percent=True),
+    Figure("attribute_obeyed", "attribute prompts", "obeyed among the attribute prompts", percent=True),
+    Figure("action_obeyed", "action prompts", "obeyed among the action prompts", percent=True),
+    Figure("clothing_obeyed", "clothing prompts", "obeyed among the clothing prompts", percent=True),
+    Figure(
+        "mixed_obeyed", "mixed prompts", "obeyed among the prompts that ask for several things", percent=True
+    ),
+    Figure(
+        "image_text",
+        "image and text",
+        "picture against the prompt with the class word in place of V*",
+        has_interval=True,
+    ),
+    Figure("detection", "face found", "pictures in which a face is found", percent=True),
+    Figure(
+        "attention_outside",
+        "attention outside",
+        "share of the placeholder's attention outside face and hair, while drawing",
+        percent=True,
+    ),
+)
+BY_COLUMN = {figure.column: figure for figure in FIGURES}
+
+
+def number(value: float | None, *, percent: bool = False) -> str:
+    """A figure with as many decimals as the report shows."""
+    if value is None:
+        return DASH
+    text = f"{100 * value:.0f} %" if percent else f"{value:.3f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them."""
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,117 @@
+"""The index of a run: what became of everybody and how good it is, without a pixel of a face."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from faceid_core.evaluate.summary import aggregate
+
+from . import pages, plots
+from .figures import BY_COLUMN, FIGURES, number
+
+# Whatever else an account holds (its id, paths) stays out of the page.
+_SHOWN = (
+    "identity_key",
+    "outcome",
+    "stage",
+    "reason",
+    "message",
+    "value",
+    "threshold",
+    "attempts",
+    "seconds",
+)
+_SET_ASIDE = {
+    "rejected": "Rejected photos",
+    "refused": "Refused",
+    "failed": "Failed",
+    "not_reached": "Not reached",
+}
+
+
+def index_page(
+    *,
+    run: Mapping,
+    accounts: Sequence[Mapping],
+    summary: Sequence[Mapping] = (),
+    person_urls: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> bytes:
+    """One HTML file without pictures and without script; people appear by their opaque keys only.
+
+    Args:
+        run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
+        accounts: one for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
+            `value`, `threshold`, `attempts`, `seconds`.
+        summary: rows of `evaluate.summary.summarise`.
+        person_urls: identity key to the address of the person's page as seen from this one.
+        notes: sentences for the foot of the page, such as what went wrong with floor or ceiling.
+    """
+    urls = person_urls or {}
+    shown = [{name: account.get(name) for name in _SHOWN} for account in accounts]
+    for account in shown:
+        account["outcome"] = None if account["outcome"] is None else str(account["outcome"])
+    by_key = {row["identity_key"]: row for row in summary if row["subject_kind"] == "person"}
+    total = aggregate(summary)
+    over = total["over_people"]
+    similarity = over["identity_similarity"]
+    return pages.render(
+        "index.html",
+        run={"about": {}} | dict(run),
+        counts=Counter(account["outcome"] or "unknown" for account in shown),
+        total=total,
+        over=over,
+        scale=plots.scale_bar(
+            *(similarity[name] for name in ("mean", "low", "high", "floor", "ceiling")),
+        ),
+        table=_table(over),
+        plot=plots.identity_concepts_plot(summary, urls),
+        people=[
+            _person(account, by_key.get(account["identity_key"]), urls.get(account["identity_key"]))
+            for account in shown
+        ],
+        set_aside=[
+            {"title": title, "accounts": found}
+            for outcome, title in _SET_ASIDE.items()
+            if (found := [account for account in shown if account["outcome"] == outcome])
+        ],
+        notes=notes,
+    )
+
+
+def _person(account: Mapping, row: Mapping | None, url: str | None) -> dict:
+    def of(column: str) -> str:
+        return number((row or {}).get(column), percent=BY_COLUMN[column].percent)
+
+    identity = of("identity_similarity")
+    whole = BY_COLUMN["identity_similarity"].text(row)
+    return {
+        "account": account,
+        "url": url,
+        "identity": identity,
+        "interval": whole[len(identity) :].strip(),
+        "gain": of("identity_gain"),
+        "fraction": of("identity_fraction"),
+        "concepts": of("concepts_obeyed"),
+        "detection": of("detection"),
+        "attention": of("attention_outside"),
+    }
+
+
+def _table(over: Mapping[str, Mapping]) -> list[dict]:
+    """The run's score table: means over people with intervals over people."""
+    people: dict = {}
+    for name, found in over.items():
+        people |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    floor = {name: found["floor"] for name, found in over.items()}
+    ceiling = {name: found["ceiling"] for name, found in over.items()}
+    lines = pages.table((people, floor, ceiling))
+    by_name = {figure.name: figure for figure in FIGURES}
+    for line in lines:
+        # Over people every figure has an interval, also those that a single person has none for.
+        column, percent = by_name[line["name"]].column, by_name[line["name"]].percent
+        low, high = people[f"{column}_low"], people[f"{column}_high"]
+        if low is not None and high is not None:
+            line["interval"] = f"[{number(low, percent=percent)}, {number(high, percent=percent)}]"
+    return lines

@@ -1,0 +1,173 @@
+"""The private page of one person: photo, mask, attention, training, figures and every picture of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from faceid_core.evaluate.grid import Prompt
+from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.shards import ShardRow
+from faceid_core.evaluate.summary import counting_faceless
+
+from . import pages, plots
+from .figures import DASH, number
+from .overlays import attention_overlay, data_uri, mask_overlay, with_box
+
+
+def person_page(
+    *,
+    run: Mapping,
+    person: Mapping,
+    photo: np.ndarray,
+    crop: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    face_box: tuple[float, float, float, float] | None = None,
+    attention_before: np.ndarray | None = None,
+    attention_after: np.ndarray | None = None,
+    outside_before: float | None = None,
+    outside_after: float | None = None,
+    curve: Sequence[Mapping[str, float]] = (),
+    prompts: Sequence[Prompt] = (),
+    pictures: Sequence[ShardRow] = (),
+    scores: Sequence[MetricRow] = (),
+    floor_scores: Sequence[MetricRow] = (),
+    summary: Sequence[Mapping] = (),
+    index_url: str = "",
+) -> bytes:
+    """One self-contained HTML file, pictures within, no script.
+
+    Args:
+        run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
+        person: `identity_key`, `class_word`, `outcome`, and `message`, empty if there is nothing to say.
+        photo: uint8 [h, w, 3], as it was given.
+        crop: uint8 [s, s, 3], aligned; mask, attention maps and tokens belong to it.
+        mask: float [s, s] in 0..1.
+        face_box: (x0, y0, x1, y1) in pixels of the photo.
+        attention_before, attention_after: float [a, b], attention on the person's tokens over the crop.
+        outside_before, outside_after: the share of it outside the mask.
+        curve: training losses by step.
+        prompts: of the grid, in the order of the page.
+        pictures: of the grid.
+        scores: metric rows of all metrics over the pictures.
+        floor_scores: identity rows of the class word's pictures against this person.
+        summary: rows of `evaluate.summary.summarise` of the whole run; the person, its class word and the
+            named people are looked up in it.
+        index_url: address of the run index as seen from this page; no link if empty.
+    """
+    own, floor, ceiling = _rows_of(person, summary, floor_scores)
+    return pages.render(
+        "person.html",
+        run={"about": {}} | dict(run),
+        person={"message": ""} | dict(person),
+        summary=own,
+        floor=floor,
+        scale=own and _scale(own, floor, ceiling),
+        table=pages.table((own, floor, ceiling)),
+        stills=_stills(
+            photo, crop, mask, face_box, attention_before, attention_after, outside_before, outside_after
+        ),
+        curve=plots.curve_plot(curve),
+        groups=_groups(prompts, pictures, scores),
+        index_url=index_url,
+    )
+
+
+def _rows_of(
+    person: Mapping, summary: Sequence[Mapping], floor_scores: Sequence[MetricRow]
+) -> tuple[Mapping | None, dict | None, dict | None]:
+    """The person's row, its class word's with identity against this person, and the named people's mean."""
+    own = next((row for row in summary if row.get("identity_key") == person["identity_key"]), None)
+    of_word = [
+        row
+        for row in summary
+        if row["subject_kind"] == "class_word" and row["subject"] == person["class_word"]
+    ]
+    floor = dict(of_word[0]) if of_word else None
+    values = [row.value for row in floor_scores if row.metric == "identity" and row.value is not None]
+    if values:
+        floor = (floor or {}) | {
+            "identity_similarity": float(np.mean(values)),
+            "identity_similarity_counting_faceless": counting_faceless(floor_scores),
+        }
+    return own, floor, pages.mean_row([row for row in summary if row["subject_kind"] == "named"])
+
+
+def _scale(own: Mapping, floor: Mapping | None, ceiling: Mapping | None):
+    name = "identity_similarity"
+    return plots.scale_bar(
+        own[name],
+        own[f"{name}_low"],
+        own[f"{name}_high"],
+        (floor or {}).get(name),
+        (ceiling or {}).get(name),
+    )
+
+
+def _stills(photo, crop, mask, face_box, before, after, outside_before, outside_after) -> list[dict]:
+    """The pictures about the photo, with their captions."""
+    stills = [(with_box(photo, face_box) if face_box else photo, "the photo")]
+    if crop is not None:
+        stills.append((crop, "aligned crop"))
+        if mask is not None:
+            stills.append((mask_overlay(crop, mask), f"mask, {100 * float(np.mean(mask)):.0f} % of the crop"))
+        maps = [found for found in (before, after) if found is not None]
+        strongest = max((float(np.nanmax(found)) for found in maps), default=0.0)
+        for found, when, outside in (
+            (before, "before training", outside_before),
+            (after, "after training", outside_after),
+        ):
+            if found is not None:
+                share = "" if outside is None else f", {100 * outside:.0f} % outside the mask"
+                stills.append(
+                    (attention_overlay(crop, found, strongest=strongest), f"attention {when}{share}")
+                )
+    return [{"uri": data_uri(image), "caption": caption} for image, caption in stills]
+
+
+def _groups(
+    prompts: Sequence[Prompt], pictures: Sequence[ShardRow], scores: Sequence[MetricRow]
+) -> list[dict]:
+    """The grid by category, in the order of the prompts."""
+    values = {(row.prompt_id, row.seed, row.metric): row for row in scores}
+    by_prompt: dict[str, list[ShardRow]] = {}
+    for picture in pictures:
+        by_prompt.setdefault(picture.prompt_id, []).append(picture)
+    groups: dict[str, list[dict]] = {}
+    for prompt in prompts:
+        if prompt.id in by_prompt:
+            groups.setdefault(prompt.category, []).append(
+                {
+                    "id": prompt.id,
+                    "text": prompt.text,
+                    "expected": [name for names in prompt.expected.values() for name in names],
+                    "pictures": [_picture(row, values) for row in by_prompt[prompt.id]],
+                }
+            )
+    return [{"category": category, "prompts": found} for category, found in groups.items()]
+
+
+def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) -> dict:
+    def of(metric: str) -> MetricRow | None:
+        return values.get((row.prompt_id, row.seed, metric))
+
+    identity, concepts = of("identity"), of("concepts")
+    if identity is None:
+        words = ""
+    else:
+        words = identity.detail or DASH if identity.value is None else number(identity.value)
+    asked = concepts is not None and concepts.value is not None
+    named = [
+        f"{metric.removeprefix('concepts:')}: {found.detail or 'none'}"
+        for (prompt_id, seed, metric), found in values.items()
+        if (prompt_id, seed) == (row.prompt_id, row.seed) and metric.startswith("concepts:")
+    ]
+    return {
+        "uri": data_uri(row.image, most_pixels=224),
+        "seed": row.seed,
+        "identity": words,
+        "obeyed": bool(concepts.value) if asked else None,  # type: ignore[union-attr]
+        "missed": concepts.detail.removeprefix("missed ") if asked else "",  # type: ignore[union-attr]
+        "detail": f"seed {row.seed}" + (f"; named {', '.join(named)}" if named else ""),
+    }

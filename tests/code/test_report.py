@@ -1,0 +1,300 @@
+"""The report: pages that stand alone, escape what comes from outside, and an index without a pixel."""
+
+import datetime as dt
+import io
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.grid import load_grid
+from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.shards import ShardRow
+from faceid_core.evaluate.summary import SubjectScores, summarise
+from faceid_core.miniature.people import person_from_seed
+from faceid_core.miniature.renderer import Shot, render
+from faceid_core.report import plots, svg
+from faceid_core.report.contact_sheet import contact_sheet
+from faceid_core.report.figures import duration, number
+from faceid_core.report.index_page import index_page
+from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
+from faceid_core.report.person_page import person_page
+
+ANN, BEN, CY = "a1" * 16, "b2" * 16, "c3" * 16
+GRID = load_grid("miniature")
+RUN = {"run_id": "2026-01-02-r1", "run_date": dt.date(2026, 1, 2), "about": {"base": "miniature"}}
+HOSTILE = "<script>alert('x')</script> & co"
+
+
+class _Page(HTMLParser):
+    """Collects tags and addresses, and complains about elements that are not closed."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self, page: bytes):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.words = [], [], [], []
+        self.feed(page.decode("utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def _scores(seed, identity, obeyed):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for prompt in GRID.prompts:
+        for number_ in range(2):
+            found = rng.random() < obeyed
+            rows += [
+                MetricRow(prompt.id, number_, "identity", round(float(rng.normal(identity, 0.05)), 6)),
+                MetricRow(prompt.id, number_, "concepts", float(found), "" if found else "missed scene"),
+                MetricRow(prompt.id, number_, "concepts:scene", float(found), "night"),
+                MetricRow(prompt.id, number_, "detection", 1.0),
+                MetricRow(prompt.id, number_, "image_text", 0.5),
+            ]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def night():
+    subjects = [
+        SubjectScores(
+            "person", ANN, "woman", _scores(1, 0.6, 0.8), _scores(2, 0.2, 0.9), "ann", ANN, 48, 75.0
+        ),
+        SubjectScores(
+            "person", BEN, "woman", _scores(3, 0.5, 0.9), _scores(4, 0.1, 0.9), "ben", BEN, 48, 71.2
+        ),
+        SubjectScores("class_word", "woman", "woman", _scores(5, 0, 0.9), images=48),
+        SubjectScores("named", "kai moreau", "woman", _scores(6, 0.8, 0.9), images=48),
+    ]
+    rows = summarise(
+        subjects,
+        run_id=RUN["run_id"],
+        run_date=RUN["run_date"],
+        categories={prompt.id: prompt.category for prompt in GRID.prompts},
+    )
+    return SimpleNamespace(subjects=subjects, rows=rows)
+
+
+@pytest.fixture(scope="module")
+def page(night):
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    person = person_from_seed(200_001)
+    shown = render(person, Shot())
+    pictures = [
+        ShardRow.of(cell, render(person, Shot(framing="half", scene="snow", backdrop_seed=index)).image)
+        for index, cell in enumerate(grid_cells(GRID, (0, 1), settings, subject="tokens"))
+    ]
+    heat = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    return person_page(
+        run=RUN,
+        person={"identity_key": ANN, "class_word": "woman", "outcome": "done", "message": HOSTILE},
+        photo=shown.image,
+        crop=shown.image,
+        mask=(shown.labels == 1).astype(np.float32),
+        face_box=shown.boxes[0],
+        attention_before=heat,
+        attention_after=heat[::-1],
+        outside_before=0.61,
+        outside_after=0.4,
+        curve=[{"step": step, "loss_diffusion": 1 / (step + 1), "loss_attention": 0.1} for step in range(50)],
+        prompts=GRID.prompts,
+        pictures=pictures,
+        scores=night.subjects[0].scores,
+        floor_scores=night.subjects[0].floor,
+        summary=night.rows,
+        index_url="../../../runs/r1/report/index.html",
+    )
+
+
+def test_a_persons_page_stands_alone(page):
+    found = _Page(page)
+    assert found.tags.count("img") == 5 + 2 * len(GRID.prompts)
+    outside = [address for address in found.addresses if not address.startswith("data:image/")]
+    assert outside == ["../../../runs/r1/report/index.html"]
+    assert "script" not in found.tags and "link" not in found.tags
+    assert b"url(" not in page and b"@import" not in page
+
+
+def test_a_persons_page_says_what_was_measured(page, night):
+    text = _Page(page).text
+    own = night.rows[0]
+    assert (
+        number(own["identity_similarity"]) in text and number(own["identity_fraction"], percent=True) in text
+    )
+    floor = np.mean([row.value for row in night.subjects[0].floor if row.metric == "identity"])
+    # The floor is the class word against this person, not the mean over people.
+    assert f"floor {floor:.2f}" in text and number(floor) in text
+    assert "attention after training, 40 % outside the mask" in text
+    assert "a photo of V* on the beach" in text and "✗ scene" in text and "1 min 15 s" in text
+
+
+def test_words_from_outside_are_escaped(page):
+    assert HOSTILE in _Page(page).text and b"<script" not in page
+
+
+def test_a_page_needs_nothing_but_a_photo():
+    photo = render(person_from_seed(200_003), Shot()).image
+    person = {"identity_key": BEN, "class_word": "man", "outcome": "failed"}
+    found = _Page(person_page(run=RUN, person=person, photo=photo))
+    assert found.tags.count("img") == 1 and found.addresses[0].startswith("data:")
+
+
+def test_a_page_without_class_word_and_named_people(night):
+    photo = render(person_from_seed(200_003), Shot()).image
+    person = {"identity_key": BEN, "class_word": "woman", "outcome": "done"}
+    floor = night.subjects[1].floor
+    alone = person_page(run=RUN, person=person, photo=photo, summary=night.rows[:2], floor_scores=floor)
+    assert "class word –" in _Page(alone).text and b"ceiling " not in alone
+
+
+def _index(night, accounts=None):
+    accounts = accounts or [
+        {"identity_key": ANN, "identity_id": "ann-smith", "outcome": "done", "attempts": 1, "seconds": 75.0},
+        {"identity_key": BEN, "identity_id": "ben", "outcome": "cached", "seconds": 0.0},
+        {
+            "identity_key": CY, "outcome": "rejected", "stage": "detect", "reason": "no_face",
+            "message": HOSTILE, "value": 0.12, "threshold": 0.4,
+        },
+    ]  # fmt: skip
+    return index_page(
+        run=RUN,
+        accounts=accounts,
+        summary=night.rows,
+        person_urls={ANN: f"../../identities/{ANN}/reports/r1.html"},
+        notes=["one note"],
+    )
+
+
+def test_the_index_has_no_pixel_and_no_id(night):
+    index = _index(night)
+    found = _Page(index)
+    assert not {"img", "image", "picture", "canvas", "object", "script", "style:image"} & set(found.tags)
+    assert b"data:" not in index and b"base64" not in index and b"url(" not in index
+    assert b"ann-smith" not in index
+    assert set(found.addresses) == {f"../../identities/{ANN}/reports/r1.html"}
+
+
+def test_the_index_accounts_for_everybody(night):
+    text = _Page(_index(night)).text
+    for key in (ANN, BEN, CY):
+        assert key[:12] in text
+    assert "detect: no_face" in text and HOSTILE in text and "0.120" in text and "Rejected photos" in text
+    assert "2 of 2 surely above the class word" in text and "one note" in text
+
+
+def test_an_index_without_figures_is_still_a_page(night):
+    accounts = [{"identity_key": CY, "outcome": "not_reached", "reason": "deadline"}]
+    empty = SimpleNamespace(rows=[])
+    text = _Page(_index(empty, accounts)).text
+    assert "Not reached" in text and "deadline" in text
+
+
+def test_the_plot_places_people_between_floor_and_ceiling(night):
+    drawing = ElementTree.fromstring(plots.identity_concepts_plot(night.rows, {ANN: "ann.html"}))
+    space = "{http://www.w3.org/2000/svg}"
+    at = {group.get("class").split()[1]: group.find(f"{space}circle") for group in drawing.iter(f"{space}g")}
+    heights = {kind: float(circle.get("cy")) for kind, circle in at.items()}
+    assert heights["named"] < heights["person"] < heights["class_word"]
+    lines = {line.get("class"): float(line.get("y1")) for line in drawing.iter(f"{space}line")}
+    assert lines["floor"] == pytest.approx(heights["class_word"], abs=0.02)
+    assert [link.get("href") for link in drawing.iter(f"{space}a")] == ["ann.html"]
+    assert plots.identity_concepts_plot([]) == ""
+
+
+def test_the_curve_shows_both_losses_and_survives_bad_steps():
+    curve = [{"step": step, "loss_diffusion": 0.1, "loss_attention": float("nan")} for step in range(5)]
+    curve[3]["loss_attention"] = 0.3
+    drawing = plots.curve_plot(curve)
+    assert "diffusion loss" in drawing and "attention loss" in drawing and "nan" not in drawing
+    long = plots.curve_plot([{"step": step, "loss_diffusion": step % 7} for step in range(20_000)])
+    assert len(long) < 30_000 and "attention loss" not in long
+    assert plots.curve_plot([]) == ""
+
+
+def test_the_bar_needs_a_way_from_floor_to_ceiling():
+    assert plots.scale_bar(0.5, 0.4, 0.6, 0.7, 0.7) == "" and plots.scale_bar(None, None, None, 0, 1) == ""
+    drawing = ElementTree.fromstring(plots.scale_bar(0.5, None, None, 0.0, 1.0))
+    assert float(drawing.find("{http://www.w3.org/2000/svg}circle").get("cx")) == pytest.approx(150, abs=0.1)
+
+
+def test_svg_escapes_and_ticks_are_round():
+    assert "<script" not in svg.text(1, 2, "<script>") and "&#34;" in svg.element("a", href='"')
+    assert svg.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert svg.ticks(-0.13, 0.31) == [-0.1, 0, 0.1, 0.2, 0.3] and svg.ticks(3, 3) == [3]
+    assert svg.tick_text(-0.5) == "−0.5" and svg.tick_text(0.0) == "0"
+
+
+def test_figures_as_words():
+    assert number(None) == "–" and number(0.1234) == "0.123" and number(0.876, percent=True) == "88 %"
+    assert number(-0.02) == "−0.020"
+    assert [duration(value) for value in (None, 3.21, 75, 3700)] == ["–", "3.2 s", "1 min 15 s", "1 h 01 min"]
+
+
+def test_overlays_change_what_they_say():
+    image = np.full((8, 8, 3), 200, np.uint8)
+    mask = np.zeros((8, 8), np.float32)
+    mask[:4] = 1
+    laid = mask_overlay(image, mask)
+    assert laid[0, 0].sum() > laid[7, 0].sum() and laid[7, 0, 0] == 90
+    hot = np.zeros((4, 4), np.float32)
+    hot[0, 0] = 1
+    shown = attention_overlay(image, hot).astype(int)
+    assert shown[0, 0].sum() > shown[7, 7].sum() + 150
+    weak = attention_overlay(image, hot, strongest=10.0).astype(int)
+    assert weak[0, 0].sum() < shown[0, 0].sum()
+    assert attention_overlay(image, np.zeros((4, 4))).shape == (8, 8, 3)
+    boxed = with_box(image, (1, 1, 6, 6))
+    assert (boxed != image).any() and (image == 200).all()
+
+
+def test_large_pictures_are_shrunk_and_small_ones_exact():
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    uri = data_uri(small)
+    assert uri.startswith("data:image/png;base64,")
+    large = data_uri(rng.integers(0, 256, (900, 600, 3), dtype=np.uint8), most_pixels=300)
+    assert large.startswith("data:image/jpeg") and len(large) < 100_000
+
+
+def test_a_contact_sheet_puts_pictures_in_their_places():
+    red, blue = np.zeros((10, 10, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    rows = [("a photo of V* on the beach", [red, None]), ("wordwithoutanyspaceinitwhatsoever" * 3, [blue])]
+    data = contact_sheet(rows, ["seed 0", "seed 1"], cell_pixels=48, label_pixels=100)
+    sheet = np.asarray(Image.open(io.BytesIO(data)))
+    assert data == contact_sheet(rows, ["seed 0", "seed 1"], cell_pixels=48, label_pixels=100)
+    is_red = (sheet[..., 0] > 200) & (sheet[..., 1] < 60) & (sheet[..., 2] < 60)
+    is_blue = (sheet[..., 2] > 200) & (sheet[..., 0] < 60) & (sheet[..., 1] < 60)
+    assert is_red.sum() == 48 * 48
+    assert is_blue.sum() == 48 * 24  # a tall picture keeps its shape
+    assert np.argwhere(is_red)[:, 0].max() < np.argwhere(is_blue)[:, 0].min()
+    words = np.argwhere(sheet[26:].max(-1) < 120)[:, 1]
+    assert len(words) and words.max() < 100  # below the heads, words keep to their own column
+    with pytest.raises(ValueError, match="at least one picture"):
+        contact_sheet([])
+
+
+def test_templates_hold_no_inline_handlers(page, night):
+    for written in (page, _index(night)):
+        assert not re.search(rb"\son[a-z]+=", written)
