@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -12,6 +15,8 @@ RECOGNISER_EYE_TARGETS = ((22 / 64, 30 / 64), (42 / 64, 30 / 64))
 
 # Two finds whose boxes overlap more than this are one face.
 SAME_FACE_OVERLAP = 0.35
+# Height of a face that is looked at a second time, as a share of the view: the middle of what was trained.
+CLOSE_UP_HEIGHT = 0.6
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, *, nearest: bool = False) -> np.ndarray:
@@ -22,15 +27,28 @@ def warp(image: np.ndarray, matrix: np.ndarray, *, nearest: bool = False) -> np.
     return cv2.warpAffine(image, shifted, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def letterbox(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Fit a picture into the top left of a 64-pixel square; its edge is repeated beyond it.
+@dataclass(frozen=True)
+class View:
+    """What the detector looks at.
 
     Args:
-        image: uint8 [h, w, 3].
-
-    Returns:
-        board uint8 [64, 64, 3], and how many of the picture's pixels one of the board's is.
+        board: uint8 [64, 64, 3].
+        scale: (x, y): how many pixels of the picture that it was cut from are one of the board's.
+        corner: (x, y) of the board in that picture.
     """
+
+    board: np.ndarray
+    scale: tuple[float, float]
+    corner: tuple[float, float] = (0.0, 0.0)
+
+    def in_picture(self, faces: np.ndarray) -> np.ndarray:
+        """Faces [k, 9] of the board in the picture's pixels; the confidence stays."""
+        points = faces[:, 1:].reshape(-1, 4, 2) * np.array(self.scale) + np.array(self.corner)
+        return np.concatenate([faces[:, :1], points.reshape(-1, 8)], 1)
+
+
+def letterbox(image: np.ndarray) -> View:
+    """A whole picture uint8 [h, w, 3] in the top left of the board; its edge is repeated beyond it."""
     height, width = image.shape[:2]
     scale = max(height, width) / SIZE
     rows, columns = max(1, round(height / scale)), max(1, round(width / scale))
@@ -38,7 +56,37 @@ def letterbox(image: np.ndarray) -> tuple[np.ndarray, float]:
         # Averaging when shrinking; when enlarging, INTER_AREA would repeat pixels.
         how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
         image = cv2.resize(image, (columns, rows), interpolation=how)
-    return cv2.copyMakeBorder(image, 0, SIZE - rows, 0, SIZE - columns, cv2.BORDER_REPLICATE), scale
+    board = cv2.copyMakeBorder(image, 0, SIZE - rows, 0, SIZE - columns, cv2.BORDER_REPLICATE)
+    return View(board, (width / columns, height / rows))
+
+
+def close_up(image: np.ndarray, face: np.ndarray) -> View:
+    """A face and its surroundings, the box as high as `CLOSE_UP_HEIGHT` says.
+
+    Args:
+        image: uint8 [h, w, 3].
+        face: as `decode` gives it, in the picture's pixels.
+    """
+    x0, y0, x1, y1 = (float(value) for value in face[1:5])
+    side = max(4.0, (y1 - y0) / CLOSE_UP_HEIGHT)
+    left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+    height, width = image.shape[:2]
+    first_x, first_y = max(0, math.floor(left)), max(0, math.floor(top))
+    last_x, last_y = min(width, math.ceil(left + side)), min(height, math.ceil(top + side))
+    if last_x - first_x < 2 or last_y - first_y < 2:
+        return letterbox(image)
+    # Cut at whole pixels, so that the way back is exact.
+    view = letterbox(image[first_y:last_y, first_x:last_x])
+    return View(view.board, view.scale, (first_x, first_y))
+
+
+def nearest(faces: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """The one of `faces` [k, 9] that is `face` [9] seen again, its confidence kept; `face` if none is."""
+    if len(faces):
+        shared = overlap(face[1:5], faces[:, 1:5])
+        if shared.max() > 0.5:
+            return np.concatenate([face[:1], faces[shared.argmax(), 1:]])
+    return face
 
 
 def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:

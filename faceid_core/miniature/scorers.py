@@ -17,7 +17,7 @@ from ..errors import MissingWeights
 from ..faces.align import align
 from ..faces.protocols import Face
 from .concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
-from .scorer_geometry import RECOGNISER_EYE_TARGETS, decode, letterbox
+from .scorer_geometry import RECOGNISER_EYE_TARGETS, View, close_up, decode, letterbox, nearest
 from .scorer_networks import (
     SIZE,
     DetectorNetwork,
@@ -94,20 +94,29 @@ class MiniatureDetector:
         self.network, self.threshold = network, threshold
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """The faces of each picture (uint8 [h, w, 3]), the surest first, in the picture's own pixels."""
-        boards = [letterbox(image) for image in images]
-        pictures = (
-            np.stack([board for board, _ in boards]) if boards else np.empty((0, SIZE, SIZE, 3), np.uint8)
-        )
-        grids = [grid[:count].numpy() for grid, count in _in_batches(self.network, pictures)]
-        found = [decode(grid, threshold=self.threshold) for batch in grids for grid in batch]
-        return [[_face(row, scale) for row in rows] for rows, (_, scale) in zip(found, boards, strict=True)]
+        """The faces of each picture (uint8 [h, w, 3]), the surest first, in the picture's own pixels.
+
+        Every face is looked at a second time, cut out so that it fills most of the network's picture: its
+        eyes are then placed in more pixels than the whole picture leaves them.
+        """
+        found = self._look([letterbox(image) for image in images])
+        closer = [close_up(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
+        looks = iter(self._look(closer))
+        return [[_face(nearest(next(looks), face)) for face in faces] for faces in found]
+
+    def _look(self, views: Sequence[View]) -> list[np.ndarray]:
+        """The faces [k, 9] in each view, in pixels of the picture that it was cut from."""
+        boards = np.stack([view.board for view in views]) if views else np.empty((0, SIZE, SIZE, 3), np.uint8)
+        grids = [grid for out, count in _in_batches(self.network, boards) for grid in out[:count].numpy()]
+        return [
+            view.in_picture(decode(grid, threshold=self.threshold))
+            for grid, view in zip(grids, views, strict=True)
+        ]
 
 
-def _face(row: np.ndarray, scale: float) -> Face:
+def _face(row: np.ndarray) -> Face:
     confidence, x0, y0, x1, y1, lx, ly, rx, ry = (float(value) for value in row)
-    box = (x0 * scale, y0 * scale, x1 * scale, y1 * scale)
-    return Face(box, (lx * scale, ly * scale), (rx * scale, ry * scale), confidence)
+    return Face((x0, y0, x1, y1), (lx, ly), (rx, ry), confidence)
 
 
 class MiniatureParser:

@@ -166,9 +166,9 @@ def test_grid_says_where_the_faces_are():
 
 
 def test_letterbox_keeps_proportions():
-    board, scale = letterbox(np.zeros((100, 200, 3), np.uint8))
-    assert board.shape == (64, 64, 3)
-    assert scale == pytest.approx(200 / 64)
+    view = letterbox(np.zeros((100, 200, 3), np.uint8))
+    assert view.board.shape == (64, 64, 3)
+    assert view.scale == pytest.approx((200 / 64, 100 / 32))
 
 
 def test_equal_error_rate_of_known_distributions():
