@@ -23,7 +23,7 @@ _PARTS = (
     ("mouth", (0.0, 1.02), (0.46, 0.17)),
 )
 _EYE = (0.27, 0.14)
-_BROW = (0.0, -0.32), (0.36, 0.09)
+_BROW = (0.03, -0.32), (0.30, 0.08)
 
 
 class EllipseParser:
@@ -67,7 +67,7 @@ def _label(size: int, face: Face | None) -> np.ndarray:
     middle = eyes.mean(axis=0)
     for name, offset, axes in _PARTS:
         draw(name, middle, offset, axes)
-    for eye in eyes:
-        draw("brows", eye, *_BROW)
+    for eye, towards_nose in zip(eyes, (1, -1), strict=True):
+        draw("brows", eye, (_BROW[0][0] * towards_nose, _BROW[0][1]), _BROW[1])
         draw("eyes", eye, (0.0, 0.0), _EYE)
     return labels
