@@ -7,6 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ray
 from ray.exceptions import RayError
@@ -24,6 +25,24 @@ class ActorLost(Exception):
     """An actor died or made no progress; what it had not finished is to be tried again."""
 
 
+@dataclass(frozen=True)
+class _Try:
+    """A batch and what it has been through: attempts of its own, and workers lost while it was in company.
+
+    Losing a worker is usually the machine's fault, so the batch first runs again as it is; losing a second one
+    means that somebody in it may be poisonous, so from then on everybody runs alone and answers for himself.
+    """
+
+    works: list[Work]
+    attempt: int = 1
+    losses: int = 0
+
+    def after_loss(self, left: list[Work]) -> list[_Try]:
+        if self.losses == 0:
+            return [_Try(left, self.attempt, 1)]
+        return [_Try([work], self.attempt, self.losses + 1) for work in left]
+
+
 class RayPool:
     """Long-lived actors in a namespace of their own, one per share of the machine or cluster.
 
@@ -38,6 +57,8 @@ class RayPool:
     Raises:
         ConfigurationError: a folder store with a cluster of several nodes, which could not all see it.
     """
+
+    actor_class = StageActor
 
     def __init__(
         self,
@@ -70,7 +91,7 @@ class RayPool:
 
     def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone) -> None:
         """See faceid_core.night.executor.Executor. Several threads may call this at once."""
-        waiting = deque((batch, 1) for batch in batches(works, self._settings.slots))
+        waiting = deque(_Try(batch) for batch in batches(works, self._settings.slots))
         lock = threading.Lock()
 
         def drain() -> None:
@@ -78,10 +99,10 @@ class RayPool:
                 with lock:
                     if not waiting:
                         return
-                    batch, attempt = waiting.popleft()
-                again = self._run(batch, attempt, tick, lambda done: _locked(lock, on_done, done))
+                    this = waiting.popleft()
+                again = self._run(this, tick, lambda done: _locked(lock, on_done, done))
                 with lock:
-                    waiting.extend(([work], attempt + 1) for work in again)
+                    waiting.extend(again)
 
         threads = [threading.Thread(target=drain) for _ in range(min(len(waiting), max(1, len(self._actors))))]
         for thread in threads:
@@ -90,35 +111,38 @@ class RayPool:
             thread.join()
         drain()  # what a dying thread left behind
 
-    def _run(self, batch: list[Work], attempt: int, tick: Tick, on_done: OnDone) -> list[Work]:
-        """Run one batch on the next free actor; return the works that need another attempt, alone."""
+    def _run(self, this: _Try, tick: Tick, on_done: OnDone) -> list[_Try]:
+        """Run one batch on the next free actor; return what needs another attempt."""
         actor = self._idle.get()
-        open_works = {(work.subject, work.call.key): work for work in batch}
-        again: list[Work] = []
-        lost = ""
+        open_works = {(work.subject, work.call.key): work for work in this.works}
+        again: list[_Try] = []
+        lost = "its worker ended without an answer"
         try:
-            for kind, value in self._events(actor, batch):
+            for kind, value in self._events(actor, this.works):
                 if kind == "tick":
                     tick(*value)
                 elif kind == "broken":
                     raise ActorLost(value)
                 else:
                     work = open_works.pop((value.work.subject, value.work.call.key))
-                    if value.status == "failed" and attempt < self._attempts:
-                        again.append(work)
+                    if value.status == "failed" and this.attempt < self._attempts:
+                        again.append(_Try([work], this.attempt + 1, this.losses))
                     else:
-                        on_done(with_attempts(value, attempt))
+                        on_done(with_attempts(value, this.attempt + this.losses))
         except (RayError, ActorLost) as error:
             lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
             actor = self._replace(actor)
         finally:
             self._idle.put(actor)
-        for work in open_works.values():
-            if attempt < self._attempts:
-                again.append(work)
+        left = list(open_works.values())
+        if len(left) > 1:
+            return again + this.after_loss(left)
+        for work in left:
+            if this.attempt < self._attempts:
+                again.append(_Try([work], this.attempt + 1, this.losses))
             else:
-                message = lost or "its worker ended without an answer"
-                on_done(Done(work, "failed", reason="worker_lost", message=message, attempts=attempt))
+                attempts = this.attempt + this.losses
+                on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
         return again
 
     def _events(self, actor, batch: list[Work]):
@@ -137,7 +161,7 @@ class RayPool:
         threads = max(1, self._settings.threads)
         gpus = 1 if self._settings.device == "cuda" or (self._settings.device == "auto" and _has_gpu()) else 0
         available = ray.cluster_resources().get("CPU", 1)
-        actor = StageActor.options(num_cpus=min(threads, available), num_gpus=gpus).remote(
+        actor = self.actor_class.options(num_cpus=min(threads, available), num_gpus=gpus).remote(
             self._settings, self._run_id
         )
         with self._lock:
@@ -183,7 +207,6 @@ def _start_ray(address: str, run_id: str) -> None:
         num_cpus=os.cpu_count(),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",  # nobody else's business; Ray's ports run what they are sent
         **common,
     )
 
