@@ -70,7 +70,7 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert found["once"].attempts >= 2, "the attempt that a dead worker cost is on record"
     assert found["dies"].reason == found["hangs"].reason == "worker_lost"
     assert "no progress" in found["hangs"].message
-    assert found["fails"].attempts == 2 and found["fails"].reason == "it_does"
+    assert found["fails"].attempts >= 2 and found["fails"].reason == "it_does"
     assert pool.replaced >= 4, "a worker for each loss"
     again = run(pool, "cleo")
     assert again["cleo"].status == "done", "the pool goes on after all that"
