@@ -9,23 +9,16 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceid_core.faces.align import align, transform_points
-from faceid_core.faces.classes import INDEX, REGIONS
-from faceid_core.faces.protocols import Face
-
+from .face_masks import face_masks, outside_share
 from .grid import Prompt
 from .pictures import Pictures, embed_reference, has_eyes
 from .protocols import NamedConcepts
 from .scorers import Scorers
 from .shards import ShardRow
-
-# Hair belongs to how a person looks, and parsers label beards as hair: the placeholder may look there.
-ATTENTION_REGION = "face_hair"
 
 _SCHEMA = pa.schema(
     [
@@ -130,56 +123,29 @@ def image_text(pictures: Pictures, context: Context) -> list[MetricRow]:
 
 def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
     """Share of the placeholder's attention that lies outside the face and hair of the picture."""
+    measurable = [
+        (index, image, face)
+        for index, (row, image, face) in enumerate(
+            zip(pictures.rows, pictures.images, pictures.faces, strict=True)
+        )
+        if row.attention is not None and face is not None and has_eyes(face)
+    ]
+    masks = face_masks([(image, face) for _, image, face in measurable], pictures.scorers)
+    shares = {
+        index: outside_share(pictures.rows[index].attention, mask)
+        for (index, _, _), mask in zip(measurable, masks, strict=True)
+    }
     found = []
-    for row, image, face in zip(pictures.rows, pictures.images, pictures.faces, strict=True):
+    for index, row in enumerate(pictures.rows):
+        value = shares.get(index)
         if row.attention is None:
-            found.append(_row(row, "attention", None, "no attention was recorded"))
-        elif face is None or not has_eyes(face):
-            found.append(_row(row, "attention", None, "no face"))
+            why = "no attention was recorded"
+        elif index not in shares:
+            why = "no face"
         else:
-            mask = face_mask(image, face, pictures.scorers)
-            found.append(_row(row, "attention", outside_share(row.attention, mask)))
+            why = "" if value is not None else "the attention is empty"
+        found.append(_row(row, "attention", value, why))
     return found
-
-
-def face_mask(image: np.ndarray, face: Face, scorers: Scorers) -> np.ndarray:
-    """Where the face and its hair are in a picture [h, w, 3]: float32 [h, w] in 0..1.
-
-    The parser reads an aligned crop; its labels are brought back to the picture. Beyond the crop is no face.
-    """
-    crop, _, transform = align(
-        image,
-        face.left_eye,
-        face.right_eye,
-        size=scorers.parser_pixels,
-        eye_targets=scorers.parser_eye_targets,
-    )
-    x0, y0, x1, y1 = face.box
-    corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])
-    left, right = (tuple(point) for point in transform_points(transform, [face.left_eye, face.right_eye]))
-    in_crop = Face((*corners.min(axis=0), *corners.max(axis=0)), left, right, face.confidence)
-    labels = scorers.parser.parse([crop], [in_crop])[0]
-    mask = np.isin(labels, [INDEX[name] for name in REGIONS[ATTENTION_REGION]]).astype(np.float32)
-    # OpenCV counts from pixel centres, transforms of `faces.align` from pixel corners.
-    centred = transform.copy()
-    centred[:, 2] += transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
-    height, width = image.shape[:2]
-    return cv2.warpAffine(mask, centred, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-
-
-def outside_share(attention_map: np.ndarray, mask: np.ndarray) -> float | None:
-    """Share of an attention map [h, w] outside a mask float32 [H, W] in 0..1; None if the map is empty.
-
-    Args:
-        attention_map: not negative, over the whole picture, usually coarser than the mask.
-    """
-    weights = np.asarray(attention_map, np.float64)
-    height, width = weights.shape
-    inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)  # [h, w]
-    total = weights.sum()
-    if not np.isfinite(total) or total <= 0:
-        return None
-    return float(np.clip(1 - (weights * inside).sum() / total, 0, 1))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ import pytest
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.face_masks import face_masks, outside_share
 from faceid_core.evaluate.grid import parse_grid
 from faceid_core.evaluate.metrics import (
     METRICS,
-    face_mask,
-    outside_share,
     read_scores,
     score,
     write_scores,
@@ -197,7 +196,7 @@ def test_face_mask_lies_where_the_face_is(scorers):
     """Half figure, turned by the alignment and back: the mask must come home to within a pixel."""
     for shot in (BEACH, HAT):
         truth = render(ANN, shot)
-        mask = face_mask(truth.image, Face(truth.boxes[0], *truth.eyes[0], 1.0), scorers) > 0.5
+        mask = face_masks([(truth.image, Face(truth.boxes[0], *truth.eyes[0], 1.0))], scorers)[0] > 0.5
         x0, y0, x1, y1 = truth.boxes[0]
         y, x = np.nonzero(mask)
         assert np.abs(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) - [x0, y0, x1, y1]).max() < 1.6
@@ -210,7 +209,7 @@ def test_attention_outside_the_face(rows, scorers):
     assert found[0].value is None and found[0].detail == "no attention was recorded"
     assert found[3].value is None and found[3].detail == "no face"
     image = rows[1].image
-    face = face_mask(image, scorers.detector.detect([image])[0][0], scorers)
+    face = face_masks([(image, scorers.detector.detect([image])[0][0])], scorers)[0]
     # Even attention: the share outside is the area outside.
     assert found[1].value == pytest.approx(1 - face.mean(), abs=0.01)
 

@@ -1,0 +1,79 @@
+"""Where the face is in a generated picture, and how much of the attention lies outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from faceid_core.faces.align import align, transform_points
+from faceid_core.faces.classes import INDEX, REGIONS
+from faceid_core.faces.protocols import Face
+
+from .scorers import Scorers
+
+# Hair belongs to how a person looks, and parsers label beards as hair: the placeholder may look there.
+ATTENTION_REGION = "face_hair"
+
+
+def face_masks(seen: Sequence[tuple[np.ndarray, Face]], scorers: Scorers) -> list[np.ndarray]:
+    """Where the face and its hair are in each picture [h, w, 3]: float32 [h, w] in 0..1.
+
+    The parser reads aligned crops; its labels are brought back to the pictures. Beyond the crop is no face.
+
+    Args:
+        seen: pictures, each with a face that has two eyes.
+    """
+    crops, faces, transforms = [], [], []
+    for image, face in seen:
+        crop, _, transform = align(
+            image,
+            face.left_eye,
+            face.right_eye,
+            size=scorers.parser_pixels,
+            eye_targets=scorers.parser_eye_targets,
+        )
+        crops.append(crop)
+        faces.append(_moved(face, transform))
+        transforms.append(transform)
+    if not crops:
+        return []
+    inside = [INDEX[name] for name in REGIONS[ATTENTION_REGION]]
+    masks = np.isin(scorers.parser.parse(crops, faces), inside).astype(np.float32)  # [n, size, size]
+    return [
+        _brought_back(mask, transform, image.shape[:2])
+        for mask, transform, (image, _) in zip(masks, transforms, seen, strict=True)
+    ]
+
+
+def _moved(face: Face, transform: np.ndarray) -> Face:
+    """A face in the coordinates that a transform [2, 3] leads to."""
+    x0, y0, x1, y1 = face.box
+    corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])
+    left, right = (tuple(point) for point in transform_points(transform, [face.left_eye, face.right_eye]))
+    return Face((*corners.min(axis=0), *corners.max(axis=0)), left, right, face.confidence)
+
+
+def _brought_back(mask: np.ndarray, transform: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask of a crop as a mask [h, w] of the picture, from which `transform` led to the crop."""
+    # OpenCV counts from pixel centres, transforms of `faces.align` from pixel corners.
+    centred = transform.copy()
+    centred[:, 2] += transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    height, width = shape
+    return cv2.warpAffine(mask, centred, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def outside_share(attention_map: np.ndarray, mask: np.ndarray) -> float | None:
+    """Share of an attention map [h, w] outside a mask float32 [H, W] in 0..1; None if the map is empty.
+
+    Args:
+        attention_map: not negative, over the whole picture, usually coarser than the mask.
+    """
+    weights = np.asarray(attention_map, np.float64)
+    height, width = weights.shape
+    inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)  # [h, w]
+    total = weights.sum()
+    if not np.isfinite(total) or total <= 0:
+        return None
+    return float(np.clip(1 - (weights * inside).sum() / total, 0, 1))
