@@ -1,4 +1,4 @@
-"""BaseModel: a frozen text-to-image network taken apart into the pieces that personalisation and drawing use."""
+"""BaseModel: a frozen text-to-image network, taken apart into what personalisation and drawing use."""
 
 from __future__ import annotations
 

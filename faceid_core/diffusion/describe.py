@@ -71,7 +71,7 @@ def source_folder(source: str | Path) -> Path:
             hint = (
                 "run `faceid miniature train` to make the miniature world's weights"
                 if str(source) == MINIATURE
-                else "give a Stable Diffusion 1.x or 2.x folder as diffusers' save_pretrained writes it, or 'miniature'"
+                else "give a Stable Diffusion 1.x or 2.x folder as diffusers' save_pretrained writes it"
             )
             raise MissingWeights(f"base model {str(source)!r}: no file {name} in folder {folder}; {hint}")
     return folder
@@ -113,7 +113,8 @@ def describe(folder: Path, *, name: str, digest: str, precision: str) -> Descrip
     kind = index.get("_class_name", "")
     if unet.get("addition_embed_type") or unet.get("encoder_hid_dim_type") or unet.get("class_embed_type"):
         raise ConfigurationError(
-            f"base model {name!r} is a {kind}: its U-Net needs more than a prompt; use Stable Diffusion 1.x or 2.x"
+            f"base model {name!r} is a {kind}: its U-Net needs more than a prompt; "
+            "use Stable Diffusion 1.x or 2.x"
         )
     if unet["in_channels"] != vae["latent_channels"]:
         raise ConfigurationError(

@@ -38,8 +38,8 @@ class Drawn:
 
     Attributes:
         image: uint8 [resolution, resolution, 3] RGB.
-        attention: float16 [s, s], attention on the subject's positions, averaged over heads, layers and steps at
-            the side s of the largest attention map; None if it was not asked for.
+        attention: float16 [s, s], attention on the subject's positions, averaged over heads, layers and steps
+            at the side s of the largest attention map; None if it was not asked for.
     """
 
     image: np.ndarray
@@ -48,7 +48,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A (subject, prompt) pair ready for drawing: one projection row per stage, and the subject's positions."""
+    """A (subject, prompt) pair ready for drawing: a projection row per stage, and the subject's positions."""
 
     projections: Projections
     columns: torch.Tensor  # float32 [length], 1 at the subject's positions
@@ -72,7 +72,7 @@ def draw(
     """Draw pictures, in the order of the requests.
 
     A picture depends on base model, tokens, prompt, seed, sampler, steps, guidance and batch only, not on its
-    companions: the last batch is filled up, and contexts are encoded for each (subject, prompt) by itself, once.
+    companions: the last batch is filled up, and contexts are encoded for each (subject, prompt) by itself.
     Requests that share subject and prompt should follow one another.
 
     Args:

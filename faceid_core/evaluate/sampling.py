@@ -24,7 +24,8 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     kind = getattr(diffusers, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
         raise ConfigurationError(
-            f"diffusers has no sampler {name!r}; use for instance DDIMScheduler or DPMSolverMultistepScheduler"
+            f"diffusers has no sampler {name!r}; "
+            "use for instance DDIMScheduler or DPMSolverMultistepScheduler"
         )
     try:
         scheduler = kind.from_config(dict(config))
@@ -37,7 +38,7 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
 
 
 def start_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal noise [channels, side, side] that depends on the seed only: the same for every subject."""
+    """Standard normal noise [channels, side, side] of a seed: the same for every subject and prompt."""
     return normal(shape, "picture", seed, *shape)
 
 

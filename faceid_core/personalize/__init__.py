@@ -1,4 +1,4 @@
-"""Learns a person's tokens from one photo: the method, its stages, contexts, attention, losses, slots and trainer.
+"""Learns a person's tokens from one photo: method, stages, contexts, attention, losses, slots and trainer.
 
-`method`, `presets`, `prompts` and `stages` import no model library, so that a command line can show them at once.
+`method`, `presets`, `prompts` and `stages` import no model library: a command line shows them at once.
 """

@@ -1,8 +1,8 @@
-"""StagedUNet: a U-Net whose cross-attention takes separate contexts for keys and values, chosen for each sample.
+"""StagedUNet: a U-Net whose cross-attention has separate contexts for keys and values, chosen per sample.
 
-Contexts are projected once (`project`), whatever the number of samples or sampling steps that use them; a call
-(`predict`) names for each sample the row of the projection that it uses. So one batch mixes stages, prompts and
-people. docs/design/personalisation.md says why the U-Net's own arguments are not enough.
+Contexts are projected once (`project`), whatever the number of samples or sampling steps that use them; a
+call (`predict`) names for each sample the row of the projection that it uses. So one batch mixes stages,
+prompts and people. docs/design/personalisation.md says why the U-Net's own arguments are not enough.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Recording:
         self.counts[side] = self.counts.get(side, 0) + 1
 
     def maps(self) -> torch.Tensor:
-        """The mean over all that was seen, float32 [r, s, s] at the largest map's side s; layers count equally."""
+        """The mean over layers and calls, float32 [r, s, s] at the largest map's side s."""
         largest = max(self.sums)
         total = sum(
             F.interpolate(maps[:, None], size=(largest, largest), mode="bilinear", align_corners=False)[:, 0]

@@ -1,7 +1,7 @@
 """Conditioning: turns a prompt and a person's vectors into contexts, by substituting token embeddings.
 
-The placeholder takes `vectors` token positions. At those positions the frozen text encoder's token embedding is
-replaced by the person's vectors, so that gradients reach them and nothing of the model changes.
+The placeholder takes `vectors` token positions. At those positions the frozen text encoder's token embedding
+is replaced by the person's vectors, so that gradients reach them and nothing of the model changes.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def tokenize_plain(tower: TextTower, prompt: str, text: str) -> TokenizedPrompt:
 
 
 def start_vectors(tower: TextTower, class_word: str, vectors: int) -> torch.Tensor:
-    """The vectors from which training starts, and which the reference prompt keeps: the class word's embeddings.
+    """The vectors from which training starts and which the reference prompt keeps: the class word's.
 
-    A class word of fewer tokens than vectors repeats its last token; of a longer one the last vector is the mean of
-    the tokens left over. With as many tokens as vectors the result is the ordinary prompt's, bit by bit.
+    A class word of fewer tokens than vectors repeats its last token; of a longer one the last vector is the
+    mean of the tokens left over. With as many tokens as vectors the result is the ordinary prompt's, bit by
+    bit.
 
     Returns:
         float32 [vectors, width].

@@ -1,4 +1,4 @@
-"""The objective's terms as pure functions, named after the paper's symbols: L = L_diffusion + lambda * L_attention."""
+"""The terms of L = L_diffusion + lambda * L_attention as pure functions, named after the paper's symbols."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def attention_loss(
 ) -> torch.Tensor:
     """L_attention of each sample at one layer: squared distance of A_t from A_r, both from the same Q.
 
-    The queries are constants: they depend on earlier layers' values, and this loss is to move keys only. A_r is the
-    target and a constant as well.
+    The queries are constants: they depend on earlier layers' values, and this loss is to move keys only.
+    So is A_r, the target.
 
     Args:
         query: [b, heads, pixels, d] of the training prompt's pass.
@@ -86,8 +86,8 @@ def attention_loss(
     Returns:
         float32 [b].
 
-    Source: arXiv 2402.00631 for reference and lambda; post-softmax maps, sum over pixels and tokens and mean over
-    heads are a reconstruction.
+    Source: arXiv 2402.00631 for reference and lambda; post-softmax maps, sum over pixels and tokens and mean
+    over heads are a reconstruction.
     """
     query = query.detach()
     with torch.no_grad():

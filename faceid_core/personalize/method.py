@@ -1,7 +1,7 @@
 """Method: every choice of the personalisation method as one frozen, validated value.
 
-It imports no model library: command line and form show the same descriptions. `source` in a field's schema says
-where its default comes from: the paper, a relative's public code, or our reconstruction, settled by measurement.
+It imports no model library: command line and form show the same descriptions. `source` in a field's schema
+says where its default comes from: the paper, a relative's public code, or our reconstruction.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def _choice(default: Any, description: str, source: str, **limits: Any) -> Any:
 class Method(BaseModel):
     """How a person's tokens are learned. The defaults are the preset `semantic-fidelity`.
 
-    Source: Beyond Inserting: Learning Identity Embedding for Semantic-Fidelity Personalized Diffusion Generation,
-    arXiv 2402.00631; each field names its own.
+    Source: Beyond Inserting: Learning Identity Embedding for Semantic-Fidelity Personalized Diffusion
+    Generation, arXiv 2402.00631; each field names its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,7 +100,8 @@ class Method(BaseModel):
             rising = all(a < b for a, b in zip((0, *self.boundaries), self.boundaries, strict=False))
             if len(self.boundaries) != self.stages - 1 or not rising:
                 raise ValueError(
-                    f"boundaries {list(self.boundaries)} must be {self.stages - 1} rising timesteps for {self.stages} stages"
+                    f"boundaries {list(self.boundaries)} must be {self.stages - 1} rising timesteps "
+                    f"for {self.stages} stages"
                 )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}")

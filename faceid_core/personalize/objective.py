@@ -1,4 +1,4 @@
-"""The objective of a step: L = L_diffusion + lambda * L_attention of every seat, in one pass of a fixed shape."""
+"""The objective of a step: L_diffusion and L_attention of every seat, in one pass of a fixed shape."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Objective:
         return leaves
 
     def losses(self, seats: Seats, leaves: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """L_diffusion and L_attention of every seat, [slots] each; empty seats have values without meaning."""
+        """L_diffusion and L_attention of every seat, [slots] each; those of empty seats mean nothing."""
         base, method, device = self.base, self.method, self.base.device
         count = method.samples_per_step
         samples = self._samples(seats)

@@ -1,4 +1,4 @@
-"""Where a person's tokens look: attention maps on the noised photo, measured the same way before and after training."""
+"""Where a person's tokens look: attention maps on the noised photo, taken alike before and after training."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     count = prompt.count(PLACEHOLDER)
     if count != 1:
         raise ConfigurationError(
-            f"the prompt {prompt!r} has {count} times {PLACEHOLDER!r}; write it exactly once, where the person belongs"
+            f"the prompt {prompt!r} has {count} times {PLACEHOLDER!r}; "
+            "write it exactly once, where the person belongs"
         )
     before, after = prompt.split(PLACEHOLDER)
     if before[-1:].isalnum() or after[:1].isalnum():

@@ -101,7 +101,7 @@ def learning_rate(method: Method, step: int) -> float:
 
 
 def loss_weights(photo: TrainingPhoto, side: int, masked: bool) -> torch.Tensor:
-    """The diffusion loss's weight of each latent cell, for the photo and its mirror image: float32 [2, side, side].
+    """The diffusion loss's weight of each cell, for photo and mirror image: float32 [2, side, side].
 
     Cells beyond the photo's edge count nothing: the crop has only a filling there.
     """
@@ -121,8 +121,8 @@ def draw_samples(
 ) -> Samples:
     """A person's samples of the slot's current step: photo or mirror image, timestep, noise.
 
-    Stratified timesteps go round the stages, beginning at a stage drawn for the person, so that over the steps each
-    stage has the same number of samples (give or take one) and m successive samples hit min(m, stages) stages.
+    Stratified timesteps go round the stages, beginning at a stage drawn for the person: over the steps each
+    stage has the same number of samples (give or take one) and m samples hit min(m, stages) stages.
     """
     photo, step, count = slot.photo.photo_digest, slot.step, method.samples_per_step
     total = base.description.training_timesteps

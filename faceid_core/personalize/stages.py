@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 from faceid_core.errors import ConfigurationError
 
@@ -33,10 +34,10 @@ def stage_boundaries(stages: int, timesteps: int, chosen: Sequence[int] | None =
         return tuple(-(-stage * timesteps // stages) for stage in range(1, stages))
     inner = tuple(chosen)
     edges = (0, *inner, timesteps)
-    if len(inner) != stages - 1 or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+    if len(inner) != stages - 1 or any(low >= high for low, high in pairwise(edges)):
         raise ConfigurationError(
             f"boundaries {list(inner)} do not cut {timesteps} timesteps into {stages} stages; "
-            f"give {stages - 1} rising numbers between 1 and {timesteps - 1}, or leave them out for even stages"
+            f"give {stages - 1} rising numbers from 1 to {timesteps - 1}, or leave them out for even stages"
         )
     return inner
 

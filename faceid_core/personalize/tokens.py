@@ -85,7 +85,7 @@ class IdentityTokens:
         if digest != self.base_digest:
             raise BaseMismatch(
                 f"the tokens were learned on base model {self.base_digest[:12] or '(unnamed)'}, this one is "
-                f"{digest[:12] or '(unnamed)'}; load that base model, or personalise the person again on this one"
+                f"{digest[:12] or '(unnamed)'}; load that base model, or personalise the person on this one"
             )
 
     def to_bytes(self) -> bytes:
@@ -119,8 +119,8 @@ class IdentityTokens:
         version = fields.get("format_version")
         if fields.get("format") != FORMAT or version != FORMAT_VERSION:
             raise UnreadableTokens(
-                f"the file has format {fields.get('format')!r} version {version!r}, this program reads {FORMAT!r} "
-                f"version {FORMAT_VERSION}; personalise the person again"
+                f"the file has format {fields.get('format')!r} version {version!r}, this program reads "
+                f"{FORMAT!r} version {FORMAT_VERSION}; personalise the person again"
             )
         try:
             return cls(

@@ -30,7 +30,7 @@ class PersonalizeResult:
     Attributes:
         curve: a row for each step: step, loss_diffusion, loss_attention, attention_ratio
             (lambda * L_attention / L_diffusion) and seconds, the person's share of the time up to then.
-        attention_before, attention_after: float32 [h, w], the attention on the person's tokens over the photo.
+        attention_before, attention_after: float32 [h, w], attention on the person's tokens over the photo.
         outside_before, outside_after: the share of it outside the face mask.
         seconds: the person's share of the time.
     """
@@ -65,8 +65,8 @@ def personalize(
 ) -> Iterator[PersonalizeResult | SlotFailure]:
     """Learn every person's tokens; yields each as it finishes.
 
-    A person's result depends on base, method, slots, seed and photo only: not on who shares the pass, nor on the
-    order of arrival. Empty slots are filled with dummies, so the shape of the work never changes.
+    A person's result depends on base, method, slots, seed and photo only: not on who shares the pass, nor on
+    the order of arrival. Empty slots are filled with dummies, so the shape of the work never changes.
 
     Args:
         slots: people who share each pass through the network.

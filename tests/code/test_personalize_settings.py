@@ -136,5 +136,5 @@ def test_other_files_are_refused_in_words():
 
 def test_tokens_refuse_another_base_model():
     _tokens().require_base("a" * 64)
-    with pytest.raises(BaseMismatch, match="personalise the person again"):
+    with pytest.raises(BaseMismatch, match="personalise the person on this one"):
         _tokens().require_base("c" * 64)

@@ -1,6 +1,7 @@
 """Training in slots: a person's tokens depend on nobody else, and nothing of the base model changes."""
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_learning_rate_warms_up_and_falls():
     method = Method(steps=10, warmup_steps=2, schedule="cosine", learning_rate=0.1)
     rates = [learning_rate(method, step) for step in range(10)]
     assert rates[:3] == pytest.approx([0.05, 0.1, 0.1])
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False)) and rates[-1] > 0
+    assert all(a > b for a, b in pairwise(rates[2:])) and rates[-1] > 0
 
 
 def test_cells_beyond_the_photo_count_nothing():

@@ -8,14 +8,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-_WORDS = (
-    "a photo of the face person man woman on beach in forest wearing red sweater hat with white hair eyes closed "
-    "holding guitar and at night ada stone"
-).split()
+_WORDS = ("a", "photo", "of", "the", "face", "person", "man", "woman", "on", "beach", "wearing", "red", "hat")
 
 
 def write_tiny_pipeline(folder: Path, *, prediction_type: str = "v_prediction", seed: int = 0) -> Path:
-    """Write an ordinary StableDiffusionPipeline folder: 32 x 32 pictures, [5, 8, 8] latents, contexts [16, 32].
+    """Write a StableDiffusionPipeline folder: 32 x 32 pictures, [5, 8, 8] latents, contexts [16, 32].
 
     The attention maps have sides 8 and 4. Weights are random but fixed by the seed.
     """
@@ -59,7 +56,7 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "v_prediction", 
         norm_num_groups=8,
     )
     for name, weight in unet.named_parameters():
-        # Sharper attention than random weights give, so that maps differ and gradients are not lost in rounding.
+        # Sharper attention than random weights give: maps differ, gradients are not lost in rounding.
         if ".attn2.to_q" in name or ".attn2.to_k" in name:
             weight.data.mul_(3)
     scheduler = DDIMScheduler(
