@@ -126,12 +126,18 @@ class GenerateConfig(Section):
 class ScoreConfig(Section):
     """What is measured on the pictures."""
 
-    scorers: Literal["miniature"] = Field("miniature", description="The scorers that report; never used in training.")
+    scorers: Literal["miniature"] = Field(
+        "miniature", description="The scorers that report; never used in training."
+    )
     metrics: tuple[Metric, ...] = Field(
-        ("identity", "detection", "concepts", "image_text", "attention"), description="Metrics, each its own stage."
+        ("identity", "detection", "concepts", "image_text", "attention"),
+        description="Metrics, each its own stage.",
     )
     named_people: int = Field(
-        16, ge=0, le=256, description="People whom the base model knows, drawn as the ceiling (0: no ceiling)."
+        16,
+        ge=0,
+        le=256,
+        description="People whom the base model knows, drawn as the ceiling (0: no ceiling).",
     )
 
 
@@ -142,9 +148,15 @@ class ExecutionConfig(Section):
         "ray", description="'ray': a pool of actors under Prefect; 'inline': this process, for debugging."
     )
     workers: int = Field(1, ge=1, le=1024, description="Ray actors, each with a copy of the models.")
-    threads_per_worker: int = Field(0, ge=0, le=256, description="CPU threads of an actor (0: cores / workers).")
-    ray_address: str = Field("", description="Address of a running Ray cluster; empty starts one on this machine.")
-    attempts: int = Field(2, ge=1, le=10, description="Tries for a person's stage before it counts as failed.")
+    threads_per_worker: int = Field(
+        0, ge=0, le=256, description="CPU threads of an actor (0: cores / workers)."
+    )
+    ray_address: str = Field(
+        "", description="Address of a running Ray cluster; empty starts one on this machine."
+    )
+    attempts: int = Field(
+        2, ge=1, le=10, description="Tries for a person's stage before it counts as failed."
+    )
     chunk: int = Field(32, ge=1, le=1000, description="People in one Prefect task run.")
     stall_seconds: int = Field(
         1200, ge=10, le=86_400, description="An actor that reports no progress for so long is replaced."
@@ -154,7 +166,9 @@ class ExecutionConfig(Section):
 class RunConfig(Section):
     """What this run covers and when it stops."""
 
-    only: tuple[str, ...] = Field((), description="Identity ids to run; empty means everybody in the manifest.")
+    only: tuple[str, ...] = Field(
+        (), description="Identity ids to run; empty means everybody in the manifest."
+    )
     from_stage: StageName | None = Field(None, description="With force: the first stage to compute again.")
     force: bool = Field(False, description="Compute again although the result is cached.")
     on_busy: Literal["wait", "refuse"] = Field("refuse", description="When another night runs on this store.")
@@ -190,17 +204,23 @@ class S3Config(Section):
 class NightlyConfig(Section):
     """Everything that one nightly run needs to know."""
 
-    name: str = Field("nightly", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of this kind of run.")
+    name: str = Field(
+        "nightly", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of this kind of run."
+    )
     identities: str = Field(
         "miniature:samples",
         min_length=1,
         description="Who: identities.csv or .parquet, a folder of photos, or 'miniature:samples' for the sample people.",
     )
     store: str = Field(
-        "work/store", min_length=1, description="Root of the store: a folder, file:///… or s3://bucket/prefix."
+        "work/store",
+        min_length=1,
+        description="Root of the store: a folder, file:///… or s3://bucket/prefix.",
     )
     faces: FacesConfig = Field(default_factory=FacesConfig, description="Detection, parsing, mask.")
-    base_model: BaseModelConfig = Field(default_factory=BaseModelConfig, description="The text-to-image model.")
+    base_model: BaseModelConfig = Field(
+        default_factory=BaseModelConfig, description="The text-to-image model."
+    )
     personalize: PersonalizeConfig = Field(default_factory=PersonalizeConfig, description="Token learning.")
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Evaluation pictures.")
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="Metrics.")

@@ -23,7 +23,9 @@ class InputContractError(ConfigurationError):
 class PhotoRejected(FaceidError):
     """A photo cannot be used. `reason` is a stable slug; `sentence` tells its supplier what to change."""
 
-    def __init__(self, reason: str, sentence: str, *, value: float | None = None, threshold: float | None = None):
+    def __init__(
+        self, reason: str, sentence: str, *, value: float | None = None, threshold: float | None = None
+    ):
         self.reason, self.sentence, self.value, self.threshold = reason, sentence, value, threshold
         super().__init__(f"{reason}: {sentence}")
 

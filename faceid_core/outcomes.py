@@ -44,7 +44,14 @@ class Account:
         """Whether later stages still concern this identity."""
         return self.outcome is None
 
-    def close(self, outcome: Outcome, *, stage: str | None = None, reason: str | None = None, message: str | None = None) -> None:
+    def close(
+        self,
+        outcome: Outcome,
+        *,
+        stage: str | None = None,
+        reason: str | None = None,
+        message: str | None = None,
+    ) -> None:
         """Record the end of this identity's way; the first end counts."""
         if self.outcome is None:
             self.outcome, self.stage, self.reason, self.message = outcome, stage, reason, message

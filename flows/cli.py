@@ -13,7 +13,11 @@ from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
     "run": ("flows.cli_run", "run", "Personalise everybody in the manifest: the nightly job."),
-    "prepare": ("flows.cli_tools", "prepare", "Detect, crop and mask photos; one picture per person, nothing stored."),
+    "prepare": (
+        "flows.cli_tools",
+        "prepare",
+        "Detect, crop and mask photos; one picture per person, nothing stored.",
+    ),
     "draw": ("flows.cli_tools", "draw", "Draw a person of the store in a prompt of your own."),
     "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),

@@ -11,14 +11,19 @@ from rich.table import Table
 from faceid_core.config import NightlyConfig
 
 _STORE = click.option(
-    "--store", default=NightlyConfig.model_fields["store"].default, show_default=True, help="Root of the store."
+    "--store",
+    default=NightlyConfig.model_fields["store"].default,
+    show_default=True,
+    help="Root of the store.",
 )
+
 
 def _tables(store: str):
     from faceid_core.stages.models import open_configured_store
     from faceid_core.tables import Tables
 
     return Tables(open_configured_store(store, NightlyConfig().s3.model_dump()))
+
 
 @click.command(short_help="What became of a run.")
 @click.argument("run_id", required=False)
@@ -39,10 +44,17 @@ def status(run_id: str | None, store: str) -> None:
     try:
         request, record = read_status(opened, run_id or known[-1])
     except ObjectMissing:
-        raise ConfigurationError(f"{store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}") from None
+        raise ConfigurationError(
+            f"{store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}"
+        ) from None
     console = Console(highlight=False)
-    console.print(f"run {request['run_id']}: {record['state']}, as of {record['at']}, started {request['started_at']}")
-    console.print(", ".join(f"{count} {name}" for name, count in record["outcomes"].items() if count) or "nobody finished")
+    console.print(
+        f"run {request['run_id']}: {record['state']}, as of {record['at']}, started {request['started_at']}"
+    )
+    console.print(
+        ", ".join(f"{count} {name}" for name, count in record["outcomes"].items() if count)
+        or "nobody finished"
+    )
     table = Table("identity key", "outcome", "stage", "reason", "seconds", "message")
     for person in record["people"]:
         table.add_row(
@@ -57,10 +69,13 @@ def status(run_id: str | None, store: str) -> None:
     for name, message in record["common_failures"].items():
         console.print(f"{name}: {message}")
 
+
 @click.command(short_help="Run SQL over the tables of a store.")
 @click.argument("sql")
 @_STORE
-@click.option("--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
 def query(sql: str, store: str, kind: str) -> None:
     """Run SQL (DuckDB's dialect) over runs, identity_outcomes, images, image_metrics and identity_summary."""
     import duckdb
@@ -79,6 +94,7 @@ def query(sql: str, store: str, kind: str) -> None:
     else:
         click.echo(frame.to_string(index=False, max_colwidth=48))
 
+
 @click.command(short_help="The opaque key of an identity id.")
 @click.argument("identity_id")
 @_STORE
@@ -89,9 +105,11 @@ def key(identity_id: str, store: str) -> None:
 
     click.echo(IdentitySecret.load(store).identity_key(validate_identity_id(identity_id)))
 
+
 @click.group(short_help="Export the tables.")
 def tables() -> None:
     """The tables as files."""
+
 
 @tables.command("export")
 @click.argument("folder", type=click.Path(file_okay=False))
@@ -100,4 +118,3 @@ def export(folder: str, store: str) -> None:
     """Write every table of the catalogue as plain Parquet into FOLDER."""
     for path in _tables(store).export(folder):
         click.echo(str(path))
-

@@ -69,7 +69,9 @@ def _say_plan(config: NightlyConfig, console: Console) -> None:
 
     night = open_night(config, LogReporter(), dry=True)
     unknown: set[str] = set()
-    console.print(f"{len(night.accounts)} identities, {len(night.subjects) - len(night.accounts)} for floor and ceiling")
+    console.print(
+        f"{len(night.accounts)} identities, {len(night.subjects) - len(night.accounts)} for floor and ceiling"
+    )
     for stage in STAGES:
         misses = night.lookup(stage, without=unknown)
         waiting = len(unknown)

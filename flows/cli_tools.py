@@ -15,9 +15,15 @@ from flows.options import config_options
 @click.command(short_help="Detect, crop and mask photos.")
 @click.option("--photos", required=True, help="Folder of photos, or identities.csv / .parquet.")
 @click.option("--faces", type=click.Choice(["miniature", "deepface"]), default="deepface", show_default=True)
-@click.option("--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write.")
-@click.option("--size", default=512, show_default=True, type=click.IntRange(32, 2048), help="Side of the crop, pixels.")
-@click.option("--mask", "region", type=click.Choice(["face", "face_hair", "head"]), default="face", show_default=True)
+@click.option(
+    "--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
+)
+@click.option(
+    "--size", default=512, show_default=True, type=click.IntRange(32, 2048), help="Side of the crop, pixels."
+)
+@click.option(
+    "--mask", "region", type=click.Choice(["face", "face_hair", "head"]), default="face", show_default=True
+)
 def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
     """Try photos before a night: one picture per person of box, landmarks, crop and mask; rejections with reasons.
 
@@ -62,7 +68,9 @@ def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
 @click.command(short_help="Draw a person of the store.")
 @click.option("--identity", "identity_id", required=True, help="Identity id, as in the manifest.")
 @click.option("--prompt", required=True, help="Prompt with V* once, e.g. 'a photo of V* on the beach'.")
-@click.option("--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1.")
+@click.option(
+    "--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1."
+)
 @click.option("--out", default="", help="PNG to write; default: <identity>.png in the present folder.")
 @config_options
 def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: str) -> None:
@@ -81,7 +89,9 @@ def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: 
     store, secret = open_store_checked(config)
     cache = StageCache(store, f"identities/{secret.identity_key(validate_identity_id(identity_id))}")
     base = find_weights(config).digests["base"]
-    learned = [m for m in cache.manifests("personalise") if m.content["preimage"]["weights"].get("base") == base]
+    learned = [
+        m for m in cache.manifests("personalise") if m.content["preimage"]["weights"].get("base") == base
+    ]
     if not learned:
         raise ConfigurationError(
             f"{config.store} holds no tokens of {identity_id!r} for base model {config.base_model.source!r}; "

@@ -44,7 +44,9 @@ class ConsoleReporter:
         """See Reporter."""
         with self._lock:
             self._stage, self._settled, self._total = stage, 0, misses
-            self._task = self._bars.add_task(stage, total=hits + misses, completed=hits, detail=f"{hits} cached")
+            self._task = self._bars.add_task(
+                stage, total=hits + misses, completed=hits, detail=f"{hits} cached"
+            )
             if not self.console.is_terminal or not misses:
                 self.console.print(f"{stage:<12} {hits} cached, {misses} to compute", highlight=False)
 
@@ -68,7 +70,8 @@ class ConsoleReporter:
                 self._bars.advance(self._task)
             if done.status != "done":
                 self.console.print(
-                    f"[yellow]{done.work.call.stage} {done.work.subject}: {done.status}[/]: {done.message}", highlight=False
+                    f"[yellow]{done.work.call.stage} {done.work.subject}: {done.status}[/]: {done.message}",
+                    highlight=False,
                 )
 
     def note(self, text: str) -> None:

@@ -96,7 +96,10 @@ def run_nightly(config: NightlyConfig) -> Finished:
     """The body of the flow: open the night, run the stages' sub-flows, publish, leave artifacts."""
     run = str(flow_run.get_id() or "")[:8] or None
     night = open_night(
-        config, _listener.get() or LogReporter(), run_suffix=run, scheduled=flow_run.get_scheduled_start_time()
+        config,
+        _listener.get() or LogReporter(),
+        run_suffix=run,
+        scheduled=flow_run.get_scheduled_start_time(),
     )
     NIGHTS[night.run_id] = night
     get_run_logger().info("run %s: %d identities", night.run_id, len(night.accounts))

@@ -42,7 +42,10 @@ def config_options(command: Callable) -> Callable:
     for path, field, annotation in reversed(fields):
         wrapped = _option(path, field, annotation)(wrapped)
     return click.option(
-        "--config", "config_file", type=click.Path(dir_okay=False), help="YAML file with any of the keys below."
+        "--config",
+        "config_file",
+        type=click.Path(dir_okay=False),
+        help="YAML file with any of the keys below.",
     )(wrapped)
 
 
@@ -77,7 +80,13 @@ def _parameter(path: str) -> str:
 
 def _option(path: str, field: Any, annotation: Any):
     default = field.default if field.default is not PydanticUndefined else None
-    shown = "empty" if default in (None, "", ()) else ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = (
+        "empty"
+        if default in (None, "", ())
+        else ", ".join(map(str, default))
+        if isinstance(default, tuple)
+        else default
+    )
     help_text = f"{field.description}  [{path}; default: {shown}{_limits(field)}]"
     names = (_flag(path), _parameter(path))
     if annotation is bool:

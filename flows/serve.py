@@ -21,7 +21,9 @@ SERVER_START_SECONDS = 90
 @click.command(short_help="Start a Prefect server with the nightly deployment.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the Prefect server listens.")
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
-@click.option("--cron", default="", help="Cron line of the nightly schedule, e.g. '0 22 * * *'; empty: no schedule.")
+@click.option(
+    "--cron", default="", help="Cron line of the nightly schedule, e.g. '0 22 * * *'; empty: no schedule."
+)
 @config_options
 def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
     """Serve the deployment `nightly`, so that a run can be started from the form in the Prefect UI.
@@ -71,7 +73,9 @@ def _serve(config: NightlyConfig, cron: str) -> None:
 
     from flows.nightly import nightly
 
-    click.echo(f"deployment nightly/nightly: start it from the UI at {os.environ['PREFECT_API_URL'].removesuffix('/api')}/deployments")
+    click.echo(
+        f"deployment nightly/nightly: start it from the UI at {os.environ['PREFECT_API_URL'].removesuffix('/api')}/deployments"
+    )
     nightly.serve(
         name="nightly",
         parameters={"config": config.model_dump(mode="json")},

@@ -104,7 +104,9 @@ class RayPool:
                 with lock:
                     waiting.extend(again)
 
-        threads = [threading.Thread(target=drain) for _ in range(min(len(waiting), max(1, len(self._actors))))]
+        threads = [
+            threading.Thread(target=drain) for _ in range(min(len(waiting), max(1, len(self._actors))))
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -25,7 +25,9 @@ class Finished:
     published: Published
 
 
-def drive(night: Night, run_stage: Callable[[str], None], publish_run: Callable[[Night], Published] = publish) -> Finished:
+def drive(
+    night: Night, run_stage: Callable[[str], None], publish_run: Callable[[Night], Published] = publish
+) -> Finished:
     """Run all stages, close every account, publish.
 
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
@@ -44,7 +46,12 @@ def drive(night: Night, run_stage: Callable[[str], None], publish_run: Callable[
         return Finished(night.run_id, status, published)
     except BaseException as error:
         for account in night.accounts.values():
-            account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=f"{type(error).__name__}: {error}")
+            account.close(
+                Outcome.NOT_REACHED,
+                stage="run",
+                reason="interrupted",
+                message=f"{type(error).__name__}: {error}",
+            )
         write_status(night, "interrupted", error=f"{type(error).__name__}: {error}")
         raise
     finally:

@@ -74,7 +74,9 @@ class Night:
         return misses
 
     def _hits(self, stage: str, subjects: Sequence[Subject]) -> int:
-        return sum(result.split("-")[0] in (stage, f"floor_{stage}") for s in subjects for result in s.manifests)
+        return sum(
+            result.split("-")[0] in (stage, f"floor_{stage}") for s in subjects for result in s.manifests
+        )
 
     def _lookup_one(self, stage: str, subject: Subject) -> list[Work]:
         misses = []
@@ -118,7 +120,10 @@ class Night:
     def execute(self, stage: str, works: Sequence[Work], executor: Executor) -> list[Done]:
         """Run misses of one stage; damaged inputs are repaired once and their consumer is run again."""
         if self.past_finish_by():
-            dones = [Done(w, "not_reached", reason="deadline", message="finish_by passed before it began") for w in works]
+            dones = [
+                Done(w, "not_reached", reason="deadline", message="finish_by passed before it began")
+                for w in works
+            ]
             for done in dones:
                 self._settle(stage, done)
             return dones
@@ -179,7 +184,14 @@ class Night:
                 if manifest is not None:
                     self._adopt(subject, done.work.result, manifest)
                 elif done.status == "rejected" and subject.kind == "person":
-                    reject(self.accounts[subject.name], stage, done.reason, done.message, done.value, done.threshold)
+                    reject(
+                        self.accounts[subject.name],
+                        stage,
+                        done.reason,
+                        done.message,
+                        done.value,
+                        done.threshold,
+                    )
                 else:
                     done = _as_failure(done)
             if done.status in ("failed", "not_reached", "refused", "damaged"):
@@ -191,7 +203,9 @@ class Night:
         if subject.kind != "person":
             self.failures_common[subject.name] = f"{done.work.call.stage}: {done.message}"
             return
-        outcome = {"not_reached": Outcome.NOT_REACHED, "refused": Outcome.REFUSED}.get(done.status, Outcome.FAILED)
+        outcome = {"not_reached": Outcome.NOT_REACHED, "refused": Outcome.REFUSED}.get(
+            done.status, Outcome.FAILED
+        )
         self.accounts[subject.name].close(
             outcome, stage=done.work.call.stage, reason=done.reason, message=done.message
         )
@@ -223,7 +237,10 @@ class Night:
         if source.stage == "photo":  # putting it again replaces a damaged copy
             if owner.kind == "person":
                 put_photo(
-                    self.identities[owner.name], owner, self.store, max_bytes=self.config.faces.max_photo_bytes
+                    self.identities[owner.name],
+                    owner,
+                    self.store,
+                    max_bytes=self.config.faces.max_photo_bytes,
                 )
             return None
         manifest = cache.by_key(source.stage, source.stage_key)
@@ -267,4 +284,6 @@ def _made(subject: Subject, source: Source) -> bool:
 
 
 def _as_failure(done: Done) -> Done:
-    return Done(**{**done.__dict__, "status": "failed", "message": done.message or "its result was not in the store"})
+    return Done(
+        **{**done.__dict__, "status": "failed", "message": done.message or "its result was not in the store"}
+    )

@@ -57,7 +57,9 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
 def _page_name(night: Night, subject: Subject) -> str:
     results = {result: manifest.stage_key for result, manifest in subject.manifests.items()}
     common = {
-        s.name: sorted(m.stage_key for m in s.manifests.values()) for s in night.subjects.values() if s.kind != "person"
+        s.name: sorted(m.stage_key for m in s.manifests.values())
+        for s in night.subjects.values()
+        if s.kind != "person"
     }
     digest = sha256_hex(canonical_json({"version": PAGE_VERSION, "results": results, "common": common}))
     return f"{subject.scope}/reports/{digest[:32]}.html"

@@ -88,7 +88,9 @@ def admit(
         try:
             subject.photo_digest = sha256_hex(photo_bytes(identity, max_bytes=max_bytes))
         except PhotoRejected as rejection:
-            reject(account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold)
+            reject(
+                account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold
+            )
     return subject, account
 
 
@@ -142,7 +144,13 @@ def put_photo(identity: Identity, subject: Subject, store: ObjectStore, *, max_b
 def common_subjects(config: NightlyConfig, people: list[Subject], store: ObjectStore) -> list[Subject]:
     """The floor and the ceiling: one subject per class word in use, and named people whom the base model knows."""
     subjects = [
-        Subject(kind="class_word", name=f"class-{word.replace(' ', '-')}", scope=COMMON, class_word=word, text=word)
+        Subject(
+            kind="class_word",
+            name=f"class-{word.replace(' ', '-')}",
+            scope=COMMON,
+            class_word=word,
+            text=word,
+        )
         for word in sorted({person.class_word for person in people})
     ]
     if config.base_model.source == "miniature" and config.score.named_people:

@@ -42,7 +42,7 @@ def publish(night: Night) -> Published:
         sentence=_sentence(night),
         places={
             "report": _place(url, index),
-            "tables": f"faceid query --store {night.config.store} \"select * from identity_summary\"",
+            "tables": f'faceid query --store {night.config.store} "select * from identity_summary"',
             "tokens": f"{_place(url, 'identities/')}<key>/  (faceid key ID prints a person's key)",
         },
         figures=[_figure_row(row) for row in summary],
@@ -65,5 +65,7 @@ def _sentence(night: Night) -> str:
     counts = tally(night.accounts.values())
     told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     computed = sum(night.computed.values())
-    work = f"{computed} stage results computed" if computed else "nothing was recomputed, every stage was cached"
+    work = (
+        f"{computed} stage results computed" if computed else "nothing was recomputed, every stage was cached"
+    )
     return f"run {night.run_id}: {told or 'nobody'}; {work}"

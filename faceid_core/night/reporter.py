@@ -43,7 +43,9 @@ class LogReporter:
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
         level = logging.INFO if done.status == "done" else logging.WARNING
-        log.log(level, "%s %s: %s %s", done.work.call.stage, done.work.subject, done.status, done.message or "")
+        log.log(
+            level, "%s %s: %s %s", done.work.call.stage, done.work.subject, done.status, done.message or ""
+        )
 
     def note(self, text: str) -> None:
         """See Reporter."""

@@ -40,7 +40,9 @@ def _table(name: str, rows: Iterable[dict]) -> pa.Table:
 def _run_row(night: Night, exit_status: int) -> dict:
     finished = dt.datetime.now(dt.UTC)
     config = night.config
-    manifest = [[a.identity_key, night.subjects[a.identity_key].photo_digest] for a in night.accounts.values()]
+    manifest = [
+        [a.identity_key, night.subjects[a.identity_key].photo_digest] for a in night.accounts.values()
+    ]
     return {
         "run_id": night.run_id,
         "run_date": night.run_date,
@@ -77,7 +79,10 @@ def _outcome_rows(night: Night) -> Iterable[dict]:
             "threshold": account.threshold,
             "attempts": account.attempts,
             "seconds": round(account.seconds, 3),
-            **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "personalise", "generate")},
+            **{
+                f"{stage}_key": keys.get(stage)
+                for stage in ("detect", "parse", "mask", "personalise", "generate")
+            },
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
         }
 
@@ -123,7 +128,9 @@ def _metric_rows(night: Night, found: Found) -> Iterable[dict]:
             yield from _scored(night, subject, scores.floor, floor_key[subject.class_word], floor=True)
 
 
-def _scored(night: Night, subject: Subject, rows, generate_key: str, *, floor: bool = False) -> Iterable[dict]:
+def _scored(
+    night: Night, subject: Subject, rows, generate_key: str, *, floor: bool = False
+) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[FLOOR if floor else f"score-{metric}"]

@@ -90,5 +90,3 @@ def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dic
         [scores for _, scores in found], run_id=night.run_id, run_date=night.run_date, categories=categories
     )
     return found, summary
-
-

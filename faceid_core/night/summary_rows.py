@@ -13,7 +13,14 @@ def closing_rows(night: Night, published: Published) -> list[dict]:
     for account in night.accounts.values():
         figures = by_key.get(account.identity_key, {})
         outcome = str(account.outcome) + (f" ({account.reason})" if account.reason else "")
-        rows.append({"identity": account.identity_id, "outcome": outcome, "seconds": account.seconds, **_three(figures)})
+        rows.append(
+            {
+                "identity": account.identity_id,
+                "outcome": outcome,
+                "seconds": account.seconds,
+                **_three(figures),
+            }
+        )
     over = published.overall.get("over_people", {})
     for title, side in (("class word (floor)", "floor"), ("named people (ceiling)", "ceiling")):
         three = {name: over.get(name, {}).get(side) for name in _three({})}

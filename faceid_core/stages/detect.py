@@ -62,4 +62,8 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "max_pixels": faces.max_photo_pixels,
         "face_box": list(subject.face_box) if subject.face_box else None,
     }
-    return [plan.work(subject, "detect", STAGE.version, parameters, {"photo": subject.photo()}, ("face_detector",))]
+    return [
+        plan.work(
+            subject, "detect", STAGE.version, parameters, {"photo": subject.photo()}, ("face_detector",)
+        )
+    ]

@@ -37,7 +37,10 @@ class Generate:
                 version=self.version,
             )
             wanted = grid_cells(
-                PromptGrid("run", prompts, ""), range(p["seeds"]), settings, subject=p["text"] or work.call.inputs["tokens"]
+                PromptGrid("run", prompts, ""),
+                range(p["seeds"]),
+                settings,
+                subject=p["text"] or work.call.inputs["tokens"],
             )
             kept, todo = missing_cells([v for k, v in blobs.items() if k.startswith("earlier:")], wanted)
             subject = p["text"] or IdentityTokens.from_bytes(blobs["tokens"])
@@ -85,4 +88,6 @@ def plan_works(plan, subject: Subject) -> list[Work]:
     }
     sources = {} if subject.text else {"tokens": subject.source("personalise", "tokens.safetensors")}
     precision = config.base_model.precision
-    return [plan.work(subject, "generate", STAGE.version, parameters, sources, ("base",), precision=precision)]
+    return [
+        plan.work(subject, "generate", STAGE.version, parameters, sources, ("base",), precision=precision)
+    ]

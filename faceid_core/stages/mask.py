@@ -39,5 +39,8 @@ def plan_works(plan, subject: Subject) -> list[Work]:
     """People only."""
     if subject.kind != "person":
         return []
-    sources = {"labels": subject.source("parse", "labels.png"), "valid": subject.source("detect", "valid.png")}
+    sources = {
+        "labels": subject.source("parse", "labels.png"),
+        "valid": subject.source("detect", "valid.png"),
+    }
     return [plan.work(subject, "mask", STAGE.version, {"region": plan.config.faces.mask_region}, sources, ())]

@@ -27,7 +27,9 @@ class WorkerSettings:
     weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, config: NightlyConfig, weights: Mapping[str, str], *, threads: int) -> WorkerSettings:
+    def from_config(
+        cls, config: NightlyConfig, weights: Mapping[str, str], *, threads: int
+    ) -> WorkerSettings:
         """Flatten the configuration for a worker."""
         return cls(
             store=config.store,

@@ -31,5 +31,12 @@ def plan_works(plan, subject: Subject) -> list[Work]:
     """People only: the parse serves the mask, which serves training."""
     if subject.kind != "person":
         return []
-    sources = {"crop": subject.source("detect", "crop.png"), "detection": subject.source("detect", "detection.json")}
-    return [plan.work(subject, "parse", STAGE.version, {"backend": plan.config.faces.backend}, sources, ("face_parser",))]
+    sources = {
+        "crop": subject.source("detect", "crop.png"),
+        "detection": subject.source("detect", "detection.json"),
+    }
+    return [
+        plan.work(
+            subject, "parse", STAGE.version, {"backend": plan.config.faces.backend}, sources, ("face_parser",)
+        )
+    ]

@@ -23,7 +23,9 @@ class Personalise:
         from faceid_core.personalize.method import Method
         from faceid_core.personalize.trainer import PersonalizeResult, TrainingPhoto, personalize
 
-        photos = [_training_photo(TrainingPhoto, work, blobs) for work, blobs in zip(works, inputs, strict=True)]
+        photos = [
+            _training_photo(TrainingPhoto, work, blobs) for work, blobs in zip(works, inputs, strict=True)
+        ]
         index_of = {work.subject: index for index, work in enumerate(works)}
         shared = works[0].call.parameters
         assert all(work.call.parameters["method"] == shared["method"] for work in works)
@@ -85,4 +87,6 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "mask": subject.source("mask", "mask.png"),
     }
     precision = plan.config.base_model.precision
-    return [plan.work(subject, "personalise", STAGE.version, parameters, sources, ("base",), precision=precision)]
+    return [
+        plan.work(subject, "personalise", STAGE.version, parameters, sources, ("base",), precision=precision)
+    ]

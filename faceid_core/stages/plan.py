@@ -69,5 +69,9 @@ class Plan:
         result: str | None = None,
     ) -> Work:
         """Bind a stage call to a subject, with the digests of the models in `roles`."""
-        call = call_for(stage, version, parameters, sources, {role: self.weights[role] for role in roles}, precision)
-        return Work(subject=subject.name, scope=subject.scope, call=call, sources=sources, result=result or stage)
+        call = call_for(
+            stage, version, parameters, sources, {role: self.weights[role] for role in roles}, precision
+        )
+        return Work(
+            subject=subject.name, scope=subject.scope, call=call, sources=sources, result=result or stage
+        )

@@ -93,7 +93,9 @@ def _work(plan, subject: Subject, metric: str, pictures: Source, result: str | N
     if about.needs_reference:
         sources["reference"] = subject.source("detect", "crop.png")
     parameters = {
-        "prompts": [[p.id, p.text, p.category, {k: list(v) for k, v in p.expected.items()}] for p in plan.grid.prompts],
+        "prompts": [
+            [p.id, p.text, p.category, {k: list(v) for k, v in p.expected.items()}] for p in plan.grid.prompts
+        ],
         "class_word": subject.class_word,
         "scorers": plan.config.score.scorers,
     }

@@ -56,4 +56,6 @@ def verify_base(source: str, digest: str) -> None:
     if source == MINIATURE:
         shipped_lock().verify("pipeline", folder)
     elif digest_folder(folder) != digest:
-        raise ConfigurationError(f"the files in {folder} changed since the run was planned; start the run again")
+        raise ConfigurationError(
+            f"the files in {folder} changed since the run was planned; start the run again"
+        )

@@ -105,7 +105,12 @@ class Stage(Protocol):
 
 
 def call_for(
-    stage: str, version: int, parameters: Mapping[str, Any], sources: Mapping[str, Source], weights: Mapping[str, str], precision: str
+    stage: str,
+    version: int,
+    parameters: Mapping[str, Any],
+    sources: Mapping[str, Source],
+    weights: Mapping[str, str],
+    precision: str,
 ) -> StageCall:
     """Build the StageCall whose inputs are the digests of the sources."""
     return StageCall(

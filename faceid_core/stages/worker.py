@@ -126,8 +126,6 @@ def failed(work: Work, error: Exception, seconds: float) -> Done:
     return Done(work, "failed", reason=reason, message=f"{error}" or reason, seconds=seconds)
 
 
-
-
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 

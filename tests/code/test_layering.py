@@ -40,7 +40,9 @@ def test_imports_point_one_way(room):
 @pytest.mark.parametrize("module", ["flows.cli", "flows.cli_run", "flows.options", "faceid_core.stages.plan"])
 def test_help_and_planning_import_no_model_library(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'prefect', 'ray', 'diffusers', 'boto3'}} & set(sys.modules)))"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 

@@ -46,14 +46,23 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
     assert third.computed["personalise"] == 1 and third.computed["generate"] == 1
 
     tables = Tables(first.store)
-    summary = tables.query("select * from identity_summary where subject_kind = 'person' order by run_id").to_pandas()
+    summary = tables.query(
+        "select * from identity_summary where subject_kind = 'person' order by run_id"
+    ).to_pandas()
     assert len(summary) == 6, "three runs of two people"
     assert summary.identity_similarity.between(-1, 1).all()
     pictures = tables.query("select generate_key, count(*) n from images group by 1").to_pandas()
     assert (pictures.n == 6).all(), "three prompts with two seeds each, once ever"
     exported = tables.export(tmp_path / "export")
     outcome_file = next(path for path in exported if path.stem == "identity_outcomes")
-    assert sorted(pd.read_parquet(outcome_file).outcome) == ["cached", "cached", "cached", "done", "done", "done"]
+    assert sorted(pd.read_parquet(outcome_file).outcome) == [
+        "cached",
+        "cached",
+        "cached",
+        "done",
+        "done",
+        "done",
+    ]
     counted = duckdb.sql(f"select count(*) from '{outcome_file}'").fetchall()
     assert counted == [(6,)]
 
@@ -162,7 +171,9 @@ def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path
     asked = runner.invoke(
         cli, ["query", "select count(*) as n from images", "--store", store, "--format", "json"]
     )
-    assert json.loads(asked.output) == [{"n": 24}], "two people, class word and one named person, six pictures each"
+    assert json.loads(asked.output) == [{"n": 24}], (
+        "two people, class word and one named person, six pictures each"
+    )
     picture = tmp_path / "ann.png"
     drawn = runner.invoke(
         cli,

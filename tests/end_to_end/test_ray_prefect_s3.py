@@ -62,7 +62,9 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     states = flow_states()
     assert "Cached" in states["personalise"] and "Cached" in states["lookup"]
 
-    rows = Tables(night.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
+    rows = (
+        Tables(night.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
+    )
     assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
 
 

@@ -51,7 +51,10 @@ def pool(tmp_path):
 
 
 def run(pool, *subjects: str) -> dict[str, Done]:
-    works = [Work(s, "common", call_for("detect", 1, {"who": s}, {}, {}, "float32"), {}, "detect") for s in subjects]
+    works = [
+        Work(s, "common", call_for("detect", 1, {"who": s}, {}, {}, "float32"), {}, "detect")
+        for s in subjects
+    ]
     found: dict[str, Done] = {}
 
     def on_done(done: Done) -> None:
