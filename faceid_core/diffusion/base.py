@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
@@ -147,12 +148,17 @@ def load_base_model(
 
 def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> torch.nn.Module:
     variant = weights_variant(folder, part, stem)
+    shows_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         return kind.from_pretrained(
             folder / part, variant=variant, torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise MissingWeights(f"the files in {folder / part} cannot be loaded: {error}") from error
+    finally:
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:
