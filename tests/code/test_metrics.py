@@ -100,8 +100,7 @@ def oracle():
     return oracle
 
 
-@pytest.fixture
-def scorers(oracle):
+def _oracle_scorers(oracle):
     return Scorers(
         name="oracle",
         detector=oracle,
@@ -113,6 +112,11 @@ def scorers(oracle):
         recogniser_pixels=64,
         recogniser_eye_targets=((22 / 64, 30 / 64), (42 / 64, 30 / 64)),
     )
+
+
+@pytest.fixture
+def scorers(oracle):
+    return _oracle_scorers(oracle)
 
 
 @pytest.fixture
@@ -254,3 +258,20 @@ def test_scores_come_back_and_bytes_are_the_same_each_time(rows, scorers):
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ConfigurationError, match="use one of: miniature"):
         load_scorers("clip")
+
+
+def test_the_miniatures_own_scorers_say_what_the_renderer_drew(rows, oracle):
+    """The real models through the same door: the person, the concepts and the place of the face."""
+    real = load_scorers("miniature")
+    pictures = Pictures(rows, real)
+    detected = [row.value for row in _score("detection", pictures, real)]
+    assert detected == [row.value for row in _score("detection", rows, _oracle_scorers(oracle))]
+    ann, ben = (row.value for row in _score("identity", pictures, real)[:2])
+    assert ann > 0.6 and ann > ben + 0.3
+    named = {
+        (r.prompt_id, r.seed): r.value for r in _score("concepts", pictures, real) if r.metric == "concepts"
+    }
+    assert named["beach", 0] == named["beach", 1] == 1 and named["hat-book", 0] == 0
+    mask = face_masks([(rows[1].image, pictures.faces[1])], real)[0] > 0.5
+    truth = np.isin(render(BEN, BEACH).labels, [INDEX[name] for name in REGIONS["face_hair"]])
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.6
