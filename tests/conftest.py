@@ -1,4 +1,4 @@
-"""What every test can ask for: stores on a folder and on S3, and an environment without the user's secrets."""
+"""What every test can ask for: stores on a folder and S3, and an environment without the user's secrets."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ def quiet_environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def s3_server(quiet_environment):
-    """A server that speaks S3; boto3 and delta-rs find it through the environment, also in child processes."""
+    """A server that speaks S3; boto3 and delta-rs find it through the environment, child processes too."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -78,7 +78,7 @@ def folder_store(tmp_path):
     """An empty store in a folder that is yet to be made."""
     from faceid_core.store import open_store
 
-    return open_store(str(tmp_path / "a store"))
+    return open_store(str(tmp_path / "store"))
 
 
 @pytest.fixture(params=["folder", "s3"])

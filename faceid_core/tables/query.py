@@ -19,7 +19,7 @@ from data_contracts import NAMES, ContractError, contract
 from ..errors import StoreError
 from ..store.objects import ObjectStore
 from .catalogue import Catalogue, advance, read_catalogue
-from .write import DeltaPlace
+from .write import DeltaPlace, in_one_line
 
 if TYPE_CHECKING:
     import duckdb
@@ -134,7 +134,7 @@ class Tables:
             return dataset.to_table()
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
-                f"cannot read table {name} in {self._store.url}: {error}; restore its files"
+                f"cannot read table {name} in {self._store.url}: {in_one_line(error)}; restore its files"
             ) from error
 
     def _datasets(self) -> dict[str, ds.Dataset]:

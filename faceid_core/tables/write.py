@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..store.s3 import S3Settings
 
 _ATTEMPTS = 20
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 # One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen anew.
 _EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
 
@@ -140,8 +142,13 @@ class DeltaPlace:
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
         return StoreError(
-            f"cannot {verb} table {name} in {self.root}: {error}; check space, network and permissions"
+            f"cannot {verb} table {name} in {self.root}: {in_one_line(error)}; check space and network"
         )
+
+
+def in_one_line(error: Exception) -> str:
+    """What delta-rs has to say, which it draws over several lines and in colour."""
+    return " ".join(_COLOUR.sub("", str(error)).split())
 
 
 def storage_options(settings: S3Settings) -> dict[str, str]:

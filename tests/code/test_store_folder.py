@@ -1,4 +1,4 @@
-"""The folder store under races and failures: one winner, no lost update, nothing half-written or left over."""
+"""The folder store under races and failures: one winner, no lost update, nothing half-written."""
 
 import json
 import multiprocessing

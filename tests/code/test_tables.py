@@ -1,0 +1,259 @@
+"""The tables on both stores: a run appears whole or not at all, twice is once, anybody can read them."""
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from data_contracts import NAMES, ContractError, contract
+from data_contracts import contract as contract_module
+from faceid_core.errors import StoreError
+from faceid_core.tables import Tables, catalogue, query, write
+from faceid_core.tables.write import storage_options
+from tests.helpers.table_rows import digest, image_row, metric_row, night, person_key
+
+NIGHT = (
+    "select o.identity_id, count(*) as pictures, count(m.value) as faces, avg(m.value) as similarity "
+    "from identity_outcomes o join images i using (generate_key) "
+    "join image_metrics m on (m.generate_key, m.prompt_id, m.seed) = (i.generate_key, i.prompt_id, i.seed) "
+    "and m.score_key = o.score_keys['identity'] where o.run_id = '{run}' group by all order by all"
+)
+
+
+@pytest.fixture
+def tables(any_store):
+    return Tables(any_store)
+
+
+def delta(store, name, version=None):
+    """The Delta table as a stranger would open it."""
+    if store.url.startswith("s3://"):
+        return DeltaTable(f"{store.url}/tables/{name}/v1", version, storage_options(store.settings))
+    return DeltaTable(store.root / "tables" / name / "v1", version)
+
+
+def counts(tables):
+    return {name: tables.read(name).num_rows for name in NAMES}
+
+
+def test_before_the_first_run_every_table_is_empty_and_has_its_columns(tables):
+    assert tables.catalogue().versions == {}
+    for name in NAMES:
+        assert tables.query(f"select * from {name}").column_names == contract(name).schema.names
+        assert tables.read(name).num_rows == 0
+
+
+def test_a_run_is_read_back_as_it_was_published(tables):
+    made = night("r1", 1)
+    shown = tables.publish("r1", made)
+    assert (shown.run_id, shown.sequence, set(shown.versions)) == ("r1", 1, set(NAMES))
+    for name in NAMES:
+        order = [(column, "ascending") for column in contract(name).primary_key]
+        assert tables.read(name).sort_by(order).equals(made[name].sort_by(order))
+    assert tables.query(NIGHT.format(run="r1")).to_pylist() == [
+        {"identity_id": f"person-{n}", "pictures": 2, "faces": 1, "similarity": 0.25} for n in range(2)
+    ]
+
+
+def test_publishing_again_changes_nothing(tables, any_store):
+    tables.publish("r1", night("r1", 1))
+    listed = {info.name: info.size for info in any_store.list("")}
+    first = tables.catalogue()
+    changed = night("r1", 1)
+    changed["identity_outcomes"] = changed["identity_outcomes"].set_column(
+        changed["identity_outcomes"].schema.get_field_index("seconds"), "seconds", pa.array([9.0, 9.0])
+    )
+    assert tables.publish("r1", changed) == first == tables.catalogue()
+    assert {info.name: info.size for info in any_store.list("")} == listed
+    assert tables.query("select distinct seconds from identity_outcomes")["seconds"].to_pylist() == [1.5]
+
+
+def test_pictures_are_written_once_whatever_run_came_first(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1, people=2))
+    tables.publish("r2", night("r2", 2, people=3))
+    assert counts(tables) == {
+        "runs": 2,
+        "identity_outcomes": 5,
+        "images": 6,
+        "image_metrics": 6,
+        "identity_summary": 5,
+    }
+    days = tables.query(
+        "select day(run_date) d, count(*) n from images group by all order by all"
+    ).to_pylist()
+    assert days == [{"d": 1, "n": 4}, {"d": 2, "n": 2}]
+    assert tables.query(NIGHT.format(run="r2")).num_rows == 3
+
+
+def test_a_metric_scored_anew_adds_rows_beside_the_old(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1))
+    again = metric_row(2, 0, 0, 0.75) | {"score_key": digest("score", "v2"), "metric_version": 2}
+    tables.publish("r2", {"image_metrics": contract("image_metrics").table([again])})
+    values = tables.query(
+        "select metric_version v, value from image_metrics where seed = 0 order by all"
+    ).to_pylist()
+    assert values == [{"v": 1, "value": 0.25}, {"v": 1, "value": 0.25}, {"v": 2, "value": 0.75}]
+
+
+@pytest.mark.parametrize("dies_at", ["image_metrics", "runs", "catalogue"])
+def test_a_run_that_dies_while_publishing_is_not_seen_until_it_is_published(
+    folder_store, monkeypatch, dies_at
+):
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1))
+    before = counts(tables)
+
+    def die(*_):
+        raise StoreError("killed here")
+
+    real = write.DeltaPlace.append
+    if dies_at == "catalogue":
+        monkeypatch.setattr(query, "advance", die)
+    else:
+        monkeypatch.setattr(
+            write.DeltaPlace,
+            "append",
+            lambda self, name, t: die() if name == dies_at else real(self, name, t),
+        )
+    with pytest.raises(StoreError, match="killed here"):
+        tables.publish("r2", night("r2", 2, people=3))
+    monkeypatch.undo()
+    assert counts(tables) == before
+
+    # Another run moves the catalogue past the dead one's rows: still no part of it is seen without the rest.
+    tables.publish("r3", night("r3", 3, people=1))
+    seen = {
+        name: tables.query(f"select distinct run_id from {name} order by all")["run_id"].to_pylist()
+        for name in ("runs", "identity_outcomes", "identity_summary")
+    }
+    assert seen["identity_outcomes"] == seen["identity_summary"] == seen["runs"]
+    assert ("r2" in seen["runs"]) == (dies_at == "catalogue")
+
+    tables.publish("r2", night("r2", 2, people=3))
+    assert counts(tables)["identity_outcomes"] == 2 + 3 + 1
+    assert tables.query(NIGHT.format(run="r2")).num_rows == 3
+
+
+def test_four_runs_at_once_lose_nothing_and_double_nothing(folder_store):
+    def publish(number):
+        Tables(folder_store).publish(f"r{number}", night(f"r{number}", number, people=4))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(publish, range(1, 5)))
+    found = counts(Tables(folder_store))
+    assert found == {
+        "runs": 4,
+        "identity_outcomes": 16,
+        "images": 8,
+        "image_metrics": 8,
+        "identity_summary": 16,
+    }
+
+
+def test_readers_see_the_catalogued_version_only(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1))
+    assert tables.append("images", contract("images").table([image_row(2, 7, 0)])) == 1
+    assert delta(folder_store, "images").to_pyarrow_table().num_rows == 5
+    assert tables.read("images").num_rows == 4 == tables.query("select * from images").num_rows
+
+
+def test_pandas_polars_and_duckdb_read_the_delta_tables_without_us(tables, any_store):
+    tables.publish("r1", night("r1", 1))
+    table = delta(any_store, "image_metrics")
+    by_pandas = table.to_pandas()
+    assert by_pandas["value"].isna().sum() == 2 and by_pandas["value"].sum() == 0.5
+    by_polars = pl.read_delta(table)
+    assert by_polars.filter(pl.col("value").is_null()).height == 2 and by_polars["seed"].sum() == 2
+    reader = duckdb.connect()
+    reader.register("m", table.to_pyarrow_dataset())
+    assert reader.sql("select count(*), sum(value) from m").fetchall() == [(4, 0.5)]
+    outcomes = pl.read_delta(delta(any_store, "identity_outcomes"))
+    assert sorted(outcomes["identity_key"].to_list()) == [person_key(0), person_key(1)]
+
+
+def test_export_writes_plain_parquet(folder_store, tmp_path):
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1))
+    files = tables.export(tmp_path / "out")
+    assert [file.name for file in files] == [f"{name}.parquet" for name in NAMES]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(file.name for file in files)
+    assert pq.read_table(files[0])["run_id"].to_pylist() == ["r1"]
+    assert pd.read_parquet(files[1])["identity_id"].tolist() == ["person-0", "person-1"]
+    assert duckdb.sql(f"select sum(seed) from '{files[2]}'").fetchall() == [(2,)]
+
+
+def test_tables_are_partitioned_by_date_and_lie_where_the_layout_says(folder_store):
+    Tables(folder_store).publish("r1", night("r1", 1))
+    folder = folder_store.root / "tables" / "identity_outcomes" / "v1"
+    assert (
+        list(folder.glob("run_date=2026-11-01/*.parquet"))
+        and delta(folder_store, "runs").metadata().name == "runs"
+    )
+    named = json.loads(folder_store.get("catalog/current.json"))["tables"]["runs"]
+    assert named == {"folder": "tables/runs/v1", "version": 1}
+
+
+def test_a_bad_table_stops_a_run_before_anything_is_written(folder_store):
+    tables, bad = Tables(folder_store), night("r1", 1)
+    bad["identity_summary"] = bad["identity_summary"].drop_columns(["images"])
+    with pytest.raises(ContractError, match="column images is missing"):
+        tables.publish("r1", bad)
+    with pytest.raises(ContractError, match="rows of run r1 among those of run r2"):
+        tables.publish("r2", night("r1", 1))
+    with pytest.raises(ContractError, match="no row of its own"):
+        tables.publish("r1", {"identity_outcomes": night("r1", 1)["identity_outcomes"]})
+    assert not list(folder_store.list("tables/"))
+
+
+def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatch):
+    Tables(folder_store).publish("r1", night("r1", 1))
+    old = contract("images")
+    wider = old.schema.append(pa.field("note", pa.string()))
+    properties = [*old.document["schema"][0]["properties"], {"name": "note", "physicalType": "string"}]
+    newer = type(old)(
+        old.name, "1.1.0", wider, old.primary_key, old.partition, {"schema": [{"properties": properties}]}
+    )
+
+    def newer_contract(name):
+        return newer if name == "images" else contract_module(name)
+
+    for module in (write, catalogue, query):
+        monkeypatch.setattr(module, "contract", newer_contract)
+    tables = Tables(folder_store)
+    assert tables.query("select note from images")["note"].to_pylist() == [None] * 4
+    tables.publish("r2", {"images": newer.table([image_row(2, 9, 0) | {"note": "new"}])})
+    assert tables.query("select note from images order by note")["note"].to_pylist() == ["new", *[None] * 4]
+    monkeypatch.undo()
+    assert Tables(folder_store).read("images").column_names == old.schema.names
+
+
+def test_a_damaged_catalogue_or_a_lost_file_is_a_clear_error(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1))
+    next((folder_store.root / "tables/images/v1").glob("run_date=*/*.parquet")).unlink()
+    with pytest.raises(StoreError, match=r"cannot read table images .*restore its files"):
+        tables.read("images")
+    folder_store.replace_if_match(
+        "catalog/current.json", b"{}", folder_store.head("catalog/current.json").etag
+    )
+    with pytest.raises(StoreError, match=r"catalog/current.json .*publish a run again"):
+        tables.catalogue()
+
+
+def test_a_query_warns_of_nothing_and_says_what_is_wrong_with_its_sql(folder_store):
+    tables = Tables(folder_store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert tables.query("select 1 as one")["one"].to_pylist() == [1]
+    with pytest.raises(duckdb.Error, match="no_such_table"):
+        tables.query("select * from no_such_table")
