@@ -36,7 +36,7 @@ def quiet_environment(tmp_path_factory):
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "credentials"))
         patch.setenv("AWS_CONFIG_FILE", str(home / "config-of-aws"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        for name in [name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")]:
+        for name in [name for name in os.environ if name.startswith(("AWS_ENDPOINT_URL", "AWS_PROFILE"))]:
             patch.delenv(name)
         yield
 
