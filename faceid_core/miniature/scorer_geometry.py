@@ -114,7 +114,8 @@ def decode(grid: np.ndarray, *, threshold: float) -> np.ndarray:
     rows = []
     for row, column in np.argwhere(peaks):
         # The cells around a peak saw the face too: their weighted mean is steadier than one answer.
-        near = np.s_[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        rows_near, columns_near = (slice(max(0, at - 1), min(at + 2, heat.shape[0])) for at in (row, column))
+        near = rows_near, columns_near
         ys, xs = np.mgrid[near]
         weight = heat[near] ** 2
         weight = weight / weight.sum()

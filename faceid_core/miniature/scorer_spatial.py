@@ -95,7 +95,7 @@ class DetectorTask:
 
     def configuration(self) -> dict:
         """What `config.json` says: the arguments of the network, and the least confidence of a face."""
-        return {"network": {"widths": [24, 48, 80, 96]}, "threshold": 0.4}
+        return {"network": {"widths": [24, 48, 80, 96]}, "threshold": 0.5}
 
     def _person(self, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
         index = rng.integers(len(self.renders))

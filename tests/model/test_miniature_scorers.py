@@ -165,6 +165,13 @@ def test_grid_says_where_the_faces_are():
     assert np.abs(found[:, 1:] - faces).max() < 0.01
 
 
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (15, 15), (0, 15), (15, 7)])
+def test_a_face_may_lie_in_any_cell(row, column):
+    grid = np.full((9, 16, 16), -5, np.float32)
+    grid[0, row, column] = 5
+    assert decode(grid, threshold=0.5).shape == (1, 9)
+
+
 def test_letterbox_keeps_proportions():
     view = letterbox(np.zeros((100, 200, 3), np.uint8))
     assert view.board.shape == (64, 64, 3)
