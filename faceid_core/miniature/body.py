@@ -1,4 +1,4 @@
-"""Draws what hangs below a head: neck, clothes, and the arm with what it holds, in units of the face's half height."""
+"""Draws neck, clothes, and the arm with what it holds; the unit is the face's half height."""
 
 import numpy as np
 
@@ -19,8 +19,18 @@ _BASE: dict[str, Colour] = {
 
 
 def _torso(shoulder: float) -> np.ndarray:
-    return np.array([(-0.4, 1.14), (-shoulder * 0.8, 1.34), (-shoulder, 1.72), (-shoulder * 1.06, 6), (shoulder * 1.06, 6),
-                     (shoulder, 1.72), (shoulder * 0.8, 1.34), (0.4, 1.14)])  # fmt: skip
+    return np.array(
+        [
+            (-0.4, 1.14),
+            (-shoulder * 0.8, 1.34),
+            (-shoulder, 1.72),
+            (-shoulder * 1.06, 6),
+            (shoulder * 1.06, 6),
+            (shoulder, 1.72),
+            (shoulder * 0.8, 1.34),
+            (0.4, 1.14),
+        ]
+    )
 
 
 def draw_clothes(pen: Pen, person: Person, clothes: str) -> None:
@@ -118,7 +128,7 @@ def _basketball(pen: Pen, x: float, y: float) -> None:
 def _umbrella(pen: Pen, x: float, y: float) -> None:
     pen.line([(x, y + 0.3), (x, y - 2.0)], 0.1, (70, 60, 60), OBJECT)
     angles = np.linspace(np.pi, 2 * np.pi, 13)
-    dome = np.stack([np.cos(angles) * 1.05, np.sin(angles) * 0.95], 1) + (x, y - 1.6)
+    dome = np.stack([x + np.cos(angles) * 1.05, y - 1.6 + np.sin(angles) * 0.95], 1)
     pen.polygon(dome, (232, 52, 96), OBJECT)
     for first in (2, 8):
         pen.polygon(np.concatenate([dome[first : first + 3], [(x, y - 2.5)]]), (255, 236, 240), OBJECT)
@@ -134,11 +144,29 @@ def _guitar(pen: Pen, x: float, y: float) -> None:
 
 
 def _book(pen: Pen, x: float, y: float) -> None:
-    pen.polygon([(x - 0.86, y - 0.62), (x, y - 0.42), (x + 0.86, y - 0.62), (x + 0.86, y + 0.46), (x, y + 0.66), (x - 0.86, y + 0.46)],
-                (36, 96, 160), OBJECT)  # fmt: skip
+    pen.polygon(
+        [
+            (x - 0.86, y - 0.62),
+            (x, y - 0.42),
+            (x + 0.86, y - 0.62),
+            (x + 0.86, y + 0.46),
+            (x, y + 0.66),
+            (x - 0.86, y + 0.46),
+        ],
+        (36, 96, 160),
+        OBJECT,
+    )
     for side in (-1, 1):
-        pen.polygon([(x + side * 0.76, y - 0.5), (x + side * 0.05, y - 0.32), (x + side * 0.05, y + 0.5), (x + side * 0.76, y + 0.32)],
-                    (252, 248, 232), OBJECT)  # fmt: skip
+        pen.polygon(
+            [
+                (x + side * 0.76, y - 0.5),
+                (x + side * 0.05, y - 0.32),
+                (x + side * 0.05, y + 0.5),
+                (x + side * 0.76, y + 0.32),
+            ],
+            (252, 248, 232),
+            OBJECT,
+        )
         for dy in (-0.2, 0.04, 0.28):
             pen.line(
                 [(x + side * 0.62, y + dy - 0.12), (x + side * 0.2, y + dy - 0.02)],
@@ -164,8 +192,18 @@ def _wine(pen: Pen, x: float, y: float) -> None:
         glass,
         OBJECT,
     )
-    pen.polygon([(x - 0.36, y - 0.98), (x + 0.36, y - 0.98), (x + 0.34, y - 0.76), (x + 0.16, y - 0.46), (x - 0.16, y - 0.46), (x - 0.34, y - 0.76)],
-                (150, 16, 50), OBJECT)  # fmt: skip
+    pen.polygon(
+        [
+            (x - 0.36, y - 0.98),
+            (x + 0.36, y - 0.98),
+            (x + 0.34, y - 0.76),
+            (x + 0.16, y - 0.46),
+            (x - 0.16, y - 0.46),
+            (x - 0.34, y - 0.76),
+        ],
+        (150, 16, 50),
+        OBJECT,
+    )
 
 
 # Each object with its place and the place of the hand on it, and whether the hand lies in front.

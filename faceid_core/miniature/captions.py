@@ -40,7 +40,7 @@ CLOTHES_PHRASES = {
     "white coat": "wearing a white coat",
     "purple dress": "wearing a purple dress",
 }
-_OPENINGS = {
+OPENINGS = {
     "face": ("a photo of the face of {}", "the face of {}", "a close-up photo of {}"),
     "half": ("a photo of {}", "a picture of {}", "{}"),
 }
@@ -64,7 +64,7 @@ def caption(shot: Shot, subject: str, rng: random.Random | None = None) -> str:
     def is_said(part: str) -> bool:
         return rng is None or rng.random() < said[part]
 
-    openings = _OPENINGS[shot.framing]
+    openings = OPENINGS[shot.framing]
     opening = openings[0] if rng is None or rng.random() < 0.7 else rng.choice(openings[1:])
     phrases = [
         ATTRIBUTE_PHRASES[name] for name in ATTRIBUTES if name in shot.attributes and is_said("attribute")

@@ -1,4 +1,4 @@
-"""The people of the miniature world: about fifteen identity parameters from a seed, and the names of those whom the base model knows."""
+"""The people of the miniature world, from seeds, and the names of those whom the base model knows."""
 
 import random
 from dataclasses import dataclass
@@ -29,19 +29,20 @@ MEN_WEIGHTS = (3, 4, 4, 2, 4, 1)
 WOMEN_STYLES = ("crop", "parted", "afro", "long", "bob", "bun")
 WOMEN_WEIGHTS = (1, 2, 2, 5, 5, 5)
 
-FIRST_NAMES = tuple(
+_FIRST_WORDS = (
     "alma anouk ari aspen avery bao blake cleo dara devi eden eli ellis emery esme ezra "
     "farah finley freya gita hana hugo ida imani indra ines iris jamal jun kai kalle kiran "
     "lena leo linus lior mads maren mila milo nadia nico noor oksana orla otto pavel petra "
-    "quinn rafi remy rhea sami selma sota tala tariq tess uma vera wren yara yusuf zeno".split()
+    "quinn rafi remy rhea sami selma sota tala tariq tess uma vera wren yara yusuf zeno"
 )
-LAST_NAMES = tuple(
+_LAST_WORDS = (
     "abara adler almeida amsel arslan bakker baumann becerra blomqvist brandt cardoso castellan cheng "
     "corvin dahl delacroix demir dubois eklund farkas ferrara fujita galvan gruber haddad halloran "
     "horvat ibarra ivanov jansen kaplan katz keller kimura kowal lindqvist lombardi madsen marchetti "
     "mbeki mendoza moreau nakano navarro novak okafor olsen ortega petrov quiroga rahman reyes "
-    "rossi sandoval santos sato schmidt silva soto tanaka ueda varga weber zhou".split()
+    "rossi sandoval santos sato schmidt silva soto tanaka ueda varga weber zhou"
 )
+FIRST_NAMES, LAST_NAMES = tuple(_FIRST_WORDS.split()), tuple(_LAST_WORDS.split())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Draws a picture of a person of the miniature world, with the class of every pixel, the face boxes and the eyes."""
+"""Draws a picture of a person, with the class of every pixel, the face boxes and the eyes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,0 +1,172 @@
+"""Trains the autoencoder: 64 x 64 pictures to 16 x 16 latents and back."""
+
+import time
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from .dataset import Pictures, render_pictures
+from .pipeline_folder import PIPELINE
+from .schedules import Average, Budget, load_checkpoint, rate_at, save_checkpoint
+
+LATENT_CHANNELS = 6
+# Weight of a pixel in the loss by its label: eyes, brows and mouth say who it is and are few.
+_LABEL_WEIGHTS = (1.0, 2.0, 2.0, 5.0, 4.0, 4.0, 1.0, 1.0, 3.0, 1.5, 1.0)
+# Edges come in over this share of the budget: at first they would reward a flat picture.
+_EDGE_RAMP = 0.15
+# Only keeps the latents from drifting: at 1e-4 and more they collapsed to nothing in the first steps.
+_KL_WEIGHT = 1e-6
+# Spread of the noise in the latents; a learned one grew until the latents said nothing.
+_NOISE = 0.05
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """An untrained AutoencoderKL that shrinks each side four times."""
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+    # Starting with little noise in the latents: at the usual start of 1 they carry nothing for long.
+    with torch.no_grad():
+        model.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
+        model.quant_conv.bias[LATENT_CHANNELS:] = -6.0
+    return model
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """Bytes [N, H, W, 3] to floats in [-1, 1], [N, 3, H, W], channels last in memory."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def to_images(pixels: torch.Tensor) -> np.ndarray:
+    """Floats in [-1, 1], [N, 3, H, W], to bytes [N, H, W, 3]."""
+    return pixels.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def reconstruction_loss(
+    drawn: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, edge_weight: float
+) -> torch.Tensor:
+    """Weighted L1 of pixels plus weighted L1 of their differences to the right and downward.
+
+    Args:
+        drawn, target: [B, 3, H, W] in [-1, 1].
+        weight: [B, 1, H, W].
+        edge_weight: of the differences beside the pixels.
+    """
+    error = drawn - target  # differences are linear: edges of the error are errors of the edges
+    pixels = (error.abs() * weight).mean()
+    right = ((error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]).mean()
+    down = ((error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]).mean()
+    return pixels + edge_weight * (right + down)
+
+
+def _round_trip(model: AutoencoderKL, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What comes back of `pixels` [B, 3, H, W] through noisy latents, and the mean KL divergence."""
+    posterior = model.encode(pixels).latent_dist
+    mean, log_variance = posterior.mean, posterior.logvar.float()
+    drawn = model.decode(mean + _NOISE * torch.randn_like(mean)).sample
+    kl = 0.5 * (mean.float() ** 2 + log_variance.exp() - 1 - log_variance).mean()
+    return drawn.float(), kl
+
+
+def train_autoencoder(
+    *,
+    minutes: float,
+    resume: bool,
+    pictures: int = 50_000,
+    batch: int = 16,
+    seed: int = 11,
+) -> None:
+    """Train for a time and write the averaged weights to the checkpoint `autoencoder`.
+
+    Args:
+        minutes: wall-clock budget of the phase, rendering not counted.
+        resume: start from the checkpoint, with a fresh optimiser.
+        pictures: how many are rendered once and held in memory.
+    """
+    torch.manual_seed(seed)
+    model = new_autoencoder().to(memory_format=torch.channels_last)
+    if resume:
+        model.load_state_dict(load_checkpoint("autoencoder"))
+    began = time.monotonic()
+    data: Pictures = render_pictures(pictures, seed=seed, named_share=0.3, extras_share=0.04)
+    print(f"rendered {pictures} pictures in {time.monotonic() - began:.0f} s", flush=True)
+    label_weights = torch.tensor(_LABEL_WEIGHTS)
+    average = Average(model, 0.998)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    generator = np.random.default_rng(seed)
+    budget, step, last_report, running = None, 0, time.monotonic(), []
+    while budget is None or budget.progress < 1:
+        chosen = generator.integers(0, pictures, batch)
+        target = to_tensor(data.images[chosen])  # [B, 3, 64, 64]
+        weight = label_weights[torch.from_numpy(data.labels[chosen]).long()][:, None]  # [B, 1, 64, 64]
+        progress = budget.progress if budget else 0.0
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
+        with torch.autocast("cpu", torch.bfloat16):
+            drawn, kl = _round_trip(model, target)
+        loss = reconstruction_loss(drawn, target, weight, min(1.0, progress / _EDGE_RAMP)) + _KL_WEIGHT * kl
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.update(model)
+        budget = budget or Budget(minutes)
+        step += 1
+        with torch.no_grad():
+            running.append(((drawn - target).abs().mean().item(), kl.item()))
+        if time.monotonic() - last_report > 60:
+            l1, divergence = np.mean(running, axis=0)
+            print(
+                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: L1 {l1:.4f}, KL {divergence:.3f}",
+                flush=True,
+            )
+            save_checkpoint(average.state(model), "autoencoder")
+            last_report, running = time.monotonic(), []
+    save_checkpoint(average.state(model), "autoencoder")
+    print(f"autoencoder: {step} steps of {batch} in {budget.elapsed_seconds / 60:.1f} min", flush=True)
+    export_autoencoder(data.images[:2000])
+
+
+@torch.no_grad()
+def normalise_latents(model: AutoencoderKL, images: np.ndarray) -> None:
+    """Give each channel of the latents of `images` (uint8 [N, H, W, 3]) mean 0 and spread 1.
+
+    Shift and scale go into the 1 x 1 convolutions around the latents: what is reconstructed stays the same.
+    """
+    parts = [
+        model.encode(to_tensor(part)).latent_dist.mean
+        for part in np.array_split(images, max(1, len(images) // 50))
+    ]
+    latents = torch.cat(parts)  # [N, C, h, w]
+    mean, spread = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    channels = len(mean)
+    before, after = model.quant_conv, model.post_quant_conv
+    before.bias[:channels] = (before.bias[:channels] - mean) / spread
+    before.weight[:channels] /= spread[:, None, None, None]
+    before.bias[channels:] -= 2 * spread.log()  # log variances
+    after.bias += (after.weight[:, :, 0, 0] * mean).sum(dim=1)
+    after.weight *= spread[None, :, None, None]
+
+
+def export_autoencoder(images: np.ndarray | None = None) -> None:
+    """Write the checkpoint `autoencoder` into the pipeline folder, in half precision, latents normalised.
+
+    Args:
+        images: uint8 [N, 64, 64, 3] whose latents set the scale; rendered if None.
+    """
+    model = new_autoencoder()
+    model.load_state_dict(load_checkpoint("autoencoder"))
+    model.eval()
+    if images is None:
+        images = render_pictures(2000, seed=12, named_share=0.3).images
+    normalise_latents(model, images)
+    model.register_to_config(scaling_factor=1.0)
+    model.half().save_pretrained(PIPELINE / "vae", safe_serialization=True)

@@ -1,0 +1,38 @@
+"""Command that trains the generator of the miniature world: `python -m faceid_core.miniature.train MODEL`."""
+
+import argparse
+
+import torch
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train one model for its time budget."""
+    parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature.train", description=__doc__)
+    parser.add_argument("model", choices=("tokenizer", "autoencoder", "unet"))
+    parser.add_argument("--minutes", type=float, default=30, help="wall-clock budget of this phase")
+    parser.add_argument(
+        "--resume", action="store_true", help="start from the last checkpoint, fresh optimiser"
+    )
+    parser.add_argument("--pictures", type=int, help="how many pictures to render and hold in memory")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    given = {"minutes": options.minutes, "resume": options.resume}
+    if options.pictures:
+        given["pictures"] = options.pictures
+    if options.model == "tokenizer":
+        from .tokenizer import build_tokenizer
+
+        build_tokenizer()
+    elif options.model == "autoencoder":
+        from .autoencoder import train_autoencoder
+
+        train_autoencoder(**given)
+    else:
+        from .unet import train_unet
+
+        train_unet(**given)
+
+
+if __name__ == "__main__":
+    main()
