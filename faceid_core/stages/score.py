@@ -57,7 +57,9 @@ def _pictures(models, digest: str, shard: bytes):
     from faceid_core.evaluate.shards import read_shard
 
     kept: OrderedDict = models.__dict__.setdefault("kept_pictures", OrderedDict())
-    if digest not in kept:
+    if digest in kept:
+        kept.move_to_end(digest)  # the class word's pictures are asked for by everybody
+    else:
         kept[digest] = Pictures(read_shard(shard), models.scorers)
         while len(kept) > _KEPT_PICTURES:
             kept.popitem(last=False)
