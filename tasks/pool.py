@@ -7,6 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
@@ -179,10 +180,8 @@ class RayPool:
     def _kill(self, actor) -> None:
         with self._lock:
             self._actors.discard(actor)
-        try:
+        with suppress(RayError, ValueError):  # dead already, which is what was wanted
             ray.kill(actor, no_restart=True)
-        except (RayError, ValueError):
-            pass  # dead already, which is what was wanted
 
     def close(self) -> None:
         """Kill every actor and, if this pool started Ray, stop it."""

@@ -216,7 +216,7 @@ class ParserTask:
         counts = np.bincount(renders.labels[::50].reshape(-1), minlength=len(LABELS))
         # Square roots: brows are a hundred times rarer than background, not a hundred times more important.
         share = np.sqrt(counts / counts.sum())
-        self.weight = torch.from_numpy(np.float32(share.mean() / np.maximum(share, 0.02))).clamp(0.4, 3.0)
+        self.weight = torch.from_numpy(np.float32(share.mean() / np.maximum(share, 0.02))).clamp(0.7, 1.6)
 
     def configuration(self) -> dict:
         """What `config.json` says: the arguments of the network and the classes by number."""

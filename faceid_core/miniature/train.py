@@ -8,7 +8,7 @@ import torch
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train one model for its time budget."""
     parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature.train", description=__doc__)
-    parser.add_argument("model", choices=("tokenizer", "autoencoder", "unet"))
+    parser.add_argument("model", choices=("tokenizer", "autoencoder", "decoder", "unet"))
     parser.add_argument("--minutes", type=float, default=30, help="wall-clock budget of this phase")
     parser.add_argument(
         "--resume", action="store_true", help="start from the last checkpoint, fresh optimiser"
@@ -28,6 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
         from .autoencoder import train_autoencoder
 
         train_autoencoder(**given)
+    elif options.model == "decoder":
+        from .autoencoder import train_decoder
+
+        train_decoder(**given)
     else:
         from .unet import train_unet
 

@@ -34,7 +34,7 @@ def run_tables(night: Night, found: Found, summary: list[dict], *, exit_status: 
 
 
 def _table(name: str, rows: Iterable[dict]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=contract(name).schema)
+    return contract(name).table(list(rows))
 
 
 def _run_row(night: Night, exit_status: int) -> dict:
