@@ -23,6 +23,7 @@ COMMANDS = {
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),
     "serve": ("flows.serve", "serve", "Start a Prefect server with the nightly deployment and its form."),
+    "sheet": ("flows.cli_query", "sheet", "Draw one picture of a run's people: photos and drawn pictures."),
     "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
     "models": ("flows.cli_tools", "models", "Lock the digests of the shipped models."),
 }

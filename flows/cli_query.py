@@ -118,3 +118,35 @@ def export(folder: str, store: str) -> None:
     """Write every table of the catalogue as plain Parquet into FOLDER."""
     for path in _tables(store).export(folder):
         click.echo(str(path))
+
+
+@click.command(short_help="One picture of a run's people.")
+@click.argument("run_id", required=False)
+@_STORE
+@click.option(
+    "--prompts", default="", help="Prompt ids, comma-separated; default: the first of each category."
+)
+@click.option("--people", default=6, show_default=True, type=click.IntRange(1, 100), help="How many people.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which of the pictures.")
+@click.option(
+    "--out", default="sheet.png", show_default=True, help="PNG to write; it shows people, keep it so."
+)
+def sheet(run_id: str | None, store: str, prompts: str, people: int, seed: int, out: str) -> None:
+    """Draw a contact sheet: a row for each person of RUN_ID (default: the latest), photo first, then pictures."""
+    from pathlib import Path
+
+    from faceid_core.errors import ConfigurationError
+    from faceid_core.night.runs import read_status, run_ids
+    from faceid_core.night.sheet import people_sheet
+    from faceid_core.stages.models import open_configured_store
+
+    opened = open_configured_store(store, NightlyConfig().s3.model_dump())
+    known = run_ids(opened)
+    if not known or (run_id is not None and run_id not in known):
+        raise ConfigurationError(
+            f"{store} holds no run {run_id or ''}; start one with: faceid run --store {store}"
+        )
+    _, record = read_status(opened, run_id or known[-1])
+    wanted = [name.strip() for name in prompts.split(",") if name.strip()]
+    Path(out).write_bytes(people_sheet(opened, record, prompts=wanted, people=people, seed=seed))
+    click.echo(f"wrote {out}")
