@@ -69,7 +69,10 @@ def write_pipeline(
     unet: UNet2DConditionModel,
     folder: Path = PIPELINE,
 ) -> None:
-    """Write an ordinary StableDiffusionPipeline folder with half-precision weights, one file per model."""
+    """Write an ordinary StableDiffusionPipeline folder with half-precision weights, one file per model.
+
+    The models given are turned into half precision.
+    """
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

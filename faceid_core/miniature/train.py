@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     given = {"minutes": options.minutes, "resume": options.resume}
     if options.pictures:
         given["pictures"] = options.pictures

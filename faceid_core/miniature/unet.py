@@ -148,7 +148,9 @@ def train_unet(
         save_checkpoint(state, "unet")
         copy = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
         copy.load_state_dict(state)
-        write_pipeline(tokenizer, copy.text_encoder, vae, copy.unet, WORK / "pipeline")
+        # Loaded anew: writing turns it into half precision, and the decoder may have been trained meanwhile.
+        vae_now = AutoencoderKL.from_pretrained(PIPELINE / "vae")
+        write_pipeline(tokenizer, copy.text_encoder, vae_now, copy.unet, WORK / "pipeline")
 
     while budget is None or budget.progress < 1:
         clean, weight, tokens = batches.next(batch)
@@ -160,7 +162,7 @@ def train_unet(
         # Min-SNR weighting, written for velocities.
         level = (snr.clamp(max=_SNR_LIMIT) / (snr + 1))[:, None, None, None]
         progress = budget.progress if budget else 0.0
-        rate = rate_at(progress, step, peak=_PEAK_RATE, warm_up_steps=150, hold=0.7)
+        rate = rate_at(progress, step, peak=_PEAK_RATE, warm_up_steps=100, hold=0.7)
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):
@@ -176,7 +178,7 @@ def train_unet(
         step += 1
         running.append(error.detach().mean().item())
         now = time.monotonic()
-        if now - last_report > 60:
+        if now - last_report > 30:
             line = (
                 f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}"
             )
