@@ -23,7 +23,7 @@ run: $(READY)
 	@$(BIN)/faceid run --store $(STORE)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile
 	@echo "Passed. What each folder of tests/ covers stands in tests/README.md; make run personalises the sample people."
 
 lint: $(READY)

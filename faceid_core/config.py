@@ -11,11 +11,19 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.method import Method
@@ -72,19 +80,25 @@ class BaseModelConfig(Section):
     )
 
 
-# The form and the command line show every choice of the method; an empty field keeps the preset's value.
+def _optional_choices() -> dict[str, Any]:
+    """Every field of Method with its limits, made optional: empty keeps the preset's value."""
+    fields = {}
+    for name, field in Method.model_fields.items():
+        kind = field.annotation
+        for limit in field.metadata:
+            kind = Annotated[kind, limit]
+        usual = "empty" if field.default is None else field.default
+        about = f"{field.description} The preset's value by default ({usual} in semantic-fidelity)."
+        fields[name] = (Optional[kind], Field(None, description=about))  # noqa: UP045 - a value, not an annotation
+    return fields
+
+
+# The form and the command line show every choice of the method.
 MethodOverrides: type[BaseModel] = create_model(
     "MethodOverrides",
     __base__=Section,
     __doc__="Single choices that differ from the preset; leave empty to keep the preset's value.",
-    **{
-        name: (
-            Optional[field.annotation],  # noqa: UP045 - the annotation is a value here
-            Field(None, description=field.description),
-        )
-        for name, field in Method.model_fields.items()
-        if name != "name"
-    },
+    **_optional_choices(),
 )
 
 
@@ -99,6 +113,18 @@ class PersonalizeConfig(Section):
     )
     slots: int = Field(8, ge=1, le=256, description="People who share each pass through the network.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
+
+    @model_validator(mode="after")
+    def _method_fits_together(self) -> Self:
+        try:
+            self.resolved()
+        except ValidationError as error:
+            problems = "; ".join(
+                ".".join(["method", *map(str, problem["loc"])]) + f": {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise ValueError(f"with preset {self.preset!r}: {problems}") from None
+        return self
 
     def resolved(self) -> Method:
         """Return the preset with the overrides applied, validated as a whole."""
@@ -187,6 +213,20 @@ class RunConfig(Section):
             raise ValueError(f"unknown timezone {value!r}; use a name such as 'Europe/Berlin'")
         return value
 
+    @field_validator("finish_by", mode="before")
+    @classmethod
+    def _time_as_text(cls, value: Any) -> Any:
+        # YAML reads an unquoted 22:30 as the number 1350, which would pass for 22 minutes past midnight.
+        if isinstance(value, int | float):
+            raise ValueError(f"{value} is a number; write the time in quotes, as in finish_by: '05:30'")
+        return value
+
+    @model_validator(mode="after")
+    def _from_stage_needs_force(self) -> Self:
+        if self.from_stage is not None and not self.force:
+            raise ValueError("from_stage says where to begin computing again, which needs force as well")
+        return self
+
     @property
     def zone(self) -> ZoneInfo:
         """The timezone as an object."""
@@ -241,12 +281,10 @@ def parse_config(data: dict[str, Any], *, source: str = "configuration") -> Nigh
         ConfigurationError: every problem at once, each with its key and what would be right.
     """
     try:
-        config = NightlyConfig.model_validate(data)
-        config.personalize.resolved()
+        return NightlyConfig.model_validate(data)
     except ValidationError as error:
         lines = [f"  - {_explain(problem)}" for problem in error.errors()]
         raise ConfigurationError(f"{source} cannot be used:\n" + "\n".join(lines)) from None
-    return config
 
 
 def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None) -> NightlyConfig:
@@ -284,7 +322,8 @@ def _explain(problem: dict[str, Any]) -> str:
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
-    return f"{where}: {problem['msg']} (got {problem['input']!r})"
+    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{where}: {problem['msg']}{got}"
 
 
 def _keys_beside(location: tuple[Any, ...]) -> list[str]:

@@ -3,49 +3,62 @@
 from __future__ import annotations
 
 import sys
+from functools import wraps
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from faceid_core.config import NightlyConfig
-
-_STORE = click.option(
-    "--store",
-    default=NightlyConfig.model_fields["store"].default,
-    show_default=True,
-    help="Root of the store.",
-)
+from faceid_core.config import NightlyConfig, load_config
 
 
-def _tables(store: str):
+def _store(command):
+    """Add --store and --config; the command gets the configuration, whose store it reads."""
+    default = NightlyConfig.model_fields["store"].default
+
+    @click.option("--store", default=None, help=f"Root of the store.  [default: the file's, or {default}]")
+    @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the night.")
+    @wraps(command)
+    def with_config(store: str | None, config_file: str | None, **rest):
+        return command(config=load_config(config_file, {"store": store} if store else {}), **rest)
+
+    return with_config
+
+
+def _open(config: NightlyConfig):
     from faceid_core.stages.models import open_configured_store
+
+    return open_configured_store(config.store, config.s3.model_dump())
+
+
+def _tables(config: NightlyConfig):
     from faceid_core.tables import Tables
 
-    return Tables(open_configured_store(store, NightlyConfig().s3.model_dump()))
+    return Tables(_open(config))
 
 
 @click.command(short_help="What became of a run.")
 @click.argument("run_id", required=False)
-@_STORE
-def status(run_id: str | None, store: str) -> None:
+@_store
+def status(run_id: str | None, config: NightlyConfig) -> None:
     """What was asked of RUN_ID (the latest run by default), how far it is and what became of everybody.
 
     Reads the store alone: works while the run goes on, after it, and without Prefect.
     """
     from faceid_core.errors import ConfigurationError, ObjectMissing
     from faceid_core.night.runs import read_status, run_ids
-    from faceid_core.stages.models import open_configured_store
 
-    opened = open_configured_store(store, NightlyConfig().s3.model_dump())
+    opened = _open(config)
     known = run_ids(opened)
     if not known:
-        raise ConfigurationError(f"{store} holds no run yet; start one with: faceid run --store {store}")
+        raise ConfigurationError(
+            f"{config.store} holds no run yet; start one with: faceid run --store {config.store}"
+        )
     try:
         request, record = read_status(opened, run_id or known[-1])
     except ObjectMissing:
         raise ConfigurationError(
-            f"{store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}"
+            f"{config.store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}"
         ) from None
     console = Console(highlight=False)
     console.print(
@@ -72,18 +85,18 @@ def status(run_id: str | None, store: str) -> None:
 
 @click.command(short_help="Run SQL over the tables of a store.")
 @click.argument("sql")
-@_STORE
+@_store
 @click.option(
     "--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
-def query(sql: str, store: str, kind: str) -> None:
+def query(sql: str, config: NightlyConfig, kind: str) -> None:
     """Run SQL (DuckDB's dialect) over runs, identity_outcomes, images, image_metrics and identity_summary."""
     import duckdb
 
     from faceid_core.errors import ConfigurationError
 
     try:
-        found = _tables(store).query(sql)
+        found = _tables(config).query(sql)
     except duckdb.Error as error:
         raise ConfigurationError(f"the query cannot be run: {error}") from None
     frame = found.to_pandas()
@@ -97,13 +110,13 @@ def query(sql: str, store: str, kind: str) -> None:
 
 @click.command(short_help="The opaque key of an identity id.")
 @click.argument("identity_id")
-@_STORE
-def key(identity_id: str, store: str) -> None:
+@_store
+def key(identity_id: str, config: NightlyConfig) -> None:
     """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
     from faceid_core.identity import validate_identity_id
     from faceid_core.store.secret import IdentitySecret
 
-    click.echo(IdentitySecret.load(store).identity_key(validate_identity_id(identity_id)))
+    click.echo(IdentitySecret.load(config.store).identity_key(validate_identity_id(identity_id)))
 
 
 @click.group(short_help="Export the tables.")
@@ -113,16 +126,16 @@ def tables() -> None:
 
 @tables.command("export")
 @click.argument("folder", type=click.Path(file_okay=False))
-@_STORE
-def export(folder: str, store: str) -> None:
+@_store
+def export(folder: str, config: NightlyConfig) -> None:
     """Write every table of the catalogue as plain Parquet into FOLDER."""
-    for path in _tables(store).export(folder):
+    for path in _tables(config).export(folder):
         click.echo(str(path))
 
 
 @click.command(short_help="One picture of a run's people.")
 @click.argument("run_id", required=False)
-@_STORE
+@_store
 @click.option(
     "--prompts", default="", help="Prompt ids, comma-separated; default: the first of each category."
 )
@@ -131,20 +144,19 @@ def export(folder: str, store: str) -> None:
 @click.option(
     "--out", default="sheet.png", show_default=True, help="PNG to write; it shows people, keep it so."
 )
-def sheet(run_id: str | None, store: str, prompts: str, people: int, seed: int, out: str) -> None:
+def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, seed: int, out: str) -> None:
     """Draw a contact sheet: a row for each person of RUN_ID (default: the latest), photo first, then pictures."""
     from pathlib import Path
 
     from faceid_core.errors import ConfigurationError
     from faceid_core.night.runs import read_status, run_ids
     from faceid_core.night.sheet import people_sheet
-    from faceid_core.stages.models import open_configured_store
 
-    opened = open_configured_store(store, NightlyConfig().s3.model_dump())
+    opened = _open(config)
     known = run_ids(opened)
     if not known or (run_id is not None and run_id not in known):
         raise ConfigurationError(
-            f"{store} holds no run {run_id or ''}; start one with: faceid run --store {store}"
+            f"{config.store} holds no run {run_id or ''}; start one with: faceid run --store {config.store}"
         )
     _, record = read_status(opened, run_id or known[-1])
     wanted = [name.strip() for name in prompts.split(",") if name.strip()]

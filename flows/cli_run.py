@@ -53,7 +53,7 @@ def _prefect_settings() -> str:
     """Set Prefect up for a run from a terminal, before it is imported; say which server is used."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
-    os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     url = os.environ.get("PREFECT_API_URL")
     if url:

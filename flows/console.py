@@ -69,14 +69,12 @@ class ConsoleReporter:
             if self._task is not None:
                 self._bars.advance(self._task)
             if done.status != "done":
-                self.console.print(
-                    f"[yellow]{done.work.call.stage} {done.work.subject}: {done.status}[/]: {done.message}",
-                    highlight=False,
-                )
+                words = f"{done.work.call.stage} {done.work.subject}: {done.status}: {done.message}"
+                self.console.print(words, style="yellow", highlight=False, markup=False)
 
     def note(self, text: str) -> None:
         """See Reporter."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False)
 
 
 def final_table(rows: Sequence[Mapping]) -> Table:

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
 from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
 from faceid_core.night.executor import Executor, InlineExecutor
 from faceid_core.night.night import Night
@@ -24,7 +25,7 @@ from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, chunk, chunks, lookup
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
-_listener: ContextVar[Reporter | None] = ContextVar("listener", default=None)
+_opened: ContextVar[Night | None] = ContextVar("opened", default=None)
 _outcome: ContextVar[dict | None] = ContextVar("outcome", default=None)
 _OPENERS: dict[str, Callable[[], Executor]] = {}
 
@@ -36,20 +37,24 @@ def _stage_flow(stage: str):
     def run_stage(run_id: str) -> State:
         night = NIGHTS[run_id]
         lookup(run_id, stage)
-        misses = MISSES.pop((run_id, stage))
+        misses = MISSES[run_id, stage]
         if not misses:
             return Completed(name="Cached", message="every result was there")
         EXECUTORS[run_id] = _OPENERS[run_id]()
-        MISSES[run_id, stage] = misses
         try:
             futures = [
                 chunk.submit(run_id, stage, first, last)
                 for first, last in chunks(misses, night.config.execution.chunk)
             ]
             states = [future.wait() or future.state for future in futures]
+        except BaseException:
+            # Interrupted: without this, leaving the flow would wait for every chunk under way.
+            night.cancelled.set()
+            EXECUTORS[run_id].close()
+            raise
         finally:
             MISSES.pop((run_id, stage), None)
-        failed = sum(state.is_failed() for state in states)
+        failed = sum(not state.is_completed() for state in states)
         if failed:
             # The night goes on with whoever is left; the account says who is not.
             return Completed(name="CompletedWithFailures", message=f"{failed} of {len(states)} chunks failed")
@@ -70,7 +75,11 @@ def publish_task(run_id: str) -> Published:
 @flow(name="nightly", flow_run_name="{config.name}", persist_result=False)
 def nightly(config: NightlyConfig) -> State:
     """Personalise everybody in the manifest: detect, parse, mask, personalise, generate, score, publish."""
-    finished = run_nightly(config)
+    try:
+        night = _opened.get() or _open(config)
+    except (ConfigurationError, MissingWeights) as error:
+        return Failed(message=_without_people(error))
+    finished = run_nightly(night)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
     if finished.exit_status == EXIT_COMPLETE:
         return Completed(message=finished.published.sentence, data=data)
@@ -80,27 +89,40 @@ def nightly(config: NightlyConfig) -> State:
 def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Finished]:
     """Run the flow in this process with a listener; used by `faceid run`.
 
+    The night is opened before the flow, so that whatever refuses it is said at once and stays out of Prefect.
+
     Raises:
-        Exception: whatever ended the flow before it could publish.
+        Exception: whatever refused the night, or ended the flow before it could publish.
     """
+    night = open_night(config, reporter)
     held: dict = {}
-    _listener.set(reporter)
-    _outcome.set(held)
-    state = nightly(config, return_state=True)
+    opened, outcome = _opened.set(night), _outcome.set(held)
+    try:
+        state = nightly(config, return_state=True)
+    finally:
+        _opened.reset(opened)
+        _outcome.reset(outcome)
     if "finished" not in held:
         state.result()
-    return held["night"], held["finished"]
+    return night, held["finished"]
 
 
-def run_nightly(config: NightlyConfig) -> Finished:
-    """The body of the flow: open the night, run the stages' sub-flows, publish, leave artifacts."""
-    run = str(flow_run.get_id() or "")[:8] or None
-    night = open_night(
-        config,
-        _listener.get() or LogReporter(),
-        run_suffix=run,
-        scheduled=flow_run.get_scheduled_start_time(),
-    )
+def _open(config: NightlyConfig) -> Night:
+    """Open the night of a deployed flow run, whose retries share one run id."""
+    # The end of Prefect's time-ordered ids is random; their beginning is shared by a whole batch of scheduled runs.
+    suffix = str(flow_run.get_id() or "").replace("-", "")[-8:] or None
+    return open_night(config, LogReporter(), run_suffix=suffix, scheduled=flow_run.get_scheduled_start_time())
+
+
+def _without_people(error: Exception) -> str:
+    """What may stand in Prefect's database: a manifest's problems name people, so only their number is told."""
+    if isinstance(error, InputContractError):
+        return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
+    return str(error)
+
+
+def run_nightly(night: Night) -> Finished:
+    """The body of the flow: run the stages' sub-flows, publish, leave artifacts."""
     NIGHTS[night.run_id] = night
     get_run_logger().info("run %s: %d identities", night.run_id, len(night.accounts))
     try:
@@ -112,7 +134,7 @@ def run_nightly(config: NightlyConfig) -> Finished:
         _leave_artifacts(night, finished)
         held = _outcome.get()
         if held is not None:
-            held.update(night=night, finished=finished)
+            held["finished"] = finished
         return finished
     finally:
         for registry in (NIGHTS, EXECUTORS, _OPENERS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -62,6 +62,8 @@ def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         return _without_none(kinds[0]) if len(kinds) == 1 else str
+    if get_origin(annotation) is Annotated:
+        return _without_none(get_args(annotation)[0])
     return annotation
 
 
@@ -104,7 +106,8 @@ def _option(path: str, field: Any, annotation: Any):
 
 def _limits(field: Any) -> str:
     found = {}
-    for limit in field.metadata:
+    inner = [part for kind in get_args(field.annotation) for part in getattr(kind, "__metadata__", ())]
+    for limit in [*field.metadata, *inner]:
         for name in ("ge", "gt", "le", "lt"):
             if getattr(limit, name, None) is not None:
                 found[name] = getattr(limit, name)

@@ -8,18 +8,19 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.executor import OnDone, Tick, batches, with_attempts
+from faceid_core.night.executor import OnDone, Stop, Tick, batches, not_reached
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import StageActor
 
 OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
+ACTOR_START_SECONDS = 180
 
 
 class ActorLost(Exception):
@@ -87,40 +88,61 @@ class RayPool:
                 f"store {settings.store} is a folder, but the Ray cluster has several nodes that cannot all reach it; "
                 "use an s3:// store, or one machine"
             )
-        for _ in range(workers):
-            self._idle.put(self._new_actor())
+        self._workers = workers
+        try:
+            self._start_actors()
+        except BaseException:
+            self.close()
+            raise
 
-    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone) -> None:
-        """See faceid_core.night.executor.Executor. Several threads may call this at once."""
+    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
+        """See faceid_core.night.executor.Executor. Several threads may call this at once.
+
+        Raises:
+            Exception: what `on_done` or `tick` raised first; works without an outcome are then the caller's.
+        """
         waiting = deque(_Try(batch) for batch in batches(works, self._settings.slots))
-        lock = threading.Lock()
+        lock, speaking = threading.Lock(), threading.Lock()
+        errors: list[BaseException] = []
+
+        def answer(done: Done) -> None:
+            with speaking:
+                on_done(done)
 
         def drain() -> None:
-            while True:
-                with lock:
-                    if not waiting:
-                        return
-                    this = waiting.popleft()
-                again = self._run(this, tick, lambda done: _locked(lock, on_done, done))
-                with lock:
-                    waiting.extend(again)
+            try:
+                while True:
+                    with lock:
+                        if not waiting or errors:
+                            return
+                        this = waiting.popleft()
+                    again = self._run(this, tick, answer, stop)
+                    with lock:
+                        waiting.extend(again)
+            except BaseException as error:  # handed to the caller below, in its own thread
+                errors.append(error)
 
         threads = [
-            threading.Thread(target=drain) for _ in range(min(len(waiting), max(1, len(self._actors))))
+            threading.Thread(target=drain, daemon=True) for _ in range(min(len(waiting), self._workers))
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        drain()  # what a dying thread left behind
+        if errors:
+            raise errors[0]
 
-    def _run(self, this: _Try, tick: Tick, on_done: OnDone) -> list[_Try]:
+    def _run(self, this: _Try, tick: Tick, on_done: OnDone, stop: Stop) -> list[_Try]:
         """Run one batch on the next free actor; return what needs another attempt."""
         actor = self._idle.get()
         open_works = {(work.subject, work.call.key): work for work in this.works}
         again: list[_Try] = []
         lost = "its worker ended without an answer"
         try:
+            if self._closed or stop():
+                for work in this.works:
+                    on_done(not_reached(work))
+                return []
             for kind, value in self._events(actor, this.works):
                 if kind == "tick":
                     tick(*value)
@@ -131,22 +153,49 @@ class RayPool:
                     if value.status == "failed" and this.attempt < self._attempts:
                         again.append(_Try([work], this.attempt + 1, this.losses))
                     else:
-                        on_done(with_attempts(value, this.attempt + this.losses))
+                        on_done(replace(value, attempts=this.attempt + this.losses))
         except (RayError, ActorLost) as error:
             lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
-            actor = self._replace(actor)
+            if not self._closed:
+                actor = self._replace(actor)
         finally:
             self._idle.put(actor)
-        left = list(open_works.values())
+        return again + self._left_over(this, list(open_works.values()), lost, on_done)
+
+    def _left_over(self, this: _Try, left: list[Work], lost: str, on_done: OnDone) -> list[_Try]:
+        """What to do with works that a lost worker did not answer for."""
+        if self._closed:
+            for work in left:
+                on_done(not_reached(work))
+            return []
         if len(left) > 1:
-            return again + this.after_loss(left)
+            return this.after_loss(left)
+        if left and this.attempt < self._attempts:
+            return [_Try(left, this.attempt + 1, this.losses)]
         for work in left:
-            if this.attempt < self._attempts:
-                again.append(_Try([work], this.attempt + 1, this.losses))
-            else:
-                attempts = this.attempt + this.losses
-                on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
-        return again
+            attempts = this.attempt + this.losses
+            on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
+        return []
+
+    def _start_actors(self) -> None:
+        """Start every actor and wait until it answers; one that finds no room would hold its batch for ever.
+
+        Raises:
+            ConfigurationError: the cluster has no room for so many workers.
+        """
+        starting = {
+            actor.ready.remote(): actor for actor in [self._new_actor() for _ in range(self._workers)]
+        }
+        ready, waiting = ray.wait(list(starting), num_returns=len(starting), timeout=ACTOR_START_SECONDS)
+        if waiting:
+            has = ray.cluster_resources()
+            raise ConfigurationError(
+                f"only {len(ready)} of {self._workers} workers found room within {ACTOR_START_SECONDS} s: each asks "
+                f"for {self._settings.threads} CPUs, Ray has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
+                "lower execution.workers or execution.threads_per_worker"
+            )
+        for reference in ready:
+            self._idle.put(starting[reference])
 
     def _events(self, actor, batch: list[Work]):
         """Yield the actor's events; raise ActorLost when it is silent for too long."""
@@ -194,15 +243,16 @@ class RayPool:
             ray.shutdown()
 
 
-def _locked(lock: threading.Lock, call: OnDone, done: Done) -> None:
-    with lock:
-        call(done)
-
-
 def _start_ray(address: str, run_id: str) -> None:
     common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
     if address:
-        ray.init(address=address, **common)
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"execution.ray_address: no Ray cluster answers at {address!r} ({error}); "
+                "start one with `ray start --head`, or leave it empty to run on this machine"
+            ) from error
         return
     ray.init(
         num_cpus=os.cpu_count(),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from faceid_core.errors import FaceidError
 from faceid_core.night.executor import Executor, InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published, publish
@@ -33,29 +34,27 @@ def drive(
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
     them, and lets the interruption through.
     """
-    lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
+    lease = None
     try:
+        lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
         for stage in STAGES:
             run_stage(stage)
             write_status(night, "running", stage=stage)
-        for account in night.accounts.values():
-            account.finish()
+        night.finish()
         published = publish_run(night)
         status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
         write_status(night, "complete", exit_status=status, index=published.index)
         return Finished(night.run_id, status, published)
     except BaseException as error:
+        ended = f"{type(error).__name__}: {error}"
         for account in night.accounts.values():
-            account.close(
-                Outcome.NOT_REACHED,
-                stage="run",
-                reason="interrupted",
-                message=f"{type(error).__name__}: {error}",
-            )
-        write_status(night, "interrupted", error=f"{type(error).__name__}: {error}")
+            account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
+        with suppress(FaceidError):  # a store that fails must not hide what ended the run
+            write_status(night, "interrupted", error=ended)
         raise
     finally:
-        lease.release()
+        if lease is not None:
+            lease.release()
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from threading import RLock
 from typing import Protocol
 
 from faceid_core.stages.models import WorkerSettings
@@ -10,13 +13,14 @@ from faceid_core.stages.work import Done, Work
 
 Tick = Callable[[str, int, int], None]
 OnDone = Callable[[Done], None]
+Stop = Callable[[], bool]
 
 
 class Executor(Protocol):
     """Runs works of one stage; opened at the first miss and closed once by whoever made it."""
 
-    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone) -> None:
-        """Run all works; call `on_done` once for each, from this thread."""
+    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
+        """Run all works; call `on_done` once for each. Where `stop` says so, what has not begun is not reached."""
         ...
 
     def close(self) -> None:
@@ -25,42 +29,46 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Runs everything in this process, one batch after another; a failure shows its whole traceback."""
+    """Runs everything in this process, one batch after another; what a stage raises is logged with its traceback."""
 
     def __init__(self, settings: WorkerSettings, run_id: str, *, attempts: int):
         self._settings, self._run_id, self._attempts = settings, run_id, attempts
         self._worker = None
+        # The models are one set and change state while they compute: chunks of a flow take turns.
+        self._turn = RLock()
 
-    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone) -> None:
+    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
         """See Executor. Failed works get further attempts alone, so that one cannot spoil another's."""
         from faceid_core.stages.worker import Worker
 
-        if self._worker is None:
-            self._worker = Worker(self._settings, self._run_id)
-        for batch in batches(works, self._settings.slots):
-            for done in self._worker.execute(batch, tick):
-                attempt = 1
-                while done.status == "failed" and attempt < self._attempts:
-                    attempt += 1
-                    done = with_attempts(next(iter(self._worker.execute([done.work], tick))), attempt)
-                on_done(done)
+        with self._turn:
+            if self._worker is None:
+                self._worker = Worker(self._settings, self._run_id)
+            for batch in batches(works, self._settings.slots):
+                if stop():
+                    for work in batch:
+                        on_done(not_reached(work))
+                    continue
+                for done in self._worker.execute(batch, tick):
+                    attempt = 1
+                    while done.status == "failed" and attempt < self._attempts:
+                        attempt += 1
+                        done = replace(next(iter(self._worker.execute([done.work], tick))), attempts=attempt)
+                    on_done(done)
 
     def close(self) -> None:
         """Drop the models."""
         self._worker = None
 
 
-def with_attempts(done: Done, attempts: int) -> Done:
-    """The same outcome, reached at this attempt."""
-    from dataclasses import replace
-
-    return replace(done, attempts=attempts)
+def not_reached(work: Work) -> Done:
+    """The outcome of a work that was not begun."""
+    message = "the run was stopped, or finish_by passed, before it began; run again"
+    return Done(work, "not_reached", reason="stopped", message=message)
 
 
 def batches(works: Sequence[Work], slots: int) -> Iterator[list[Work]]:
     """Cut works into the pieces that share a pass: of one stage each, at most `Stage.batch` (or the slots) long."""
-    from itertools import groupby
-
     from faceid_core.stages import stage_named
 
     for name, group in groupby(works, key=lambda work: work.call.stage):

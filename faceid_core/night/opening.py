@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from faceid_core.config import NightlyConfig
 from faceid_core.night.night import LOOKUP_THREADS, Night
 from faceid_core.night.people import admit, common_subjects, read_people
+from faceid_core.night.photo_source import PhotoSource
 from faceid_core.night.reporter import Reporter
 from faceid_core.night.runs import new_run_id, write_request, write_status
 from faceid_core.outcomes import Account
@@ -15,6 +16,7 @@ from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
 from faceid_core.store import ObjectStore, initialise
+from faceid_core.store.layout import STORE
 from faceid_core.store.secret import IdentitySecret
 
 
@@ -42,13 +44,15 @@ def open_night(
     run_date = (scheduled or now).astimezone(config.run.zone).date()
     plan = Plan.from_config(config)
     identities = read_people(config)
-    store, secret = open_store_checked(config)
-    subjects, accounts, by_key = _admit_all(config, identities, store, secret, run_date)
-    for subject in common_subjects(config, list(subjects.values()), store):
+    store, secret = open_store_checked(config, dry=dry)
+    photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+    subjects, accounts, by_key = _admit_all(identities, store, secret, photos, run_date)
+    for subject in common_subjects(config, list(subjects.values())):
         subjects[subject.name] = subject
     night = Night(
         run_id=new_run_id(config, run_date, run_suffix),
         run_date=run_date,
+        scheduled_at=scheduled or now,
         started_at=now,
         config=config,
         plan=plan,
@@ -57,6 +61,7 @@ def open_night(
         subjects=subjects,
         accounts=accounts,
         identities=by_key,
+        photos=photos,
         reporter=reporter,
     )
     if not dry:
@@ -65,21 +70,22 @@ def open_night(
     return night
 
 
-def open_store_checked(config: NightlyConfig) -> tuple[ObjectStore, IdentitySecret]:
-    """Open the store and make sure that it belongs to this secret.
+def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[ObjectStore, IdentitySecret]:
+    """Open the store and make sure that it belongs to this secret; a dry look writes nothing into it.
 
     Raises:
         SecretMismatch: the store was made with another secret.
     """
     secret = IdentitySecret.load(config.store)
     store = open_configured_store(config.store, config.s3.model_dump())
-    initialise(store, secret)
+    if not dry or store.head(STORE) is not None:
+        initialise(store, secret)
     return store, secret
 
 
-def _admit_all(config, identities, store, secret, today):
+def _admit_all(identities, store, secret, photos, today):
     def one(identity):
-        return admit(identity, store, secret, max_bytes=config.faces.max_photo_bytes, today=today)
+        return admit(identity, store, secret, source=photos, today=today)
 
     subjects: dict[str, Subject] = {}
     accounts: dict[str, Account] = {}

@@ -37,7 +37,10 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
                 try:
                     page = _person(night, subject, scores, summary)
                 except DamagedInput as damage:
-                    night.reporter.note(f"{subject.name}: no page this time: {damage}")
+                    damaged = StageCache(night.store, subject.scope).by_key(damage.stage, damage.stage_key)
+                    if damaged is not None:
+                        StageCache(night.store, subject.scope).quarantine(damaged, str(damage))
+                    night.reporter.note(f"{subject.name}: no page in this run, run again: {damage}")
                     continue
                 night.store.put_if_absent(name, page)
             urls[subject.name] = f"../../{name}"
@@ -88,10 +91,9 @@ def _person(night: Night, subject: Subject, scores: SubjectScores, summary: list
     def blob(result: str, output: str) -> bytes:
         return cache.read(subject.manifests[result], output)
 
-    source = subject.photo()
     limits = night.config.faces
     photo = photos.decode(
-        cache.read_blob(source.digest, stage="photo", stage_key=source.digest),
+        _photo(night, subject),
         max_bytes=limits.max_photo_bytes,
         max_pixels=limits.max_photo_pixels,
     )
@@ -122,3 +124,13 @@ def _person(night: Night, subject: Subject, scores: SubjectScores, summary: list
         summary=summary,
         index_url=f"../../../runs/{night.run_id}/{INDEX}",
     )
+
+
+def _photo(night: Night, subject: Subject) -> bytes:
+    """The person's photo from the store, put there again if its copy is damaged."""
+    source, cache = subject.photo(), StageCache(night.store, subject.scope)
+    try:
+        return cache.read_blob(source.digest, stage="photo", stage_key=source.digest)
+    except DamagedInput:
+        night.put_photo(subject)
+        return cache.read_blob(source.digest, stage="photo", stage_key=source.digest)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from faceid_core import photos
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, ObjectMissing, PhotoRejected
-from faceid_core.identity import Identity, check_digest, read_manifest, read_photo
+from faceid_core.errors import ConfigurationError, PhotoRejected
+from faceid_core.identity import Identity, read_manifest
+from faceid_core.night.photo_source import PhotoSource
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.work import COMMON, Subject
-from faceid_core.store import ObjectStore, StageCache, open_store
-from faceid_core.store.cache import is_erased
+from faceid_core.store import ObjectStore, is_erased
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
 
@@ -54,11 +53,11 @@ def read_people(config: NightlyConfig) -> list[Identity]:
 
 
 def admit(
-    identity: Identity, store: ObjectStore, secret: IdentitySecret, *, max_bytes: int, today: dt.date
+    identity: Identity, store: ObjectStore, secret: IdentitySecret, *, source: PhotoSource, today: dt.date
 ) -> tuple[Subject, Account]:
     """Give a person a key and an account, refuse who may not run, and digest the photo.
 
-    The photo goes into the store when a stage first needs it (`put_photo`), not here.
+    The photo goes into the store when detection needs it (`photo_source`), not here.
     """
     key = secret.identity_key(identity.identity_id)
     subject = Subject(
@@ -86,34 +85,12 @@ def admit(
         )
     else:
         try:
-            subject.photo_digest = sha256_hex(photo_bytes(identity, max_bytes=max_bytes))
+            subject.photo_digest = sha256_hex(source.read(identity))
         except PhotoRejected as rejection:
             reject(
                 account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold
             )
     return subject, account
-
-
-def photo_bytes(identity: Identity, *, max_bytes: int) -> bytes:
-    """The photo's bytes, from a local path or an s3:// address.
-
-    Raises:
-        PhotoRejected: missing, too large, or not the photo that the manifest's sha256 names.
-    """
-    if not identity.photo.startswith("s3://"):
-        return read_photo(identity, max_bytes=max_bytes)
-    folder, _, name = identity.photo.rpartition("/")
-    store = open_store(folder)
-    try:
-        info = store.head(name)
-        if info is None:
-            raise ObjectMissing(identity.photo)
-        if info.size > max_bytes:
-            raise photos.too_many_bytes(info.size, max_bytes)
-        return check_digest(identity, store.get(name))
-    except ObjectMissing:
-        sentence = f"There is no object at {identity.photo}. Correct the address or upload the photo."
-        raise PhotoRejected("photo_missing", sentence) from None
 
 
 def reject(
@@ -129,19 +106,7 @@ def reject(
     account.value, account.threshold = value, threshold
 
 
-def put_photo(identity: Identity, subject: Subject, store: ObjectStore, *, max_bytes: int) -> None:
-    """Copy a photo into the person's prefix, from where workers read it.
-
-    Raises:
-        PhotoRejected: the photo vanished or changed since it was digested.
-    """
-    data = photo_bytes(identity, max_bytes=max_bytes)
-    if sha256_hex(data) != subject.photo_digest:
-        raise PhotoRejected("photo_changed", "the photo changed while the run was starting; run it again")
-    StageCache(store, subject.scope).put_blob(data)
-
-
-def common_subjects(config: NightlyConfig, people: list[Subject], store: ObjectStore) -> list[Subject]:
+def common_subjects(config: NightlyConfig, people: list[Subject]) -> list[Subject]:
     """The floor and the ceiling: one subject per class word in use, and named people whom the base model knows."""
     subjects = [
         Subject(
@@ -156,7 +121,6 @@ def common_subjects(config: NightlyConfig, people: list[Subject], store: ObjectS
     if config.base_model.source == "miniature" and config.score.named_people:
         from faceid_core.miniature.samples import named_people
 
-        cache = StageCache(store, COMMON)
         for name, png in named_people(config.score.named_people):
             subjects.append(
                 Subject(
@@ -165,7 +129,7 @@ def common_subjects(config: NightlyConfig, people: list[Subject], store: ObjectS
                     scope=COMMON,
                     class_word="person",
                     text=name,
-                    photo_digest=cache.put_blob(png),
+                    photo_digest=sha256_hex(png),
                 )
             )
     return subjects

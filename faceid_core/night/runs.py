@@ -85,4 +85,5 @@ def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
 
 def run_ids(store: ObjectStore) -> list[str]:
     """All runs of the store, oldest first."""
-    return sorted({info.name.split("/")[1] for info in store.list("runs/") if info.name.endswith(REQUEST)})
+    asked = [info for info in store.list("runs/") if info.name.endswith(f"/{REQUEST}")]
+    return [info.name.split("/")[1] for info in sorted(asked, key=lambda info: (info.modified, info.name))]

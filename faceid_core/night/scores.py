@@ -79,12 +79,10 @@ def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dic
             if subject.kind == "person":
                 account = night.accounts[subject.name]
                 account.outcome = None
-                account.close(
-                    Outcome.FAILED,
-                    stage=damage.stage,
-                    reason="damaged_input",
-                    message=f"{damage}; run again: it is made anew",
-                )
+                message = f"{damage}; run again: it is made anew"
+                account.close(Outcome.FAILED, stage=damage.stage, reason="damaged_input", message=message)
+            else:
+                night.failures_common[subject.name] = f"{damage}; run again: it is made anew"
     categories = {prompt.id: prompt.category for prompt in night.plan.grid.prompts}
     summary = summarise(
         [scores for _, scores in found], run_id=night.run_id, run_date=night.run_date, categories=categories

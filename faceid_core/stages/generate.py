@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from faceid_core.stages.work import Subject, Work
 from faceid_core.store.cache import Output
+from faceid_core.store.keys import StageCall
 
 SHARD = "pictures.parquet"
 
@@ -13,6 +16,15 @@ class Generate:
 
     name, version, batch = "generate", 1, 1
     reuses = SHARD
+
+    @staticmethod
+    def may_reuse(earlier: Mapping, call: StageCall) -> bool:
+        """Whether a shard made for `earlier` (a preimage) can hold pictures of this call: same base, same subject."""
+        same = earlier["weights"].get("base") == call.weights["base"]
+        return same and (earlier["inputs"].get("tokens"), earlier["parameters"].get("text")) == (
+            call.inputs.get("tokens"),
+            call.parameters["text"],
+        )
 
     def execute(self, works, inputs, models, tick):
         """Draw what no earlier shard of the subject holds."""

@@ -94,7 +94,10 @@ class Models:
     @cached_property
     def _faces(self):
         from faceid_core.faces.backends import load_faces
+        from faceid_core.stages.weights import verify_shipped
 
+        if self.settings.faces_backend == "miniature":
+            verify_shipped("detector", "parser")
         return load_faces(self.settings.faces_backend)
 
     @property
@@ -111,5 +114,7 @@ class Models:
     def scorers(self):
         """The scorers that report."""
         from faceid_core.evaluate.scorers import load_scorers
+        from faceid_core.stages.weights import MINIATURE_ROLES, verify_shipped
 
+        verify_shipped(*MINIATURE_ROLES)
         return load_scorers(self.settings.scorers)

@@ -9,7 +9,7 @@ from functools import cache
 from faceid_core.config import NightlyConfig
 from faceid_core.diffusion.describe import MINIATURE, describe, source_folder
 from faceid_core.errors import ConfigurationError
-from faceid_core.store.models_lock import ModelsLock, digest_folder
+from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
 
 MINIATURE_ROLES = ("detector", "parser", "recogniser", "image_text")
 
@@ -48,6 +48,12 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
     about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
     return FoundWeights(digests, about.resolution)
+
+
+def verify_shipped(*names: str) -> None:
+    """Check that shipped models' files are those of the lock, whose digests are in the stage keys."""
+    for name in names:
+        shipped_lock().verify(name, SHIPPED.parent / name)
 
 
 def verify_base(source: str, digest: str) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import platform
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.stages import stage_named
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
 from faceid_core.stages.work import Done, Work
-from faceid_core.store import StageCache
+from faceid_core.store import IdentityErased, StageCache
+
+log = logging.getLogger(__name__)
 
 Tick = Callable[[str, int, int], None]
 
@@ -63,6 +69,7 @@ class Worker:
                 else:
                     yield self._commit(work, outputs, seconds, provenance)
         except Exception as error:  # a stage that breaks takes only this batch with it
+            log.exception("stage %s broke", stage.name)
             for work in open_works.values():
                 yield failed(work, error, (time.monotonic() - started) / len(ready))
 
@@ -79,12 +86,11 @@ class Worker:
                 return Done(work, "damaged", reason="damaged_input", message=str(damage), damaged=source)
             except FaceidError as error:
                 return failed(work, error, 0.0)
-        if getattr(stage, "reuses", None):
+        if getattr(stage, "reuses", None) and not work.replace:
             for number, manifest in enumerate(cache.manifests(work.call.stage)):
-                try:
-                    blobs[f"earlier:{number}"] = cache.read(manifest, stage.reuses)
-                except (DamagedInput, KeyError):
-                    continue
+                if stage.may_reuse(manifest.content["preimage"], work.call):
+                    with suppress(DamagedInput, KeyError):
+                        blobs[f"earlier:{number}"] = cache.read(manifest, stage.reuses)
         return blobs
 
     def _commit(self, work: Work, outputs, seconds: float, provenance: dict) -> Done:
@@ -93,6 +99,10 @@ class Worker:
             "seconds": round(seconds, 3),
             "finished_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
+            "device": self.settings.device,
+            "slots": self.settings.slots,
+            "batch": self.settings.batch,
+            "threads": self.settings.threads,
             **provenance,
             **_versions(),
         }
@@ -100,6 +110,8 @@ class Worker:
             manifest = StageCache(self.store, work.scope).commit(
                 work.call, outputs, provenance, replace=work.replace
             )
+        except IdentityErased as error:
+            return Done(work, "refused", reason="erased", message=str(error), seconds=seconds)
         except FaceidError as error:
             return failed(work, error, seconds)
         if REJECTION in manifest.outputs:
@@ -123,7 +135,11 @@ def rejected(work: Work, record: dict, seconds: float = 0.0) -> Done:
 def failed(work: Work, error: Exception, seconds: float) -> Done:
     """An exception as a Done that names subject, stage and what to do."""
     reason = type(error).__name__
-    return Done(work, "failed", reason=reason, message=f"{error}" or reason, seconds=seconds)
+    message = str(error) or reason
+    if not isinstance(error, FaceidError) and error.__traceback__ is not None:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{reason}: {message} (in {Path(frame.filename).name}, line {frame.lineno}, {frame.name})"
+    return Done(work, "failed", reason=reason, message=message, seconds=seconds)
 
 
 def _versions() -> dict[str, str]:

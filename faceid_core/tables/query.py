@@ -51,6 +51,8 @@ class Tables:
     def publish(self, run_id: str, tables: Mapping[str, pa.Table]) -> Catalogue:
         """Add a run's rows to every table, then show them to readers together. Again changes nothing.
 
+        A retry of a run replaces what its earlier attempt said of it; pictures and their metrics stay.
+
         Args:
             run_id: whose rows these are.
             tables: table -> rows; where there are rows of a run there is the run's own row in `runs`.
@@ -71,7 +73,10 @@ class Tables:
             raise ContractError("runs", [f"run {run_id} brings rows but no row of its own"])
         # `runs` last: readers tell a run that died half-way by its absence there.
         for name in sorted(tables, key=lambda name: (name == "runs", NAMES.index(name))):
-            self._place.append(name, tables[name])
+            if contract(name).per_run:
+                self._place.replace_run(name, run_id, tables[name])
+            else:
+                self._place.append(name, tables[name])
         return advance(self._store, self._place, run_id)
 
     def catalogue(self) -> Catalogue:

@@ -100,6 +100,41 @@ class DeltaPlace:
             f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were added; try again"
         )
 
+    def replace_run(self, name: str, run_id: str, table: pa.Table) -> int:
+        """Let these be the rows of a run in a table, whatever an earlier attempt of it wrote, in one commit.
+
+        Args:
+            name: the table's; its rows belong to runs.
+            run_id: the run.
+            table: rows that keep the contract, all of them the run's own.
+
+        Returns:
+            How many rows were written; 0 if they stood there already.
+
+        Raises:
+            ContractError: if the rows break the contract.
+            StoreError: if the storage fails.
+        """
+        agreed = contract(name)
+        agreed.check(table)
+        rows = table.select(agreed.schema.names).cast(agreed.schema)
+        mine = pc.field("run_id") == run_id
+        delta = self.open(name)
+        there = None if delta is None else delta.to_pyarrow_dataset().to_table(filter=mine)
+        if there is None or there.num_rows == 0:
+            return self.append(name, rows)
+        if _same_rows(there, rows, agreed):
+            return 0
+        try:
+            write_deltalake(delta, rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
+            return rows.num_rows
+        except CommitFailedError as error:
+            raise StoreError(
+                f"table {name} in {self.root} changed while run {run_id} was published again; try again"
+            ) from error
+        except (DeltaError, OSError) as error:
+            raise self._failed("replace rows of", name, error) from error
+
     def read(
         self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None
     ) -> Result | None:
@@ -144,6 +179,18 @@ class DeltaPlace:
         return StoreError(
             f"cannot {verb} table {name} in {self.root}: {in_one_line(error)}; check space and network"
         )
+
+
+def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
+    """Whether a table's rows of a run are those to be written, in any order."""
+    if set(there.column_names) != set(rows.column_names) or there.num_rows != rows.num_rows:
+        return False
+    order = [(name, "ascending") for name in agreed.primary_key]
+    first, second = (
+        each.select(agreed.schema.names).cast(agreed.schema).sort_by(order).to_pylist()
+        for each in (there, rows)
+    )
+    return first == second
 
 
 def in_one_line(error: Exception) -> str:

@@ -22,8 +22,21 @@ def test_every_problem_is_told_at_once():
 
 
 def test_impossible_combinations_of_the_method_are_refused():
-    with pytest.raises(ConfigurationError, match="warmup_steps"):
+    with pytest.raises(ConfigurationError, match=r"personalize: .*warmup_steps 5 must be less than steps 5"):
         parse_config({"personalize": {"method": {"steps": 5, "warmup_steps": 5}}})
+    with pytest.raises(ConfigurationError, match=r"personalize\.method\.steps"):
+        parse_config({"personalize": {"method": {"steps": 0}}})
+    with pytest.raises(ConfigurationError, match="needs force"):
+        parse_config({"run": {"from_stage": "mask"}})
+
+
+def test_a_time_that_yaml_takes_for_a_number_is_refused(tmp_path):
+    file = tmp_path / "night.yaml"
+    file.write_text("run: {finish_by: 22:30}\n")
+    with pytest.raises(ConfigurationError, match="in quotes"):
+        load_config(file)
+    file.write_text("run: {finish_by: '22:30'}\n")
+    assert load_config(file).run.finish_by.hour == 22
 
 
 def test_an_override_changes_the_preset_and_nothing_else():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import duckdb
@@ -9,13 +10,16 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
 from faceid_core.night.drive import drive_inline
+from faceid_core.night.executor import InlineExecutor
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import Outcome
+from faceid_core.store import RunLease, StoreBusy
+from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import shot, write_photo
 
@@ -128,18 +132,93 @@ def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     night, _ = run(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
     assert list(outcomes(night)) == ["ann"]
     assert night.computed["personalise"] == 0 and night.computed["generate"] == 1
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    assert ann.manifests["generate"].provenance["pictures_drawn"] == 6, (
+        "forced pictures are drawn, not copied"
+    )
     with pytest.raises(ConfigurationError, match="zoe"):
         open_night(small(store, people, run={"only": ("zoe",)}), LogReporter())
 
 
-def test_a_finish_by_that_passed_reaches_nobody_but_still_accounts(small, people, tmp_path, monkeypatch):
-    config = small(str(tmp_path / "store"), people)
-    night = open_night(config, LogReporter())
-    monkeypatch.setattr(type(night), "past_finish_by", lambda self: True)
+def test_finish_by_admits_nobody_new_but_finishes_whoever_has_tokens(small, people, tmp_path):
+    store = str(tmp_path / "store")
+    long_ago = dt.datetime(2026, 11, 1, 20, tzinfo=dt.UTC)
+    late = {"run": {"finish_by": "21:00"}}
+    night = open_night(small(store, people, **late), LogReporter(), scheduled=long_ago)
     ended = drive_inline(night)
     assert set(outcomes(night).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
     status = json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
     assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
+
+    run(small(store, people))
+    for shard in (tmp_path / "store").glob("identities/*/stages/generate/*.json"):
+        shard.unlink()
+    night = open_night(small(store, people, **late), LogReporter(), scheduled=long_ago)
+    assert drive_inline(night).exit_status == 0
+    assert outcomes(night) == {"ann": "done", "bob": "done"}
+
+
+def test_a_damaged_rejection_is_found_again(small, people_and_trouble, tmp_path):
+    config = small(str(tmp_path / "store"), people_and_trouble)
+    first, _ = run(config)
+    nobody = next(s for s in first.subjects.values() if s.identity_id == "nobody")
+    blob = nobody.manifests["detect"].outputs["rejection.json"].digest
+    (tmp_path / "store" / nobody.scope / "blobs" / blob).unlink()
+    second, ended = run(config)
+    assert ended.exit_status == 0 and outcomes(second)["nobody"] == "rejected"
+    assert second.computed["detect"] == 0 and outcomes(second)["ann"] == "cached"
+
+
+def test_two_damaged_producers_of_one_consumer_are_both_made_again_once(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people)
+    first, _ = run(config)
+    ann = next(s for s in first.subjects.values() if s.identity_id == "ann")
+    folder = tmp_path / "store" / ann.scope
+    for result, output in (("detect", "crop.png"), ("mask", "mask.png")):
+        (folder / "blobs" / ann.manifests[result].outputs[output].digest).unlink()
+    for stage in ("personalise", "generate"):
+        for manifest in (folder / "stages" / stage).glob("*.json"):
+            manifest.unlink()
+    second, ended = run(config)
+    assert ended.exit_status == 0 and outcomes(second) == {"ann": "done", "bob": "cached"}
+    assert second.computed["detect"] == second.computed["mask"] == second.computed["personalise"] == 1
+
+
+def test_a_person_erased_during_the_run_is_refused_and_the_others_go_on(small, people, tmp_path):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    night.store.put_if_absent(tombstone(ann.name), b"{}")
+    ended = drive_inline(night)
+    assert ended.exit_status == 0 and outcomes(night) == {"ann": "refused", "bob": "done"}
+
+
+def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    whole = InlineExecutor.execute
+
+    def breaks(self, works, tick, on_done, stop):
+        if works[0].call.stage == "generate":
+            raise StoreError("the disk is full")
+        whole(self, works, tick, on_done, stop)
+
+    monkeypatch.setattr(InlineExecutor, "execute", breaks)
+    ended = drive_inline(night)
+    assert ended.exit_status == 2 and set(outcomes(night).values()) == {"failed"}
+    assert {a.message for a in night.accounts.values()} == {"StoreError: the disk is full"}
+    assert any("disk is full" in message for message in night.failures_common.values())
+
+
+def test_a_busy_store_refuses_the_second_night_and_says_so(small, people, tmp_path):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    with RunLease.acquire(night.store, "another-night"), pytest.raises(StoreBusy, match="another-night"):
+        drive_inline(night)
+    assert json.loads(night.store.get(f"runs/{night.run_id}/status.json"))["state"] == "interrupted"
+
+
+def test_a_dry_run_leaves_an_empty_store_empty(small, people, tmp_path):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter(), dry=True)
+    assert len(night.lookup("detect")) == 3
+    assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.json"))
 
 
 def test_an_expired_consent_is_refused(small, people, tmp_path):

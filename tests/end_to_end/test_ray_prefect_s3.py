@@ -46,6 +46,7 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     drive_inline(inline)
 
     config = small(f"s3://{s3_server.new_bucket()}/nights", people_and_trouble, executor="ray")
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"chunk": 2})})
     night, ended = run_from_here(config, LogReporter())
     assert ended.exit_status == 0
     assert not ray.is_initialized(), "the pool is closed when the run ends"
@@ -68,16 +69,31 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
 
 
-def test_what_prefect_keeps_holds_no_id_and_no_pixel(small, people, tmp_path, prefect_server):
+def kept_by_prefect() -> str:
+    """Everything that the server holds of flow runs, task runs, logs and artifacts, as one text."""
     from prefect.client.orchestration import get_client
 
-    from flows.nightly import run_from_here
-
-    config = small(str(tmp_path / "store"), people, executor="inline")
-    night, _ = run_from_here(config, LogReporter())
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_flow_runs(limit=200) if night.run_id in run.model_dump_json()]
-        artifacts = client.read_artifacts() if hasattr(client, "read_artifacts") else []
-    kept = " ".join(run.model_dump_json() for run in runs) + " ".join(a.model_dump_json() for a in artifacts)
-    assert runs and "ann.png" not in kept and '"ann"' not in kept
-    assert all(key in kept for key in night.accounts) or artifacts == []
+        found = [
+            *client.read_flow_runs(limit=200),
+            *client.read_task_runs(limit=200),
+            *client.read_logs(limit=200),
+        ]
+        found += client.read_artifacts(limit=200)
+    return " ".join(each.model_dump_json() for each in found)
+
+
+def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefect_server):
+    from flows.nightly import nightly, run_from_here
+
+    config = small(str(tmp_path / "store"), people_and_trouble, executor="inline", execution={"chunk": 1})
+    night, ended = run_from_here(config, LogReporter())
+    assert ended.exit_status == 0, "chunks that run at once do not disturb each other"
+    people_and_trouble.write_text(
+        "identity_id,photo,class_word\nzoe-secret,a.png,person\nzoe-secret,a.png,person\n"
+    )
+    state = nightly(config, return_state=True)
+    assert state.is_failed() and "1 problem(s)" in state.message
+    kept = kept_by_prefect()
+    assert night.run_id in kept and all(key in kept for key in night.accounts)
+    assert not [name for name in ("ann.png", '"ann"', "nobody", "zoe-secret") if name in kept]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work, call_for
 from tasks.pool import RayPool
@@ -20,6 +21,9 @@ class TroubledActor:
 
     def __init__(self, settings: WorkerSettings, run_id: str):
         self._folder = Path(settings.store)
+
+    def ready(self):
+        return True
 
     def execute(self, works):
         for work in works:
@@ -61,7 +65,7 @@ def run(pool, *subjects: str) -> dict[str, Done]:
         assert done.work.subject not in found, "one outcome each"
         found[done.work.subject] = done
 
-    pool.execute(works, lambda *_: None, on_done)
+    pool.execute(works, lambda *_: None, on_done, lambda: False)
     return found
 
 
@@ -77,3 +81,30 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert pool.replaced >= 4, "a worker for each loss"
     again = run(pool, "cleo")
     assert again["cleo"].status == "done", "the pool goes on after all that"
+
+
+def test_what_was_not_begun_when_the_run_stops_is_not_reached(pool):
+    works = [Work(s, "common", call_for("mask", 1, {"who": s}, {}, {}, "float32"), {}, "mask") for s in "abc"]
+    found = []
+    pool.execute(works, lambda *_: None, found.append, lambda: True)
+    assert [done.status for done in found] == ["not_reached"] * 3
+
+
+def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
+    def on_done(done: Done) -> None:
+        raise OSError("the store is gone")
+
+    work = Work("ann", "common", call_for("mask", 1, {}, {}, {}, "float32"), {}, "mask")
+    with pytest.raises(OSError, match="the store is gone"):
+        pool.execute([work], lambda *_: None, on_done, lambda: False)
+
+
+def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.pool.ACTOR_START_SECONDS", 8)
+    settings = WorkerSettings(
+        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
+        scorers="", slots=2, batch=1, threads=os.cpu_count() or 1,
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="only 1 of 2 workers found room"):
+        TroubledPool(settings, "test", workers=2)
+    assert not ray.is_initialized()

@@ -1,0 +1,95 @@
+"""Where photos come from, and their copy in the person's prefix, from which workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from faceid_core import photos
+from faceid_core.errors import PhotoRejected, StoreError
+from faceid_core.identity import Identity, check_digest, read_photo
+from faceid_core.stages.models import open_configured_store
+from faceid_core.stages.work import Done, Work
+from faceid_core.store import IdentityErased, ObjectStore, StageCache
+from faceid_core.store.keys import sha256_hex
+
+if TYPE_CHECKING:
+    from faceid_core.night.night import Night
+
+
+@dataclass
+class PhotoSource:
+    """Reads photos by local path or s3:// address; one connection for each S3 folder."""
+
+    s3: Mapping[str, object]
+    max_bytes: int
+    _folders: dict[str, ObjectStore] = field(default_factory=dict)
+
+    def read(self, identity: Identity) -> bytes:
+        """The photo's bytes.
+
+        Raises:
+            PhotoRejected: missing, unreadable, too large, or not the photo that the manifest's sha256 names.
+                The sentence names the manifest's line, never the address, which may be an id.
+        """
+        if not identity.photo.startswith("s3://"):
+            return read_photo(identity, max_bytes=self.max_bytes)
+        folder, _, name = identity.photo.rpartition("/")
+        where = f"the address in line {identity.line} of the manifest"
+        try:
+            store = self._folders.setdefault(folder, open_configured_store(folder, self.s3))
+            info = store.head(name)
+            if info is None:
+                raise PhotoRejected(
+                    "photo_missing", f"There is no object at {where}. Correct it or upload the photo."
+                )
+            if info.size > self.max_bytes:
+                raise photos.too_many_bytes(info.size, self.max_bytes)
+            return check_digest(identity, store.get(name))
+        except StoreError as error:
+            sentence = f"The photo at {where} cannot be read ({type(error).__name__}). Check that the run may read it."
+            raise PhotoRejected("photo_unreadable", sentence) from error
+
+
+def put_photos(night: Night, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:
+    """Copy the photos that detection is about to read into the store.
+
+    Returns:
+        The works whose photo is there, and the outcomes of the others.
+    """
+    kept, others = [], []
+    for work in works:
+        try:
+            night.put_photo(night.subjects[work.subject])
+            kept.append(work)
+        except PhotoRejected as rejection:
+            figures = {"value": rejection.value, "threshold": rejection.threshold}
+            others.append(Done(work, "rejected", rejection.reason, rejection.sentence, **figures))
+        except IdentityErased as error:
+            others.append(Done(work, "refused", "erased", str(error)))
+        except StoreError as error:
+            others.append(Done(work, "failed", type(error).__name__, str(error)))
+    return kept, others
+
+
+def put_photo(night: Night, name: str) -> None:
+    """Copy one subject's photo to where workers read it; a damaged copy is written again.
+
+    Raises:
+        PhotoRejected: the photo vanished or changed since it was digested.
+        IdentityErased: the person was erased meanwhile.
+        StoreError: the store fails.
+    """
+    subject = night.subjects[name]
+    if subject.kind == "person":
+        data = night.photos.read(night.identities[name])
+    else:
+        from faceid_core.miniature.samples import named_people
+
+        data = next(
+            png for person, png in named_people(night.config.score.named_people) if person == subject.text
+        )
+    if sha256_hex(data) != subject.photo_digest:
+        raise PhotoRejected("photo_changed", "The photo changed while the run was starting. Run it again.")
+    StageCache(night.store, subject.scope).put_blob(data)
