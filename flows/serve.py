@@ -73,9 +73,8 @@ def _serve(config: NightlyConfig, cron: str) -> None:
 
     from flows.nightly import nightly
 
-    click.echo(
-        f"deployment nightly/nightly: start it from the UI at {os.environ['PREFECT_API_URL'].removesuffix('/api')}/deployments"
-    )
+    server = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    click.echo(f"deployment nightly/nightly: start it from the UI at {server}/deployments")
     nightly.serve(
         name="nightly",
         parameters={"config": config.model_dump(mode="json")},
