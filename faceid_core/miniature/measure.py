@@ -34,8 +34,8 @@ def round_trip(vae: AutoencoderKL, images: np.ndarray, batch: int = 50) -> np.nd
     return np.concatenate(parts)
 
 
-def measure_gate(folder: Path, *, people: int = 100, shots: int = 6) -> dict:
-    """What survives the autoencoder: rank-1 recognition among `people` held-out people, and every concept."""
+def measure_gate(folder: Path, *, people: int = 200, shots: int = 6) -> dict:
+    """What survives the autoencoder: rank-1 recognition among 100 held-out people, and every concept."""
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     renders = render_people(HELD_OUT_SEEDS[:people], shots, seed=_SEED)
     report = {}
@@ -46,7 +46,7 @@ def measure_gate(folder: Path, *, people: int = 100, shots: int = 6) -> dict:
         error = np.abs(images.astype(np.float32) - renders.images).mean() / 127.5
         report[name] = {
             "L1 of a range of 2": round(float(error), 4),
-            "recogniser": measure_recogniser(renders, images, gallery=people),
+            "recogniser": measure_recogniser(renders, images, gallery=100),
             "concepts": measure_image_text(renders, images),
         }
     return report
