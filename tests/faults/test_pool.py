@@ -48,7 +48,7 @@ def pool(tmp_path):
         store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=1,
     )  # fmt: skip
-    made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=4)
+    made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=10)
     yield made
     made.close()
     assert not ray.is_initialized()
