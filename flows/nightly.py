@@ -1,6 +1,6 @@
 """The nightly flow: one sub-flow per stage, one lookup task each, chunks of misses, one Ray pool per run."""
 
-from __future__ import annotations
+# No postponed annotations here: Prefect reads the flow's from a copy of the function that has no module.
 
 import os
 from collections.abc import Callable
@@ -75,6 +75,12 @@ def publish_task(run_id: str) -> Published:
 @flow(name="nightly", flow_run_name="{config.name}", persist_result=False)
 def nightly(config: NightlyConfig) -> State:
     """Personalise everybody in the manifest: detect, parse, mask, personalise, generate, score, publish."""
+    # A served flow travels to its process by value with what it names; a function of this module goes by its name.
+    return course_of_the_flow(config)
+
+
+def course_of_the_flow(config: NightlyConfig) -> State:
+    """Open the night, unless `faceid run` did, run it, and say in one state how it ended."""
     try:
         night = _opened.get() or _open(config)
     except (ConfigurationError, MissingWeights) as error:
