@@ -73,9 +73,7 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed = contract(name)
-        agreed.check(table)
-        rows = table.select(agreed.schema.names).cast(agreed.schema)
+        agreed, rows = _checked(name, table)
         for _ in range(_ATTEMPTS):
             delta = self.open(name) or self._create(agreed)
             fresh = _absent(rows, delta, agreed)
@@ -115,9 +113,7 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed = contract(name)
-        agreed.check(table)
-        rows = table.select(agreed.schema.names).cast(agreed.schema)
+        agreed, rows = _checked(name, table)
         mine = pc.field("run_id") == run_id
         delta = self.open(name)
         there = None if delta is None else delta.to_pyarrow_dataset().to_table(filter=mine)
@@ -179,6 +175,13 @@ class DeltaPlace:
         return StoreError(
             f"cannot {verb} table {name} in {self.root}: {in_one_line(error)}; check space and network"
         )
+
+
+def _checked(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
+    """A table's contract, and the rows in its columns and types. Raises ContractError."""
+    agreed = contract(name)
+    agreed.check(table)
+    return agreed, table.select(agreed.schema.names).cast(agreed.schema)
 
 
 def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
