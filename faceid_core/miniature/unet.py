@@ -26,7 +26,7 @@ _FACE_LABELS = (1, 2, 3, 4, 5, 8)
 _SNR_LIMIT = 5.0
 _PEAK_RATE = 1e-3
 _HOLD = 0.5
-_SAVE_SECONDS = 12 * 60
+_SAVE_SECONDS = 5 * 60
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def train_unet(
     batch: int = 32,
     seed: int = 21,
 ) -> None:
-    """Train for a time; write the checkpoint `unet` and, every twelve minutes and at the end, a whole pipeline.
+    """Train for a time; write the checkpoint `unet` and, every five minutes and at the end, a whole pipeline.
 
     The second half of the budget lowers the learning rate, so that a phase ends in usable weights.
 
