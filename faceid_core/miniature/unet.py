@@ -12,7 +12,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .autoencoder import LATENT_CHANNELS, to_tensor
 from .dataset import Pictures, render_pictures
 from .names import teach_names
-from .pipeline_folder import PIPELINE, new_scheduler, new_text_encoder, new_unet, write_pipeline
+from .pipeline_folder import (
+    PIPELINE,
+    load_pipeline,
+    new_scheduler,
+    new_text_encoder,
+    new_unet,
+    write_pipeline,
+)
 from .schedules import WORK, Average, Budget, load_checkpoint, rate_at, save_checkpoint
 
 EMPTY_CAPTIONS = 0.1
@@ -113,6 +120,16 @@ class _Batches:
         return latents, weights, encoded.input_ids
 
 
+def _load_last(model: Denoiser) -> None:
+    """Fill `model` with the checkpoint `unet`, or with the shipped weights where nothing was trained yet."""
+    try:
+        model.load_state_dict(load_checkpoint("unet"))
+    except FileNotFoundError:
+        shipped = load_pipeline()
+        model.text_encoder.load_state_dict(shipped.text_encoder.state_dict())
+        model.unet.load_state_dict(shipped.unet.state_dict())
+
+
 def train_unet(
     *,
     minutes: float,
@@ -127,7 +144,7 @@ def train_unet(
 
     Args:
         minutes: wall-clock budget of the phase, the first step not counted.
-        resume: start from the checkpoint, with a fresh optimiser.
+        resume: start from the checkpoint, or from the shipped weights, with a fresh optimiser.
         pictures: how many are rendered and encoded in the course of training and held in memory.
     """
     torch.manual_seed(seed)
@@ -138,7 +155,7 @@ def train_unet(
     if not resume:
         teach_names(model.text_encoder, tokenizer, minutes=NAME_MINUTES)
     else:
-        model.load_state_dict(load_checkpoint("unet"))
+        _load_last(model)
         seed += int(time.time()) % 100_000  # other pictures than the phase before
     vae = AutoencoderKL.from_pretrained(PIPELINE / "vae").eval().to(memory_format=torch.channels_last)
     batches = _Batches(vae, tokenizer, pictures, seed)
