@@ -166,10 +166,15 @@ class FolderStore:
                 os.link(temporary, path)
                 _sync_folder(path.parent)
                 return True
-            except FileExistsError:
-                if path.is_dir() or not path.parent.is_dir():
+            except FileExistsError as error:
+                in_the_way = [folder for folder in path.parents if folder.is_file()]
+                if path.is_dir() or in_the_way:
                     raise  # one object's name is the folder of another's, which S3 allows and a folder cannot
-                return False
+                if error.filename2 is not None:  # the link's own answer: somebody was first
+                    return False
+                # A folder vanished between mkdir's answer and its check: a deleter was tidying up. Once more.
+                if attempt == _ATTEMPTS_AT_VANISHING_FOLDER - 1:
+                    raise
             except FileNotFoundError:
                 if attempt == _ATTEMPTS_AT_VANISHING_FOLDER - 1:
                     raise
