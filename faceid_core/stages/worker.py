@@ -39,13 +39,14 @@ class Worker:
         self.settings, self.run_id = settings, run_id
         self.store = open_configured_store(settings.store, settings.s3)
         self.models = Models(settings)
-        if settings.threads:
-            import torch
-
-            torch.set_num_threads(settings.threads)
 
     def execute(self, works: Sequence[Work], tick: Tick = silent) -> Iterator[Done]:
         """Run one stage over works of that same stage; yield one Done for each, whatever happens to it."""
+        if self.settings.threads:
+            import torch
+
+            # OpenMP keeps this number per thread, and an actor computes in another thread than it was made in.
+            torch.set_num_threads(self.settings.threads)
         stage = stage_named(works[0].call.stage)
         started = time.monotonic()
         ready, inputs, open_works = [], [], {work.subject + work.call.key: work for work in works}
