@@ -85,11 +85,14 @@ def write_pipeline(
     )
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # transformers would load the text encoder in the stored type; the other parts load in float32.
-    config = folder / "text_encoder" / "config.json"
-    settings = json.loads(config.read_text("utf-8"))
-    settings["dtype"] = "float32"
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+    for part in ("text_encoder", "vae", "unet"):
+        config = folder / part / "config.json"
+        settings = json.loads(config.read_text("utf-8"))
+        settings.pop("_name_or_path", None)  # where the part was loaded from says nothing about it
+        if part == "text_encoder":
+            # transformers would load it in the stored type; the other parts load in float32.
+            settings["dtype"] = "float32"
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
