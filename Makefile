@@ -5,7 +5,7 @@ STORE  ?= work/store
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test setup lint clean
+.PHONY: run test test-all test-browser setup lint clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -25,6 +25,15 @@ run: $(READY)
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile
 	@echo "Passed. What each folder of tests/ covers stands in tests/README.md; make run personalises the sample people."
+
+# Every test of `make test` and the exhaustive ones: a fault at every operation of the store, thousands of damaged files.
+test-all: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile -m "not browser" --timeout=1800
+
+# The Prefect UI in a real browser; needs Chromium (Debian: apt-get install chromium).
+test-browser: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,browser]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m browser tests/browser
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -49,6 +49,8 @@ def _start_server(host: str, port: int) -> subprocess.Popen:
     click.echo(f"starting a Prefect server on http://{host}:{port}")
     server = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)],
+        # The page asks this address; by default that is port 4200, whatever port the server listens on.
+        env={**os.environ, "PREFECT_SERVER_UI_API_URL": "/api"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

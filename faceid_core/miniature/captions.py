@@ -58,7 +58,7 @@ def caption(shot: Shot, subject: str, rng: random.Random | None = None) -> str:
         "scene": 0.93,
         "attribute": 0.93,
         "held": 0.93,
-        "clothes": 0.6 if shot.framing == "half" else 0.2,
+        "clothes": 0.75 if shot.framing == "half" else 0.3,
     }
 
     def is_said(part: str) -> bool:

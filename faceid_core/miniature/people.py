@@ -7,8 +7,10 @@ from .concepts import BEARDS, HAIR_STYLES, MARKS
 
 Colour = tuple[int, int, int]
 
-# The five sets are disjoint: a person that tests or samples rely on is never seen in any training.
+# The six sets are disjoint: a person that tests or samples rely on is never seen in any training.
 NAMED_SEEDS = range(1, 257)
+# On whom the method's settings are chosen; no figure that is reported comes from them.
+TUNING_SEEDS = range(8001, 8033)
 SAMPLE_SEEDS = range(9001, 9009)
 SCORER_TRAINING_SEEDS = range(100_000, 140_000)
 HELD_OUT_SEEDS = range(200_000, 201_000)

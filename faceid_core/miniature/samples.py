@@ -16,12 +16,17 @@ PHOTO_PIXELS = 128
 _CLOTHES = ("blue shirt", "striped shirt")
 
 
+def clothes_of(seed: int) -> str:
+    """What a person wears in the one photo."""
+    return _CLOTHES[seed % len(_CLOTHES)]
+
+
 def portrait(seed: int, *, pixels: int = PHOTO_PIXELS) -> np.ndarray:
     """The one photo of a person: a close-up in everyday clothes before a plain backdrop, uint8 [pixels, pixels, 3]."""
     shot = Shot(
         framing="face",
         scene=None,
-        clothes=_CLOTHES[seed % len(_CLOTHES)],
+        clothes=clothes_of(seed),
         held=None,
         attributes=frozenset(),
         dx=0.0,

@@ -11,7 +11,12 @@ import torch
 from transformers import CLIPTokenizer
 
 from faceid_core.miniature import people
-from faceid_core.miniature.autoencoder import new_autoencoder, normalise_latents, reconstruction_loss
+from faceid_core.miniature.autoencoder import (
+    new_autoencoder,
+    normalise_latents,
+    pixel_weights,
+    reconstruction_loss,
+)
 from faceid_core.miniature.captions import caption
 from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
 from faceid_core.miniature.dataset import render_pictures
@@ -36,9 +41,10 @@ def test_the_same_arguments_give_the_same_picture():
     assert np.abs(first.image.astype(int) - other.image).mean() > 2
 
 
-def test_the_five_sets_of_people_are_disjoint():
+def test_the_six_sets_of_people_are_disjoint():
     sets = [
         people.NAMED_SEEDS,
+        people.TUNING_SEEDS,
         people.SAMPLE_SEEDS,
         people.SCORER_TRAINING_SEEDS,
         people.HELD_OUT_SEEDS,
@@ -113,6 +119,17 @@ def test_a_full_caption_names_all_that_is_drawn():
     shot = Shot("half", "snow", "red sweater", "umbrella", frozenset({"smiling"}))
     text = "a photo of a man in the snow smiling, wearing a red sweater, holding an umbrella"
     assert caption(shot, "a man") == text
+
+
+def test_a_small_face_counts_as_much_as_a_large_one():
+    labels = torch.zeros(2, 64, 64, dtype=torch.int64)
+    labels[0, 8:56, 16:48] = LABELS.index("skin")
+    labels[1, 20:44, 24:40] = LABELS.index("skin")  # a quarter of the pixels
+    weight = pixel_weights(labels)
+    assert weight.shape == (2, 1, 64, 64)
+    background, skin = weight[0, 0, 0, 0], LABELS.index("skin")
+    sums = [float((weight[i, 0] * (labels[i] == skin)).sum()) for i in range(2)]
+    assert background == 1 and 0.6 < sums[1] / sums[0] < 1
 
 
 def test_training_pictures_show_all_concepts_and_all_names():
