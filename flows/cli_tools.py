@@ -1,4 +1,4 @@
-"""Commands for day one: prepare photos, draw a person, lock the shipped models."""
+"""Commands for day one: prepare photos, draw a person, write a person's tokens, lock the shipped models."""
 
 from __future__ import annotations
 
@@ -110,30 +110,15 @@ def _crop_pixels(config: NightlyConfig) -> int:
 @config_options
 def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: str) -> None:
     """Draw IDENTITY in a prompt of your own, with the newest tokens that the store holds."""
-    from faceid_core.errors import ConfigurationError
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.night.opening import open_store_checked
+    from faceid_core.night.reading import newest_tokens
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
-    from faceid_core.store import StageCache
 
-    store, secret = open_store_checked(config)
-    cache = StageCache(store, f"identities/{secret.identity_key(validate_identity_id(identity_id))}")
-    base = find_weights(config).digests["base"]
-    learned = [
-        m for m in cache.manifests("personalise") if m.content["preimage"]["weights"].get("base") == base
-    ]
-    if not learned:
-        raise ConfigurationError(
-            f"{config.store} holds no tokens of {identity_id!r} for base model {config.base_model.source!r}; "
-            f"learn them first: faceid run --store {config.store} --only {identity_id}"
-        )
-    newest = max(learned, key=lambda manifest: manifest.provenance.get("finished_at", ""))
-    tokens = IdentityTokens.from_bytes(cache.read(newest, "tokens.safetensors"))
+    tokens = IdentityTokens.from_bytes(newest_tokens(config, identity_id))
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
@@ -146,6 +131,22 @@ def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: 
     )
     target = Path(out or f"{identity_id}.png")
     target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
+    click.echo(f"wrote {target}")
+
+
+@click.command(short_help="Write a person's tokens as a file.")
+@click.argument("identity_id")
+@click.option(
+    "--out", default="", help="File to write; default: <identity>.safetensors in the present folder."
+)
+@config_options
+def tokens(config: NightlyConfig, identity_id: str, out: str) -> None:
+    """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
+    from faceid_core.night.reading import newest_tokens
+
+    data = newest_tokens(config, identity_id)
+    target = Path(out or f"{identity_id}.safetensors")
+    target.write_bytes(data)
     click.echo(f"wrote {target}")
 
 
