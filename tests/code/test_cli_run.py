@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from flows.cli import cli
 from tests.end_to_end.conftest import GRID, shot
 
 STAGES = ("detect", "parse", "mask", "personalise", "generate", "score")
+SUMMARY = "select subject_kind, concepts_obeyed, identity_gain_low from identity_summary"
 
 
 def faceid(*arguments):
@@ -60,6 +63,30 @@ def test_a_run_ends_with_a_table_and_where_things_are(night):
         assert words in told
     report = re.search(r"^report +(.+)$", told, re.MULTILINE).group(1)
     assert report.startswith(f"{night.store}/runs/") and Path(report).read_bytes()[:15] == b"<!doctype html>"
+
+
+def test_a_run_says_what_it_comes_to(night):
+    figures = faceid("query", SUMMARY, "--store", night.store, "--format", "json")
+    rows = json.loads(figures.output)
+    people = [row for row in rows if row["subject_kind"] == "person"]
+    (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
+    gained = sum((row["identity_gain_low"] or 0) > 0 for row in people)
+    assert f"{gained} of 2 surely above the class word" in night.run.output
+    share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
+    assert f"concepts obeyed {share:.0%} as often as with the class word" in night.run.output
+
+
+def test_a_lost_floor_and_ceiling_are_told(night, tmp_path):
+    shutil.copytree(night.store, tmp_path / "store")
+    common = tmp_path / "store" / "common"
+    for manifest in common.glob("stages/score*/*.json"):
+        for output in json.loads(manifest.read_bytes())["content"]["outputs"]:
+            (common / "blobs" / output["digest"]).unlink(missing_ok=True)
+    told = faceid("run", "--config", night.config, "--store", tmp_path / "store")
+    assert told.exit_code == 0
+    assert re.search(r"^class-person: .*run again", told.output, re.MULTILINE), told.output
+    assert re.search(r"^named-[a-z-]+: .*run again", told.output, re.MULTILINE), told.output
+    assert "of the way" not in told.output and "as often as" not in told.output
 
 
 def test_the_commands_that_a_run_prints_work(night, tmp_path, monkeypatch):
