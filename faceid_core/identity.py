@@ -20,6 +20,9 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CLASS_WORD = re.compile(r"[a-z]{1,32}( [a-z]{1,32})?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+# What is before the last slash is opened as a store: '#' and '?' would end its address there, and an empty
+# component would name another object than the one that is read.
+_S3_FOLDER = re.compile(r"s3://[^/#?\[\]\s]+(/[^/#?\x00-\x1f]+)*")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://", re.ASCII)
 
 
@@ -237,7 +240,7 @@ def _photo_address(text: str, base: str) -> str:
         bucket, _, name = text[5:].partition("/")
         if not bucket or not name or name.endswith("/"):
             raise ValueError(f"photo {shown(text)} is not an address of the form s3://bucket/name")
-        return text
+        return _readable(text)
     if _SCHEME.match(text):
         raise ValueError(f"photo {shown(text)}: only local paths and s3:// addresses are read")
     if "\0" in text:
@@ -245,9 +248,19 @@ def _photo_address(text: str, base: str) -> str:
     if base.startswith("s3://"):
         if text.startswith("/") or ".." in text.split("/"):
             raise ValueError(f"photo {shown(text)}: a manifest in S3 names photos in S3 only")
-        return f"{base.rstrip('/')}/{text}"
+        return _readable(f"{base.rstrip('/')}/{text}")
     # `/` with an absolute right side is that right side.
     return str(Path(base) / text)
+
+
+def _readable(address: str) -> str:
+    """The `s3://` address itself, if its folder can be opened as a store."""
+    if not _S3_FOLDER.fullmatch(address.rpartition("/")[0]):
+        raise ValueError(
+            f"photo {shown(address)} cannot be read: its folders may hold no #, no ? and no empty part; "
+            "copy the photo to a folder without"
+        )
+    return address
 
 
 def _digest(text: str) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
         "Detect, crop and mask photos; one picture per person, nothing stored.",
     ),
     "draw": ("flows.cli_tools", "draw", "Draw a person of the store in a prompt of your own."),
+    "tokens": ("flows.cli_tools", "tokens", "Write a person's newest tokens as a safetensors file."),
     "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),

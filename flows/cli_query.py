@@ -1,4 +1,4 @@
-"""Commands that read a store: status, query, key, tables."""
+"""Commands that read a store: status, query, key, tables, sheet. They refuse a store that does not exist."""
 
 from __future__ import annotations
 
@@ -25,16 +25,47 @@ def _store(command):
     return with_config
 
 
-def _open(config: NightlyConfig):
-    from faceid_core.stages.models import open_configured_store
-
-    return open_configured_store(config.store, config.s3.model_dump())
-
-
 def _tables(config: NightlyConfig):
+    from faceid_core.night.reading import open_existing
     from faceid_core.tables import Tables
 
-    return Tables(_open(config))
+    return Tables(open_existing(config))
+
+
+def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
+    """The store, and request and status of a run (the latest by default); status None if none was recorded.
+
+    Raises:
+        ConfigurationError: the store holds no such run.
+    """
+    from faceid_core.errors import ConfigurationError, ObjectMissing
+    from faceid_core.night.reading import open_existing
+    from faceid_core.night.runs import read_request, read_status, run_ids
+
+    store = open_existing(config)
+    known = run_ids(store)
+    if not known:
+        raise ConfigurationError(
+            f"{config.store} holds no run yet; start one with: faceid run --store {config.store}"
+        )
+    found = run_id or known[-1]
+    try:
+        request = read_request(store, found)
+    except ObjectMissing:
+        raise ConfigurationError(
+            f"{config.store} holds no run {found!r}; it holds {', '.join(known[-5:])}"
+        ) from None
+    try:
+        return store, *read_status(store, found)
+    except ObjectMissing:
+        return store, request, None
+
+
+def _without_status(request: dict) -> str:
+    return (
+        f"run {request['run_id']} started at {request['started_at']} but recorded no status: it died before its "
+        "first stage, or is starting just now"
+    )
 
 
 @click.command(short_help="What became of a run.")
@@ -45,22 +76,11 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
 
     Reads the store alone: works while the run goes on, after it, and without Prefect.
     """
-    from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.night.runs import read_status, run_ids
-
-    opened = _open(config)
-    known = run_ids(opened)
-    if not known:
-        raise ConfigurationError(
-            f"{config.store} holds no run yet; start one with: faceid run --store {config.store}"
-        )
-    try:
-        request, record = read_status(opened, run_id or known[-1])
-    except ObjectMissing:
-        raise ConfigurationError(
-            f"{config.store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}"
-        ) from None
+    _, request, record = _find_run(config, run_id)
     console = Console(highlight=False)
+    if record is None:
+        console.print(_without_status(request), soft_wrap=True)
+        return
     console.print(
         f"run {request['run_id']}: {record['state']}, as of {record['at']}, started {request['started_at']}"
     )
@@ -105,7 +125,7 @@ def query(sql: str, config: NightlyConfig, kind: str) -> None:
     elif kind == "json":
         click.echo(frame.to_json(orient="records", date_format="iso", indent=2))
     else:
-        click.echo(frame.to_string(index=False, max_colwidth=48))
+        click.echo(frame.to_string(index=False, max_colwidth=None))
 
 
 @click.command(short_help="The opaque key of an identity id.")
@@ -114,9 +134,10 @@ def query(sql: str, config: NightlyConfig, kind: str) -> None:
 def key(identity_id: str, config: NightlyConfig) -> None:
     """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
     from faceid_core.identity import validate_identity_id
-    from faceid_core.store.secret import IdentitySecret
+    from faceid_core.night.reading import open_with_secret
 
-    click.echo(IdentitySecret.load(config.store).identity_key(validate_identity_id(identity_id)))
+    _, secret = open_with_secret(config)
+    click.echo(secret.identity_key(validate_identity_id(identity_id)))
 
 
 @click.group(short_help="Export the tables.")
@@ -149,16 +170,11 @@ def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, 
     from pathlib import Path
 
     from faceid_core.errors import ConfigurationError
-    from faceid_core.night.runs import read_status, run_ids
     from faceid_core.night.sheet import people_sheet
 
-    opened = _open(config)
-    known = run_ids(opened)
-    if not known or (run_id is not None and run_id not in known):
-        raise ConfigurationError(
-            f"{config.store} holds no run {run_id or ''}; start one with: faceid run --store {config.store}"
-        )
-    _, record = read_status(opened, run_id or known[-1])
+    opened, request, record = _find_run(config, run_id)
+    if record is None:
+        raise ConfigurationError(f"{_without_status(request)}; name another run, or run again")
     wanted = [name.strip() for name in prompts.split(",") if name.strip()]
     Path(out).write_bytes(people_sheet(opened, record, prompts=wanted, people=people, seed=seed))
     click.echo(f"wrote {out}")

@@ -24,12 +24,17 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     if dry_run:
         _say_plan(config, console)
         return
-    from faceid_core.night.summary_rows import closing_rows
+    from faceid_core.night.summary_rows import acceptance_line, closing_rows
     from flows.console import ConsoleReporter, final_table
 
     with ConsoleReporter(console) as reporter:
         night, finished = _run(config, reporter)
     console.print(final_table(closing_rows(night, finished.published)))
+    for name, message in night.failures_common.items():
+        console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)
+    comes_to = acceptance_line(finished.published.overall)
+    if comes_to:
+        console.print(comes_to, soft_wrap=True)
     console.print(finished.published.sentence)
     for what, where in finished.published.places.items():
         console.print(f"{what:<8} {where}", soft_wrap=True)

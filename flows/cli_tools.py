@@ -1,4 +1,4 @@
-"""Commands for day one: prepare photos, draw a person, lock the shipped models."""
+"""Commands for day one: prepare photos, draw a person, write a person's tokens, lock the shipped models."""
 
 from __future__ import annotations
 
@@ -8,23 +8,40 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, load_config
 from flows.options import config_options
+
+USUAL_CROP_PIXELS = 512
 
 
 @click.command(short_help="Detect, crop and mask photos.")
 @click.option("--photos", required=True, help="Folder of photos, or identities.csv / .parquet.")
-@click.option("--faces", type=click.Choice(["miniature", "deepface"]), default="deepface", show_default=True)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False),
+    help="YAML file of the night: its limits hold.",
+)
+@click.option(
+    "--faces", type=click.Choice(["miniature", "deepface"]), help="[default: the file's, or deepface]"
+)
 @click.option(
     "--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
 )
 @click.option(
-    "--size", default=512, show_default=True, type=click.IntRange(32, 2048), help="Side of the crop, pixels."
+    "--size",
+    type=click.IntRange(32, 2048),
+    help=f"Side of the crop, pixels.  [default: that of the file's base model, or {USUAL_CROP_PIXELS}]",
 )
 @click.option(
-    "--mask", "region", type=click.Choice(["face", "face_hair", "head"]), default="face", show_default=True
+    "--mask",
+    "region",
+    type=click.Choice(["face", "face_hair", "head"]),
+    help="[default: the file's, or face]",
 )
-def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
+def prepare(
+    photos: str, config_file: str | None, faces: str | None, out: str, size: int | None, region: str | None
+) -> None:
     """Try photos before a night: one picture per person of box, landmarks, crop and mask; rejections with reasons.
 
     Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
@@ -34,23 +51,33 @@ def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
     from faceid_core.faces.prepare import prepare_photo
     from faceid_core.faces.quality import Limits
     from faceid_core.identity import read_manifest
-    from faceid_core.night.people import photo_bytes
+    from faceid_core.night.photo_source import PhotoSource
 
+    usual = None if config_file else "deepface"
+    given = {"faces.backend": faces or usual, "faces.mask_region": region}
+    config = load_config(config_file, {name: value for name, value in given.items() if value})
     people = read_manifest(photos)
-    detector, parser = load_faces(faces)
+    detector, parser = load_faces(config.faces.backend)
+    limits = Limits(
+        max_bytes=config.faces.max_photo_bytes,
+        max_pixels=config.faces.max_photo_pixels,
+        min_face_pixels=config.faces.min_face_pixels,
+        min_sharpness=config.faces.min_sharpness,
+    )
+    source = PhotoSource(config.s3.model_dump(), limits.max_bytes)
+    pixels = size or (_crop_pixels(config) if config_file else USUAL_CROP_PIXELS)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     table = Table("identity", "outcome", "reason", "what to do")
-    limits = Limits()
     usable = 0
     for person in people:
         try:
             prepared = prepare_photo(
-                photo_bytes(person, max_bytes=limits.max_bytes),
+                source.read(person),
                 detector=detector,
                 parser=parser,
-                size=size,
-                region=region,
+                size=pixels,
+                region=config.faces.mask_region,
                 limits=limits,
                 face_box=person.face_box,
             )
@@ -62,7 +89,15 @@ def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
         table.add_row(person.identity_id, "usable", "", "")
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{usable} of {len(people)} photos are usable; pictures in {folder}/")
+    console.print(f"{usable} of {len(people)} photos are usable; pictures in {folder}/", soft_wrap=True)
+
+
+def _crop_pixels(config: NightlyConfig) -> int:
+    """The side at which the night would align faces: that of the base model's pictures."""
+    from faceid_core.diffusion.describe import describe, source_folder
+
+    source = config.base_model.source
+    return describe(source_folder(source), name=source, digest="", precision="float32").resolution
 
 
 @click.command(short_help="Draw a person of the store.")
@@ -75,30 +110,15 @@ def prepare(photos: str, faces: str, out: str, size: int, region: str) -> None:
 @config_options
 def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: str) -> None:
     """Draw IDENTITY in a prompt of your own, with the newest tokens that the store holds."""
-    from faceid_core.errors import ConfigurationError
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.night.opening import open_store_checked
+    from faceid_core.night.reading import newest_tokens
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
-    from faceid_core.store import StageCache
 
-    store, secret = open_store_checked(config)
-    cache = StageCache(store, f"identities/{secret.identity_key(validate_identity_id(identity_id))}")
-    base = find_weights(config).digests["base"]
-    learned = [
-        m for m in cache.manifests("personalise") if m.content["preimage"]["weights"].get("base") == base
-    ]
-    if not learned:
-        raise ConfigurationError(
-            f"{config.store} holds no tokens of {identity_id!r} for base model {config.base_model.source!r}; "
-            f"learn them first: faceid run --store {config.store} --only {identity_id}"
-        )
-    newest = max(learned, key=lambda manifest: manifest.provenance.get("finished_at", ""))
-    tokens = IdentityTokens.from_bytes(cache.read(newest, "tokens.safetensors"))
+    tokens = IdentityTokens.from_bytes(newest_tokens(config, identity_id))
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
@@ -111,6 +131,22 @@ def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: 
     )
     target = Path(out or f"{identity_id}.png")
     target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
+    click.echo(f"wrote {target}")
+
+
+@click.command(short_help="Write a person's tokens as a file.")
+@click.argument("identity_id")
+@click.option(
+    "--out", default="", help="File to write; default: <identity>.safetensors in the present folder."
+)
+@config_options
+def tokens(config: NightlyConfig, identity_id: str, out: str) -> None:
+    """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
+    from faceid_core.night.reading import newest_tokens
+
+    data = newest_tokens(config, identity_id)
+    target = Path(out or f"{identity_id}.safetensors")
+    target.write_bytes(data)
     click.echo(f"wrote {target}")
 
 

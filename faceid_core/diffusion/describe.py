@@ -69,7 +69,7 @@ def source_folder(source: str | Path) -> Path:
     for name in _CONFIGS:
         if not (folder / name).is_file():
             hint = (
-                "run `faceid miniature train` to make the miniature world's weights"
+                "bring the shipped files back, or make them anew with: python -m faceid_core.miniature.train"
                 if str(source) == MINIATURE
                 else "give a Stable Diffusion 1.x or 2.x folder as diffusers' save_pretrained writes it"
             )

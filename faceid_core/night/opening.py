@@ -74,11 +74,13 @@ def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[Obj
     """Open the store and make sure that it belongs to this secret; a dry look writes nothing into it.
 
     Raises:
+        ConfigurationError: the store exists, and its secret is not here.
         SecretMismatch: the store was made with another secret.
     """
-    secret = IdentitySecret.load(config.store)
     store = open_configured_store(config.store, config.s3.model_dump())
-    if not dry or store.head(STORE) is not None:
+    exists = store.head(STORE) is not None
+    secret = IdentitySecret.load(config.store, make=not exists)
+    if exists or not dry:
         initialise(store, secret)
     return store, secret
 

@@ -12,6 +12,7 @@ from faceid_core.night.photo_source import PhotoSource
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.work import COMMON, Subject
 from faceid_core.store import ObjectStore, is_erased
+from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
 
@@ -27,8 +28,8 @@ def manifest_source(config: NightlyConfig) -> str:
         return config.identities
     from faceid_core.miniature.samples import write_samples
 
-    store = config.store.removeprefix("file://")
-    folder = Path("work/samples") if "://" in store else Path(store).absolute().parent / "samples"
+    in_s3 = config.store.startswith("s3://")
+    folder = Path("work/samples") if in_s3 else folder_of(config.store).parent / "samples"
     if not (folder / "identities.csv").is_file():
         write_samples(folder)
     return str(folder / "identities.csv")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from faceid_core import photos
-from faceid_core.errors import PhotoRejected, StoreError
+from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity, check_digest, read_photo
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.work import Done, Work
@@ -25,6 +26,7 @@ class PhotoSource:
     s3: Mapping[str, object]
     max_bytes: int
     _folders: dict[str, ObjectStore] = field(default_factory=dict)
+    _opening: Lock = field(default_factory=Lock, repr=False)
 
     def read(self, identity: Identity) -> bytes:
         """The photo's bytes.
@@ -38,7 +40,7 @@ class PhotoSource:
         folder, _, name = identity.photo.rpartition("/")
         where = f"the address in line {identity.line} of the manifest"
         try:
-            store = self._folders.setdefault(folder, open_configured_store(folder, self.s3))
+            store = self._open(folder)
             info = store.head(name)
             if info is None:
                 raise PhotoRejected(
@@ -47,9 +49,16 @@ class PhotoSource:
             if info.size > self.max_bytes:
                 raise photos.too_many_bytes(info.size, self.max_bytes)
             return check_digest(identity, store.get(name))
-        except StoreError as error:
+        except (StoreError, ConfigurationError) as error:
             sentence = f"The photo at {where} cannot be read ({type(error).__name__}). Check that the run may read it."
             raise PhotoRejected("photo_unreadable", sentence) from error
+
+    def _open(self, folder: str) -> ObjectStore:
+        # A client takes a tenth of a second and holds its own connections: many threads share one.
+        with self._opening:
+            if folder not in self._folders:
+                self._folders[folder] = open_configured_store(folder, self.s3)
+            return self._folders[folder]
 
 
 def put_photos(night: Night, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.night.night import Night
 from faceid_core.night.pages import write_pages
 from faceid_core.night.rows import run_tables
 from faceid_core.night.scores import collect
 from faceid_core.outcomes import exit_status, tally
+from faceid_core.store.folder import plain_address
 from faceid_core.tables import Tables
 
 
@@ -36,14 +39,14 @@ def publish(night: Night) -> Published:
     overall = aggregate(summary) if summary else {}
     index = write_pages(night, found, summary)
     Tables(night.store).publish(night.run_id, run_tables(night, found, summary, exit_status=status))
-    url = night.store.url.rstrip("/")
+    root = plain_address(night.store.url)
     return Published(
         index=index,
         sentence=_sentence(night),
         places={
-            "report": _place(url, index),
-            "tables": f'faceid query --store {night.config.store} "select * from identity_summary"',
-            "tokens": f"{_place(url, 'identities/')}<key>/  (faceid key ID prints a person's key)",
+            "report": f"{root}/{index}",
+            "tables": f'faceid query {_store_option(night)} "select * from identity_summary"',
+            "tokens": f"faceid tokens ID --out ID.safetensors {_store_option(night)}{_model_option(night)}",
         },
         figures=[_figure_row(row) for row in summary],
         summary=summary,
@@ -51,8 +54,14 @@ def publish(night: Night) -> Published:
     )
 
 
-def _place(url: str, name: str) -> str:
-    return f"{url.removeprefix('file://')}/{name}"
+def _store_option(night: Night) -> str:
+    return f"--store {shlex.quote(night.config.store)}"
+
+
+def _model_option(night: Night) -> str:
+    """Tokens are looked up for one base model: name it unless it is the default."""
+    source = night.config.base_model.source
+    return "" if source == MINIATURE else f" --model-source {shlex.quote(source)}"
 
 
 def _figure_row(row: Mapping) -> dict:

@@ -74,13 +74,24 @@ def replace_object(store: ObjectStore, name: str, data: bytes) -> None:
     store.replace_if_match(name, data, etag)
 
 
+def read_request(store: ObjectStore, run_id: str) -> dict:
+    """What was asked of a run.
+
+    Raises:
+        ConfigurationError: no run can have this id.
+        ObjectMissing: there is no such run.
+    """
+    return json.loads(store.get(run_object(run_id, REQUEST)))
+
+
 def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
     """Request and status of a run, from the store alone.
 
     Raises:
-        ObjectMissing: there is no such run.
+        ConfigurationError: no run can have this id.
+        ObjectMissing: there is no such run, or it ended before it recorded a status.
     """
-    return tuple(json.loads(store.get(run_object(run_id, name))) for name in (REQUEST, STATUS))
+    return read_request(store, run_id), json.loads(store.get(run_object(run_id, STATUS)))
 
 
 def run_ids(store: ObjectStore) -> list[str]:

@@ -1,6 +1,8 @@
-"""The closing table of a run: a line per identity, then floor and ceiling."""
+"""The closing words of a run: a line per identity, then floor and ceiling, then what the run comes to."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published
@@ -27,6 +29,29 @@ def closing_rows(night: Night, published: Published) -> list[dict]:
         if any(value is not None for value in three.values()):
             rows.append({"identity": title, "outcome": "", "seconds": None, **three})
     return rows
+
+
+def acceptance_line(overall: Mapping) -> str:
+    """What a run comes to, in one line; what could not be measured is left out.
+
+    Args:
+        overall: of `evaluate.summary.aggregate`, or empty.
+
+    Returns:
+        The line; empty if nothing was measured.
+    """
+    over = overall.get("over_people", {})
+    way = over.get("identity_fraction", {}).get("mean")
+    gain = over.get("identity_gain", {}).get("mean")
+    obeyed = overall.get("relative_to_class_word", {}).get("concepts_obeyed")
+    parts = []
+    if way is not None:
+        parts.append(f"on average {way:.0%} of the way from class word to named people")
+    if gain is not None:
+        parts.append(f"{overall['people_with_gain']} of {overall['people']} surely above the class word")
+    if obeyed is not None:
+        parts.append(f"concepts obeyed {obeyed:.0%} as often as with the class word")
+    return "; ".join(parts)
 
 
 def _three(figures: dict) -> dict:

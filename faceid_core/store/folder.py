@@ -220,6 +220,11 @@ def folder_of(url: str) -> Path:
     return Path(unquote(parts.path)).resolve()
 
 
+def plain_address(url: str) -> str:
+    """A store's address as a shell takes it: a folder's path without URL quoting, or the s3:// address itself."""
+    return url.rstrip("/") if url.startswith("s3://") else str(folder_of(url))
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a new name in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
-from ..errors import ConfigurationError, SecretMismatch, StoreError
+from ..errors import ConfigurationError, ObjectMissing, SecretMismatch, StoreError
+from .folder import plain_address
 from .keys import canonical_json, is_digest, is_stage_name
 from .objects import ObjectStore
 from .secret import IdentitySecret, is_identity_key
@@ -39,9 +41,26 @@ def initialise(store: ObjectStore, secret: IdentitySecret) -> dict:
     }
     if store.put_if_absent(STORE, canonical_json(wanted)):
         return wanted
+    found = read_layout(store)
+    check_secret(store, found, secret)
+    return found
+
+
+def read_layout(store: ObjectStore) -> dict:
+    """What `store.json` holds; nothing is made.
+
+    Raises:
+        ConfigurationError: if there is no store at this address, or one whose layout this version does not know.
+        StoreError: if `store.json` cannot be understood.
+    """
     try:
         found = json.loads(store.get(STORE))
-        version, fingerprint = found["layout_version"], found["secret_fingerprint"]
+        version, _ = found["layout_version"], found["secret_fingerprint"]
+    except ObjectMissing:
+        raise ConfigurationError(
+            f"there is no store at {plain_address(store.url)} (no {STORE}); check the address in --store or --config, "
+            "or make a store there with: faceid run"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{STORE} in {store.url} cannot be understood ({error}); restore it from a backup"
@@ -51,13 +70,21 @@ def initialise(store: ObjectStore, secret: IdentitySecret) -> dict:
             f"{store.url} has layout {version}, this faceid writes layout {LAYOUT_VERSION}; "
             "use the faceid that made it, or another store"
         )
-    if fingerprint != secret.fingerprint:
-        raise SecretMismatch(
-            f"{store.url} was made with another identity secret (fingerprint {fingerprint}) than the one "
-            f"from {secret.source} (fingerprint {secret.fingerprint}); bring the store's secret, "
-            "or use another store"
-        )
     return found
+
+
+def check_secret(store: ObjectStore, layout: Mapping, secret: IdentitySecret) -> None:
+    """Refuse a secret that the store, whose `store.json` holds `layout`, was not made with.
+
+    Raises:
+        SecretMismatch: with both fingerprints.
+    """
+    if layout["secret_fingerprint"] != secret.fingerprint:
+        raise SecretMismatch(
+            f"{store.url} was made with another identity secret (fingerprint {layout['secret_fingerprint']}) "
+            f"than the one from {secret.source} (fingerprint {secret.fingerprint}); "
+            "bring the store's secret, or use another store"
+        )
 
 
 def identity_scope(identity_key: str) -> str:
@@ -116,10 +143,12 @@ def run_object(run_id: str, name: str) -> str:
     """An object of one run's own record.
 
     Raises:
-        ValueError: if the run's id cannot stand in a path.
+        ConfigurationError: if the run's id, which people type, cannot stand in a path.
     """
     if not _RUN_ID.fullmatch(run_id):
-        raise ValueError(f"run id {run_id!r} must be 1 to 128 letters, digits, '.', '_' and '-'")
+        raise ConfigurationError(
+            f"run id {run_id!r} is not allowed: 1 to 128 of A-Z a-z 0-9 . _ -, a letter or digit first"
+        )
     return f"runs/{run_id}/{name}"
 
 

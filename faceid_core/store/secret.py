@@ -44,18 +44,20 @@ class IdentitySecret:
             )
 
     @classmethod
-    def load(cls, store_url: str) -> IdentitySecret:
+    def load(cls, store_url: str, *, make: bool = True) -> IdentitySecret:
         """The secret of this environment; a file is made, once, where there is neither variable nor file.
 
         Args:
             store_url: the store's address; a secret inside the store that it protects is refused.
+            make: False for a store that exists: a new secret would give its people other keys.
 
         Returns:
             The secret from FACEID_IDENTITY_SECRET (hex or base64), or else from the file that
             FACEID_IDENTITY_SECRET_FILE names, or else from `faceid/identity-secret` in ~/.config.
 
         Raises:
-            ConfigurationError: if it cannot be read, if others can read its file, or if it lies in the store.
+            ConfigurationError: if it cannot be read, if others can read its file, if it lies in the store, or
+                if there is none and none may be made.
         """
         text = os.environ.get(VARIABLE, "").strip()
         if text:
@@ -69,6 +71,11 @@ class IdentitySecret:
                     f"set {FILE_VARIABLE} to a file outside"
                 )
         if not path.exists():
+            if not make:
+                raise ConfigurationError(
+                    f"there is no identity secret here: {VARIABLE} is not set and {path} does not exist; bring "
+                    f"the secret that {store_url} was made with, in {VARIABLE} or the file that {FILE_VARIABLE} names"
+                )
             _create(path)
         return cls(_read(path), str(path))
 

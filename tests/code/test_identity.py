@@ -178,6 +178,19 @@ def test_manifest_in_s3_names_photos_in_s3_only():
             parse_manifest(f"{HEADER}\na,{photo},person\n".encode(), source="m", base="s3://bucket/night")
 
 
+@pytest.mark.parametrize(
+    "photo", ["s3://b/x#1/y.jpg", "s3://b/x?/y.jpg", "s3://b?x/y.jpg", "s3://b/x//y.jpg", "s3://[b/y.jpg"]
+)
+def test_an_s3_address_that_no_store_opens_is_told_with_its_line(photo):
+    text = f"{HEADER}\na,s3://b/x y/z#1?.jpg,person\nb,{photo},person\n"
+    with pytest.raises(InputContractError) as caught:
+        parse_manifest(text.encode(), source="m", base="/")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"line 3: photo '{photo}' cannot be read") and "copy the photo" in problem
+    with pytest.raises(InputContractError, match=r"line 2: photo 's3://b/#1/y.jpg'"):
+        parse_manifest(f"{HEADER}\na,#1/y.jpg,person\n".encode(), source="m", base="s3://b")
+
+
 def test_missing_manifest_is_a_configuration_error(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_manifest(tmp_path / "none.csv")

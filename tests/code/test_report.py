@@ -15,7 +15,7 @@ from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
-from faceid_core.evaluate.summary import SubjectScores, summarise
+from faceid_core.evaluate.summary import SubjectScores, aggregate, summarise
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render
 from faceid_core.report import plots, svg
@@ -201,6 +201,8 @@ def test_the_index_accounts_for_everybody(night):
         assert key[:12] in text
     assert "detect: no_face" in text and HOSTILE in text and "0.120" in text and "Rejected photos" in text
     assert "2 of 2 surely above the class word" in text and "one note" in text
+    share = aggregate(night.rows)["relative_to_class_word"]["concepts_obeyed"]
+    assert f"; {share:.0%} of the class word's" in text.replace(" %", "%")
 
 
 def test_an_index_without_figures_is_still_a_page(night):

@@ -1,0 +1,148 @@
+"""faceid run in one process, and what its store then answers; one small night serves all tests here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from faceid_core import photos
+from faceid_core.errors import ConfigurationError
+from faceid_core.miniature.people import person_from_seed
+from faceid_core.miniature.renderer import render
+from faceid_core.personalize.tokens import IdentityTokens
+from flows.cli import cli
+from tests.end_to_end.conftest import GRID, shot
+
+STAGES = ("detect", "parse", "mask", "personalise", "generate", "score")
+SUMMARY = "select subject_kind, concepts_obeyed, identity_gain_low from identity_summary"
+
+
+def faceid(*arguments):
+    """Run one command; whatever is no exit is an error of the test."""
+    return CliRunner().invoke(cli, list(map(str, arguments)), env={"COLUMNS": "200"}, catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """Two people personalised in few steps; the store's folder has a blank in its name."""
+    folder = tmp_path_factory.mktemp("small night")
+    people = []
+    for name, seed in (("ann", 8101), ("bob", 8102)):
+        picture = render(person_from_seed(seed), shot(), size=128).image
+        (folder / f"{name}.png").write_bytes(photos.encode_png(picture))
+        people.append((name, f"{name}.png", "person"))
+    with (folder / "identities.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("identity_id", "photo", "class_word"), *people])
+    (folder / "grid.yaml").write_text(GRID)
+    (folder / "night.yaml").write_text(
+        "name: small\n"
+        f"store: {folder / 'store'}\n"
+        f"identities: {folder / 'identities.csv'}\n"
+        "personalize: {slots: 2, method: {steps: 3, samples_per_step: 5}}\n"
+        f"generate: {{grid: {folder / 'grid.yaml'}, seeds: 2, steps: 2, batch: 6}}\n"
+        "score: {named_people: 1}\n"
+        "execution: {executor: inline, threads_per_worker: 1}\n"
+    )
+    run = faceid("run", "--config", folder / "night.yaml")
+    return SimpleNamespace(folder=folder, store=folder / "store", config=folder / "night.yaml", run=run)
+
+
+def test_a_run_ends_with_a_table_and_where_things_are(night):
+    told = night.run.output
+    assert night.run.exit_code == 0, told
+    for words in ("ann", "bob", "class word (floor)", "named people (ceiling)", "2 done"):
+        assert words in told
+    report = re.search(r"^report +(.+)$", told, re.MULTILINE).group(1)
+    assert report.startswith(f"{night.store}/runs/") and Path(report).read_bytes()[:15] == b"<!doctype html>"
+
+
+def test_a_run_says_what_it_comes_to(night):
+    figures = faceid("query", SUMMARY, "--store", night.store, "--format", "json")
+    rows = json.loads(figures.output)
+    people = [row for row in rows if row["subject_kind"] == "person"]
+    (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
+    gained = sum((row["identity_gain_low"] or 0) > 0 for row in people)
+    assert f"{gained} of 2 surely above the class word" in night.run.output
+    share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
+    assert f"concepts obeyed {share:.0%} as often as with the class word" in night.run.output
+
+
+def test_a_lost_floor_and_ceiling_are_told(night, tmp_path):
+    shutil.copytree(night.store, tmp_path / "store")
+    common = tmp_path / "store" / "common"
+    for manifest in common.glob("stages/score*/*.json"):
+        for output in json.loads(manifest.read_bytes())["content"]["outputs"]:
+            (common / "blobs" / output["digest"]).unlink(missing_ok=True)
+    told = faceid("run", "--config", night.config, "--store", tmp_path / "store")
+    assert told.exit_code == 0
+    assert re.search(r"^class-person: .*run again", told.output, re.MULTILINE), told.output
+    assert re.search(r"^named-[a-z-]+: .*run again", told.output, re.MULTILINE), told.output
+    assert "of the way" not in told.output and "as often as" not in told.output
+
+
+def test_the_commands_that_a_run_prints_work(night, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = dict(re.findall(r"^(tables|tokens) +faceid (.+)$", night.run.output, re.MULTILINE))
+    summary = faceid(*shlex.split(printed["tables"]), "--format", "json")
+    assert summary.exit_code == 0 and '"identity_id":"ann"' in summary.output.replace(" ", "")
+    written = faceid(*shlex.split(printed["tokens"].replace("ID", "ann")))
+    assert written.exit_code == 0, written.output
+    tokens = IdentityTokens.from_bytes((tmp_path / "ann.safetensors").read_bytes())
+    assert tokens.class_word == "person"
+
+
+def test_tokens_of_a_stranger_say_what_to_do(night):
+    with pytest.raises(ConfigurationError, match=r"no tokens of 'zoe'.*--only zoe"):
+        faceid("tokens", "zoe", "--store", night.store)
+
+
+def test_a_dry_run_after_a_run_has_nothing_to_compute(night):
+    before = sorted(path.name for path in (night.store / "runs").iterdir())
+    told = faceid("run", "--dry-run", "--config", night.config)
+    assert told.exit_code == 0 and "2 identities, 2 for floor and ceiling" in told.output
+    for stage in STAGES:
+        assert re.search(rf"^{stage} +0 to compute$", told.output, re.MULTILINE), told.output
+    assert sorted(path.name for path in (night.store / "runs").iterdir()) == before
+
+
+def test_a_dry_run_on_a_new_store_counts_the_people_and_makes_nothing(night, tmp_path):
+    told = faceid("run", "--dry-run", "--config", night.config, "--store", tmp_path / "new")
+    assert told.exit_code == 0
+    assert re.search(r"^detect +3 to compute$", told.output, re.MULTILINE), told.output
+    assert re.search(r"^mask +0 to compute, 3 more wait for an earlier stage$", told.output, re.MULTILINE)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_sheet_has_a_row_for_each_person(night, tmp_path):
+    heights = []
+    for people in (1, 2):
+        target = tmp_path / f"{people}.png"
+        told = faceid("sheet", "--store", night.store, "--people", people, "--out", target)
+        assert told.exit_code == 0 and str(target) in told.output
+        heights.append(photos.decode_png(target.read_bytes()).shape[0])
+    assert heights[1] > heights[0] + 32
+    with pytest.raises(ConfigurationError, match="no picture of prompt 'moon'"):
+        faceid("sheet", "--store", night.store, "--prompts", "moon", "--out", tmp_path / "none.png")
+
+
+def test_tables_are_exported_as_parquet(night, tmp_path):
+    told = faceid("tables", "export", tmp_path / "out", "--store", night.store)
+    assert told.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "identity_outcomes.parquet",
+        "identity_summary.parquet",
+        "image_metrics.parquet",
+        "images.parquet",
+        "runs.parquet",
+    ]
+    outcomes = pd.read_parquet(tmp_path / "out" / "identity_outcomes.parquet")
+    assert sorted(outcomes.identity_id) == ["ann", "bob"] and set(outcomes.outcome) == {"done"}
