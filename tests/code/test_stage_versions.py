@@ -23,7 +23,12 @@ def test_words_and_layout_do_not_count_and_everything_else_does():
     reworded = CODE.replace("Double.", "Two of it.").replace("2 * x", "(2\n    * x)  # why")
     assert tree_digest(reworded) == tree_digest(CODE)
     assert tree_digest(CODE.replace('    """Double."""\n', "")) == tree_digest(CODE)
-    for other in (CODE.replace("2 *", "3 *"), CODE.replace("2 *", "2.0 *"), CODE.replace("2 *", "True *")):
+    for other in (
+        CODE.replace("2 *", "3 *"),
+        CODE.replace("2 *", "2.0 *"),
+        CODE.replace("2 *", "True *"),
+        CODE.replace("2 *", "'2' *"),
+    ):
         assert tree_digest(other) != tree_digest(CODE)
     assert tree_digest("x = 'words'") != tree_digest("x = 'others'")
 

@@ -111,7 +111,7 @@ def _plain(value: object) -> object:
         ]
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return value if isinstance(value, str | bool) else repr(value)
+    return repr(value)  # tells 1, 1.0, True and "1" apart
 
 
 def _has_docstring(node: ast.AST) -> bool:
