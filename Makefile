@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 STORE  ?= work/store
 BIN    := $(VENV)/bin
+# Without pipefail the status of a pipe is that of sed, and a failed install would count as ready.
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
 .PHONY: run test test-all test-browser setup lint clean
@@ -14,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "[1/2] creating $(VENV) and installing the pinned packages (about five minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[test]' | grep --line-buffered -E '^(Collecting|Successfully|ERROR)' | sed -u 's/^/      /'
-	@$(BIN)/python -c 'import torch, diffusers, prefect, ray' 
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[test]' | { grep --line-buffered -E '^(Collecting|Successfully|ERROR)' || true; } | sed -u 's/^/      /'
+	@$(BIN)/python -c 'import torch, diffusers, prefect, ray'
 	@touch $@
 	@echo "[2/2] ready"
 
@@ -39,6 +42,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/cfn-lint infra/aws/*.yaml
 	@$(BIN)/yamllint infra data_contracts
+	@echo "Lint passed: ruff, cfn-lint, yamllint."
 
 clean:
 	rm -rf $(VENV) work .pytest_cache .ruff_cache

@@ -129,16 +129,6 @@ def decode_png(data: bytes) -> np.ndarray:
     return np.array(image)
 
 
-def encode_mask(mask: np.ndarray) -> bytes:
-    """A mask [h, w], float in 0 to 1 or bool, as an 8-bit PNG."""
-    return encode_png(np.rint(np.asarray(mask, dtype=np.float32).clip(0, 1) * 255).astype(np.uint8))
-
-
-def decode_mask(data: bytes) -> np.ndarray:
-    """Read back what `encode_mask` wrote: float32 [h, w] in 0 to 1 (compare with 0.5 for a bool mask)."""
-    return decode_png(data).astype(np.float32) / 255
-
-
 def encode_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces, UTF-8; NaN and infinity are refused (ValueError)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

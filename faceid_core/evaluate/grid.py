@@ -57,17 +57,6 @@ class PromptGrid:
     prompts: tuple[Prompt, ...]
     digest: str
 
-    def prompt(self, prompt_id: str) -> Prompt:
-        """The prompt of an id.
-
-        Raises:
-            KeyError: if the grid has no such prompt.
-        """
-        for prompt in self.prompts:
-            if prompt.id == prompt_id:
-                return prompt
-        raise KeyError(f"grid {self.name!r} has no prompt {prompt_id!r}")
-
 
 class _PromptEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")

@@ -157,17 +157,20 @@ class Metric:
         function: see the functions of this module.
         roles: the models whose weights settle the values, as `models.lock` names them.
         needs_reference: whether the values belong to a reference photo as well as to the pictures.
+        detector_of_photos: whether faces are found by the detector that also finds them in people's photos,
+            which the configuration chooses, instead of the scorers' own. The role `detector` then means that one.
     """
 
     version: int
     function: Callable[[Pictures, Context], list[MetricRow]]
     roles: tuple[str, ...]
     needs_reference: bool = False
+    detector_of_photos: bool = False
 
 
 METRICS: dict[str, Metric] = {
     "identity": Metric(1, identity, ("detector", "recogniser"), needs_reference=True),
-    "detection": Metric(1, detection, ("detector",)),
+    "detection": Metric(1, detection, ("detector",), detector_of_photos=True),
     "concepts": Metric(1, concepts, ("image_text",)),
     "image_text": Metric(1, image_text, ("image_text",)),
     "attention": Metric(1, attention, ("detector", "parser")),

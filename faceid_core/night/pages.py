@@ -20,7 +20,7 @@ from faceid_core.store import StageCache, is_erased
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 
-PAGE_VERSION = 1
+PAGE_VERSION = 2
 
 
 def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
@@ -97,6 +97,7 @@ def _person(night: Night, subject: Subject, scores: SubjectScores, summary: list
         max_bytes=limits.max_photo_bytes,
         max_pixels=limits.max_photo_pixels,
     )
+    detection = read_json(blob("detect", "detection.json"))
     training = read_json(blob("personalise", "training.json"))
     maps = load(blob("personalise", "attention.safetensors"))
     account = night.accounts[subject.name]
@@ -111,7 +112,10 @@ def _person(night: Night, subject: Subject, scores: SubjectScores, summary: list
         photo=photo,
         crop=read_png(blob("detect", "crop.png")),
         mask=read_png(blob("mask", "mask.png")) / 255.0,
-        face_box=tuple(read_json(blob("detect", "detection.json"))["box"]),
+        face_box=tuple(detection["box"]),
+        quality=detection["quality"],
+        verdict=read_json(blob("mask", "verdict.json")),
+        approximate=read_json(blob("parse", "parser.json"))["approximate"],
         attention_before=maps["before"],
         attention_after=maps["after"],
         outside_before=training["outside_before"],

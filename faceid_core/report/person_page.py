@@ -24,6 +24,9 @@ def person_page(
     crop: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     face_box: tuple[float, float, float, float] | None = None,
+    quality: Mapping[str, float] | None = None,
+    verdict: Mapping | None = None,
+    approximate: bool = False,
     attention_before: np.ndarray | None = None,
     attention_after: np.ndarray | None = None,
     outside_before: float | None = None,
@@ -45,6 +48,9 @@ def person_page(
         crop: uint8 [s, s, 3], aligned; mask, attention maps and tokens belong to it.
         mask: float [s, s] in 0..1.
         face_box: (x0, y0, x1, y1) in pixels of the photo.
+        quality: the photo's figures from `faces.quality.measure`.
+        verdict: what `faces.mask.make_mask` says of the mask.
+        approximate: whether the mask comes from geometry rather than from looking at the pixels.
         attention_before, attention_after: float [a, b], attention on the person's tokens over the crop.
         outside_before, outside_after: the share of it outside the mask.
         curve: training losses by step.
@@ -65,9 +71,8 @@ def person_page(
         floor=floor,
         scale=own and _scale(own, floor, ceiling),
         table=pages.table((own, floor, ceiling)),
-        stills=_stills(
-            photo, crop, mask, face_box, attention_before, attention_after, outside_before, outside_after
-        ),
+        stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)
+        + _attention_stills(crop, attention_before, attention_after, outside_before, outside_after),
         curve=plots.curve_plot(curve),
         groups=_groups(prompts, pictures, scores),
         index_url=index_url,
@@ -105,25 +110,54 @@ def _scale(own: Mapping, floor: Mapping | None, ceiling: Mapping | None):
     )
 
 
-def _stills(photo, crop, mask, face_box, before, after, outside_before, outside_after) -> list[dict]:
-    """The pictures about the photo, with their captions."""
-    stills = [(with_box(photo, face_box) if face_box else photo, "the photo")]
+def _photo_stills(photo, face_box, quality, crop, mask, verdict, approximate) -> list[dict]:
+    """The photo, its crop and mask, with what was measured on them."""
+    caption = "the photo"
+    if quality:
+        caption += f"; face {quality['face_pixels']:.0f} pixels, sharpness {number(quality['sharpness'])}"
+    stills = [_still(with_box(photo, face_box) if face_box else photo, caption)]
     if crop is not None:
-        stills.append((crop, "aligned crop"))
+        stills.append(_still(crop, "aligned crop"))
         if mask is not None:
-            stills.append((mask_overlay(crop, mask), f"mask, {100 * float(np.mean(mask)):.0f} % of the crop"))
-        maps = [found for found in (before, after) if found is not None]
-        strongest = max((float(np.nanmax(found)) for found in maps), default=0.0)
+            stills.append(_still(mask_overlay(crop, mask), _mask_words(mask, verdict or {}, approximate)))
+    return stills
+
+
+def _mask_words(mask: np.ndarray, verdict: Mapping, approximate: bool) -> str:
+    """The mask's caption: its region, its share of the crop, and what a person should know before trusting it."""
+    region = f" of {verdict['region'].replace('_', ' and ')}" if verdict else ""
+    share = verdict.get("area_share", float(np.mean(mask)))
+    words = [f"mask{region}, {100 * share:.0f} % of the crop"]
+    if approximate:
+        words.append("approximate")
+    if verdict.get("touches_border"):
+        words.append("touches the border")
+    elif not verdict.get("ok", True):
+        words.append("an unusual area")
+    return "; ".join(words)
+
+
+def _attention_stills(crop, before, after, outside_before, outside_after) -> list[dict]:
+    """The attention on the person's tokens, laid over the crop on one scale."""
+    if crop is None:
+        return []
+    maps = [
+        (
+            found,
+            f"attention {when}" + ("" if outside is None else f", {100 * outside:.0f} % outside the mask"),
+        )
         for found, when, outside in (
             (before, "before training", outside_before),
             (after, "after training", outside_after),
-        ):
-            if found is not None:
-                share = "" if outside is None else f", {100 * outside:.0f} % outside the mask"
-                stills.append(
-                    (attention_overlay(crop, found, strongest=strongest), f"attention {when}{share}")
-                )
-    return [{"uri": data_uri(image), "caption": caption} for image, caption in stills]
+        )
+        if found is not None
+    ]
+    strongest = max((float(np.nanmax(found)) for found, _ in maps), default=0.0)
+    return [_still(attention_overlay(crop, found, strongest=strongest), words) for found, words in maps]
+
+
+def _still(image: np.ndarray, caption: str) -> dict:
+    return {"uri": data_uri(image), "caption": caption}
 
 
 def _groups(

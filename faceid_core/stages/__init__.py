@@ -1,7 +1,7 @@
 """The stages: detect, parse, mask, personalise, generate and score as pure functions of inputs to files.
 
-A stage has two halves. `call` (driver, no model loaded) says everything that decides the result;
-`execute` (worker) reads its parameters from that call alone, so that key and behaviour cannot part.
+A stage has two halves. `plan_works` (driver, no model loaded) puts everything that decides the result into a
+`StageCall`; `execute` (worker) reads its parameters from that call alone, so that key and behaviour cannot part.
 """
 
 from faceid_core.stages.work import Done, Source, Stage, Subject, Work

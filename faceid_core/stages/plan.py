@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from faceid_core.config import NightlyConfig
@@ -63,15 +63,19 @@ class Plan:
         version: int,
         parameters: Mapping,
         sources: Mapping[str, Source],
-        roles: tuple[str, ...],
+        roles: Collection[str] | Mapping[str, str],
         *,
         precision: str = "float32",
         result: str | None = None,
     ) -> Work:
-        """Bind a stage call to a subject, with the digests of the models in `roles`."""
-        call = call_for(
-            stage, version, parameters, sources, {role: self.weights[role] for role in roles}, precision
-        )
+        """Bind a stage call to a subject, with the digests of the models in `roles`.
+
+        Args:
+            roles: of `weights`; as a mapping, from the name that a model has in the key to its role.
+        """
+        named = roles if isinstance(roles, Mapping) else {role: role for role in roles}
+        weights = {name: self.weights[role] for name, role in named.items()}
+        call = call_for(stage, version, parameters, sources, weights, precision)
         return Work(
             subject=subject.name, scope=subject.scope, call=call, sources=sources, result=result or stage
         )

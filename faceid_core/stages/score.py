@@ -7,6 +7,7 @@ the result is kept under the person's prefix as `floor_score-identity`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 from faceid_core.stages.files import read_png
 from faceid_core.stages.generate import SHARD
@@ -33,6 +34,7 @@ class Score:
         from faceid_core.evaluate.grid import Prompt
         from faceid_core.evaluate.metrics import score, write_scores
 
+        scorers = _scorers(models, self.metric)
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             p = work.call.parameters
             prompts = [
@@ -41,29 +43,41 @@ class Score:
             ]
             rows = score(
                 self.metric,
-                _pictures(models, work.call.inputs["pictures"], blobs["pictures"]),
+                _pictures(models, scorers, work.call.inputs["pictures"], blobs["pictures"]),
                 prompts=prompts,
                 reference=read_png(blobs["reference"]) if "reference" in blobs else None,
                 class_word=p["class_word"],
-                scorers=models.scorers,
+                scorers=scorers,
             )
             yield index, {SCORES: Output(write_scores(rows), "application/vnd.apache.parquet")}, {}
             tick(work.subject, 1, 1)
 
 
-def _pictures(models, digest: str, shard: bytes):
-    """The shard's pictures, kept from metric to metric."""
+def _scorers(models, metric: str):
+    """The scorers, with the photos' detector in its place where the metric asks for that one."""
+    from faceid_core.evaluate.metrics import METRICS
+
+    settings = models.settings
+    # Both miniature: one detector, whose faces all metrics share.
+    if METRICS[metric].detector_of_photos and settings.faces_backend != settings.scorers:
+        return replace(models.scorers, detector=models.detector)
+    return models.scorers
+
+
+def _pictures(models, scorers, digest: str, shard: bytes):
+    """The shard's pictures, kept from metric to metric; each detector has its own, since they keep its faces."""
     from faceid_core.evaluate.pictures import Pictures
     from faceid_core.evaluate.shards import read_shard
 
     kept: OrderedDict = models.__dict__.setdefault("kept_pictures", OrderedDict())
-    if digest in kept:
-        kept.move_to_end(digest)  # the class word's pictures are asked for by everybody
+    name = digest, scorers.detector.name
+    if name in kept:
+        kept.move_to_end(name)  # the class word's pictures are asked for by everybody
     else:
-        kept[digest] = Pictures(read_shard(shard), models.scorers)
+        kept[name] = Pictures(read_shard(shard), scorers)
         while len(kept) > _KEPT_PICTURES:
             kept.popitem(last=False)
-    return kept[digest]
+    return kept[name]
 
 
 def stage_for(metric: str) -> Score:
@@ -101,5 +115,8 @@ def _work(plan, subject: Subject, metric: str, pictures: Source, result: str | N
         "class_word": subject.class_word,
         "scorers": plan.config.score.scorers,
     }
+    roles = {role: role for role in about.roles}
+    if about.detector_of_photos:
+        roles["detector"] = "face_detector"
     name = f"score-{metric}"
-    return plan.work(subject, name, about.version, parameters, sources, about.roles, result=result or name)
+    return plan.work(subject, name, about.version, parameters, sources, roles, result=result or name)

@@ -47,7 +47,6 @@ class RunLease:
         *,
         ttl: float = 60.0,
         on_busy: Literal["wait", "refuse"] = "wait",
-        wait_seconds: float | None = None,
     ) -> RunLease:
         """Take the store's lease.
 
@@ -56,16 +55,15 @@ class RunLease:
             run_id: who is asking; shown to others.
             ttl: seconds without renewal after which a holder counts as dead.
             on_busy: what to do while another run lives.
-            wait_seconds: give up waiting after this long; None waits for ever.
 
         Returns:
             The lease; release it, or use it in a `with` statement.
 
         Raises:
-            StoreBusy: if another run holds it and we do not wait, or waited long enough.
+            StoreBusy: if another run holds it and we do not wait.
         """
         lease = cls(store, run_id, ttl)
-        started = watched_since = time.monotonic()
+        watched_since = time.monotonic()
         watched_etag = None
         while True:
             record, etag = lease._read()
@@ -77,7 +75,7 @@ class RunLease:
             if stale and lease._take(etag):
                 lease._thread.start()
                 return lease
-            if on_busy == "refuse" or (wait_seconds is not None and now - started > wait_seconds):
+            if on_busy == "refuse":
                 other = f"run {record.get('run_id', 'unknown')} on {record.get('host', 'another machine')}"
                 raise StoreBusy(
                     f"{other} is using {store.url}; wait for it to end, or let this run wait (on_busy: wait)"

@@ -52,18 +52,16 @@ class S3Settings:
         region: the bucket's.
         path_style: bucket in the path, not in the host's name; None chooses it when there is an endpoint.
         max_pool: connections kept open, at least the number of threads that use the store.
-        profile: of the shared credentials file.
     """
 
     endpoint_url: str | None = None
     region: str | None = None
     path_style: bool | None = None
     max_pool: int = 32
-    profile: str | None = None
 
     def session(self) -> boto3.Session:
         """Credentials and region as boto3 finds them."""
-        return boto3.Session(region_name=self.region, profile_name=self.profile)
+        return boto3.Session(region_name=self.region)
 
     def endpoint(self) -> str | None:
         """The endpoint in force, or None for AWS itself."""

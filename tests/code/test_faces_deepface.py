@@ -11,8 +11,11 @@ from skimage import data
 
 from faceid_core import photos
 from faceid_core.errors import ConfigurationError, MissingWeights, PhotoRejected
+from faceid_core.faces import deepface_backend
 from faceid_core.faces.backends import backend_digest, load_faces
+from faceid_core.faces.deepface_backend import DeepFaceDetector
 from faceid_core.faces.detect import Detection, detect_face, face_from_facts
+from faceid_core.faces.ellipse import EllipseParser
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.faces.protocols import Face
 from faceid_core.faces.quality import Limits
@@ -159,8 +162,31 @@ def test_weights_that_would_be_downloaded_are_named(monkeypatch, tmp_path):
         load_faces("dlib")
 
 
-def test_digest_tells_backends_apart():
-    assert len(backend_digest("deepface")) == 64 and backend_digest("deepface") == backend_digest("deepface")
+def test_the_digest_changes_with_everything_that_decides_an_answer(monkeypatch, tmp_path):
+    usual = backend_digest("deepface")
+    digests = [usual]
+    for kind in (DeepFaceDetector, EllipseParser):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "version", "next")
+            digests.append(backend_digest("deepface"))
+    files = deepface_backend.find_weights("opencv")
+    for file in files:
+        changed = tmp_path / file.name
+        changed.write_bytes(file.read_bytes() + b" ")
+        found = tuple(changed if other == file else other for other in files)
+        with monkeypatch.context() as patch:
+            patch.setattr(deepface_backend, "find_weights", lambda _, found=found: found)
+            digests.append(backend_digest("deepface"))
+    weights = tmp_path / ".deepface" / "weights" / deepface_backend.WEIGHT_FILES["yunet"][0]
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"a network")
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    digests.append(backend_digest("deepface", model="yunet"))
+    assert len(digests) == len(set(digests)) == 6 and all(len(digest) == 64 for digest in digests)
+    assert backend_digest("deepface") == usual
+
+
+def test_the_miniatures_digests_are_in_the_lock():
     with pytest.raises(ConfigurationError, match=r"models\.lock"):
         backend_digest("miniature")
 

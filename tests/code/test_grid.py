@@ -143,7 +143,7 @@ def test_layout_of_the_file_does_not_change_the_digest():
 
 
 def test_subject_replaces_the_placeholder():
-    prompt = load_grid().prompt("scene-beach")
+    prompt = next(prompt for prompt in load_grid().prompts if prompt.id == "scene-beach")
     assert prompt.for_subject("a woman") == "a photo of a woman on the beach"
     # A subject is plain text, whatever it looks like to a regular expression.
     assert prompt.for_subject(r"\1") == r"a photo of \1 on the beach"

@@ -113,6 +113,9 @@ def page(night):
         crop=shown.image,
         mask=(shown.labels == 1).astype(np.float32),
         face_box=shown.boxes[0],
+        quality={"face_pixels": 41.37, "sharpness": 0.8214},
+        verdict={"region": "face_hair", "area_share": 0.3149, "touches_border": True, "ok": False},
+        approximate=True,
         attention_before=heat,
         attention_after=heat[::-1],
         outside_before=0.61,
@@ -145,6 +148,8 @@ def test_a_persons_page_says_what_was_measured(page, night):
     floor = np.mean([row.value for row in night.subjects[0].floor if row.metric == "identity"])
     # The floor is the class word against this person, not the mean over people.
     assert f"floor {floor:.2f}" in text and number(floor) in text
+    assert "the photo; face 41 pixels, sharpness 0.821" in text
+    assert "mask of face and hair, 31 % of the crop; approximate; touches the border" in text
     assert "attention after training, 40 % outside the mask" in text
     assert "a photo of V* on the beach" in text and "✗ scene" in text and "1 min 15 s" in text
 
@@ -158,6 +163,23 @@ def test_a_page_needs_nothing_but_a_photo():
     person = {"identity_key": BEN, "class_word": "man", "outcome": "failed"}
     found = _Page(person_page(run=RUN, person=person, photo=photo))
     assert found.tags.count("img") == 1 and found.addresses[0].startswith("data:")
+
+
+def test_a_usual_mask_is_described_without_warnings():
+    shown = render(person_from_seed(200_003), Shot())
+    person = {"identity_key": BEN, "class_word": "man", "outcome": "done"}
+    mask = (shown.labels == 1).astype(np.float32)
+    usual = {"region": "face", "area_share": 0.2, "touches_border": False, "ok": True}
+    for verdict, words in (
+        (usual, "20 % of the crop"),
+        (usual | {"ok": False}, "20 % of the crop; an unusual area"),
+    ):
+        page = person_page(
+            run=RUN, person=person, photo=shown.image, crop=shown.image, mask=mask, verdict=verdict
+        )
+        assert f"<figcaption>mask of face, {words}</figcaption>" in page.decode()
+    unjudged = person_page(run=RUN, person=person, photo=shown.image, crop=shown.image, mask=mask)
+    assert f"mask, {100 * mask.mean():.0f} % of the crop" in _Page(unjudged).text
 
 
 def test_a_page_without_class_word_and_named_people(night):

@@ -42,11 +42,6 @@ def test_a_second_run_waits_for_the_first(folder_store):
     assert order == ["first is done", "second has it"]
 
 
-def test_waiting_has_an_end_where_one_is_set(folder_store):
-    with RunLease.acquire(folder_store, "first", ttl=0.4), pytest.raises(StoreBusy):
-        RunLease.acquire(folder_store, "second", ttl=0.4, wait_seconds=0.5)
-
-
 def test_only_one_of_many_gets_a_free_lease(folder_store):
     won, lost = [], []
 
@@ -83,7 +78,7 @@ def test_a_holder_whose_clock_runs_ahead_is_taken_over_by_ours(folder_store):
     dead._thread.join()
     age(folder_store, host="another-machine", renewed=time.time() + 3600)
     started = time.monotonic()
-    RunLease.acquire(folder_store, "next", ttl=0.4, wait_seconds=5).release()
+    RunLease.acquire(folder_store, "next", ttl=0.4).release()
     assert 0.4 < time.monotonic() - started < 3
 
 

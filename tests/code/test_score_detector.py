@@ -1,0 +1,88 @@
+"""The detection metric asks the detector of the photos, and its key says which one that is."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from skimage import data
+
+from faceid_core.config import NightlyConfig
+from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.grid import Prompt, PromptGrid
+from faceid_core.evaluate.metrics import read_scores
+from faceid_core.evaluate.shards import ShardRow, write_shard
+from faceid_core.faces.backends import backend_digest
+from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
+from faceid_core.miniature.renderer import Shot, render
+from faceid_core.stages.plan import Plan
+from faceid_core.stages.score import plan_works
+from faceid_core.stages.weights import shipped_lock
+from faceid_core.stages.work import Subject
+from faceid_core.store.keys import StageCall
+from faceid_core.store.manifest import Manifest
+from tests.helpers.stage_runs import models_for_tests, run_stage
+
+
+def shard(*images) -> bytes:
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    grid = PromptGrid("test", (Prompt("free", "a photo of V*", "scene", {}),), "")
+    cells = grid_cells(grid, range(len(images)), settings, subject="person")
+    heat = np.ones((8, 8), np.float16)
+    return write_shard([ShardRow.of(cell, image, heat) for cell, image in zip(cells, images, strict=True)])
+
+
+def values(metric, models, *images):
+    parameters = {
+        "prompts": [["free", "a photo of V*", "scene", {}]],
+        "class_word": "person",
+        "scorers": "miniature",
+    }
+    made = run_stage(f"score-{metric}", parameters, {"a": {"pictures": shard(*images)}}, models)["a"]
+    return [row.value for row in read_scores(made["scores.parquet"])]
+
+
+def test_photographs_are_searched_by_the_detector_of_the_configured_backend():
+    models = models_for_tests(faces="deepface")
+    person, grey = data.astronaut(), np.full((512, 512, 3), 127, np.uint8)
+    assert values("detection", models, person, grey) == [1, 0]
+    # Asked before and after: the metrics of the miniature's scorers keep their own detector and its faces.
+    drawn = render(person_from_seed(SAMPLE_SEEDS[0]), Shot()).image
+    outside = values("attention", models_for_tests(), drawn)
+    assert values("attention", models, drawn) == outside and outside[0] is not None
+    searched = [models.detector.detect([image]) for image in (person, drawn)]
+    assert values("detection", models, person, drawn) == [float(bool(found[0])) for found in searched]
+    assert values("attention", models, drawn) == outside
+
+
+def test_the_miniatures_detection_shares_its_detector_with_the_other_metrics():
+    models = models_for_tests()
+    drawn = render(person_from_seed(SAMPLE_SEEDS[0]), Shot()).image
+    assert values("detection", models, drawn, np.full((64, 64, 3), 127, np.uint8)) == [1, 0]
+    assert "_faces" not in vars(models) and len(models.kept_pictures) == 1
+
+
+@cache
+def score_calls(backend: str) -> dict[str, StageCall]:
+    """The stage calls of all metrics for one person whose pictures are drawn."""
+    plan = Plan.from_config(NightlyConfig(faces={"backend": backend}))
+    subject = Subject("person", "p", "identities/p", "person")
+    for stage, output in (("generate", "pictures.parquet"), ("detect", "crop.png")):
+        row = {"name": output, "digest": "a" * 64, "size": 1, "media_type": "image/png"}
+        subject.manifests[stage] = Manifest(stage, "b" * 64, {"outputs": [row]}, {})
+    return {work.call.stage: work.call for work in plan_works(plan, subject)}
+
+
+def test_the_key_changes_with_the_backend_for_detection_only():
+    ours, theirs = score_calls("miniature"), score_calls("deepface")
+    assert {stage for stage in ours if ours[stage].key != theirs[stage].key} == {"score-detection"}
+    assert theirs["score-detection"].weights == {"detector": backend_digest("deepface")}
+    assert ours["score-detection"].weights == {"detector": shipped_lock().digest("detector")}
+
+
+@pytest.mark.parametrize("backend", ["miniature", "deepface"])
+def test_identity_and_attention_are_keyed_by_the_scorers_own_detector(backend):
+    calls = score_calls(backend)
+    for stage in ("score-identity", "score-attention"):
+        assert calls[stage].weights["detector"] == shipped_lock().digest("detector")

@@ -1,0 +1,70 @@
+"""Runs single stages on given inputs, without a store or a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from faceid_core.stages import Work, stage_named
+from faceid_core.stages.models import Models, WorkerSettings
+from faceid_core.store import digest_folder
+from faceid_core.store.keys import StageCall, sha256_hex
+
+
+def models_for_tests(*, base: Path | None = None, faces: str = "miniature", slots: int = 2) -> Models:
+    """A worker's models on the CPU: the shipped faces and scorers, and a base model's folder if one is given."""
+    return Models(
+        WorkerSettings(
+            store="",
+            s3={},
+            base_source=str(base),
+            precision="float32",
+            device="cpu",
+            faces_backend=faces,
+            scorers="miniature",
+            slots=slots,
+            batch=4,
+            threads=1,
+            weights={"base": digest_folder(base)} if base else {},
+        )
+    )
+
+
+def run_stage(
+    name: str, parameters: Mapping, people: Mapping[str, Mapping[str, bytes]], models: Models
+) -> dict[str, dict[str, bytes]]:
+    """The outputs, by name, of each person.
+
+    Args:
+        name: of the stage, `score-identity` and so on for metrics.
+        parameters: of its call, shared by everybody.
+        people: person -> input blobs by name.
+        models: from `models_for_tests`.
+
+    Raises:
+        Exception: whatever ended a person's work.
+    """
+    stage = stage_named(name)
+    works = [
+        Work(
+            person,
+            "common",
+            StageCall(
+                stage=name,
+                version=stage.version,
+                parameters=parameters,
+                precision="float32",
+                inputs={key: sha256_hex(data) for key, data in blobs.items()},
+                weights=models.settings.weights,
+            ),
+            {},
+            name,
+        )
+        for person, blobs in people.items()
+    ]
+    found = {}
+    for index, outputs, _ in stage.execute(works, list(people.values()), models, lambda *_: None):
+        if isinstance(outputs, Exception):
+            raise outputs
+        found[works[index].subject] = {key: output.data for key, output in outputs.items()}
+    return found
