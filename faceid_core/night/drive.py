@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from faceid_core.errors import FaceidError
+from faceid_core.errors import StoreError
 from faceid_core.night.executor import Executor, InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published, publish
@@ -15,6 +16,8 @@ from faceid_core.outcomes import Outcome, exit_status
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.store import RunLease
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,29 @@ def drive(
         lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
         for stage in STAGES:
             run_stage(stage)
-            write_status(night, "running", stage=stage)
+            _say(night, "running", stage=stage)
         night.finish()
         published = publish_run(night)
         status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
-        write_status(night, "complete", exit_status=status, index=published.index)
+        _say(night, "complete", exit_status=status, index=published.index)
         return Finished(night.run_id, status, published)
     except BaseException as error:
         ended = f"{type(error).__name__}: {error}"
         for account in night.accounts.values():
             account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
-        with suppress(FaceidError):  # a store that fails must not hide what ended the run
-            write_status(night, "interrupted", error=ended)
+        _say(night, "interrupted", error=ended)
         raise
     finally:
         if lease is not None:
             lease.release()
+
+
+def _say(night: Night, state: str, **more) -> None:
+    """Record the run's status; a record that fails neither ends a night nor hides what ended it."""
+    try:
+        write_status(night, state, **more)
+    except StoreError as error:
+        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, error)
 
 
 @contextmanager

@@ -35,6 +35,31 @@ def write_photo(folder: Path, name: str, image) -> None:
     (folder / name).write_bytes(photos.encode_png(image))
 
 
+@pytest.fixture(scope="module")
+def prefect_server():
+    """One real Prefect server for the module."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+def kept_by_prefect() -> str:
+    """Everything that the server holds of flow runs, task runs, logs and artifacts, as one text."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = [
+            *client.read_flow_runs(limit=200),
+            *client.read_task_runs(limit=200),
+            *client.read_logs(limit=200),
+        ]
+        found += client.read_artifacts(limit=200)
+    return " ".join(each.model_dump_json() for each in found)
+
+
 @pytest.fixture
 def people(tmp_path) -> Path:
     """A manifest of two people whom no model was trained on."""

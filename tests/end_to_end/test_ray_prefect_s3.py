@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import ray
 
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.tables import Tables
-
-
-@pytest.fixture(scope="module")
-def prefect_server():
-    """One real Prefect server for the module."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
+from tests.end_to_end.conftest import kept_by_prefect
 
 
 def stage_keys(night) -> dict[str, dict[str, str]]:
@@ -67,20 +56,6 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
         Tables(night.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
     )
     assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
-
-
-def kept_by_prefect() -> str:
-    """Everything that the server holds of flow runs, task runs, logs and artifacts, as one text."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        found = [
-            *client.read_flow_runs(limit=200),
-            *client.read_task_runs(limit=200),
-            *client.read_logs(limit=200),
-        ]
-        found += client.read_artifacts(limit=200)
-    return " ".join(each.model_dump_json() for each in found)
 
 
 def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefect_server):
