@@ -8,8 +8,9 @@ from contextvars import ContextVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
@@ -42,11 +43,13 @@ def _stage_flow(stage: str):
             return Completed(name="Cached", message="every result was there")
         EXECUTORS[run_id] = _OPENERS[run_id]()
         try:
-            futures = [
-                chunk.submit(run_id, stage, first, last)
-                for first, last in chunks(misses, night.config.execution.chunk)
-            ]
-            states = [future.wait() or future.state for future in futures]
+            cuts = chunks(misses, night.config.execution.chunk)
+            futures = [chunk.submit(run_id, stage, first, last) for first, last in cuts]
+            states = [_ended(future) for future in futures]
+            for (first, last), state in zip(cuts, states, strict=True):
+                if not state.is_completed():
+                    message = f"its task ended before it had an outcome ({state.name}); run again"
+                    night.settle_unanswered(stage, misses[first - 1 : last], message)
         except BaseException:
             # Interrupted: without this, leaving the flow would wait for every chunk under way.
             night.cancelled.set()
@@ -61,6 +64,16 @@ def _stage_flow(stage: str):
         return Completed(message=f"{len(misses)} computed")
 
     return run_stage
+
+
+def _ended(future: PrefectFuture) -> State:
+    """Wait for a chunk; one that could not even report its end to Prefect counts as crashed."""
+    try:
+        future.wait()
+        return future.state
+    except Exception as error:
+        get_run_logger().warning("a chunk's task could not report its end: %s", error)
+        return Crashed(message=type(error).__name__)
 
 
 STAGE_FLOWS = {stage: _stage_flow(stage) for stage in STAGES}

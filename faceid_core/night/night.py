@@ -22,7 +22,7 @@ from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import Done, Subject, Work
+from faceid_core.stages.work import Done, InputMissing, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.secret import IdentitySecret
 
@@ -58,6 +58,7 @@ class Night:
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)
+    _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _repairs: RLock = field(default_factory=RLock, repr=False)
 
     def alive(self) -> list[Subject]:
@@ -75,7 +76,8 @@ class Night:
     def lookup(self, stage: str, *, without: Collection[str] = ()) -> list[Work]:
         """Look the stage up for everybody alive; adopt hits, return the misses.
 
-        Reads manifests only. A cached rejection closes the person's account just as a fresh one does.
+        Reads manifests only. A cached rejection closes the person's account just as a fresh one does; whoever lacks
+        the result of an earlier stage is closed as failed there, and the others go on.
 
         Args:
             stage: One of STAGES.
@@ -91,7 +93,12 @@ class Night:
     def _lookup_one(self, stage: str, subject: Subject) -> tuple[int, list[Work]]:
         hits, misses = 0, []
         cache = StageCache(self.store, subject.scope)
-        for work in self.plan.works(stage, subject):
+        try:
+            works = self.plan.works(stage, subject)
+        except InputMissing as missing:
+            self._fail(subject, missing.stage, "no_outcome", str(missing))
+            return 0, []
+        for work in works:
             manifest = None if self._forced(stage, subject) else cache.lookup(work.call)
             if manifest is None:
                 misses.append(replace(work, replace=self._forced(stage, subject)))
@@ -160,12 +167,13 @@ class Night:
         except Exception as broken:
             log.exception("stage %s broke", stage)
             error = broken
-        answered = {(done.work.subject, done.work.result) for done in settled}
-        for work in works:
-            if (work.subject, work.result) not in answered:
-                message = f"{type(error).__name__}: {error}" if error else "the executor gave no answer"
-                settled.append(self.settle(stage, Done(work, "failed", "no_outcome", message)))
-        return settled
+        message = f"{type(error).__name__}: {error}" if error else "the executor gave no answer"
+        return settled + self.settle_unanswered(stage, works, message)
+
+    def settle_unanswered(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:
+        """Enter a failure for every work that has no outcome yet: whatever ran it cannot answer any more."""
+        left = [work for work in works if (work.subject, work.result) not in self._answered]
+        return [self.settle(stage, Done(work, "failed", "no_outcome", message)) for work in left]
 
     def put_photo(self, subject: Subject) -> None:
         """Copy a subject's photo to where workers read it; raises as `photo_source.put_photo` does."""
@@ -185,6 +193,7 @@ class Night:
                 account.computed = account.computed or done.status in ("done", "rejected")
             if done.status not in ("done", "rejected"):
                 self._close(subject, done)
+            self._answered.add((subject.name, done.work.result))
         self.reporter.settled(stage, done)
         return done
 
@@ -205,6 +214,14 @@ class Night:
         except DamagedInput as damage:
             message = str(damage)
         return replace(done, status="failed", reason="result_missing", message=message)
+
+    def _fail(self, subject: Subject, stage: str, reason: str, message: str) -> None:
+        """Close a subject outside any piece of work."""
+        with self._lock:
+            if subject.kind == "person":
+                self.accounts[subject.name].close(Outcome.FAILED, stage=stage, reason=reason, message=message)
+            else:
+                self.failures_common[subject.name] = f"{stage}: {message}"
 
     def _close(self, subject: Subject, done: Done) -> None:
         if subject.kind != "person":
