@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from faceid_core.errors import StoreError
 from faceid_core.night.executor import Executor, InlineExecutor
+from faceid_core.night.interrupted import close_accounts, publish_rows
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published, publish
 from faceid_core.night.runs import write_status
-from faceid_core.outcomes import Outcome, exit_status
+from faceid_core.outcomes import exit_status
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.store import RunLease
@@ -35,9 +36,9 @@ def drive(
     """Run all stages, close every account, publish.
 
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
-    them, and lets the interruption through.
+    and publishes them, and lets the interruption through.
     """
-    lease = None
+    lease = published = None
     try:
         lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
         for stage in STAGES:
@@ -50,9 +51,10 @@ def drive(
         return Finished(night.run_id, status, published)
     except BaseException as error:
         ended = f"{type(error).__name__}: {error}"
-        for account in night.accounts.values():
-            account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
+        close_accounts(night, ended)
         _say(night, "interrupted", error=ended)
+        if published is None:
+            publish_rows(night, error)
         raise
     finally:
         if lease is not None:

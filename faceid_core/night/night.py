@@ -237,9 +237,8 @@ class Night:
 
     def finish(self) -> None:
         """Close every account that met no obstacle; one that lacks a result is a failure, never a success."""
-        wanted = {"generate", *(f"score-{metric}" for metric in self.config.score.metrics)}
         for account in self.accounts.values():
-            missing = sorted(wanted - set(account.stage_keys))
+            missing = self.missing(account)
             if account.alive and missing:
                 account.close(
                     Outcome.FAILED,
@@ -248,6 +247,11 @@ class Night:
                     message=f"no result of {', '.join(missing)}; run again",
                 )
             account.finish()
+
+    def missing(self, account: Account) -> list[str]:
+        """The results that a person needs to count as finished and does not have."""
+        wanted = {"generate", *(f"score-{metric}" for metric in self.config.score.metrics)}
+        return sorted(wanted - set(account.stage_keys))
 
     def past_finish_by(self) -> bool:
         """Whether the end of admissions has passed: the first such time of day after the scheduled start."""

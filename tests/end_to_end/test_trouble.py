@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from faceid_core.errors import StoreError
 from faceid_core.night import drive as drive_module
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
+from faceid_core.stages.score import Score
+from faceid_core.tables import Tables
 from tests.end_to_end.test_inline_folder import outcomes
 
 
@@ -50,3 +54,48 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
     assert outcomes(night) == {"ann": "failed", "bob": "done"}
     account = night.accounts[ann.name]
     assert (account.stage, account.reason) == ("parse", "no_outcome") and ann.name in account.message
+
+
+def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
+    config = small(str(tmp_path / "store"), people, personalize={"slots": 1})
+    night = open_night(config, LogReporter())
+    whole = Score.execute
+
+    def stopped(self, works, inputs, models, tick):
+        if night.subjects[works[0].subject].identity_id == "bob":
+            raise KeyboardInterrupt
+        yield from whole(self, works, inputs, models, tick)
+
+    monkeypatch.setattr(Score, "execute", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        drive_inline(night)
+    status = status_of(night)
+    assert status["state"] == "interrupted" and "KeyboardInterrupt" in status["error"]
+    tables = Tables(night.store)
+    rows = tables.query("select identity_id, outcome, reason from identity_outcomes order by all").to_pylist()
+    assert rows == [
+        {"identity_id": "ann", "outcome": "done", "reason": None},
+        {"identity_id": "bob", "outcome": "not_reached", "reason": "interrupted"},
+    ]
+    assert tables.query("select run_id, exit_status, not_reached from runs").to_pylist() == [
+        {"run_id": night.run_id, "exit_status": 2, "not_reached": 1}
+    ]
+    figures = tables.query("select identity_id from identity_summary where subject_kind = 'person'")
+    assert figures.to_pylist() == [{"identity_id": "ann"}], "whoever was finished has figures"
+
+
+def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+
+    def broken(self, stage, **_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Night, "lookup", broken)
+    with pytest.raises(ZeroDivisionError):
+        drive_inline(night)
+    tables = Tables(night.store)
+    assert tables.query("select exit_status, not_reached from runs").to_pylist() == [
+        {"exit_status": 1, "not_reached": 2}
+    ]
+    outcomes_there = tables.query("select distinct outcome, message from identity_outcomes").to_pylist()
+    assert outcomes_there == [{"outcome": "not_reached", "message": "ZeroDivisionError: a bug"}]
