@@ -119,6 +119,7 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     try:
         state = nightly(config, return_state=True)
     finally:
+        night.release()  # a flow that Prefect could not start has driven nothing
         _opened.reset(opened)
         _outcome.reset(outcome)
     if "finished" not in held:

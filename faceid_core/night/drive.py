@@ -16,7 +16,6 @@ from faceid_core.night.runs import write_status
 from faceid_core.outcomes import exit_status
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.store import RunLease
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +32,13 @@ class Finished:
 def drive(
     night: Night, run_stage: Callable[[str], None], publish_run: Callable[[Night], Published] = publish
 ) -> Finished:
-    """Run all stages, close every account, publish.
+    """Run all stages, close every account, publish, give the night's lease back.
 
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
     and publishes them, and lets the interruption through.
     """
-    lease = published = None
+    published = None
     try:
-        lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
         for stage in STAGES:
             run_stage(stage)
             _say(night, "running", stage=stage)
@@ -57,8 +55,7 @@ def drive(
             publish_rows(night, error)
         raise
     finally:
-        if lease is not None:
-            lease.release()
+        night.release()
 
 
 def _say(night: Night, state: str, **more) -> None:

@@ -23,7 +23,7 @@ from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Done, InputMissing, Subject, Work
-from faceid_core.store import Manifest, ObjectStore, StageCache
+from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class Night:
     """Everything that one run knows; made by `open_night`, driven stage by stage by a flow.
 
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
-    `cancelled` is set when the run is interrupted: nothing more is started.
+    `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
+    which `drive` gives back; a dry run has none.
     """
 
     run_id: str
@@ -54,12 +55,18 @@ class Night:
     identities: dict[str, Identity]
     photos: PhotoSource
     reporter: Reporter
+    lease: RunLease | None = None
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)
     _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _repairs: RLock = field(default_factory=RLock, repr=False)
+
+    def release(self) -> None:
+        """Let the next night in; safe to call twice."""
+        if self.lease is not None:
+            self.lease.release()
 
     def alive(self) -> list[Subject]:
         """Subjects that later stages still concern, people first, in the manifest's order."""
