@@ -8,11 +8,13 @@ import pytest
 
 from faceid_core.errors import StoreError
 from faceid_core.night import drive as drive_module
+from faceid_core.night import pages
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.stages.score import Score
+from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
 from tests.end_to_end.test_inline_folder import outcomes
 
@@ -99,3 +101,25 @@ def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path
     ]
     outcomes_there = tables.query("select distinct outcome, message from identity_outcomes").to_pylist()
     assert outcomes_there == [{"outcome": "not_reached", "message": "ZeroDivisionError: a bug"}]
+
+
+def test_a_page_drawn_while_its_person_is_erased_is_neither_kept_nor_linked(
+    small, people, tmp_path, monkeypatch
+):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    keys = {a.identity_id: a.identity_key for a in night.accounts.values()}
+    whole = pages._person
+
+    def erased_meanwhile(night, subject, *rest):
+        page = whole(night, subject, *rest)
+        if subject.identity_id == "ann":
+            night.store.put_if_absent(tombstone(subject.name), b"{}")
+        return page
+
+    monkeypatch.setattr(pages, "_person", erased_meanwhile)
+    ended = drive_inline(night)
+    index = night.store.get(ended.published.index).decode()
+    assert not list(night.store.list(f"identities/{keys['ann']}/reports/"))
+    assert f"identities/{keys['ann']}/reports/" not in index
+    assert len(list(night.store.list(f"identities/{keys['bob']}/reports/"))) == 1
+    assert f"identities/{keys['bob']}/reports/" in index
