@@ -196,7 +196,11 @@ class RunConfig(Section):
         (), description="Identity ids to run; empty means everybody in the manifest."
     )
     from_stage: StageName | None = Field(None, description="With force: the first stage to compute again.")
-    force: bool = Field(False, description="Compute again although the result is cached.")
+    force: bool = Field(
+        False,
+        description="Compute again although the result is cached: people's stages; floor and ceiling are not "
+        "computed again.",
+    )
     on_busy: Literal["wait", "refuse"] = Field("refuse", description="When another night runs on this store.")
     max_failed_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from faceid_core.errors import StoreError
+from faceid_core.evaluate import metrics
 from faceid_core.night import drive as drive_module
 from faceid_core.night import pages
 from faceid_core.night.drive import drive_inline
@@ -123,3 +125,32 @@ def test_a_page_drawn_while_its_person_is_erased_is_neither_kept_nor_linked(
     assert f"identities/{keys['ann']}/reports/" not in index
     assert len(list(night.store.list(f"identities/{keys['bob']}/reports/"))) == 1
     assert f"identities/{keys['bob']}/reports/" in index
+
+
+def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metrics(
+    small, people, tmp_path, monkeypatch
+):
+    store = str(tmp_path / "store")
+    first = open_night(small(store, people), LogReporter())
+    drive_inline(first)
+    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
+    whole = metrics.score
+
+    def otherwise(metric, *rest, **more):
+        rows = whole(metric, *rest, **more)
+        return [replace(row, value=0.125) for row in rows] if metric == "detection" else rows
+
+    monkeypatch.setattr(metrics, "score", otherwise)
+    forced = {"only": ("ann",), "force": True, "from_stage": "score"}
+    again = open_night(small(store, people, run=forced), LogReporter())
+    index = drive_inline(again).published.index
+    assert again.accounts[ann].stage_keys == first.accounts[ann].stage_keys
+
+    reports = {info.name for info in again.store.list(f"identities/{ann}/reports/")}
+    linked = [name for name in reports if name in again.store.get(index).decode()]
+    assert len(reports) == 2 and len(linked) == 1
+    values = Tables(again.store).query(
+        f"select distinct value from image_metrics where metric = 'detection' and generate_key = "
+        f"'{again.accounts[ann].stage_keys['generate']}'"
+    )
+    assert values.to_pylist() == [{"value": 0.125}]
