@@ -19,9 +19,10 @@ from faceid_core.night.executor import Executor, InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.publish import Published, publish
-from faceid_core.night.reporter import LogReporter, Reporter
+from faceid_core.night.reporter import Reporter
 from faceid_core.outcomes import EXIT_COMPLETE, tally
 from faceid_core.stages import STAGES
+from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, chunk, chunks, lookup
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
@@ -131,7 +132,8 @@ def _open(config: NightlyConfig) -> Night:
     """Open the night of a deployed flow run, whose retries share one run id."""
     # The end of Prefect's time-ordered ids is random; their beginning is shared by a whole batch of scheduled runs.
     suffix = str(flow_run.get_id() or "").replace("-", "")[-8:] or None
-    return open_night(config, LogReporter(), run_suffix=suffix, scheduled=flow_run.get_scheduled_start_time())
+    reporter = RunLogReporter(get_run_logger())
+    return open_night(config, reporter, run_suffix=suffix, scheduled=flow_run.get_scheduled_start_time())
 
 
 def _without_people(error: Exception) -> str:
@@ -193,6 +195,8 @@ def _leave_artifacts(night: Night, finished: Finished) -> None:
             "outcome": str(account.outcome),
             "stage": account.stage or "",
             "reason": account.reason or "",
+            "message": account.message or "",
+            "attempts": account.attempts,
             "seconds": round(account.seconds, 1),
         }
         for account in night.accounts.values()

@@ -55,6 +55,7 @@ def _row(done: Done) -> dict[str, Any]:
         "stage": done.work.call.stage,
         "outcome": done.status,
         "reason": done.reason or "",
+        "message": done.message or "",
         "seconds": round(done.seconds, 2),
         "attempts": done.attempts,
     }

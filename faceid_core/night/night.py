@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from threading import Event, RLock
 
 from faceid_core.config import NightlyConfig
@@ -174,8 +175,17 @@ class Night:
         except Exception as broken:
             log.exception("stage %s broke", stage)
             error = broken
-        message = f"{type(error).__name__}: {error}" if error else "the executor gave no answer"
+        message = "the executor gave no answer"
+        if error:
+            message = f"{type(error).__name__}: {self._without_photos(str(error))}"
         return settled + self.settle_unanswered(stage, works, message)
+
+    def _without_photos(self, text: str) -> str:
+        """An unexpected error's text without where photos lie: it goes to logs and Prefect, and a path may be an id."""
+        for identity in self.identities.values():
+            for address in (identity.photo, PurePath(identity.photo).name):
+                text = text.replace(address, "(a photo)")
+        return text
 
     def settle_unanswered(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:
         """Enter a failure for every work that has no outcome yet: whatever ran it cannot answer any more."""

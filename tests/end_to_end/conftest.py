@@ -50,13 +50,18 @@ def kept_by_prefect() -> str:
     """Everything that the server holds of flow runs, task runs, logs and artifacts, as one text."""
     from prefect.client.orchestration import get_client
 
+    found = []
     with get_client(sync_client=True) as client:
-        found = [
-            *client.read_flow_runs(limit=200),
-            *client.read_task_runs(limit=200),
-            *client.read_logs(limit=200),
-        ]
-        found += client.read_artifacts(limit=200)
+        for read in (
+            client.read_flow_runs,
+            client.read_task_runs,
+            client.read_logs,
+            client.read_artifacts,
+        ):
+            pages: list = []
+            while page := read(limit=200, offset=len(pages)):
+                pages += page
+            found += pages
     return " ".join(each.model_dump_json() for each in found)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import ray
+from prefect.logging.handlers import APILogHandler
 
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.opening import open_night
@@ -64,11 +67,17 @@ def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefe
     config = small(str(tmp_path / "store"), people_and_trouble, executor="inline", execution={"chunk": 1})
     night, ended = run_from_here(config, LogReporter())
     assert ended.exit_status == 0, "chunks that run at once do not disturb each other"
+    served = nightly(config, return_state=True)
+    assert served.is_completed(), served.message
+    APILogHandler().flush()
     people_and_trouble.write_text(
         "identity_id,photo,class_word\nzoe-secret,a.png,person\nzoe-secret,a.png,person\n"
     )
     state = nightly(config, return_state=True)
     assert state.is_failed() and "1 problem(s)" in state.message
     kept = kept_by_prefect()
+    rejected = [a for a in night.accounts.values() if str(a.outcome) == "rejected"]
+    assert len(rejected) == 5 and not [a.message for a in rejected if json.dumps(a.message)[1:-1] not in kept]
+    assert "generate: 4 cached, 0 to compute" in kept, "a served run's progress is in its log"
     assert night.run_id in kept and all(key in kept for key in night.accounts)
     assert not [name for name in ("ann.png", '"ann"', "nobody", "zoe-secret") if name in kept]

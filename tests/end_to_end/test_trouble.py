@@ -154,3 +154,15 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
         f"'{again.accounts[ann].stage_keys['generate']}'"
     )
     assert values.to_pylist() == [{"value": 0.125}]
+
+
+def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+
+    def broken(self, name):
+        raise OSError(f"too many open files: {self.identities[name].photo!r}, ann.png")
+
+    monkeypatch.setattr(Night, "put_photo", lambda self, subject: broken(self, subject.name))
+    drive_inline(night)
+    told = {account.message for account in night.accounts.values()}
+    assert told == {"OSError: too many open files: '(a photo)', (a photo)"}
