@@ -44,7 +44,8 @@ def _stage_flow(stage: str):
             return Completed(name="Cached", message="every result was there")
         EXECUTORS[run_id] = _OPENERS[run_id]()
         try:
-            cuts = chunks(misses, night.config.execution.chunk)
+            slots = night.config.personalize.slots if stage == "personalise" else 1
+            cuts = chunks(misses, night.config.execution.chunk, whole=slots)
             futures = [chunk.submit(run_id, stage, first, last) for first, last in cuts]
             states = [_ended(future) for future in futures]
             for (first, last), state in zip(cuts, states, strict=True):

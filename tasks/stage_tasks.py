@@ -61,6 +61,13 @@ def _row(done: Done) -> dict[str, Any]:
     }
 
 
-def chunks(works: Sequence[Work], size: int) -> list[tuple[int, int]]:
-    """Cut misses into (first, last), counted from 1; hundreds of task runs at most for a thousand people."""
+def chunks(works: Sequence[Work], size: int, *, whole: int = 1) -> list[tuple[int, int]]:
+    """Cut misses into (first, last), counted from 1; hundreds of task runs at most for a thousand people.
+
+    Args:
+        works: The misses of a stage.
+        size: Works in one chunk.
+        whole: Raise the size to a multiple of this; a pass that is padded to its slots should not end with a chunk.
+    """
+    size = -(-size // whole) * whole
     return [(start + 1, min(start + size, len(works))) for start in range(0, len(works), size)]
