@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import duckdb
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 from faceid_core.errors import ConfigurationError, StoreError
@@ -42,6 +43,10 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
     first, ended = run(config)
     assert ended.exit_status == 0
     assert outcomes(first) == {"ann": "done", "bob": "done"}
+    made = [m for subject in first.subjects.values() for m in subject.manifests.values()]
+    assert {m.provenance["device"] for m in made if m.stage in ("detect", "score-identity")} == {"cpu"}
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    assert {m.provenance["device"] for m in made if m.stage in ("personalise", "generate")} == {usual}
 
     second, ended = run(config)
     assert outcomes(second) == {"ann": "cached", "bob": "cached"}
@@ -135,6 +140,8 @@ def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     run(small(store, people))
     night, _ = run(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
     assert list(outcomes(night)) == ["ann"]
+    request = json.loads(night.store.get(f"runs/{night.run_id}/request.json"))
+    assert request["config"]["run"]["only"] == list(night.accounts), "a key, not the id"
     assert night.computed["personalise"] == 0 and night.computed["generate"] == 1
     ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
     assert ann.manifests["generate"].provenance["pictures_drawn"] == 6, (
@@ -151,6 +158,7 @@ def test_finish_by_admits_nobody_new_but_finishes_whoever_has_tokens(small, peop
     night = open_night(small(store, people, **late), LogReporter(), scheduled=long_ago)
     ended = drive_inline(night)
     assert set(outcomes(night).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
+    assert {account.attempts for account in night.accounts.values()} == {0}, "nothing was tried"
     status = json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
     assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
 
