@@ -183,7 +183,13 @@ class ExecutionConfig(Section):
     attempts: int = Field(
         2, ge=1, le=10, description="Tries for a person's stage before it counts as failed."
     )
-    chunk: int = Field(32, ge=1, le=1000, description="People in one Prefect task run.")
+    chunk: int = Field(
+        32,
+        ge=1,
+        le=1000,
+        description="Results to compute in one Prefect task run: one per person and stage, in score one per metric. "
+        "In personalise rounded up to a multiple of personalize.slots.",
+    )
     stall_seconds: int = Field(
         1200, ge=10, le=86_400, description="An actor that reports no progress for so long is replaced."
     )
@@ -196,13 +202,19 @@ class RunConfig(Section):
         (), description="Identity ids to run; empty means everybody in the manifest."
     )
     from_stage: StageName | None = Field(None, description="With force: the first stage to compute again.")
-    force: bool = Field(False, description="Compute again although the result is cached.")
+    force: bool = Field(
+        False,
+        description="Compute again although the result is cached: people's stages; floor and ceiling are not "
+        "computed again.",
+    )
     on_busy: Literal["wait", "refuse"] = Field("refuse", description="When another night runs on this store.")
     max_failed_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."
     )
     finish_by: dt.time | None = Field(
-        None, description="Local time after which nobody is started; what is done is published."
+        None,
+        description="Local time after which nobody is started on a stage up to personalise. Whoever has tokens by "
+        "then is still drawn, scored and published, so the run ends later than this.",
     )
     timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
 

@@ -8,8 +8,9 @@ from contextvars import ContextVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
@@ -18,9 +19,10 @@ from faceid_core.night.executor import Executor, InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.publish import Published, publish
-from faceid_core.night.reporter import LogReporter, Reporter
+from faceid_core.night.reporter import Reporter
 from faceid_core.outcomes import EXIT_COMPLETE, tally
 from faceid_core.stages import STAGES
+from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, chunk, chunks, lookup
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
@@ -42,11 +44,14 @@ def _stage_flow(stage: str):
             return Completed(name="Cached", message="every result was there")
         EXECUTORS[run_id] = _OPENERS[run_id]()
         try:
-            futures = [
-                chunk.submit(run_id, stage, first, last)
-                for first, last in chunks(misses, night.config.execution.chunk)
-            ]
-            states = [future.wait() or future.state for future in futures]
+            slots = night.config.personalize.slots if stage == "personalise" else 1
+            cuts = chunks(misses, night.config.execution.chunk, whole=slots)
+            futures = [chunk.submit(run_id, stage, first, last) for first, last in cuts]
+            states = [_ended(future) for future in futures]
+            for (first, last), state in zip(cuts, states, strict=True):
+                if not state.is_completed():
+                    message = f"its task ended before it had an outcome ({state.name}); run again"
+                    night.settle_unanswered(stage, misses[first - 1 : last], message)
         except BaseException:
             # Interrupted: without this, leaving the flow would wait for every chunk under way.
             night.cancelled.set()
@@ -61,6 +66,16 @@ def _stage_flow(stage: str):
         return Completed(message=f"{len(misses)} computed")
 
     return run_stage
+
+
+def _ended(future: PrefectFuture) -> State:
+    """Wait for a chunk; one that could not even report its end to Prefect counts as crashed."""
+    try:
+        future.wait()
+        return future.state
+    except Exception as error:
+        get_run_logger().warning("a chunk's task could not report its end: %s", error)
+        return Crashed(message=type(error).__name__)
 
 
 STAGE_FLOWS = {stage: _stage_flow(stage) for stage in STAGES}
@@ -106,6 +121,7 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     try:
         state = nightly(config, return_state=True)
     finally:
+        night.release()  # a flow that Prefect could not start has driven nothing
         _opened.reset(opened)
         _outcome.reset(outcome)
     if "finished" not in held:
@@ -117,7 +133,8 @@ def _open(config: NightlyConfig) -> Night:
     """Open the night of a deployed flow run, whose retries share one run id."""
     # The end of Prefect's time-ordered ids is random; their beginning is shared by a whole batch of scheduled runs.
     suffix = str(flow_run.get_id() or "").replace("-", "")[-8:] or None
-    return open_night(config, LogReporter(), run_suffix=suffix, scheduled=flow_run.get_scheduled_start_time())
+    reporter = RunLogReporter(get_run_logger())
+    return open_night(config, reporter, run_suffix=suffix, scheduled=flow_run.get_scheduled_start_time())
 
 
 def _without_people(error: Exception) -> str:
@@ -137,10 +154,13 @@ def run_nightly(night: Night) -> Finished:
             finished = drive(
                 night, lambda stage: STAGE_FLOWS[stage](night.run_id), lambda n: publish_task(n.run_id)
             )
-        _leave_artifacts(night, finished)
         held = _outcome.get()
         if held is not None:
             held["finished"] = finished
+        try:
+            _leave_artifacts(night, finished)
+        except Exception as error:  # the results are published; Prefect's copy of them is a courtesy
+            get_run_logger().warning("run %s: its artifacts are not all in Prefect: %s", night.run_id, error)
         return finished
     finally:
         for registry in (NIGHTS, EXECUTORS, _OPENERS):
@@ -176,6 +196,8 @@ def _leave_artifacts(night: Night, finished: Finished) -> None:
             "outcome": str(account.outcome),
             "stage": account.stage or "",
             "reason": account.reason or "",
+            "message": account.message or "",
+            "attempts": account.attempts,
             "seconds": round(account.seconds, 1),
         }
         for account in night.accounts.values()

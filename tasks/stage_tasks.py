@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 
@@ -34,11 +34,14 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
     """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
     works = MISSES[run_id, stage][first - 1 : last]
     dones = NIGHTS[run_id].execute(stage, works, EXECUTORS[run_id])
-    create_table_artifact(
-        table=[_row(done) for done in dones],
-        key=f"outcomes-{stage}",
-        description=f"Outcomes of {stage} {first} to {last} in run {run_id}",
-    )
+    try:
+        create_table_artifact(
+            table=[_row(done) for done in dones],
+            key=f"outcomes-{stage}",
+            description=f"Outcomes of {stage} {first} to {last} in run {run_id}",
+        )
+    except Exception as error:  # the work is done and in the account; Prefect's copy of it is a courtesy
+        get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
     failed = sum(done.status == "failed" for done in dones)
     summary = {"works": len(dones), "failed": failed}
     if dones and failed == len(dones):
@@ -52,11 +55,19 @@ def _row(done: Done) -> dict[str, Any]:
         "stage": done.work.call.stage,
         "outcome": done.status,
         "reason": done.reason or "",
+        "message": done.message or "",
         "seconds": round(done.seconds, 2),
         "attempts": done.attempts,
     }
 
 
-def chunks(works: Sequence[Work], size: int) -> list[tuple[int, int]]:
-    """Cut misses into (first, last), counted from 1; hundreds of task runs at most for a thousand people."""
+def chunks(works: Sequence[Work], size: int, *, whole: int = 1) -> list[tuple[int, int]]:
+    """Cut misses into (first, last), counted from 1; hundreds of task runs at most for a thousand people.
+
+    Args:
+        works: The misses of a stage.
+        size: Works in one chunk.
+        whole: Raise the size to a multiple of this; a pass that is padded to its slots should not end with a chunk.
+    """
+    size = -(-size // whole) * whole
     return [(start + 1, min(start + size, len(works))) for start in range(0, len(works), size)]

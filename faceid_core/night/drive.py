@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from faceid_core.errors import FaceidError
+from faceid_core.errors import StoreError
 from faceid_core.night.executor import Executor, InlineExecutor
+from faceid_core.night.interrupted import close_accounts, publish_rows
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published, publish
 from faceid_core.night.runs import write_status
-from faceid_core.outcomes import Outcome, exit_status
+from faceid_core.outcomes import exit_status
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.store import RunLease
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,32 +32,38 @@ class Finished:
 def drive(
     night: Night, run_stage: Callable[[str], None], publish_run: Callable[[Night], Published] = publish
 ) -> Finished:
-    """Run all stages, close every account, publish.
+    """Run all stages, close every account, publish, give the night's lease back.
 
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
-    them, and lets the interruption through.
+    and publishes them, and lets the interruption through.
     """
-    lease = None
+    published = None
     try:
-        lease = RunLease.acquire(night.store, night.run_id, on_busy=night.config.run.on_busy)
         for stage in STAGES:
             run_stage(stage)
-            write_status(night, "running", stage=stage)
+            _say(night, "running", stage=stage)
         night.finish()
         published = publish_run(night)
         status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
-        write_status(night, "complete", exit_status=status, index=published.index)
+        _say(night, "complete", exit_status=status, index=published.index)
         return Finished(night.run_id, status, published)
     except BaseException as error:
         ended = f"{type(error).__name__}: {error}"
-        for account in night.accounts.values():
-            account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
-        with suppress(FaceidError):  # a store that fails must not hide what ended the run
-            write_status(night, "interrupted", error=ended)
+        close_accounts(night, ended)
+        _say(night, "interrupted", error=ended)
+        if published is None:
+            publish_rows(night, error)
         raise
     finally:
-        if lease is not None:
-            lease.release()
+        night.release()
+
+
+def _say(night: Night, state: str, **more) -> None:
+    """Record the run's status; a record that fails neither ends a night nor hides what ended it."""
+    try:
+        write_status(night, state, **more)
+    except StoreError as error:
+        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, error)
 
 
 @contextmanager

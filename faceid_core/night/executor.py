@@ -64,7 +64,7 @@ class InlineExecutor:
 def not_reached(work: Work) -> Done:
     """The outcome of a work that was not begun."""
     message = "the run was stopped, or finish_by passed, before it began; run again"
-    return Done(work, "not_reached", reason="stopped", message=message)
+    return Done(work, "not_reached", reason="stopped", message=message, attempts=0)
 
 
 def batches(works: Sequence[Work], slots: int) -> Iterator[list[Work]]:

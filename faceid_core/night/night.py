@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from threading import Event, RLock
 
 from faceid_core.config import NightlyConfig
@@ -22,8 +23,8 @@ from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import Done, Subject, Work
-from faceid_core.store import Manifest, ObjectStore, StageCache
+from faceid_core.stages.work import Done, InputMissing, Subject, Work
+from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class Night:
     """Everything that one run knows; made by `open_night`, driven stage by stage by a flow.
 
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
-    `cancelled` is set when the run is interrupted: nothing more is started.
+    `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
+    which `drive` gives back; a dry run has none.
     """
 
     run_id: str
@@ -54,11 +56,18 @@ class Night:
     identities: dict[str, Identity]
     photos: PhotoSource
     reporter: Reporter
+    lease: RunLease | None = None
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)
+    _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _repairs: RLock = field(default_factory=RLock, repr=False)
+
+    def release(self) -> None:
+        """Let the next night in; safe to call twice."""
+        if self.lease is not None:
+            self.lease.release()
 
     def alive(self) -> list[Subject]:
         """Subjects that later stages still concern, people first, in the manifest's order."""
@@ -75,7 +84,8 @@ class Night:
     def lookup(self, stage: str, *, without: Collection[str] = ()) -> list[Work]:
         """Look the stage up for everybody alive; adopt hits, return the misses.
 
-        Reads manifests only. A cached rejection closes the person's account just as a fresh one does.
+        Reads manifests only. A cached rejection closes the person's account just as a fresh one does; whoever lacks
+        the result of an earlier stage is closed as failed there, and the others go on.
 
         Args:
             stage: One of STAGES.
@@ -91,7 +101,12 @@ class Night:
     def _lookup_one(self, stage: str, subject: Subject) -> tuple[int, list[Work]]:
         hits, misses = 0, []
         cache = StageCache(self.store, subject.scope)
-        for work in self.plan.works(stage, subject):
+        try:
+            works = self.plan.works(stage, subject)
+        except InputMissing as missing:
+            self._fail(subject, missing.stage, "no_outcome", str(missing))
+            return 0, []
+        for work in works:
             manifest = None if self._forced(stage, subject) else cache.lookup(work.call)
             if manifest is None:
                 misses.append(replace(work, replace=self._forced(stage, subject)))
@@ -160,12 +175,22 @@ class Night:
         except Exception as broken:
             log.exception("stage %s broke", stage)
             error = broken
-        answered = {(done.work.subject, done.work.result) for done in settled}
-        for work in works:
-            if (work.subject, work.result) not in answered:
-                message = f"{type(error).__name__}: {error}" if error else "the executor gave no answer"
-                settled.append(self.settle(stage, Done(work, "failed", "no_outcome", message)))
-        return settled
+        message = "the executor gave no answer"
+        if error:
+            message = f"{type(error).__name__}: {self._without_photos(str(error))}"
+        return settled + self.settle_unanswered(stage, works, message)
+
+    def _without_photos(self, text: str) -> str:
+        """An unexpected error's text without where photos lie: it goes to logs and Prefect, and a path may be an id."""
+        for identity in self.identities.values():
+            for address in (identity.photo, PurePath(identity.photo).name):
+                text = text.replace(address, "(a photo)")
+        return text
+
+    def settle_unanswered(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:
+        """Enter a failure for every work that has no outcome yet: whatever ran it cannot answer any more."""
+        left = [work for work in works if (work.subject, work.result) not in self._answered]
+        return [self.settle(stage, Done(work, "failed", "no_outcome", message)) for work in left]
 
     def put_photo(self, subject: Subject) -> None:
         """Copy a subject's photo to where workers read it; raises as `photo_source.put_photo` does."""
@@ -185,6 +210,7 @@ class Night:
                 account.computed = account.computed or done.status in ("done", "rejected")
             if done.status not in ("done", "rejected"):
                 self._close(subject, done)
+            self._answered.add((subject.name, done.work.result))
         self.reporter.settled(stage, done)
         return done
 
@@ -206,6 +232,14 @@ class Night:
             message = str(damage)
         return replace(done, status="failed", reason="result_missing", message=message)
 
+    def _fail(self, subject: Subject, stage: str, reason: str, message: str) -> None:
+        """Close a subject outside any piece of work."""
+        with self._lock:
+            if subject.kind == "person":
+                self.accounts[subject.name].close(Outcome.FAILED, stage=stage, reason=reason, message=message)
+            else:
+                self.failures_common[subject.name] = f"{stage}: {message}"
+
     def _close(self, subject: Subject, done: Done) -> None:
         if subject.kind != "person":
             self.failures_common[subject.name] = f"{done.work.call.stage}: {done.message}"
@@ -220,9 +254,8 @@ class Night:
 
     def finish(self) -> None:
         """Close every account that met no obstacle; one that lacks a result is a failure, never a success."""
-        wanted = {"generate", *(f"score-{metric}" for metric in self.config.score.metrics)}
         for account in self.accounts.values():
-            missing = sorted(wanted - set(account.stage_keys))
+            missing = self.missing(account)
             if account.alive and missing:
                 account.close(
                     Outcome.FAILED,
@@ -231,6 +264,11 @@ class Night:
                     message=f"no result of {', '.join(missing)}; run again",
                 )
             account.finish()
+
+    def missing(self, account: Account) -> list[str]:
+        """The results that a person needs to count as finished and does not have."""
+        wanted = {"generate", *(f"score-{metric}" for metric in self.config.score.metrics)}
+        return sorted(wanted - set(account.stage_keys))
 
     def past_finish_by(self) -> bool:
         """Whether the end of admissions has passed: the first such time of day after the scheduled start."""

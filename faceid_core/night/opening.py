@@ -15,7 +15,7 @@ from faceid_core.outcomes import Account
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
-from faceid_core.store import ObjectStore, initialise
+from faceid_core.store import ObjectStore, RunLease, initialise
 from faceid_core.store.layout import STORE
 from faceid_core.store.secret import IdentitySecret
 
@@ -28,45 +28,58 @@ def open_night(
     scheduled: dt.datetime | None = None,
     dry: bool = False,
 ) -> Night:
-    """Admit everybody and make the plan; no model is loaded and nothing is computed.
+    """Take the store's lease, admit everybody and make the plan; no model is loaded and nothing is computed.
+
+    The night holds the lease until `drive` ends it, or until `Night.release` by whoever does not drive it.
 
     Args:
         config: The parsed configuration.
         reporter: Who listens.
         run_suffix: Eight characters that stay the same over retries of one flow run.
         scheduled: When the run was to start; its date in the schedule's timezone is the run's date.
-        dry: Leave no record of the run.
+        dry: Take no lease and leave no record of the run.
 
     Raises:
         ConfigurationError: the run cannot start; nothing was changed.
+        StoreBusy: another run holds the store, and `run.on_busy` says not to wait; nothing was changed.
     """
-    now = dt.datetime.now(dt.UTC)
-    run_date = (scheduled or now).astimezone(config.run.zone).date()
+    asked = dt.datetime.now(dt.UTC)
+    run_date = (scheduled or asked).astimezone(config.run.zone).date()
+    run_id = new_run_id(config, run_date, run_suffix)
     plan = Plan.from_config(config)
-    identities = read_people(config)
+    read_people(config)  # a manifest with problems is told now, not after a night of waiting
     store, secret = open_store_checked(config, dry=dry)
-    photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
-    subjects, accounts, by_key = _admit_all(identities, store, secret, photos, run_date)
-    for subject in common_subjects(config, list(subjects.values())):
-        subjects[subject.name] = subject
-    night = Night(
-        run_id=new_run_id(config, run_date, run_suffix),
-        run_date=run_date,
-        scheduled_at=scheduled or now,
-        started_at=now,
-        config=config,
-        plan=plan,
-        store=store,
-        secret=secret,
-        subjects=subjects,
-        accounts=accounts,
-        identities=by_key,
-        photos=photos,
-        reporter=reporter,
-    )
-    if not dry:
-        write_request(night)
-        write_status(night, "running")
+    lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy)
+    try:
+        # Read after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
+        identities = read_people(config)
+        photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+        subjects, accounts, by_key = _admit_all(identities, store, secret, photos, run_date)
+        for subject in common_subjects(config, list(subjects.values())):
+            subjects[subject.name] = subject
+        night = Night(
+            run_id=run_id,
+            run_date=run_date,
+            scheduled_at=scheduled or asked,
+            started_at=dt.datetime.now(dt.UTC),
+            config=config,
+            plan=plan,
+            store=store,
+            secret=secret,
+            subjects=subjects,
+            accounts=accounts,
+            identities=by_key,
+            photos=photos,
+            reporter=reporter,
+            lease=lease,
+        )
+        if not dry:
+            write_request(night)
+            write_status(night, "running")
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
     return night
 
 

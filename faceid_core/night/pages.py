@@ -16,7 +16,7 @@ from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
 from faceid_core.stages.generate import SHARD
 from faceid_core.stages.work import Subject
-from faceid_core.store import StageCache, is_erased
+from faceid_core.store import Manifest, StageCache, is_erased
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 
@@ -33,17 +33,8 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
     for subject, scores in found:
         if subject.kind == "person":
             name = _page_name(night, subject)
-            if night.store.head(name) is None and not is_erased(night.store, subject.name):
-                try:
-                    page = _person(night, subject, scores, summary)
-                except DamagedInput as damage:
-                    damaged = StageCache(night.store, subject.scope).by_key(damage.stage, damage.stage_key)
-                    if damaged is not None:
-                        StageCache(night.store, subject.scope).quarantine(damaged, str(damage))
-                    night.reporter.note(f"{subject.name}: no page in this run, run again: {damage}")
-                    continue
-                night.store.put_if_absent(name, page)
-            urls[subject.name] = f"../../{name}"
+            if _stands(night, name, subject, scores, summary):
+                urls[subject.name] = f"../../{name}"
     accounts = [{k: v for k, v in asdict(a).items() if k != "identity_id"} for a in night.accounts.values()]
     page = index_page(
         run=_run(night),
@@ -57,15 +48,42 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
     return name
 
 
+def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:
+    """Write a person's page unless it is there; whether one may be linked to."""
+    if is_erased(night.store, subject.name):
+        return False
+    if night.store.head(name) is not None:
+        return True
+    try:
+        page = _person(night, subject, scores, summary)
+    except DamagedInput as damage:
+        cache = StageCache(night.store, subject.scope)
+        damaged = cache.by_key(damage.stage, damage.stage_key)
+        if damaged is not None:
+            cache.quarantine(damaged, str(damage))
+        night.reporter.note(f"{subject.name}: no page in this run, run again: {damage}")
+        return False
+    # Again, as late as can be: an erasure that began while the page was drawn must win.
+    if is_erased(night.store, subject.name):
+        return False
+    night.store.put_if_absent(name, page)
+    return True
+
+
 def _page_name(night: Night, subject: Subject) -> str:
-    results = {result: manifest.stage_key for result, manifest in subject.manifests.items()}
+    results = {result: _content(manifest) for result, manifest in subject.manifests.items()}
     common = {
-        s.name: sorted(m.stage_key for m in s.manifests.values())
+        s.name: sorted(_content(m) for m in s.manifests.values())
         for s in night.subjects.values()
         if s.kind != "person"
     }
     digest = sha256_hex(canonical_json({"version": PAGE_VERSION, "results": results, "common": common}))
     return f"{subject.scope}/reports/{digest[:32]}.html"
+
+
+def _content(manifest: Manifest) -> str:
+    """What a stage made from what; its key alone stays the same when it is computed again with other bytes."""
+    return sha256_hex(canonical_json(manifest.content))
 
 
 def _run(night: Night) -> dict:

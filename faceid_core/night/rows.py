@@ -25,11 +25,18 @@ Found = Sequence[tuple[Subject, SubjectScores]]
 def run_tables(night: Night, found: Found, summary: list[dict], *, exit_status: int) -> dict[str, pa.Table]:
     """All five tables of a run."""
     return {
-        "runs": _table("runs", [_run_row(night, exit_status)]),
-        "identity_outcomes": _table("identity_outcomes", _outcome_rows(night)),
+        **account_tables(night, exit_status=exit_status),
         "images": _table("images", _image_rows(night, found)),
         "image_metrics": _table("image_metrics", _metric_rows(night, found)),
         "identity_summary": _table("identity_summary", summary),
+    }
+
+
+def account_tables(night: Night, *, exit_status: int) -> dict[str, pa.Table]:
+    """The two tables that say what became of a run; they need no result."""
+    return {
+        "runs": _table("runs", [_run_row(night, exit_status)]),
+        "identity_outcomes": _table("identity_outcomes", _outcome_rows(night)),
     }
 
 

@@ -28,13 +28,15 @@ def new_run_id(config: NightlyConfig, run_date: dt.date, suffix: str | None = No
 
 
 def write_request(night: Night) -> None:
-    """Record what was asked, once per run."""
+    """Record what was asked, once per run; ids that were typed stand here as keys, as everywhere outside tables."""
+    config = night.config.model_dump(mode="json")
+    config["run"]["only"] = [night.secret.identity_key(each) for each in night.config.run.only]
     request = {
         "run_id": night.run_id,
         "run_date": night.run_date.isoformat(),
         "started_at": night.started_at.isoformat(),
         "faceid_version": __version__,
-        "config": night.config.model_dump(mode="json"),
+        "config": config,
         "config_digest": night.config.digest(),
         "weights": dict(night.plan.weights),
         "identities": sorted(night.accounts),

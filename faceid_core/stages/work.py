@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from faceid_core.errors import FaceidError
 from faceid_core.store.cache import Manifest, Output
 from faceid_core.store.keys import StageCall
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from faceid_core.stages.models import Models
 
 COMMON = "common"
+
+
+class InputMissing(FaceidError):
+    """A stage cannot be planned for a subject, because an earlier one left no result; `stage` names that one."""
+
+    def __init__(self, subject: str, stage: str):
+        self.stage = stage
+        super().__init__(f"{subject} has no result of stage {stage}; run again")
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,14 @@ class Subject:
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
     def source(self, result: str, output: str) -> Source:
-        """Locate an output of a finished stage."""
-        manifest = self.manifests[result]
+        """Locate an output of a finished stage.
+
+        Raises:
+            InputMissing: that stage left no result.
+        """
+        manifest = self.manifests.get(result)
+        if manifest is None:
+            raise InputMissing(self.name, result)
         return Source(self.scope, manifest.stage, manifest.stage_key, manifest.outputs[output].digest)
 
     def photo(self) -> Source:

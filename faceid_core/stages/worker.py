@@ -100,7 +100,8 @@ class Worker:
             "seconds": round(seconds, 3),
             "finished_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
-            "device": self.settings.device,
+            # Only the base model goes to the accelerator; faces and scorers compute on the CPU.
+            "device": self.models.device if "base" in work.call.weights else "cpu",
             "slots": self.settings.slots,
             "batch": self.settings.batch,
             "threads": self.settings.threads,

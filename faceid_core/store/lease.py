@@ -14,7 +14,7 @@ import time
 import uuid
 from typing import Literal
 
-from ..errors import Conflict, ObjectMissing, StoreError
+from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
 from .keys import canonical_json
 from .objects import ObjectStore
 
@@ -25,8 +25,8 @@ _RENEWALS_PER_TTL = 4
 _LONGEST_POLL_SECONDS = 5.0
 
 
-class StoreBusy(StoreError):
-    """Another run holds the store."""
+class StoreBusy(StoreError, ConfigurationError):
+    """Another run holds the store, and this one was told not to wait: nothing was changed (exit status 3)."""
 
 
 class RunLease:
@@ -84,7 +84,9 @@ class RunLease:
             time.sleep(min(_LONGEST_POLL_SECONDS, ttl / _RENEWALS_PER_TTL))
 
     def release(self) -> None:
-        """Let the next run in; a lease that was taken over meanwhile is left to its new holder."""
+        """Let the next run in; one taken over meanwhile is left to its new holder. Safe to call twice."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -51,7 +51,8 @@ class Tables:
     def publish(self, run_id: str, tables: Mapping[str, pa.Table]) -> Catalogue:
         """Add a run's rows to every table, then show them to readers together. Again changes nothing.
 
-        A retry of a run replaces what its earlier attempt said of it; pictures and their metrics stay.
+        A retry of a run replaces what its earlier attempt said of it; pictures and their metrics stay, unless they
+        were computed again with another result.
 
         Args:
             run_id: whose rows these are.
@@ -76,6 +77,7 @@ class Tables:
             if contract(name).per_run:
                 self._place.replace_run(name, run_id, tables[name])
             else:
+                self._place.replace_changed(name, tables[name])
                 self._place.append(name, tables[name])
         return advance(self._store, self._place, run_id)
 

@@ -131,6 +131,48 @@ class DeltaPlace:
         except (DeltaError, OSError) as error:
             raise self._failed("replace rows of", name, error) from error
 
+    def replace_changed(self, name: str, table: pa.Table) -> int:
+        """Let a stage's rows be those of its last computation: `--force` may bring other values under the same key.
+
+        Rows that are not there yet are left to `append`, and so is the date under which unchanged ones were written.
+
+        Args:
+            name: the table's; its rows belong to stage keys.
+            table: rows that keep the contract, all rows of each stage key.
+
+        Returns:
+            How many rows were written again; 0 if none says something else.
+
+        Raises:
+            ContractError: if the rows break the contract.
+            StoreError: if the storage fails.
+        """
+        agreed, rows = _checked(name, table)
+        maker = [column for column in agreed.primary_key if column.endswith("_key")][-1]
+        for _ in range(_ATTEMPTS):
+            delta = self.open(name)
+            keys = [] if delta is None else _changed(rows, delta, agreed, maker)
+            if not keys:
+                return 0
+            again = rows.filter(pc.field(maker).isin(keys))
+            listed = ", ".join(f"'{key}'" for key in keys)
+            try:
+                write_deltalake(
+                    delta,
+                    again,
+                    mode="overwrite",
+                    predicate=f"{maker} IN ({listed})",
+                    commit_properties=_EXACTLY_NEXT,
+                )
+                return again.num_rows
+            except CommitFailedError:
+                continue
+            except (DeltaError, OSError) as error:
+                raise self._failed("replace rows of", name, error) from error
+        raise StoreError(
+            f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were replaced; try again"
+        )
+
     def read(
         self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None
     ) -> Result | None:
@@ -226,14 +268,36 @@ def storage_options(settings: S3Settings) -> dict[str, str]:
 
 def _absent(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> pa.Table:
     """The rows whose key the Delta table does not hold."""
-    leading = agreed.primary_key[0]
-    # The first key column narrows the search: one run, or the pictures of a few people.
-    narrow = pc.field(leading).isin(pc.unique(rows[leading]))
-    if agreed.per_run:
-        narrow &= pc.field("run_date").isin(pc.unique(rows["run_date"]))
-    there = delta.to_pyarrow_dataset().to_table(columns=list(agreed.primary_key), filter=narrow)
+    there = _near(rows, delta, agreed, list(agreed.primary_key))
     if there.num_rows == 0:
         return rows
     keyed = rows.select(agreed.primary_key).append_column("_position", pa.array(range(rows.num_rows)))
     left = keyed.join(there, keys=list(agreed.primary_key), join_type="left anti")
     return rows.take(left["_position"].sort())
+
+
+def _changed(rows: pa.Table, delta: DeltaTable, agreed: Contract, maker: str) -> list[str]:
+    """The stage keys, in the column `maker`, under which the Delta table says something else than the rows."""
+    key, known = agreed.primary_key, {field.name for field in delta.schema().fields}
+    # The same result published on another night has another date.
+    values = [c for c in rows.column_names if c in known and c not in key and c not in agreed.partition]
+    there = _near(rows, delta, agreed, [*key, *values])
+    there = there.rename_columns([*key, *(f"{name}_there" for name in values)])
+    both = rows.select([*key, *values]).join(there, keys=list(key), join_type="inner")
+    found: set[str] = set()
+    for name in values:
+        ours, theirs = both[name], both[f"{name}_there"]
+        none = pc.and_(pc.is_null(ours, nan_is_null=True), pc.is_null(theirs, nan_is_null=True))
+        same = pc.or_(pc.fill_null(pc.equal(ours, theirs), False), none)
+        found.update(both.filter(pc.invert(same))[maker].to_pylist())
+    return sorted(found)
+
+
+def _near(rows: pa.Table, delta: DeltaTable, agreed: Contract, columns: list[str]) -> pa.Table:
+    """Columns of the Delta table's rows that may have a key of the given rows."""
+    leading = agreed.primary_key[0]
+    # The first key column narrows the search: one run, or the pictures of a few people.
+    narrow = pc.field(leading).isin(pc.unique(rows[leading]))
+    if agreed.per_run:
+        narrow &= pc.field("run_date").isin(pc.unique(rows["run_date"]))
+    return delta.to_pyarrow_dataset().to_table(columns=columns, filter=narrow)

@@ -116,6 +116,18 @@ def test_a_metric_scored_anew_adds_rows_beside_the_old(folder_store):
     assert values == [{"v": 1, "value": 0.25}, {"v": 1, "value": 0.25}, {"v": 2, "value": 0.75}]
 
 
+def test_a_metric_computed_again_with_other_values_replaces_its_rows_and_no_others(tables):
+    tables.publish("r1", night("r1", 1))
+    assert tables.catalogue() == tables.publish("r1", night("r1", 1)), "the same values change nothing"
+    forced = [metric_row(2, 0, 0, 0.75), metric_row(2, 0, 1, 0.5), metric_row(2, 1, 0, 0.25)]
+    tables.publish("r2", night("r2", 2) | {"image_metrics": contract("image_metrics").table(forced)})
+    rows = tables.query("select day(run_date) d, score_key, seed, value from image_metrics").to_pylist()
+    values = {(row["score_key"], row["seed"]): (row["d"], row["value"]) for row in rows}
+    assert len(rows) == 4
+    assert [values[digest("score", 0), seed] for seed in (0, 1)] == [(2, 0.75), (2, 0.5)]
+    assert [values[digest("score", 1), seed] for seed in (0, 1)] == [(1, 0.25), (1, None)]
+
+
 @pytest.mark.parametrize("dies_at", ["image_metrics", "runs", "catalogue"])
 def test_a_run_that_dies_while_publishing_is_not_seen_until_it_is_published(
     folder_store, monkeypatch, dies_at

@@ -35,6 +35,36 @@ def write_photo(folder: Path, name: str, image) -> None:
     (folder / name).write_bytes(photos.encode_png(image))
 
 
+@pytest.fixture(scope="module")
+def prefect_server():
+    """One real Prefect server for the module."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+def kept_by_prefect() -> str:
+    """Everything that the server holds of flow runs, task runs, logs and artifacts, as one text."""
+    from prefect.client.orchestration import get_client
+
+    found = []
+    with get_client(sync_client=True) as client:
+        for read in (
+            client.read_flow_runs,
+            client.read_task_runs,
+            client.read_logs,
+            client.read_artifacts,
+        ):
+            pages: list = []
+            while page := read(limit=200, offset=len(pages)):
+                pages += page
+            found += pages
+    return " ".join(each.model_dump_json() for each in found)
+
+
 @pytest.fixture
 def people(tmp_path) -> Path:
     """A manifest of two people whom no model was trained on."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 from faceid_core.errors import ConfigurationError, StoreError
@@ -17,11 +21,12 @@ from faceid_core.night.drive import drive_inline
 from faceid_core.night.executor import InlineExecutor
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
+from faceid_core.night.runs import run_ids
 from faceid_core.outcomes import Outcome
-from faceid_core.store import RunLease, StoreBusy
+from faceid_core.store import StoreBusy
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
-from tests.end_to_end.conftest import shot, write_photo
+from tests.end_to_end.conftest import shot, write_manifest, write_photo
 
 
 def run(config):
@@ -38,6 +43,10 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
     first, ended = run(config)
     assert ended.exit_status == 0
     assert outcomes(first) == {"ann": "done", "bob": "done"}
+    made = [m for subject in first.subjects.values() for m in subject.manifests.values()]
+    assert {m.provenance["device"] for m in made if m.stage in ("detect", "score-identity")} == {"cpu"}
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    assert {m.provenance["device"] for m in made if m.stage in ("personalise", "generate")} == {usual}
 
     second, ended = run(config)
     assert outcomes(second) == {"ann": "cached", "bob": "cached"}
@@ -131,6 +140,8 @@ def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     run(small(store, people))
     night, _ = run(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
     assert list(outcomes(night)) == ["ann"]
+    request = json.loads(night.store.get(f"runs/{night.run_id}/request.json"))
+    assert request["config"]["run"]["only"] == list(night.accounts), "a key, not the id"
     assert night.computed["personalise"] == 0 and night.computed["generate"] == 1
     ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
     assert ann.manifests["generate"].provenance["pictures_drawn"] == 6, (
@@ -147,6 +158,7 @@ def test_finish_by_admits_nobody_new_but_finishes_whoever_has_tokens(small, peop
     night = open_night(small(store, people, **late), LogReporter(), scheduled=long_ago)
     ended = drive_inline(night)
     assert set(outcomes(night).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
+    assert {account.attempts for account in night.accounts.values()} == {0}, "nothing was tried"
     status = json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
     assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
 
@@ -208,11 +220,47 @@ def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, peop
     assert any("disk is full" in message for message in night.failures_common.values())
 
 
-def test_a_busy_store_refuses_the_second_night_and_says_so(small, people, tmp_path):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    with RunLease.acquire(night.store, "another-night"), pytest.raises(StoreBusy, match="another-night"):
-        drive_inline(night)
-    assert json.loads(night.store.get(f"runs/{night.run_id}/status.json"))["state"] == "interrupted"
+def test_a_busy_store_refuses_the_second_night_and_keeps_no_record_of_it(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people)
+    running = open_night(config, LogReporter())
+    with pytest.raises(StoreBusy, match=running.run_id):
+        open_night(config, LogReporter())
+    assert run_ids(running.store) == [running.run_id], "faceid status goes on showing the one that runs"
+    open_night(config, LogReporter(), dry=True)
+    assert drive_inline(running).exit_status == 0
+    after = open_night(config, LogReporter())
+    after.release()
+    after.release()
+    assert len(run_ids(after.store)) == 2, "the lease was given back at the end"
+
+
+def test_a_night_that_waits_its_turn_looks_at_people_only_then(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people, run={"on_busy": "wait"})
+    running = open_night(config, LogReporter())
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(open_night, config, LogReporter())
+        time.sleep(0.5)
+        assert not waiting.done()
+        write_photo(people.parent, "bob.png", render(person_from_seed(8105), shot(), size=128).image)
+        write_manifest(people.parent, [("bob", "bob.png")])
+        running.release()
+        night = waiting.result(timeout=30)
+    night.release()
+    assert list(outcomes(night)) == ["bob"]
+    digest = hashlib.sha256((people.parent / "bob.png").read_bytes()).hexdigest()
+    assert next(iter(night.subjects.values())).photo_digest == digest
+
+
+def test_a_refused_night_ends_with_status_3_on_the_command_line(small, people, tmp_path, monkeypatch, capsys):
+    from flows.cli import main
+
+    running = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    arguments = ["--store", str(tmp_path / "store"), "--identities", str(people), "--executor", "inline"]
+    monkeypatch.setattr("sys.argv", ["faceid", "run", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    running.release()
+    assert ended.value.code == 3 and running.run_id in capsys.readouterr().err
 
 
 def test_a_dry_run_leaves_an_empty_store_empty(small, people, tmp_path):

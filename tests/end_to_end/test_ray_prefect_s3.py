@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+
 import ray
+from prefect.logging.handlers import APILogHandler
 
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.tables import Tables
-
-
-@pytest.fixture(scope="module")
-def prefect_server():
-    """One real Prefect server for the module."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
+from tests.end_to_end.conftest import kept_by_prefect
 
 
 def stage_keys(night) -> dict[str, dict[str, str]]:
@@ -69,31 +61,23 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
 
 
-def kept_by_prefect() -> str:
-    """Everything that the server holds of flow runs, task runs, logs and artifacts, as one text."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        found = [
-            *client.read_flow_runs(limit=200),
-            *client.read_task_runs(limit=200),
-            *client.read_logs(limit=200),
-        ]
-        found += client.read_artifacts(limit=200)
-    return " ".join(each.model_dump_json() for each in found)
-
-
 def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefect_server):
     from flows.nightly import nightly, run_from_here
 
     config = small(str(tmp_path / "store"), people_and_trouble, executor="inline", execution={"chunk": 1})
     night, ended = run_from_here(config, LogReporter())
     assert ended.exit_status == 0, "chunks that run at once do not disturb each other"
+    served = nightly(config, return_state=True)
+    assert served.is_completed(), served.message
+    APILogHandler().flush()
     people_and_trouble.write_text(
         "identity_id,photo,class_word\nzoe-secret,a.png,person\nzoe-secret,a.png,person\n"
     )
     state = nightly(config, return_state=True)
     assert state.is_failed() and "1 problem(s)" in state.message
     kept = kept_by_prefect()
+    rejected = [a for a in night.accounts.values() if str(a.outcome) == "rejected"]
+    assert len(rejected) == 5 and not [a.message for a in rejected if json.dumps(a.message)[1:-1] not in kept]
+    assert "generate: 4 cached, 0 to compute" in kept, "a served run's progress is in its log"
     assert night.run_id in kept and all(key in kept for key in night.accounts)
     assert not [name for name in ("ann.png", '"ann"', "nobody", "zoe-secret") if name in kept]

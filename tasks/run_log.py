@@ -1,0 +1,50 @@
+"""Progress for a run that nobody watches in a terminal: lines in the flow run's own log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from faceid_core.stages.work import Done
+
+LINE_SECONDS = 15.0
+
+
+class RunLogReporter:
+    """Writes to Prefect's logger of a flow run: each lookup, who met an obstacle, and now and then how far it is.
+
+    Args:
+        logger: From `get_run_logger()` in the flow; it knows its run in threads of the pool as well.
+    """
+
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter):
+        self._log, self._lock = logger, threading.Lock()
+        self._stage, self._settled, self._total, self._last_line = "", 0, 0, time.monotonic()
+
+    def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
+        """See Reporter."""
+        with self._lock:
+            self._stage, self._settled, self._total = stage, 0, misses
+        self._log.info("%s: %d cached, %d to compute", stage, hits, misses)
+
+    def tick(self, subject: str, done: int, total: int) -> None:
+        """See Reporter; a line in so many seconds, because Prefect keeps every one."""
+        with self._lock:
+            if time.monotonic() - self._last_line < LINE_SECONDS:
+                return
+            self._last_line = time.monotonic()
+            counts = self._stage, self._settled, self._total
+        self._log.info("%s: %d of %d finished; %s %d/%d", *counts, subject, done, total)
+
+    def settled(self, stage: str, done: Done) -> None:
+        """See Reporter; whoever is done is counted, not told."""
+        with self._lock:
+            self._settled += 1
+        if done.status != "done":
+            call, subject = done.work.call.stage, done.work.subject
+            self._log.warning("%s %s: %s: %s", call, subject, done.status, done.message or "")
+
+    def note(self, text: str) -> None:
+        """See Reporter."""
+        self._log.info("%s", text)

@@ -1,0 +1,39 @@
+"""Trouble under Prefect: its failures are not the night's, and a chunk that crashes takes nobody else down."""
+
+from __future__ import annotations
+
+from faceid_core.night.night import Night
+from faceid_core.night.reporter import LogReporter
+from tests.end_to_end.test_inline_folder import outcomes
+
+
+def test_artifacts_that_cannot_be_left_cost_no_result(small, people, tmp_path, prefect_server, monkeypatch):
+    import flows.nightly
+    import tasks.stage_tasks
+
+    def unreachable(**_):
+        raise ConnectionError("the Prefect API does not answer")
+
+    for module in (flows.nightly, tasks.stage_tasks):
+        monkeypatch.setattr(module, "create_table_artifact", unreachable)
+    config = small(str(tmp_path / "store"), people, executor="inline")
+    night, ended = flows.nightly.run_from_here(config, LogReporter())
+    assert ended.exit_status == 0 and outcomes(night) == {"ann": "done", "bob": "done"}
+
+
+def test_a_chunk_that_crashes_fails_its_own_people_only(small, people, tmp_path, prefect_server, monkeypatch):
+    from flows.nightly import run_from_here
+
+    whole = Night.execute
+
+    def crashes(self, stage, works, executor):
+        if stage == "detect" and self.subjects[works[0].subject].identity_id == "ann":
+            raise RuntimeError("the thread could not be started")
+        return whole(self, stage, works, executor)
+
+    monkeypatch.setattr(Night, "execute", crashes)
+    config = small(str(tmp_path / "store"), people, executor="inline", execution={"chunk": 1})
+    night, ended = run_from_here(config, LogReporter())
+    assert ended.exit_status == 2 and outcomes(night) == {"ann": "failed", "bob": "done"}
+    ann = next(a for a in night.accounts.values() if a.identity_id == "ann")
+    assert ann.stage == "detect" and "run again" in ann.message

@@ -1,0 +1,168 @@
+"""Trouble in the middle of a night on a folder store: who watches, who breaks and who stops it leave an account."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from faceid_core.errors import StoreError
+from faceid_core.evaluate import metrics
+from faceid_core.night import drive as drive_module
+from faceid_core.night import pages
+from faceid_core.night.drive import drive_inline
+from faceid_core.night.night import Night
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+from faceid_core.stages.score import Score
+from faceid_core.store.layout import tombstone
+from faceid_core.tables import Tables
+from tests.end_to_end.test_inline_folder import outcomes
+
+
+def status_of(night) -> dict:
+    return json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
+
+
+def test_a_status_that_cannot_be_written_under_way_ends_no_night(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    whole = drive_module.write_status
+
+    def fails(night, state, **more):
+        if state == "running":
+            raise StoreError("the connection was reset")
+        whole(night, state, **more)
+
+    monkeypatch.setattr(drive_module, "write_status", fails)
+    assert drive_inline(night).exit_status == 0
+    assert outcomes(night) == {"ann": "done", "bob": "done"}
+    assert status_of(night)["state"] == "complete"
+
+
+def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
+    small, people, tmp_path, monkeypatch
+):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    whole = Night.execute
+
+    def forgets_ann(self, stage, works, executor):
+        dones = whole(self, stage, works, executor)
+        if stage == "parse":
+            del ann.manifests["parse"]
+        return dones
+
+    monkeypatch.setattr(Night, "execute", forgets_ann)
+    assert drive_inline(night).exit_status == 2
+    assert outcomes(night) == {"ann": "failed", "bob": "done"}
+    account = night.accounts[ann.name]
+    assert (account.stage, account.reason) == ("parse", "no_outcome") and ann.name in account.message
+
+
+def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
+    config = small(str(tmp_path / "store"), people, personalize={"slots": 1})
+    night = open_night(config, LogReporter())
+    whole = Score.execute
+
+    def stopped(self, works, inputs, models, tick):
+        if night.subjects[works[0].subject].identity_id == "bob":
+            raise KeyboardInterrupt
+        yield from whole(self, works, inputs, models, tick)
+
+    monkeypatch.setattr(Score, "execute", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        drive_inline(night)
+    status = status_of(night)
+    assert status["state"] == "interrupted" and "KeyboardInterrupt" in status["error"]
+    tables = Tables(night.store)
+    rows = tables.query("select identity_id, outcome, reason from identity_outcomes order by all").to_pylist()
+    assert rows == [
+        {"identity_id": "ann", "outcome": "done", "reason": None},
+        {"identity_id": "bob", "outcome": "not_reached", "reason": "interrupted"},
+    ]
+    assert tables.query("select run_id, exit_status, not_reached from runs").to_pylist() == [
+        {"run_id": night.run_id, "exit_status": 2, "not_reached": 1}
+    ]
+    figures = tables.query("select identity_id from identity_summary where subject_kind = 'person'")
+    assert figures.to_pylist() == [{"identity_id": "ann"}], "whoever was finished has figures"
+
+
+def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+
+    def broken(self, stage, **_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Night, "lookup", broken)
+    with pytest.raises(ZeroDivisionError):
+        drive_inline(night)
+    tables = Tables(night.store)
+    assert tables.query("select exit_status, not_reached from runs").to_pylist() == [
+        {"exit_status": 1, "not_reached": 2}
+    ]
+    outcomes_there = tables.query("select distinct outcome, message from identity_outcomes").to_pylist()
+    assert outcomes_there == [{"outcome": "not_reached", "message": "ZeroDivisionError: a bug"}]
+
+
+def test_a_page_drawn_while_its_person_is_erased_is_neither_kept_nor_linked(
+    small, people, tmp_path, monkeypatch
+):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    keys = {a.identity_id: a.identity_key for a in night.accounts.values()}
+    whole = pages._person
+
+    def erased_meanwhile(night, subject, *rest):
+        page = whole(night, subject, *rest)
+        if subject.identity_id == "ann":
+            night.store.put_if_absent(tombstone(subject.name), b"{}")
+        return page
+
+    monkeypatch.setattr(pages, "_person", erased_meanwhile)
+    ended = drive_inline(night)
+    index = night.store.get(ended.published.index).decode()
+    assert not list(night.store.list(f"identities/{keys['ann']}/reports/"))
+    assert f"identities/{keys['ann']}/reports/" not in index
+    assert len(list(night.store.list(f"identities/{keys['bob']}/reports/"))) == 1
+    assert f"identities/{keys['bob']}/reports/" in index
+
+
+def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metrics(
+    small, people, tmp_path, monkeypatch
+):
+    store = str(tmp_path / "store")
+    first = open_night(small(store, people), LogReporter())
+    drive_inline(first)
+    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
+    whole = metrics.score
+
+    def otherwise(metric, *rest, **more):
+        rows = whole(metric, *rest, **more)
+        return [replace(row, value=0.125) for row in rows] if metric == "detection" else rows
+
+    monkeypatch.setattr(metrics, "score", otherwise)
+    forced = {"only": ("ann",), "force": True, "from_stage": "score"}
+    again = open_night(small(store, people, run=forced), LogReporter())
+    index = drive_inline(again).published.index
+    assert again.accounts[ann].stage_keys == first.accounts[ann].stage_keys
+
+    reports = {info.name for info in again.store.list(f"identities/{ann}/reports/")}
+    linked = [name for name in reports if name in again.store.get(index).decode()]
+    assert len(reports) == 2 and len(linked) == 1
+    values = Tables(again.store).query(
+        f"select distinct value from image_metrics where metric = 'detection' and generate_key = "
+        f"'{again.accounts[ann].stage_keys['generate']}'"
+    )
+    assert values.to_pylist() == [{"value": 0.125}]
+
+
+def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+
+    def broken(self, name):
+        raise OSError(f"too many open files: {self.identities[name].photo!r}, ann.png")
+
+    monkeypatch.setattr(Night, "put_photo", lambda self, subject: broken(self, subject.name))
+    drive_inline(night)
+    told = {account.message for account in night.accounts.values()}
+    assert told == {"OSError: too many open files: '(a photo)', (a photo)"}
