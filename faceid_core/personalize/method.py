@@ -61,7 +61,7 @@ class Method(BaseModel):
     masked_loss: bool = _choice(
         False, "Restrict the diffusion loss to the face mask and divide by its area.", RECONSTRUCTION
     )
-    learning_rate: float = _choice(0.02, "AdamW's learning rate.", RECONSTRUCTION, gt=0.0, le=10.0)
+    learning_rate: float = _choice(0.03, "AdamW's learning rate.", RECONSTRUCTION, gt=0.0, le=10.0)
     schedule: Literal["constant", "cosine"] = _choice(
         "constant", "Learning rate after the warm-up: constant, or a cosine down to zero.", RECONSTRUCTION
     )
@@ -74,7 +74,7 @@ class Method(BaseModel):
     gradient_clip: float = _choice(
         1.0, "Largest norm of one person's gradient; 0 leaves it as it is.", RECONSTRUCTION, ge=0.0, le=1e6
     )
-    steps: int = _choice(150, "Optimiser steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
+    steps: int = _choice(200, "Optimiser steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
     samples_per_step: int = _choice(
         10, "Noised copies of the photo in each step.", RECONSTRUCTION, ge=1, le=256
     )
