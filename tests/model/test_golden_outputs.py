@@ -97,7 +97,7 @@ def training_outputs(folder: Path) -> dict[str, dict[str, bytes]]:
         }
         for photo in (tiny_photo(1), tiny_photo(2))
     }
-    method = Method(steps=6, samples_per_step=5).model_dump(mode="json")
+    method = Method(steps=6, samples_per_step=5, learning_rate=0.02).model_dump(mode="json")
     parameters = {"method": method, "seed": 0, "class_word": "person"}
     return run_stage("personalise", parameters, people, models_for_tests(base=folder))
 
