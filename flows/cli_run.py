@@ -35,7 +35,7 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     comes_to = acceptance_line(finished.published.overall)
     if comes_to:
         console.print(comes_to, soft_wrap=True)
-    console.print(finished.published.sentence)
+    console.print(finished.published.sentence, soft_wrap=True)
     for what, where in finished.published.places.items():
         console.print(f"{what:<8} {where}", soft_wrap=True)
     raise click.exceptions.Exit(finished.exit_status)
