@@ -13,6 +13,7 @@ from faceid_core.config import NightlyConfig
 
 _WRITES = ("put_if_absent", "replace_if_match", "delete")
 KILLED = 137
+_IMPORTED_ONCE = ["tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.night.drive"]
 _CHILD_SECONDS = 300
 
 
@@ -27,10 +28,11 @@ class Ended:
 def night_in_a_child(config: NightlyConfig, *, die_at: int | None = None, after: bool = False) -> Ended:
     """Run a night to its end, or until its write number `die_at`, just before or just after it is carried out.
 
-    The child is forked, because importing the models' libraries costs seconds; the parent must not have used
-    delta-rs, whose threads do not survive a fork.
+    The child is forked from a server that has imported the libraries, which costs seconds, and done nothing else:
+    delta-rs's threads, which other tests of this process may have started, do not survive a fork.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(theirs, config, die_at, after))
     child.start()
