@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
+from .cpu_attention import SelfAttention, needs_float32
 from .describe import ENCODERS, MINIATURE, Description, describe, source_folder, weights_variant
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -133,6 +134,13 @@ def load_base_model(
         )
         for encoder, tokenizer in ENCODERS.items()
     }
+    if needs_float32(dtype, device):
+        unet.set_attn_processor(
+            {
+                name: SelfAttention() if name.endswith("attn1.processor") else processor
+                for name, processor in unet.attn_processors.items()
+            }
+        )
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return BaseModel(
         description=description,

@@ -10,8 +10,9 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.attention import Projections, Recording, StagedUNet, joined
+from faceid_core.personalize.attention import StagedUNet, joined
 from faceid_core.personalize.conditioning import encode_plain, identity_contexts, plain_contexts
+from faceid_core.personalize.observers import Projections, Recording
 from faceid_core.personalize.tokens import IdentityTokens
 
 from .sampling import denoise, make_scheduler

@@ -11,7 +11,8 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.attention import Projections, Recording, StagedUNet
+from faceid_core.personalize.attention import StagedUNet
+from faceid_core.personalize.observers import Projections, Recording
 from faceid_core.personalize.random import normal, seeded_generator
 
 

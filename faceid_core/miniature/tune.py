@@ -34,13 +34,13 @@ from .samples import clothes_of, portrait
 CLASS_WORD = "person"
 
 
-def training_photos(seeds: Sequence[int]) -> list[TrainingPhoto]:
+def training_photos(seeds: Sequence[int], region: str = "face") -> list[TrainingPhoto]:
     """The tuning people's photos, prepared as the night prepares them."""
     detector, parser = load_faces("miniature")
     photos = []
     for seed in seeds:
         data = encode_png(portrait(seed))
-        made = prepare_photo(data, detector=detector, parser=parser, size=64)
+        made = prepare_photo(data, detector=detector, parser=parser, size=64, region=region)
         photos.append(
             TrainingPhoto(
                 name=str(seed),

@@ -7,101 +7,15 @@ prompts and people. docs/design/personalisation.md says why the U-Net's own argu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import isqrt
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from torch.nn import functional as F
 
-from .losses import attention_loss, attention_map
+from faceid_core.diffusion.cpu_attention import attention_output
 
-
-@dataclass(frozen=True)
-class Projection:
-    """One layer's keys and values: each [n, heads, length, d]."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-
-Projections = Mapping[str, Projection]
-
-
-@dataclass
-class Comparison:
-    """Asks a call for L_attention against a reference; afterwards `loss()` has it.
-
-    Attributes:
-        projections: layer -> the reference contexts' projection (its keys are used).
-        rows: int64 [b], the reference row of each sample.
-        columns: int64 [n] positions compared, None for all.
-        reduction: "sum" or "mean" over pixels and tokens.
-        largest_side: layers with larger maps are left out.
-    """
-
-    projections: Projections
-    rows: torch.Tensor
-    columns: torch.Tensor | None
-    reduction: str
-    largest_side: int
-    terms: list[torch.Tensor] = field(default_factory=list)
-
-    def observe(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
-        """Compare one layer's maps; query [b, heads, pixels, d], key [b, heads, length, d]."""
-        if map_side(query.shape[2]) <= self.largest_side:
-            reference = self.projections[layer].keys.index_select(0, self.rows)
-            self.terms.append(
-                attention_loss(query, key, reference, columns=self.columns, reduction=self.reduction)
-            )
-
-    def loss(self) -> torch.Tensor:
-        """The mean over layers, float32 [b].
-
-        Raises:
-            ValueError: every layer's maps were too large.
-        """
-        if not self.terms:
-            raise ValueError(
-                f"no cross-attention map has a side of at most {self.largest_side} cells; raise the limit"
-            )
-        return torch.stack(self.terms).mean(dim=0)
-
-
-@dataclass
-class Recording:
-    """Asks calls for the attention on some positions, averaged over heads, layers and calls.
-
-    Attributes:
-        columns: float32 [r, length], 1 at the positions of interest of each recorded sample.
-            They are the last r of a batch: guidance puts the unconditional ones first.
-    """
-
-    columns: torch.Tensor
-    sums: dict[int, torch.Tensor] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
-
-    def observe(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
-        """Add one layer's maps; query [b, heads, pixels, d], key [b, heads, length, d]."""
-        with torch.no_grad():
-            recorded = slice(len(query) - len(self.columns), None)
-            maps = attention_map(query[recorded], key[recorded]).mean(dim=1)  # [r, pixels, length]
-            chosen = torch.matmul(maps, self.columns[:, :, None])[..., 0]  # [r, pixels]
-        side = map_side(chosen.shape[1])
-        self.sums[side] = self.sums.get(side, 0) + chosen.unflatten(1, (side, side))
-        self.counts[side] = self.counts.get(side, 0) + 1
-
-    def maps(self) -> torch.Tensor:
-        """The mean over layers and calls, float32 [r, s, s] at the largest map's side s."""
-        largest = max(self.sums)
-        total = sum(
-            F.interpolate(maps[:, None], size=(largest, largest), mode="bilinear", align_corners=False)[:, 0]
-            for maps in self.sums.values()
-        )
-        return total / sum(self.counts.values())
+from .observers import Observer, Projection, Projections
 
 
 class StagedUNet:
@@ -118,7 +32,7 @@ class StagedUNet:
             _require_plain(name, layer)
         self._rows: torch.Tensor | None = None
         self._projections: Projections = {}
-        self._observers: tuple[Comparison | Recording, ...] = ()
+        self._observers: tuple[Observer, ...] = ()
         self._processors = {name: _StagedProcessor(name, self) for name in self.layers}
 
     def project(self, key_contexts: torch.Tensor, value_contexts: torch.Tensor) -> dict[str, Projection]:
@@ -142,7 +56,7 @@ class StagedUNet:
         projections: Projections,
         rows: torch.Tensor,
         *,
-        observers: tuple[Comparison | Recording, ...] = (),
+        observers: tuple[Observer, ...] = (),
     ) -> torch.Tensor:
         """The U-Net's prediction.
 
@@ -176,7 +90,7 @@ class StagedUNet:
         values = projection.values.index_select(0, self._rows)
         for observer in self._observers:
             observer.observe(layer, query, keys)
-        return F.scaled_dot_product_attention(query, keys, values)
+        return attention_output(query, keys, values)
 
 
 class _StagedProcessor:
@@ -198,16 +112,6 @@ class _StagedProcessor:
         attended = self.staged.attend(self.name, query)
         merged = attended.transpose(1, 2).flatten(2)  # [b, pixels, heads * d]
         return attn.to_out[1](attn.to_out[0](merged)) / attn.rescale_output_factor
-
-
-def map_side(pixels: int) -> int:
-    """Side of a square attention map of so many cells."""
-    side = isqrt(pixels)
-    if side * side != pixels:
-        raise ValueError(
-            f"an attention map of {pixels} cells is not square; only square pictures are supported"
-        )
-    return side
 
 
 def joined(projections: list[Projections]) -> dict[str, Projection]:

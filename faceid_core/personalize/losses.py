@@ -49,6 +49,11 @@ def diffusion_loss(prediction: torch.Tensor, target: torch.Tensor, weight: torch
     return (squared * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6)
 
 
+def attention_scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Q K^T / sqrt(d), float32 [b, heads, pixels, length]; arguments as of `attention_map`."""
+    return torch.matmul(query.float() * query.shape[-1] ** -0.5, key.float().transpose(-1, -2))
+
+
 def attention_map(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """A = softmax(Q K^T / sqrt(d)).
 
@@ -59,8 +64,7 @@ def attention_map(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 [b, heads, pixels, length]; every pixel's row sums to 1.
     """
-    scores = torch.matmul(query.float() * query.shape[-1] ** -0.5, key.float().transpose(-1, -2))
-    return scores.softmax(dim=-1)
+    return attention_scores(query, key).softmax(dim=-1)
 
 
 def attention_loss(
@@ -70,6 +74,9 @@ def attention_loss(
     *,
     columns: torch.Tensor | None = None,
     reduction: str = "sum",
+    space: str = "post_softmax",
+    inside: torch.Tensor | None = None,
+    person: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """L_attention of each sample at one layer: squared distance of A_t from A_r, both from the same Q.
 
@@ -82,22 +89,41 @@ def attention_loss(
         reference_key: [b, heads, length, d], K of the reference prompt.
         columns: int64 [n] positions compared; None compares all.
         reduction: "sum" or "mean" over pixels and tokens; heads are averaged either way.
+        space: "post_softmax" compares maps, "pre_softmax" the scores before it.
+        inside: float32 [b, pixels]; if given, A_r of the `person` positions (int64 [vectors]) is multiplied by it.
 
     Returns:
         float32 [b].
 
-    Source: arXiv 2402.00631 for reference and lambda; post-softmax maps, sum over pixels and tokens and mean
-    over heads are a reconstruction.
+    Source: arXiv 2402.00631 for reference and lambda; post-softmax maps, sum over pixels and tokens, mean
+    over heads, and the reference inside a mask are reconstructions.
     """
+    compared = attention_map if space == "post_softmax" else attention_scores
     query = query.detach()
     with torch.no_grad():
-        reference = attention_map(query, reference_key)  # A_r: [b, heads, pixels, length]
-    difference = attention_map(query, key) - reference
+        reference = compared(query, reference_key)  # A_r: [b, heads, pixels, length]
+        if inside is not None:
+            reference[..., person] *= inside[:, None, :, None]
+    difference = compared(query, key) - reference
     if columns is not None:
         difference = difference.index_select(-1, columns)
     pixels, tokens = difference.shape[-2:]
     total = difference.square().sum(dim=(1, 2, 3)) / difference.shape[1]  # [b]
     return total / (pixels * tokens) if reduction == "mean" else total
+
+
+def mask_attention_loss(attention: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """MSE(mask, A / max A) of each sample.
+
+    Args:
+        attention, mask: [b, pixels].
+
+    Returns:
+        float32 [b].
+
+    Source: Break-A-Scene, section 3.3, as in its public code.
+    """
+    return (attention / attention.amax(dim=1, keepdim=True).clamp_min(1e-8) - mask).square().mean(dim=1)
 
 
 def outside_share(attention: torch.Tensor, mask: torch.Tensor) -> float:

@@ -35,11 +35,50 @@ class Method(BaseModel):
     )
     kv_split: bool = _choice(True, "Separate vectors for the keys and the values of cross-attention.", PAPER)
     vectors: int = _choice(1, "Token positions that the person takes in a prompt.", PAPER, ge=1, le=8)
-    start: Literal["class_word"] = _choice("class_word", "Where the vectors start from.", RELATIVE)
+    parametrisation: Literal["free", "block", "name_basis"] = _choice(
+        "free",
+        "What is learned: the vectors themselves, a small transformer block that makes them from the start, or "
+        "coefficients of the principal components of known names.",
+        RECONSTRUCTION,
+    )
+    start: Literal["class_word", "mean_name", "encoder_output"] = _choice(
+        "class_word",
+        "Where the vectors start: the class word, the mean of known names, or the text encoder's output for it.",
+        RELATIVE,
+    )
+    common: bool = _choice(
+        False,
+        "Learn a part that all stages, keys and values have in common beside each one's own.",
+        RECONSTRUCTION,
+    )
+    own_rate: float = _choice(
+        1.0,
+        "Learning rate of each stage's and side's own part, as a share of the common part's; counts with common.",
+        RECONSTRUCTION,
+        gt=0.0,
+        le=1.0,
+    )
+    start_penalty: float = _choice(
+        0.0, "Weight of the squared distance from the start.", RELATIVE, ge=0.0, le=100.0
+    )
+    names: Literal["auto", "miniature", "public_figures"] = _choice(
+        "auto",
+        "Names that the base model knows, for the starts and the basis made of names; auto picks by base model.",
+        RELATIVE,
+    )
+    basis_size: int = _choice(
+        48, "Principal components of the name basis at each token position.", RELATIVE, ge=1, le=2048
+    )
     template: str = _choice("a photo of the face of {}", "Training prompt; {} is the person's place.", PAPER)
-    attention_target: Literal["none", "reference"] = _choice(
+    attention_target: Literal["none", "reference", "mask", "reference_in_mask"] = _choice(
         "reference",
-        "What the attention maps are held to: nothing, or those of the class word's prompt.",
+        "What the attention maps are held to: nothing, those of the class word's prompt, the face mask, or the "
+        "class word's with the person's own confined to the face.",
+        PAPER,
+    )
+    reference_subject: Literal["class_word", "start"] = _choice(
+        "class_word",
+        "Who stands in the reference prompt: the class word, or the vectors' own start (such as the mean name).",
         PAPER,
     )
     tokens_compared: Literal["every", "placeholder"] = _choice(
@@ -51,6 +90,12 @@ class Method(BaseModel):
         "sum",
         "Reduction of squared map differences over pixels and tokens; heads and layers are averaged.",
         RECONSTRUCTION,
+    )
+    attention_space: Literal["post_softmax", "pre_softmax"] = _choice(
+        "post_softmax", "Compare attention maps, or the scores before their softmax.", RECONSTRUCTION
+    )
+    attention_layers: tuple[Literal["down", "mid", "up"], ...] = _choice(
+        ("down", "mid", "up"), "Parts of the U-Net whose maps are compared.", RECONSTRUCTION, min_length=1
     )
     attention_resolutions: int = _choice(
         32, "Largest side of the attention maps compared, in cells.", RECONSTRUCTION, ge=1, le=256
@@ -78,11 +123,25 @@ class Method(BaseModel):
     samples_per_step: int = _choice(
         10, "Noised copies of the photo in each step.", RECONSTRUCTION, ge=1, le=256
     )
-    stratified: bool = _choice(
-        True, "Give every stage the same number of samples, instead of uniform timesteps.", RECONSTRUCTION
+    timestep_sampling: Literal["stratified", "uniform"] = _choice(
+        "stratified", "Give every stage the same number of samples, or draw timesteps evenly.", RECONSTRUCTION
+    )
+    timestep_range: tuple[float, float] = _choice(
+        (0.0, 1.0), "Timesteps trained on, as shares of all: from, to.", RECONSTRUCTION
     )
     flip_probability: float = _choice(
         0.5, "Share of samples that see the photo mirrored.", RELATIVE, ge=0.0, le=1.0
+    )
+    patience: int = _choice(
+        0,
+        "Stop a person early when so many steps have not lowered the photo's own diffusion loss, taken on fixed "
+        "noise; 0 never stops early.",
+        RECONSTRUCTION,
+        ge=0,
+        le=100_000,
+    )
+    patience_tolerance: float = _choice(
+        0.002, "Share by which that loss must fall to count as lower.", RECONSTRUCTION, ge=0.0, lt=1.0
     )
 
     @field_validator("template")
@@ -105,6 +164,17 @@ class Method(BaseModel):
                 )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}")
+        low, high = self.timestep_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"timestep_range {low} to {high} must rise within 0 to 1")
+        if self.attention_target in ("mask", "reference_in_mask") and self.attention_space != "post_softmax":
+            raise ValueError(f"attention_target {self.attention_target} needs attention_space post_softmax")
+        if self.parametrisation == "block" and self.common:
+            raise ValueError(
+                "parametrisation block makes all vectors from one start already: common must be off"
+            )
+        if self.parametrisation == "name_basis" and self.start != "mean_name":
+            raise ValueError("parametrisation name_basis starts at the mean: set start to mean_name")
         return self
 
     @property

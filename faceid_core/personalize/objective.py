@@ -8,15 +8,18 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import Comparison, Projections, StagedUNet, joined
+from .attention import StagedUNet, joined
 from .conditioning import encode_vectors, start_vectors, tokenize
 from .losses import diffusion_loss, noised, prediction_target
 from .method import Method
+from .observers import Comparison, MaskComparison, Projections
 from .prompts import training_prompt
-from .slots import Samples, Slot, distinct_stages, draw_samples
-from .stages import stage_boundaries
+from .random import normal
+from .slots import Samples, Slot, allowed_range, distinct_stages, draw_samples
+from .stages import stage_boundaries, stage_of
 
 Seats = Sequence[Slot | None]
+_PROBES = 10
 
 
 class Objective:
@@ -53,11 +56,17 @@ class Objective:
         return encode_vectors(self.base, self.prompts, flat).unflatten(0, (-1, self.method.sides))
 
     @torch.no_grad()
-    def reference(self, class_word: str) -> Projections:
-        """The reference prompt's projection, encoded and projected once for each class word."""
+    def reference(self, class_word: str, starts: Mapping[str, torch.Tensor]) -> Projections:
+        """The reference prompt's projection, encoded and projected once for each class word.
+
+        Args:
+            starts: text encoder -> float32 [vectors, width]; stands in the prompt where the method says so.
+        """
         if class_word not in self._references:
             vectors = {
                 name: start_vectors(tower, class_word, self.method.vectors)[None]
+                if self.method.reference_subject == "class_word"
+                else starts[name][None]
                 for name, tower in self.base.towers.items()
             }
             context = encode_vectors(self.base, self.prompts, vectors)  # [1, length, context width]
@@ -72,7 +81,7 @@ class Objective:
             empty = torch.zeros(
                 method.stages, method.sides, method.vectors, tower.width, device=self.base.device
             )
-            everyone = [slot.vectors[name].detach() if slot else empty for slot in seats]
+            everyone = [slot.learned[name].vectors().detach() if slot else empty for slot in seats]
             leaves[name] = torch.stack(everyone).requires_grad_()
         return leaves
 
@@ -91,7 +100,8 @@ class Objective:
         weight = torch.cat([each.weight for each in samples]).to(device)
         timesteps = torch.cat([each.timesteps for each in samples])
         alpha_bar = base.alphas_cumprod[timesteps].to(device)
-        comparison = self._comparison(seats)
+        mask = torch.cat([each.mask for each in samples]).to(device)
+        comparison = self._comparison(seats, mask)
         prediction = self.staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(device),
@@ -105,6 +115,30 @@ class Objective:
             return loss_diffusion, torch.zeros_like(loss_diffusion)
         return loss_diffusion, comparison.loss().unflatten(0, (-1, count)).mean(dim=1)
 
+    @torch.no_grad()
+    def photo_loss(self, slot: Slot) -> float:
+        """L_diffusion of the photo on noise and timesteps that never change, evenly over the trained timesteps.
+
+        A criterion for stopping: it asks no scorer, and by itself, so that it depends on nobody else.
+        """
+        base, count, photo = self.base, _PROBES, slot.photo.photo_digest
+        low, high = allowed_range(self.method, base.description.training_timesteps)
+        timesteps = low + ((torch.arange(count) + 0.5) * (high - low) / count).long()
+        noise = torch.stack(
+            [normal(base.description.latent_shape, photo, "plateau", at) for at in range(count)]
+        )
+        noise, x0 = noise.to(base.device), slot.latents[:1].expand(count, -1, -1, -1)
+        alpha_bar = base.alphas_cumprod[timesteps].to(base.device)
+        contexts = self.contexts(slot.vectors())
+        prediction = self.staged.predict(
+            noised(x0, noise, alpha_bar).to(base.dtype),
+            timesteps.to(base.device),
+            self.staged.project(contexts[:, 0], contexts[:, -1]),
+            torch.tensor([stage_of(int(t), self.boundaries) for t in timesteps], device=base.device),
+        )
+        target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
+        return float(diffusion_loss(prediction, target, slot.weights[:1]).mean())
+
     def _samples(self, seats: Seats) -> list[Samples]:
         """The samples of every seat; an empty one gets zeros."""
         count, shape = self.method.samples_per_step, self.base.description.latent_shape
@@ -112,6 +146,7 @@ class Objective:
         dummy = Samples(
             x0=nothing.to(self.base.device),
             weight=torch.ones(count, *shape[1:], device=self.base.device),
+            mask=torch.ones(count, *shape[1:], device=self.base.device),
             noise=nothing,
             timesteps=torch.zeros(count, dtype=torch.int64),
             stages=torch.zeros(count, dtype=torch.int64),
@@ -136,15 +171,23 @@ class Objective:
         contexts = self.contexts({name: leaf[seat, picked].flatten(0, 1) for name, leaf in leaves.items()})
         return self.staged.project(contexts[:, 0], contexts[:, -1])
 
-    def _comparison(self, seats: Seats) -> Comparison | None:
+    def _comparison(self, seats: Seats, mask: torch.Tensor) -> Comparison | MaskComparison | None:
+        """What the attention loss of the step needs; mask: [slots * m, side, side]."""
         method, device = self.method, self.base.device
         if not method.compares_attention:
             return None
+        person = self.positions.to(device)
+        if method.attention_target == "mask":
+            return MaskComparison(mask, person, method.attention_resolutions, method.attention_layers)
         anyone = next(slot.reference for slot in seats if slot)
         return Comparison(
             projections=joined([slot.reference if slot else anyone for slot in seats]),
             rows=torch.arange(len(seats), device=device).repeat_interleave(method.samples_per_step),
-            columns=self.positions.to(device) if method.tokens_compared == "placeholder" else None,
+            columns=person if method.tokens_compared == "placeholder" else None,
             reduction=method.attention_reduction,
             largest_side=method.attention_resolutions,
+            parts=method.attention_layers,
+            space=method.attention_space,
+            mask=mask if method.attention_target == "reference_in_mask" else None,
+            person=person,
         )

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from .method import Method
+
+_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none")
+
+
+def _like(method: Method, **changes: Any) -> Method:
+    return Method.model_validate(method.model_dump() | changes)
+
 
 PRESETS: Mapping[str, Method] = MappingProxyType(
     {
         # Five stage pairs of K and V vectors with the reference-prompt attention loss (the paper).
         "semantic-fidelity": Method(),
         # Gal et al. 2022: one vector, nothing that holds its attention.
-        "textual-inversion": Method(stages=1, kv_split=False, attention_target="none"),
+        "textual-inversion": _TEXTUAL_INVERSION,
         # The paper's own ablation: its attention loss on Textual Inversion.
-        "textual-inversion+attention": Method(stages=1, kv_split=False),
+        "textual-inversion+attention": _like(_TEXTUAL_INVERSION, attention_target="reference"),
         # ProSpect: ten stages, K and V shared.
-        "prospect": Method(stages=10, kv_split=False, attention_target="none"),
+        "prospect": _like(_TEXTUAL_INVERSION, stages=10),
+        # Break-A-Scene, the tokens of its first phase: diffusion loss on the mask only, attention drawn to the mask
+        # (weight 1e-2, maps of 16 x 16).
+        "break-a-scene": _like(
+            _TEXTUAL_INVERSION,
+            masked_loss=True,
+            attention_target="mask",
+            attention_weight=0.01,
+            attention_resolutions=16,
+        ),
+        # Celeb-Basis without its face encoder: two words as coefficients of the principal components of names.
+        "celeb-basis": _like(_TEXTUAL_INVERSION, vectors=2, parametrisation="name_basis", start="mean_name"),
+        # Cross Initialization: two words that start at the text encoder's output for the mean name, and are held there.
+        "cross-initialisation": _like(
+            _TEXTUAL_INVERSION, vectors=2, start="encoder_output", start_penalty=1e-5
+        ),
     }
 )

@@ -6,8 +6,9 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import Recording, StagedUNet
+from .attention import StagedUNet
 from .losses import noised
+from .observers import Recording
 from .random import normal
 from .stages import stage_of
 

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import Projections
 from .method import Method
+from .observers import Projections
+from .parametrisation import Parametrisation
 from .random import chance, integer, normal
 from .stages import stage_of, stage_range
 
@@ -46,7 +47,9 @@ class Slot:
     Attributes:
         latents: float32 [2, c, side, side], the photo and its mirror image.
         weights: float32 [2, side, side], the diffusion loss's weight of each latent cell.
-        vectors: text encoder -> parameter float32 [stages, sides, vectors, width].
+        masks: float32 [2, side, side], the face's share of each latent cell.
+        starts: text encoder -> float32 [vectors, width], where the vectors began.
+        learned: text encoder -> what is learned, and how the vectors follow from it.
         reference: the class word's contexts, projected; one row.
         attention_before: float32 [h, w], attention on the person's positions before the first step.
         seconds: this person's share of the time spent so far.
@@ -55,13 +58,38 @@ class Slot:
     photo: TrainingPhoto
     latents: torch.Tensor
     weights: torch.Tensor
-    vectors: Mapping[str, torch.nn.Parameter]
+    masks: torch.Tensor
+    starts: Mapping[str, torch.Tensor]
+    learned: Mapping[str, Parametrisation]
     reference: Projections
     optimizer: torch.optim.AdamW
     attention_before: torch.Tensor
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    plateau: Plateau = field(default_factory=lambda: Plateau())
+
+    def vectors(self) -> dict[str, torch.Tensor]:
+        """Text encoder -> the present vectors, float32 [stages, sides, vectors, width], differentiable."""
+        return {name: learned.vectors() for name, learned in self.learned.items()}
+
+
+@dataclass
+class Plateau:
+    """Notices that a loss has stopped falling.
+
+    Attributes:
+        best: the lowest loss so far. best_step: its step.
+    """
+
+    best: float = math.inf
+    best_step: int = 0
+
+    def reached(self, loss: float, step: int, *, patience: int, tolerance: float) -> bool:
+        """Whether the loss has not fallen by its share `tolerance` for `patience` steps."""
+        if loss < self.best * (1 - tolerance):
+            self.best, self.best_step = loss, step
+        return step - self.best_step >= patience
 
 
 @dataclass(frozen=True)
@@ -69,21 +97,26 @@ class Samples:
     """One person's samples of one step.
 
     Attributes:
-        x0: [m, c, side, side] latents. weight: [m, side, side]. noise: [m, c, side, side].
+        x0: [m, c, side, side] latents. weight, mask: [m, side, side]. noise: [m, c, side, side].
         timesteps: int64 [m]. stages: int64 [m], the stage of each timestep.
     """
 
     x0: torch.Tensor
     weight: torch.Tensor
+    mask: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     stages: torch.Tensor
 
 
-def make_optimizer(vectors: Mapping[str, torch.nn.Parameter], method: Method) -> torch.optim.AdamW:
+def make_optimizer(learned: Mapping[str, Parametrisation], method: Method) -> torch.optim.AdamW:
     """A person's own AdamW, so that moments and step count are nobody else's."""
+    named = [pair for each in learned.values() for pair in each.named_parameters()]
+    own = [parameter for name, parameter in named if method.common and name.endswith("own")]
+    others = [parameter for name, parameter in named if not (method.common and name.endswith("own"))]
+    groups = [{"params": others, "share": 1.0}, {"params": own, "share": method.own_rate}]
     return torch.optim.AdamW(
-        list(vectors.values()),
+        [group for group in groups if group["params"]],
         lr=method.learning_rate,
         betas=(method.beta1, method.beta2),
         weight_decay=method.weight_decay,
@@ -106,8 +139,12 @@ def loss_weights(photo: TrainingPhoto, side: int, masked: bool) -> torch.Tensor:
     Cells beyond the photo's edge count nothing: the crop has only a filling there.
     """
     valid = at_side(photo.valid, side)
-    weight = valid * at_side(photo.mask, side) if masked else valid
-    return torch.stack([weight, weight.flip(-1)])
+    return with_mirror(valid * at_side(photo.mask, side) if masked else valid)
+
+
+def with_mirror(area: torch.Tensor) -> torch.Tensor:
+    """An area [h, w] and its mirror image, [2, h, w]."""
+    return torch.stack([area, area.flip(-1)])
 
 
 def at_side(area: np.ndarray, side: int) -> torch.Tensor:
@@ -122,27 +159,43 @@ def draw_samples(
     """A person's samples of the slot's current step: photo or mirror image, timestep, noise.
 
     Stratified timesteps go round the stages, beginning at a stage drawn for the person: over the steps each
-    stage has the same number of samples (give or take one) and m samples hit min(m, stages) stages.
+    stage has the same number of samples (give or take one) and m samples hit min(m, stages) stages. Stages that
+    lie outside the method's timestep range are left out.
     """
     photo, step, count = slot.photo.photo_digest, slot.step, method.samples_per_step
     total = base.description.training_timesteps
     flips = [
         int(chance(method.flip_probability, seed, photo, "flip", step, sample)) for sample in range(count)
     ]
-    ranges = [(0, total)] * count
-    if method.stratified:
-        first = integer(0, method.stages, seed, photo, "first stage") + step * count
-        ranges = [stage_range((first + sample) % method.stages, boundaries, total) for sample in range(count)]
+    ranges = [allowed_range(method, total)] * count
+    if method.timestep_sampling == "stratified":
+        trained = trained_stages(method, boundaries, total)
+        first = integer(0, len(trained), seed, photo, "first stage") + step * count
+        ranges = [trained[(first + sample) % len(trained)] for sample in range(count)]
     timesteps = [integer(*ranges[sample], seed, photo, "timestep", step, sample) for sample in range(count)]
     shape = base.description.latent_shape
     noise = torch.stack([normal(shape, seed, photo, "noise", step, sample) for sample in range(count)])
     return Samples(
         x0=slot.latents[flips],
         weight=slot.weights[flips],
+        mask=slot.masks[flips],
         noise=noise,
         timesteps=torch.tensor(timesteps),
         stages=torch.tensor([stage_of(timestep, boundaries) for timestep in timesteps]),
     )
+
+
+def allowed_range(method: Method, timesteps: int) -> tuple[int, int]:
+    """The half-open range of training timesteps that the method trains on."""
+    low, high = (round(share * timesteps) for share in method.timestep_range)
+    return low, max(high, low + 1)
+
+
+def trained_stages(method: Method, boundaries: tuple[int, ...], timesteps: int) -> list[tuple[int, int]]:
+    """The part of each stage that the method trains on, as half-open ranges; empty ones are left out."""
+    low, high = allowed_range(method, timesteps)
+    cut = [stage_range(stage, boundaries, timesteps) for stage in range(len(boundaries) + 1)]
+    return [(max(low, a), min(high, b)) for a, b in cut if max(low, a) < min(high, b)]
 
 
 def distinct_stages(stages: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,15 +12,17 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 
-from .conditioning import start_vectors
 from .losses import outside_share
 from .method import Method
 from .objective import Objective
+from .parametrisation import make_parametrisation
 from .probe import photo_attention
-from .slots import Slot, TrainingPhoto, at_side, learning_rate, loss_weights, make_optimizer
+from .slots import Slot, TrainingPhoto, at_side, learning_rate, loss_weights, make_optimizer, with_mirror
+from .starts import first_vectors
 from .tokens import IdentityTokens
 
 Progress = Callable[[str, int, int], None]
+_PLATEAU_EVERY = 10  # steps between two looks at the photo's own loss
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def personalize(
                 continue
             if progress:
                 progress(slot.photo.name, slot.step, method.steps)
-            if slot.step == method.steps:
+            if trainer.finished(slot):
                 seats[place] = None
                 yield trainer.finish(slot)
 
@@ -101,27 +103,33 @@ class _Trainer:
     """Opens, steps and closes slots."""
 
     def __init__(self, base: BaseModel, method: Method, seed: int):
-        self.base, self.method = base, method
+        self.base, self.method, self.seed = base, method, seed
         self.objective = Objective(base, method, seed)
 
     def admit(self, photo: TrainingPhoto) -> Slot:
-        """Open a slot: encode the photo once, start the vectors at the class word."""
+        """Open a slot: encode the photo once, put the vectors at their start."""
         began = time.perf_counter()
         method, base = self.method, self.base
         mirrored = np.ascontiguousarray(photo.image[:, ::-1])
         # One by one: the encoder's arithmetic must not depend on a batch.
         latents = torch.cat([base.encode_images([image]) for image in (photo.image, mirrored)])
-        vectors = {}
-        for name, tower in base.towers.items():
-            start = start_vectors(tower, photo.class_word, method.vectors)  # [vectors, width]
-            vectors[name] = torch.nn.Parameter(start.repeat(method.stages, method.sides, 1, 1))
+        starts = {
+            name: first_vectors(base, tower, photo.class_word, method) for name, tower in base.towers.items()
+        }
+        learned = {
+            name: make_parametrisation(base, tower, starts[name], method, self.seed)
+            for name, tower in base.towers.items()
+        }
+        side = base.description.latent_side
         slot = Slot(
             photo=photo,
             latents=latents,
-            weights=loss_weights(photo, base.description.latent_side, method.masked_loss).to(base.device),
-            vectors=vectors,
-            reference=self.objective.reference(photo.class_word),
-            optimizer=make_optimizer(vectors, method),
+            weights=loss_weights(photo, side, method.masked_loss).to(base.device),
+            masks=with_mirror(at_side(photo.mask, side)).to(base.device),
+            starts=starts,
+            learned=learned,
+            reference=self.objective.reference(photo.class_word, starts),
+            optimizer=make_optimizer(learned, method),
             attention_before=torch.empty(0),
         )
         slot.attention_before = self._attention(slot)
@@ -176,7 +184,7 @@ class _Trainer:
         tokens = IdentityTokens(
             tensors={
                 name: vectors.detach().cpu().expand(-1, 2, -1, -1).contiguous().clone()
-                for name, vectors in slot.vectors.items()
+                for name, vectors in slot.vectors().items()
             },
             base_digest=base.description.digest,
             class_word=slot.photo.class_word,
@@ -204,7 +212,7 @@ class _Trainer:
     def _attention(self, slot: Slot) -> torch.Tensor:
         """The attention on the slot's present vectors over its photo, float32 [s, s]."""
         objective = self.objective
-        contexts = objective.contexts(slot.vectors)  # [stages, sides, length, context width]
+        contexts = objective.contexts(slot.vectors())  # [stages, sides, length, context width]
         return photo_attention(
             self.base,
             objective.staged,
@@ -216,14 +224,32 @@ class _Trainer:
         )
 
     def _update(self, slot: Slot, gradients: dict[str, torch.Tensor]) -> None:
-        for name, vectors in slot.vectors.items():
-            vectors.grad = gradients[name].clone()
+        slot.optimizer.zero_grad()
+        for name, vectors in slot.vectors().items():
+            # The start penalty's gradient, w * |v - start|^2, is added here: it needs no pass through the network.
+            penalty = 2 * self.method.start_penalty * (vectors.detach() - slot.starts[name])
+            vectors.backward(gradients[name] + penalty)
         if self.method.gradient_clip > 0:
-            torch.nn.utils.clip_grad_norm_(list(slot.vectors.values()), self.method.gradient_clip)
+            parameters = [each for group in slot.optimizer.param_groups for each in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.method.gradient_clip)
         for group in slot.optimizer.param_groups:
-            group["lr"] = learning_rate(self.method, slot.step)
+            group["lr"] = learning_rate(self.method, slot.step) * group["share"]
         slot.optimizer.step()
         slot.step += 1
+
+    def finished(self, slot: Slot) -> bool:
+        """Whether a person has had all steps, or its own loss has stopped falling."""
+        method = self.method
+        if slot.step >= method.steps:
+            return True
+        if not method.patience or slot.step % _PLATEAU_EVERY:
+            return False
+        return slot.plateau.reached(
+            self.objective.photo_loss(slot),
+            slot.step,
+            patience=method.patience,
+            tolerance=method.patience_tolerance,
+        )
 
 
 def _reason_to_stop(

@@ -14,7 +14,7 @@ SHARD = "pictures.parquet"
 class Generate:
     """See the module's sentence. Output: pictures.parquet, one row per prompt and seed."""
 
-    name, version, batch = "generate", 1, 1
+    name, version, batch = "generate", 2, 1
     reuses = SHARD
 
     @staticmethod

@@ -116,9 +116,9 @@ def test_shared_sides_and_one_stage_learn_one_vector(base):
     assert torch.equal(learned[:, 0], learned[:, 1])
 
 
-@pytest.mark.parametrize("stratified", [True, False])
-def test_each_stage_gets_its_share_of_samples(base, stratified):
-    method = METHOD.model_copy(update={"samples_per_step": 4, "stratified": stratified})
+@pytest.mark.parametrize("sampling", ["stratified", "uniform"])
+def test_each_stage_gets_its_share_of_samples(base, sampling):
+    method = METHOD.model_copy(update={"samples_per_step": 4, "timestep_sampling": sampling})
     trainer = _Trainer(base, method, 0)
     slot = trainer.admit(tiny_photo(1))
     counts = torch.zeros(5, dtype=torch.int64)
@@ -127,10 +127,10 @@ def test_each_stage_gets_its_share_of_samples(base, stratified):
         samples = draw_samples(slot, base, method, trainer.objective.boundaries, 0)
         counts += torch.bincount(samples.stages, minlength=5)
         assert torch.equal(samples.stages, 5 * samples.timesteps // 1000)
-        if stratified:
+        if sampling == "stratified":
             assert len(samples.stages.unique()) == 4
     assert counts.sum() == 200
-    assert counts.tolist() == [40] * 5 if stratified else counts.unique().numel() > 1
+    assert counts.tolist() == [40] * 5 if sampling == "stratified" else counts.unique().numel() > 1
 
 
 def test_distinct_stages_are_padded_to_a_fixed_number():

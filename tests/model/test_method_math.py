@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from faceid_core.diffusion import load_base_model
-from faceid_core.personalize.attention import Comparison, Recording, StagedUNet
+from faceid_core.personalize.attention import StagedUNet
 from faceid_core.personalize.conditioning import encode, encode_plain, encode_vectors, start_vectors, tokenize
 from faceid_core.personalize.losses import (
     attention_loss,
@@ -15,6 +15,7 @@ from faceid_core.personalize.losses import (
     prediction_target,
 )
 from faceid_core.personalize.method import Method
+from faceid_core.personalize.observers import Comparison, Recording
 from faceid_core.personalize.trainer import _Trainer
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline

@@ -1,0 +1,44 @@
+"""Names that a base model knows: where starts and bases made of names come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Public figures whom the Stable Diffusion models draw well, as first and last word; Celeb-Basis and Cross
+# Initialization take theirs from lists of the same kind. Names whose words are not single tokens are left out at use.
+PUBLIC_FIGURES = (
+    "adam sandler", "al pacino", "albert einstein", "amy adams", "angela merkel", "angelina jolie", "anna kendrick",
+    "anne hathaway", "anthony hopkins", "audrey hepburn", "barack obama", "ben affleck", "ben stiller", "bill clinton",
+    "bill gates", "bill murray", "brad pitt", "bruce lee", "bruce willis", "cameron diaz", "cate blanchett",
+    "charlie chaplin", "chris evans", "chris pratt", "christian bale", "clint eastwood", "daniel craig", "david beckham",
+    "david bowie", "denzel washington", "donald trump", "elizabeth taylor", "elvis presley", "emily blunt",
+    "emma stone", "emma thompson", "emma watson", "frank sinatra", "gal gadot", "gary oldman", "george bush",
+    "george clooney", "grace kelly", "gwyneth paltrow", "halle berry", "harrison ford", "hillary clinton", "hugh grant",
+    "hugh jackman", "ian mckellen", "jackie chan", "james dean", "jane fonda", "jeff bridges", "jennifer aniston",
+    "jennifer lawrence", "jennifer lopez", "jessica alba", "jim carrey", "jodie foster", "john lennon", "john travolta",
+    "johnny depp", "jude law", "judy garland", "julia roberts", "julianne moore", "kate winslet", "katy perry",
+    "keanu reeves", "kevin costner", "kevin hart", "kevin spacey", "lady gaga", "leonardo dicaprio", "lionel messi",
+    "liam neeson", "lucy liu", "margot robbie", "mark wahlberg", "marilyn monroe", "martin freeman", "matt damon",
+    "mel gibson", "michael caine", "michael jackson", "michael jordan", "michelle obama", "mila kunis", "morgan freeman",
+    "natalie portman", "nelson mandela", "nicolas cage", "nicole kidman", "oprah winfrey", "orlando bloom",
+    "owen wilson", "patrick stewart", "paul newman", "penelope cruz", "queen elizabeth", "reese witherspoon",
+    "richard gere", "ricky gervais", "robert downey", "robert redford", "robin williams", "roger federer",
+    "russell crowe", "ryan gosling", "ryan reynolds", "samuel jackson", "sandra bullock", "scarlett johansson",
+    "sean connery", "serena williams", "sophia loren", "steve carell", "steve jobs", "steve martin", "steven spielberg",
+    "susan sarandon", "taylor swift", "tiger woods", "tom cruise", "tom hanks", "tom hardy", "uma thurman", "usain bolt",
+    "viola davis", "whoopi goldberg", "will ferrell", "will smith", "winston churchill", "woody allen",
+)  # fmt: skip
+
+
+def known_names(names: str, base_name: str) -> Sequence[str]:
+    """Two-word names that a base model knows.
+
+    Args:
+        names: "miniature", "public_figures", or "auto" for the list that belongs to the base model.
+        base_name: of the base model's description.
+    """
+    if names == "miniature" or (names == "auto" and base_name == "miniature"):
+        from faceid_core.miniature.people import NAMED_SEEDS, name_of
+
+        return [name_of(seed) for seed in NAMED_SEEDS]
+    return PUBLIC_FIGURES

@@ -1,0 +1,86 @@
+"""Starts: the vectors from which a person's training begins, and the principal components of known names."""
+
+from __future__ import annotations
+
+import torch
+
+from faceid_core.diffusion.base import BaseModel, TextTower
+from faceid_core.errors import ConfigurationError
+
+from .conditioning import encode, start_vectors, tokenize
+from .method import Method
+from .names import known_names
+from .prompts import training_prompt
+
+_FEWEST_NAMES = 8
+
+
+@torch.no_grad()
+def first_vectors(base: BaseModel, tower: TextTower, class_word: str, method: Method) -> torch.Tensor:
+    """Where one text encoder's vectors start, float32 [vectors, width].
+
+    `class_word`: the class word's embeddings. `mean_name`: for each position the mean of what known names have there.
+    `encoder_output`: the text encoder's output at the person's positions of the training prompt, with the mean name.
+
+    Raises:
+        ConfigurationError: the class word is empty, or too few names are known.
+
+    Source: class word, Gal et al. 2022; mean name, Celeb-Basis; encoder output, Cross Initialization section 3.2.
+    """
+    if method.start == "class_word":
+        return start_vectors(tower, class_word, method.vectors)
+    mean = name_embeddings(base, tower, method).mean(dim=0)  # [vectors, width]
+    if method.start == "mean_name":
+        return mean
+    prompt = tokenize(tower, training_prompt(method.template), method.vectors)
+    return encode(tower, prompt, mean[None])[0, prompt.positions].float()
+
+
+@torch.no_grad()
+def name_basis(base: BaseModel, tower: TextTower, method: Method) -> torch.Tensor:
+    """Principal components of the known names' embeddings, each as long as its standard deviation.
+
+    A coefficient of 1 is then a typical difference between names, at every position and for every component.
+
+    Returns:
+        float32 [vectors, components, width].
+
+    Raises:
+        ConfigurationError: too few names are known.
+
+    Source: Celeb-Basis section 3.2 (PCA of names' embeddings, first and last word apart); the lengths are a
+    reconstruction.
+    """
+    names = name_embeddings(base, tower, method)  # [names, vectors, width]
+    centred = (names - names.mean(dim=0)).transpose(0, 1)  # [vectors, names, width]
+    _, lengths, components = torch.linalg.svd(centred, full_matrices=False)
+    size = min(method.basis_size, components.shape[1])
+    deviations = lengths[:, :size, None] / (names.shape[0] - 1) ** 0.5
+    return components[:, :size] * deviations
+
+
+def name_embeddings(base: BaseModel, tower: TextTower, method: Method) -> torch.Tensor:
+    """Token embeddings of all known names whose two words are one token each.
+
+    With one vector a name is the mean of its two words; with more than two the last word is repeated.
+
+    Returns:
+        float32 [names, vectors, width].
+
+    Raises:
+        ConfigurationError: too few such names.
+    """
+    ids = [
+        found
+        for name in known_names(method.names, base.description.name)
+        if len(found := tower.tokenizer(name, add_special_tokens=False).input_ids) == 2
+    ]
+    if len(ids) < _FEWEST_NAMES:
+        raise ConfigurationError(
+            f"only {len(ids)} names of the list {method.names!r} are two tokens long for {tower.name}; "
+            "choose start class_word and parametrisation free or block"
+        )
+    words = tower.token_embedding.weight[torch.tensor(ids)].float()  # [names, 2, width]
+    if method.vectors == 1:
+        return words.mean(dim=1, keepdim=True)
+    return torch.cat([words, words[:, -1:].expand(-1, method.vectors - 2, -1)], dim=1)
