@@ -44,16 +44,16 @@ def study_figure(study: Study, frame: pd.DataFrame, labels: Sequence[str]) -> st
     rows = {label: _TOP + _ROW * (index + 0.5) for index, label in enumerate(labels)}
     for label, y in rows.items():
         drawn.append(svg.text(_LABELS - 12, y + 4, label, anchor="end", css="label"))
-    shown = 0
+    shown: list[str] = []
     for measure, title in PANELS.items():
         means = {label: mean_over_people(frame, label, measure) for label in labels}
         means = {label: found for label, found in means.items() if found.mean is not None}
         if means:
-            left = _LABELS + shown * (_PANEL + _GAP)
+            left = _LABELS + len(shown) * (_PANEL + _GAP)
             drawn += _panel(title, means, rows, left, study.default)
-            shown += 1
-    width, height = _LABELS + max(shown, 1) * (_PANEL + _GAP), _TOP + _ROW * len(labels) + 30
-    words = f"study {study.name}: {', '.join(PANELS.values())}; 95 % intervals over people"
+            shown.append(title)
+    width, height = _LABELS + max(len(shown), 1) * (_PANEL + _GAP), _TOP + _ROW * len(labels) + 30
+    words = f"study {study.name}: {'; '.join(shown)}; 95 % intervals over people"
     return str(svg.drawing(width, height, words, *drawn)) + "\n"
 
 

@@ -51,10 +51,11 @@ def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig, measured: S
     yield study.question
     yield ""
     kind = "tuning" if study.selects else "held-out"
+    devices = " and ".join(sorted(set(frame.device) - {""}))
     yield (
         f"{people} {kind} people, one photo each, x prompt grid `{Path(shared.generate.grid).name}` x "
         f"{shared.generate.seeds} seeds; scorers `{shared.score.scorers}`. Means with 95 % intervals over people "
-        f"(Student's t). Rows: [`{study.name}.csv`]({study.name}.csv)."
+        f"(Student's t), computed on {devices or 'nothing yet'}. Rows: [`{study.name}.csv`]({study.name}.csv)."
     )
     if left:
         yield f"\nNot measured yet: {', '.join(left)}."

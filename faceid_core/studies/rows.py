@@ -134,23 +134,28 @@ def check_same(frame: pd.DataFrame, settings: str, variants: Mapping[str, str], 
     """Refuse rows that were measured otherwise than this session would.
 
     Args:
-        settings: digest of everything but the variant that decides a row.
+        settings: digests of everything but the variant that decides a row, as 'name=digest name=digest'.
         variants: digest of each variant of the study by label.
 
     Raises:
         ConfigurationError: with what differs, and what to do.
     """
     expected = {"": "", **variants}
-    otherwise = frame[frame.settings_digest != settings]
-    changed = sorted({label for label, digest in zip(frame.variant, frame.variant_digest, strict=True)
-                      if expected.get(label) != digest})  # fmt: skip
-    what = None
-    if len(otherwise):
-        what = "other people, prompts, seeds, models, scorers or settings"
-    elif changed:
-        what = f"another method in {', '.join(repr(label) for label in changed)}"
-    if what:
+    parts = {
+        part
+        for digests in frame.settings_digest.unique()
+        for part in set(digests.split()) - set(settings.split())
+    }
+    differ = sorted({part.partition("=")[0].replace("_", " ") for part in parts})
+    changed = sorted(
+        label
+        for label, digest in set(zip(frame.variant, frame.variant_digest, strict=True))
+        if expected.get(label) != digest
+    )
+    told = [f"other {', '.join(differ)}"] if differ else []
+    told += [f"another method in {', '.join(map(repr, changed))}"] if changed else []
+    if told:
         raise ConfigurationError(
-            f"{path} holds rows measured with {what}; they cannot stand in one table with this session's. "
-            "Use the same settings, another --out, or --fresh to begin the study anew"
+            f"{path} holds rows measured with {' and '.join(told)}; they cannot stand in one table with this "
+            "session's. Use the same settings, another --out, or --fresh to begin the study anew"
         )

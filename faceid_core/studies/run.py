@@ -38,7 +38,7 @@ class Answer:
         computed: labels of the variants for which a night was run.
         cached: labels of those that the store held whole.
         missing: labels asked for that the store does not hold (with `table_only`).
-        absent: by label, the ids of people who have no figures, with the reason.
+        absent: by label, who has no figures (people by id, floor, ceiling), with the reason.
     """
 
     files: tuple[Path, ...]
@@ -132,8 +132,6 @@ def run_study(
         if missing:
             absent[variant.label] = missing
             say(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
-        for what, message in night.failures_common.items():
-            say(f"  {what}: {message}")
         rows = _rows(variant, night, digests[variant.label], settings)
         frame = merged(frame, rows, study.labels)
         write_rows(table, frame)
@@ -180,13 +178,14 @@ def _looked_up(config: NightlyConfig) -> tuple[Night, bool]:
 
 
 def _absent(night: Night) -> dict[str, str]:
-    """People without figures, and why."""
+    """Who has no figures, and why: people, floor and ceiling."""
     fine = (Outcome.DONE, Outcome.CACHED)
-    return {
+    people = {
         account.identity_id: account.reason or str(account.outcome)
         for account in night.accounts.values()
         if account.outcome not in fine
     }
+    return people | night.failures_common
 
 
 def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) -> list[dict]:
@@ -216,7 +215,10 @@ def variant_digest(variant: Variant, config: NightlyConfig) -> str:
 
 
 def settings_digest(night: Night, shared: NightlyConfig) -> str:
-    """What every variant of a session shares and a figure depends on: people, models, prompts, seeds, scorers."""
+    """What every variant of a session shares and a figure depends on, as 'people=… photos=… models=…' and so on.
+
+    In parts, so that a refusal can say which of them differs.
+    """
     sections = shared.model_dump(mode="json", include={"faces", "base_model", "generate", "score"})
     sections["base_model"].pop("device")
     for name in ("grid", "batch"):
@@ -224,17 +226,18 @@ def settings_digest(night: Night, shared: NightlyConfig) -> str:
     subjects = [[s.identity_id or s.name, s.photo_digest] for s in night.subjects.values()]
     versions = {stage: stage_named(stage).version for stage in STAGES if stage != "score"}
     versions |= {metric: METRICS[metric].version for metric in shared.score.metrics}
-    return _digest(
-        {
-            **sections,
-            "training_seed": shared.personalize.seed,
-            "grid": night.plan.grid.digest,
-            "weights": dict(night.plan.weights),
-            "versions": versions,
-            "subjects": sorted(subjects, key=lambda pair: pair[0]),
-        }
-    )
+    parts = {
+        "people": sorted(subjects, key=lambda pair: pair[0]),
+        "photos": sections["faces"],
+        "models": [sections["base_model"], dict(night.plan.weights)],
+        "training_seed": shared.personalize.seed,
+        "prompts": night.plan.grid.digest,
+        "pictures": sections["generate"],
+        "scoring": sections["score"],
+        "versions": versions,
+    }
+    return " ".join(f"{name}={_digest(part)}" for name, part in parts.items())
 
 
 def _digest(value: Any) -> str:
-    return sha256_hex(canonical_json(value))[:16]
+    return sha256_hex(canonical_json(value))[:12]
