@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from faceid_core.config import NightlyConfig, changed
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, DamagedInput
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
@@ -18,6 +18,9 @@ from faceid_core.night.reporter import LogReporter
 from faceid_core.night.scores import collect
 from faceid_core.outcomes import Outcome
 from faceid_core.stages import STAGES, stage_named
+from faceid_core.stages.files import read_json
+from faceid_core.stages.work import Subject
+from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 from . import definitions
@@ -190,7 +193,6 @@ def _absent(night: Night) -> dict[str, str]:
 
 def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) -> list[dict]:
     _, summary = collect(night)
-    method = night.plan.method
     origins = {}
     for subject in night.subjects.values():
         drawn = subject.manifests.get("generate")
@@ -198,13 +200,25 @@ def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) ->
             origins[str(subject.identity_id)] = {
                 "device": drawn.provenance.get("device", ""),
                 "run_id": drawn.provenance.get("run_id", ""),
-                "samples": method.steps * method.samples_per_step,
+                "samples": _samples(night, subject),
             }
     rows = study_rows(variant.label, summary, origins)
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows
     ]
+
+
+def _samples(night: Night, subject: Subject) -> int | None:
+    """Noised copies of the photo that a person was learned from: a row of the curve is a step, also if it ended early."""
+    learned = subject.manifests.get("personalise")
+    if learned is None:
+        return None
+    try:
+        curve = read_json(StageCache(night.store, subject.scope).read(learned, "curve.json"))
+    except DamagedInput:  # the figures do not rest on it
+        return None
+    return len(curve) * night.plan.method.samples_per_step
 
 
 def variant_digest(variant: Variant, config: NightlyConfig) -> str:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.config import changed, parse_config
+from faceid_core.config import changed, load_config
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature import people
 from faceid_core.miniature.samples import POPULATIONS
@@ -34,11 +34,17 @@ def no_night(config):
     raise AssertionError(f"{config.name} was to be run, although the store holds it")
 
 
-def night_unless(label):
+def faceid_study(folder, *arguments):
+    """The command on the laboratory's store."""
+    usual = ("study", "kv-split", "--config", folder / "night.yaml", "--people", 2, "--seeds", 1)
+    return CliRunner().invoke(cli, [str(each) for each in (*usual, *arguments)], catch_exceptions=False)
+
+
+def night_until(label):
     """Run nights inline; at the variant of that name the user presses Ctrl-C."""
 
     def run_night(config):
-        if label and config.name.endswith(label):
+        if config.name.endswith(label):
             raise KeyboardInterrupt
         night = open_night(config, LogReporter())
         drive_inline(night)
@@ -52,38 +58,41 @@ def laboratory(tmp_path_factory):
     """A store in which K/V split was interrupted at its second variant, then gone on with."""
     folder = tmp_path_factory.mktemp("laboratory")
     (folder / "grid.yaml").write_text(GRID)
-    config = parse_config(
-        {
-            "store": str(folder / "store"),
-            "personalize": {"slots": 2, "method": {"steps": 2, "samples_per_step": 5}},
-            "generate": {"grid": str(folder / "grid.yaml"), "steps": 2, "batch": 4},
-            "score": {"named_people": 1, "metrics": ["identity", "concepts"]},
-            "execution": {"executor": "inline", "threads_per_worker": 1},
-        }
+    (folder / "night.yaml").write_text(
+        f"store: {folder / 'store'}\n"
+        "personalize: {slots: 2, method: {steps: 2, samples_per_step: 5}}\n"
+        f"generate: {{grid: {folder / 'grid.yaml'}, steps: 2, batch: 4}}\n"
+        "score: {named_people: 1, metrics: [identity, concepts]}\n"
+        "execution: {executor: inline, threads_per_worker: 1}\n"
     )
-    heard: list[str] = []
+    config = load_config(folder / "night.yaml")
 
     def ask(study="kv-split", run_night=no_night, people=2, seeds=1, config=config, **more):
         return run_study(
             studies()[study], config, people=people, seeds=seeds, out=folder / "out",
-            run_night=run_night, say=heard.append, **more,
+            run_night=run_night, say=str, **more,
         )  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
         with pytest.raises(KeyboardInterrupt):
-            ask(run_night=night_unless("off"))
+            ask(run_night=night_until("off"))
         interrupted = read_rows(folder / "out" / "kv-split.csv")
-        answer = ask(run_night=night_unless(None))
+        told = faceid_study(folder, "--out", folder / "out")
         yield SimpleNamespace(
-            ask=ask, folder=folder, config=config, heard=heard, interrupted=interrupted, answer=answer
+            ask=ask, folder=folder, config=config, interrupted=interrupted, told=told, answer=ask()
         )
 
 
 def test_an_interrupted_study_goes_on_where_it_stopped(laboratory):
     before, after = laboratory.interrupted, read_rows(laboratory.folder / "out" / "kv-split.csv")
     assert set(before.variant) == {"", "on"}
-    assert laboratory.answer.cached == ("on",) and laboratory.answer.computed == ("off",)
+    told = laboratory.told
+    assert told.exit_code == 0, told.output
+    assert (
+        "2 variants, 1 of them in the store" in told.output
+        and "variant 2 of 2: off, 1 to compute" in told.output
+    )
     assert after.variant.value_counts().to_dict() == {"": 2, "on": 2, "off": 2}
     measured = after[after.kind == "person"]
     assert measured.balance.between(0, 2).all() and set(measured.samples) == {10}
@@ -125,18 +134,14 @@ def test_rows_measured_otherwise_are_refused_before_any_night(laboratory):
     )
 
 
-def test_the_command_finds_the_study_in_the_store(laboratory):
+def test_the_table_alone_is_made_from_the_store(laboratory):
     folder = laboratory.folder
-    arguments = [
-        "study", "kv-split", "--store", folder / "store", "--grid", folder / "grid.yaml", "--people", 2, "--seeds", 1,
-        "--out", folder / "again", "--table-only", "--set", "personalize.method.steps=2",
-        "--set", "personalize.method.samples_per_step=5", "--set", "generate.steps=2",
-        "--set", "score.named_people=1", "--set", "score.metrics=[identity, concepts]",
-    ]  # fmt: skip
-    told = CliRunner().invoke(cli, [str(each) for each in arguments], catch_exceptions=False)
+    told = faceid_study(folder, "--out", folder / "again", "--table-only")
     assert told.exit_code == 0, told.output
-    same = (folder / "again" / "kv-split.csv").read_bytes() == (folder / "out" / "kv-split.csv").read_bytes()
-    assert same and "2 of them in the store" in told.output
+    assert (folder / "again" / "kv-split.csv").read_bytes() == (folder / "out" / "kv-split.csv").read_bytes()
+    told = faceid_study(folder, "--out", folder / "none", "--table-only", "--set", "personalize.seed=1")
+    assert told.exit_code == 2 and "not in the store: off" in told.output
+    assert not (folder / "none").exists()
 
 
 def test_what_reports_never_selects_and_what_selects_never_reports(laboratory, monkeypatch):
