@@ -11,7 +11,7 @@ import pandas as pd
 
 from faceid_core.evaluate.intervals import NOTHING, Interval, over_people
 
-from .definitions import Claim
+from .study import Claim
 
 LEVEL = 0.05
 # Of these, less is better.

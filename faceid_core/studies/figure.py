@@ -11,7 +11,7 @@ from faceid_core.evaluate.intervals import Interval
 from faceid_core.report import svg
 
 from .compare import mean_over_people
-from .definitions import Study
+from .study import Study
 
 PANELS = {
     "identity_fraction": "identity, floor to ceiling",

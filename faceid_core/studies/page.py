@@ -13,8 +13,9 @@ from faceid_core.evaluate.summary import OBEYED_CATEGORIES
 from faceid_core.personalize.method import RECONSTRUCTION, Method
 
 from .compare import Paired, against, best_on, judged, mean_over_people
-from .definitions import PAPER, Study
+from .definitions import PAPER
 from .figure import study_figure
+from .study import Study
 
 MEASURES = {
     "identity_fraction": "identity",

@@ -24,9 +24,9 @@ from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 from . import definitions
-from .definitions import Study, Variant
 from .page import write_page
 from .rows import PERSON, check_same, merged, read_rows, study_rows, write_rows
+from .study import Study, Variant
 
 RunNight = Callable[[NightlyConfig], Night]
 Say = Callable[[str], None]

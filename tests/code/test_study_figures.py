@@ -19,10 +19,11 @@ from faceid_core.studies.compare import (
     mean_over_people,
     paired,
 )
-from faceid_core.studies.definitions import Claim, studies
+from faceid_core.studies.definitions import studies
 from faceid_core.studies.figure import study_figure
 from faceid_core.studies.page import write_page
 from faceid_core.studies.rows import check_same, frame_of, merged, read_rows, study_rows, write_rows
+from faceid_core.studies.study import Claim
 
 
 def rows(variant, values, measure="balance", **more):
