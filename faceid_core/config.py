@@ -262,7 +262,8 @@ class NightlyConfig(Section):
     identities: str = Field(
         "miniature:samples",
         min_length=1,
-        description="Who: identities.csv or .parquet, a folder of photos, or 'miniature:samples' for the sample people.",
+        description="Who: identities.csv or .parquet, a folder of photos, 'miniature:samples' for the sample people, "
+        "or 'miniature:held-out:16' for so many of the people that studies report on.",
     )
     store: str = Field(
         "work/store",
@@ -314,6 +315,18 @@ def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None
     for dotted, value in (overrides or {}).items():
         _set(data, dotted, value)
     return parse_config(data, source=str(path) if path else "command line")
+
+
+def changed(config: NightlyConfig, overrides: dict[str, Any], *, source: str) -> NightlyConfig:
+    """Another configuration: this one with dotted overrides, validated as a whole.
+
+    Raises:
+        ConfigurationError: every problem at once; `source` says where the overrides come from.
+    """
+    data = config.model_dump()
+    for dotted, value in overrides.items():
+        _set(data, dotted, value)
+    return parse_config(data, source=source)
 
 
 def _set(data: dict[str, Any], dotted: str, value: Any) -> None:

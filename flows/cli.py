@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": ("flows.serve", "serve", "Start a Prefect server with the nightly deployment and its form."),
     "sheet": ("flows.cli_query", "sheet", "Draw one picture of a run's people: photos and drawn pictures."),
     "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
+    "study": ("flows.cli_study", "study", "Answer one question about the method with a sweep."),
     "models": ("flows.cli_tools", "models", "Lock the digests of the shipped models."),
 }
 

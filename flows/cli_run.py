@@ -28,7 +28,7 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     from flows.console import ConsoleReporter, final_table
 
     with ConsoleReporter(console) as reporter:
-        night, finished = _run(config, reporter)
+        night, finished = run_night(config, reporter)
     console.print(final_table(closing_rows(night, finished.published)))
     for name, message in night.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)
@@ -41,7 +41,8 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     raise click.exceptions.Exit(finished.exit_status)
 
 
-def _run(config: NightlyConfig, reporter):
+def run_night(config: NightlyConfig, reporter):
+    """Run a night with the executor that the configuration names; returns the night and how it ended."""
     if config.execution.executor == "inline":
         from faceid_core.night.drive import drive_inline
         from faceid_core.night.opening import open_night

@@ -1,6 +1,7 @@
 """The sample people: one rendered photo each, of people whom no model of the miniature world was trained on."""
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy as np
 
 from faceid_core.photos import encode_png
 
-from .people import NAMED_SEEDS, SAMPLE_SEEDS, name_of, person_from_seed
+from .people import HELD_OUT_SEEDS, NAMED_SEEDS, SAMPLE_SEEDS, TUNING_SEEDS, name_of, person_from_seed
 from .renderer import Shot, render
 
 PHOTO_PIXELS = 128
+# Sets of people that a night can be asked for by name and number, as in 'miniature:held-out:16'. The first half of
+# the held-out people measures the scorers themselves, so studies report on others.
+POPULATIONS = {"held-out": HELD_OUT_SEEDS[500:564], "tuning": TUNING_SEEDS}
 # The grid asks for other clothes than these, and for scenes, which the photos do not have.
 _CLOTHES = ("blue shirt", "striped shirt")
 
@@ -37,21 +41,32 @@ def portrait(seed: int, *, pixels: int = PHOTO_PIXELS) -> np.ndarray:
     return render(person_from_seed(seed), shot, size=pixels).image
 
 
-def write_samples(folder: str | Path, seeds: range = SAMPLE_SEEDS) -> Path:
-    """Write the sample people's photos and their identities.csv; returns the manifest's path."""
+def write_samples(folder: str | Path, seeds: range = SAMPLE_SEEDS, *, prefix: str = "sample") -> Path:
+    """Write people's photos and their identities.csv; returns the manifest's path.
+
+    Args:
+        folder: made if need be; what is in it already and differs is written anew.
+        seeds: of the people; the sample people's by default.
+        prefix: of the identity ids, before the seed.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(("identity_id", "photo", "class_word"))
     for seed in seeds:
-        name = f"sample-{seed}"
-        (folder / f"{name}.png").write_bytes(encode_png(portrait(seed)))
-        rows.append((name, f"{name}.png", "person"))
+        name = f"{prefix}-{seed}"
+        _write(folder / f"{name}.png", encode_png(portrait(seed)))
+        writer.writerow((name, f"{name}.png", "person"))
     manifest = folder / "identities.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("identity_id", "photo", "class_word"))
-        writer.writerows(rows)
+    _write(manifest, table.getvalue().encode("utf-8"))
     return manifest
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file unless it holds these bytes: another night may be reading it."""
+    if not path.is_file() or path.read_bytes() != data:
+        path.write_bytes(data)
 
 
 def named_people(count: int) -> Iterator[tuple[str, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
@@ -17,22 +18,45 @@ from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
 
 SAMPLES = "miniature:samples"
+_POPULATION = re.compile(r"miniature:([a-z-]+):([0-9]+)")
 
 
 def manifest_source(config: NightlyConfig) -> str:
-    """Path of the manifest; the sample people are written to a folder beside the store the first time.
+    """Path of the manifest; people of the miniature world are written to a folder beside the store first.
 
-    Photos that are there already stay as they are, so that one can be exchanged by hand and run again.
+    Photos of the sample people that are there already stay as they are, so that one can be exchanged by hand and
+    run again. Those of a population ('miniature:held-out:16') are always its own.
+
+    Raises:
+        ConfigurationError: there is no such population, or it has fewer people.
     """
-    if config.identities != SAMPLES:
-        return config.identities
-    from faceid_core.miniature.samples import write_samples
+    if config.identities == SAMPLES:
+        from faceid_core.miniature.samples import write_samples
 
+        folder = _beside_the_store(config, "samples")
+        if not (folder / "identities.csv").is_file():
+            write_samples(folder)
+        return str(folder / "identities.csv")
+    asked = _POPULATION.fullmatch(config.identities)
+    if asked:
+        return str(_write_population(config, asked[1], int(asked[2])))
+    return config.identities
+
+
+def _beside_the_store(config: NightlyConfig, name: str) -> Path:
     in_s3 = config.store.startswith("s3://")
-    folder = Path("work/samples") if in_s3 else folder_of(config.store).parent / "samples"
-    if not (folder / "identities.csv").is_file():
-        write_samples(folder)
-    return str(folder / "identities.csv")
+    return Path("work") / name if in_s3 else folder_of(config.store).parent / name
+
+
+def _write_population(config: NightlyConfig, population: str, count: int) -> Path:
+    from faceid_core.miniature.samples import POPULATIONS, write_samples
+
+    seeds = POPULATIONS.get(population)
+    if seeds is None or not 1 <= count <= len(seeds):
+        known = ", ".join(f"miniature:{name}:1 to {len(those)}" for name, those in POPULATIONS.items())
+        raise ConfigurationError(f"identities {config.identities!r} are unknown; use {SAMPLES}, or {known}")
+    folder = _beside_the_store(config, f"{population}-{count}")
+    return write_samples(folder, seeds[:count], prefix=population)
 
 
 def read_people(config: NightlyConfig) -> list[Identity]:

@@ -37,7 +37,9 @@ def test_imports_point_one_way(room):
         assert not imports_of(file) & forbidden, file.relative_to(ROOT)
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "flows.cli_run", "flows.options", "faceid_core.stages.plan"])
+@pytest.mark.parametrize(
+    "module", ["flows.cli", "flows.cli_run", "flows.cli_study", "flows.options", "faceid_core.stages.plan"]
+)
 def test_help_and_planning_import_no_model_library(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'prefect', 'ray', 'diffusers', 'boto3'}} & set(sys.modules)))"
     printed = subprocess.run(

@@ -1,0 +1,140 @@
+"""What a study's rows come to: means over people, paired differences, and whether a published claim holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from faceid_core.evaluate.intervals import NOTHING, Interval, over_people
+
+from .study import Claim
+
+LEVEL = 0.05
+# Of these, less is better.
+LOWER_IS_BETTER = frozenset({"attention_outside", "leakage", "leakage_excess", "seconds"})
+
+Verdict = Literal["agrees", "does not agree", "undecided", "not measured"]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A variant minus another over the people whom both measured.
+
+    Args:
+        people: how many.
+        difference: mean with its 95 % interval over people.
+        p: of the paired t-test, two-sided; None for fewer than two people.
+        p_holm: corrected for the comparisons made together.
+    """
+
+    people: int
+    difference: Interval
+    p: float | None
+    p_holm: float | None = None
+
+    @property
+    def surely(self) -> int:
+        """1 above, -1 below, 0 not to be told at the 5 % level after correction."""
+        mean = self.difference.mean
+        if mean is None or self.p_holm is None or self.p_holm >= LEVEL:
+            return 0
+        return int(np.sign(mean))
+
+
+def balance(identity: float | None, concepts: float | None) -> float | None:
+    """Harmonic mean of identity and obedience, each as a fraction of what the model can do.
+
+    Args:
+        identity: the way from floor (0) to ceiling (1); below the floor counts as 0.
+        concepts: share of the ceiling's.
+    """
+    if identity is None or concepts is None:
+        return None
+    identity, concepts = max(identity, 0.0), max(concepts, 0.0)
+    return 0.0 if identity + concepts == 0 else 2 * identity * concepts / (identity + concepts)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    count = len(p_values)
+    corrected = [0.0] * count
+    largest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def mean_over_people(frame: pd.DataFrame, variant: str, measure: str) -> Interval:
+    """Mean of a variant with its 95 % interval over people."""
+    values = frame.loc[(frame.kind == "person") & (frame.variant == variant), measure].dropna()
+    return over_people(values.to_list()) if len(values) else NOTHING
+
+
+def paired(frame: pd.DataFrame, measure: str, variant: str, other: str) -> Paired:
+    """The paired difference of two variants, over people who have the measure in both."""
+    people = frame[frame.kind == "person"]
+    one, two = (
+        people[people.variant == label].set_index("subject")[measure].dropna() for label in (variant, other)
+    )
+    differences = (one - two).dropna().to_numpy(float)  # [people in both]
+    if not len(differences):
+        return Paired(0, NOTHING, None)
+    return Paired(len(differences), over_people(differences.tolist()), _p_value(differences))
+
+
+def _p_value(differences: np.ndarray) -> float | None:
+    from scipy import stats
+
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) == 0:  # the t statistic is 0 / 0 or infinite
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def corrected(pairs: Mapping[str, Paired]) -> dict[str, Paired]:
+    """The same comparisons, corrected by Holm for being made together."""
+    tested = {name: pair for name, pair in pairs.items() if pair.p is not None}
+    values = dict(zip(tested, holm([pair.p for pair in tested.values()]), strict=True))
+    return {
+        name: Paired(pair.people, pair.difference, pair.p, values.get(name)) for name, pair in pairs.items()
+    }
+
+
+def against(frame: pd.DataFrame, measure: str, other: str, variants: Sequence[str]) -> dict[str, Paired]:
+    """Every variant minus `other`, corrected for their number."""
+    return corrected({label: paired(frame, measure, label, other) for label in variants if label != other})
+
+
+def judged(frame: pd.DataFrame, claim: Claim) -> tuple[Verdict, dict[str, Paired]]:
+    """Whether a claim holds, from paired intervals over people, turned so that above 0 speaks for the claim.
+
+    It agrees if every comparison's 95 % interval lies above 0 (all must hold, which needs no correction), does not
+    agree if one lies below 0 after correction for their number, and is undecided otherwise.
+    """
+    sign = -1.0 if claim.measure in LOWER_IS_BETTER else 1.0
+    turned = frame.assign(**{claim.measure: sign * frame[claim.measure]})
+    pairs = corrected({label: paired(turned, claim.measure, claim.better, label) for label in claim.worse})
+    if any(pair.people < 2 for pair in pairs.values()):
+        return "not measured", pairs
+    if all(pair.difference.low > 0 for pair in pairs.values()):
+        return "agrees", pairs
+    if any(pair.surely < 0 for pair in pairs.values()):
+        return "does not agree", pairs
+    return "undecided", pairs
+
+
+def best_on(frame: pd.DataFrame, measure: str, variants: Sequence[str]) -> str | None:
+    """The variant with the best mean; None if none has any."""
+    sign = -1.0 if measure in LOWER_IS_BETTER else 1.0
+    means = {label: mean_over_people(frame, label, measure).mean for label in variants}
+    measured = {label: sign * mean for label, mean in means.items() if mean is not None}
+    return max(measured, key=lambda label: measured[label]) if measured else None

@@ -1,0 +1,161 @@
+"""A study's rows: one per variant and person, with floor and ceiling, kept as CSV that later sessions extend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.intervals import mean_of
+from faceid_core.evaluate.summary import OBEYED_CATEGORIES
+
+from .compare import balance
+
+PERSON, FLOOR, CEILING = "person", "floor", "ceiling"
+_KINDS = {"person": PERSON, "class_word": FLOOR, "named": CEILING}
+
+# Taken from identity_summary as they are; those that a run did not measure stay empty.
+_FROM_SUMMARY = (
+    "identity_fraction",
+    "identity_similarity",
+    "identity_gain",
+    "concepts_obeyed",
+    *(f"{category}_obeyed" for category in OBEYED_CATEGORIES),
+    "image_text",
+    "detection",
+    "attention_outside",
+    "leakage",
+    "leakage_low",
+    "leakage_high",
+    "leakage_floor",
+)
+FIGURES = ("balance", "concepts_fraction", *_FROM_SUMMARY, "leakage_excess", "seconds", "samples")
+_WORDS = ("variant", "kind", "subject")
+_ORIGIN = ("device", "run_id", "variant_digest", "settings_digest")
+COLUMNS = (*_WORDS, *FIGURES, *_ORIGIN)
+
+
+def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, Mapping]) -> list[dict]:
+    """The rows that one night adds to a study.
+
+    Floor and ceiling are the same for every variant: they stand without one.
+
+    Args:
+        variant: label.
+        summary: rows of `evaluate.summary.summarise`.
+        origins: by identity id, of persons: device, run_id, samples.
+    """
+    obeyed = [row["concepts_obeyed"] for row in summary if row["subject_kind"] == "named"]
+    ceiling = mean_of([value for value in obeyed if value is not None])
+    rows = []
+    for row in summary:
+        kind = _KINDS[row["subject_kind"]]
+        concepts = row["concepts_obeyed"]
+        figures = {name: row.get(name) for name in _FROM_SUMMARY}
+        figures["concepts_fraction"] = None if concepts is None or not ceiling else concepts / ceiling
+        figures["leakage_excess"] = _excess(row)
+        if kind == PERSON:
+            figures["balance"] = balance(_identity(row), figures["concepts_fraction"])
+            figures["seconds"] = row["seconds"]
+        words = {
+            "variant": variant if kind == PERSON else "",
+            "kind": kind,
+            "subject": row["identity_id"] if kind == PERSON else row["subject"],
+        }
+        rows.append({**words, **figures, **(origins.get(row["identity_id"], {}) if kind == PERSON else {})})
+    return rows
+
+
+def _identity(row: Mapping) -> float | None:
+    """A person without a face in any picture is as far from the ceiling as the class word, not unknown."""
+    if row["identity_fraction"] is None and row.get("detection") == 0:
+        return 0.0
+    return row["identity_fraction"]
+
+
+def _excess(row: Mapping) -> float | None:
+    if row.get("leakage_excess") is not None:
+        return row["leakage_excess"]
+    if row.get("leakage") is None or row.get("leakage_floor") is None:
+        return None
+    return row["leakage"] - row["leakage_floor"]
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """A study's CSV, with every column; empty if there is no such file."""
+    words = {name: str for name in (*_WORDS, *_ORIGIN)}
+    if not path.is_file():
+        return frame_of([])
+    kept = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={n: [""] for n in FIGURES},
+                       float_precision="round_trip")  # fmt: skip
+    return frame_of(kept.to_dict("records"))
+
+
+def frame_of(rows: Sequence[Mapping]) -> pd.DataFrame:
+    """Rows as a frame with all columns in their order; what is missing is NaN in figures and empty in words."""
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    frame[list(FIGURES)] = frame[list(FIGURES)].astype(float)
+    names = [*_WORDS, *_ORIGIN]
+    frame[names] = frame[names].astype(object).where(frame[names].notna(), "")
+    return frame
+
+
+def write_rows(path: Path, frame: pd.DataFrame) -> None:
+    """Write the CSV in one step, so that an interruption leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    frame.to_csv(partial, index=False, lineterminator="\n")
+    os.replace(partial, path)
+
+
+def merged(earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str]) -> pd.DataFrame:
+    """Earlier rows with new ones in their place: a variant measured again replaces itself.
+
+    Args:
+        order: labels of the study, the order of the result.
+    """
+    new = frame_of(rows)
+    if earlier.empty:
+        kept = earlier
+    else:
+        kept = earlier[~(earlier.variant.isin(set(new.variant)))]
+    both = pd.concat([part for part in (kept, new) if not part.empty]) if len(kept) + len(new) else new
+    places = {"": -1, **{label: place for place, label in enumerate(order)}}
+    kinds = {FLOOR: 0, CEILING: 1, PERSON: 2}
+    keys = both.assign(_place=both.variant.map(places), _kind=both.kind.map(kinds))
+    keys = keys.sort_values(["_place", "_kind", "subject"], kind="stable")
+    return keys.drop(columns=["_place", "_kind"]).reset_index(drop=True)
+
+
+def check_same(frame: pd.DataFrame, settings: str, variants: Mapping[str, str], *, path: Path) -> None:
+    """Refuse rows that were measured otherwise than this session would.
+
+    Args:
+        settings: digests of everything but the variant that decides a row, as 'name=digest name=digest'.
+        variants: digest of each variant of the study by label.
+
+    Raises:
+        ConfigurationError: with what differs, and what to do.
+    """
+    expected = {"": "", **variants}
+    parts = {
+        part
+        for digests in frame.settings_digest.unique()
+        for part in set(digests.split()) - set(settings.split())
+    }
+    differ = sorted({part.partition("=")[0].replace("_", " ") for part in parts})
+    changed = sorted(
+        label
+        for label, digest in set(zip(frame.variant, frame.variant_digest, strict=True))
+        if expected.get(label) != digest
+    )
+    told = [f"other {', '.join(differ)}"] if differ else []
+    told += [f"another method in {', '.join(map(repr, changed))}"] if changed else []
+    if told:
+        raise ConfigurationError(
+            f"{path} holds rows measured with {' and '.join(told)}; they cannot stand in one table with this "
+            "session's. Use the same settings, another --out, or --fresh to begin the study anew"
+        )

@@ -1,0 +1,257 @@
+"""Drives a study: an ordinary night for every variant that the store does not hold whole, its rows kept at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faceid_core.config import NightlyConfig, changed
+from faceid_core.errors import ConfigurationError, DamagedInput
+from faceid_core.evaluate.metrics import METRICS
+from faceid_core.night.night import Night
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+from faceid_core.night.scores import collect
+from faceid_core.outcomes import Outcome
+from faceid_core.stages import STAGES, stage_named
+from faceid_core.stages.files import read_json
+from faceid_core.stages.work import Subject
+from faceid_core.store import StageCache
+from faceid_core.store.keys import canonical_json, sha256_hex
+
+from . import definitions
+from .page import write_page
+from .rows import PERSON, check_same, merged, read_rows, study_rows, write_rows
+from .study import Study, Variant
+
+RunNight = Callable[[NightlyConfig], Night]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where a study stands after a session.
+
+    Args:
+        files: the CSV, the page and the figure.
+        computed: labels of the variants for which a night was run.
+        cached: labels of those that the store held whole.
+        missing: labels asked for that the store does not hold (with `table_only`).
+        absent: by label, who has no figures (people by id, floor, ceiling), with the reason.
+    """
+
+    files: tuple[Path, ...]
+    computed: tuple[str, ...] = ()
+    cached: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    absent: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int) -> NightlyConfig:
+    """The configuration that all variants share: the study's people and seeds.
+
+    Raises:
+        ConfigurationError: the scorers are not of the kind that the study needs, or a metric is missing.
+    """
+    selecting = config.score.scorers in definitions.SELECTION_SCORERS
+    if study.selects != selecting:
+        wanted = " or ".join(definitions.SELECTION_SCORERS) if study.selects else "scorers that report"
+        raise ConfigurationError(
+            f"study {study.name} {'chooses settings' if study.selects else 'reports'} and must not ask "
+            f"score.scorers {config.score.scorers!r}; set it to {wanted}"
+        )
+    lacking = {"identity", "concepts"} - set(config.score.metrics)
+    if lacking or not config.score.named_people:
+        what = f"score.metrics with {', '.join(sorted(lacking))}" if lacking else "score.named_people above 0"
+        raise ConfigurationError(f"study {study.name} needs {what}: balance is a fraction of the ceiling's")
+    shared = {"identities": study.population(people), "generate.seeds": seeds, "run.only": ()}
+    return changed(config, shared, source=f"study {study.name}")
+
+
+def variant_config(study: Study, variant: Variant, shared: NightlyConfig) -> NightlyConfig:
+    """The night of one variant; its name, and so its run id, says which."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"study-{study.name}-{variant.label}".lower()).strip("-")[:63]
+    return changed(shared, {**variant.settings, "name": slug}, source=f"variant {variant.label!r}")
+
+
+def run_study(
+    study: Study,
+    config: NightlyConfig,
+    *,
+    people: int,
+    seeds: int,
+    names: Sequence[str] = (),
+    out: Path,
+    run_night: RunNight,
+    say: Say,
+    table_only: bool = False,
+    fresh: bool = False,
+) -> Answer:
+    """Measure variants of a study and write its CSV, page and figure after each.
+
+    Args:
+        study: what is asked.
+        config: the settings that variants share; people and seeds are replaced.
+        people, seeds: how many.
+        names: labels or groups of the variants to measure now; empty means all.
+        out: folder of the study's files; rows of other variants in it are kept.
+        run_night: runs a night and returns it with every account closed.
+        say: hears how far the study is.
+        table_only: compute nothing; take what the store holds.
+        fresh: leave earlier rows out instead of refusing those measured otherwise.
+
+    Raises:
+        ConfigurationError: the study cannot be run so, or earlier rows were measured otherwise.
+    """
+    shared = study_config(study, config, people=people, seeds=seeds)
+    chosen = study.chosen(names)
+    nights = {v.label: _looked_up(variant_config(study, v, shared)) for v in chosen}
+    settings = settings_digest(next(iter(nights.values()))[0], shared)
+    digests = {v.label: variant_digest(v, variant_config(study, v, shared)) for v in study.variants}
+    table = out / f"{study.name}.csv"
+    frame = read_rows(table).iloc[:0] if fresh else read_rows(table)
+    check_same(frame, settings, digests, path=table)
+
+    waiting = [label for label, (_, whole) in nights.items() if not whole]
+    say(f"study {study.name}: {len(chosen)} variants, {len(chosen) - len(waiting)} of them in the store")
+    computed: list[str] = []
+    absent: dict[str, dict[str, str]] = {}
+    files: tuple[Path, ...] = ()
+    clock = _Clock(len(waiting), table_only=table_only)
+    for number, variant in enumerate(chosen, start=1):
+        night, whole = nights.pop(variant.label)
+        if not whole and table_only:
+            continue
+        say(f"variant {number} of {len(chosen)}: {variant.label}{'' if whole else clock.tells()}")
+        if not whole:
+            with clock:
+                night = run_night(variant_config(study, variant, shared))
+            computed.append(variant.label)
+        missing = _absent(night)
+        if missing:
+            absent[variant.label] = missing
+            say(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
+        rows = _rows(variant, night, digests[variant.label], settings)
+        frame = merged(frame, rows, study.labels)
+        write_rows(table, frame)
+        files = (table, *write_page(study, frame, shared, out))
+    if not files and len(frame):
+        files = (table, *write_page(study, frame, shared, out))
+    return Answer(
+        files=files,
+        computed=tuple(computed),
+        cached=tuple(v.label for v in chosen if v.label not in waiting),
+        missing=tuple(waiting) if table_only else (),
+        absent=absent,
+    )
+
+
+class _Clock:
+    """Expected time left, from the variants computed so far."""
+
+    def __init__(self, variants: int, *, table_only: bool):
+        self._left, self._table_only, self._taken = variants, table_only, []
+
+    def __enter__(self):
+        self._began = time.monotonic()
+
+    def __exit__(self, *_):
+        self._taken.append(time.monotonic() - self._began)
+        self._left -= 1
+
+    def tells(self) -> str:
+        if not self._taken:
+            return f", {self._left} to compute"
+        minutes = self._left * sum(self._taken) / len(self._taken) / 60
+        return f", {self._left} to compute, about {minutes:.0f} minutes left"
+
+
+def _looked_up(config: NightlyConfig) -> tuple[Night, bool]:
+    """A night as far as the cache reaches, and whether it reaches to the end."""
+    night = open_night(config, LogReporter(), dry=True)
+    for stage in STAGES:
+        if night.lookup(stage):
+            return night, False
+    night.finish()
+    return night, True
+
+
+def _absent(night: Night) -> dict[str, str]:
+    """Who has no figures, and why: people, floor and ceiling."""
+    fine = (Outcome.DONE, Outcome.CACHED)
+    people = {
+        account.identity_id: account.reason or str(account.outcome)
+        for account in night.accounts.values()
+        if account.outcome not in fine
+    }
+    return people | night.failures_common
+
+
+def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) -> list[dict]:
+    _, summary = collect(night)
+    origins = {}
+    for subject in night.subjects.values():
+        drawn = subject.manifests.get("generate")
+        if subject.kind == PERSON and drawn is not None:
+            origins[str(subject.identity_id)] = {
+                "device": drawn.provenance.get("device", ""),
+                "run_id": drawn.provenance.get("run_id", ""),
+                "samples": _samples(night, subject),
+            }
+    rows = study_rows(variant.label, summary, origins)
+    return [
+        {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
+        for row in rows
+    ]
+
+
+def _samples(night: Night, subject: Subject) -> int | None:
+    """Noised copies of the photo that a person was learned from: a row of the curve is a step, also if it ended early."""
+    learned = subject.manifests.get("personalise")
+    if learned is None:
+        return None
+    try:
+        curve = read_json(StageCache(night.store, subject.scope).read(learned, "curve.json"))
+    except DamagedInput:  # the figures do not rest on it
+        return None
+    return len(curve) * night.plan.method.samples_per_step
+
+
+def variant_digest(variant: Variant, config: NightlyConfig) -> str:
+    """What the variant decides: the whole method, and what it changes elsewhere."""
+    elsewhere = {k: v for k, v in variant.settings.items() if not k.startswith("personalize.")}
+    method = config.personalize.resolved().model_dump(mode="json")
+    return _digest({"method": method, "settings": elsewhere})
+
+
+def settings_digest(night: Night, shared: NightlyConfig) -> str:
+    """What every variant of a session shares and a figure depends on, as 'people=… photos=… models=…' and so on.
+
+    In parts, so that a refusal can say which of them differs.
+    """
+    sections = shared.model_dump(mode="json", include={"faces", "base_model", "generate", "score"})
+    sections["base_model"].pop("device")
+    for name in ("grid", "batch"):
+        sections["generate"].pop(name)
+    subjects = [[s.identity_id or s.name, s.photo_digest] for s in night.subjects.values()]
+    versions = {stage: stage_named(stage).version for stage in STAGES if stage != "score"}
+    versions |= {metric: METRICS[metric].version for metric in shared.score.metrics}
+    parts = {
+        "people": sorted(subjects, key=lambda pair: pair[0]),
+        "photos": sections["faces"],
+        "models": [sections["base_model"], dict(night.plan.weights)],
+        "training_seed": shared.personalize.seed,
+        "prompts": night.plan.grid.digest,
+        "pictures": sections["generate"],
+        "scoring": sections["score"],
+        "versions": versions,
+    }
+    return " ".join(f"{name}={_digest(part)}" for name, part in parts.items())
+
+
+def _digest(value: Any) -> str:
+    return sha256_hex(canonical_json(value))[:12]

@@ -1,0 +1,105 @@
+"""faceid study: one question about the method, answered by a night per variant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import yaml
+from rich.console import Console
+
+from faceid_core.config import NightlyConfig, load_config
+from faceid_core.outcomes import EXIT_FAILURES
+from faceid_core.studies.definitions import studies
+
+
+def _listed() -> str:
+    lines = "\n".join(f"{name:<16} {study.question}" for name, study in studies().items())
+    return f"\b\nStudies:\n{lines}"
+
+
+@click.command(short_help="Answer one question about the method with a sweep.", epilog=_listed())
+@click.argument("name", type=click.Choice(list(studies())), metavar="STUDY")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False),
+    help="YAML file of a night: what all variants share.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A key of that file, as in generate.batch=64. May be repeated.",
+)
+@click.option("--people", type=click.IntRange(2, 64), help="How many.  [default: 16; tune: 8]")
+@click.option("--seeds", type=click.IntRange(1, 64), help="Pictures per prompt.  [default: 2; tune: 1]")
+@click.option("--grid", default=None, help="Prompt grid: 'miniature' or a YAML file.  [default: the file's]")
+@click.option(
+    "--variants", default="", help="Only these, separated by commas; for tune also presets.  [default: all]"
+)
+@click.option("--store", default=None, help="Root of the store.  [default: the file's]")
+@click.option("--executor", type=click.Choice(["ray", "inline"]), help="[default: the file's]")
+@click.option(
+    "--out",
+    default="work/studies",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Folder of tables, pages and figures.",
+)
+@click.option("--table-only", is_flag=True, help="Compute nothing: take what the store holds.")
+@click.option("--fresh", is_flag=True, help="Begin the study's table anew.")
+def study(
+    name, config_file, settings, people, seeds, grid, variants, store, executor, out, table_only, fresh
+) -> None:
+    """Run every variant of STUDY on the same people and prompts, and compare them.
+
+    Each variant is an ordinary night, cached in the store: an interrupted study goes on where it stopped, and variants
+    that studies share are computed once. OUT gets STUDY.csv (a row per variant and person), STUDY.md and STUDY.svg;
+    rows that an earlier session left there are kept, if they were measured with the same settings.
+    """
+    from faceid_core.studies.run import run_study
+
+    about = studies()[name]
+    console = Console(highlight=False)
+    given = {"generate.grid": grid, "store": store, "execution.executor": executor}
+    if about.selects and not any(each.startswith("score.scorers=") for each in settings):
+        from faceid_core.studies.definitions import SELECTION_SCORERS
+
+        given["score.scorers"] = SELECTION_SCORERS[0]
+    overrides = {key: value for key, value in given.items() if value is not None}
+    answer = run_study(
+        about,
+        load_config(config_file, overrides | dict(_setting(each) for each in settings)),
+        people=people or about.people,
+        seeds=seeds or about.seeds,
+        names=[each.strip() for each in variants.split(",") if each.strip()],
+        out=Path(out),
+        run_night=lambda config: _run_night(config, console),
+        say=lambda text: console.print(text, markup=False, soft_wrap=True),
+        table_only=table_only,
+        fresh=fresh,
+    )
+    for label in answer.missing:
+        console.print(f"not in the store: {label}; run again without --table-only", markup=False)
+    for file in answer.files:
+        console.print(f"wrote {file}", soft_wrap=True)
+    if answer.missing or answer.absent:
+        raise click.exceptions.Exit(EXIT_FAILURES)
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+    return key, yaml.safe_load(value)
+
+
+def _run_night(config: NightlyConfig, console: Console):
+    from flows.cli_run import run_night
+    from flows.console import ConsoleReporter
+
+    with ConsoleReporter(console) as reporter:
+        night, _ = run_night(config, reporter)
+    return night

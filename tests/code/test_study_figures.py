@@ -1,0 +1,181 @@
+"""What a study's rows come to: balance, paired differences, Holm's correction, verdicts, the CSV that sessions share."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError
+from faceid_core.studies.compare import (
+    against,
+    balance,
+    best_on,
+    holm,
+    judged,
+    mean_over_people,
+    paired,
+)
+from faceid_core.studies.definitions import studies
+from faceid_core.studies.figure import study_figure
+from faceid_core.studies.page import write_page
+from faceid_core.studies.rows import check_same, frame_of, merged, read_rows, study_rows, write_rows
+from faceid_core.studies.study import Claim
+
+
+def rows(variant, values, measure="balance", **more):
+    """A row per person with one measure."""
+    return [
+        {"variant": variant, "kind": "person", "subject": f"p{n}", measure: value, **more}
+        for n, value in enumerate(values)
+    ]
+
+
+def summary_row(kind, **figures):
+    usual = dict.fromkeys(
+        ("identity_id", "identity_fraction", "identity_similarity", "concepts_obeyed", "seconds", "detection")
+    )
+    return {**usual, "subject_kind": kind, "subject": kind, **figures}
+
+
+def test_balance_is_a_harmonic_mean_that_either_axis_can_lose():
+    assert balance(0.5, 1.0) == pytest.approx(2 / 3)
+    assert balance(0.8, 0.8) == pytest.approx(0.8)
+    assert balance(-0.3, 1.0) == 0.0 and balance(0.0, 0.0) == 0.0
+    assert balance(None, 1.0) is None
+
+
+def test_rows_hold_fractions_of_the_ceiling_and_the_excess_over_the_floor():
+    summary = [
+        summary_row("class_word", concepts_obeyed=1.0),
+        summary_row("named", concepts_obeyed=0.9),
+        summary_row("named", concepts_obeyed=0.7),
+        summary_row("person", identity_id="ann", identity_fraction=0.5, concepts_obeyed=0.6,
+                    leakage=0.4, leakage_floor=0.1),
+        summary_row("person", identity_id="bob", concepts_obeyed=0.8, detection=0.0),
+    ]  # fmt: skip
+    made = study_rows("5", summary, {"ann": {"samples": 30, "run_id": "r"}})
+    by_subject = {row["subject"]: row for row in made}
+    ann, bob = by_subject["ann"], by_subject["bob"]
+    assert ann["concepts_fraction"] == pytest.approx(0.75) and ann["balance"] == pytest.approx(0.6)
+    assert ann["leakage_excess"] == pytest.approx(0.3) and ann["samples"] == 30
+    assert bob["balance"] == 0.0, "a person without a face in any picture is not left out of the mean"
+    assert bob["leakage_excess"] is None, "a run that did not measure leakage has none"
+    assert {row["kind"]: row["variant"] for row in made} == {"floor": "", "ceiling": "", "person": "5"}
+
+
+def test_holm_as_published():
+    # Independent computation: R's p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm").
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_paired_differences_are_those_of_scipy_over_the_people_that_both_have():
+    draws = np.random.default_rng(3)
+    default, other = draws.normal(0.5, 0.2, 12), draws.normal(0.45, 0.2, 12)
+    frame = frame_of([*rows("on", default), *rows("off", other[:10])])
+    found = paired(frame, "balance", "off", "on")
+    expected = stats.ttest_rel(other[:10], default[:10])
+    low, high = expected.confidence_interval()
+    assert found.people == 10 and found.p == pytest.approx(expected.pvalue)
+    assert found.difference == pytest.approx((np.mean(other[:10] - default[:10]), low, high), abs=1e-4)
+    mean = mean_over_people(frame, "on", "balance")
+    assert mean.low == pytest.approx(
+        stats.t.interval(0.95, 11, default.mean(), stats.sem(default))[0], abs=1e-4
+    )
+
+
+def test_comparisons_are_corrected_for_their_number():
+    base = np.linspace(0.3, 0.7, 8)
+    noise = np.random.default_rng(1).normal(0, 0.05, (3, 8))
+    sets = {f"v{n}": base + 0.04 + noise[n] for n in range(3)}
+    frame = frame_of(rows("d", base) + [row for name, values in sets.items() for row in rows(name, values)])
+    found = against(frame, "balance", "d", ["d", *sets])
+    plain = [stats.ttest_rel(values, base).pvalue for values in sets.values()]
+    assert [found[name].p_holm for name in sets] == pytest.approx(holm(plain))
+    alone = against(frame, "balance", "d", ["d", "v0"])["v0"]
+    assert alone.p_holm == pytest.approx(plain[0])
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-0.1, "agrees"), (0.1, "does not agree"), (0.0, "undecided")]
+)
+def test_a_claim_is_judged_by_its_intervals(shift, verdict):
+    base = np.linspace(0.3, 0.7, 10)
+    jitter = np.where(np.arange(10) % 2, 0.02, -0.02)
+    for measure, sign in (("balance", 1), ("attention_outside", -1)):
+        frame = frame_of(rows("a", base, measure) + rows("b", base + jitter + sign * shift, measure))
+        assert judged(frame, Claim("a beats b", measure, "a", ("b",)))[0] == verdict
+        assert judged(frame, Claim("a beats c", measure, "a", ("b", "c")))[0] == "not measured"
+    if shift:
+        assert best_on(frame, "attention_outside", ["a", "b"]) == ("a" if shift < 0 else "b")
+
+
+def test_people_without_any_difference_leave_a_claim_undecided():
+    frame = frame_of(rows("a", [0.5, 0.5, 0.5]) + rows("b", [0.5, 0.5, 0.5]))
+    assert judged(frame, Claim("", "balance", "a", ("b",)))[0] == "undecided"
+
+
+def test_a_later_session_extends_the_table_and_replaces_what_it_measured_again(tmp_path):
+    path = tmp_path / "pairs.csv"
+    same = {"settings_digest": "people=1 prompts=1"}
+    floor = {"variant": "", "kind": "floor", "subject": "person", **same}
+    first = merged(
+        read_rows(path), [floor, *rows("10", [1 / 3, 0.2], variant_digest="x", **same)], ["1", "10"]
+    )
+    write_rows(path, first)
+    second = merged(read_rows(path), [floor, *rows("1", [0.7], variant_digest="y", **same)], ["1", "10"])
+    write_rows(path, second)
+    again = read_rows(path)
+    assert again.variant.to_list() == ["", "1", "10", "10"] and again.balance.to_list()[2] == 1 / 3
+    assert not list(tmp_path.glob("*.partial"))
+    third = merged(again, [floor, *rows("10", [0.9], **same)], ["1", "10"])
+    assert third[third.variant == "10"].balance.to_list() == [0.9]
+
+    now, methods = "people=1 prompts=1", {"1": "y", "10": "x"}
+    check_same(again, now, methods, path=path)
+    with pytest.raises(ConfigurationError, match=r"measured with other prompts; .*--fresh"):
+        check_same(again, "people=1 prompts=2", methods, path=path)
+    for other in ({"1": "y", "10": "z"}, {"1": "y"}):
+        with pytest.raises(ConfigurationError, match="measured with another method in '10'; "):
+            check_same(again, now, other, path=path)
+
+
+def test_the_figure_shows_every_variant_and_measure_that_there_is():
+    study = studies()["kv-split"]
+    frame = frame_of(rows("on", [0.5, 0.6]) + rows("off", [0.4, 0.45]))
+    drawn = study_figure(study, frame, ["on", "off"])
+    assert drawn.count("<circle") == 2 and drawn.count('class="range"') == 2
+    assert "balance of the two" in drawn and "leakage" not in drawn, "what was not measured has no panel"
+    elements = ElementTree.fromstring(drawn)
+    assert elements.get("viewBox") == "0 0 442 112"
+
+
+def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_range(tmp_path):
+    study = studies()["tune"]
+    inside, end = "prospect rate 0.03 steps 200", "textual-inversion rate 0.1 steps 400"
+    frame = frame_of(
+        [
+            row
+            for label in study.labels[:-1]
+            for row in rows(label, [0.9, 0.8] if label in (inside, end) else [0.3, 0.4])
+        ]
+    )
+    page, _ = write_page(study, frame, NightlyConfig(), tmp_path)
+    chosen = {
+        line.split(" | ")[0].strip("| "): line for line in page.read_text().split("## Chosen")[1].splitlines()
+    }
+    assert "| 0.03 | 200 | 0.850" in chosen["prospect"] and "| none |" in chosen["prospect"]
+    assert "| 0.1 | 400 | 0.850" in chosen["textual-inversion"]
+    assert "learning rate, steps" in chosen["textual-inversion"]
+    assert f"Not measured yet: {study.labels[-1]}." in page.read_text()
+
+
+def test_every_claim_names_variants_and_measures_that_exist():
+    for study in studies().values():
+        measures = set(frame_of([]).columns)
+        for claim in study.claims:
+            assert {claim.better, *claim.worse} <= set(study.labels) and claim.measure in measures

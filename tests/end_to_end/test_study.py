@@ -1,0 +1,181 @@
+"""A small study through the ordinary pipeline: interrupted, gone on with, from the cache, refused; who may judge what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.config import changed, load_config
+from faceid_core.errors import ConfigurationError
+from faceid_core.miniature import people
+from faceid_core.miniature.samples import POPULATIONS
+from faceid_core.night.drive import drive_inline
+from faceid_core.night.opening import open_night
+from faceid_core.night.people import manifest_source, read_people
+from faceid_core.night.reporter import LogReporter
+from faceid_core.studies import definitions
+from faceid_core.studies.definitions import studies
+from faceid_core.studies.rows import read_rows
+from faceid_core.studies.run import run_study, study_config
+from flows.cli import cli
+
+GRID = """\
+name: two
+prompts:
+  - {id: beach, text: "a photo of V* on the beach", category: scene, expected: {scene: beach}}
+  - {id: smiling, text: "a photo of the face of V* smiling", category: attribute, expected: {attribute: smiling}}
+"""
+
+
+def no_night(config):
+    raise AssertionError(f"{config.name} was to be run, although the store holds it")
+
+
+def faceid_study(folder, *arguments):
+    """The command on the laboratory's store."""
+    usual = ("study", "kv-split", "--config", folder / "night.yaml", "--people", 2, "--seeds", 1)
+    return CliRunner().invoke(cli, [str(each) for each in (*usual, *arguments)], catch_exceptions=False)
+
+
+def night_until(label):
+    """Run nights inline; at the variant of that name the user presses Ctrl-C."""
+
+    def run_night(config):
+        if config.name.endswith(label):
+            raise KeyboardInterrupt
+        night = open_night(config, LogReporter())
+        drive_inline(night)
+        return night
+
+    return run_night
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """A store in which K/V split was interrupted at its second variant, then gone on with."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    (folder / "grid.yaml").write_text(GRID)
+    (folder / "night.yaml").write_text(
+        f"store: {folder / 'store'}\n"
+        "personalize: {slots: 2, method: {steps: 2, samples_per_step: 5}}\n"
+        f"generate: {{grid: {folder / 'grid.yaml'}, steps: 2, batch: 4}}\n"
+        "score: {named_people: 1, metrics: [identity, concepts]}\n"
+        "execution: {executor: inline, threads_per_worker: 1}\n"
+    )
+    config = load_config(folder / "night.yaml")
+
+    def ask(study="kv-split", run_night=no_night, people=2, seeds=1, config=config, **more):
+        return run_study(
+            studies()[study], config, people=people, seeds=seeds, out=folder / "out",
+            run_night=run_night, say=str, **more,
+        )  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
+        with pytest.raises(KeyboardInterrupt):
+            ask(run_night=night_until("off"))
+        interrupted = read_rows(folder / "out" / "kv-split.csv")
+        told = faceid_study(folder, "--out", folder / "out")
+        yield SimpleNamespace(
+            ask=ask, folder=folder, config=config, interrupted=interrupted, told=told, answer=ask()
+        )
+
+
+def test_an_interrupted_study_goes_on_where_it_stopped(laboratory):
+    before, after = laboratory.interrupted, read_rows(laboratory.folder / "out" / "kv-split.csv")
+    assert set(before.variant) == {"", "on"}
+    told = laboratory.told
+    assert told.exit_code == 0, told.output
+    assert (
+        "2 variants, 1 of them in the store" in told.output
+        and "variant 2 of 2: off, 1 to compute" in told.output
+    )
+    assert after.variant.value_counts().to_dict() == {"": 2, "on": 2, "off": 2}
+    measured = after[after.kind == "person"]
+    assert measured.balance.between(0, 2).all() and set(measured.samples) == {10}
+    assert set(measured.subject) == {"held-out-200500", "held-out-200501"}
+    assert [run.split("-", 1)[1][:-9] for run in measured.run_id.unique()] == [
+        "study-kv-split-on",
+        "study-kv-split-off",
+    ]
+    page = (laboratory.folder / "out" / "kv-split.md").read_text()
+    assert "| **on** | 2 |" in page and "named people (ceiling)" in page
+
+
+def test_the_same_study_again_runs_no_night_and_says_the_same(laboratory):
+    files = {file.name: file.read_bytes() for file in laboratory.answer.files}
+    again = laboratory.ask()
+    assert again.computed == () and again.cached == ("on", "off")
+    assert {file.name: file.read_bytes() for file in again.files} == files
+
+
+def test_studies_share_the_variant_that_is_the_default(laboratory):
+    answer = laboratory.ask("lambda", names=("0.003", "0.05"), table_only=True)
+    assert answer.cached == ("0.003",) and answer.missing == ("0.05",)
+    shared = read_rows(laboratory.folder / "out" / "lambda.csv")
+    own = read_rows(laboratory.folder / "out" / "kv-split.csv")
+    figures = ["subject", "balance", "identity_similarity", "concepts_obeyed", "run_id", "variant_digest"]
+    on = own[own.variant == "on"][figures].reset_index(drop=True)
+    assert shared[shared.variant == "0.003"][figures].reset_index(drop=True).equals(on)
+
+
+def test_rows_measured_otherwise_are_refused_before_any_night(laboratory):
+    with pytest.raises(ConfigurationError, match="measured with other pictures; "):
+        laboratory.ask(seeds=2)
+    other = changed(laboratory.config, {"personalize.method.steps": 3}, source="test")
+    with pytest.raises(ConfigurationError, match="another method in 'off', 'on'"):
+        laboratory.ask(config=other)
+    assert laboratory.ask(config=other, fresh=True, table_only=True).missing == ("on", "off")
+    assert len(read_rows(laboratory.folder / "out" / "kv-split.csv")) == 6, (
+        "nothing measured, nothing replaced"
+    )
+
+
+def test_the_table_alone_is_made_from_the_store(laboratory):
+    folder = laboratory.folder
+    told = faceid_study(folder, "--out", folder / "again", "--table-only")
+    assert told.exit_code == 0, told.output
+    assert (folder / "again" / "kv-split.csv").read_bytes() == (folder / "out" / "kv-split.csv").read_bytes()
+    told = faceid_study(folder, "--out", folder / "none", "--table-only", "--set", "personalize.seed=1")
+    assert told.exit_code == 2 and "not in the store: off" in told.output
+    assert not (folder / "none").exists()
+
+
+def test_what_reports_never_selects_and_what_selects_never_reports(laboratory, monkeypatch):
+    tune = studies()["tune"]
+    with pytest.raises(ConfigurationError, match="chooses settings and must not ask"):
+        laboratory.ask("tune")
+    monkeypatch.setattr(definitions, "SELECTION_SCORERS", ("miniature",))
+    with pytest.raises(ConfigurationError, match="reports and must not ask"):
+        laboratory.ask("presets")
+    chosen = read_people(study_config(tune, laboratory.config, people=4, seeds=1))
+    seeds = {int(person.identity_id.removeprefix("tuning-")) for person in chosen}
+    assert len(seeds) == 4 and seeds <= set(people.TUNING_SEEDS)
+    assert set(POPULATIONS["held-out"]) <= set(people.HELD_OUT_SEEDS)
+
+
+def test_a_study_without_floor_and_ceiling_is_refused(laboratory):
+    for key, value in (("score.named_people", 0), ("score.metrics", ("identity",))):
+        config = changed(laboratory.config, {key: value}, source="test")
+        with pytest.raises(ConfigurationError, match=key):
+            laboratory.ask(config=config)
+    with pytest.raises(ConfigurationError, match="no variant 'sometimes'; its variants are: off, on"):
+        laboratory.ask(names=("sometimes",))
+
+
+def test_people_of_a_population_are_its_own_and_as_many_as_asked(laboratory):
+    def source(identities):
+        return manifest_source(changed(laboratory.config, {"identities": identities}, source="test"))
+
+    folder = Path(source("miniature:held-out:2")).parent
+    photo = folder / "held-out-200500.png"
+    genuine = photo.read_bytes()
+    photo.write_bytes(b"exchanged")
+    source("miniature:held-out:2")
+    assert photo.read_bytes() == genuine, "a study is on its own people, whatever lies in the folder"
+    for wrong in ("miniature:held-out:65", "miniature:held-out:0", "miniature:strangers:3"):
+        with pytest.raises(ConfigurationError, match="miniature:held-out:1 to 64"):
+            source(wrong)
