@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
+from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from flows.options import config_options
 
 USUAL_CROP_PIXELS = 512
@@ -107,8 +108,22 @@ def _crop_pixels(config: NightlyConfig) -> int:
     "--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1."
 )
 @click.option("--out", default="", help="PNG to write; default: <identity>.png in the present folder.")
+@click.option(
+    "--stages", help="Stages that use the person, e.g. 1,2,3 or 3-5 (1: least noise); else the class word."
+)
+@click.option("--sides", type=click.Choice(SIDES), help="Use the person's keys, values, or both.")
+@click.option("--strength", type=click.FloatRange(0, 1), help="0: the class word, 1: the person.")
 @config_options
-def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: str) -> None:
+def draw(
+    config: NightlyConfig,
+    identity_id: str,
+    prompt: str,
+    seeds: int,
+    out: str,
+    stages: str | None,
+    sides: str | None,
+    strength: float | None,
+) -> None:
     """Draw IDENTITY in a prompt of your own, with the newest tokens that the store holds."""
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
@@ -119,10 +134,16 @@ def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: 
     from faceid_core.stages.weights import find_weights
 
     tokens = IdentityTokens.from_bytes(newest_tokens(config, identity_id))
+    chosen = config.generate
+    use = IdentityUse(
+        chosen.use_stages if stages is None else parse_stages(stages),
+        sides or chosen.use_sides,
+        chosen.use_strength if strength is None else strength,
+    )
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
-        [DrawRequest(tokens, prompt, seed) for seed in range(seeds)],
+        [DrawRequest(tokens, prompt, seed, use) for seed in range(seeds)],
         sampler=config.generate.sampler,
         steps=config.generate.steps,
         guidance=config.generate.guidance,

@@ -12,6 +12,7 @@ from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.attention import Projections, Recording, StagedUNet, joined
 from faceid_core.personalize.conditioning import encode_plain, identity_contexts, plain_contexts
+from faceid_core.personalize.control import WHOLE, IdentityUse
 from faceid_core.personalize.tokens import IdentityTokens
 
 from .sampling import denoise, make_scheduler
@@ -25,11 +26,13 @@ class DrawRequest:
         subject: a person's tokens, or a plain text (class word, name) that replaces `V*`.
         prompt: with `V*` exactly once.
         seed: of the starting noise; the same seed starts every subject and prompt from the same noise.
+        use: how much of the person is used; a plain text is always used whole.
     """
 
     subject: IdentityTokens | str
     prompt: str
     seed: int
+    use: IdentityUse = WHOLE
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,14 @@ def draw(
 
     Raises:
         BaseMismatch: tokens of another base model.
-        ConfigurationError: a prompt or the sampler cannot be used.
+        ConfigurationError: a prompt, a use or the sampler cannot be used.
     """
     if batch < 1 or steps < 1:
         raise ConfigurationError(f"batch {batch} and steps {steps} must both be at least 1")
     for request in requests:
         if isinstance(request.subject, IdentityTokens):
             request.subject.require_base(base.description.digest)
+            request.use.within(request.subject.stages)
     make_scheduler(sampler, base.scheduler_config, steps)
     return _Drawing(base, sampler, steps, guidance, batch, record_attention).run(requests)
 
@@ -103,7 +107,7 @@ class _Drawing:
         with torch.no_grad():
             empty = encode_plain(base, "")  # [1, length, context width]
             self.unconditional = self.staged.project(empty, empty)
-        self.known: dict[tuple[int | str, str], _Subject] = {}
+        self.known: dict[tuple, _Subject] = {}
 
     def run(self, requests: Sequence[DrawRequest]) -> Iterator[Drawn]:
         for first in range(0, len(requests), self.batch):
@@ -150,7 +154,7 @@ class _Drawing:
     def _prepare(self, request: DrawRequest) -> _Subject:
         """Encode and project a (subject, prompt) pair; by itself, so that its bits depend on nothing else."""
         if isinstance(request.subject, IdentityTokens):
-            contexts, positions = identity_contexts(self.base, request.prompt, request.subject)
+            contexts, positions = identity_contexts(self.base, request.prompt, request.subject, request.use)
         else:
             contexts, positions = plain_contexts(self.base, request.prompt, request.subject)
         # contexts: [stages, 2 (K, V), length, context width]
@@ -164,7 +168,7 @@ class _Drawing:
         )
 
 
-def _key(request: DrawRequest) -> tuple[int | str, str]:
-    """What tells (subject, prompt) pairs apart within a call: tokens by identity, texts by value."""
+def _key(request: DrawRequest) -> tuple:
+    """What tells (subject, prompt, use) apart within a call: tokens by identity, texts by value."""
     subject = request.subject
-    return (subject if isinstance(subject, str) else id(subject)), request.prompt
+    return (subject if isinstance(subject, str) else id(subject)), request.prompt, request.use

@@ -15,6 +15,7 @@ import torch
 from faceid_core.diffusion.base import BaseModel, TextTower
 from faceid_core.errors import ConfigurationError
 
+from .control import WHOLE, IdentityUse
 from .prompts import fill, split_prompt
 from .tokens import IdentityTokens
 
@@ -131,19 +132,45 @@ def encode_vectors(
 
 
 def identity_contexts(
-    base: BaseModel, prompt: str, tokens: IdentityTokens
+    base: BaseModel, prompt: str, tokens: IdentityTokens, use: IdentityUse = WHOLE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contexts of a prompt for a learned person, for every stage.
 
+    Where `use` leaves the person out, the class word's vectors stand in the same positions. Its strength blends
+    contexts, not vectors: keys and values are linear in contexts, so the dial is even at every layer and its two
+    ends are exact, while the text encoder normalises vectors, so that half-way vectors are no half-way person.
+
     Returns:
         Contexts [stages, 2 (K, V), length, context width] and the person's positions, int64 [vectors].
+
+    Raises:
+        ConfigurationError: the prompt cannot be used, or `use` names a stage that the tokens do not have.
     """
     prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
     flat = {
         name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()
     }  # [stages * 2, vectors, width]
     contexts = encode_vectors(base, prompts, flat).unflatten(0, (tokens.stages, 2))
+    if not use.is_whole:
+        word = {
+            name: start_vectors(tower, tokens.class_word, tokens.vectors)[None]
+            for name, tower in base.towers.items()
+        }
+        shares = torch.tensor(use.uses(tokens.stages), device=contexts.device) * use.strength  # [stages, 2]
+        contexts = blended(encode_vectors(base, prompts, word), contexts, shares)
     return contexts, next(iter(prompts.values())).positions
+
+
+def blended(plain: torch.Tensor, contexts: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """From the class word's contexts to the person's; exact at both ends.
+
+    Args:
+        plain: [1, length, context width] of the class word.
+        contexts: [stages, 2, length, context width] of the person.
+        shares: float [stages, 2], 0 (the class word) to 1 (the person).
+    """
+    weight = shares.to(contexts.dtype)[:, :, None, None].expand_as(contexts)
+    return torch.lerp(plain.expand_as(contexts), contexts, weight)
 
 
 def plain_contexts(base: BaseModel, prompt: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
