@@ -160,12 +160,57 @@ def draw(
 @click.option(
     "--out", default="", help="File to write; default: <identity>.safetensors in the present folder."
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["native", "textual-inversion"]),
+    default="native",
+    show_default=True,
+    help="native: everything; textual-inversion: what diffusers' load_textual_inversion and other tools read.",
+)
+@click.option("--token", default="<v>", show_default=True, help="The other tool's word for the person.")
+@click.option(
+    "--distil-steps",
+    default=300,
+    show_default=True,
+    type=click.IntRange(0, 100_000),
+    help="Steps of distilling stages, keys and values into one context; 0 takes their mean.",
+)
+@click.option(
+    "--distil-vectors",
+    type=click.IntRange(1, 16),
+    help="Token positions that the person takes in the file.  [default: as many as the tokens take]",
+)
+@click.option(
+    "--measure", is_flag=True, help="Also draw the grid with both and score it, which takes minutes."
+)
 @config_options
-def tokens(config: NightlyConfig, identity_id: str, out: str) -> None:
+def tokens(
+    config: NightlyConfig,
+    identity_id: str,
+    out: str,
+    kind: str,
+    token: str,
+    distil_steps: int,
+    distil_vectors: int | None,
+    measure: bool,
+) -> None:
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
     from faceid_core.night.reading import newest_tokens
 
     data = newest_tokens(config, identity_id)
+    if kind == "textual-inversion":
+        from flows.export import write_textual_inversion
+
+        data = write_textual_inversion(
+            config,
+            identity_id,
+            data,
+            token=token,
+            steps=distil_steps,
+            vectors=distil_vectors,
+            measured=measure,
+        )
     target = Path(out or f"{identity_id}.safetensors")
     target.write_bytes(data)
     click.echo(f"wrote {target}")
