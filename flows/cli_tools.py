@@ -102,12 +102,22 @@ def _crop_pixels(config: NightlyConfig) -> int:
 
 
 @click.command(short_help="Draw a person of the store.")
-@click.option("--identity", "identity_id", required=True, help="Identity id, as in the manifest.")
-@click.option("--prompt", required=True, help="Prompt with V* once, e.g. 'a photo of V* on the beach'.")
+@click.option(
+    "--identity",
+    "identity_ids",
+    required=True,
+    multiple=True,
+    help="Identity id, as in the manifest. May be repeated.",
+)
+@click.option(
+    "--prompt",
+    required=True,
+    help="Prompt with V* once, e.g. 'a photo of V* on the beach'; with several people V1*, V2*, ... in their order.",
+)
 @click.option(
     "--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1."
 )
-@click.option("--out", default="", help="PNG to write; default: <identity>.png in the present folder.")
+@click.option("--out", default="", help="PNG to write; default: <identities>.png in the present folder.")
 @click.option(
     "--stages", help="Stages that use the person, e.g. 1,2,3 or 3-5 (1: least noise); else the class word."
 )
@@ -116,7 +126,7 @@ def _crop_pixels(config: NightlyConfig) -> int:
 @config_options
 def draw(
     config: NightlyConfig,
-    identity_id: str,
+    identity_ids: tuple[str, ...],
     prompt: str,
     seeds: int,
     out: str,
@@ -124,7 +134,7 @@ def draw(
     sides: str | None,
     strength: float | None,
 ) -> None:
-    """Draw IDENTITY in a prompt of your own, with the newest tokens that the store holds."""
+    """Draw one person, or several together, in a prompt of your own, with the newest tokens that the store holds."""
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.night.reading import newest_tokens
@@ -133,7 +143,8 @@ def draw(
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
-    tokens = IdentityTokens.from_bytes(newest_tokens(config, identity_id))
+    people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
+    subject = people if len(people) > 1 else people[0]
     chosen = config.generate
     use = IdentityUse(
         chosen.use_stages if stages is None else parse_stages(stages),
@@ -143,14 +154,14 @@ def draw(
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
-        [DrawRequest(tokens, prompt, seed, use) for seed in range(seeds)],
+        [DrawRequest(subject, prompt, seed, use) for seed in range(seeds)],
         sampler=config.generate.sampler,
         steps=config.generate.steps,
         guidance=config.generate.guidance,
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )
-    target = Path(out or f"{identity_id}.png")
+    target = Path(out or f"{'-'.join(identity_ids)}.png")
     target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
     click.echo(f"wrote {target}")
 

@@ -6,8 +6,8 @@ is replaced by the person's vectors, so that gradients reach them and nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from faceid_core.diffusion.base import BaseModel, TextTower
 from faceid_core.errors import ConfigurationError
 
 from .control import WHOLE, IdentityUse
-from .prompts import fill, split_prompt
+from .prompts import fill, split_prompt, split_several
 from .tokens import IdentityTokens
 
 
@@ -182,6 +182,56 @@ def plain_contexts(base: BaseModel, prompt: str, text: str) -> tuple[torch.Tenso
     context = encode_plain(base, fill(prompt, text))  # [1, length, context width]
     positions = tokenize_plain(next(iter(base.towers.values())), prompt, text).positions
     return context[:, None].expand(-1, 2, -1, -1), positions
+
+
+def tokenize_several(
+    tower: TextTower, prompt: str, counts: Sequence[int]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Tokenise a prompt whose `V1*`, `V2*`, ... take numbers of token positions.
+
+    Returns:
+        Token ids, int64 [length], and each person's positions, int64 [count], in the order of the counts.
+
+    Raises:
+        ConfigurationError: the prompt is too long for the model, or its placeholders are not the people's.
+    """
+    pieces, order = split_several(prompt, len(counts))
+    words, positions = _word_ids(tower, pieces[0]), {}
+    for piece, person in zip(pieces[1:], order, strict=True):
+        start = 1 + len(words)
+        positions[person] = torch.arange(start, start + counts[person])
+        words += [tower.tokenizer.eos_token_id] * counts[person] + _word_ids(tower, piece)
+    return _framed(tower, words, prompt), [positions[person] for person in range(len(counts))]
+
+
+def encode_several(
+    tower: TextTower, ids: torch.Tensor, positions: Sequence[torch.Tensor], vectors: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Run the text encoder with each person's vectors in that person's places.
+
+    Args:
+        ids: int64 [length].
+        positions: each person's, int64 [vectors].
+        vectors: each person's, float32 [n, vectors, width], one set for each context.
+
+    Returns:
+        [n, length, width] contexts.
+    """
+    device = tower.token_embedding.weight.device
+    with ExitStack() as stack:
+        for places, each in zip(positions, vectors, strict=True):
+            first, last = int(places[0]), int(places[-1]) + 1
+            stack.enter_context(_substituted(tower, each.to(device), first, last))
+        return tower.model(input_ids=ids.to(device).expand(len(vectors[0]), -1)).last_hidden_state
+
+
+def word_vectors(tower: TextTower, text: str) -> torch.Tensor:
+    """The token embeddings of a plain text, float32 [tokens, width].
+
+    Raises:
+        ConfigurationError: the text is empty.
+    """
+    return start_vectors(tower, text, max(1, len(_word_ids(tower, text))))
 
 
 @contextmanager
