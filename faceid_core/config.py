@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.control import WHOLE, IdentityUse
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 
@@ -147,6 +148,17 @@ class GenerateConfig(Section):
     steps: int = Field(12, ge=1, le=1000, description="Sampling steps for each picture.")
     guidance: float = Field(4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1 is none).")
     batch: int = Field(32, ge=1, le=512, description="Pictures drawn together.")
+    use_stages: tuple[int, ...] = Field(
+        (),
+        description="Stages that use the person, from 1 (least noise); in the others the class word stands in. "
+        "Empty means all.",
+    )
+    use_sides: Literal["kv", "k", "v"] = Field(
+        "kv", description="What uses the person: keys (where to sample), values (what is painted), or both."
+    )
+    use_strength: float = Field(
+        1.0, ge=0.0, le=1.0, description="From the class word's contexts (0) to the person's (1)."
+    )
 
 
 class ScoreConfig(Section):
@@ -281,9 +293,32 @@ class NightlyConfig(Section):
     run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of this run.")
     s3: S3Config = Field(default_factory=S3Config, description="S3 connection.")
 
+    @model_validator(mode="after")
+    def _the_stages_used_are_learned(self) -> Self:
+        try:
+            self.identity_use()
+        except ConfigurationError as error:
+            raise ValueError(f"generate.use_stages: {error}") from None
+        return self
+
+    def identity_use(self, is_person: bool = True) -> IdentityUse:
+        """How much of a person the pictures use; plain words are always used whole.
+
+        Raises:
+            ConfigurationError: a stage is named that the method does not learn.
+        """
+        if not is_person:
+            return WHOLE
+        chosen = self.generate
+        use = IdentityUse(chosen.use_stages, chosen.use_sides, chosen.use_strength)
+        return use.within(self.personalize.resolved().stages)
+
     def digest(self) -> str:
         """sha256 over what decides results: everything but where and how the run executes."""
         decides = self.model_dump(mode="json", exclude={"name", "store", "execution", "run", "s3"})
+        if self.identity_use().is_whole:
+            # The digest is that of the time before there was a choice.
+            decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

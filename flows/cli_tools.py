@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
+from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from flows.options import config_options
 
 USUAL_CROP_PIXELS = 512
@@ -101,15 +102,39 @@ def _crop_pixels(config: NightlyConfig) -> int:
 
 
 @click.command(short_help="Draw a person of the store.")
-@click.option("--identity", "identity_id", required=True, help="Identity id, as in the manifest.")
-@click.option("--prompt", required=True, help="Prompt with V* once, e.g. 'a photo of V* on the beach'.")
+@click.option(
+    "--identity",
+    "identity_ids",
+    required=True,
+    multiple=True,
+    help="Identity id, as in the manifest. May be repeated.",
+)
+@click.option(
+    "--prompt",
+    required=True,
+    help="Prompt with V* once, e.g. 'a photo of V* on the beach'; with several people V1*, V2*, ... in their order.",
+)
 @click.option(
     "--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1."
 )
-@click.option("--out", default="", help="PNG to write; default: <identity>.png in the present folder.")
+@click.option("--out", default="", help="PNG to write; default: <identities>.png in the present folder.")
+@click.option(
+    "--stages", help="Stages that use the person, e.g. 1,2,3 or 3-5 (1: least noise); else the class word."
+)
+@click.option("--sides", type=click.Choice(SIDES), help="Use the person's keys, values, or both.")
+@click.option("--strength", type=click.FloatRange(0, 1), help="0: the class word, 1: the person.")
 @config_options
-def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: str) -> None:
-    """Draw IDENTITY in a prompt of your own, with the newest tokens that the store holds."""
+def draw(
+    config: NightlyConfig,
+    identity_ids: tuple[str, ...],
+    prompt: str,
+    seeds: int,
+    out: str,
+    stages: str | None,
+    sides: str | None,
+    strength: float | None,
+) -> None:
+    """Draw one person, or several together, in a prompt of your own, with the newest tokens that the store holds."""
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.night.reading import newest_tokens
@@ -118,18 +143,25 @@ def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: 
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
-    tokens = IdentityTokens.from_bytes(newest_tokens(config, identity_id))
+    people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
+    subject = people if len(people) > 1 else people[0]
+    chosen = config.generate
+    use = IdentityUse(
+        chosen.use_stages if stages is None else parse_stages(stages),
+        sides or chosen.use_sides,
+        chosen.use_strength if strength is None else strength,
+    )
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
-        [DrawRequest(tokens, prompt, seed) for seed in range(seeds)],
+        [DrawRequest(subject, prompt, seed, use) for seed in range(seeds)],
         sampler=config.generate.sampler,
         steps=config.generate.steps,
         guidance=config.generate.guidance,
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )
-    target = Path(out or f"{identity_id}.png")
+    target = Path(out or f"{'-'.join(identity_ids)}.png")
     target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
     click.echo(f"wrote {target}")
 
@@ -139,12 +171,57 @@ def draw(config: NightlyConfig, identity_id: str, prompt: str, seeds: int, out: 
 @click.option(
     "--out", default="", help="File to write; default: <identity>.safetensors in the present folder."
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["native", "textual-inversion"]),
+    default="native",
+    show_default=True,
+    help="native: everything; textual-inversion: what diffusers' load_textual_inversion and other tools read.",
+)
+@click.option("--token", default="<v>", show_default=True, help="The other tool's word for the person.")
+@click.option(
+    "--distil-steps",
+    default=300,
+    show_default=True,
+    type=click.IntRange(0, 100_000),
+    help="Steps of distilling stages, keys and values into one context; 0 takes their mean.",
+)
+@click.option(
+    "--distil-vectors",
+    type=click.IntRange(1, 16),
+    help="Token positions that the person takes in the file.  [default: as many as the tokens take]",
+)
+@click.option(
+    "--measure", is_flag=True, help="Also draw the grid with both and score it, which takes minutes."
+)
 @config_options
-def tokens(config: NightlyConfig, identity_id: str, out: str) -> None:
+def tokens(
+    config: NightlyConfig,
+    identity_id: str,
+    out: str,
+    kind: str,
+    token: str,
+    distil_steps: int,
+    distil_vectors: int | None,
+    measure: bool,
+) -> None:
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
     from faceid_core.night.reading import newest_tokens
 
     data = newest_tokens(config, identity_id)
+    if kind == "textual-inversion":
+        from flows.export import write_textual_inversion
+
+        data = write_textual_inversion(
+            config,
+            identity_id,
+            data,
+            token=token,
+            steps=distil_steps,
+            vectors=distil_vectors,
+            measured=measure,
+        )
     target = Path(out or f"{identity_id}.safetensors")
     target.write_bytes(data)
     click.echo(f"wrote {target}")

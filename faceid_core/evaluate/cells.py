@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from faceid_core.personalize.control import WHOLE, IdentityUse
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 from .grid import Prompt, PromptGrid
@@ -23,6 +24,7 @@ class DrawSettings:
         guidance: scale of classifier-free guidance.
         precision: number format of the network.
         version: version of the drawing code; raising it makes every picture new.
+        use: how much of the person is used; the default leaves digests as they were before there was a choice.
     """
 
     base: str
@@ -31,6 +33,7 @@ class DrawSettings:
     guidance: float
     precision: str
     version: int
+    use: IdentityUse = WHOLE
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,21 @@ def cell_digest(settings: DrawSettings, *, subject: str, prompt: str, seed: int)
         prompt: the text, with `V*` in it: its id and its category do not change a picture.
         seed: picture seed of the grid.
     """
-    return sha256_hex(
-        canonical_json(
-            {
-                "format": _FORMAT,
-                "subject": subject,
-                "base": settings.base,
-                "sampler": settings.sampler,
-                "steps": settings.steps,
-                # 7 and 7.0 are the same guidance.
-                "guidance": float(settings.guidance),
-                "precision": settings.precision,
-                "version": settings.version,
-                "prompt": prompt,
-                "seed": seed,
-            }
-        )
-    )
+    preimage = {
+        "format": _FORMAT,
+        "subject": subject,
+        "base": settings.base,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        # 7 and 7.0 are the same guidance.
+        "guidance": float(settings.guidance),
+        "precision": settings.precision,
+        "version": settings.version,
+        "prompt": prompt,
+        "seed": seed,
+    }
+    use = settings.use.fields()
+    return sha256_hex(canonical_json(preimage | ({"use": use} if use else {})))
 
 
 def grid_cells(

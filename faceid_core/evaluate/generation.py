@@ -12,7 +12,10 @@ from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.attention import StagedUNet, joined
 from faceid_core.personalize.conditioning import encode_plain, identity_contexts, plain_contexts
+from faceid_core.personalize.control import WHOLE, IdentityUse
 from faceid_core.personalize.observers import Projections, Recording
+from faceid_core.personalize.several import Person, common_boundaries, require_together, several_contexts
+from faceid_core.personalize.stages import stage_of
 from faceid_core.personalize.tokens import IdentityTokens
 
 from .sampling import denoise, make_scheduler
@@ -23,14 +26,17 @@ class DrawRequest:
     """One picture to draw.
 
     Attributes:
-        subject: a person's tokens, or a plain text (class word, name) that replaces `V*`.
-        prompt: with `V*` exactly once.
+        subject: a person's tokens, or a plain text (class word, name) that replaces `V*`; or several of them,
+            which replace `V1*`, `V2*`, ...
+        prompt: with `V*` exactly once, or with the numbered placeholders of several people.
         seed: of the starting noise; the same seed starts every subject and prompt from the same noise.
+        use: how much of the person is used; a plain text is always used whole.
     """
 
-    subject: IdentityTokens | str
+    subject: Person | tuple[Person, ...]
     prompt: str
     seed: int
+    use: IdentityUse = WHOLE
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,10 @@ class _Subject:
     projections: Projections
     columns: torch.Tensor  # float32 [length], 1 at the subject's positions
     stages: int
-    subject: IdentityTokens | str
+    boundaries: tuple[int, ...]
 
     def stage_of(self, timestep: float) -> int:
-        return self.subject.stage_of(timestep) if isinstance(self.subject, IdentityTokens) else 0
+        return stage_of(timestep, self.boundaries)
 
 
 def draw(
@@ -82,14 +88,18 @@ def draw(
         batch: pictures drawn together.
 
     Raises:
-        BaseMismatch: tokens of another base model.
-        ConfigurationError: a prompt or the sampler cannot be used.
+        BaseMismatch: tokens of another base model, or of several in one prompt.
+        ConfigurationError: a prompt, a use or the sampler cannot be used.
     """
     if batch < 1 or steps < 1:
         raise ConfigurationError(f"batch {batch} and steps {steps} must both be at least 1")
     for request in requests:
-        if isinstance(request.subject, IdentityTokens):
-            request.subject.require_base(base.description.digest)
+        people = _people(request)
+        require_together(people)
+        for person in people:
+            if isinstance(person, IdentityTokens):
+                person.require_base(base.description.digest)
+                request.use.within(person.stages)
     make_scheduler(sampler, base.scheduler_config, steps)
     return _Drawing(base, sampler, steps, guidance, batch, record_attention).run(requests)
 
@@ -104,7 +114,7 @@ class _Drawing:
         with torch.no_grad():
             empty = encode_plain(base, "")  # [1, length, context width]
             self.unconditional = self.staged.project(empty, empty)
-        self.known: dict[tuple[int | str, str], _Subject] = {}
+        self.known: dict[tuple, _Subject] = {}
 
     def run(self, requests: Sequence[DrawRequest]) -> Iterator[Drawn]:
         for first in range(0, len(requests), self.batch):
@@ -150,10 +160,13 @@ class _Drawing:
     @torch.no_grad()
     def _prepare(self, request: DrawRequest) -> _Subject:
         """Encode and project a (subject, prompt) pair; by itself, so that its bits depend on nothing else."""
-        if isinstance(request.subject, IdentityTokens):
-            contexts, positions = identity_contexts(self.base, request.prompt, request.subject)
+        base, prompt, subject = self.base, request.prompt, request.subject
+        if isinstance(subject, tuple):
+            contexts, positions = several_contexts(base, prompt, subject, request.use)
+        elif isinstance(subject, IdentityTokens):
+            contexts, positions = identity_contexts(base, prompt, subject, request.use)
         else:
-            contexts, positions = plain_contexts(self.base, request.prompt, request.subject)
+            contexts, positions = plain_contexts(base, prompt, subject)
         # contexts: [stages, 2 (K, V), length, context width]
         columns = torch.zeros(contexts.shape[2], device=self.base.device)
         columns[positions] = 1
@@ -161,11 +174,17 @@ class _Drawing:
             projections=self.staged.project(contexts[:, 0], contexts[:, 1]),
             columns=columns,
             stages=len(contexts),
-            subject=request.subject,
+            boundaries=common_boundaries(_people(request)),
         )
 
 
-def _key(request: DrawRequest) -> tuple[int | str, str]:
-    """What tells (subject, prompt) pairs apart within a call: tokens by identity, texts by value."""
+def _people(request: DrawRequest) -> tuple[Person, ...]:
     subject = request.subject
-    return (subject if isinstance(subject, str) else id(subject)), request.prompt
+    return subject if isinstance(subject, tuple) else (subject,)
+
+
+def _key(request: DrawRequest) -> tuple:
+    """What tells (subject, prompt, use) apart within a call: tokens by identity, texts by value."""
+    people = tuple(each if isinstance(each, str) else id(each) for each in _people(request))
+    # One person as a tuple has another placeholder than alone, so the prompt tells them apart.
+    return people, request.prompt, request.use

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
@@ -9,6 +12,9 @@ from faceid_core.stages.models import open_configured_store
 from faceid_core.store import ObjectStore, StageCache
 from faceid_core.store.layout import check_secret, identity_scope, read_layout
 from faceid_core.store.secret import IdentitySecret
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def open_existing(config: NightlyConfig) -> ObjectStore:
@@ -45,18 +51,46 @@ def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
     """
     from faceid_core.stages.weights import find_weights
 
-    store, secret = open_with_secret(config)
-    cache = StageCache(store, identity_scope(secret.identity_key(validate_identity_id(identity_id))))
     base = find_weights(config).digests["base"]
-    learned = [
-        manifest
-        for manifest in cache.manifests("personalise")
-        if manifest.content["preimage"]["weights"].get("base") == base
-    ]
-    if not learned:
+    found = _newest(
+        config, identity_id, "personalise", "tokens.safetensors", lambda weights: weights.get("base") == base
+    )
+    if found is None:
         raise ConfigurationError(
             f"{config.store} holds no tokens of {identity_id!r} for base model {config.base_model.source!r}; "
             f"learn them first: faceid run --store {config.store} --only {identity_id}"
         )
-    newest = max(learned, key=lambda manifest: manifest.provenance.get("finished_at", ""))
-    return cache.read(newest, "tokens.safetensors")
+    return found
+
+
+def newest_crop(config: NightlyConfig, identity_id: str) -> np.ndarray:
+    """A person's aligned photo of the last run, uint8 [side, side, 3], with which pictures are compared.
+
+    Raises:
+        ConfigurationError, DamagedInput: as `newest_tokens`.
+    """
+    from faceid_core.stages.files import read_png
+
+    found = _newest(config, identity_id, "detect", "crop.png", lambda _weights: True)
+    if found is None:
+        raise ConfigurationError(
+            f"{config.store} holds no photo of {identity_id!r}; run the person again: "
+            f"faceid run --store {config.store} --only {identity_id}"
+        )
+    return read_png(found)
+
+
+def _newest(
+    config: NightlyConfig, identity_id: str, stage: str, output: str, fits: Callable[[Mapping], bool]
+) -> bytes | None:
+    """An output of the newest result of a person's stage whose weights fit, or None if there is none."""
+    store, secret = open_with_secret(config)
+    cache = StageCache(store, identity_scope(secret.identity_key(validate_identity_id(identity_id))))
+    fitting = [
+        manifest
+        for manifest in cache.manifests(stage)
+        if output in manifest.outputs and fits(manifest.content["preimage"]["weights"])
+    ]
+    if not fitting:
+        return None
+    return cache.read(max(fitting, key=lambda each: each.provenance.get("finished_at", "")), output)

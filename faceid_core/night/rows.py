@@ -96,16 +96,17 @@ def _outcome_rows(night: Night) -> Iterable[dict]:
 
 def _image_rows(night: Night, found: Found) -> Iterable[dict]:
     config = night.config.generate
-    settings = DrawSettings(
-        base=night.plan.weights["base"],
-        sampler=config.sampler,
-        steps=config.steps,
-        guidance=config.guidance,
-        precision=night.config.base_model.precision,
-        version=GENERATE.version,
-    )
     side = night.plan.crop_pixels
     for subject, scores in found:
+        settings = DrawSettings(
+            base=night.plan.weights["base"],
+            sampler=config.sampler,
+            steps=config.steps,
+            guidance=config.guidance,
+            precision=night.config.base_model.precision,
+            version=GENERATE.version,
+            use=night.config.identity_use(subject.kind == "person"),
+        )
         drawn_from = subject.text or subject.manifests["personalise"].outputs["tokens.safetensors"].digest
         for cell in grid_cells(night.plan.grid, range(config.seeds), settings, subject=drawn_from):
             yield {

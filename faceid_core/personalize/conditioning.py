@@ -6,8 +6,8 @@ is replaced by the person's vectors, so that gradients reach them and nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ import torch
 from faceid_core.diffusion.base import BaseModel, TextTower
 from faceid_core.errors import ConfigurationError
 
-from .prompts import fill, split_prompt
+from .control import WHOLE, IdentityUse
+from .prompts import fill, split_prompt, split_several
 from .tokens import IdentityTokens
 
 
@@ -131,19 +132,45 @@ def encode_vectors(
 
 
 def identity_contexts(
-    base: BaseModel, prompt: str, tokens: IdentityTokens
+    base: BaseModel, prompt: str, tokens: IdentityTokens, use: IdentityUse = WHOLE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contexts of a prompt for a learned person, for every stage.
 
+    Where `use` leaves the person out, the class word's vectors stand in the same positions. Its strength blends
+    contexts, not vectors: keys and values are linear in contexts, so the dial is even at every layer and its two
+    ends are exact, while the text encoder normalises vectors, so that half-way vectors are no half-way person.
+
     Returns:
         Contexts [stages, 2 (K, V), length, context width] and the person's positions, int64 [vectors].
+
+    Raises:
+        ConfigurationError: the prompt cannot be used, or `use` names a stage that the tokens do not have.
     """
     prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
     flat = {
         name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()
     }  # [stages * 2, vectors, width]
     contexts = encode_vectors(base, prompts, flat).unflatten(0, (tokens.stages, 2))
+    if not use.is_whole:
+        word = {
+            name: start_vectors(tower, tokens.class_word, tokens.vectors)[None]
+            for name, tower in base.towers.items()
+        }
+        shares = torch.tensor(use.uses(tokens.stages), device=contexts.device) * use.strength  # [stages, 2]
+        contexts = blended(encode_vectors(base, prompts, word), contexts, shares)
     return contexts, next(iter(prompts.values())).positions
+
+
+def blended(plain: torch.Tensor, contexts: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """From the class word's contexts to the person's; exact at both ends.
+
+    Args:
+        plain: [1, length, context width] of the class word.
+        contexts: [stages, 2, length, context width] of the person.
+        shares: float [stages, 2], 0 (the class word) to 1 (the person).
+    """
+    weight = shares.to(contexts.dtype)[:, :, None, None].expand_as(contexts)
+    return torch.lerp(plain.expand_as(contexts), contexts, weight)
 
 
 def plain_contexts(base: BaseModel, prompt: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,6 +182,56 @@ def plain_contexts(base: BaseModel, prompt: str, text: str) -> tuple[torch.Tenso
     context = encode_plain(base, fill(prompt, text))  # [1, length, context width]
     positions = tokenize_plain(next(iter(base.towers.values())), prompt, text).positions
     return context[:, None].expand(-1, 2, -1, -1), positions
+
+
+def tokenize_several(
+    tower: TextTower, prompt: str, counts: Sequence[int]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Tokenise a prompt whose `V1*`, `V2*`, ... take numbers of token positions.
+
+    Returns:
+        Token ids, int64 [length], and each person's positions, int64 [count], in the order of the counts.
+
+    Raises:
+        ConfigurationError: the prompt is too long for the model, or its placeholders are not the people's.
+    """
+    pieces, order = split_several(prompt, len(counts))
+    words, positions = _word_ids(tower, pieces[0]), {}
+    for piece, person in zip(pieces[1:], order, strict=True):
+        start = 1 + len(words)
+        positions[person] = torch.arange(start, start + counts[person])
+        words += [tower.tokenizer.eos_token_id] * counts[person] + _word_ids(tower, piece)
+    return _framed(tower, words, prompt), [positions[person] for person in range(len(counts))]
+
+
+def encode_several(
+    tower: TextTower, ids: torch.Tensor, positions: Sequence[torch.Tensor], vectors: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Run the text encoder with each person's vectors in that person's places.
+
+    Args:
+        ids: int64 [length].
+        positions: each person's, int64 [vectors].
+        vectors: each person's, float32 [n, vectors, width], one set for each context.
+
+    Returns:
+        [n, length, width] contexts.
+    """
+    device = tower.token_embedding.weight.device
+    with ExitStack() as stack:
+        for places, each in zip(positions, vectors, strict=True):
+            first, last = int(places[0]), int(places[-1]) + 1
+            stack.enter_context(_substituted(tower, each.to(device), first, last))
+        return tower.model(input_ids=ids.to(device).expand(len(vectors[0]), -1)).last_hidden_state
+
+
+def word_vectors(tower: TextTower, text: str) -> torch.Tensor:
+    """The token embeddings of a plain text, float32 [tokens, width].
+
+    Raises:
+        ConfigurationError: the text is empty.
+    """
+    return start_vectors(tower, text, max(1, len(_word_ids(tower, text))))
 
 
 @contextmanager

@@ -1,10 +1,13 @@
-"""Prompts with a placeholder: where `V*` stands and what replaces it."""
+"""Prompts with a placeholder: where `V*` stands and what replaces it; `V1*`, `V2*`, ... for several people."""
 
 from __future__ import annotations
+
+import re
 
 from faceid_core.errors import ConfigurationError
 
 PLACEHOLDER = "V*"
+_NUMBERED = re.compile(r"V([0-9]+)\*")
 
 
 def split_prompt(prompt: str) -> tuple[str, str]:
@@ -25,6 +28,32 @@ def split_prompt(prompt: str) -> tuple[str, str]:
             f"in the prompt {prompt!r} {PLACEHOLDER!r} touches another word; put a space between"
         )
     return before, after
+
+
+def split_several(prompt: str, people: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The words around the placeholders `V1*` to `Vn*` of n people, which may stand in any order.
+
+    Returns:
+        The n + 1 pieces of text, and for each gap between them whose it is, from 0.
+
+    Raises:
+        ConfigurationError: a placeholder is absent, repeated, nobody's, touches a letter, or is the single `V*`.
+    """
+    wanted = [f"V{number}*" for number in range(1, people + 1)]
+    found = [match.group(0) for match in _NUMBERED.finditer(prompt)]
+    if sorted(found) != sorted(wanted) or PLACEHOLDER in prompt:
+        present = ", ".join(found + [PLACEHOLDER] * prompt.count(PLACEHOLDER)) or "no placeholder"
+        raise ConfigurationError(
+            f"the prompt {prompt!r} has {present}; "
+            f"with {people} people write each of {', '.join(wanted)} exactly once, where they belong"
+        )
+    pieces = tuple(_NUMBERED.split(prompt)[::2])
+    for before, placeholder, after in zip(pieces, found, pieces[1:], strict=False):
+        if before[-1:].isalnum() or after[:1].isalnum():
+            raise ConfigurationError(
+                f"in the prompt {prompt!r} {placeholder!r} touches another word; put a space between"
+            )
+    return pieces, tuple(wanted.index(each) for each in found)
 
 
 def fill(prompt: str, text: str) -> str:

@@ -34,12 +34,14 @@ class Generate:
         from faceid_core.evaluate.generation import DrawRequest, draw
         from faceid_core.evaluate.grid import Prompt, PromptGrid
         from faceid_core.evaluate.shards import ShardRow, assemble, missing_cells, write_shard
+        from faceid_core.personalize.control import IdentityUse
         from faceid_core.personalize.tokens import IdentityTokens
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             started = time.monotonic()
             p = work.call.parameters
             prompts = tuple(Prompt(i, text, category, {}) for i, text, category in p["prompts"])
+            use = IdentityUse(**p.get("use", {}))
             settings = DrawSettings(
                 base=work.call.weights["base"],
                 sampler=p["sampler"],
@@ -47,6 +49,7 @@ class Generate:
                 guidance=p["guidance"],
                 precision=work.call.precision,
                 version=self.version,
+                use=use,
             )
             wanted = grid_cells(
                 PromptGrid("run", prompts, ""),
@@ -56,7 +59,7 @@ class Generate:
             )
             kept, todo = missing_cells([v for k, v in blobs.items() if k.startswith("earlier:")], wanted)
             subject = p["text"] or IdentityTokens.from_bytes(blobs["tokens"])
-            requests = [DrawRequest(subject, cell.prompt.text, cell.seed) for cell in todo]
+            requests = [DrawRequest(subject, cell.prompt.text, cell.seed, use) for cell in todo]
             drawn = []
             for cell, picture in zip(
                 todo,
@@ -98,6 +101,9 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "guidance": config.generate.guidance,
         "text": subject.text,
     }
+    # Absent by default, so that the keys of pictures drawn before there was a choice stay theirs.
+    if use := plan.config.identity_use(subject.kind == "person").fields():
+        parameters["use"] = use
     sources = {} if subject.text else {"tokens": subject.source("personalise", "tokens.safetensors")}
     precision = config.base_model.precision
     return [

@@ -1,0 +1,143 @@
+"""Exporting a person to other tools: distilling on pictures that the tokens draw, and what it costs in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from faceid_core.diffusion.base import BaseModel
+from faceid_core.personalize.distil import Distilled, View, distil
+from faceid_core.personalize.tokens import IdentityTokens
+
+from .cells import Cell
+from .generation import DrawRequest, draw
+from .grid import PromptGrid
+from .metrics import score
+from .pictures import Pictures
+from .scorers import Scorers
+from .shards import ShardRow
+
+MEASURED = ("identity", "concepts", "detection")
+# Every so many prompts of a grid one is held out: the loss is measured on prompts that distilling never saw.
+_HELD_OUT_EVERY = 4
+# Seeds of the pictures that distilling looks at, apart from the grid's 0, 1, 2, ...
+_FIRST_SEED, _HELD_OUT_SEED = 1_000, 2_000
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How pictures are drawn: sampler, steps, guidance and batch as in `draw`."""
+
+    sampler: str
+    steps: int
+    guidance: float
+    batch: int
+
+    def arguments(self) -> dict:
+        """As keyword arguments of `draw`."""
+        return dict(vars(self))
+
+
+def distil_tokens(
+    base: BaseModel,
+    tokens: IdentityTokens,
+    grid: PromptGrid,
+    drawing: DrawOptions,
+    *,
+    steps: int = 300,
+    vectors: int | None = None,
+    pictures_per_prompt: int = 2,
+) -> Distilled:
+    """Distil a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
+
+    Args:
+        steps: optimiser steps.
+        vectors: token positions of the result; as many as the tokens' by default.
+
+    Raises:
+        BaseMismatch: tokens of another base model.
+        ConfigurationError: a prompt cannot be used, or the grid is too small to hold a prompt out.
+    """
+    texts = [prompt.text for prompt in grid.prompts]
+    held_out = texts[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY]
+    learned = [text for text in texts if text not in held_out]
+    seeds = range(_FIRST_SEED, _FIRST_SEED + pictures_per_prompt)
+    return distil(
+        base,
+        tokens,
+        _views(base, tokens, learned, seeds, drawing),
+        _views(base, tokens, held_out, (_HELD_OUT_SEED,), drawing),
+        steps=steps,
+        vectors=vectors,
+    )
+
+
+def measure(
+    base: BaseModel,
+    subjects: Mapping[str, IdentityTokens | str],
+    reference: np.ndarray,
+    class_word: str,
+    grid: PromptGrid,
+    seeds: Sequence[int],
+    drawing: DrawOptions,
+    scorers: Scorers,
+) -> dict[str, dict[str, float]]:
+    """Draw the grid for each subject with the same noise and score it against one person's photo.
+
+    Args:
+        subjects: name -> tokens or a plain text.
+        reference: the person's photo, uint8 [h, w, 3].
+
+    Returns:
+        name -> metric -> mean over pictures; NaN where nothing could be measured.
+    """
+    found = {}
+    for name, subject in subjects.items():
+        wanted = [(prompt, seed) for prompt in grid.prompts for seed in seeds]
+        requests = [DrawRequest(subject, prompt.text, seed) for prompt, seed in wanted]
+        drawn = draw(base, requests, **drawing.arguments(), record_attention=False)
+        rows = [
+            ShardRow.of(Cell(prompt, seed, name, ""), picture.image)
+            for (prompt, seed), picture in zip(wanted, drawn, strict=True)
+        ]
+        pictures = Pictures(rows, scorers)
+        found[name] = {
+            metric: _mean(
+                [
+                    row.value
+                    for row in score(
+                        metric,
+                        pictures,
+                        prompts=grid.prompts,
+                        reference=reference,
+                        class_word=class_word,
+                        scorers=scorers,
+                    )
+                    if row.metric == metric
+                ]
+            )
+            for metric in MEASURED
+        }
+    return found
+
+
+def _views(
+    base: BaseModel,
+    tokens: IdentityTokens,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    drawing: DrawOptions,
+) -> list[View]:
+    """Pictures that the tokens draw, as latents."""
+    requests = [DrawRequest(tokens, prompt, seed) for prompt in prompts for seed in seeds]
+    drawn = draw(base, requests, **drawing.arguments(), record_attention=False)
+    latents: list[torch.Tensor] = [base.encode_images([picture.image])[0] for picture in drawn]
+    return [View(request.prompt, latent) for request, latent in zip(requests, latents, strict=True)]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    measured = [value for value in values if value is not None]
+    return float(np.mean(measured)) if measured else float("nan")

@@ -1,0 +1,145 @@
+"""Using part of a person: stages, keys or values, strength; the default leaves pictures and digests alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from faceid_core.config import NightlyConfig, parse_config
+from faceid_core.diffusion import load_base_model
+from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.cells import DrawSettings, cell_digest
+from faceid_core.evaluate.generation import DrawRequest, draw
+from faceid_core.personalize.conditioning import identity_contexts, plain_contexts
+from faceid_core.personalize.control import IdentityUse, parse_stages
+from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.stages.plan import Plan
+from faceid_core.stages.work import Subject
+from tests.helpers.tiny_pipeline import write_tiny_pipeline
+
+PROMPT = "a photo of V* on beach"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_base_model(write_tiny_pipeline(tmp_path_factory.mktemp("tiny")), digest="d" * 64)
+
+
+@pytest.fixture(scope="module")
+def person():
+    vectors = torch.randn(4, 2, 1, 32, generator=torch.Generator().manual_seed(1))
+    return IdentityTokens(
+        {"text_encoder": vectors}, "d" * 64, "person", "{}", (250, 500, 750), 1000, "v_prediction", "1" * 64
+    )
+
+
+def picture(base, subject, use=None):
+    request = DrawRequest(subject, PROMPT, 3, use) if use else DrawRequest(subject, PROMPT, 3)
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": 1}
+    return next(draw(base, [request], **options)).image
+
+
+def with_the_class_word_at(person, base, stages, sides):
+    """The same tokens with the class word's own embedding at some stages and sides."""
+    tower = base.towers["text_encoder"]
+    (word,) = tower.tokenizer("person", add_special_tokens=False).input_ids
+    changed = person.tensors["text_encoder"].clone()
+    for stage in stages:
+        changed[stage, sides] = tower.token_embedding.weight[word]
+    return IdentityTokens(**{**vars(person), "tensors": {"text_encoder": changed}})
+
+
+def test_the_default_use_is_bitwise_what_is_drawn_without_one(base, person):
+    usual = picture(base, person)
+    assert np.array_equal(usual, picture(base, person, IdentityUse()))
+    # Naming every stage goes the other way through the code and must not move a bit either.
+    assert np.array_equal(usual, picture(base, person, IdentityUse((1, 2, 3, 4))))
+
+
+@pytest.mark.parametrize(
+    ("use", "off_stages", "off_sides"),
+    [
+        (IdentityUse((1, 3)), (1, 3), [0, 1]),
+        (IdentityUse(sides="k"), range(4), [1]),
+        (IdentityUse(sides="v"), range(4), [0]),
+    ],
+)
+def test_what_is_left_out_is_the_class_word(base, person, use, off_stages, off_sides):
+    expected = picture(base, with_the_class_word_at(person, base, off_stages, off_sides))
+    found = picture(base, person, use)
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+    assert not np.array_equal(found, picture(base, person))
+
+
+def test_strength_runs_evenly_from_the_class_words_contexts_to_the_persons(base, person):
+    plain, _ = plain_contexts(base, PROMPT, "person")
+    whole, positions = identity_contexts(base, PROMPT, person)
+    none, _ = identity_contexts(base, PROMPT, person, IdentityUse(strength=0.0))
+    some, same_positions = identity_contexts(base, PROMPT, person, IdentityUse((2,), "v", 0.25))
+    assert torch.equal(positions, same_positions)
+    assert torch.allclose(none, plain.expand_as(none), atol=1e-5)
+    expected = none.clone()
+    expected[1, 1] = 0.75 * none[1, 1] + 0.25 * whole[1, 1]
+    assert torch.allclose(some, expected, atol=1e-5)
+    word = picture(base, "person")
+    off = picture(base, person, IdentityUse(strength=0.0))
+    assert np.abs(word.astype(int) - off.astype(int)).max() <= 1
+
+
+def test_one_batch_mixes_uses_of_one_person(base, person):
+    uses = [IdentityUse(), IdentityUse((1,)), IdentityUse(strength=0.5)]
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": 3}
+    together = [p.image for p in draw(base, [DrawRequest(person, PROMPT, 3, use) for use in uses], **options)]
+    for use, image in zip(uses, together, strict=True):
+        assert np.abs(image.astype(int) - picture(base, person, use).astype(int)).max() <= 1
+    assert len({image.tobytes() for image in together}) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"stages": (0,)}, r"stages \[0\] must be different numbers from 1"),
+        ({"stages": (2, 2)}, "must be different numbers"),
+        ({"sides": "q"}, "sides 'q' are unknown; use one of kv, k, v"),
+        ({"strength": 1.5}, "strength 1.5 is not between 0"),
+        ({"strength": float("nan")}, "strength nan is not between 0"),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(values, says):
+    with pytest.raises(ConfigurationError, match=says):
+        IdentityUse(**values)
+
+
+def test_a_stage_that_the_tokens_lack_is_refused_before_any_work(base, person):
+    with pytest.raises(ConfigurationError, match="stage 5 is to be used, but the tokens have 4 stages"):
+        draw(base, [DrawRequest(person, PROMPT, 1, IdentityUse((1, 5)))])
+    with pytest.raises(ConfigurationError, match="stage 6 is to be used, but the tokens have 5 stages"):
+        parse_config({"generate": {"use_stages": [6]}})
+    assert parse_config({"generate": {"use_stages": [6]}, "personalize": {"preset": "prospect"}})
+
+
+def test_stages_are_read_from_a_list_or_a_range():
+    assert parse_stages("1,2, 4") == (1, 2, 4)
+    assert parse_stages("3-5,1") == (3, 4, 5, 1)
+    for wrong in ("a", "1-", "1;2", "-2"):
+        with pytest.raises(ConfigurationError, match="are not numbers"):
+            parse_stages(wrong)
+
+
+def test_digests_from_before_there_was_a_choice_stay():
+    """Golden: another value would draw every picture of every store again."""
+    settings = DrawSettings("b" * 64, "DDIMScheduler", 12, 4, "float32", 1)
+    digest = cell_digest(settings, subject="person", prompt="a photo of V*", seed=3)
+    assert digest == "307ad3907e93a880ea72677f04e91e25d16d97c2503eab3b9ca78ea8c7b2f0a2"
+
+
+def test_the_use_is_part_of_a_persons_pictures_keys_and_of_nobody_elses():
+    def key(kind="person", **generate):
+        config = parse_config({"generate": generate})
+        subject = Subject(kind, "x", "common", "person", text="person")
+        return Plan.from_config(config).works("generate", subject)[0].call.key
+
+    assert key() == key(use_stages=[5, 4, 3, 2, 1]) == key(use_strength=1)
+    different = {key(), key(use_stages=[1]), key(use_sides="k"), key(use_strength=0.5)}
+    assert len(different) == 4
+    assert key("class_word") == key("class_word", use_strength=0.5)
+    assert NightlyConfig().digest() != parse_config({"generate": {"use_sides": "k"}}).digest()

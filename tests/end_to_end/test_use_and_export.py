@@ -1,0 +1,82 @@
+"""Using part of a person, several people and export, on the store of a small night."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from safetensors import safe_open
+
+from tests.end_to_end.test_inline_folder import run
+
+GRID = """\
+name: four
+prompts:
+  - {id: beach, text: "a photo of V* on the beach", category: scene, expected: {scene: beach}}
+  - {id: snow, text: "a photo of V* in the snow", category: scene, expected: {scene: snow}}
+  - {id: plain, text: "a photo of the face of V*", category: scene}
+  - {id: night, text: "a photo of V* at night", category: scene, expected: {scene: night}}
+"""
+
+
+def ask(*arguments):
+    from flows.cli import cli
+
+    answer = CliRunner().invoke(cli, [*arguments])
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+def shards(night):
+    return {
+        subject.identity_id or subject.name: subject.manifests["generate"].outputs["pictures.parquet"].digest
+        for subject in night.subjects.values()
+    }
+
+
+def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_path):
+    store = str(tmp_path / "store")
+    usual, _ = run(small(store, people))
+    used = {"use_stages": [1, 2], "use_sides": "v", "use_strength": 0.5}
+    part, ended = run(small(store, people, generate=used))
+    assert ended.exit_status == 0
+    assert part.computed.get("personalise", 0) == 0, "the people are learned once"
+    before, after = shards(usual), shards(part)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"ann", "bob"}, "the class word and named people are never drawn again"
+    cells = json.loads(
+        ask("query", "select count(distinct cell) as n from images where subject_kind = 'person'",
+            "--store", store, "--format", "json")
+    )  # fmt: skip
+    assert cells == [{"n": 24}], "two people, six pictures, whole and in part, each with its own cell"
+    again, _ = run(small(store, people, generate={"use_stages": [1, 2, 3, 4, 5]}))
+    assert again.computed.get("generate", 0) == 0, "every stage is the default"
+
+
+@pytest.fixture
+def learned(small, people, tmp_path):
+    """The options by which commands find a store with two people, and a grid of four prompts."""
+    store = str(tmp_path / "store")
+    run(small(store, people))
+    grid = tmp_path / "four.yaml"
+    grid.write_text(GRID)
+    return ["--store", store, "--generate-grid", str(grid), "--generate-steps", "2", "--generate-seeds", "1"]
+
+
+def test_draw_and_export_from_the_command_line(learned, tmp_path):
+    picture = tmp_path / "two.png"
+    both = ["--identity", "ann", "--identity", "bob", "--prompt", "a photo of V1* and V2* on the beach"]
+    ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--sides", "k", "--strength", "0.7",
+        "--out", str(picture), *learned)  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    file = tmp_path / "learned_embeds.safetensors"
+    told = ask("tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--distil-vectors", "2",
+               "--measure", "--out", str(file), *learned)  # fmt: skip
+    assert "of the person's effect on the network's predictions" in told
+    assert all(name in told for name in ("native tokens", "exported file", "class word", "identity"))
+    with safe_open(file, "pt") as opened:
+        assert opened.get_tensor("<v>").shape[0] == 2
+        fields = json.loads(opened.metadata()["faceid"])
+    assert f"loses {fields['lost_share']:.1%}" in told and fields["distil_steps"] == 2
