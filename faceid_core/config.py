@@ -29,7 +29,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 
-Metric = Literal["identity", "detection", "concepts", "image_text", "attention"]
+Metric = Literal["identity", "detection", "concepts", "image_text", "attention", "leakage"]
 StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score"]
 
 
@@ -156,7 +156,7 @@ class ScoreConfig(Section):
         "miniature", description="The scorers that report; never used in training."
     )
     metrics: tuple[Metric, ...] = Field(
-        ("identity", "detection", "concepts", "image_text", "attention"),
+        ("identity", "detection", "concepts", "image_text", "attention", "leakage"),
         description="Metrics, each its own stage.",
     )
     named_people: int = Field(
