@@ -11,7 +11,7 @@ from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
 from .leakage import PARTS
 from .metrics import MetricRow
 
-OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "mixed")
+OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
 LEAKAGE_PARTS = tuple(f"leakage_{part}" for part in PARTS)
 _DECIMALS = 6
 

@@ -69,6 +69,9 @@ FIGURES = (
     Figure("action_obeyed", "action prompts", "obeyed among the action prompts", percent=True),
     Figure("clothing_obeyed", "clothing prompts", "obeyed among the clothing prompts", percent=True),
     Figure(
+        "pair_obeyed", "two-concept prompts", "obeyed among the prompts that ask for two things", percent=True
+    ),
+    Figure(
         "mixed_obeyed", "mixed prompts", "obeyed among the prompts that ask for several things", percent=True
     ),
     Figure(

@@ -18,7 +18,7 @@ COLUMNS = (
     "identity_similarity_counting_faceless",
     *("identity_gain", "identity_gain_low", "identity_gain_high", "identity_fraction"),
     *("concepts_obeyed", "concepts_obeyed_low", "concepts_obeyed_high", "single_concepts_obeyed"),
-    *("scene_obeyed", "attribute_obeyed", "action_obeyed", "clothing_obeyed", "mixed_obeyed"),
+    *("scene_obeyed", "attribute_obeyed", "action_obeyed", "clothing_obeyed", "pair_obeyed", "mixed_obeyed"),
     *("image_text", "image_text_low", "image_text_high", "detection", "attention_outside"),
     *("leakage", "leakage_low", "leakage_high", "leakage_floor"),
     *("leakage_excess", "leakage_excess_low", "leakage_excess_high"),
