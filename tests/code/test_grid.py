@@ -34,7 +34,7 @@ def test_the_miniature_grid_has_24_prompts_in_five_categories():
     assert min(counts.values()) >= 4
 
 
-def test_the_laboratory_asks_in_half_figure_and_for_up_to_four_things():
+def test_the_laboratory_asks_in_half_figure_and_for_up_to_five_things():
     grid = load_grid("laboratory")
     assert grid.name == "laboratory" and 32 <= len(grid.prompts) <= 40
     asked = {prompt.id: sum(len(names) for names in prompt.expected.values()) for prompt in grid.prompts}
@@ -45,7 +45,7 @@ def test_the_laboratory_asks_in_half_figure_and_for_up_to_four_things():
     assert all(of_category.values()) and sum(map(len, of_category.values())) == len(grid.prompts)
     assert {asked[prompt.id] for prompt in of_category["plain"]} == {0}
     assert {asked[prompt.id] for prompt in of_category["pair"]} == {2}
-    assert {asked[prompt.id] for prompt in of_category["mixed"]} == {3, 4}
+    assert {asked[prompt.id] for prompt in of_category["mixed"]} == {3, 4, 5}
     half = [prompt for prompt in grid.prompts if "face" not in prompt.text]
     assert {"eyes closed", "mouth open", "smiling", "glasses", "hat", "white hair"} <= {
         name for prompt in half for name in prompt.expected.get("attribute", ())
