@@ -30,7 +30,7 @@ from faceid_core.personalize.control import WHOLE, IdentityUse
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 
-Metric = Literal["identity", "detection", "concepts", "image_text", "attention"]
+Metric = Literal["identity", "detection", "concepts", "image_text", "attention", "leakage"]
 StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score"]
 
 
@@ -139,7 +139,8 @@ class GenerateConfig(Section):
     grid: str = Field(
         "miniature",
         min_length=1,
-        description="Prompt grid: 'miniature', 'photographs', or the path of a YAML file of your own.",
+        description="Prompt grid: 'miniature' (24 prompts), 'laboratory' (harder, tells methods apart), 'photographs', "
+        "or the path of a YAML file of your own.",
     )
     seeds: int = Field(4, ge=1, le=64, description="Pictures per prompt, seeds 0 to n-1.")
     sampler: Literal[
@@ -168,7 +169,7 @@ class ScoreConfig(Section):
         "miniature", description="The scorers that report; never used in training."
     )
     metrics: tuple[Metric, ...] = Field(
-        ("identity", "detection", "concepts", "image_text", "attention"),
+        ("identity", "detection", "concepts", "image_text", "attention", "leakage"),
         description="Metrics, each its own stage.",
     )
     named_people: int = Field(

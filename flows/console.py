@@ -81,12 +81,12 @@ def final_table(rows: Sequence[Mapping]) -> Table:
     """The run's last word: a line for each identity, and for floor and ceiling.
 
     Args:
-        rows: identity, outcome, seconds, identity_similarity, concepts_obeyed, detection; figures may be None.
+        rows: identity, outcome, seconds, identity_similarity, concepts_obeyed, leakage, detection; figures may be None.
     """
     table = Table(title=None, header_style="bold")
     for name, justify in (
         ("identity", "left"), ("outcome", "left"), ("seconds", "right"),
-        ("identity similarity", "right"), ("concepts obeyed", "right"), ("detection", "right"),
+        ("identity similarity", "right"), ("concepts obeyed", "right"), ("leakage", "right"), ("detection", "right"),
     ):  # fmt: skip
         table.add_column(name, justify=justify)
     for row in rows:
@@ -94,7 +94,10 @@ def final_table(rows: Sequence[Mapping]) -> Table:
             str(row["identity"]),
             str(row["outcome"]),
             "" if row.get("seconds") is None else f"{row['seconds']:.1f}",
-            *(_figure(row.get(name)) for name in ("identity_similarity", "concepts_obeyed", "detection")),
+            *(
+                _figure(row.get(name))
+                for name in ("identity_similarity", "concepts_obeyed", "leakage", "detection")
+            ),
         )
     return table
 

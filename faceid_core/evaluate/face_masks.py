@@ -35,7 +35,7 @@ def face_masks(seen: Sequence[tuple[np.ndarray, Face]], scorers: Scorers) -> lis
             eye_targets=scorers.parser_eye_targets,
         )
         crops.append(crop)
-        faces.append(_moved(face, transform))
+        faces.append(moved_face(face, transform))
         transforms.append(transform)
     if not crops:
         return []
@@ -47,7 +47,7 @@ def face_masks(seen: Sequence[tuple[np.ndarray, Face]], scorers: Scorers) -> lis
     ]
 
 
-def _moved(face: Face, transform: np.ndarray) -> Face:
+def moved_face(face: Face, transform: np.ndarray) -> Face:
     """A face in the coordinates that a transform [2, 3] leads to."""
     x0, y0, x1, y1 = face.box
     corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])

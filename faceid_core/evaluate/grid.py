@@ -17,9 +17,9 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 PLACEHOLDER = "V*"
-CATEGORIES = ("scene", "attribute", "action", "clothing", "mixed", "style")
+CATEGORIES = ("plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style")
 CONCEPT_KINDS = ("scene", "attribute", "action", "clothing")
-STANDARD_GRIDS = ("miniature", "photographs")
+STANDARD_GRIDS = ("miniature", "laboratory", "photographs")
 
 # The placeholder as a word of its own: "V*ery" is a slip, "V*, smiling" and "V*'s" are not.
 _PLACEHOLDER_WORD = re.compile(r"(?<![\w*])V\*(?![\w*])")
@@ -62,7 +62,7 @@ class _PromptEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
     id: str
     text: str
-    category: Literal["scene", "attribute", "action", "clothing", "mixed", "style"]
+    category: Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
     expected: dict[Literal["scene", "attribute", "action", "clothing"], str | list[str]] = Field(
         default_factory=dict
     )

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from .face_masks import face_masks, outside_share
 from .grid import Prompt
+from .leakage import judge, look_at
 from .pictures import Pictures, embed_reference, has_eyes
 from .protocols import NamedConcepts
 from .scorers import Scorers
@@ -82,12 +83,10 @@ def concepts(pictures: Pictures, context: Context) -> list[MetricRow]:
     Rows named `concepts` hold that; rows named `concepts:scene` and so on hold it for each kind that the
     prompt asks for, with what was named as their detail.
     """
-    namer = pictures.scorers.namer
-    if namer is None:
+    if pictures.named is None:
         return [_row(row, "concepts", None, "no scorer names concepts") for row in pictures.rows]
-    named = namer.concepts(pictures.images) if pictures.rows else []
     found = []
-    for row, seen in zip(pictures.rows, named, strict=True):
+    for row, seen in zip(pictures.rows, pictures.named, strict=True):
         expected = context.prompts[row.prompt_id].expected
         kinds = {
             kind: (set(names) <= _shown(seen, kind), ", ".join(sorted(_shown(seen, kind))))
@@ -148,6 +147,19 @@ def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
     return found
 
 
+def leakage(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """What of the photo came back unasked: the mean of its parts, then `leakage:clothes` and so on, 1 or 0."""
+    if context.reference is None:
+        raise ValueError("the leakage metric compares with a reference photo; pass `reference`")
+    photo = look_at(context.reference, pictures.scorers)
+    prompts = [context.prompts[row.prompt_id] for row in pictures.rows]
+    return [
+        _row(row, name, value, detail)
+        for row, judged in zip(pictures.rows, judge(pictures, photo, prompts), strict=True)
+        for name, (value, detail) in judged.items()
+    ]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric as a stage.
@@ -174,6 +186,7 @@ METRICS: dict[str, Metric] = {
     "concepts": Metric(1, concepts, ("image_text",)),
     "image_text": Metric(1, image_text, ("image_text",)),
     "attention": Metric(1, attention, ("detector", "parser")),
+    "leakage": Metric(1, leakage, ("detector", "parser", "image_text"), needs_reference=True),
 }
 
 
@@ -192,7 +205,7 @@ def score(
         metric: a name of `METRICS`.
         rows: of one shard, or `Pictures` made of them, which saves work between metrics.
         prompts: of the grid that drew them.
-        reference: the reference photo uint8 [h, w, 3]; only the identity metric needs it.
+        reference: the reference photo uint8 [h, w, 3], for metrics that need one.
         class_word: stands for `V*` in the texts.
         scorers: of one backend.
 

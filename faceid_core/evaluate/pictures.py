@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from faceid_core.faces.align import align
+from faceid_core.faces.classes import INDEX
 from faceid_core.faces.protocols import Face
 
+from .face_masks import moved_face
+from .protocols import NamedConcepts
 from .scorers import Scorers
 from .shards import ShardRow
+
+
+@dataclass(frozen=True)
+class Close:
+    """A face cut out so that its eyes lie at fixed places.
+
+    Args:
+        crop: uint8 [s, s, 3].
+        background: bool [s, s], what the parser takes for background and lies within the picture.
+    """
+
+    crop: np.ndarray
+    background: np.ndarray
 
 
 class Pictures:
@@ -47,6 +64,19 @@ class Pictures:
         result[[index for index, _, _ in seen]] = vectors
         return result
 
+    @cached_property
+    def named(self) -> Sequence[NamedConcepts] | None:
+        """What each picture shows; None if no scorer names concepts."""
+        namer = self.scorers.namer
+        if namer is None:
+            return None
+        return namer.concepts(self.images) if self.rows else []
+
+    @cached_property
+    def close(self) -> list[Close | None]:
+        """The face of each picture cut out, with the background around it; None without a face with two eyes."""
+        return close_up(self.images, self.faces, self.scorers)
+
 
 def largest_face(faces: Sequence[Face]) -> Face | None:
     """The face with the largest box, or None if there is none."""
@@ -80,3 +110,34 @@ def embed_reference(scorers: Scorers, photo: np.ndarray) -> np.ndarray | None:
     """Unit vector float32 [d] of the largest face of a reference photo [h, w, 3]; None if none is found."""
     face = largest_face(scorers.detector.detect([photo])[0])
     return None if face is None or not has_eyes(face) else embed(scorers, [(photo, face)])[0]
+
+
+def close_up(
+    images: Sequence[np.ndarray], faces: Sequence[Face | None], scorers: Scorers
+) -> list[Close | None]:
+    """The face of each picture [h, w, 3] cut out as the parser wants it; None without a face with two eyes."""
+    result: list[Close | None] = [None] * len(images)
+    cut = [
+        (
+            index,
+            face,
+            align(
+                image,
+                face.left_eye,
+                face.right_eye,
+                size=scorers.parser_pixels,
+                eye_targets=scorers.parser_eye_targets,
+            ),
+        )
+        for index, (image, face) in enumerate(zip(images, faces, strict=True))
+        if face is not None and has_eyes(face)
+    ]
+    if not cut:
+        return result
+    labels = scorers.parser.parse(
+        [crop for _, _, (crop, _, _) in cut],
+        [moved_face(face, transform) for _, face, (_, _, transform) in cut],
+    )
+    for label, (index, _, (crop, valid, _)) in zip(labels, cut, strict=True):
+        result[index] = Close(crop, (label == INDEX["background"]) & valid)
+    return result

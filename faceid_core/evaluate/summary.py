@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
+from .leakage import PARTS
 from .metrics import MetricRow
 
-OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "mixed")
+OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
+LEAKAGE_PARTS = tuple(f"leakage_{part}" for part in PARTS)
 _DECIMALS = 6
 
 
@@ -23,8 +25,8 @@ class SubjectScores:
         subject: what stands for the subject in tables: identity key, class word or name.
         class_word: whose pictures are this subject's floor.
         scores: metric rows of all metrics over the subject's own pictures.
-        floor: identity rows of the class word's pictures against this subject's reference photo; empty for
-            the class word itself.
+        floor: rows of the class word's pictures against this subject's reference photo, of the metrics that
+            need one; empty for the class word and for named people.
         images: number of pictures.
         seconds: computing time of a person's stages; None for floor and ceiling, which belong to many runs.
     """
@@ -49,20 +51,20 @@ def summarise(
 
     A person's identity_fraction is (person - floor) / (ceiling - floor): the floor is the class word's
     pictures against the person's own photo, the ceiling the mean of the named people of this run. The class
-    word's own identity is the mean of its people's floors, with the interval over people.
+    word's own identity and leakage are the means of its people's floors, with the interval over people.
 
     Args:
         categories: prompt id to category.
     """
     named = [_mean(subject.scores, "identity") for subject in subjects if subject.kind == "named"]
-    ceiling = mean_of([value for value in named if value is not None])
+    ceiling = mean_of(_present(named))
     rows = []
     for subject in subjects:
         if subject.kind == "class_word":
             people = [s for s in subjects if s.kind == "person" and s.class_word == subject.class_word]
-            identity = _class_word_identity(people)
+            identity, leakage = _class_word_identity(people), _class_word_leakage(people)
         else:
-            identity = _identity(subject, ceiling)
+            identity, leakage = _identity(subject, ceiling), _leakage(subject)
         rows.append(
             {
                 "run_id": run_id,
@@ -73,7 +75,7 @@ def summarise(
                 "subject": subject.subject,
                 "images": subject.images,
                 "seconds": None if subject.seconds is None else round(float(subject.seconds), 3),
-                **_rounded(identity | _obedience(subject.scores, categories)),
+                **_rounded(identity | _obedience(subject.scores, categories) | leakage),
                 "personalise_key": subject.personalise_key,
                 "generate_key": subject.generate_key,
             }
@@ -115,11 +117,43 @@ def _class_word_identity(people: Sequence[SubjectScores]) -> dict:
     floors = [_mean(person.floor, "identity") for person in people]
     counting = [counting_faceless(person.floor) for person in people]
     return {
-        **_columns("identity_similarity", over_people([value for value in floors if value is not None])),
-        "identity_similarity_counting_faceless": mean_of([value for value in counting if value is not None]),
+        **_columns("identity_similarity", over_people(_present(floors))),
+        "identity_similarity_counting_faceless": mean_of(_present(counting)),
         **_columns("identity_gain", NOTHING),
         "identity_fraction": None,
     }
+
+
+def _leakage(subject: SubjectScores) -> dict:
+    values = _values(subject.scores, "leakage")
+    floor = _values(subject.floor, "leakage")
+    excess = {cell: value - floor[cell] for cell, value in values.items() if cell in floor}
+    return {
+        **_columns("leakage", _interval(values)),
+        "leakage_floor": mean_of(list(floor.values())),
+        **_columns("leakage_excess", _interval(excess) if excess else NOTHING),
+        **leaked_parts(subject.scores),
+    }
+
+
+def _class_word_leakage(people: Sequence[SubjectScores]) -> dict:
+    whole = over_people(_present(_mean(person.floor, "leakage") for person in people))
+    parts = [leaked_parts(person.floor) for person in people]
+    return {
+        **_columns("leakage", whole),
+        "leakage_floor": whole.mean,
+        **_columns("leakage_excess", NOTHING),
+        **{name: mean_of(_present(found[name] for found in parts)) for name in LEAKAGE_PARTS},
+    }
+
+
+def leaked_parts(rows: Sequence[MetricRow]) -> dict[str, float | None]:
+    """How often each part of the photo came back, by the name of its column."""
+    return {f"leakage_{part}": _mean(rows, f"leakage:{part}") for part in PARTS}
+
+
+def _present(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def counting_faceless(rows: Sequence[MetricRow]) -> float | None:
@@ -138,6 +172,8 @@ def fraction(value: float | None, floor: float | None, ceiling: float | None) ->
 def _obedience(scores: Sequence[MetricRow], categories: Mapping[str, str]) -> dict:
     obeyed = _values(scores, "concepts")
     figures = _columns("concepts_obeyed", _interval(obeyed))
+    single = [r.value for r in scores if r.metric.startswith("concepts:") and r.value is not None]
+    figures["single_concepts_obeyed"] = mean_of(single)
     for category in OBEYED_CATEGORIES:
         figures[f"{category}_obeyed"] = mean_of(
             [value for (prompt_id, _), value in obeyed.items() if categories.get(prompt_id) == category]
@@ -178,10 +214,14 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         "identity_gain",
         "identity_fraction",
         "concepts_obeyed",
+        "single_concepts_obeyed",
         *(f"{category}_obeyed" for category in OBEYED_CATEGORIES),
         "image_text",
         "detection",
         "attention_outside",
+        "leakage",
+        "leakage_excess",
+        *LEAKAGE_PARTS,
         "seconds",
     )
     figures = {

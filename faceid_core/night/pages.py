@@ -20,7 +20,7 @@ from faceid_core.store import Manifest, StageCache, is_erased
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 
-PAGE_VERSION = 2
+PAGE_VERSION = 3
 
 
 def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:

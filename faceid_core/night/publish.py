@@ -65,7 +65,7 @@ def _model_option(night: Night) -> str:
 
 
 def _figure_row(row: Mapping) -> dict:
-    names = ("identity_similarity", "identity_gain", "identity_fraction", "concepts_obeyed", "detection")
+    names = ("identity_similarity", "identity_gain", "identity_fraction", "concepts_obeyed", "leakage")
     who = row["identity_key"] or row["subject"]
     return {"subject": who, **{name: "" if row[name] is None else round(row[name], 3) for name in names}}
 

@@ -141,7 +141,7 @@ def _scored(
 ) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
-        manifest = subject.manifests[FLOOR if floor else f"score-{metric}"]
+        manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
         roles = METRICS[metric].roles
         yield {
             "generate_key": generate_key,

@@ -41,8 +41,8 @@ def scores_of(night: Night, subject: Subject) -> SubjectScores:
     seconds = 0.0
     for result, manifest in subject.manifests.items():
         seconds += float(manifest.provenance.get("seconds", 0.0))
-        if result == FLOOR:
-            floor = read_scores(cache.read(manifest, SCORES))
+        if result.startswith(FLOOR):
+            floor += read_scores(cache.read(manifest, SCORES))
         elif result.startswith("score-"):
             rows += read_scores(cache.read(manifest, SCORES))
     person = subject.kind == "person"

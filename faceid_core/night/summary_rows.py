@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published
 
+# Of `identity_summary`, in the order of the console's table.
+FIGURES = ("identity_similarity", "concepts_obeyed", "leakage", "detection")
+
 
 def closing_rows(night: Night, published: Published) -> list[dict]:
     """Rows for the console, by identity id; figures are None for whoever was not finished."""
@@ -20,14 +23,14 @@ def closing_rows(night: Night, published: Published) -> list[dict]:
                 "identity": account.identity_id,
                 "outcome": outcome,
                 "seconds": account.seconds,
-                **_three(figures),
+                **_chosen(figures),
             }
         )
     over = published.overall.get("over_people", {})
     for title, side in (("class word (floor)", "floor"), ("named people (ceiling)", "ceiling")):
-        three = {name: over.get(name, {}).get(side) for name in _three({})}
-        if any(value is not None for value in three.values()):
-            rows.append({"identity": title, "outcome": "", "seconds": None, **three})
+        chosen = {name: over.get(name, {}).get(side) for name in FIGURES}
+        if any(value is not None for value in chosen.values()):
+            rows.append({"identity": title, "outcome": "", "seconds": None, **chosen})
     return rows
 
 
@@ -43,6 +46,7 @@ def acceptance_line(overall: Mapping) -> str:
     over = overall.get("over_people", {})
     way = over.get("identity_fraction", {}).get("mean")
     gain = over.get("identity_gain", {}).get("mean")
+    leakage = over.get("leakage", {})
     obeyed = overall.get("relative_to_class_word", {}).get("concepts_obeyed")
     parts = []
     if way is not None:
@@ -51,8 +55,12 @@ def acceptance_line(overall: Mapping) -> str:
         parts.append(f"{overall['people_with_gain']} of {overall['people']} surely above the class word")
     if obeyed is not None:
         parts.append(f"concepts obeyed {obeyed:.0%} as often as with the class word")
+    if leakage.get("mean") is not None:
+        floor = leakage.get("floor")
+        beside = "" if floor is None else f", {floor:.0%} with the class word"
+        parts.append(f"leakage {leakage['mean']:.0%}{beside}")
     return "; ".join(parts)
 
 
-def _three(figures: dict) -> dict:
-    return {name: figures.get(name) for name in ("identity_similarity", "concepts_obeyed", "detection")}
+def _chosen(figures: dict) -> dict:
+    return {name: figures.get(name) for name in FIGURES}

@@ -61,10 +61,16 @@ FIGURES = (
         percent=True,
         has_interval=True,
     ),
+    Figure(
+        "single_concepts_obeyed", "single concepts", "of each kind asked for, counted by itself", percent=True
+    ),
     Figure("scene_obeyed", "scene prompts", "obeyed among the scene prompts", percent=True),
     Figure("attribute_obeyed", "attribute prompts", "obeyed among the attribute prompts", percent=True),
     Figure("action_obeyed", "action prompts", "obeyed among the action prompts", percent=True),
     Figure("clothing_obeyed", "clothing prompts", "obeyed among the clothing prompts", percent=True),
+    Figure(
+        "pair_obeyed", "two-concept prompts", "obeyed among the prompts that ask for two things", percent=True
+    ),
     Figure(
         "mixed_obeyed", "mixed prompts", "obeyed among the prompts that ask for several things", percent=True
     ),
@@ -81,6 +87,29 @@ FIGURES = (
         "share of the placeholder's attention outside face and hair, while drawing",
         percent=True,
     ),
+    Figure(
+        "leakage",
+        "leakage",
+        "how often the photo's clothes, background, framing and position come back unasked; the class word's "
+        "pictures show what comes by chance",
+        percent=True,
+        has_interval=True,
+    ),
+    Figure(
+        "leakage_excess",
+        "leakage over class word",
+        "difference to the class word on the same prompts and seeds",
+        percent=True,
+        has_interval=True,
+    ),
+    Figure(
+        "leakage_clothes", "the photo's clothes", "worn where other clothes or none were asked", percent=True
+    ),
+    Figure("leakage_background", "the photo's background", "its colours beside the head", percent=True),
+    Figure(
+        "leakage_framing", "the photo's framing", "a face as large, where no close-up was asked", percent=True
+    ),
+    Figure("leakage_position", "the face's place", "where it lies in the photo", percent=True),
 )
 BY_COLUMN = {figure.column: figure for figure in FIGURES}
 

@@ -96,6 +96,7 @@ def _person(account: Mapping, row: Mapping | None, url: str | None) -> dict:
         "concepts": of("concepts_obeyed"),
         "detection": of("detection"),
         "attention": of("attention_outside"),
+        "leakage": of("leakage"),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
-from faceid_core.evaluate.summary import counting_faceless
+from faceid_core.evaluate.summary import counting_faceless, leaked_parts
 
 from . import pages, plots
 from .figures import DASH, number
@@ -57,7 +57,7 @@ def person_page(
         prompts: of the grid, in the order of the page.
         pictures: of the grid.
         scores: metric rows of all metrics over the pictures.
-        floor_scores: identity rows of the class word's pictures against this person.
+        floor_scores: identity and leakage rows of the class word's pictures against this person.
         summary: rows of `evaluate.summary.summarise` of the whole run; the person, its class word and the
             named people are looked up in it.
         index_url: address of the run index as seen from this page; no link if empty.
@@ -82,7 +82,7 @@ def person_page(
 def _rows_of(
     person: Mapping, summary: Sequence[Mapping], floor_scores: Sequence[MetricRow]
 ) -> tuple[Mapping | None, dict | None, dict | None]:
-    """The person's row, its class word's with identity against this person, and the named people's mean."""
+    """The person's row, its class word's compared with this person, and the named people's mean."""
     own = next((row for row in summary if row.get("identity_key") == person["identity_key"]), None)
     of_word = [
         row
@@ -90,13 +90,20 @@ def _rows_of(
         if row["subject_kind"] == "class_word" and row["subject"] == person["class_word"]
     ]
     floor = dict(of_word[0]) if of_word else None
-    values = [row.value for row in floor_scores if row.metric == "identity" and row.value is not None]
-    if values:
+    similarity, leakage = (_mean_of(floor_scores, metric) for metric in ("identity", "leakage"))
+    if similarity is not None:
         floor = (floor or {}) | {
-            "identity_similarity": float(np.mean(values)),
+            "identity_similarity": similarity,
             "identity_similarity_counting_faceless": counting_faceless(floor_scores),
         }
+    if leakage is not None:
+        floor = (floor or {}) | {"leakage": leakage} | leaked_parts(floor_scores)
     return own, floor, pages.mean_row([row for row in summary if row["subject_kind"] == "named"])
+
+
+def _mean_of(scores: Sequence[MetricRow], metric: str) -> float | None:
+    values = [row.value for row in scores if row.metric == metric and row.value is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _scale(own: Mapping, floor: Mapping | None, ceiling: Mapping | None):
@@ -186,7 +193,7 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
     def of(metric: str) -> MetricRow | None:
         return values.get((row.prompt_id, row.seed, metric))
 
-    identity, concepts = of("identity"), of("concepts")
+    identity, concepts, leakage = of("identity"), of("concepts"), of("leakage")
     if identity is None:
         words = ""
     else:
@@ -203,5 +210,7 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
         "identity": words,
         "obeyed": bool(concepts.value) if asked else None,  # type: ignore[union-attr]
         "missed": concepts.detail.removeprefix("missed ") if asked else "",  # type: ignore[union-attr]
-        "detail": f"seed {row.seed}" + (f"; named {', '.join(named)}" if named else ""),
+        "detail": f"seed {row.seed}"
+        + (f"; named {', '.join(named)}" if named else "")
+        + (f"; of the photo: {leakage.detail}" if leakage is not None and leakage.value else ""),
     }

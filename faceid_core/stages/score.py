@@ -1,7 +1,7 @@
 """Stage score: one stage per metric and version, over the pictures of one subject.
 
-The floor's identity belongs to each person: the class word's pictures are compared with that person's photo, and
-the result is kept under the person's prefix as `floor_score-identity`.
+A floor that needs a photo belongs to each person: the class word's pictures are compared with that person's photo,
+and the result is kept under the person's prefix as `floor_score-identity`, `floor_score-leakage`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from faceid_core.stages.work import COMMON, Source, Subject, Work
 from faceid_core.store.cache import Output
 
 SCORES = "scores.parquet"
-FLOOR = "floor_score-identity"
+FLOOR = "floor_score-"  # what the result of a person's floor is called, before the metric's name
 _KEPT_PICTURES = 2  # metrics of one subject follow one another and share decoding, detection and embedding
 
 
@@ -86,7 +86,7 @@ def stage_for(metric: str) -> Score:
 
 
 def plan_works(plan, subject: Subject) -> list[Work]:
-    """Every configured metric over the subject's own pictures, and a person's identity floor."""
+    """Every configured metric over the subject's own pictures, and a person's floors."""
     from faceid_core.evaluate.metrics import METRICS
 
     works = []
@@ -95,9 +95,13 @@ def plan_works(plan, subject: Subject) -> list[Work]:
             continue  # the class word has no photo of its own
         works.append(_work(plan, subject, metric, subject.source("generate", SHARD)))
     floor = plan.floors.get(subject.class_word)
-    if subject.kind == "person" and "identity" in plan.config.score.metrics and floor is not None:
+    if subject.kind == "person" and floor is not None:
         pictures = Source(COMMON, "generate", floor.stage_key, floor.outputs[SHARD].digest)
-        works.append(_work(plan, subject, "identity", pictures, result=FLOOR))
+        works += [
+            _work(plan, subject, metric, pictures, result=FLOOR + metric)
+            for metric in plan.config.score.metrics
+            if METRICS[metric].needs_reference
+        ]
     return works
 
 

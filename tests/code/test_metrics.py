@@ -96,7 +96,7 @@ class Oracle:
 @pytest.fixture
 def oracle():
     oracle = Oracle()
-    oracle.know(render(ANN, Shot()))
+    oracle.know(render(ANN, Shot()), Shot())
     return oracle
 
 

@@ -17,9 +17,12 @@ COLUMNS = (
     *("identity_similarity", "identity_similarity_low", "identity_similarity_high"),
     "identity_similarity_counting_faceless",
     *("identity_gain", "identity_gain_low", "identity_gain_high", "identity_fraction"),
-    *("concepts_obeyed", "concepts_obeyed_low", "concepts_obeyed_high"),
-    *("scene_obeyed", "attribute_obeyed", "action_obeyed", "clothing_obeyed", "mixed_obeyed"),
+    *("concepts_obeyed", "concepts_obeyed_low", "concepts_obeyed_high", "single_concepts_obeyed"),
+    *("scene_obeyed", "attribute_obeyed", "action_obeyed", "clothing_obeyed", "pair_obeyed", "mixed_obeyed"),
     *("image_text", "image_text_low", "image_text_high", "detection", "attention_outside"),
+    *("leakage", "leakage_low", "leakage_high", "leakage_floor"),
+    *("leakage_excess", "leakage_excess_low", "leakage_excess_high"),
+    *("leakage_clothes", "leakage_background", "leakage_framing", "leakage_position"),
     *("personalise_key", "generate_key"),
 )
 
@@ -44,10 +47,16 @@ def _subjects():
         *_metric("concepts:scene", [1, 0, 1, 1, 1, 1]),
         *_metric("image_text", [0.1, 0.2, 0.3, 0.1, 0.2, 0.3]),
         *_metric("attention", [0.2, 0.4, None, 0.3, 0.3, 0.3]),
+        *_metric("leakage", [0.5, 0.75, None, 0.25, 0.5, 1.0]),
+        *_metric("leakage:clothes", [1, 1, None, 0, 1, 1]),
+        *_metric("leakage:framing", [None] * 6),
     ]
-    ben = _metric("identity", [None] * 6)
+    ben = _metric("identity", [None] * 6) + _metric("leakage", [0.1] * 6)
     ann_floor = _metric("identity", [0.1, None, 0.2, 0.2, 0.1, 0.2])
     ben_floor = _metric("identity", [0.0, 0.0, 0.0, 0.0, None, None])
+    ann_floor += _metric("leakage", [0.25, 0.25, 0.25, 0.25, None, 0.0])
+    ann_floor += _metric("leakage:clothes", [0, 1, 0, 0, 0, 0])
+    ben_floor += _metric("leakage", [0.1] * 6) + _metric("leakage:clothes", [0] * 6)
     person = _metric("concepts", [1, 1, 1, 1, 1, 0]) + _metric("detection", [1] * 6)
     return [
         SubjectScores("person", ANN, "woman", ann, ann_floor, "ann", ANN, 6, 12.34567, "1" * 64, "2" * 64),
@@ -70,6 +79,7 @@ def test_a_persons_row():
     # Floor .16, ceiling .8
     assert row["identity_fraction"] == pytest.approx((0.66 - 0.16) / (0.8 - 0.16), abs=1e-5)
     assert row["concepts_obeyed"] == pytest.approx(0.75)
+    assert row["single_concepts_obeyed"] == pytest.approx(5 / 6, abs=1e-5)
     assert (row["scene_obeyed"], row["mixed_obeyed"], row["clothing_obeyed"]) == (0.5, 1.0, None)
     assert row["detection"] == pytest.approx(5 / 6) and row["attention_outside"] == pytest.approx(0.3)
     assert (row["personalise_key"], row["generate_key"]) == ("1" * 64, "2" * 64)
@@ -89,6 +99,22 @@ def test_the_class_words_identity_is_the_mean_of_its_peoples_floors():
     assert row["identity_similarity"] == pytest.approx((0.16 + 0.0) / 2)
     assert row["identity_similarity_counting_faceless"] == pytest.approx((0.8 / 6 + 0) / 2, abs=1e-5)
     assert row["identity_gain"] is None and row["concepts_obeyed"] == pytest.approx(5 / 6, abs=1e-5)
+
+
+def test_leakage_stands_beside_what_the_class_word_leaks_by_chance():
+    ann, ben, word, named, _ = _run(_subjects())
+    assert ann["leakage"] == pytest.approx(0.6) and ann["leakage_floor"] == pytest.approx(0.2)
+    # Pairs measured in both: (.5 - .25), (.75 - .25), (.25 - .25), (1 - 0)
+    assert ann["leakage_excess"] == pytest.approx(1.75 / 4)
+    assert ann["leakage_excess_low"] <= ann["leakage_excess"] <= ann["leakage_excess_high"]
+    assert (ann["leakage_clothes"], ann["leakage_framing"]) == (0.8, None)
+    assert ben["leakage_excess"] == 0
+    assert word["leakage"] == word["leakage_floor"] == pytest.approx(0.15)
+    assert word["leakage_clothes"] == pytest.approx(1 / 12, abs=1e-5) and word["leakage_excess"] is None
+    assert named["leakage"] is None and named["leakage_floor"] is None
+    over = aggregate([ann, ben, word, named])["over_people"]
+    assert over["leakage"]["mean"] == pytest.approx(0.35) and over["leakage"]["floor"] == pytest.approx(0.15)
+    assert over["leakage_clothes"]["floor"] == pytest.approx(1 / 12, abs=1e-5)
 
 
 def test_the_run_as_a_whole():

@@ -83,6 +83,36 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
     assert b"data:image/png" not in index and b"data:image/jpeg" not in index, "the index shows no face"
 
 
+def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, people, tmp_path):
+    config = small(str(tmp_path / "store"), people, score={"metrics": ["identity", "detection"]})
+    first, _ = run(config)
+    added = small(str(tmp_path / "store"), people)
+    second, _ = run(added)
+    assert not {"generate", "score-identity", "score-detection"} & set(second.computed)
+    assert second.computed["score-leakage"] == 5, "two people, their floors, one named person"
+    word = second.plan.floors["person"].stage_key
+    found = (
+        Tables(second.store)
+        .query(
+            f"""
+        select s.leakage_floor, f.mean, f.pictures from identity_summary s
+        join identity_outcomes o using (run_id, identity_key)
+        join (
+            select score_key, avg(value) mean, count(*) pictures from image_metrics
+            where metric = 'leakage' and generate_key = '{word}' group by score_key
+        ) f on f.score_key = o.score_keys['floor_score-leakage']
+        where s.run_id = '{second.run_id}'
+        """
+        )
+        .to_pandas()
+    )
+    assert len(found) == 2 and (found.pictures == 6).all()
+    assert (found.leakage_floor - found["mean"]).abs().max() < 1e-6
+    assert [first.subjects[key].manifests["floor_score-identity"] for key in first.accounts] == [
+        second.subjects[key].manifests["floor_score-identity"] for key in second.accounts
+    ]
+
+
 def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_trouble, tmp_path):
     config = small(str(tmp_path / "store"), people_and_trouble)
     night, ended = run(config)
