@@ -1,0 +1,108 @@
+"""faceid miniature: the synthetic world behind `make run`: look at its people, train its models, measure its card."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+GENERATOR = ("tokenizer", "autoencoder", "decoder", "unet")
+FIGURES = ("gate", "names", "ceiling", "scorers-selection", "scorers-reporting")
+
+
+@click.group(short_help="The synthetic world: a sheet of people, training, its model card.")
+def miniature() -> None:
+    """The miniature world: a renderer of people and scenes, and small models that learned from it."""
+
+
+@miniature.command(short_help="Draw a sheet of rendered people.")
+@click.option("--population", default="held-out", show_default=True,
+              type=click.Choice(["named", "samples", "tuning", "held-out"]))  # fmt: skip
+@click.option("--people", default=24, show_default=True, type=click.IntRange(1, 256))
+@click.option("--out", default="miniature.png", show_default=True, type=click.Path(dir_okay=False))
+def sheet(population: str, people: int, out: str) -> None:
+    """Render each person's photo, and the same person in three other shots, as one PNG."""
+    import numpy as np
+
+    from faceid_core.miniature import people as known
+    from faceid_core.miniature.captions import caption
+    from faceid_core.miniature.renderer import render, sample_shot
+    from faceid_core.miniature.samples import POPULATIONS, portrait
+    from faceid_core.report.contact_sheet import contact_sheet
+
+    seeds = known.NAMED_SEEDS if population == "named" else POPULATIONS[population]
+    rows = []
+    for seed in seeds[:people]:
+        shots = [sample_shot(np.random.default_rng([seed, number])) for number in range(3)]
+        pictures = [portrait(seed, pixels=64)]
+        pictures += [render(known.person_from_seed(seed), shot).image for shot in shots]
+        name = known.name_of(seed) if population == "named" else f"person {seed}"
+        rows.append((f"{name}: the photo; " + "; ".join(caption(shot, "V*") for shot in shots), pictures))
+    Path(out).write_bytes(contact_sheet(rows))
+    click.echo(f"wrote {out}")
+
+
+@miniature.command(context_settings={"ignore_unknown_options": True}, short_help="Train a part again.")
+@click.argument("part")
+@click.option("--minutes", type=float, help="Time budget.  [default: the trainer's]")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...]) -> None:
+    """Train PART for a time budget: tokenizer, autoencoder, decoder, unet, or a scorer by its folder's name.
+
+    MORE goes to the trainer as it is, such as --threads 1 or --work FOLDER. Afterwards `faceid models lock` records
+    the new weights.
+    """
+    module = "train" if part in GENERATOR else "train_scorers"
+    command = [sys.executable, "-m", f"faceid_core.miniature.{module}", part]
+    command += ["--minutes", str(minutes)] if minutes else []
+    command += ["--resume"] if resume else []
+    # A process of its own: trainers set threads and number formats for all of it.
+    raise SystemExit(subprocess.run([*command, *more], check=False).returncode)
+
+
+@miniature.command(short_help="Measure the model card again.")
+@click.option("--figures", default=",".join(FIGURES), show_default=True, help="Which, separated by commas.")
+@click.option(
+    "--people", type=click.IntRange(2, 256), help="How many.  [default: 100 gate, 64 names and ceiling]"
+)
+@click.option(
+    "--seeds", default=4, show_default=True, type=click.IntRange(1, 16), help="Of the ceiling's prompts."
+)
+@click.option("--grid", default="laboratory", show_default=True, help="Of the ceiling.")
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--out", default="work/miniature-card.json", show_default=True, type=click.Path(dir_okay=False))
+def card(figures: str, people: int | None, seeds: int, grid: str, precision: str, out: str) -> None:
+    """Measure autoencoder, names, ceiling and both sets of scorers, and write what was found as JSON."""
+    from faceid_core.miniature.ceiling import measure_ceiling
+    from faceid_core.miniature.measure import measure_gate, measure_pipeline
+    from faceid_core.miniature.measure_scorers import SCORERS, SETS, measure
+    from faceid_core.miniature.pipeline_folder import PIPELINE
+
+    wanted = [name for name in figures.split(",") if name]
+    unknown = sorted(set(wanted) - set(FIGURES))
+    if unknown:
+        raise click.UsageError(f"no figure is called {', '.join(unknown)}; use some of {', '.join(FIGURES)}")
+    target = Path(out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(target.read_text()) if target.is_file() else {}
+    measures = {
+        "gate": lambda: measure_gate(PIPELINE, people=people or 100),
+        "names": lambda: measure_pipeline(PIPELINE, people=people or 64),
+        "ceiling": lambda: measure_ceiling(
+            people=people or 64, seeds=seeds, grid=grid, precision=precision, say=click.echo
+        ),
+    }
+    for name, chosen in SETS.items():
+        measures[f"scorers-{name}"] = lambda chosen=chosen: measure(
+            people or 200, 10, lambda images: images, SCORERS, chosen
+        )
+    for name in wanted:
+        click.echo(f"measuring {name}")
+        found[name] = measures[name]()
+        target.write_text(json.dumps(found, indent=2) + "\n")
+        click.echo(json.dumps(found[name], indent=2))
+    click.echo(f"wrote {target}; figures that were not asked for stayed as they were")

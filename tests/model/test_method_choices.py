@@ -1,0 +1,285 @@
+"""Every choice of the method does what its name says, on a network with random weights."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn import functional as F
+
+from faceid_core.diffusion import load_base_model
+from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.attention import StagedUNet
+from faceid_core.personalize.losses import attention_loss, mask_attention_loss
+from faceid_core.personalize.method import Method
+from faceid_core.personalize.names import known_names
+from faceid_core.personalize.observers import Comparison, MaskComparison
+from faceid_core.personalize.parametrisation import make_parametrisation
+from faceid_core.personalize.presets import PRESETS
+from faceid_core.personalize.slots import Plateau, draw_samples, make_optimizer, trained_stages
+from faceid_core.personalize.starts import first_vectors, name_basis, name_embeddings
+from faceid_core.personalize.trainer import PersonalizeResult, _Trainer, personalize
+from tests.helpers.tiny_people import tiny_photo
+from tests.helpers.tiny_pipeline import write_tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_base_model(write_tiny_pipeline(tmp_path_factory.mktemp("tiny")), digest="d" * 64)
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return load_base_model()
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", [name for name, m in PRESETS.items() if m.start == "class_word"])
+def test_presets_learn_and_stay_finite(base, name):
+    method = PRESETS[name].model_copy(update={"steps": 2, "samples_per_step": 4})
+    (result,) = personalize(base, [tiny_photo(1)], method, slots=1)
+    assert isinstance(result, PersonalizeResult)
+    (tensor,) = result.tokens.tensors.values()
+    assert tensor.shape == (method.stages, 2, method.vectors, 32) and tensor.isfinite().all()
+    assert torch.equal(tensor[:, 0], tensor[:, 1]) != method.kv_split
+    assert (result.curve[-1]["loss_attention"] > 0) == method.compares_attention
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"timestep_range": (0.5, 0.5)}, "timestep_range"),
+        ({"attention_target": "mask", "attention_space": "pre_softmax"}, "post_softmax"),
+        ({"parametrisation": "name_basis"}, "mean_name"),
+        ({"parametrisation": "block", "common": True}, "common"),
+        ({"attention_layers": ()}, "attention_layers"),
+        ({"own_rate": 0.0}, "own_rate"),
+    ],
+)
+def test_choices_that_exclude_each_other_are_refused(changes, named):
+    with pytest.raises(ValidationError, match=named):
+        Method(**changes)
+
+
+def test_every_parametrisation_begins_at_the_start(base):
+    tower = base.towers["text_encoder"]
+    start = normal(2, 32)
+    for changes in ({}, {"common": True}, {"parametrisation": "block"}):
+        method = Method(vectors=2, **changes)
+        made = make_parametrisation(base, tower, start, method, 0).vectors()
+        assert made.shape == (5, 2, 2, 32)
+        assert torch.equal(made, start.expand(5, 2, 2, 32))
+
+
+def test_a_common_part_moves_all_vectors_and_own_parts_only_theirs(base):
+    tower = base.towers["text_encoder"]
+    method = Method(common=True, own_rate=0.25, weight_decay=0.0, learning_rate=0.1)
+    made = make_parametrisation(base, tower, torch.zeros(1, 32), method, 0)
+    optimizer = make_optimizer({"text_encoder": made}, method)
+    made.vectors()[3, 1].sum().backward()
+    for group in optimizer.param_groups:
+        group["lr"] = method.learning_rate * group["share"]
+    optimizer.step()
+    moved = made.vectors().detach().mean(dim=(2, 3))  # Adam's first step is as long as its rate
+    expected = torch.full((5, 2), -0.1)
+    expected[3, 1] = -0.1 - 0.025
+    assert torch.allclose(moved, expected, atol=1e-5)
+
+
+def test_the_block_is_seeded_and_reaches_every_stage_and_side(base):
+    tower, start = base.towers["text_encoder"], normal(1, 32)
+    method = Method(parametrisation="block", learning_rate=0.01)
+    first, again, other = (make_parametrisation(base, tower, start, method, seed) for seed in (0, 0, 1))
+    pairs = [
+        torch.equal(a, b)
+        for a, b in zip(first.block.state_dict().values(), again.block.state_dict().values(), strict=True)
+    ]
+    assert all(pairs)
+    weights = zip(first.block.parameters(), other.block.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in weights)
+    (result,) = personalize(base, [tiny_photo(1)], method.model_copy(update={"steps": 3}), slots=1)
+    (learned,) = result.tokens.tensors.values()
+    starts = first_vectors(base, tower, "person", method)
+    assert ((learned - starts).flatten(2).norm(dim=-1) > 0).all()
+
+
+def test_names_give_the_start_and_a_basis_that_spans_them(miniature):
+    tower = miniature.towers["text_encoder"]
+    method = Method(vectors=2, start="mean_name", parametrisation="name_basis", basis_size=128)
+    names = known_names("auto", "miniature")
+    assert len(names) == 256 and len(set(names)) == 256
+    first, last = names[10].split()
+    ids = [tower.tokenizer(word, add_special_tokens=False).input_ids[0] for word in (first, last)]
+    embeddings = name_embeddings(miniature, tower, method)
+    assert torch.equal(embeddings[10], tower.token_embedding.weight[ids])
+    mean = first_vectors(miniature, tower, "person", method)
+    assert torch.allclose(mean, embeddings.mean(0))
+    basis = name_basis(miniature, tower, method)  # [2, components, 128]
+    for position in (0, 1):
+        gram = basis[position] @ basis[position].T
+        off = gram - torch.diag(torch.diagonal(gram))
+        assert off.abs().max() < 1e-3 * gram.max()
+        # A name is the mean and a sum of components: the basis spans them all.
+        centred = (embeddings[:, position] - mean[position]).T
+        solved = torch.linalg.lstsq(basis[position][:63].T, centred).solution
+        assert torch.allclose(basis[position][:63].T @ solved, centred, atol=1e-3)
+        # numpy's own covariance has the same variances.
+        variances = np.linalg.eigvalsh(np.cov(centred.numpy()))[::-1][:10]
+        assert np.allclose(torch.diagonal(gram)[:10].numpy(), variances, rtol=1e-3)
+
+
+def test_the_encoder_output_start_is_the_mean_names_context(miniature):
+    from faceid_core.personalize.conditioning import encode, tokenize
+
+    tower = miniature.towers["text_encoder"]
+    method = Method(vectors=2, start="encoder_output")
+    mean = first_vectors(miniature, tower, "person", method.model_copy(update={"start": "mean_name"}))
+    prompt = tokenize(tower, "a photo of the face of V*", 2)
+    context = encode(tower, prompt, mean[None])
+    assert torch.equal(first_vectors(miniature, tower, "person", method), context[0, prompt.positions])
+
+
+def test_a_model_that_knows_no_names_says_what_to_choose_instead(base):
+    with pytest.raises(ConfigurationError, match="start class_word"):
+        first_vectors(base, base.towers["text_encoder"], "person", Method(start="mean_name"))
+
+
+def test_the_start_penalty_pulls_the_vectors_back(base):
+    def distance(penalty):
+        method = Method(steps=6, samples_per_step=4, start_penalty=penalty, attention_target="none")
+        (result,) = personalize(base, [tiny_photo(1)], method, slots=1)
+        (learned,) = result.tokens.tensors.values()
+        return float((learned - first_vectors(base, base.towers["text_encoder"], "person", method)).norm())
+
+    assert distance(10.0) < 0.7 * distance(0.0)
+
+
+def test_the_mask_loss_is_break_a_scenes(base):
+    """MSE(mask, A / max A), A the mean over heads and over the layers with the largest maps, written out."""
+    staged = StagedUNet(base.unet)
+    keys, mask = normal(2, 16, 32, seed=1), torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(3))
+    person = torch.tensor([6])
+    comparison = MaskComparison(mask, person, largest_side=8)
+    hidden = {}
+    handles = [
+        layer.to_q.register_forward_hook(lambda _m, args, _o, name=name: hidden.update({name: args[0]}))
+        for name, layer in staged.layers.items()
+    ]
+    staged.predict(normal(2, 5, 8, 8), torch.tensor([10, 900]), staged.project(keys, keys), torch.tensor([0, 1]),
+                   observers=(comparison,))  # fmt: skip
+    for handle in handles:
+        handle.remove()
+    maps = []
+    for name, layer in staged.layers.items():
+        if hidden[name].shape[1] == 64:
+            width = layer.to_q.out_features // layer.heads
+            queries = layer.to_q(hidden[name]).unflatten(-1, (layer.heads, width))
+            scores = torch.einsum(
+                "bphd,blhd->bhpl", queries, layer.to_k(keys).unflatten(-1, (layer.heads, width))
+            )
+            maps.append((scores / width**0.5).softmax(-1)[..., 6].mean(1))
+    mean = torch.stack(maps).mean(0)
+    expected = ((mean / mean.amax(1, keepdim=True) - mask.flatten(1)) ** 2).mean(1)
+    assert torch.allclose(comparison.loss(), expected, rtol=1e-4)
+    assert mask_attention_loss(mask.flatten(1), mask.flatten(1) / mask.amax((1, 2))[:, None]).max() < 1e-10
+
+
+def test_the_reference_inside_a_mask_is_zero_outside_for_the_person_only():
+    query, key, reference = normal(1, 2, 4, 3), normal(1, 2, 5, 3, seed=1), normal(1, 2, 5, 3, seed=2)
+    inside, person = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.tensor([2])
+
+    def softmaxed(k):
+        return torch.einsum("bhpd,bhld->bhpl", query, k).div(3**0.5).softmax(-1)
+
+    wanted = softmaxed(reference)
+    wanted[:, :, [1, 3], 2] = 0
+    expected = (softmaxed(key) - wanted).square().sum((2, 3)).mean(1)
+    found = attention_loss(query, key, reference, inside=inside, person=person)
+    assert torch.allclose(found, expected, rtol=1e-5)
+
+
+def test_pre_softmax_compares_scores():
+    query, key, reference = normal(1, 2, 4, 3), normal(1, 2, 5, 3, seed=1), normal(1, 2, 5, 3, seed=2)
+    expected = (torch.einsum("bhpd,bhld->bhpl", query, key - reference) / 3**0.5).square().sum((2, 3)).mean(1)
+    found = attention_loss(query, key, reference, space="pre_softmax")
+    assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_layers_are_chosen_by_part_of_the_unet(base):
+    staged = StagedUNet(base.unet)
+    context, reference = normal(1, 16, 32, seed=1), normal(1, 16, 32, seed=2)
+    projections, rows = staged.project(reference, reference), torch.tensor([0])
+    counted = {}
+    for parts in (("down",), ("mid",), ("up",), ("down", "mid", "up")):
+        comparison = Comparison(projections, rows, None, "sum", 8, parts=parts)
+        staged.predict(normal(1, 5, 8, 8), torch.tensor([500]), staged.project(context, context), rows,
+                       observers=(comparison,))  # fmt: skip
+        counted[parts] = len(comparison.terms)
+    names = [name.split("_")[0] for name in staged.layers]
+    assert [counted[(part,)] for part in ("down", "mid", "up")] == [
+        names.count(p) for p in ("down", "mid", "up")
+    ]
+    assert counted[("down", "mid", "up")] == len(names)
+    nothing = Comparison(projections, rows, None, "sum", 1)
+    with pytest.raises(ValueError, match="attention_resolutions"):
+        nothing.loss()
+
+
+@pytest.mark.parametrize("sampling", ["stratified", "uniform"])
+def test_a_timestep_range_keeps_every_sample_inside(base, sampling):
+    method = Method(steps=2, samples_per_step=8, timestep_range=(0.35, 0.9), timestep_sampling=sampling)
+    trainer = _Trainer(base, method, 0)
+    slot = trainer.admit(tiny_photo(1))
+    timesteps = []
+    for step in range(20):
+        slot.step = step
+        timesteps += draw_samples(slot, base, method, trainer.objective.boundaries, 0).timesteps.tolist()
+    assert min(timesteps) >= 350 and max(timesteps) < 900
+    # The first stage, 0 to 199, has no part in the range; the second keeps 350 to 399.
+    assert trained_stages(method, trainer.objective.boundaries, 1000) == [
+        (350, 400), (400, 600), (600, 800), (800, 900),
+    ]  # fmt: skip
+    (result,) = personalize(base, [tiny_photo(1)], method, slots=1)
+    (learned,) = result.tokens.tensors.values()
+    untouched = learned[0] - first_vectors(base, base.towers["text_encoder"], "person", method)
+    assert untouched.abs().max() < 1e-3  # weight decay only
+
+
+def test_a_plateau_is_a_loss_that_no_longer_falls():
+    plateau = Plateau()
+    losses = [1.0, 0.9, 0.899, 0.8995, 0.9, 0.7]
+    told = [
+        plateau.reached(loss, 10 * step, patience=20, tolerance=0.01)
+        for step, loss in enumerate(losses, start=1)
+    ]
+    assert told == [False, False, False, True, True, False]
+
+
+def test_patience_stops_a_person_early_and_nobody_else(base):
+    patient = Method(steps=60, samples_per_step=4, learning_rate=1e-6)
+    hasty = patient.model_copy(update={"patience": 10, "patience_tolerance": 0.5})
+    (alone,) = personalize(base, [tiny_photo(1)], hasty, slots=2)
+    results = {r.name: r for r in personalize(base, [tiny_photo(1), tiny_photo(2)], hasty, slots=2)}
+    assert len(alone.curve) == 20  # the first look sets the mark, the second sees no fall
+    (tensor,), (again,) = (r.tokens.tensors.values() for r in (alone, results["person-1"]))
+    assert torch.equal(tensor, again)
+    (whole,) = personalize(base, [tiny_photo(1)], patient, slots=1)
+    assert len(whole.curve) == 60
+
+
+def test_masks_follow_the_mirror_image(base):
+    method = Method(steps=1, samples_per_step=64, attention_target="mask")
+    trainer = _Trainer(base, method, 0)
+    photo = tiny_photo(1)
+    lopsided = np.zeros_like(photo.mask)
+    lopsided[:, :16] = 1
+    slot = trainer.admit(type(photo)(**{**photo.__dict__, "mask": lopsided}))
+    samples = draw_samples(slot, base, method, trainer.objective.boundaries, 0)
+    mirrored = (samples.x0 - slot.latents[1]).flatten(1).abs().amax(1) == 0
+    assert 0 < mirrored.sum() < 64
+    for mask, flipped in zip(samples.mask, mirrored, strict=True):
+        left = mask[:, :4].mean()
+        assert left == (0 if flipped else 1)
+    assert F.mse_loss(slot.masks[0], slot.masks[1].flip(-1)) == 0
