@@ -16,8 +16,8 @@ from .measure_scorers import measure_image_text, measure_recogniser
 from .people import HELD_OUT_SEEDS, NAMED_SEEDS, name_of, person_from_seed
 from .pipeline_folder import PIPELINE, load_pipeline
 from .renderer import Shot, render
+from .reporting_scorers import load_detector, load_image_text, load_recogniser
 from .scorer_data import render_people
-from .scorers import load_detector, load_image_text, load_recogniser
 
 _SEED = 77
 _GUIDANCE = 3.0

@@ -54,15 +54,15 @@ class AttentionBlock(nn.Module):
         return x + self.narrow(F.gelu(self.widen(self.second(x)), approximate="tanh"))
 
 
-def _unfold(x: Tensor, side: int) -> Tensor:
-    """[n, h, w, c] to [n, h / side, w / side, side side c]."""
+def unfold(x: Tensor, side: int) -> Tensor:
+    """Squares of cells as channels: [n, h, w, c] to [n, h / side, w / side, side side c]."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // side, side, w // side, side, c).transpose(2, 3)
     return x.reshape(n, h // side, w // side, side * side * c)
 
 
-def _fold(x: Tensor, side: int) -> Tensor:
-    """[n, h, w, side side c] to [n, h side, w side, c]."""
+def fold(x: Tensor, side: int) -> Tensor:
+    """What `unfold` did, undone: [n, h, w, side side c] to [n, h side, w side, c]."""
     n, h, w, c = x.shape
     c = c // side**2
     x = x.reshape(n, h, w, side, side, c).transpose(2, 3)
@@ -89,9 +89,9 @@ class PatchTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures [n, 3, 64, 64] to patches [n, 16, 16, 48] and features [n, 16, 16, fine], [n, 8, 8, coarse]."""
-        patches = _unfold(x.permute(0, 2, 3, 1), PATCH)
+        patches = unfold(x.permute(0, 2, 3, 1), PATCH)
         fine = self.local(self.patches(patches))
-        return patches, fine, self.blocks(self.merge(_unfold(fine, 2)) + self.place)
+        return patches, fine, self.blocks(self.merge(unfold(fine, 2)) + self.place)
 
 
 class ReportingRecogniserNetwork(nn.Module):
@@ -173,7 +173,7 @@ class _Finer(nn.Module):
         self.mix = DepthwiseBlock(fine)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        return self.mix(fine + _fold(self.spread(coarse), 2))
+        return self.mix(fine + fold(self.spread(coarse), 2))
 
 
 class ReportingDetectorNetwork(nn.Module):
@@ -217,4 +217,4 @@ class ReportingParserNetwork(nn.Module):
         patches, fine, coarse = self.trunk(x)
         cells = torch.cat([self.finer(fine, coarse), patches], -1)
         named = self.name(F.gelu(self.join(cells), approximate="tanh"))
-        return _fold(named, PATCH).permute(0, 3, 1, 2).float()
+        return fold(named, PATCH).permute(0, 3, 1, 2).float()
