@@ -48,7 +48,7 @@ class PrototypeTask:
         people = rng.choice(self.people, self.persons, replace=False)
         shots = np.stack([rng.choice(self.shots_each, self.shots, replace=False) for _ in people])  # [p, s]
         indices = (people[:, None] * self.shots_each + shots).reshape(-1)
-        images = roughen(self.renders.images[indices], rng, strength=0.8)
+        images = roughen(self.renders.images[indices], rng, strength=1.2)
         eyes = self.renders.eyes[indices] + rng.normal(0, 0.4, (len(indices), 4))
         crops = np.stack([recogniser_crop(image, eye) for image, eye in zip(images, eyes, strict=True)])
         return {"images": as_tensor(crops), "traits": torch.from_numpy(self.traits[people])}
