@@ -127,14 +127,15 @@ class ConceptHead(nn.Module):
         channels: of the cells.
         answers: how many there are to choose from.
         glances: weighted means that are taken.
+        hidden: width of the layer between the glances and the answers.
     """
 
-    def __init__(self, channels: int, answers: int, glances: int = 4):
+    def __init__(self, channels: int, answers: int, glances: int = 4, hidden: int = 64):
         super().__init__()
         self.look = nn.Linear(channels, glances)
         self.place = nn.Parameter(torch.zeros(COARSE**2, glances))
         self.answer = nn.Sequential(
-            nn.Linear(glances * channels, channels), nn.GELU(), nn.Linear(channels, answers)
+            nn.Linear(glances * channels, hidden), nn.GELU(), nn.Linear(hidden, answers)
         )
 
     def forward(self, cells: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class ConceptTask:
         for number in range(len(images)):
             if rng.random() < 0.5:
                 images[number] = images[number, :, ::-1]
-            if rng.random() < 0.5:
+            if rng.random() < 0.4:
                 zoom, shift = rng.uniform(0.92, 1.1), rng.uniform(-3, 3, 2)
                 offset = SIZE / 2 * (1 - zoom) + shift
                 images[number] = warp(images[number], np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]]]))
@@ -123,4 +123,4 @@ class ConceptTask:
         answers = network(batch["images"])
         losses = {name: F.cross_entropy(answers[name], batch[name]) for name in CHOICES}
         yes = torch.cat([answers[name] for name in ATTRIBUTES], 1)  # [n, 6]
-        return losses | {"attributes": 4 * F.binary_cross_entropy_with_logits(yes, batch["attributes"])}
+        return losses | {"attributes": 8 * F.binary_cross_entropy_with_logits(yes, batch["attributes"])}
