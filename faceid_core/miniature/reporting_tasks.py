@@ -88,6 +88,7 @@ class ConceptTask:
     """One answer for scene, held object and clothes, yes or no for each attribute; moved and mirrored pictures."""
 
     size = 160
+    half_figures = 0.7  # share of the batch
     learning_rate = 2e-3
     network = staticmethod(ConceptNetwork)
 
@@ -101,7 +102,10 @@ class ConceptTask:
 
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Pictures [n, 3, 64, 64] with their answers [n], and the attributes [n, 6]."""
-        renders, indices = self.renders, rng.choice(len(self.renders), self.size, replace=False)
+        renders = self.renders
+        # Every second picture is a half figure, whose mouth and eyes are a few pixels: more of those.
+        half = rng.random(self.size) < self.half_figures
+        indices = 2 * rng.choice(len(renders) // 2, self.size, replace=False) + half
         images = roughen(renders.images[indices], rng)
         for number in range(len(images)):
             if rng.random() < 0.5:
