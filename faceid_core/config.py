@@ -165,8 +165,10 @@ class GenerateConfig(Section):
 class ScoreConfig(Section):
     """What is measured on the pictures."""
 
-    scorers: Literal["miniature"] = Field(
-        "miniature", description="The scorers that report; never used in training."
+    scorers: Literal["miniature", "miniature-selection"] = Field(
+        "miniature",
+        description="The set of scorers: miniature reports and is asked for nothing else; miniature-selection "
+        "may choose settings, and no figure that it gives is reported.",
     )
     metrics: tuple[Metric, ...] = Field(
         ("identity", "detection", "concepts", "image_text", "attention", "leakage"),

@@ -169,8 +169,8 @@ class Metric:
         function: see the functions of this module.
         roles: the models whose weights settle the values, as `models.lock` names them.
         needs_reference: whether the values belong to a reference photo as well as to the pictures.
-        detector_of_photos: whether faces are found by the detector that also finds them in people's photos,
-            which the configuration chooses, instead of the scorers' own. The role `detector` then means that one.
+        detector_of_photos: whether faces in pictures of photographs' models are found by the detector that also
+            finds them in people's photos, instead of the scorers' own. The role `detector` then means that one.
     """
 
     version: int

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from faceid_core.errors import ConfigurationError
 from faceid_core.faces.align import TRAINING_EYE_TARGETS, EyeTargets
 from faceid_core.faces.protocols import FaceDetector, FaceParser
+from faceid_core.miniature.scorer_sets import REPORTING, SETS
 
 from .protocols import ConceptNamer, IdentityScorer, ImageTextScorer
 
-BACKENDS = ("miniature",)
+BACKENDS = tuple(SETS)
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,28 @@ class Scorers:
 
 
 def load_scorers(backend: str) -> Scorers:
-    """The scorers of a backend, with their models in memory.
+    """The scorers of a backend, with their models in memory; nothing of another backend's is read.
+
+    Args:
+        backend: of `BACKENDS`: "miniature" reports, "miniature-selection" may choose settings.
 
     Raises:
         ConfigurationError: if the backend is unknown.
         MissingWeights: if a model's files are absent.
     """
-    if backend != "miniature":
+    if backend not in SETS:
         raise ConfigurationError(f"scorers {backend!r} are unknown; use one of: {', '.join(BACKENDS)}")
     # Imported here, since it brings torch, which the driver and the command line's help do without.
+    from faceid_core.miniature import reporting_scorers
     from faceid_core.miniature import scorers as miniature
 
-    image_text = miniature.load_image_text()
+    module = reporting_scorers if backend == REPORTING else miniature
+    image_text = module.load_image_text()
     return Scorers(
-        name="miniature",
-        detector=miniature.load_detector(),
-        parser=miniature.load_parser(),
-        recogniser=miniature.load_recogniser(),
+        name=backend,
+        detector=module.load_detector(),
+        parser=module.load_parser(),
+        recogniser=module.load_recogniser(),
         image_text=image_text,
         namer=image_text,
         parser_pixels=miniature.SIZE,

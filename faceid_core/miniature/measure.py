@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -12,12 +13,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from .autoencoder import to_images, to_tensor
 from .captions import SCENE_PHRASES
 from .concepts import SCENES
-from .measure_scorers import measure_image_text, measure_recogniser
+from .measure_scorers import SETS, measure_image_text, measure_recogniser
 from .people import HELD_OUT_SEEDS, NAMED_SEEDS, name_of, person_from_seed
 from .pipeline_folder import PIPELINE, load_pipeline
 from .renderer import Shot, render
 from .scorer_data import render_people
-from .scorers import load_detector, load_image_text, load_recogniser
 
 _SEED = 77
 _GUIDANCE = 3.0
@@ -34,8 +34,15 @@ def round_trip(vae: AutoencoderKL, images: np.ndarray, batch: int = 50) -> np.nd
     return np.concatenate(parts)
 
 
-def measure_gate(folder: Path, *, people: int = 200, shots: int = 6) -> dict:
-    """What survives the autoencoder: rank-1 recognition among 100 held-out people, and every concept."""
+def measure_gate(folder: Path, chosen: ModuleType, *, people: int = 200, shots: int = 6) -> dict:
+    """What survives the autoencoder: rank-1 recognition among 100 held-out people, and every concept.
+
+    Args:
+        folder: a pipeline's.
+        chosen: the set of scorers, of `SETS`.
+        people: held-out ones.
+        shots: pictures of each.
+    """
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     renders = render_people(HELD_OUT_SEEDS[:people], shots, seed=_SEED)
     report = {}
@@ -46,8 +53,8 @@ def measure_gate(folder: Path, *, people: int = 200, shots: int = 6) -> dict:
         error = np.abs(images.astype(np.float32) - renders.images).mean() / 127.5
         report[name] = {
             "L1 of a range of 2": round(float(error), 4),
-            "recogniser": measure_recogniser(renders, images, gallery=100),
-            "concepts": measure_image_text(renders, images),
+            "recogniser": measure_recogniser(renders, images, chosen, gallery=100),
+            "concepts": measure_image_text(renders, images, chosen),
         }
     return report
 
@@ -66,15 +73,15 @@ def _draw(
     return images
 
 
-def _faces(images: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+def _faces(images: list[np.ndarray], chosen: ModuleType) -> tuple[np.ndarray, list[int]]:
     """Recogniser's vectors of the pictures in which a face was found, and which pictures these are."""
-    found = load_detector().detect(images)
+    found = chosen.load_detector().detect(images)
     seen = [index for index, faces in enumerate(found) if faces]
-    vectors = load_recogniser().embed_faces([images[i] for i in seen], [found[i][0] for i in seen])
+    vectors = chosen.load_recogniser().embed_faces([images[i] for i in seen], [found[i][0] for i in seen])
     return vectors, seen
 
 
-def measure_pipeline(folder: Path, *, people: int = 64) -> dict:
+def measure_pipeline(folder: Path, chosen: ModuleType, *, people: int = 64) -> dict:
     """Whether a name draws that person, and whether the scene asked for is the scene named.
 
     Each of `people` named people is drawn twice: as a close-up, and as a half figure in a scene. A picture
@@ -89,7 +96,7 @@ def measure_pipeline(folder: Path, *, people: int = 64) -> dict:
         render(person_from_seed(seed), Shot(framing="face", clothes="blue shirt", backdrop_seed=seed)).image
         for seed in NAMED_SEEDS
     ]
-    known, seen = _faces(references)
+    known, seen = _faces(references, chosen)
     row_of = {NAMED_SEEDS[index]: row for row, index in enumerate(seen)}
     scenes = [SCENES[index % len(SCENES)] for index in range(people)]
     close_ups = _draw(pipeline, [f"a photo of the face of {name_of(seed)}" for seed in seeds], _SEED)
@@ -105,7 +112,7 @@ def measure_pipeline(folder: Path, *, people: int = 64) -> dict:
     )
     report: dict = {"people": people, "steps": _STEPS, "guidance": _GUIDANCE}
     for title, images in (("close-ups", close_ups), ("half figures", halves)):
-        vectors, seen = _faces(images)
+        vectors, seen = _faces(images, chosen)
         hits = 0
         for vector, index in zip(vectors, seen, strict=True):
             others = rng.choice([s for s in row_of if s != seeds[index]], 20, replace=False)
@@ -113,11 +120,11 @@ def measure_pipeline(folder: Path, *, people: int = 64) -> dict:
             hits += int(alike.argmax() == 0)
         report[f"{title}: nearest to the person named, of 21"] = round(hits / people, 3)
         report[f"{title}: face found"] = round(len(seen) / people, 3)
-    named = [concepts.scene for concepts in load_image_text().concepts(halves)]
+    named = [concepts.scene for concepts in chosen.load_image_text().concepts(halves)]
     report["scene named is the scene asked, named people"] = float(
         np.mean([a == b for a, b in zip(named, scenes, strict=True)])
     )
-    named = [concepts.scene for concepts in load_image_text().concepts(crowd)]
+    named = [concepts.scene for concepts in chosen.load_image_text().concepts(crowd)]
     report["scene named is the scene asked, person"] = float(
         np.mean([name == SCENES[index // 4] for index, name in enumerate(named)])
     )
@@ -131,9 +138,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=("gate", "pipeline"))
     parser.add_argument("--folder", type=Path, default=PIPELINE, help="a pipeline folder")
     parser.add_argument("--people", type=int, help="how many held-out (gate) or named (pipeline) people")
+    parser.add_argument(
+        "--set", choices=sorted(SETS), default="reporting", help="of scorers (default reporting)"
+    )
     options = parser.parse_args(arguments)
     given = {"people": options.people} if options.people else {}
-    measured = {"gate": measure_gate, "pipeline": measure_pipeline}[options.what](options.folder, **given)
+    measured = {"gate": measure_gate, "pipeline": measure_pipeline}[options.what](
+        options.folder, SETS[options.set], **given
+    )
     print(json.dumps(measured, indent=2))
 
 

@@ -3,95 +3,69 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import numpy as np
 
 from ..errors import MissingWeights
 from ..faces.align import TRAINING_EYE_TARGETS, align, similarity
 from ..faces.classes import CLASSES, REGIONS
-from . import people, scorers
+from . import people, reporting_scorers, scorers
 from .captions import caption
 from .concepts import ATTRIBUTES, FRAMINGS
+from .measure_recognition import error_by_kind, kinds_of_pairs, recognition
 from .renderer import render_group, render_scene, sample_shot
 from .scorer_data import CLOTHES_ANSWERS, HELD_ANSWERS, SCENE_ANSWERS, Renders, render_people, roughen
 from .scorer_geometry import warp
 from .scorer_tasks import change_one_thing, facts_of_shot
 
 SHOTS_SEED = 77
+SETS = {"reporting": reporting_scorers, "selection": scorers}
 SCORERS = ("recogniser", "image_text", "detector", "parser")
 ImageFilter = Callable[[np.ndarray], np.ndarray]
 
 
-def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
-    """Where as many pairs of one person fall below the threshold as pairs of two people above it.
+def measure_recogniser(
+    renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers, *, gallery: int = 100
+) -> dict:
+    """Figures with the renderer's eyes, and with those of the set's own detector where it found a face.
 
     Args:
-        same: similarities of pairs of one person.
-        different: similarities of pairs of two people.
-
-    Returns:
-        the error rate, and the threshold.
+        images: uint8 [n, 64, 64, 3], the renders or what became of them.
+        chosen: of `SETS`.
+        gallery: people among whom a picture's own is looked for.
     """
-    thresholds = np.quantile(np.concatenate([same, different]), np.linspace(0, 1, 4001))
-    rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
-    accepted = 1 - np.searchsorted(np.sort(different), thresholds) / len(different)
-    best = int(np.argmin(np.abs(rejected - accepted)))
-    return float(rejected[best] + accepted[best]) / 2, float(thresholds[best])
-
-
-def recognition(vectors: np.ndarray, owners: np.ndarray, *, gallery: int, seed: int = 0) -> dict[str, float]:
-    """Verification and identification figures of unit vectors [n, d] that belong to owners [n].
-
-    `rank1` is the share of pictures whose nearest gallery picture, one of each of `gallery` people, drawn
-    again for every picture and never itself, is its own person's.
-    """
-    similarity = vectors @ vectors.T
-    alike = owners[:, None] == owners[None]
-    upper = np.triu(np.ones_like(alike), 1)
-    error, threshold = equal_error_rate(similarity[alike & upper], similarity[~alike & upper])
-    rng = np.random.default_rng(seed)
-    pictures_of = {owner: np.flatnonzero(owners == owner) for owner in np.unique(owners)}
-    hits = []
-    for probe, owner in enumerate(owners):
-        others = rng.choice([name for name in pictures_of if name != owner], gallery - 1, replace=False)
-        own = rng.choice([index for index in pictures_of[owner] if index != probe])
-        shown = [own, *(rng.choice(pictures_of[name]) for name in others)]
-        hits.append(similarity[probe, shown].argmax() == 0)
-    return {
-        "equal_error_rate": error,
-        "threshold": threshold,
-        "rank1": float(np.mean(hits)),
-        "same_mean": float(similarity[alike & upper].mean()),
-        "different_mean": float(similarity[~alike & upper].mean()),
-    }
-
-
-def measure_recogniser(renders: Renders, images: np.ndarray, *, gallery: int = 100) -> dict:
-    """Figures with the renderer's eyes, and with the detector's where it found a face."""
-    recogniser = scorers.load_recogniser()
+    recogniser = chosen.load_recogniser()
     eyes = renders.eyes.reshape(-1, 2, 2)
     crops = [
         scorers.recogniser_crop(image, tuple(left), tuple(right))
         for image, (left, right) in zip(images, eyes, strict=True)
     ]
-    report = {"true_eyes": recognition(recogniser.embed(crops), renders.seeds, gallery=gallery)}
-    try:
-        found = scorers.load_detector().detect(list(images))
-    except MissingWeights:
-        return report
-    seen = [index for index, faces in enumerate(found) if faces]
-    vectors = recogniser.embed_faces([images[index] for index in seen], [found[index][0] for index in seen])
-    report["detected_eyes"] = recognition(vectors, renders.seeds[seen], gallery=gallery)
+    rows = np.arange(len(images))
+    found = {"true_eyes": (rows, recogniser.embed(crops))}
+    with contextlib.suppress(MissingWeights):
+        faces = chosen.load_detector().detect(list(images))
+        seen = np.array([row for row in rows if faces[row]])
+        vectors = recogniser.embed_faces([images[row] for row in seen], [faces[row][0] for row in seen])
+        found["detected_eyes"] = seen, vectors
+    report = {}
+    for name, (seen, vectors) in found.items():
+        owners = renders.seeds[seen]
+        report[name] = recognition(vectors, owners, gallery=gallery)
+        report[name]["equal_error_rate_by_kind"] = error_by_kind(
+            vectors, owners, kinds_of_pairs(renders, seen)
+        )
     return report
 
 
-def measure_image_text(renders: Renders, images: np.ndarray) -> dict:
-    """Share of right answers for each concept, by framing, and the commonest confusions."""
-    shown = scorers.load_image_text().concepts(list(images))
+def measure_image_text(renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers) -> dict:
+    """Share of right answers for each concept, by framing, and every confusion with its count."""
+    shown = chosen.load_image_text().concepts(list(images))
     report: dict = {}
     confusions: Counter = Counter()
 
@@ -100,7 +74,7 @@ def measure_image_text(renders: Renders, images: np.ndarray) -> dict:
             rows = np.flatnonzero(renders.framing == framing)
             pairs = [(told[row], true[row]) for row in rows if true[row] != "unclear"]
             report[f"{name} ({label})"] = float(np.mean([said == real for said, real in pairs]))
-            confusions.update((name, real, said) for said, real in pairs if said != real)
+            confusions.update((name, label, real, said) for said, real in pairs if said != real)
 
     grade("scene", [concepts.scene for concepts in shown], [SCENE_ANSWERS[index] for index in renders.scene])
     grade("held", [concepts.held for concepts in shown], [HELD_ANSWERS[index] for index in renders.held])
@@ -110,18 +84,22 @@ def measure_image_text(renders: Renders, images: np.ndarray) -> dict:
         grade(
             name, [name in concepts.attributes for concepts in shown], renders.attributes[:, column].tolist()
         )
-    report["confusions (concept, true, named): times"] = {
-        str(pair): count for pair, count in confusions.most_common(8)
-    }
+    report["pictures"] = len(images)
+    report["confusions"] = [
+        {"concept": concept, "framing": framing, "true": real, "named": said, "times": times}
+        for (concept, framing, real, said), times in confusions.most_common()
+    ]
     return report
 
 
-def measure_texts(renders: Renders, images: np.ndarray) -> dict[str, float]:
+def measure_texts(
+    renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers
+) -> dict[str, float]:
     """How often a caption scores higher than the same one made false by one change, on its own picture.
 
     A changed caption that only says less is still true and does not count.
     """
-    scorer, rng = scorers.load_image_text(), random.Random(SHOTS_SEED)
+    scorer, rng = chosen.load_image_text(), random.Random(SHOTS_SEED)
     shots = [renders.shot(index) for index in range(len(renders))]
     changed = [change_one_thing(shot, rng) for shot in shots]
     is_false = np.array(
@@ -148,9 +126,11 @@ def overlap_of_regions(labels: np.ndarray, truth: np.ndarray, region: str) -> fl
     return float((shared[either > 0] / either[either > 0]).mean())
 
 
-def measure_parser(renders: Renders, images: np.ndarray) -> dict[str, float]:
+def measure_parser(
+    renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers
+) -> dict[str, float]:
     """Overlap of the mask regions and accuracy by class, on whole pictures and on aligned crops."""
-    parser = scorers.load_parser()
+    parser = chosen.load_parser()
     report = {}
     goal = tuple((x * 64, y * 64) for x, y in TRAINING_EYE_TARGETS)
     crops, truth = [], []
@@ -167,9 +147,11 @@ def measure_parser(renders: Renders, images: np.ndarray) -> dict[str, float]:
     return report
 
 
-def measure_detector(renders: Renders, images: np.ndarray, filtered: ImageFilter) -> dict:
+def measure_detector(
+    renders: Renders, images: np.ndarray, filtered: ImageFilter, chosen: ModuleType = reporting_scorers
+) -> dict:
     """Faces found, eyes' distance from the truth, and finds where nobody is."""
-    detector = scorers.load_detector()
+    detector = chosen.load_detector()
     found = detector.detect(list(images))
     report: dict = {"found": float(np.mean([len(faces) > 0 for faces in found]))}
     report["exactly one"] = float(np.mean([len(faces) == 1 for faces in found]))
@@ -210,26 +192,30 @@ def _share_with_face(detector: scorers.MiniatureDetector, images) -> float:
     return float(np.mean([len(faces) > 0 for faces in detector.detect(list(images))]))
 
 
-def measure(persons: int, shots_each: int, filtered: ImageFilter, which: Sequence[str]) -> dict:
-    """Scorers on held-out people.
+def measure(
+    persons: int, shots_each: int, filtered: ImageFilter, which: Sequence[str], chosen: ModuleType
+) -> dict:
+    """Scorers of one set on held-out people.
 
     Args:
         persons: how many of `people.HELD_OUT_SEEDS`.
         shots_each: pictures of each.
         filtered: applied to all pictures [n, 64, 64, 3] first, such as an autoencoder's round trip.
         which: of `SCORERS`.
+        chosen: of `SETS`.
     """
     renders = render_people(people.HELD_OUT_SEEDS[:persons], shots_each, seed=SHOTS_SEED)
     images = filtered(renders.images)
     report: dict = {}
     if "recogniser" in which:
-        report["recogniser"] = measure_recogniser(renders, images)
+        report["recogniser"] = measure_recogniser(renders, images, chosen)
     if "image_text" in which:
-        report["image_text"] = measure_image_text(renders, images) | measure_texts(renders, images)
+        report["image_text"] = measure_image_text(renders, images, chosen)
+        report["image_text"] |= measure_texts(renders, images, chosen)
     if "detector" in which:
-        report["detector"] = measure_detector(renders, images, filtered)
+        report["detector"] = measure_detector(renders, images, filtered, chosen)
     if "parser" in which:
-        report["parser"] = measure_parser(renders, images)
+        report["parser"] = measure_parser(renders, images, chosen)
     return report
 
 
@@ -237,6 +223,7 @@ def main() -> None:
     """Read the command line, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scorers", nargs="*", choices=[*SCORERS, []], help="which (default all)")
+    parser.add_argument("--set", choices=sorted(SETS), default="reporting", help="whose (default reporting)")
     parser.add_argument("--persons", type=int, default=200)
     parser.add_argument(
         "--shots", type=int, default=10, help="pictures of each person, half of them close-ups"
@@ -248,7 +235,8 @@ def main() -> None:
     def filtered(images: np.ndarray) -> np.ndarray:
         return roughen(images, rng) if arguments.rough else images
 
-    report = measure(arguments.persons, arguments.shots, filtered, arguments.scorers or SCORERS)
+    which, chosen = arguments.scorers or SCORERS, SETS[arguments.set]
+    report = measure(arguments.persons, arguments.shots, filtered, which, chosen)
     print(json.dumps(report, indent=2))
 
 

@@ -7,12 +7,14 @@ from .concepts import BEARDS, HAIR_STYLES, MARKS
 
 Colour = tuple[int, int, int]
 
-# The six sets are disjoint: a person that tests or samples rely on is never seen in any training.
+# The seven sets are disjoint: a person that tests or samples rely on is never seen in any training.
 NAMED_SEEDS = range(1, 257)
 # On whom the method's settings are chosen; no figure that is reported comes from them.
 TUNING_SEEDS = range(8001, 8033)
 SAMPLE_SEEDS = range(9001, 9009)
+# Of the scorers that select, and of those that report.
 SCORER_TRAINING_SEEDS = range(100_000, 140_000)
+SECOND_SCORER_TRAINING_SEEDS = range(140_000, 180_000)
 HELD_OUT_SEEDS = range(200_000, 201_000)
 ANONYMOUS_SEEDS = range(300_000, 400_000)
 

@@ -24,6 +24,25 @@ CLOTHES_VISIBLE, CLOTHES_HIDDEN = 0.02, 0.005
 
 
 @dataclass(frozen=True)
+class Training:
+    """What a set of scorers learns from; no two sets share any of it.
+
+    Args:
+        people: seeds of the people.
+        shots_seed: of what their pictures show.
+        batches_seed: of the networks' first weights and of what each batch draws.
+    """
+
+    people: range
+    shots_seed: int
+    batches_seed: int
+
+
+SELECTION = Training(people.SCORER_TRAINING_SEEDS, shots_seed=1, batches_seed=0)
+REPORTING = Training(people.SECOND_SCORER_TRAINING_SEEDS, shots_seed=2, batches_seed=1000)
+
+
+@dataclass(frozen=True)
 class Renders:
     """Pictures of people with everything that is known about them; n pictures, arrays of equal length.
 
@@ -108,18 +127,21 @@ def render_people(seeds: Sequence[int], shots_each: int, *, seed: int) -> Render
     return Renders(**{name: np.asarray(values) for name, values in rows.items()})
 
 
-def training_renders(folder: Path, *, persons: int = 16_000, shots_each: int = 4) -> Renders:
+def training_renders(
+    folder: Path, training: Training = SELECTION, *, persons: int = 16_000, shots_each: int = 4
+) -> Renders:
     """The training pictures, rendered at the first call (about 90 s) and read from `folder` afterwards.
 
     Args:
         folder: where the arrays lie, one .npy file each.
-        persons: how many of `people.SCORER_TRAINING_SEEDS`, from the first.
+        training: whose people and shots.
+        persons: how many of the people, from the first.
     """
-    folder = folder / f"renders-{persons}x{shots_each}"
+    folder = folder / f"renders-{training.people.start}-{training.shots_seed}-{persons}x{shots_each}"
     names = [field.name for field in fields(Renders)]
     if not (folder / "complete").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        made = render_people(people.SCORER_TRAINING_SEEDS[:persons], shots_each, seed=1)
+        made = render_people(training.people[:persons], shots_each, seed=training.shots_seed)
         for name in names:
             np.save(folder / f"{name}.npy", getattr(made, name))
         (folder / "complete").touch()

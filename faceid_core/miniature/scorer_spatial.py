@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..faces.align import TRAINING_EYE_TARGETS, similarity, transform_points
 from . import people
 from .renderer import LABELS, render_group, render_scene, sample_shot
-from .scorer_data import Renders, roughen
+from .scorer_data import SELECTION, Renders, Training, roughen
 from .scorer_geometry import warp
 from .scorer_networks import SIZE, DetectorNetwork, ParserNetwork, as_tensor
 
@@ -76,17 +76,24 @@ class DetectorTask:
 
     size = 128
     examples = 2_000  # scenes without people, and as many groups
-    learning_rate = 3e-3
-    network = staticmethod(DetectorNetwork)
 
-    def __init__(self, renders: Renders):
-        rng = np.random.default_rng(5)
-        self.renders = renders
+    def __init__(
+        self,
+        renders: Renders,
+        *,
+        network: type[nn.Module] = DetectorNetwork,
+        arguments: dict | None = None,
+        learning_rate: float = 3e-3,
+        training: Training = SELECTION,
+    ):
+        rng = np.random.default_rng(5 + training.batches_seed)
+        self.renders, self.network, self.learning_rate = renders, network, learning_rate
+        self.arguments = arguments or {"widths": [24, 48, 80, 96]}
         self.faces = np.concatenate([renders.boxes, renders.eyes], 1)  # [n, 8]
         self.scenes = np.stack([render_scene(sample_shot(rng)).image for _ in range(self.examples)])
         self.groups, self.group_faces = [], []
         for _ in range(self.examples):
-            seeds = rng.choice(people.SCORER_TRAINING_SEEDS, 2, replace=False)
+            seeds = rng.choice(training.people, 2, replace=False)
             pair = [people.person_from_seed(int(seed)) for seed in seeds]
             drawn = render_group(pair, sample_shot(rng))
             self.groups.append(drawn.image)
@@ -95,7 +102,7 @@ class DetectorTask:
 
     def configuration(self) -> dict:
         """What `config.json` says: the arguments of the network, and the least confidence of a face."""
-        return {"network": {"widths": [24, 48, 80, 96]}, "threshold": 0.5}
+        return {"network": self.arguments, "threshold": 0.5}
 
     def _person(self, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
         index = rng.integers(len(self.renders))
@@ -154,7 +161,7 @@ class DetectorTask:
         images = as_tensor(roughen(np.stack(pictures), rng))
         return {"images": images, "heat": heat, "care": care, "places": places, "weight": weight}
 
-    def loss(self, network: DetectorNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Focal loss of the heat map and the distance of boxes and eyes, per face."""
         grid = network(batch["images"])
         heat, logit = batch["heat"], grid[:, 0]
@@ -208,11 +215,17 @@ class ParserTask:
     """The class of every pixel, on whole pictures and on crops aligned by the eyes."""
 
     size = 112
-    learning_rate = 3e-3
-    network = staticmethod(ParserNetwork)
 
-    def __init__(self, renders: Renders):
-        self.renders = renders
+    def __init__(
+        self,
+        renders: Renders,
+        *,
+        network: type[nn.Module] = ParserNetwork,
+        arguments: dict | None = None,
+        learning_rate: float = 3e-3,
+    ):
+        self.renders, self.network, self.learning_rate = renders, network, learning_rate
+        self.arguments = arguments or {"widths": [32, 48, 80, 96]}
         counts = np.bincount(renders.labels[::50].reshape(-1), minlength=len(LABELS))
         # Square roots: brows are a hundred times rarer than background, not a hundred times more important.
         share = np.sqrt(counts / counts.sum())
@@ -220,7 +233,7 @@ class ParserTask:
 
     def configuration(self) -> dict:
         """What `config.json` says: the arguments of the network and the classes by number."""
-        return {"network": {"classes": len(LABELS), "widths": [32, 48, 80, 96]}, "classes": list(LABELS)}
+        return {"network": {"classes": len(LABELS), **self.arguments}, "classes": list(LABELS)}
 
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Pictures [n, 3, 64, 64] and labels int64 [n, 64, 64]."""
@@ -241,6 +254,6 @@ class ParserTask:
             labels[number] = warp(labels[number], matrix, nearest=True)
         return {"images": as_tensor(images), "labels": torch.from_numpy(labels.astype(np.int64))}
 
-    def loss(self, network: ParserNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted cross-entropy over pixels."""
         return {"pixels": F.cross_entropy(network(batch["images"]), batch["labels"], self.weight)}

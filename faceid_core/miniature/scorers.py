@@ -1,4 +1,4 @@
-"""The miniature world's scorers: detector, parser, recogniser and image-text scorer, ready to use."""
+"""The miniature world's first scorers, the selection set: detector, parser, recogniser, image-text scorer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Concepts:
     clothes: str | None
 
 
-def _load(network: type[nn.Module], name: str, folder: Path | str | None) -> tuple[nn.Module, dict]:
+def load_network(network: type[nn.Module], name: str, folder: Path | str | None) -> tuple[nn.Module, dict]:
     """A network in evaluation mode with its weights, and its configuration."""
     folder = WEIGHTS / name if folder is None else Path(folder)
     config, weights = folder / "config.json", folder / "model.safetensors"
@@ -62,7 +62,7 @@ def _load(network: type[nn.Module], name: str, folder: Path | str | None) -> tup
     return model.to(memory_format=torch.channels_last).eval(), configuration
 
 
-def _squares(images: Sequence[np.ndarray]) -> np.ndarray:
+def squares(images: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures uint8 [h, w, 3] as one array [n, 64, 64, 3]."""
     shrunk = [
         image
@@ -74,7 +74,7 @@ def _squares(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @torch.no_grad()
-def _in_batches(network, images: np.ndarray) -> list:
+def in_batches(network, images: np.ndarray) -> list:
     """The network's result for each chunk of pictures [n, 64, 64, 3], padded to `BATCH` and cut again."""
     results = []
     for start in range(0, len(images), BATCH):
@@ -87,11 +87,10 @@ def _in_batches(network, images: np.ndarray) -> list:
 class MiniatureDetector:
     """Finds faces in pictures of any size; implements `faces.protocols.FaceDetector`."""
 
-    name = "miniature"
     version = "1"
 
-    def __init__(self, network: DetectorNetwork, *, threshold: float):
-        self.network, self.threshold = network, threshold
+    def __init__(self, network: nn.Module, *, threshold: float, name: str = "miniature"):
+        self.network, self.threshold, self.name = network, threshold, name
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """The faces of each picture (uint8 [h, w, 3]), the surest first, in the picture's own pixels.
@@ -107,7 +106,7 @@ class MiniatureDetector:
     def _look(self, views: Sequence[View]) -> list[np.ndarray]:
         """The faces [k, 9] in each view, in pixels of the picture that it was cut from."""
         boards = np.stack([view.board for view in views]) if views else np.empty((0, SIZE, SIZE, 3), np.uint8)
-        grids = [grid for out, count in _in_batches(self.network, boards) for grid in out[:count].numpy()]
+        grids = [grid for out, count in in_batches(self.network, boards) for grid in out[:count].numpy()]
         return [
             view.in_picture(decode(grid, threshold=self.threshold))
             for grid, view in zip(grids, views, strict=True)
@@ -126,7 +125,7 @@ class MiniatureParser:
     version = "1"
     approximate = False
 
-    def __init__(self, network: ParserNetwork):
+    def __init__(self, network: nn.Module):
         self.network = network
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
@@ -137,7 +136,7 @@ class MiniatureParser:
             faces: not needed.
         """
         height, width = crops[0].shape[:2] if len(crops) else (SIZE, SIZE)
-        batches = _in_batches(self.network, _squares(crops))
+        batches = in_batches(self.network, squares(crops))
         labels = [label for logits, count in batches for label in logits[:count].argmax(1).byte().numpy()]
         if (height, width) != (SIZE, SIZE):
             labels = [cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST) for label in labels]
@@ -150,12 +149,12 @@ class MiniatureRecogniser:
     name = "miniature"
     version = "1"
 
-    def __init__(self, network: RecogniserNetwork):
+    def __init__(self, network: nn.Module):
         self.network = network
 
     def embed(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Unit vectors float32 [n, 128] for crops uint8 [64, 64, 3], eyes at `RECOGNISER_EYE_TARGETS`."""
-        vectors = [out[:count].numpy() for out, count in _in_batches(self.network, _squares(crops))]
+        vectors = [out[:count].numpy() for out, count in in_batches(self.network, squares(crops))]
         return np.concatenate(vectors) if vectors else np.empty((0, 128), np.float32)
 
     def embed_faces(self, images: Sequence[np.ndarray], faces: Sequence[Face]) -> np.ndarray:
@@ -178,7 +177,8 @@ def recogniser_crop(image: np.ndarray, left_eye, right_eye) -> np.ndarray:
     return align(image, left_eye, right_eye, size=SIZE, eye_targets=RECOGNISER_EYE_TARGETS)[0]
 
 
-_ANSWERS = {
+# The answers of each head, in the order of its outputs.
+ANSWERS = {
     "scene": (*SCENES, None),
     "held": (*OBJECTS, None),
     "clothes": (*CLOTHES, None),
@@ -210,7 +210,7 @@ class MiniatureImageText:
 
     def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Unit vectors float32 [n, 128] of pictures."""
-        vectors = [out[0][:count].numpy() for out, count in _in_batches(self.network, _squares(images))]
+        vectors = [out[0][:count].numpy() for out, count in in_batches(self.network, squares(images))]
         return np.concatenate(vectors) if vectors else np.empty((0, 128), np.float32)
 
     @torch.no_grad()
@@ -224,7 +224,7 @@ class MiniatureImageText:
         Of `scene`, `held` and `clothes` one is true, None among them; of `attributes` any number.
         """
         results = []
-        for (_, logits), count in _in_batches(self.network, _squares(images)):
+        for (_, logits), count in in_batches(self.network, squares(images)):
             shares = {
                 head: (values.sigmoid() if head == "attributes" else values.softmax(1)).numpy()
                 for head, values in logits.items()
@@ -233,41 +233,43 @@ class MiniatureImageText:
                 results.append(
                     {
                         head: dict(zip(known, shares[head][index].tolist(), strict=True))
-                        for head, known in _ANSWERS.items()
+                        for head, known in ANSWERS.items()
                     }
                 )
         return results
 
     def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:
         """The most probable scene, held object and clothes, and every attribute likelier than not."""
-        return [
-            Concepts(
-                scene=max(shares["scene"], key=shares["scene"].get),
-                attributes=frozenset(name for name, share in shares["attributes"].items() if share > 0.5),
-                held=max(shares["held"], key=shares["held"].get),
-                clothes=max(shares["clothes"], key=shares["clothes"].get),
-            )
-            for shares in self.probabilities(images)
-        ]
+        return [most_probable(shares) for shares in self.probabilities(images)]
+
+
+def most_probable(shares: dict[str, dict[str | None, float]]) -> Concepts:
+    """What `probabilities` says of one picture, decided."""
+    return Concepts(
+        scene=max(shares["scene"], key=shares["scene"].get),
+        attributes=frozenset(name for name, share in shares["attributes"].items() if share > 0.5),
+        held=max(shares["held"], key=shares["held"].get),
+        clothes=max(shares["clothes"], key=shares["clothes"].get),
+    )
 
 
 def load_detector(folder: Path | str | None = None) -> MiniatureDetector:
     """The face detector from a folder, by default the one that ships with the package."""
-    network, configuration = _load(DetectorNetwork, "detector", folder)
+    network, configuration = load_network(DetectorNetwork, "detector", folder)
     return MiniatureDetector(network, threshold=configuration["threshold"])
 
 
 def load_parser(folder: Path | str | None = None) -> MiniatureParser:
     """The face parser from a folder, by default the one that ships with the package."""
-    return MiniatureParser(_load(ParserNetwork, "parser", folder)[0])
+    return MiniatureParser(load_network(ParserNetwork, "parser", folder)[0])
 
 
 def load_recogniser(folder: Path | str | None = None) -> MiniatureRecogniser:
     """The recogniser from a folder, by default the one that ships with the package."""
-    return MiniatureRecogniser(_load(RecogniserNetwork, "recogniser", folder)[0])
+    return MiniatureRecogniser(load_network(RecogniserNetwork, "recogniser", folder)[0])
 
 
 def load_image_text(folder: Path | str | None = None) -> MiniatureImageText:
     """The image-text scorer from a folder, by default the one that ships with the package."""
-    network, configuration = _load(ImageTextNetwork, "image_text", folder)
+    network, configuration = load_network(ImageTextNetwork, "image_text", folder)
     return MiniatureImageText(network, configuration["words"])

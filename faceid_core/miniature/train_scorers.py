@@ -6,26 +6,52 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .scorer_data import training_renders
+from .reporting_networks import ReportingDetectorNetwork, ReportingParserNetwork
+from .reporting_tasks import ConceptTask, PrototypeTask
+from .scorer_data import REPORTING, SELECTION, Renders, Training, training_renders
 from .scorer_spatial import DetectorTask, ParserTask
 from .scorer_tasks import ImageTextTask, RecogniserTask
 
-TASKS = {
+# The task of each scorer, given its set's renders.
+TASKS: dict[str, Callable[[Renders], Any]] = {
     "detector": DetectorTask,
     "parser": ParserTask,
     "recogniser": RecogniserTask,
     "image_text": ImageTextTask,
+    "reporting_recogniser": PrototypeTask,
+    "reporting_concepts": ConceptTask,
+    "reporting_detector": partial(
+        DetectorTask,
+        network=ReportingDetectorNetwork,
+        arguments={"trunk": {"fine": 64, "coarse": 96, "local": 1, "blocks": "ddad"}},
+        learning_rate=2e-3,
+        training=REPORTING,
+    ),
+    "reporting_parser": partial(
+        ParserTask,
+        network=ReportingParserNetwork,
+        arguments={"trunk": {"fine": 64, "coarse": 96, "local": 1, "blocks": "ddad"}},
+        learning_rate=2e-3,
+    ),
 }
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKPOINT_SECONDS = 60
 WARM_UP = 0.03  # share of the training time
+
+
+def training_of(name: str) -> Training:
+    """What a scorer learns from, by the set that it belongs to."""
+    return REPORTING if name.startswith("reporting_") else SELECTION
 
 
 def learning_rate(progress: float) -> float:
@@ -92,22 +118,25 @@ def train(
         weights: the result goes into a folder of the scorer's name in it.
         persons: how many training people are rendered.
     """
-    torch.manual_seed(0)
-    task = TASKS[name](training_renders(work, persons=persons))
+    training = training_of(name)
+    torch.manual_seed(training.batches_seed)
+    task = TASKS[name](training_renders(work, training, persons=persons))
     configuration = task.configuration()
     network = task.network(**configuration["network"]).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=task.learning_rate, weight_decay=0.02)
     checkpoint = work / f"{name}.safetensors"
     seconds, step = load_checkpoint(checkpoint, network, optimiser) if resume else (0.0, 0)
     # Seeded by the step, so that a resumed training does not see its first batches again.
-    rng = np.random.default_rng([0, step])
+    rng = np.random.default_rng([training.batches_seed, step])
     budget, saved = minutes * 60, seconds
     while seconds < budget:
         begun = time.monotonic()
         for group in optimiser.param_groups:
             # From the middle of a first step: a rate of exactly 0 would waste it.
             group["lr"] = task.learning_rate * learning_rate(seconds / budget + 1e-3)
-        losses = task.loss(network, task.batch(rng))
+        batch = task.batch(rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=training is REPORTING):
+            losses = task.loss(network, batch)
         optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)

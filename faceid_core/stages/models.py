@@ -94,10 +94,11 @@ class Models:
     @cached_property
     def _faces(self):
         from faceid_core.faces.backends import load_faces
+        from faceid_core.miniature.scorer_sets import SELECTION, SETS
         from faceid_core.stages.weights import verify_shipped
 
         if self.settings.faces_backend == "miniature":
-            verify_shipped("detector", "parser")
+            verify_shipped(SETS[SELECTION]["detector"], SETS[SELECTION]["parser"])
         return load_faces(self.settings.faces_backend)
 
     @property
@@ -112,9 +113,10 @@ class Models:
 
     @cached_property
     def scorers(self):
-        """The scorers that report."""
+        """The configured set of scorers."""
         from faceid_core.evaluate.scorers import load_scorers
-        from faceid_core.stages.weights import MINIATURE_ROLES, verify_shipped
+        from faceid_core.miniature.scorer_sets import SETS
+        from faceid_core.stages.weights import verify_shipped
 
-        verify_shipped(*MINIATURE_ROLES)
+        verify_shipped(*SETS[self.settings.scorers].values())
         return load_scorers(self.settings.scorers)

@@ -55,13 +55,21 @@ class Score:
 
 def _scorers(models, metric: str):
     """The scorers, with the photos' detector in its place where the metric asks for that one."""
-    from faceid_core.evaluate.metrics import METRICS
-
-    settings = models.settings
-    # Both miniature: one detector, whose faces all metrics share.
-    if METRICS[metric].detector_of_photos and settings.faces_backend != settings.scorers:
+    if _asks_detector_of_photos(metric, models.settings.faces_backend):
         return replace(models.scorers, detector=models.detector)
     return models.scorers
+
+
+def _asks_detector_of_photos(metric: str, faces_backend: str) -> bool:
+    """Whether a metric finds faces with the detector that found them in people's photos.
+
+    The miniature's scorers know drawn faces, so the pictures of photographs' models need the photos' own
+    detector. In the miniature world each set has a detector of its own, whose faces all metrics share: the
+    photos' one made the training masks, and what trains does not report.
+    """
+    from faceid_core.evaluate.metrics import METRICS
+
+    return METRICS[metric].detector_of_photos and faces_backend != "miniature"
 
 
 def _pictures(models, scorers, digest: str, shard: bytes):
@@ -120,7 +128,7 @@ def _work(plan, subject: Subject, metric: str, pictures: Source, result: str | N
         "scorers": plan.config.score.scorers,
     }
     roles = {role: role for role in about.roles}
-    if about.detector_of_photos:
+    if _asks_detector_of_photos(metric, plan.config.faces.backend):
         roles["detector"] = "face_detector"
     name = f"score-{metric}"
     return plan.work(subject, name, about.version, parameters, sources, roles, result=result or name)

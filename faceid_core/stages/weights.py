@@ -9,9 +9,8 @@ from functools import cache
 from faceid_core.config import NightlyConfig
 from faceid_core.diffusion.describe import MINIATURE, describe, source_folder
 from faceid_core.errors import ConfigurationError
+from faceid_core.miniature.scorer_sets import SELECTION, SETS
 from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
-
-MINIATURE_ROLES = ("detector", "parser", "recogniser", "image_text")
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,16 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     source = config.base_model.source
     folder = source_folder(source)
     lock = shipped_lock()
-    digests = {role: lock.digest(role) for role in MINIATURE_ROLES}
+    # The score stages' roles mean the configured set's models; the photos' detector and parser have their own.
+    digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
     if config.faces.backend != "miniature":
         from faceid_core.faces.backends import backend_digest
 
         digests["face_detector"] = digests["face_parser"] = backend_digest(config.faces.backend)
     else:
-        digests["face_detector"], digests["face_parser"] = digests["detector"], digests["parser"]
+        photos = SETS[SELECTION]
+        digests["face_detector"] = lock.digest(photos["detector"])
+        digests["face_parser"] = lock.digest(photos["parser"])
     digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
     about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
     return FoundWeights(digests, about.resolution)

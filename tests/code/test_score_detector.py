@@ -1,4 +1,4 @@
-"""The detection metric asks the detector of the photos, and its key says which one that is."""
+"""For photographs the detection metric asks the photos' detector, else the scorers' own; its key says which."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from faceid_core.faces.backends import backend_digest
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.score import plan_works
 from faceid_core.stages.weights import shipped_lock
-from faceid_core.stages.work import Subject
 from faceid_core.store.keys import StageCall
-from faceid_core.store.manifest import Manifest
-from tests.helpers.stage_runs import models_for_tests, run_stage
+from tests.helpers.stage_runs import models_for_tests, run_stage, score_calls_of
 
 
 def shard(*images) -> bytes:
@@ -65,24 +62,18 @@ def test_the_miniatures_detection_shares_its_detector_with_the_other_metrics():
 
 @cache
 def score_calls(backend: str) -> dict[str, StageCall]:
-    """The stage calls of all metrics for one person whose pictures are drawn."""
-    plan = Plan.from_config(NightlyConfig(faces={"backend": backend}))
-    subject = Subject("person", "p", "identities/p", "person")
-    for stage, output in (("generate", "pictures.parquet"), ("detect", "crop.png")):
-        row = {"name": output, "digest": "a" * 64, "size": 1, "media_type": "image/png"}
-        subject.manifests[stage] = Manifest(stage, "b" * 64, {"outputs": [row]}, {})
-    return {work.call.stage: work.call for work in plan_works(plan, subject)}
+    return score_calls_of(Plan.from_config(NightlyConfig(faces={"backend": backend})))
 
 
 def test_the_key_changes_with_the_backend_for_detection_only():
     ours, theirs = score_calls("miniature"), score_calls("deepface")
     assert {stage for stage in ours if ours[stage].key != theirs[stage].key} == {"score-detection"}
     assert theirs["score-detection"].weights == {"detector": backend_digest("deepface")}
-    assert ours["score-detection"].weights == {"detector": shipped_lock().digest("detector")}
+    assert ours["score-detection"].weights == {"detector": shipped_lock().digest("reporting_detector")}
 
 
 @pytest.mark.parametrize("backend", ["miniature", "deepface"])
 def test_identity_and_attention_are_keyed_by_the_scorers_own_detector(backend):
     calls = score_calls(backend)
     for stage in ("score-identity", "score-attention"):
-        assert calls[stage].weights["detector"] == shipped_lock().digest("detector")
+        assert calls[stage].weights["detector"] == shipped_lock().digest("reporting_detector")

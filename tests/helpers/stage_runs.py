@@ -7,8 +7,12 @@ from pathlib import Path
 
 from faceid_core.stages import Work, stage_named
 from faceid_core.stages.models import Models, WorkerSettings
+from faceid_core.stages.plan import Plan
+from faceid_core.stages.score import plan_works
+from faceid_core.stages.work import Subject
 from faceid_core.store import digest_folder
 from faceid_core.store.keys import StageCall, sha256_hex
+from faceid_core.store.manifest import Manifest
 
 
 def models_for_tests(*, base: Path | None = None, faces: str = "miniature", slots: int = 2) -> Models:
@@ -68,3 +72,12 @@ def run_stage(
             raise outputs
         found[works[index].subject] = {key: output.data for key, output in outputs.items()}
     return found
+
+
+def score_calls_of(plan: Plan) -> dict[str, StageCall]:
+    """The stage calls of all metrics for one person whose pictures are drawn."""
+    subject = Subject("person", "p", "identities/p", "person")
+    for stage, output in (("generate", "pictures.parquet"), ("detect", "crop.png")):
+        row = {"name": output, "digest": "a" * 64, "size": 1, "media_type": "image/png"}
+        subject.manifests[stage] = Manifest(stage, "b" * 64, {"outputs": [row]}, {})
+    return {work.call.stage: work.call for work in plan_works(plan, subject)}

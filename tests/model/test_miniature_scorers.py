@@ -1,17 +1,40 @@
-"""The miniature's scorers on people and shots that no training saw, and the code that trains them."""
+"""Both sets of the miniature's scorers on people and shots that no training saw, and the code that trains them."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from faceid_core.errors import MissingWeights
 from faceid_core.faces.classes import CLASSES
-from faceid_core.miniature import measure_scorers, people, scorers, train_scorers
+from faceid_core.miniature import (
+    measure_scorers,
+    people,
+    reporting_networks,
+    reporting_scorers,
+    reporting_tasks,
+    scorer_spatial,
+    scorer_tasks,
+    scorers,
+    train_scorers,
+)
 from faceid_core.miniature.concepts import ATTRIBUTES
+from faceid_core.miniature.measure_recognition import (
+    equal_error_rate,
+    error_by_kind,
+    kinds_of_pairs,
+    recognition,
+)
 from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
-from faceid_core.miniature.scorer_data import SCENE_ANSWERS, render_people
+from faceid_core.miniature.scorer_data import (
+    CLOTHES_ANSWERS,
+    HELD_ANSWERS,
+    SCENE_ANSWERS,
+    render_people,
+    roughen,
+)
 from faceid_core.miniature.scorer_geometry import decode, letterbox
 from faceid_core.miniature.scorer_spatial import grid_targets
 from faceid_core.miniature.scorer_tasks import FACTS, facts_of_caption, facts_of_shot
@@ -24,15 +47,15 @@ def renders():
     return render_people(people.HELD_OUT_SEEDS[900:924], 6, seed=123)
 
 
+@pytest.fixture(scope="module", params=["selection", "reporting"])
+def chosen(request):
+    """One of the two sets."""
+    return measure_scorers.SETS[request.param]
+
+
 @pytest.fixture(scope="module")
-def detector():
-    return scorers.load_detector()
-
-
-def test_people_of_training_and_measuring_are_disjoint():
-    held_out, trained = set(people.HELD_OUT_SEEDS), set(people.SCORER_TRAINING_SEEDS)
-    assert not held_out & trained
-    assert not trained & (set(people.NAMED_SEEDS) | set(people.SAMPLE_SEEDS))
+def detector(chosen):
+    return chosen.load_detector()
 
 
 def test_labels_of_renderer_and_masks_have_one_order():
@@ -86,32 +109,35 @@ def test_detector_answers_in_pixels_of_the_picture(detector, size):
     assert np.abs(np.array([faces[0].left_eye, faces[0].right_eye]) - expected).max() < 1.5 * pixel
 
 
-def test_parser_masks_faces(renders):
-    labels = scorers.load_parser().parse(list(renders.images))
+def test_parser_masks_faces(renders, chosen):
+    labels = chosen.load_parser().parse(list(renders.images))
     assert labels.shape == renders.labels.shape and labels.dtype == np.uint8
     assert measure_scorers.overlap_of_regions(labels, renders.labels, "face") >= 0.85
 
 
-def test_parser_keeps_the_size_of_its_crops(renders):
+def test_parser_keeps_the_size_of_its_crops(renders, chosen):
     large = [cv2.resize(image, (96, 96)) for image in renders.images[:3]]
-    assert scorers.load_parser().parse(large).shape == (3, 96, 96)
+    assert chosen.load_parser().parse(large).shape == (3, 96, 96)
 
 
-def test_recogniser_tells_people_apart(renders):
-    recogniser = scorers.load_recogniser()
-    crops = [
-        scorers.recogniser_crop(image, tuple(eyes[:2]), tuple(eyes[2:]))
-        for image, eyes in zip(renders.images, renders.eyes, strict=True)
-    ]
-    vectors = recogniser.embed(crops)
+@pytest.mark.parametrize("rough", [False, True])
+def test_recogniser_tells_people_apart(renders, chosen, rough):
+    """By the eyes that its own set's detector finds."""
+    images = roughen(renders.images, np.random.default_rng(6)) if rough else renders.images
+    found = chosen.load_detector().detect(list(images))
+    seen = np.array([row for row, faces in enumerate(found) if faces])
+    vectors = chosen.load_recogniser().embed_faces(images[seen], [found[row][0] for row in seen])
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    figures = measure_scorers.recognition(vectors, renders.seeds, gallery=24)
-    assert figures["equal_error_rate"] <= 0.05
+    owners = renders.seeds[seen]
+    figures = recognition(vectors, owners, gallery=24)
+    assert figures["equal_error_rate"] <= 0.015
     assert figures["rank1"] >= 0.97
+    # Few pairs of each kind in this small sample: the page's figures are of 200 people.
+    assert max(error_by_kind(vectors, owners, kinds_of_pairs(renders, seen)).values()) <= 0.03
 
 
-def test_a_vector_does_not_depend_on_its_companions(renders):
-    recogniser = scorers.load_recogniser()
+def test_a_vector_does_not_depend_on_its_companions(renders, chosen):
+    recogniser = chosen.load_recogniser()
     together = recogniser.embed(list(renders.images[:40]))
     alone = np.concatenate([recogniser.embed([image]) for image in renders.images[:3]])
     assert (together[:3] == alone).all()
@@ -122,38 +148,63 @@ def test_recogniser_needs_eyes(renders):
         scorers.recogniser_crop(renders.images[0], None, None)
 
 
-def test_image_text_names_concepts(renders):
-    shown = scorers.load_image_text().concepts(list(renders.images))
-    scenes = [
-        concepts.scene == SCENE_ANSWERS[index] for concepts, index in zip(shown, renders.scene, strict=True)
-    ]
-    assert np.mean(scenes) >= 0.98
+def test_concepts_are_named(renders, chosen):
+    shown = chosen.load_image_text().concepts(list(renders.images))
+    for told, answers, true in (
+        ([c.scene for c in shown], SCENE_ANSWERS, renders.scene),
+        ([c.held for c in shown], HELD_ANSWERS, renders.held),
+    ):
+        assert np.mean([name == answers[at] for name, at in zip(told, true, strict=True)]) >= 0.99
+    clear = np.flatnonzero(renders.clothes_seen >= 0)
+    worn = [shown[row].clothes == CLOTHES_ANSWERS[renders.clothes_seen[row]] for row in clear]
+    assert np.mean(worn) >= 0.99
     told = np.array([[name in concepts.attributes for name in ATTRIBUTES] for concepts in shown])
-    assert (told == renders.attributes).mean() >= 0.98
+    assert ((told == renders.attributes).mean(0) >= 0.98).all()
 
 
-def test_true_texts_score_higher_than_false_ones(renders):
-    figures = measure_scorers.measure_texts(renders, renders.images)
+def test_confusions_are_the_wrong_answers(renders, chosen):
+    report = measure_scorers.measure_image_text(renders, renders.images[::-1], chosen)
+    halves = renders.framing == 1
+    wrong = sum(
+        row["times"] for row in report["confusions"] if (row["concept"], row["framing"]) == ("scene", "half")
+    )
+    assert wrong > 0 and report["scene (half)"] == pytest.approx(1 - wrong / halves.sum())
+
+
+def test_true_texts_score_higher_than_false_ones(renders, chosen):
+    figures = measure_scorers.measure_texts(renders, renders.images, chosen)
     assert figures["true text above false one"] >= 0.98
     assert figures["shift by an unknown name, mean"] < 0.1
 
 
-def test_one_text_for_each_picture(renders):
+def test_one_text_for_each_picture(renders, chosen):
     with pytest.raises(ValueError, match="2 pictures, 1 texts"):
-        scorers.load_image_text().score(list(renders.images[:2]), ["a photo of a person"])
+        chosen.load_image_text().score(list(renders.images[:2]), ["a photo of a person"])
 
 
-def test_nothing_in_nothing_out(detector):
+def test_a_text_that_names_no_concept_is_true():
+    scorer = reporting_scorers.load_image_text()
+    assert scorer.score([np.zeros((64, 64, 3), np.uint8)], ["a picture of quill marwood"]) == [1.0]
+    assert reporting_scorers.named_in("Ida in a white coat at night, holding a glass of wine") == [
+        "night",
+        "glass of wine",
+        "white coat",
+    ]
+
+
+def test_nothing_in_nothing_out(detector, chosen):
     assert detector.detect([]) == []
-    assert scorers.load_parser().parse([]).shape[0] == 0
-    assert scorers.load_recogniser().embed([]).shape == (0, 128)
-    assert scorers.load_image_text().concepts([]) == []
-    assert scorers.load_image_text().score([], []).shape == (0,)
+    assert chosen.load_parser().parse([]).shape[0] == 0
+    assert chosen.load_recogniser().embed([]).shape == (0, 128)
+    assert chosen.load_image_text().concepts([]) == []
+    assert chosen.load_image_text().score([], []).shape == (0,)
 
 
 def test_missing_weights_name_the_command(tmp_path):
     with pytest.raises(MissingWeights, match="train_scorers recogniser"):
         scorers.load_recogniser(tmp_path)
+    with pytest.raises(MissingWeights, match="train_scorers reporting_recogniser"):
+        reporting_scorers.load_recogniser(tmp_path)
 
 
 def test_grid_says_where_the_faces_are():
@@ -180,10 +231,8 @@ def test_letterbox_keeps_proportions():
 
 def test_equal_error_rate_of_known_distributions():
     same, different = np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.0, -0.1, 0.75])
-    assert measure_scorers.equal_error_rate(same, different)[0] == pytest.approx(0.25)
-    assert measure_scorers.equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))[0] == pytest.approx(
-        0.0
-    )
+    assert equal_error_rate(same, different)[0] == pytest.approx(0.25)
+    assert equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))[0] == pytest.approx(0.0)
 
 
 def test_facts_of_a_caption_are_facts_of_its_shot():
@@ -206,13 +255,34 @@ def test_unknown_words_have_a_number():
     assert len(encode("word " * 50, words)) == 32
 
 
-@pytest.mark.parametrize("name", ["recogniser", "detector"])
+def test_prototypes_leave_the_picture_itself_out():
+    vectors = torch.nn.functional.normalize(
+        torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    cosines = reporting_tasks.prototype_cosines(vectors)
+    assert cosines.shape == (4, 3, 4)
+    own = torch.nn.functional.cosine_similarity(vectors[2, 0], vectors[2, 1] + vectors[2, 2], dim=0)
+    other = torch.nn.functional.cosine_similarity(vectors[2, 0], vectors[1].sum(0), dim=0)
+    assert torch.allclose(cosines[2, 0, [2, 1]], torch.stack([own, other]), atol=1e-6)
+
+
+def test_a_patch_comes_back_where_it_was():
+    picture = torch.arange(2 * 64 * 64 * 3).reshape(2, 64, 64, 3)
+    patches = reporting_networks.unfold(picture, 4)
+    assert (patches[1, 2, 5].reshape(4, 4, 3) == picture[1, 8:12, 20:24]).all()
+    assert (reporting_networks.fold(patches, 4) == picture).all()
+
+
+@pytest.mark.parametrize("name", ["recogniser", "detector", "reporting_recogniser", "reporting_detector"])
 def test_training_resumes_and_exports(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(train_scorers.TASKS[name], "pairs" if name == "recogniser" else "size", 8)
-    monkeypatch.setattr(train_scorers.TASKS[name], "examples", 20, raising=False)
+    monkeypatch.setattr(scorer_tasks.RecogniserTask, "pairs", 8)
+    monkeypatch.setattr(reporting_tasks.PrototypeTask, "persons", 8)
+    monkeypatch.setattr(scorer_spatial.DetectorTask, "size", 8)
+    monkeypatch.setattr(scorer_spatial.DetectorTask, "examples", 20)
     arguments = {"work": tmp_path, "weights": tmp_path / "weights", "persons": 20}
     train_scorers.train(name, minutes=0.02, resume=False, **arguments)
     train_scorers.train(name, minutes=0.03, resume=True, **arguments)
-    loader = {"recogniser": scorers.load_recogniser, "detector": scorers.load_detector}[name]
-    network = loader(tmp_path / "weights" / name).network
+    chosen = reporting_scorers if name.startswith("reporting_") else scorers
+    load = getattr(chosen, "load_" + name.removeprefix("reporting_"))
+    network = load(tmp_path / "weights" / name).network
     assert all(value.isfinite().all() for value in network.state_dict().values())

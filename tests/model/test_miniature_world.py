@@ -41,12 +41,13 @@ def test_the_same_arguments_give_the_same_picture():
     assert np.abs(first.image.astype(int) - other.image).mean() > 2
 
 
-def test_the_six_sets_of_people_are_disjoint():
+def test_the_seven_sets_of_people_are_disjoint():
     sets = [
         people.NAMED_SEEDS,
         people.TUNING_SEEDS,
         people.SAMPLE_SEEDS,
         people.SCORER_TRAINING_SEEDS,
+        people.SECOND_SCORER_TRAINING_SEEDS,
         people.HELD_OUT_SEEDS,
         people.ANONYMOUS_SEEDS,
     ]
