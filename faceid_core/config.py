@@ -30,6 +30,7 @@ from faceid_core.personalize.control import WHOLE, IdentityUse
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 
+DEFAULT_PRESET = "semantic-fidelity"
 Metric = Literal["identity", "detection", "concepts", "image_text", "attention", "leakage"]
 StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score"]
 
@@ -88,8 +89,9 @@ def _optional_choices() -> dict[str, Any]:
         kind = field.annotation
         for limit in field.metadata:
             kind = Annotated[kind, limit]
-        usual = "empty" if field.default is None else field.default
-        about = f"{field.description} The preset's value by default ({usual} in semantic-fidelity)."
+        value = getattr(PRESETS[DEFAULT_PRESET], name)
+        usual = "empty" if value is None else value
+        about = f"{field.description} The preset's value by default ({usual} in {DEFAULT_PRESET})."
         fields[name] = (Optional[kind], Field(None, description=about))  # noqa: UP045 - a value, not an annotation
     return fields
 
@@ -107,7 +109,7 @@ class PersonalizeConfig(Section):
     """How the tokens of a person are learned."""
 
     preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
-        "semantic-fidelity", description="The method to start from: a row of the comparison table."
+        DEFAULT_PRESET, description="The method to start from: a row of the comparison table."
     )
     method: MethodOverrides = Field(  # type: ignore[valid-type]
         default_factory=MethodOverrides, description="Single choices that differ from the preset."

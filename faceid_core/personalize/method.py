@@ -19,7 +19,7 @@ def _choice(default: Any, description: str, source: str, **limits: Any) -> Any:
 
 
 class Method(BaseModel):
-    """How a person's tokens are learned. The defaults are the preset `semantic-fidelity`.
+    """How a person's tokens are learned. The defaults are the preset `semantic-fidelity-as-published`.
 
     Source: Beyond Inserting: Learning Identity Embedding for Semantic-Fidelity Personalized Diffusion
     Generation, arXiv 2402.00631; each field names its own.
@@ -119,7 +119,7 @@ class Method(BaseModel):
     gradient_clip: float = _choice(
         1.0, "Largest norm of one person's gradient; 0 leaves it as it is.", RECONSTRUCTION, ge=0.0, le=1e6
     )
-    steps: int = _choice(200, "Optimiser steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
+    steps: int = _choice(100, "Optimiser steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
     samples_per_step: int = _choice(
         10, "Noised copies of the photo in each step.", RECONSTRUCTION, ge=1, le=256
     )

@@ -14,7 +14,7 @@ class SlotStopped(Exception):
 class Personalise:
     """See the module's sentence. Outputs: tokens.safetensors, curve.json, attention.safetensors, training.json."""
 
-    name, version, batch = "personalise", 3, None  # None: the configured number of slots
+    name, version, batch = "personalise", 2, None  # None: the configured number of slots
 
     def execute(self, works, inputs, models, tick):
         """Train everybody in `works`; they share method and seed because the plan gives all the same."""
