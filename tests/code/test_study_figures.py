@@ -10,6 +10,7 @@ from scipy import stats
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.studies import definitions
 from faceid_core.studies.compare import (
     against,
     balance,
@@ -154,7 +155,9 @@ def test_the_figure_shows_every_variant_and_measure_that_there_is():
     assert elements.get("viewBox") == "0 0 442 112"
 
 
-def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_range(tmp_path):
+def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_range(tmp_path, monkeypatch):
+    monkeypatch.setattr(definitions, "TUNING_RATES", (0.01, 0.03, 0.1))
+    monkeypatch.setattr(definitions, "TUNING_STEPS", (100, 200, 400))
     study = studies()["tune"]
     inside, end = "prospect rate 0.03 steps 200", "textual-inversion rate 0.1 steps 400"
     frame = frame_of(
