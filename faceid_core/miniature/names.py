@@ -57,7 +57,10 @@ def teach_names(
             group["lr"] = rate_at(budget.progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
         rows = numbers.integers(0, len(NAMED_SEEDS), batch)
         named = batch * 3 // 4
-        seeds = [NAMED_SEEDS[row] if index < named else words.choice(ANONYMOUS_SEEDS) for index, row in enumerate(rows)]
+        seeds = [
+            NAMED_SEEDS[row] if index < named else words.choice(ANONYMOUS_SEEDS)
+            for index, row in enumerate(rows)
+        ]
         tokens = encode(_texts(seeds, numbers, words))  # [B, 32]
         with torch.no_grad():
             before = teacher(tokens).last_hidden_state  # [B, 32, width]

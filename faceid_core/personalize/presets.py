@@ -8,7 +8,9 @@ from typing import Any
 
 from .method import Method
 
-_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none")
+# Learning rate, steps and samples per step of all: the best of the same trials, 1,000 samples a person
+# (docs/studies/tune.md).
+_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none", learning_rate=0.06)
 
 
 def _like(method: Method, **changes: Any) -> Method:
@@ -29,15 +31,16 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             own_rate=0.2,
             reference_subject="start",
             schedule="cosine",
-            learning_rate=0.05,
-            steps=100,
+            learning_rate=0.06,
         ),
         # The paper as far as it is known, the rest as in its relatives: free vectors that start at the class word.
-        "semantic-fidelity-as-published": Method(),
+        "semantic-fidelity-as-published": Method(learning_rate=0.06),
         # Gal et al. 2022: one vector, nothing that holds its attention.
         "textual-inversion": _TEXTUAL_INVERSION,
         # The paper's own ablation: its attention loss on Textual Inversion.
-        "textual-inversion+attention": _like(_TEXTUAL_INVERSION, attention_target="reference"),
+        "textual-inversion+attention": _like(
+            _TEXTUAL_INVERSION, attention_target="reference", steps=50, samples_per_step=20
+        ),
         # ProSpect: ten stages, K and V shared.
         "prospect": _like(_TEXTUAL_INVERSION, stages=10),
         # Break-A-Scene, the tokens of its first phase: diffusion loss on the mask only, attention drawn to the mask
@@ -48,6 +51,7 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             attention_target="mask",
             attention_weight=0.01,
             attention_resolutions=16,
+            learning_rate=0.02,
         ),
         # Celeb-Basis without its face encoder: two words as coefficients of the principal components of names.
         "celeb-basis": _like(_TEXTUAL_INVERSION, vectors=2, parametrisation="name_basis", start="mean_name"),

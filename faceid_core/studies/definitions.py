@@ -232,7 +232,7 @@ def _tune() -> Study:
         name="tune",
         question=f"Which learning rate and number of steps suits each preset at {TUNING_SAMPLES} samples a person?",
         variants=tuple(variants),
-        default=f"{DEFAULT} rate {TUNING_RATES[0]:g} steps {TUNING_STEPS[-1]}",
+        default=f"{DEFAULT} rate {TUNING_RATES[-1]:g} steps {TUNING_STEPS[-1]}",
         selects=True,
         people=4,
         seeds=1,
