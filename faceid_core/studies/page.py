@@ -113,10 +113,10 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     best = best_on(frame, "balance", measured)
     if best is not None:
         yield f"Best mean balance: {best}{_where(study, best, measured)}."
-    both = [
-        label for label in others
-        if all((found[name][label].difference.mean or 0) > 0 for name in ("identity_fraction", "concepts_fraction"))
-    ]  # fmt: skip
+    axes = ("identity_fraction", "concepts_fraction")
+    if not set(axes) <= set(found):  # without a ceiling, for instance
+        return
+    both = [label for label in others if all((found[name][label].difference.mean or 0) > 0 for name in axes)]
     yield f"Above the default in identity and concepts at once (means): {', '.join(both) or 'none'}."
 
 
