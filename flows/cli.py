@@ -27,7 +27,11 @@ COMMANDS = {
     "sheet": ("flows.cli_query", "sheet", "Draw one picture of a run's people: photos and drawn pictures."),
     "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
     "study": ("flows.cli_study", "study", "Answer one question about the method with a sweep."),
-    "miniature": ("flows.cli_miniature", "miniature", "The synthetic world: a sheet of people, training, its card."),
+    "miniature": (
+        "flows.cli_miniature",
+        "miniature",
+        "The synthetic world: a sheet of people, training, its card.",
+    ),
     "models": ("flows.cli_tools", "models", "Lock the digests of the shipped models."),
 }
 

@@ -41,7 +41,9 @@ def sheet(population: str, people: int, out: str) -> None:
         pictures += [render(known.person_from_seed(seed), shot).image for shot in shots]
         name = known.name_of(seed) if population == "named" else f"person {seed}"
         rows.append((f"{name}: the photo; " + "; ".join(caption(shot, "V*") for shot in shots), pictures))
-    Path(out).write_bytes(contact_sheet(rows))
+    target = Path(out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(contact_sheet(rows))
     click.echo(f"wrote {out}")
 
 
@@ -56,9 +58,16 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
     MORE goes to the trainer as it is, such as --threads 1 or --work FOLDER. Afterwards `faceid models lock` records
     the new weights.
     """
+    from faceid_core.miniature.scorer_sets import SETS
+
+    scorers = sorted({name for chosen in SETS.values() for name in chosen.values()})
+    if part not in (*GENERATOR, *scorers):
+        raise click.UsageError(
+            f"no part is called {part!r}; train one of {', '.join((*GENERATOR, *scorers))}"
+        )
     module = "train" if part in GENERATOR else "train_scorers"
     command = [sys.executable, "-m", f"faceid_core.miniature.{module}", part]
-    command += ["--minutes", str(minutes)] if minutes else []
+    command += ["--minutes", str(minutes)] if minutes is not None else []
     command += ["--resume"] if resume else []
     # A process of its own: trainers set threads and number formats for all of it.
     raise SystemExit(subprocess.run([*command, *more], check=False).returncode)
@@ -67,7 +76,9 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
 @miniature.command(short_help="Measure the model card again.")
 @click.option("--figures", default=",".join(FIGURES), show_default=True, help="Which, separated by commas.")
 @click.option(
-    "--people", type=click.IntRange(2, 256), help="How many.  [default: 100 gate, 64 names and ceiling]"
+    "--people",
+    type=click.IntRange(2, 256),
+    help="How many.  [default: 100 gate, 64 names and ceiling, 200 scorers]",
 )
 @click.option(
     "--seeds", default=4, show_default=True, type=click.IntRange(1, 16), help="Of the ceiling's prompts."
@@ -77,21 +88,27 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
 @click.option("--out", default="work/miniature-card.json", show_default=True, type=click.Path(dir_okay=False))
 def card(figures: str, people: int | None, seeds: int, grid: str, precision: str, out: str) -> None:
     """Measure autoencoder, names, ceiling and both sets of scorers, and write what was found as JSON."""
-    from faceid_core.miniature.ceiling import measure_ceiling
+    from faceid_core.miniature.ceiling import GALLERY, measure_ceiling
     from faceid_core.miniature.measure import measure_gate, measure_pipeline
     from faceid_core.miniature.measure_scorers import SCORERS, SETS, measure
     from faceid_core.miniature.pipeline_folder import PIPELINE
 
-    wanted = [name for name in figures.split(",") if name]
+    wanted = [name.strip() for name in figures.split(",") if name.strip()]
     unknown = sorted(set(wanted) - set(FIGURES))
     if unknown:
         raise click.UsageError(f"no figure is called {', '.join(unknown)}; use some of {', '.join(FIGURES)}")
+    ranked = [name for name in wanted if name not in ("names", "ceiling")]
+    if ranked and people is not None and people < GALLERY:
+        raise click.UsageError(
+            f"{', '.join(ranked)} rank a face among those of {GALLERY} people; ask for at least so many, or for names "
+            "and ceiling only"
+        )
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(target.read_text()) if target.is_file() else {}
     measures = {
-        "gate": lambda: measure_gate(PIPELINE, people=people or 100),
-        "names": lambda: measure_pipeline(PIPELINE, people=people or 64),
+        "gate": lambda: measure_gate(PIPELINE, SETS["reporting"], people=people or GALLERY),
+        "names": lambda: measure_pipeline(PIPELINE, SETS["reporting"], people=people or 64),
         "ceiling": lambda: measure_ceiling(
             people=people or 64, seeds=seeds, grid=grid, precision=precision, say=click.echo
         ),

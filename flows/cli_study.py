@@ -18,6 +18,12 @@ def _listed() -> str:
     return f"\b\nStudies:\n{lines}"
 
 
+def _usual(number: str) -> str:
+    """How many of something studies take by default, as help says it."""
+    reporting, tuning = (getattr(studies()[name], number) for name in ("presets", "tune"))
+    return f"[default: {reporting}; tune: {tuning}]"
+
+
 @click.command(short_help="Answer one question about the method with a sweep.", epilog=_listed())
 @click.argument("name", type=click.Choice(list(studies())), metavar="STUDY")
 @click.option(
@@ -33,9 +39,13 @@ def _listed() -> str:
     metavar="KEY=VALUE",
     help="A key of that file, as in generate.batch=64. May be repeated.",
 )
-@click.option("--people", type=click.IntRange(2, 64), help="How many.  [default: 16; tune: 8]")
-@click.option("--seeds", type=click.IntRange(1, 64), help="Pictures per prompt.  [default: 2; tune: 1]")
-@click.option("--grid", default=None, help="Prompt grid: 'miniature' or a YAML file.  [default: the file's]")
+@click.option("--people", type=click.IntRange(2, 64), help=f"How many.  {_usual('people')}")
+@click.option("--seeds", type=click.IntRange(1, 64), help=f"Pictures per prompt.  {_usual('seeds')}")
+@click.option(
+    "--grid",
+    default=None,
+    help="Prompt grid: 'miniature', 'laboratory' or a YAML file.  [default: the file's, or laboratory]",
+)
 @click.option(
     "--variants", default="", help="Only these, separated by commas; for tune also presets.  [default: all]"
 )
@@ -63,6 +73,8 @@ def study(
 
     about = studies()[name]
     console = Console(highlight=False)
+    # On the miniature's own grid everybody obeys; a configuration file brings the grid of its user.
+    grid = grid or (None if config_file else "laboratory")
     given = {"generate.grid": grid, "store": store, "execution.executor": executor}
     if about.selects and not any(each.startswith("score.scorers=") for each in settings):
         from faceid_core.studies.definitions import SELECTION_SCORERS
@@ -93,7 +105,10 @@ def _setting(text: str) -> tuple[str, object]:
     key, sign, value = text.partition("=")
     if not sign:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise click.BadParameter(f"{text!r} has a value that is no YAML", param_hint="--set") from None
 
 
 def _run_night(config: NightlyConfig, console: Console):

@@ -98,5 +98,8 @@ def parse_stages(text: str) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
             raise ConfigurationError(f"stages {text!r} are not numbers; write for instance 1,2,3 or 3-5")
-        found += range(int(first), int(last if dash else first) + 1)
+        low, high = int(first), int(last if dash else first)
+        if high < low:
+            raise ConfigurationError(f"stages {part!r} run backwards; write {high}-{low}")
+        found += range(low, high + 1)
     return tuple(found)

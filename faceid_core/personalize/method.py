@@ -72,8 +72,8 @@ class Method(BaseModel):
     template: str = _choice("a photo of the face of {}", "Training prompt; {} is the person's place.", PAPER)
     attention_target: Literal["none", "reference", "mask", "reference_in_mask"] = _choice(
         "reference",
-        "What the attention maps are held to: nothing, those of the class word's prompt, the face mask, or the "
-        "class word's with the person's own confined to the face.",
+        "What the attention maps are held to: nothing, those of the reference prompt (see reference_subject), the "
+        "face mask, or the reference prompt's with the person's own confined to the face.",
         PAPER,
     )
     reference_subject: Literal["class_word", "start"] = _choice(

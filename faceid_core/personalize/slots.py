@@ -188,6 +188,7 @@ def draw_samples(
 def allowed_range(method: Method, timesteps: int) -> tuple[int, int]:
     """The half-open range of training timesteps that the method trains on."""
     low, high = (round(share * timesteps) for share in method.timestep_range)
+    low = min(low, timesteps - 1)
     return low, max(high, low + 1)
 
 

@@ -77,8 +77,9 @@ def name_embeddings(base: BaseModel, tower: TextTower, method: Method) -> torch.
     ]
     if len(ids) < _FEWEST_NAMES:
         raise ConfigurationError(
-            f"only {len(ids)} names of the list {method.names!r} are two tokens long for {tower.name}; "
-            "choose start class_word and parametrisation free or block"
+            f"only {len(ids)} names of the list {method.names!r} are two tokens long for {tower.name}; set names to "
+            "the list that the base model knows (miniature, public_figures), or choose start class_word and "
+            "parametrisation free or block"
         )
     words = tower.token_embedding.weight[torch.tensor(ids)].float()  # [names, 2, width]
     if method.vectors == 1:

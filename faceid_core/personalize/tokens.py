@@ -31,7 +31,7 @@ class IdentityTokens:
     Attributes:
         tensors: text encoder's name -> float32 [stages, 2 (K, V), vectors, width].
         base_digest: digest of the base model's weights on which they were learned.
-        class_word: what the person is, for instance "person"; the vectors started there.
+        class_word: what the person is, for instance "person"; it stands in where the person is left out.
         template: training prompt with {} at the person's place.
         boundaries: the training timesteps at which stages 2, 3, ... begin.
         training_timesteps: number of training timesteps of the base model.

@@ -192,8 +192,8 @@ def _parametrisation() -> Study:
             _method("names without a common part", DEFAULT, common=False),
             _method("free from the mean name", DEFAULT, parametrisation="free"),
             _method("free from the class word", PAPER),
-            _method("block, rate 0.0001", PAPER, parametrisation="block", learning_rate=0.0001),
-            _method("block, rate 0.001", PAPER, parametrisation="block", learning_rate=0.001),
+            _method("block rate 0.0001", PAPER, parametrisation="block", learning_rate=0.0001),
+            _method("block rate 0.001", PAPER, parametrisation="block", learning_rate=0.001),
         ),
         default="names",
     )

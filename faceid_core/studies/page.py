@@ -112,18 +112,19 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     yield ""
     best = best_on(frame, "balance", measured)
     if best is not None:
-        yield f"Best mean balance: {best}{_where(study, best)}."
-    both = [
-        label for label in others
-        if all((found[name][label].difference.mean or 0) > 0 for name in ("identity_fraction", "concepts_fraction"))
-    ]  # fmt: skip
+        yield f"Best mean balance: {best}{_where(study, best, measured)}."
+    axes = ("identity_fraction", "concepts_fraction")
+    if not set(axes) <= set(found):  # without a ceiling, for instance
+        return
+    both = [label for label in others if all((found[name][label].difference.mean or 0) > 0 for name in axes)]
     yield f"Above the default in identity and concepts at once (means): {', '.join(both) or 'none'}."
 
 
-def _where(study: Study, best: str) -> str:
+def _where(study: Study, best: str, measured: Sequence[str]) -> str:
     if not study.ordered:
         return ""
-    at_end = best in (study.labels[0], study.labels[-1])
+    # Of what was measured: beyond an end nobody has looked.
+    at_end = best in (measured[0], measured[-1])
     return ", an end of the sweep" if at_end else ", inside the sweep"
 
 
@@ -147,7 +148,7 @@ def _claims(study: Study, frame: pd.DataFrame):
 def _reconstructions(shared: NightlyConfig):
     method = changed(shared, {"personalize.preset": PAPER}, source="page").personalize.resolved()
     yield "\n## Settings that are reconstructions\n"
-    yield "The paper's body could not be read; these values of the default are ours:\n"
+    yield f"The paper's body could not be read; these values of `{PAPER}` are ours:\n"
     named = (
         f"`{name}` = {getattr(method, name)}"
         for name, field in Method.model_fields.items()

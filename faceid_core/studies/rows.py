@@ -58,7 +58,9 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
         figures["concepts_fraction"] = None if concepts is None or not ceiling else concepts / ceiling
         figures["leakage_excess"] = _excess(row)
         if kind == PERSON:
-            figures["balance"] = balance(_identity(row), figures["concepts_fraction"])
+            # Left empty, the worst people would drop out of means and comparisons.
+            figures["identity_fraction"] = _identity(row)
+            figures["balance"] = balance(figures["identity_fraction"], figures["concepts_fraction"])
             figures["seconds"] = row["seconds"]
         words = {
             "variant": variant if kind == PERSON else "",

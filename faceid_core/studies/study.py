@@ -70,6 +70,7 @@ class Study:
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(variant.label for variant in self.variants))
         assert self.default in self.labels and len(set(self.labels)) == len(self.labels)
+        assert not any("," in label for label in self.labels), "--variants separates labels by commas"
 
     def population(self, people: int) -> str:
         """The value of `identities` for so many people."""

@@ -123,6 +123,9 @@ def test_stages_are_read_from_a_list_or_a_range():
     for wrong in ("a", "1-", "1;2", "-2"):
         with pytest.raises(ConfigurationError, match="are not numbers"):
             parse_stages(wrong)
+    # As an empty list it would mean all stages.
+    with pytest.raises(ConfigurationError, match="write 3-5"):
+        parse_stages("5-3")
 
 
 def test_digests_from_before_there_was_a_choice_stay():

@@ -177,8 +177,40 @@ def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_ra
     assert f"Not measured yet: {study.labels[-1]}." in page.read_text()
 
 
+def test_the_best_of_a_sweep_is_inside_only_if_both_its_neighbours_were_measured(tmp_path):
+    study = studies()["lambda"]
+    whole = rows("0.001", [0.5, 0.6]) + rows("0.003", [0.8, 0.9]) + rows("0.01", [0.4, 0.5])
+    for measured, where in ((whole, "inside the sweep"), (whole[2:], "an end of the sweep")):
+        page, _ = write_page(study, frame_of(measured), NightlyConfig(), tmp_path)
+        assert f"Best mean balance: 0.003, {where}." in page.read_text()
+
+
+def test_reconstructed_settings_are_told_of_the_preset_that_has_them(tmp_path):
+    frame = frame_of(rows("semantic-fidelity", [0.5, 0.6]) + rows("prospect", [0.4, 0.5]))
+    page, _ = write_page(studies()["presets"], frame, NightlyConfig(), tmp_path)
+    told = page.read_text().split("## Settings that are reconstructions")[1]
+    assert (
+        "values of `semantic-fidelity-as-published` are ours" in told and "`parametrisation` = free" in told
+    )
+
+
+def test_every_variant_can_be_asked_for_on_the_command_line():
+    for study in studies().values():
+        for variant in study.variants:
+            assert study.chosen(variant.label.split(",")) == (variant,)
+
+
 def test_every_claim_names_variants_and_measures_that_exist():
     for study in studies().values():
         measures = set(frame_of([]).columns)
         for claim in study.claims:
             assert {claim.better, *claim.worse} <= set(study.labels) and claim.measure in measures
+
+
+def test_a_person_without_a_face_stays_in_the_means_as_the_worst():
+    row = {"subject_kind": "person", "identity_id": "a", "subject": "k", "identity_fraction": None, "detection": 0.0,
+           "concepts_obeyed": 1.0, "seconds": 1.0}  # fmt: skip
+    ceiling = {"subject_kind": "named", "identity_id": None, "subject": "n", "identity_fraction": 1.0,
+               "concepts_obeyed": 1.0}  # fmt: skip
+    person = next(r for r in study_rows("v", [row, ceiling], {}) if r["kind"] == "person")
+    assert (person["identity_fraction"], person["balance"]) == (0.0, 0.0)

@@ -26,7 +26,7 @@ def faceid(*arguments):
 def test_a_sheet_has_a_row_for_each_person(tmp_path, population):
     heights = []
     for people in (1, 3):
-        file = tmp_path / f"{people}.png"
+        file = tmp_path / "new" / f"{people}.png"
         assert faceid("sheet", "--population", population, "--people", people, "--out", file).exit_code == 0
         heights.append(Image.open(io.BytesIO(file.read_bytes())).height)
     assert heights[1] == pytest.approx(3 * heights[0], rel=0.1)
@@ -69,7 +69,19 @@ def test_an_unknown_figure_is_named(tmp_path):
     assert not (tmp_path / "card.json").exists()
 
 
-def test_training_says_which_parts_there_are(capfd):
+def test_the_card_measures_names_with_the_scorers_that_report(tmp_path):
+    card = tmp_path / "card.json"
+    result = faceid("card", "--figures", "names, ", "--people", 2, "--out", card)
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(card.read_text())) == {"names"}
+
+
+def test_figures_that_rank_among_a_hundred_people_say_so(tmp_path):
+    result = faceid("card", "--figures", "gate,names", "--people", 2, "--out", tmp_path / "card.json")
+    assert result.exit_code == 2 and "gate rank a face among those of 100 people" in result.output
+
+
+def test_training_says_which_parts_there_are():
     result = faceid("train", "nose")
     assert result.exit_code == 2
-    assert "recogniser" in capfd.readouterr().err
+    assert "'nose'" in result.output and "reporting_recogniser" in result.output

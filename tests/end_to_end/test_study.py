@@ -157,6 +157,11 @@ def test_what_reports_never_selects_and_what_selects_never_reports(laboratory, m
     assert set(POPULATIONS["held-out"]) <= set(people.HELD_OUT_SEEDS)
 
 
+def test_a_setting_that_is_no_yaml_is_refused():
+    told = CliRunner().invoke(cli, ["study", "kv-split", "--set", "name=[a"])
+    assert isinstance(told.exception, SystemExit) and "'name=[a' has a value that is no YAML" in told.output
+
+
 def test_a_study_without_floor_and_ceiling_is_refused(laboratory):
     for key, value in (("score.named_people", 0), ("score.metrics", ("identity",))):
         config = changed(laboratory.config, {key: value}, source="test")

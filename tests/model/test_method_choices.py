@@ -15,7 +15,7 @@ from faceid_core.personalize.names import known_names
 from faceid_core.personalize.observers import Comparison, MaskComparison
 from faceid_core.personalize.parametrisation import make_parametrisation
 from faceid_core.personalize.presets import PRESETS
-from faceid_core.personalize.slots import Plateau, draw_samples, make_optimizer, trained_stages
+from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
 from faceid_core.personalize.starts import first_vectors, name_basis, name_embeddings
 from faceid_core.personalize.trainer import PersonalizeResult, _Trainer, personalize
 from tests.helpers.tiny_people import tiny_photo
@@ -245,6 +245,14 @@ def test_a_timestep_range_keeps_every_sample_inside(base, sampling):
     (learned,) = result.tokens.tensors.values()
     untouched = learned[0] - first_vectors(base, base.towers["text_encoder"], "person", method)
     assert untouched.abs().max() < 1e-3  # weight decay only
+
+
+@pytest.mark.parametrize("narrow", [(0.9996, 1.0), (0.0, 0.0004)])
+def test_a_narrow_timestep_range_still_holds_a_timestep(narrow):
+    method = Method(timestep_range=narrow)
+    low, high = allowed_range(method, 1000)
+    assert 0 <= low < high <= 1000
+    assert trained_stages(method, (200, 400, 600, 800), 1000) == [(low, high)]
 
 
 def test_a_plateau_is_a_loss_that_no_longer_falls():
