@@ -98,7 +98,12 @@ class Models:
         from faceid_core.stages.weights import verify_shipped
 
         if self.settings.faces_backend == "miniature":
-            verify_shipped(SETS[SELECTION]["detector"], SETS[SELECTION]["parser"])
+            verify_shipped(
+                {
+                    SETS[SELECTION][role]: self.settings.weights[f"face_{role}"]
+                    for role in ("detector", "parser")
+                }
+            )
         return load_faces(self.settings.faces_backend)
 
     @property
@@ -118,5 +123,7 @@ class Models:
         from faceid_core.miniature.scorer_sets import SETS
         from faceid_core.stages.weights import verify_shipped
 
-        verify_shipped(*SETS[self.settings.scorers].values())
+        verify_shipped(
+            {name: self.settings.weights[role] for role, name in SETS[self.settings.scorers].items()}
+        )
         return load_scorers(self.settings.scorers)

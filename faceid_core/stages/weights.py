@@ -52,18 +52,32 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     return FoundWeights(digests, about.resolution)
 
 
-def verify_shipped(*names: str) -> None:
-    """Check that shipped models' files are those of the lock, whose digests are in the stage keys."""
-    for name in names:
+def verify_shipped(planned: Mapping[str, str]) -> None:
+    """Check that shipped models' files are those of the lock, and the lock's those that the run was planned with.
+
+    Args:
+        planned: model's name -> the digest that stands in the stage keys.
+
+    Raises:
+        ConfigurationError: the models were exchanged while the run was going on.
+    """
+    for name, digest in planned.items():
+        _require_planned(name, shipped_lock().digest(name), digest)
         shipped_lock().verify(name, SHIPPED.parent / name)
+
+
+def _require_planned(what: str, found: str, planned: str) -> None:
+    if found != planned:
+        raise ConfigurationError(
+            f"the files of {what} changed since the run was planned; start the run again"
+        )
 
 
 def verify_base(source: str, digest: str) -> None:
     """Check, before a base model is loaded, that its files are those of the digest."""
     folder = source_folder(source)
     if source == MINIATURE:
+        _require_planned("the miniature pipeline", shipped_lock().digest("pipeline"), digest)
         shipped_lock().verify("pipeline", folder)
-    elif digest_folder(folder) != digest:
-        raise ConfigurationError(
-            f"the files in {folder} changed since the run was planned; start the run again"
-        )
+    else:
+        _require_planned(str(folder), digest_folder(folder), digest)

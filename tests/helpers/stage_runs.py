@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from faceid_core.config import NightlyConfig
 from faceid_core.stages import Work, stage_named
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.score import plan_works
+from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import Subject
 from faceid_core.store import digest_folder
 from faceid_core.store.keys import StageCall, sha256_hex
@@ -17,6 +19,9 @@ from faceid_core.store.manifest import Manifest
 
 def models_for_tests(*, base: Path | None = None, faces: str = "miniature", slots: int = 2) -> Models:
     """A worker's models on the CPU: the shipped faces and scorers, and a base model's folder if one is given."""
+    weights = dict(find_weights(NightlyConfig()).digests)
+    if base:
+        weights["base"] = digest_folder(base)
     return Models(
         WorkerSettings(
             store="",
@@ -29,7 +34,7 @@ def models_for_tests(*, base: Path | None = None, faces: str = "miniature", slot
             slots=slots,
             batch=4,
             threads=1,
-            weights={"base": digest_folder(base)} if base else {},
+            weights=weights,
         )
     )
 
