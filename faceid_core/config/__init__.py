@@ -1,0 +1,19 @@
+"""The configuration of a night: `NightlyConfig`, parsed once at the edge and frozen afterwards.
+
+Only light modules are imported here, so that `faceid run --help` needs neither torch nor prefect.
+"""
+
+from .nightly import NightlyConfig
+from .parse import changed, load_config, parse_config
+from .personalize import PersonalizeConfig
+from .sections import GenerateConfig, S3Config
+
+__all__ = [
+    "GenerateConfig",
+    "NightlyConfig",
+    "PersonalizeConfig",
+    "S3Config",
+    "changed",
+    "load_config",
+    "parse_config",
+]

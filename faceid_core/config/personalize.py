@@ -1,0 +1,67 @@
+"""The section `personalize`: a preset, and single choices of the method that differ from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Optional, Self
+
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+
+from faceid_core.personalize.method import Method
+from faceid_core.personalize.presets import PRESETS
+
+from .section import Section
+
+DEFAULT_PRESET = "semantic-fidelity"
+
+
+def _optional_choices() -> dict[str, Any]:
+    """Every field of Method with its limits, made optional: empty keeps the preset's value."""
+    fields = {}
+    for name, field in Method.model_fields.items():
+        kind = field.annotation
+        for limit in field.metadata:
+            kind = Annotated[kind, limit]
+        value = getattr(PRESETS[DEFAULT_PRESET], name)
+        usual = "empty" if value is None else value
+        about = f"{field.description} The preset's value by default ({usual} in {DEFAULT_PRESET})."
+        fields[name] = (Optional[kind], Field(None, description=about))  # noqa: UP045 - a value, not an annotation
+    return fields
+
+
+# The form and the command line show every choice of the method.
+MethodOverrides: type[BaseModel] = create_model(
+    "MethodOverrides",
+    __base__=Section,
+    __doc__="Single choices that differ from the preset; leave empty to keep the preset's value.",
+    **_optional_choices(),
+)
+
+
+class PersonalizeConfig(Section):
+    """How the tokens of a person are learned."""
+
+    preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
+        DEFAULT_PRESET, description="The method to start from: a row of the comparison table."
+    )
+    method: MethodOverrides = Field(  # type: ignore[valid-type]
+        default_factory=MethodOverrides, description="Single choices that differ from the preset."
+    )
+    slots: int = Field(8, ge=1, le=256, description="People who share each pass through the network.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
+
+    @model_validator(mode="after")
+    def _method_fits_together(self) -> Self:
+        try:
+            self.resolved()
+        except ValidationError as error:
+            problems = "; ".join(
+                ".".join(["method", *map(str, problem["loc"])]) + f": {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise ValueError(f"with preset {self.preset!r}: {problems}") from None
+        return self
+
+    def resolved(self) -> Method:
+        """Return the preset with the overrides applied, validated as a whole."""
+        chosen = {k: v for k, v in self.method.model_dump().items() if v is not None}
+        return Method.model_validate({**PRESETS[self.preset].model_dump(), **chosen})
