@@ -17,7 +17,6 @@ from .reporting_networks import (
     ReportingRecogniserNetwork,
 )
 from .scorers import (
-    ANSWERS,
     Concepts,
     MiniatureDetector,
     MiniatureParser,
@@ -25,6 +24,7 @@ from .scorers import (
     in_batches,
     load_network,
     most_probable,
+    named_shares,
     squares,
 )
 
@@ -71,13 +71,7 @@ class MiniatureConceptScorer:
             yes = torch.cat([logits[name] for name in ATTRIBUTES], 1).sigmoid()  # [n, 6]
             shares = {head: logits[head].softmax(1) for head in ("scene", "held", "clothes")}
             shares["attributes"] = yes
-            for index in range(count):
-                results.append(
-                    {
-                        head: dict(zip(known, shares[head][index].tolist(), strict=True))
-                        for head, known in ANSWERS.items()
-                    }
-                )
+            results += named_shares(shares, count)
         return results
 
     def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:

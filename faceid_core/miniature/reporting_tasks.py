@@ -10,8 +10,8 @@ from torch import Tensor
 from .concepts import ATTRIBUTES
 from .reporting_networks import ConceptNetwork, ReportingRecogniserNetwork
 from .scorer_data import CLOTHES_ANSWERS, HELD_ANSWERS, SCENE_ANSWERS, Renders, person_traits, roughen
-from .scorer_geometry import warp
-from .scorer_networks import SIZE, as_tensor
+from .scorer_geometry import moved
+from .scorer_networks import as_tensor
 from .scorer_tasks import recogniser_crop
 
 CHOICES = {"scene": len(SCENE_ANSWERS), "held": len(HELD_ANSWERS), "clothes": len(CLOTHES_ANSWERS)}
@@ -106,14 +106,7 @@ class ConceptTask:
         # Every second picture is a half figure, whose mouth and eyes are a few pixels: more of those.
         half = rng.random(self.size) < self.half_figures
         indices = 2 * rng.choice(len(renders) // 2, self.size, replace=False) + half
-        images = roughen(renders.images[indices], rng)
-        for number in range(len(images)):
-            if rng.random() < 0.5:
-                images[number] = images[number, :, ::-1]
-            if rng.random() < 0.4:
-                zoom, shift = rng.uniform(0.92, 1.1), rng.uniform(-3, 3, 2)
-                offset = SIZE / 2 * (1 - zoom) + shift
-                images[number] = warp(images[number], np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]]]))
+        images = moved(roughen(renders.images[indices], rng), rng, zoom=(0.92, 1.1), shift=3.0)
         return {
             "images": as_tensor(images),
             "scene": torch.from_numpy(renders.scene[indices]),

@@ -27,6 +27,25 @@ def warp(image: np.ndarray, matrix: np.ndarray, *, nearest: bool = False) -> np.
     return cv2.warpAffine(image, shifted, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
+def moved(
+    images: np.ndarray, rng: np.random.Generator, *, zoom: tuple[float, float], shift: float
+) -> np.ndarray:
+    """Training pictures [n, 64, 64, 3]: half of them mirrored, two in five enlarged or shrunk and shifted.
+
+    Args:
+        zoom: (least, most) factor. shift: the most, in pixels to each side.
+    """
+    images = images.copy()
+    for number in range(len(images)):
+        if rng.random() < 0.5:
+            images[number] = images[number, :, ::-1]
+        if rng.random() < 0.4:
+            factor, offset = rng.uniform(*zoom), rng.uniform(-shift, shift, 2)
+            offset += SIZE / 2 * (1 - factor)
+            images[number] = warp(images[number], np.array([[factor, 0, offset[0]], [0, factor, offset[1]]]))
+    return images
+
+
 @dataclass(frozen=True)
 class View:
     """What the detector looks at.

@@ -17,7 +17,7 @@ from . import captions
 from .concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
 from .renderer import Shot
 from .scorer_data import CLOTHES_ANSWERS, HELD_ANSWERS, SCENE_ANSWERS, Renders, person_traits, roughen
-from .scorer_geometry import RECOGNISER_EYE_TARGETS, warp
+from .scorer_geometry import RECOGNISER_EYE_TARGETS, moved, warp
 from .scorer_networks import SIZE, ImageTextNetwork, RecogniserNetwork, as_tensor
 from .scorer_words import SUBJECTS, encode, vocabulary
 
@@ -147,14 +147,7 @@ class ImageTextTask:
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Pictures [n, 3, 64, 64] with their answers, texts [2 n, length], and which are true of which."""
         renders, indices = self.renders, rng.choice(len(self.renders), self.size, replace=False)
-        images = roughen(renders.images[indices], rng)
-        for number in range(len(images)):
-            if rng.random() < 0.5:
-                images[number] = images[number, :, ::-1]
-            if rng.random() < 0.4:
-                zoom, shift = rng.uniform(0.94, 1.08), rng.uniform(-2.5, 2.5, 2)
-                offset = SIZE / 2 * (1 - zoom) + shift
-                images[number] = warp(images[number], np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]]]))
+        images = moved(roughen(renders.images[indices], rng), rng, zoom=(0.94, 1.08), shift=2.5)
         shots = [renders.shot(index) for index in indices]
         words, said = self._texts(shots, random.Random(int(rng.integers(2**62))))
         true = np.stack([facts_of_shot(shot) for shot in shots])  # [n, 27]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,18 +229,22 @@ class MiniatureImageText:
                 head: (values.sigmoid() if head == "attributes" else values.softmax(1)).numpy()
                 for head, values in logits.items()
             }
-            for index in range(count):
-                results.append(
-                    {
-                        head: dict(zip(known, shares[head][index].tolist(), strict=True))
-                        for head, known in ANSWERS.items()
-                    }
-                )
+            results += named_shares(shares, count)
         return results
 
     def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:
         """The most probable scene, held object and clothes, and every attribute likelier than not."""
         return [most_probable(shares) for shares in self.probabilities(images)]
+
+
+def named_shares(
+    shares: Mapping[str, np.ndarray | torch.Tensor], count: int
+) -> list[dict[str, dict[str | None, float]]]:
+    """The first `count` rows of each head's probabilities [n, answers], by the answers' names."""
+    return [
+        {head: dict(zip(known, shares[head][row].tolist(), strict=True)) for head, known in ANSWERS.items()}
+        for row in range(count)
+    ]
 
 
 def most_probable(shares: dict[str, dict[str | None, float]]) -> Concepts:
