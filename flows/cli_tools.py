@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
+from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from flows.options import config_options
 
@@ -143,6 +144,7 @@ def draw(
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
+    target = _target(out or f"{'-'.join(identity_ids)}.png")
     people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
     subject = people if len(people) > 1 else people[0]
     chosen = config.generate
@@ -161,7 +163,6 @@ def draw(
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )
-    target = Path(out or f"{'-'.join(identity_ids)}.png")
     target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
     click.echo(f"wrote {target}")
 
@@ -209,6 +210,7 @@ def tokens(
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
     from faceid_core.night.reading import newest_tokens
 
+    target = _target(out or f"{identity_id}.safetensors")
     data = newest_tokens(config, identity_id)
     if kind == "textual-inversion":
         from flows.export import write_textual_inversion
@@ -222,9 +224,24 @@ def tokens(
             vectors=distil_vectors,
             measured=measure,
         )
-    target = Path(out or f"{identity_id}.safetensors")
     target.write_bytes(data)
     click.echo(f"wrote {target}")
+
+
+def _target(out: str) -> Path:
+    """The file to write; its folder is made before any work is done.
+
+    Raises:
+        ConfigurationError: nothing can be written there.
+    """
+    target = Path(out)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    if target.is_dir():
+        raise ConfigurationError(f"cannot write {out}: it is a folder; name a file in it with --out")
+    return target
 
 
 @click.group(short_help="Lock the digests of models.")

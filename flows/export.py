@@ -38,7 +38,8 @@ def write_textual_inversion(
     tokens = IdentityTokens.from_bytes(native)
     console = Console(highlight=False)
     if is_exact(tokens):
-        console.print("exact: the tokens have one stage with K = V, so nothing is lost")
+        rest = ", and there is nothing to measure" if measured else ""
+        console.print(f"exact: the tokens have one stage with K = V, so nothing is lost{rest}")
         return to_textual_inversion(tokens, token=token)
     require_token(token)
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))

@@ -100,6 +100,16 @@ def test_the_commands_that_a_run_prints_work(night, tmp_path, monkeypatch):
     assert tokens.class_word == "person"
 
 
+def test_tokens_are_written_into_a_new_folder_and_a_place_that_is_none_is_refused(night, tmp_path):
+    target = tmp_path / "new" / "ann.safetensors"
+    told = faceid("tokens", "ann", "--store", night.store, "--out", target)
+    assert told.exit_code == 0 and target.is_file(), told.output
+    with pytest.raises(ConfigurationError, match=r"it is a folder"):
+        faceid("tokens", "ann", "--store", night.store, "--out", tmp_path)
+    with pytest.raises(ConfigurationError, match=r"choose another --out"):
+        faceid("tokens", "ann", "--store", night.store, "--out", target / "below" / "x.safetensors")
+
+
 def test_tokens_of_a_stranger_say_what_to_do(night):
     with pytest.raises(ConfigurationError, match=r"no tokens of 'zoe'.*--only zoe"):
         faceid("tokens", "zoe", "--store", night.store)
