@@ -127,6 +127,13 @@ class ExecutionConfig(Section):
         description="Results to compute in one Prefect task run: one per person and stage, in score one per metric. "
         "In personalise rounded up to a multiple of personalize.slots.",
     )
+    journal_seconds: float = Field(
+        30.0,
+        ge=0.0,
+        le=86_400.0,
+        description="How often the training of everybody under way is kept, so that whoever goes on with it after a "
+        "crash does not begin anew (0: never).",
+    )
     stall_seconds: int = Field(
         1200, ge=10, le=86_400, description="An actor that reports no progress for so long is replaced."
     )

@@ -52,6 +52,7 @@ class Slot:
         learned: text encoder -> what is learned, and how the vectors follow from it.
         reference: the class word's contexts, projected; one row.
         attention_before: float32 [h, w], attention on the person's positions before the first step.
+        attempt: 1, or 2 after a restart; why: what ended the first attempt.
         seconds: this person's share of the time spent so far.
     """
 
@@ -64,6 +65,8 @@ class Slot:
     reference: Projections
     optimizer: torch.optim.AdamW
     attention_before: torch.Tensor
+    attempt: int = 1
+    why: str = ""
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)

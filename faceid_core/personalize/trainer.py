@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 
+from .guards import attention_fault, loss_fault, step_fault, vector_fault
+from .journal import JournalEntry, UnusableEntry, resume, write_entry
 from .losses import outside_share
 from .method import Method
 from .objective import Objective
@@ -21,8 +24,11 @@ from .slots import Slot, TrainingPhoto, at_side, learning_rate, loss_weights, ma
 from .starts import first_vectors
 from .tokens import IdentityTokens
 
+log = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int], None]
 _PLATEAU_EVERY = 10  # steps between two looks at the photo's own loss
+_RESTART_RATE = 0.3  # learning rate of a second attempt, as a share of the method's
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class PersonalizeResult:
         attention_before, attention_after: float32 [h, w], attention on the person's tokens over the photo.
         outside_before, outside_after: the share of it outside the face mask.
         seconds: the person's share of the time.
+        restarted: what ended a first attempt, or empty; then the learning rate was `_RESTART_RATE` of the method's.
     """
 
     name: str
@@ -45,6 +52,7 @@ class PersonalizeResult:
     outside_before: float
     outside_after: float
     seconds: float
+    restarted: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,10 @@ def personalize(
     slots: int = 8,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Iterator[PersonalizeResult | SlotFailure]:
-    """Learn every person's tokens; yields each as it finishes.
+    journal: Mapping[str, bytes] | None = None,
+    journal_seconds: float = 0.0,
+) -> Iterator[PersonalizeResult | SlotFailure | JournalEntry]:
+    """Learn every person's tokens; yields each as it finishes, and journal entries on the way.
 
     A person's result depends on base, method, slots, seed and photo only: not on who shares the pass, nor on
     the order of arrival. Empty slots are filled with dummies, so the shape of the work never changes.
@@ -74,29 +84,43 @@ def personalize(
         slots: people who share each pass through the network.
         seed: of every random draw.
         progress: called with (name, steps done, steps in all) after each step of each person.
+        journal: name -> an entry that an interrupted training of the same person left; it goes on from there to the
+            same tokens. One that cannot be used is logged, and the person begins anew.
+        journal_seconds: yield a `JournalEntry` of everybody this often; 0 never does.
 
     Raises:
         ConfigurationError: boundaries or template do not fit the base model.
     """
     trainer = _Trainer(base, method, seed)
     waiting, seats = deque(photos), [None] * slots
+    entries, written = dict(journal or {}), time.monotonic()
     while waiting or any(seats):
         for place, slot in enumerate(seats):
             if slot is None and waiting:
-                seats[place] = trainer.admit(waiting.popleft())
-        failures = trainer.step(seats)
+                photo = waiting.popleft()
+                seats[place] = trainer.admit(photo, entries.pop(photo.name, None))
+        faults = trainer.step(seats)
         for place, slot in enumerate(seats):
             if slot is None:
                 continue
-            if place in failures:
-                seats[place] = None
-                yield SlotFailure(slot.photo.name, failures[place], slot.step)
-                continue
-            if progress:
+            if progress and place not in faults:
                 progress(slot.photo.name, slot.step, method.steps)
-            if trainer.finished(slot):
+            result = None
+            if place not in faults and trainer.finished(slot):
+                result = trainer.finish(slot)
+                if fault := attention_fault(result.attention_before, result.attention_after):
+                    faults[place] = fault
+            if place in faults:
+                if slot.attempt == 1:
+                    seats[place] = trainer.restart(slot, faults[place])
+                    continue
+                result = SlotFailure(slot.photo.name, f"{slot.why}; and again: {faults[place]}", slot.step)
+            if result:
                 seats[place] = None
-                yield trainer.finish(slot)
+                yield result
+        if journal_seconds and time.monotonic() - written >= journal_seconds:
+            yield from (write_entry(slot) for slot in seats if slot and slot.step)
+            written = time.monotonic()
 
 
 class _Trainer:
@@ -105,9 +129,31 @@ class _Trainer:
     def __init__(self, base: BaseModel, method: Method, seed: int):
         self.base, self.method, self.seed = base, method, seed
         self.objective = Objective(base, method, seed)
+        # text encoder -> length of the longest embedding of its vocabulary
+        self.vocabulary = {
+            name: float(tower.token_embedding.weight.norm(dim=-1).max())
+            for name, tower in base.towers.items()
+        }
 
-    def admit(self, photo: TrainingPhoto) -> Slot:
-        """Open a slot: encode the photo once, put the vectors at their start."""
+    def admit(self, photo: TrainingPhoto, entry: bytes | None = None) -> Slot:
+        """Open a slot where a journal entry left off, or at the start."""
+        slot = self._open(photo)
+        if entry is not None:
+            try:
+                resume(slot, entry, self.method.steps)
+            except UnusableEntry as error:
+                log.warning("%s: %s", photo.name, error)
+        return slot
+
+    def restart(self, slot: Slot, fault: str) -> Slot:
+        """The person's second attempt: from the start, at a smaller learning rate."""
+        log.warning("%s: step %d: %s; begun again at a smaller rate", slot.photo.name, slot.step, fault)
+        again = self._open(slot.photo)
+        again.attempt, again.why, again.seconds = slot.attempt + 1, fault, again.seconds + slot.seconds
+        return again
+
+    def _open(self, photo: TrainingPhoto) -> Slot:
+        """A slot at the start: the photo is encoded once."""
         began = time.perf_counter()
         method, base = self.method, self.base
         mirrored = np.ascontiguousarray(photo.image[:, ::-1])
@@ -140,11 +186,13 @@ class _Trainer:
         """One optimiser step of every occupied seat.
 
         Returns:
-            Seat -> reason, for those whose training cannot go on.
+            Seat -> what is wrong, for those whose attempt cannot go on.
         """
         began = time.perf_counter()
         method = self.method
         taken = [place for place, slot in enumerate(seats) if slot is not None]
+        if not taken:
+            return {}
         leaves = self.objective.leaves(seats)
         loss_diffusion, loss_attention = self.objective.losses(seats, leaves)  # [slots], [slots]
         # A sum, not a mean: a person's gradient must not depend on how many others there are.
@@ -156,7 +204,7 @@ class _Trainer:
         for place in taken:
             slot = seats[place]
             gradients = {name: leaf.grad[place] for name, leaf in leaves.items()}
-            reason = _reason_to_stop(losses[0][place], losses[1][place], gradients)
+            reason = step_fault(losses[0][place], losses[1][place], gradients)
             if reason:
                 failures[place] = reason
                 continue
@@ -170,10 +218,12 @@ class _Trainer:
                     "attention_ratio": ratio,
                 }
             )
+            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.vocabulary):
+                failures[place] = fault
         share = (time.perf_counter() - began) / len(taken)
         for place in taken:
             seats[place].seconds += share
-            if place not in failures:
+            if seats[place].curve:
                 seats[place].curve[-1]["seconds"] = seats[place].seconds
         return failures
 
@@ -206,6 +256,7 @@ class _Trainer:
             outside_before=outside_share(before, mask),
             outside_after=outside_share(after, mask),
             seconds=slot.seconds + time.perf_counter() - began,
+            restarted=slot.why,
         )
 
     @torch.no_grad()
@@ -233,7 +284,8 @@ class _Trainer:
             parameters = [each for group in slot.optimizer.param_groups for each in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.method.gradient_clip)
         for group in slot.optimizer.param_groups:
-            group["lr"] = learning_rate(self.method, slot.step) * group["share"]
+            rate = learning_rate(self.method, slot.step) * (_RESTART_RATE if slot.attempt > 1 else 1.0)
+            group["lr"] = rate * group["share"]
         slot.optimizer.step()
         slot.step += 1
 
@@ -250,16 +302,3 @@ class _Trainer:
             patience=method.patience,
             tolerance=method.patience_tolerance,
         )
-
-
-def _reason_to_stop(
-    loss_diffusion: float, loss_attention: float, gradients: dict[str, torch.Tensor]
-) -> str | None:
-    """Why a person's training cannot go on, or None."""
-    if not np.isfinite(loss_diffusion):
-        return f"the diffusion loss is {loss_diffusion}; look at the photo, or lower the learning rate"
-    if not np.isfinite(loss_attention):
-        return f"the attention loss is {loss_attention}; lower the learning rate"
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
-        return "the gradient is not finite; lower the learning rate or use float32"
-    return None

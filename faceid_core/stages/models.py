@@ -24,6 +24,7 @@ class WorkerSettings:
     slots: int
     batch: int
     threads: int
+    journal_seconds: float = 0.0
     weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -42,6 +43,7 @@ class WorkerSettings:
             slots=config.personalize.slots,
             batch=config.generate.batch,
             threads=threads,
+            journal_seconds=config.execution.journal_seconds,
             weights=dict(weights),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faceid_core.stages.files import json_output, read_png
-from faceid_core.stages.work import Subject, Work
+from faceid_core.stages.work import JOURNAL, Entry, Subject, Work
 from faceid_core.store.cache import Output
 
 
@@ -15,11 +15,13 @@ class Personalise:
     """See the module's sentence. Outputs: tokens.safetensors, curve.json, attention.safetensors, training.json."""
 
     name, version, batch = "personalise", 2, None  # None: the configured number of slots
+    keeps_journal = True
 
     def execute(self, works, inputs, models, tick):
         """Train everybody in `works`; they share method and seed because the plan gives all the same."""
         from safetensors.numpy import save
 
+        from faceid_core.personalize.journal import JournalEntry
         from faceid_core.personalize.method import Method
         from faceid_core.personalize.trainer import PersonalizeResult, TrainingPhoto, personalize
 
@@ -36,15 +38,26 @@ class Personalise:
             slots=models.settings.slots,
             seed=shared["seed"],
             progress=tick,
+            journal={
+                work.subject: blobs[JOURNAL]
+                for work, blobs in zip(works, inputs, strict=True)
+                if JOURNAL in blobs
+            },
+            journal_seconds=models.settings.journal_seconds,
         )
         for result in results:
             index = index_of[result.name]
+            if isinstance(result, JournalEntry):
+                yield index, Entry(result.data), {}
+                continue
             if not isinstance(result, PersonalizeResult):
                 yield index, SlotStopped(result.reason), {}
                 continue
             maps = {"after": result.attention_after, "before": result.attention_before}
             curve = [{k: v for k, v in row.items() if k != "seconds"} for row in result.curve]
             training = {"outside_before": result.outside_before, "outside_after": result.outside_after}
+            if result.restarted:
+                training["restarted"] = result.restarted
             yield (
                 index,
                 {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from faceid_core.stages.models import Models
 
 COMMON = "common"
+JOURNAL = "journal"  # name of the input that holds an interrupted stage's last entry
 
 
 class InputMissing(FaceidError):
@@ -95,6 +96,13 @@ class Subject:
         return Source(self.scope, "photo", self.photo_digest, self.photo_digest)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """How far a stage has come with a piece of work, in its own format: bytes for whoever goes on with it."""
+
+    data: bytes
+
+
 Outputs = Mapping[str, Output]
 
 
@@ -107,8 +115,11 @@ class Stage(Protocol):
 
     def execute(
         self, works: Sequence[Work], inputs: Sequence[Mapping[str, bytes]], models: Models, tick: Any
-    ) -> Iterator[tuple[int, Outputs | Exception, dict[str, Any]]]:
+    ) -> Iterator[tuple[int, Outputs | Exception | Entry, dict[str, Any]]]:
         """Yield (index of the work, outputs or the exception that ended it, provenance of this work).
+
+        A stage with the attribute `keeps_journal` may also yield entries of works that it goes on with; who runs
+        such a work again finds the last one among its inputs, as `JOURNAL`.
 
         Args:
             works: Pieces of work that share a pass; their `call.parameters` are the only parameters.

@@ -15,8 +15,9 @@ from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.stages import stage_named
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
-from faceid_core.stages.work import Done, Work
+from faceid_core.stages.work import JOURNAL, Done, Entry, Work
 from faceid_core.store import IdentityErased, StageCache
+from faceid_core.store.journal import WorkJournal
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,13 @@ class Worker:
         try:
             for index, outputs, provenance in stage.execute(ready, inputs, self.models, tick):
                 work = ready[index]
+                if isinstance(outputs, Entry):
+                    self._note(work, outputs)
+                    continue
                 seconds = provenance.pop("share_seconds", None) or (time.monotonic() - started) / len(ready)
                 open_works.pop(work.subject + work.call.key)
                 if isinstance(outputs, Exception):
+                    self._clear_journal(work)
                     yield failed(work, outputs, seconds)
                 else:
                     yield self._commit(work, outputs, seconds, provenance)
@@ -87,12 +92,30 @@ class Worker:
                 return Done(work, "damaged", reason="damaged_input", message=str(damage), damaged=source)
             except FaceidError as error:
                 return failed(work, error, 0.0)
+        if getattr(stage, "keeps_journal", False):
+            entry = self._journal(work).read(work.call, own=work.replace)
+            if entry is not None:
+                blobs[JOURNAL] = entry
         if getattr(stage, "reuses", None) and not work.replace:
             for number, manifest in enumerate(cache.manifests(work.call.stage)):
                 if stage.may_reuse(manifest.content["preimage"], work.call):
                     with suppress(DamagedInput, KeyError):
                         blobs[f"earlier:{number}"] = cache.read(manifest, stage.reuses)
         return blobs
+
+    def _journal(self, work: Work) -> WorkJournal:
+        return WorkJournal(self.store, work.scope, self.run_id)
+
+    def _note(self, work: Work, entry: Entry) -> None:
+        """Keep how far a work has come; one that cannot be kept is logged, for the work itself goes on."""
+        try:
+            self._journal(work).write(work.call, entry.data)
+        except FaceidError as error:
+            log.warning("%s: no journal entry of stage %s: %s", work.subject, work.call.stage, error)
+
+    def _clear_journal(self, work: Work) -> None:
+        if getattr(stage_named(work.call.stage), "keeps_journal", False):
+            self._journal(work).clear(work.call)
 
     def _commit(self, work: Work, outputs, seconds: float, provenance: dict) -> Done:
         provenance = {
@@ -116,6 +139,7 @@ class Worker:
             return Done(work, "refused", reason="erased", message=str(error), seconds=seconds)
         except FaceidError as error:
             return failed(work, error, seconds)
+        self._clear_journal(work)
         if REJECTION in manifest.outputs:
             return rejected(work, read_json(outputs[REJECTION].data), seconds)
         return Done(work, "done", seconds=seconds)

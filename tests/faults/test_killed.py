@@ -33,10 +33,10 @@ def night_on(tmp_path_factory):
                 "name": "killed",
                 "store": str(folder / name),
                 "identities": str(folder / "people"),
-                "personalize": {"slots": 1, "method": {"steps": 1, "samples_per_step": 5}},
+                "personalize": {"slots": 1, "method": {"steps": 2, "samples_per_step": 5}},
                 "generate": {"grid": str(folder / "grid.yaml"), "seeds": 1, "steps": 1, "batch": 2},
                 "score": {"named_people": 0, "metrics": ["identity", "detection"]},
-                "execution": {"executor": "inline", "threads_per_worker": 1},
+                "execution": {"executor": "inline", "threads_per_worker": 1, "journal_seconds": 1e-9},
             }
         )
 

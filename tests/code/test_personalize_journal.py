@@ -1,0 +1,171 @@
+"""An interrupted training goes on to the very same tokens; one that goes wrong is begun again once, then set aside."""
+
+import numpy as np
+import pytest
+import torch
+
+from faceid_core.diffusion import load_base_model
+from faceid_core.personalize import guards, trainer
+from faceid_core.personalize.journal import JournalEntry
+from faceid_core.personalize.method import Method
+from faceid_core.personalize.trainer import PersonalizeResult, SlotFailure, personalize
+from faceid_core.store import FolderStore, sha256_hex
+from faceid_core.store.cache import IdentityErased
+from faceid_core.store.journal import WorkJournal
+from faceid_core.store.keys import StageCall
+from faceid_core.store.layout import identity_scope, tombstone
+from tests.helpers.tiny_people import tiny_photo
+from tests.helpers.tiny_pipeline import write_tiny_pipeline
+
+METHOD = Method(steps=6, samples_per_step=4, common=True, own_rate=0.5, patience=20)
+EVERY_STEP = 1e-9
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_base_model(write_tiny_pipeline(tmp_path_factory.mktemp("tiny")), digest="d" * 64)
+
+
+def learn(base, numbers, method=METHOD, **options):
+    found = list(personalize(base, [tiny_photo(number) for number in numbers], method, slots=3, **options))
+    entries = [each for each in found if isinstance(each, JournalEntry)]
+    return {each.name: each for each in found if not isinstance(each, JournalEntry)}, entries
+
+
+def same(one: PersonalizeResult, other: PersonalizeResult) -> bool:
+    def without_seconds(result):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in result.curve]
+
+    return (
+        one.tokens.to_bytes() == other.tokens.to_bytes()
+        and without_seconds(one) == without_seconds(other)
+        and np.array_equal(one.attention_before, other.attention_before)
+        and np.array_equal(one.attention_after, other.attention_after)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(base):
+    return learn(base, [1, 2], journal_seconds=EVERY_STEP)
+
+
+def test_an_entry_of_every_step_is_written_until_the_person_is_done(whole):
+    _, entries = whole
+    assert [(each.name, each.step) for each in entries] == [
+        (f"person-{number}", step) for step in range(1, 6) for number in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_from_any_entry_and_in_other_company_the_tokens_come_out_the_same(base, whole, step):
+    results, entries = whole
+    entry = next(each.data for each in entries if (each.name, each.step) == ("person-2", step))
+    resumed, _ = learn(base, [3, 2], journal={"person-2": entry})
+    assert same(resumed["person-2"], results["person-2"])
+
+
+def test_the_seconds_before_the_interruption_count(base, whole):
+    _, entries = whole
+    resumed, _ = learn(base, [1], journal={"person-1": entries[-2].data})
+    seconds = [row["seconds"] for row in resumed["person-1"].curve]
+    assert seconds == sorted(seconds) and resumed["person-1"].seconds > seconds[-1]
+
+
+@pytest.mark.parametrize("spoil", ["cut", "changed", "other method", "empty", "done"])
+def test_an_entry_that_cannot_be_used_is_told_and_the_person_begins_anew(base, whole, spoil, caplog):
+    results, entries = whole
+    data, method = entries[0].data, METHOD
+    if spoil == "cut":
+        data = data[:-5]
+    elif spoil == "changed":
+        data = data.replace(b"faceid-journal-1", b"faceid-journal-9")
+    elif spoil == "empty":
+        data = b""
+    elif spoil == "done":
+        data, method = entries[-2].data, METHOD.model_copy(update={"steps": 5})
+    else:
+        method = METHOD.model_copy(update={"stages": 2})
+    resumed, _ = learn(base, [1], method, journal={"person-1": data})
+    assert "person-1: the journal entry cannot be used" in caplog.text
+    expected = results if method is METHOD else learn(base, [1], method)[0]
+    assert same(resumed["person-1"], expected["person-1"])
+
+
+def test_tokens_that_run_off_are_begun_again_at_a_smaller_rate_and_nobody_else_notices(base, monkeypatch):
+    expected, _ = learn(base, [1])
+    looks = []
+
+    def once(vectors, vocabulary, own=guards.vector_fault):
+        looks.append(1)
+        return "a vector has run off" if len(looks) == 3 else own(vectors, vocabulary)  # person-2, step 2
+
+    monkeypatch.setattr(trainer, "vector_fault", lambda v, w: once(v, w))
+    results, _ = learn(base, [2, 1])
+    # Looks go person-2, person-1, person-2: the third is person-2's second step.
+    assert results["person-2"].restarted == "a vector has run off" and not results["person-1"].restarted
+    assert same(results["person-1"], expected["person-1"])
+    assert [row["step"] for row in results["person-2"].curve] == [1, 2, 3, 4, 5, 6]
+    slower, _ = learn(base, [2], METHOD.model_copy(update={"learning_rate": 0.3 * METHOD.learning_rate}))
+    assert torch.equal(
+        results["person-2"].tokens.tensors["text_encoder"], slower["person-2"].tokens.tensors["text_encoder"]
+    )
+
+
+def test_a_person_who_goes_wrong_twice_is_set_aside_with_both_reasons(base):
+    wild = METHOD.model_copy(update={"learning_rate": 1000.0, "patience": 0})
+    results, _ = learn(base, [1], wild)
+    assert isinstance(results["person-1"], SlotFailure)
+    assert results["person-1"].reason.count("times as long as the longest of the vocabulary") == 2
+
+
+def test_a_restart_survives_an_interruption(base, monkeypatch):
+    faults = iter(["a vector has run off"])
+    monkeypatch.setattr(trainer, "vector_fault", lambda v, w: next(faults, None))
+    results, entries = learn(base, [1], journal_seconds=EVERY_STEP)
+    resumed, _ = learn(base, [1], journal={"person-1": entries[-1].data})
+    assert resumed["person-1"].restarted == "a vector has run off"
+    assert same(resumed["person-1"], results["person-1"])
+
+
+def test_the_guards_know_good_from_bad():
+    good = [{"loss_diffusion": 0.3}] * 30
+    assert guards.loss_fault(good) is None and guards.loss_fault([{"loss_diffusion": 9.0}] * 9) is None
+    # One bad step is a timestep's doing; ten are not.
+    assert guards.loss_fault([*good, {"loss_diffusion": 90.0}]) is None
+    assert "grown to 4.0" in guards.loss_fault(good + [{"loss_diffusion": 4.0}] * 10)
+    even = np.full((8, 8), 0.2)
+    assert guards.attention_fault(even, even * 0.02) is None
+    assert "0.5%" in guards.attention_fault(even, even * 0.005)
+    vectors = {"text_encoder": torch.ones(2, 1, 1, 16)}
+    assert guards.vector_fault(vectors, {"text_encoder": 1.0}) is None
+    assert "400 times" in guards.vector_fault(vectors, {"text_encoder": 0.01})
+    assert guards.vector_fault({"text_encoder": vectors["text_encoder"] * torch.nan}, {"text_encoder": 1.0})
+
+
+CALL = StageCall("personalise", 1, {}, "float32", {"photo": sha256_hex(b"photo")}, {})
+PERSON = "0123456789abcdef" * 2
+
+
+def test_the_store_keeps_the_last_entry_until_it_is_cleared(tmp_path):
+    store = FolderStore(str(tmp_path))
+    journal = WorkJournal(store, identity_scope(PERSON), "run-1")
+    assert journal.read(CALL, own=False) is None
+    for entry in (b"first", b"second\nwith a line"):
+        journal.write(CALL, entry)
+        assert journal.read(CALL, own=True) == entry
+    other = WorkJournal(store, identity_scope(PERSON), "run-2")
+    assert other.read(CALL, own=False) == b"second\nwith a line" and other.read(CALL, own=True) is None
+    journal.clear(CALL)
+    assert journal.read(CALL, own=False) is None and not [*store.list("")]
+
+
+def test_a_damaged_entry_is_none_and_an_erased_person_gets_no_entry(tmp_path, caplog):
+    store = FolderStore(str(tmp_path))
+    journal = WorkJournal(store, identity_scope(PERSON), "run-1")
+    journal.write(CALL, b"entry")
+    (file,) = (tmp_path / identity_scope(PERSON) / "journal" / "personalise").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"X")
+    assert journal.read(CALL, own=False) is None and "is damaged" in caplog.text
+    store.put_if_absent(tombstone(PERSON), b"{}")
+    with pytest.raises(IdentityErased):
+        journal.write(CALL, b"more")
