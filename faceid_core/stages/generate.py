@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
+
+from faceid_core.errors import FaceidError
 from faceid_core.stages.work import Subject, Work
 from faceid_core.store.cache import Output
 from faceid_core.store.keys import StageCall
 
 SHARD = "pictures.parquet"
+_SHARED = ("sampler", "steps", "guidance")  # parameters that the plan gives all subjects alike
+_CONSTANT = 2  # levels of 256 that a picture of one colour may span
+
+
+class ConstantPictures(FaceidError):
+    """Some of a subject's pictures are one colour only."""
+
+    def __init__(self, constant: int, drawn: int):
+        super().__init__(
+            f"{constant} of {drawn} pictures are one colour only, as when the decoder overflows; "
+            "set base_model.precision to float32 or bfloat16, or learn the person again"
+        )
 
 
 class Generate:
     """See the module's sentence. Output: pictures.parquet, one row per prompt and seed."""
 
-    name, version, batch = "generate", 2, 1
+    name, version, batch = "generate", 2, None  # None: the configured number of slots
     reuses = SHARD
 
     @staticmethod
@@ -27,64 +43,89 @@ class Generate:
         )
 
     def execute(self, works, inputs, models, tick):
-        """Draw what no earlier shard of the subject holds."""
+        """Draw what no earlier shard of a subject holds; pictures of all subjects share the passes."""
         import time
 
-        from faceid_core.evaluate.cells import DrawSettings, grid_cells
-        from faceid_core.evaluate.generation import DrawRequest, draw
-        from faceid_core.evaluate.grid import Prompt, PromptGrid
-        from faceid_core.evaluate.shards import ShardRow, assemble, missing_cells, write_shard
-        from faceid_core.personalize.control import IdentityUse
-        from faceid_core.personalize.tokens import IdentityTokens
+        from faceid_core.evaluate.generation import draw
+        from faceid_core.evaluate.shards import ShardRow, assemble, write_shard
 
+        sheets = []
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
-            started = time.monotonic()
-            p = work.call.parameters
-            prompts = tuple(Prompt(i, text, category, {}) for i, text, category in p["prompts"])
-            use = IdentityUse(**p.get("use", {}))
-            settings = DrawSettings(
-                base=work.call.weights["base"],
-                sampler=p["sampler"],
-                steps=p["steps"],
-                guidance=p["guidance"],
-                precision=work.call.precision,
-                version=self.version,
-                use=use,
-            )
-            wanted = grid_cells(
-                PromptGrid("run", prompts, ""),
-                range(p["seeds"]),
-                settings,
-                subject=p["text"] or work.call.inputs["tokens"],
-            )
-            kept, todo = missing_cells([v for k, v in blobs.items() if k.startswith("earlier:")], wanted)
-            subject = p["text"] or IdentityTokens.from_bytes(blobs["tokens"])
-            requests = [DrawRequest(subject, cell.prompt.text, cell.seed, use) for cell in todo]
-            drawn = []
-            for cell, picture in zip(
-                todo,
-                draw(
-                    models.base,
-                    requests,
-                    sampler=p["sampler"],
-                    steps=p["steps"],
-                    guidance=p["guidance"],
-                    batch=models.settings.batch,
-                ),
-                strict=True,
-            ):
+            try:
+                sheets.append(_sheet(index, work, blobs, models.base.description.digest))
+            except FaceidError as error:  # tokens that cannot be used are their owner's trouble only
+                yield index, error, {}
+        shared = works[0].call.parameters
+        assert all(work.call.parameters[name] == shared[name] for work in works for name in _SHARED)
+        pictures = draw(
+            models.base,
+            [request for sheet in sheets for request in sheet.requests],
+            **{name: shared[name] for name in _SHARED},
+            batch=models.settings.batch,
+        )
+        started = time.monotonic()
+        for sheet in sheets:
+            drawn, constant = [], 0
+            for cell in sheet.todo:
+                picture = next(pictures)
+                constant += int(np.ptp(picture.image)) <= _CONSTANT
                 drawn.append(ShardRow.of(cell, picture.image, picture.attention))
-                tick(work.subject, len(drawn), len(todo))
-            rows = assemble(kept, drawn, wanted)
+                tick(sheet.subject, len(drawn), len(sheet.todo))
+            seconds, started = time.monotonic() - started, time.monotonic()
+            if constant:
+                yield sheet.index, ConstantPictures(constant, len(drawn)), {"share_seconds": seconds}
+                continue
+            rows = assemble(sheet.kept, drawn, sheet.wanted)
             yield (
-                index,
+                sheet.index,
                 {SHARD: Output(write_shard(rows), "application/vnd.apache.parquet")},
-                {
-                    "pictures_drawn": len(drawn),
-                    "pictures_kept": len(kept),
-                    "share_seconds": time.monotonic() - started,
-                },
+                {"pictures_drawn": len(drawn), "pictures_kept": len(sheet.kept), "share_seconds": seconds},
             )
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """One subject's grid: the cells wanted, what earlier shards have of them, and the requests for the rest."""
+
+    index: int
+    subject: str
+    wanted: list
+    kept: dict
+    todo: list
+    requests: list
+
+
+def _sheet(index: int, work: Work, blobs: Mapping[str, bytes], base_digest: str) -> _Sheet:
+    from faceid_core.evaluate.cells import DrawSettings, grid_cells
+    from faceid_core.evaluate.generation import DrawRequest
+    from faceid_core.evaluate.grid import Prompt, PromptGrid
+    from faceid_core.evaluate.shards import missing_cells
+    from faceid_core.personalize.control import IdentityUse
+    from faceid_core.personalize.tokens import IdentityTokens
+
+    p = work.call.parameters
+    use = IdentityUse(**p.get("use", {}))
+    settings = DrawSettings(
+        base=work.call.weights["base"],
+        **{name: p[name] for name in _SHARED},
+        precision=work.call.precision,
+        version=STAGE.version,
+        use=use,
+    )
+    prompts = tuple(Prompt(i, text, category, {}) for i, text, category in p["prompts"])
+    wanted = grid_cells(
+        PromptGrid("run", prompts, ""),
+        range(p["seeds"]),
+        settings,
+        subject=p["text"] or work.call.inputs["tokens"],
+    )
+    kept, todo = missing_cells([v for k, v in blobs.items() if k.startswith("earlier:")], wanted)
+    subject = p["text"]
+    if not subject:
+        subject = IdentityTokens.from_bytes(blobs["tokens"])
+        subject.require_base(base_digest)
+    requests = [DrawRequest(subject, cell.prompt.text, cell.seed, use) for cell in todo]
+    return _Sheet(index, work.subject, wanted, kept, todo, requests)
 
 
 STAGE = Generate()
