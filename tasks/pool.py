@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import queue
 import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import ray
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.executor import OnDone, Stop, Tick, batches, not_reached
+from faceid_core.night.executor import OnDone, Stop, Tick, Usage, batches, not_reached
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import StageActor
+from tasks.workers import Workers, start_ray
 
-OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
-ACTOR_START_SECONDS = 180
+_MOST_AT_ONCE = 256  # batches under way or waiting for a worker
 
 
 class ActorLost(Exception):
@@ -51,8 +48,8 @@ class RayPool:
     Args:
         settings: What each actor's worker needs.
         run_id: Names the namespace.
-        workers: Number of actors.
-        address: A running cluster, or empty to start one in this process.
+        workers: Number of actors; 0 is as many as the cluster has room for, also when it grows or shrinks.
+        address: A running cluster, or empty for that of RAY_ADDRESS, or else to start one in this process.
         attempts: Tries per piece of work, over actor deaths and failures together.
         stall_seconds: An actor silent for longer is killed and replaced.
 
@@ -74,26 +71,29 @@ class RayPool:
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
+        self._closed, self._workers = False, None
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _start_ray(address, run_id)
-        self._idle: queue.Queue = queue.Queue()
-        self._actors: set = set()
-        self._lock = threading.Lock()
-        self._closed = False
-        self.replaced = 0
-        if not settings.store.startswith("s3://") and len([n for n in ray.nodes() if n["Alive"]]) > 1:
-            self.close()
-            raise ConfigurationError(
-                f"store {settings.store} is a folder, but the Ray cluster has several nodes that cannot all reach it; "
-                "use an s3:// store, or one machine"
-            )
-        self._workers = workers
+            start_ray(address, run_id)
         try:
-            self._start_actors()
+            self._require_shared_store()
+            self._workers = Workers(self.actor_class, settings, run_id, wanted=workers)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def replaced(self) -> int:
+        """Workers that were lost and replaced."""
+        return self._workers.replaced
+
+    def _require_shared_store(self) -> None:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if not self._settings.store.startswith("s3://") and len(nodes) > 1:
+            raise ConfigurationError(
+                f"store {self._settings.store} is a folder, but the Ray cluster has several nodes that cannot all "
+                "reach it; use an s3:// store, or one machine"
+            )
 
     def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
         """See faceid_core.night.executor.Executor. Several threads may call this at once.
@@ -123,7 +123,7 @@ class RayPool:
                 errors.append(error)
 
         threads = [
-            threading.Thread(target=drain, daemon=True) for _ in range(min(len(waiting), self._workers))
+            threading.Thread(target=drain, daemon=True) for _ in range(min(len(waiting), _MOST_AT_ONCE))
         ]
         for thread in threads:
             thread.start()
@@ -134,15 +134,17 @@ class RayPool:
 
     def _run(self, this: _Try, tick: Tick, on_done: OnDone, stop: Stop) -> list[_Try]:
         """Run one batch on the next free actor; return what needs another attempt."""
-        actor = self._idle.get()
+        actor = self._workers.take()
         open_works = {(work.subject, work.call.key): work for work in this.works}
         again: list[_Try] = []
         lost = "its worker ended without an answer"
+        if actor is None or self._closed or stop():
+            for work in this.works:
+                on_done(not_reached(work))
+            if actor is not None:
+                self._workers.give(actor)
+            return []
         try:
-            if self._closed or stop():
-                for work in this.works:
-                    on_done(not_reached(work))
-                return []
             for kind, value in self._events(actor, this.works):
                 if kind == "tick":
                     tick(*value)
@@ -157,9 +159,12 @@ class RayPool:
         except (RayError, ActorLost) as error:
             lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
             if not self._closed:
-                actor = self._replace(actor)
-        finally:
-            self._idle.put(actor)
+                self._workers.replace(actor)
+        except BaseException:
+            self._workers.give(actor)
+            raise
+        else:
+            self._workers.give(actor)
         return again + self._left_over(this, list(open_works.values()), lost, on_done)
 
     def _left_over(self, this: _Try, left: list[Work], lost: str, on_done: OnDone) -> list[_Try]:
@@ -177,28 +182,12 @@ class RayPool:
             on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
         return []
 
-    def _start_actors(self) -> None:
-        """Start every actor and wait until it answers; one that finds no room would hold its batch for ever.
-
-        Raises:
-            ConfigurationError: the cluster has no room for so many workers.
-        """
-        starting = {
-            actor.ready.remote(): actor for actor in [self._new_actor() for _ in range(self._workers)]
-        }
-        ready, waiting = ray.wait(list(starting), num_returns=len(starting), timeout=ACTOR_START_SECONDS)
-        if waiting:
-            has = ray.cluster_resources()
-            raise ConfigurationError(
-                f"only {len(ready)} of {self._workers} workers found room within {ACTOR_START_SECONDS} s: each asks "
-                f"for {self._settings.threads} CPUs, Ray has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
-                "lower execution.workers or execution.threads_per_worker"
-            )
-        for reference in ready:
-            self._idle.put(starting[reference])
-
     def _events(self, actor, batch: list[Work]):
         """Yield the actor's events; raise ActorLost when it is silent for too long."""
+        with self._workers.working(actor):
+            yield from self._stream(actor, batch)
+
+    def _stream(self, actor, batch: list[Work]):
         stream = actor.execute.options(num_returns="streaming").remote(batch)
         while True:
             ready, _ = ray.wait([stream], timeout=self._stall_seconds)
@@ -209,58 +198,16 @@ class RayPool:
             except StopIteration:
                 return
 
-    def _new_actor(self):
-        threads = max(1, self._settings.threads)
-        gpus = 1 if self._settings.device == "cuda" or (self._settings.device == "auto" and _has_gpu()) else 0
-        available = ray.cluster_resources().get("CPU", 1)
-        actor = self.actor_class.options(num_cpus=min(threads, available), num_gpus=gpus).remote(
-            self._settings, self._run_id
-        )
-        with self._lock:
-            self._actors.add(actor)
-        return actor
-
-    def _replace(self, actor):
-        """Kill an actor for certain, so that it cannot hold its CPUs, and start another."""
-        self._kill(actor)
-        self.replaced += 1
-        return self._new_actor()
-
-    def _kill(self, actor) -> None:
-        with self._lock:
-            self._actors.discard(actor)
-        with suppress(RayError, ValueError):  # dead already, which is what was wanted
-            ray.kill(actor, no_restart=True)
+    def usage(self) -> Usage:
+        """See faceid_core.night.executor.Executor."""
+        return self._workers.usage()
 
     def close(self) -> None:
         """Kill every actor and, if this pool started Ray, stop it."""
         if self._closed:
             return
         self._closed = True
-        for actor in list(self._actors):
-            self._kill(actor)
+        if self._workers:
+            self._workers.close()
         if self._owns_ray:
             ray.shutdown()
-
-
-def _start_ray(address: str, run_id: str) -> None:
-    common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
-    if address:
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"execution.ray_address: no Ray cluster answers at {address!r} ({error}); "
-                "start one with `ray start --head`, or leave it empty to run on this machine"
-            ) from error
-        return
-    ray.init(
-        num_cpus=os.cpu_count(),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        **common,
-    )
-
-
-def _has_gpu() -> bool:
-    return ray.cluster_resources().get("GPU", 0) >= 1

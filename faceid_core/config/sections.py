@@ -110,12 +110,19 @@ class ExecutionConfig(Section):
     executor: Literal["ray", "inline"] = Field(
         "ray", description="'ray': a pool of actors under Prefect; 'inline': this process, for debugging."
     )
-    workers: int = Field(1, ge=1, le=1024, description="Ray actors, each with a copy of the models.")
+    workers: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="Ray actors, each with a copy of the models (0: as many as the cluster has room for, also when it "
+        "grows or shrinks during the run).",
+    )
     threads_per_worker: int = Field(
-        0, ge=0, le=256, description="CPU threads of an actor (0: cores / workers)."
+        0, ge=0, le=256, description="CPU threads of an actor (0: this machine's cores / workers)."
     )
     ray_address: str = Field(
-        "", description="Address of a running Ray cluster; empty starts one on this machine."
+        "",
+        description="Address of a running Ray cluster; empty takes RAY_ADDRESS, or else starts one on this machine.",
     )
     attempts: int = Field(
         2, ge=1, le=10, description="Tries for a person's stage before it counts as failed."

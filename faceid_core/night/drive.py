@@ -88,7 +88,7 @@ def worker_settings(night: Night) -> WorkerSettings:
     import os
 
     execution = night.config.execution
-    threads = execution.threads_per_worker or max(1, (os.cpu_count() or 1) // execution.workers)
+    threads = execution.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, execution.workers))
     return WorkerSettings.from_config(night.config, night.plan.weights, threads=threads)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import groupby
 from threading import RLock
 from typing import Protocol
@@ -16,11 +18,50 @@ OnDone = Callable[[Done], None]
 Stop = Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What became of a run's workers.
+
+    Attributes:
+        idle: for each worker that there is, the share of its time since it was ready in which it had no work.
+        replaced: workers that died or hung and were replaced.
+    """
+
+    idle: tuple[float, ...] = ()
+    replaced: int = 0
+
+
+class Clock:
+    """How long one worker has been there, and how long it worked."""
+
+    def __init__(self):
+        self._ready, self._busy = time.monotonic(), 0.0
+
+    @contextmanager
+    def working(self):
+        """Count the time of a block as work."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy += time.monotonic() - began
+
+    @property
+    def idle(self) -> float:
+        """The share of the time without work, 0..1."""
+        there = time.monotonic() - self._ready
+        return max(0.0, 1 - self._busy / there) if there else 0.0
+
+
 class Executor(Protocol):
     """Runs works of one stage; opened at the first miss and closed once by whoever made it."""
 
     def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
         """Run all works; call `on_done` once for each. Where `stop` says so, what has not begun is not reached."""
+        ...
+
+    def usage(self) -> Usage:
+        """What became of the workers so far."""
         ...
 
     def close(self) -> None:
@@ -34,6 +75,7 @@ class InlineExecutor:
     def __init__(self, settings: WorkerSettings, run_id: str, *, attempts: int):
         self._settings, self._run_id, self._attempts = settings, run_id, attempts
         self._worker = None
+        self._clock = Clock()
         # The models are one set and change state while they compute: chunks of a flow take turns.
         self._turn = RLock()
 
@@ -41,7 +83,7 @@ class InlineExecutor:
         """See Executor. Failed works get further attempts alone, so that one cannot spoil another's."""
         from faceid_core.stages.worker import Worker
 
-        with self._turn:
+        with self._turn, self._clock.working():
             if self._worker is None:
                 self._worker = Worker(self._settings, self._run_id)
             for batch in batches(works, self._settings.slots):
@@ -55,6 +97,10 @@ class InlineExecutor:
                         attempt += 1
                         done = replace(next(iter(self._worker.execute([done.work], tick))), attempts=attempt)
                     on_done(done)
+
+    def usage(self) -> Usage:
+        """See Executor; this process is the one worker."""
+        return Usage((self._clock.idle,))
 
     def close(self) -> None:
         """Drop the models."""

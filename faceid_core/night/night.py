@@ -14,7 +14,7 @@ from threading import Event, RLock
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import DamagedInput
 from faceid_core.identity import Identity
-from faceid_core.night.executor import Executor
+from faceid_core.night.executor import Executor, Usage
 from faceid_core.night.people import reject
 from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
@@ -40,7 +40,7 @@ class Night:
 
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
-    which `drive` gives back; a dry run has none.
+    which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
     """
 
     run_id: str
@@ -60,6 +60,7 @@ class Night:
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
+    usage: Usage = field(default_factory=Usage)
     _lock: RLock = field(default_factory=RLock, repr=False)
     _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _repairs: RLock = field(default_factory=RLock, repr=False)
@@ -175,6 +176,8 @@ class Night:
         except Exception as broken:
             log.exception("stage %s broke", stage)
             error = broken
+        finally:
+            self.usage = executor.usage()
         message = "the executor gave no answer"
         if error:
             message = f"{type(error).__name__}: {self._without_photos(str(error))}"

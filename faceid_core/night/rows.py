@@ -12,6 +12,7 @@ from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.summary import SubjectScores
+from faceid_core.night.executor import Usage
 from faceid_core.night.night import Night
 from faceid_core.outcomes import tally
 from faceid_core.stages.generate import STAGE as GENERATE
@@ -65,8 +66,21 @@ def _run_row(night: Night, exit_status: int) -> dict:
         "executor": config.execution.executor,
         "identities": len(night.accounts),
         **tally(night.accounts.values()),
+        **_worker_figures(night.usage),
         "exit_status": exit_status,
         "faceid_version": __version__,
+    }
+
+
+def _worker_figures(usage: Usage) -> dict:
+    """Nothing where everything was cached, and so no worker started."""
+    if not usage.idle:
+        return {}
+    return {
+        "workers": len(usage.idle),
+        "workers_replaced": usage.replaced,
+        "worker_idle_mean": sum(usage.idle) / len(usage.idle),
+        "worker_idle_most": max(usage.idle),
     }
 
 

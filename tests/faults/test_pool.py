@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
@@ -20,7 +22,7 @@ class TroubledActor:
     """Stands in for a worker: what happens to a subject is written in its name, attempts are counted in a folder."""
 
     def __init__(self, settings: WorkerSettings, run_id: str):
-        self._folder = Path(settings.store)
+        self._folder = Path(settings.base_source or settings.store)
 
     def ready(self):
         return True
@@ -34,6 +36,8 @@ class TroubledActor:
                 os._exit(9)
             if "hangs" in work.subject:
                 time.sleep(600)
+            if "slow" in work.subject:
+                time.sleep(1)
             status = "failed" if "fails" in work.subject else "done"
             yield ("done", Done(work, status, reason=None if status == "done" else "it_does"))
 
@@ -54,12 +58,12 @@ def pool(tmp_path):
     assert not ray.is_initialized()
 
 
-def run(pool, *subjects: str) -> dict[str, Done]:
+def run(pool, *subjects: str, stage: str = "detect", found=None) -> dict[str, Done]:
+    """The outcome of each subject, put into `found` as they come."""
     works = [
-        Work(s, "common", call_for("detect", 1, {"who": s}, {}, {}, "float32"), {}, "detect")
-        for s in subjects
+        Work(s, "common", call_for(stage, 1, {"who": s}, {}, {}, "float32"), {}, stage) for s in subjects
     ]
-    found: dict[str, Done] = {}
+    found = {} if found is None else found
 
     def on_done(done: Done) -> None:
         assert done.work.subject not in found, "one outcome each"
@@ -83,6 +87,55 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert again["cleo"].status == "done", "the pool goes on after all that"
 
 
+def test_the_time_without_work_is_measured(pool):
+    time.sleep(1)
+    run(pool, "slow-ann", "slow-bob")
+    (idle,) = pool.usage().idle
+    assert 0.1 < idle < 0.9 and pool.usage().replaced == 0
+
+
+def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
+    """Two, then three, then one node of a real cluster, all on this machine; RAY_ADDRESS says where it is."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    leaving = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    settings = WorkerSettings(
+        store="s3://bucket", s3={}, base_source=str(tmp_path), precision="float32", device="cpu", faces_backend="",
+        scorers="", slots=1, batch=1, threads=1,
+    )  # fmt: skip
+    pool = None
+    try:
+        pool = TroubledPool(settings, "test", workers=0, attempts=2, stall_seconds=60)
+        found: dict[str, Done] = {}
+        names = [f"slow-{number}" for number in range(80)]
+        options = {"stage": "personalise", "found": found}  # a stage whose batches are as long as the slots
+        thread = threading.Thread(target=run, args=(pool, *names), kwargs=options)
+        thread.start()
+
+        def wait_for(workers: int) -> None:
+            while len(pool.usage().idle) != workers and thread.is_alive():
+                time.sleep(0.05)
+            assert thread.is_alive() and len(pool.usage().idle) == workers
+
+        # Ray starts and stops nodes in the main thread only.
+        wait_for(2)
+        cluster.add_node(num_cpus=1)
+        wait_for(3)
+        cluster.remove_node(leaving, allow_graceful=False)
+        wait_for(2)
+        thread.join(120)
+        assert {done.status for done in found.values()} == {"done"} and len(found) == 80
+        assert pool.replaced == 1 and len(pool.usage().idle) == 2
+        assert max(done.attempts for done in found.values()) == 2, (
+            "the attempt that the lost node cost is on record"
+        )
+    finally:
+        if pool:
+            pool.close()
+        ray.shutdown()
+        cluster.shutdown()
+
+
 def test_what_was_not_begun_when_the_run_stops_is_not_reached(pool):
     works = [Work(s, "common", call_for("mask", 1, {"who": s}, {}, {}, "float32"), {}, "mask") for s in "abc"]
     found = []
@@ -100,11 +153,11 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
 
 
 def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.pool.ACTOR_START_SECONDS", 8)
+    monkeypatch.setattr("tasks.workers.ACTOR_START_SECONDS", 8)
     settings = WorkerSettings(
         store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=os.cpu_count() or 1,
     )  # fmt: skip
-    with pytest.raises(ConfigurationError, match="only 1 of 2 workers found room"):
+    with pytest.raises(ConfigurationError, match="of 2 workers found room"):
         TroubledPool(settings, "test", workers=2)
     assert not ray.is_initialized()

@@ -1,0 +1,202 @@
+"""The Ray actors of one run: started, handed out one at a time, replaced when lost, more when the cluster grows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.night.executor import Clock, Usage
+from faceid_core.stages.models import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
+ACTOR_START_SECONDS = 180
+_LOOK_SECONDS = 1.0  # between two looks for room, while a batch waits for a worker
+_MOST_FAILED_STARTS = 3
+
+
+class Workers:
+    """Long-lived actors in the present Ray session.
+
+    Args:
+        actor_class: what to start; takes settings and run id, answers `ready`.
+        wanted: how many; 0 is as many as there is room for, now and later.
+
+    Raises:
+        ConfigurationError: there is no room for the number wanted, or for a single one.
+    """
+
+    def __init__(self, actor_class: Any, settings: WorkerSettings, run_id: str, *, wanted: int):
+        self._class, self._settings, self._run_id, self._wanted = actor_class, settings, run_id, wanted
+        self._idle: queue.Queue = queue.Queue()
+        self._clocks: dict[Any, Clock] = {}  # of actors that are ready
+        self._starting: dict[Any, Any] = {}  # the answer awaited -> actor
+        self._lock = threading.RLock()
+        self._closed = False
+        self._failed_starts = 0
+        self._looked_at = 0.0
+        self._nobody_since: float | None = None
+        self.replaced = 0
+        self._start_first()
+
+    def take(self) -> Any | None:
+        """Wait for an idle actor; None once the workers are closed.
+
+        Raises:
+            ConfigurationError: every actor was lost and no other finds room.
+        """
+        while not self._closed:
+            with suppress(queue.Empty):
+                return self._idle.get(timeout=_LOOK_SECONDS)
+            self._look_around()
+        return None
+
+    def give(self, actor: Any) -> None:
+        """Give back an actor that is fit for work."""
+        self._idle.put(actor)
+
+    def working(self, actor: Any):
+        """A block in which an actor counts as working."""
+        clock = self._clocks.get(actor)
+        return clock.working() if clock else nullcontext()
+
+    def replace(self, actor: Any) -> None:
+        """Kill an actor for certain, so that it cannot hold its CPUs; another comes where there is room."""
+        self.replaced += 1
+        self._kill(actor)
+        if not self._closed:
+            self._look_around()
+
+    def usage(self) -> Usage:
+        """See `faceid_core.night.executor.Executor`."""
+        with self._lock:
+            return Usage(tuple(clock.idle for clock in self._clocks.values()), self.replaced)
+
+    def close(self) -> None:
+        """Kill every actor."""
+        self._closed = True
+        with self._lock:
+            for actor in [*self._clocks, *self._starting.values()]:
+                self._kill(actor)
+
+    def _start_first(self) -> None:
+        count = self._wanted or max(1, self._room(ray.cluster_resources()))
+        with self._lock:
+            for _ in range(count):
+                self._start()
+            deadline = time.monotonic() + ACTOR_START_SECONDS
+            while self._starting and time.monotonic() < deadline:
+                self._welcome(timeout=min(_LOOK_SECONDS, ACTOR_START_SECONDS))
+            if self._starting and (self._wanted or not self._clocks):
+                raise ConfigurationError(self._no_room(f"only {len(self._clocks)} of {count} workers"))
+            for actor in list(self._starting.values()):
+                self._kill(actor)
+
+    def _look_around(self) -> None:
+        """Take in actors that are ready by now; start one more if one is wanted and there is room."""
+        with self._lock:
+            # Many batches may be waiting: one look serves them all.
+            if self._closed or time.monotonic() - self._looked_at < _LOOK_SECONDS:
+                return
+            self._looked_at = time.monotonic()
+            self._welcome(timeout=0)
+            missing = not self._wanted or len(self._clocks) + len(self._starting) < self._wanted
+            if missing and not self._starting and self._room(ray.available_resources()):
+                self._start()
+            if self._clocks or self._starting:
+                self._nobody_since = None
+                return
+            self._nobody_since = self._nobody_since or time.monotonic()
+            if time.monotonic() - self._nobody_since > ACTOR_START_SECONDS:
+                raise ConfigurationError(self._no_room("every worker was lost, and no other"))
+
+    def _room(self, resources: dict[str, float]) -> int:
+        """For how many more actors these resources are enough."""
+        cpus, gpus = self._needs()
+        rooms = [int(resources.get("CPU", 0) // cpus)]
+        if gpus:
+            rooms.append(int(resources.get("GPU", 0) // gpus))
+        return min(rooms)
+
+    def _needs(self) -> tuple[float, float]:
+        total = ray.cluster_resources()
+        device = self._settings.device
+        gpu = device == "cuda" or (device == "auto" and total.get("GPU", 0) >= 1)
+        return min(max(1, self._settings.threads), total.get("CPU", 1)), 1 if gpu else 0
+
+    def _start(self) -> None:
+        cpus, gpus = self._needs()
+        actor = self._class.options(num_cpus=cpus, num_gpus=gpus).remote(self._settings, self._run_id)
+        self._starting[actor.ready.remote()] = actor
+
+    def _welcome(self, *, timeout: float) -> None:
+        """Hand out the actors that have become ready.
+
+        Raises:
+            ConfigurationError: one after another ends before it is ready.
+        """
+        if not self._starting:
+            return
+        ready, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=timeout)
+        for answer in ready:
+            actor = self._starting.pop(answer)
+            try:
+                ray.get(answer)
+            except RayError as error:
+                log.warning("a worker ended before it was ready: %s", str(error).splitlines()[0])
+                self._failed_starts += 1
+                if self._failed_starts >= _MOST_FAILED_STARTS and not self._clocks:
+                    raise ConfigurationError(
+                        f"{self._failed_starts} workers ended before they were ready: {error}"
+                    ) from error
+                continue
+            self._failed_starts = 0
+            self._clocks[actor] = Clock()
+            self._idle.put(actor)
+
+    def _kill(self, actor: Any) -> None:
+        with self._lock:
+            self._clocks.pop(actor, None)
+            self._starting = {answer: each for answer, each in self._starting.items() if each is not actor}
+        with suppress(RayError, ValueError):  # dead already, which is what was wanted
+            ray.kill(actor, no_restart=True)
+
+    def _no_room(self, who: str) -> str:
+        has = ray.cluster_resources()
+        return (
+            f"{who} found room within {ACTOR_START_SECONDS} s: each asks for {self._settings.threads} CPUs, Ray has "
+            f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
+            "lower execution.workers or execution.threads_per_worker"
+        )
+
+
+def start_ray(address: str, run_id: str) -> None:
+    """Join the cluster at an address, or that of RAY_ADDRESS, or start Ray on this machine.
+
+    Raises:
+        ConfigurationError: no cluster answers there.
+    """
+    common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"execution.ray_address: no Ray cluster answers at {address!r} ({error}); start one with "
+                "`ray start --head`, or leave it empty, and RAY_ADDRESS unset, to run on this machine"
+            ) from error
+        return
+    ray.init(
+        num_cpus=os.cpu_count(), include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common
+    )
