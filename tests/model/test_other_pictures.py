@@ -35,7 +35,7 @@ def test_a_few_steps_of_training_explain_more_than_the_class_word(base):
     pictures = {"8001": other_pictures(base, 8001, clothes="striped shirt", count=6)}
     floor = explain(base, "person", pictures["8001"])
     method = PRESETS["semantic-fidelity"].model_copy(update={"steps": 12})
-    found, seconds = try_method(base, method, [photo], pictures)
+    found, seconds, _ = try_method(base, method, [photo], pictures)
     assert found.face < floor.face and seconds > 0
 
 
