@@ -41,6 +41,7 @@ class PersonalizeResult:
         attention_before, attention_after: float32 [h, w], attention on the person's tokens over the photo.
         outside_before, outside_after: the share of it outside the face mask.
         seconds: the person's share of the time.
+        slots: how many there were in the end: fewer than asked for after the memory ran out.
         restarted: what ended a first attempt, or empty; then the learning rate was `_RESTART_RATE` of the method's.
     """
 
@@ -52,6 +53,7 @@ class PersonalizeResult:
     outside_before: float
     outside_after: float
     seconds: float
+    slots: int
     restarted: str = ""
 
 
@@ -78,7 +80,8 @@ def personalize(
     """Learn every person's tokens; yields each as it finishes, and journal entries on the way.
 
     A person's result depends on base, method, slots, seed and photo only: not on who shares the pass, nor on
-    the order of arrival. Empty slots are filled with dummies, so the shape of the work never changes.
+    the order of arrival. Empty slots are filled with dummies, so the shape of the work never changes, until the
+    device's memory runs out: then half the slots go on, and no step is lost.
 
     Args:
         slots: people who share each pass through the network.
@@ -92,14 +95,27 @@ def personalize(
         ConfigurationError: boundaries or template do not fit the base model.
     """
     trainer = _Trainer(base, method, seed)
-    waiting, seats = deque(photos), [None] * slots
+    waiting, parked, seats = deque(photos), deque(), [None] * slots
     entries, written = dict(journal or {}), time.monotonic()
-    while waiting or any(seats):
+    while waiting or parked or any(seats):
         for place, slot in enumerate(seats):
-            if slot is None and waiting:
+            if slot is None and parked:
+                seats[place] = parked.popleft()
+            elif slot is None and waiting:
                 photo = waiting.popleft()
                 seats[place] = trainer.admit(photo, entries.pop(photo.name, None))
-        faults = trainer.step(seats)
+        try:
+            faults = trainer.step(seats)
+        except torch.OutOfMemoryError:
+            half = len(seats) // 2
+            if not half:
+                raise
+            log.warning("out of memory with %d slots; going on with %d", len(seats), half)
+            # Nobody's step was taken yet. Those without a seat keep theirs, and go on when one is free.
+            parked.extend(slot for slot in seats[half:] if slot)
+            del seats[half:]
+            torch.cuda.empty_cache()
+            continue
         for place, slot in enumerate(seats):
             if slot is None:
                 continue
@@ -107,7 +123,7 @@ def personalize(
                 progress(slot.photo.name, slot.step, method.steps)
             result = None
             if place not in faults and trainer.finished(slot):
-                result = trainer.finish(slot)
+                result = trainer.finish(slot, len(seats))
                 if fault := attention_fault(result.attention_before, result.attention_after):
                     faults[place] = fault
             if place in faults:
@@ -119,7 +135,7 @@ def personalize(
                 seats[place] = None
                 yield result
         if journal_seconds and time.monotonic() - written >= journal_seconds:
-            yield from (write_entry(slot) for slot in seats if slot and slot.step)
+            yield from (write_entry(slot) for slot in [*seats, *parked] if slot and slot.step)
             written = time.monotonic()
 
 
@@ -227,8 +243,8 @@ class _Trainer:
                 seats[place].curve[-1]["seconds"] = seats[place].seconds
         return failures
 
-    def finish(self, slot: Slot) -> PersonalizeResult:
-        """Close a slot: the tokens, and where they look now."""
+    def finish(self, slot: Slot, slots: int) -> PersonalizeResult:
+        """Close one of so many slots: the tokens, and where they look now."""
         began = time.perf_counter()
         method, base = self.method, self.base
         tokens = IdentityTokens(
@@ -256,6 +272,7 @@ class _Trainer:
             outside_before=outside_share(before, mask),
             outside_after=outside_share(after, mask),
             seconds=slot.seconds + time.perf_counter() - began,
+            slots=slots,
             restarted=slot.why,
         )
 

@@ -66,7 +66,7 @@ class Personalise:
                     "attention.safetensors": Output(save(maps), "application/octet-stream"),
                     "training.json": json_output(training),
                 },
-                {"training_seconds": result.seconds},
+                {"training_seconds": result.seconds, "slots": result.slots},
             )
 
 

@@ -127,6 +127,39 @@ def test_a_restart_survives_an_interruption(base, monkeypatch):
     assert same(resumed["person-1"], results["person-1"])
 
 
+def test_when_memory_runs_out_half_the_slots_go_on_and_no_step_is_lost(base, monkeypatch, caplog):
+    step, taken = trainer._Trainer.step, []
+
+    def short_of_memory(self, seats):
+        # From the third step on there is room for two.
+        if len(seats) > 2 and any(slot and slot.step == 2 for slot in seats):
+            raise torch.OutOfMemoryError("no room")
+        taken.extend((slot.photo.name, slot.step) for slot in seats if slot)
+        return step(self, seats)
+
+    expected, _ = learn(base, [1, 2, 3, 4])
+    monkeypatch.setattr(trainer._Trainer, "step", short_of_memory)
+    found = personalize(base, [tiny_photo(number) for number in (1, 2, 3, 4)], METHOD, slots=4)
+    results = {each.name: each for each in found}
+    assert sorted(taken) == [(f"person-{number}", step) for number in (1, 2, 3, 4) for step in range(6)]
+    assert "out of memory with 4 slots; going on with 2" in caplog.text
+    for name, result in results.items():
+        assert result.slots == 2
+        # Another shape moves results by rounding only.
+        assert torch.allclose(
+            result.tokens.tensors["text_encoder"], expected[name].tokens.tensors["text_encoder"], atol=1e-3
+        )
+
+
+def test_memory_that_is_too_small_for_one_person_is_an_error(base, monkeypatch):
+    def no_room(self, seats):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(trainer._Trainer, "step", no_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        learn(base, [1, 2])
+
+
 def test_the_guards_know_good_from_bad():
     good = [{"loss_diffusion": 0.3}] * 30
     assert guards.loss_fault(good) is None and guards.loss_fault([{"loss_diffusion": 9.0}] * 9) is None
