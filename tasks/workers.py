@@ -103,16 +103,19 @@ class Workers:
                 self._kill(actor)
 
     def _look_around(self) -> None:
-        """Take in actors that are ready by now; start one more if one is wanted and there is room."""
+        """Take in actors that are ready by now; start those that are wanted and for which there is room."""
         with self._lock:
             # Many batches may be waiting: one look serves them all.
             if self._closed or time.monotonic() - self._looked_at < _LOOK_SECONDS:
                 return
             self._looked_at = time.monotonic()
             self._welcome(timeout=0)
-            missing = not self._wanted or len(self._clocks) + len(self._starting) < self._wanted
-            if missing and not self._starting and self._room(ray.available_resources()):
-                self._start()
+            # Not while some are starting: what they will take still counts as available.
+            if not self._starting:
+                room = self._room(ray.available_resources())
+                wanted = self._wanted - len(self._clocks) if self._wanted else room
+                for _ in range(min(room, wanted)):
+                    self._start()
             if self._clocks or self._starting:
                 self._nobody_since = None
                 return
