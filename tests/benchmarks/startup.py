@@ -56,7 +56,7 @@ def first_progress(settings: Settings, executor: str) -> float:
         settings,
         *("--store", str(store), "--identities", str(manifest), "--method-steps", "1"),
         *("--generate-grid", str(write_grid(settings.scratch, 1)), "--generate-seeds", "1"),
-        *("--score-named-people", "0"),
+        *("--score-named-people", "0", "--score-metrics", "detection"),
         executor=executor,
     )
     return seen.moments["first progress"]

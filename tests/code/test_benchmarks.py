@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from tests.benchmarks.__main__ import main
 from tests.benchmarks.cached_night import require_light, told
 from tests.benchmarks.child import Clock, joined_seconds
 from tests.benchmarks.measuring import alternate, line_through, ratios, spread
@@ -20,7 +20,6 @@ from tests.benchmarks.results import Row, absent, markdown, write_results
 from tests.benchmarks.seconds_per_person import Level, below, reached_first
 from tests.benchmarks.settings import Settings
 
-ROOT = Path(__file__).parents[2]
 ABOUT = {"processor": "p", "cores": 2, "threads": 1, "load_before": 0.5, "torch": "1", "diffusers": "2",
          "transformers": "3", "accelerate": "4"}  # fmt: skip
 
@@ -132,8 +131,6 @@ def test_the_table_shows_figures_bars_and_what_is_absent(tmp_path):
 
 def test_requests_are_told_for_each_person_where_they_are_the_persons_own():
     counts = {("GET", "identities/stages"): 26, ("GET", "tables"): 30, ("HEAD", "tombstones"): 4}
-    from collections import Counter
-
     words = told(Counter(counts), 2)
     assert words == "GET tables 30 in all, GET identities/stages 13.0 each, HEAD tombstones 2.0 each"
 
@@ -153,15 +150,17 @@ def test_a_command_that_fails_says_why(tmp_path):
 
 
 def test_the_command_without_the_script_marks_its_rows_absent(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks",
-        "seconds-per-person",
-        "--quick",
-        "--out",
-        str(tmp_path),
-    ]
-    printed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    assert "absent: give --textual-inversion-script PATH" in printed
+    ended = CliRunner().invoke(main, ["seconds-per-person", "--quick", "--out", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
+    assert "absent: give --textual-inversion-script PATH" in ended.output
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["verdict"] == "absent"
+
+
+def test_a_benchmark_that_breaks_is_a_row_and_the_exit_status(tmp_path, monkeypatch):
+    def broken(_settings):
+        raise RuntimeError("first line\nand why")
+
+    monkeypatch.setattr("tests.benchmarks.seconds_per_person.run", broken)
+    ended = CliRunner().invoke(main, ["seconds-per-person", "--out", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert "absent: broke: RuntimeError: first line and why" in (tmp_path / "results.md").read_text()
