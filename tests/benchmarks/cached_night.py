@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .counting_server import BUCKET, counting_server
 from .measuring import spread
-from .nights import METRICS, STAGES, Seen, run_night, write_grid, write_people
+from .nights import METRICS, STAGES, Seen, brevity, run_night, write_grid, write_people
 from .results import Row, absent
 from .settings import Settings
 
@@ -34,6 +34,7 @@ def run(settings: Settings) -> list[Row]:
     common = (
         *("--identities", str(manifest), "--method-steps", "1"),
         *("--generate-grid", str(write_grid(settings.scratch, 1)), "--generate-seeds", "1"),
+        *brevity(settings),
     )
     store = settings.scratch / "store"
     run_night(settings, "--store", str(store), *common, executor="inline")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 BEGAN = "FACEID_BENCHMARK_BEGAN"  # time.monotonic() of the parent just before it started this process
-MODEL_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+MODEL_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 
 
 class Clock:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 
 from .measuring import Line, alternate, line_through, spread
-from .nights import Seen, run_night, write_grid, write_people
+from .nights import Seen, brevity, run_night, write_grid, write_people
 from .results import Row, absent
 from .settings import Settings
 
@@ -54,7 +54,7 @@ def cold_night(settings: Settings, people: int) -> Seen:
         settings,
         *("--store", str(store), "--identities", str(manifest)),
         *("--method-steps", str(STEPS), "--generate-grid", str(write_grid(settings.scratch, PROMPTS))),
-        *("--generate-seeds", str(SEEDS)),
+        *("--generate-seeds", str(SEEDS), *brevity(settings)),
     )
 
 

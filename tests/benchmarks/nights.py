@@ -96,6 +96,11 @@ def write_grid(folder: Path, prompts: int) -> Path:
     return path
 
 
+def brevity(settings: Settings) -> tuple[str, ...]:
+    """Options of a quick run: one named person for the ceiling instead of the usual number."""
+    return ("--score-named-people", "1") if settings.quick else ()
+
+
 def environment(settings: Settings, **more: str) -> dict[str, str]:
     """Of every night: a secret, Ray and Prefect of its own, the run's threads, no cloud but what `more` names."""
     threads = str(settings.threads)
