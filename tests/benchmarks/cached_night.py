@@ -1,0 +1,121 @@
+"""A fully cached night of 1,000 people: seconds on a folder, requests on S3, and what the driver imports.
+
+Measured: the ordinary command on a store that the ordinary command made, with one training step, one prompt and one
+seed, and everything else at its default. On S3 the store is a byte-for-byte copy of the folder's objects, since stage
+keys do not depend on where a store is, in moto's server in the benchmark's own process; every request of the driver is
+counted there by what it asks for, and the time in which the server was answering is told apart from the driver's.
+
+Fair: nothing is kept between nights but the store. The seconds begin after start-up (interpreter, imports; with
+`--executor ray` Prefect's server), which is listed. moto answers far fewer requests a second than S3 does, so that on
+S3 the requests are the figure and the seconds are not. The benchmark breaks if the driver imports a model library.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from .counting_server import BUCKET, counting_server
+from .measuring import spread
+from .nights import METRICS, STAGES, Seen, brevity, run_night, write_grid, write_people
+from .results import Row, absent
+from .settings import Settings
+
+NAME = "cached-night"
+PEOPLE = 1_000
+PREFIX = "nights"
+_OF_A_PERSON = ("identities/", "tombstones")
+
+
+def run(settings: Settings) -> list[Row]:
+    """Make the store once, then run cached nights on it."""
+    people = settings.people or (10 if settings.quick else PEOPLE)
+    manifest = write_people(settings.scratch / f"people-{people}", people)
+    common = (
+        *("--identities", str(manifest), "--method-steps", "1"),
+        *("--generate-grid", str(write_grid(settings.scratch, 1)), "--generate-seeds", "1"),
+        *brevity(settings),
+    )
+    store = settings.scratch / "store"
+    run_night(settings, "--store", str(store), *common, executor="inline")
+    nights = [run_night(settings, "--store", str(store), *common) for _ in range(settings.repeats)]
+    for night in nights:
+        require_light(night)
+    case, last = f"{people} people, {settings.executor}, folder", nights[-1]
+    beyond = spread([night.beyond_start_up for night in nights])
+    rows = [
+        Row(NAME, f"{case}: beyond start-up", "s", beyond, ("at most", 10.0), note=last.told()),
+        Row(NAME, f"{case}: start-up", "s", spread([night.start_up for night in nights])),
+    ]
+    try:
+        import moto.server  # noqa: F401
+    except ImportError:
+        why = "moto is not installed (pip install '.[test]')"
+        return [*rows, absent(NAME, "requests for each person on S3", why)]
+    return [*rows, *_on_s3(settings, store, common, people)]
+
+
+def require_light(night: Seen) -> None:
+    """Refuse a cached night whose driver loaded a model library.
+
+    Raises:
+        AssertionError: it did; the text names them.
+    """
+    assert not night.model_libraries, (
+        f"the driver of a cached night imported {', '.join(night.model_libraries)}"
+    )
+
+
+def _on_s3(settings: Settings, store: Path, common: tuple[str, ...], people: int) -> list[Row]:
+    with counting_server(PREFIX) as (server, client):
+        copy_store(store, client)
+        nights, counts, busy = [], [], []
+        for _ in range(settings.repeats):
+            server.forget()
+            night = run_night(settings, "--store", f"s3://{BUCKET}/{PREFIX}", *common, **server.environment())
+            require_light(night)
+            nights.append(night)
+            counts.append(Counter(server.requests))
+            busy.append(server.busy_seconds)
+    bar = ("at most", 3.0 + len(STAGES) + len(METRICS))
+    case = f"{people} people, {settings.executor}, S3"
+    every = spread([sum(count.values()) / people for count in counts])
+    own = spread(
+        [sum(n for (_, kind), n in c.items() if kind.startswith(_OF_A_PERSON)) / people for c in counts]
+    )
+    share = spread([seconds / night.beyond_start_up for seconds, night in zip(busy, nights, strict=True)])
+    last = nights[-1]
+    return [
+        Row(NAME, f"{case}: requests for each person", "", every, bar, note=told(counts[-1], people)),
+        Row(NAME, f"{case}: of them for what is the person's own", "", own),
+        Row(
+            NAME,
+            f"{case}: beyond start-up",
+            "s",
+            spread([n.beyond_start_up for n in nights]),
+            note=last.told(),
+        ),
+        Row(NAME, f"{case}: in which the server was answering", "of it", share),
+    ]
+
+
+def copy_store(folder: Path, client) -> int:
+    """Copy every object of a folder store into the bucket; returns their number."""
+    from faceid_core.store import open_store
+
+    source, copied = open_store(str(folder)), 0
+    for info in source.list(""):
+        client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{info.name}", Body=source.get(info.name))
+        copied += 1
+    return copied
+
+
+def told(counts: Counter[tuple[str, str]], people: int) -> str:
+    """Requests by what they ask for: what is a person's own for each person, the rest in all."""
+    parts = [
+        f"{method} {kind} {number / people:.1f} each"
+        if kind.startswith(_OF_A_PERSON)
+        else f"{method} {kind} {number} in all"
+        for (method, kind), number in counts.most_common()
+    ]
+    return ", ".join(parts)

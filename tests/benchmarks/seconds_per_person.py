@@ -1,0 +1,205 @@
+"""Seconds to learn one person to the same identity and concepts as diffusers' Textual Inversion script reaches.
+
+Compared: the published script, one person after another, against our default preset with several people in one pass,
+each over a few lengths of training. Everybody is drawn from the same noise on the same prompts and scored by the
+pipeline's own reporting scorers. The script's level is that of the shortest length whose identity is within the 95 %
+interval (over people) of its best; ours is the shortest length whose identity and concepts are not below that level by
+more than the interval of the paired difference. The figure is the ratio of the seconds for each person.
+
+Fair: same base model, photo crops, resolution, precision and threads. The script has the batch and learning rate that
+the tuning found best for its method in the miniature world (`--script-batch`, `--script-rate`; docs/tuning.md), ours
+its preset's with eight slots. The script's seconds are steps times its measured seconds per step, so that loading
+the libraries and the model once for each person is not held against it; ours include the opening and closing of slots.
+The figure is for the miniature only: with random weights nothing is learned that could be scored.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from faceid_core.diffusion.base import BaseModel
+from faceid_core.evaluate.exported import DrawOptions, measure
+from faceid_core.evaluate.grid import PromptGrid, load_grid
+from faceid_core.evaluate.intervals import over_people
+from faceid_core.evaluate.scorers import Scorers, load_scorers
+from faceid_core.faces.backends import load_faces
+from faceid_core.faces.prepare import prepare_photo
+from faceid_core.miniature.samples import PHOTO_PIXELS, portrait
+from faceid_core.personalize.slots import TrainingPhoto
+from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.personalize.trainer import PersonalizeResult, personalize
+from faceid_core.photos import encode_png
+from faceid_core.store.keys import sha256_hex
+
+from .measuring import spread
+from .models import load, method
+from .published_script import MISSING, TOKEN, PublishedScript, folder_with
+from .results import Row, absent
+from .settings import FIRST_SEED, NO_CUDA, Place, Settings, has_cuda, places
+
+NAME = "seconds-per-person"
+PRESET, SLOTS = "semantic-fidelity", 8
+_CASE = "script's seconds over ours, same identity and concepts"
+_BARS = {"cpu": 2.0, "cuda": 4.0}
+_DRAWING = DrawOptions("DPMSolverMultistepScheduler", 12, 4.0, 32)
+_SEEDS = (0, 1)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a length of training comes to.
+
+    Attributes:
+        identity, concepts: one figure for each person, in the same order everywhere.
+        seconds: for each person.
+    """
+
+    steps: int
+    identity: np.ndarray
+    concepts: np.ndarray
+    seconds: float
+
+
+def run(settings: Settings) -> list[Row]:
+    """The miniature on the CPU, and on CUDA where there is one."""
+    if not settings.script:
+        return [absent(NAME, _CASE, MISSING, bar=("at least", _BARS["cpu"]))]
+    # The miniature everywhere: it is what the scorers know.
+    there = [Place(place.device, "miniature", "float32") for place in places(settings)]
+    rows = [row for place in there for row in _at(place, settings)]
+    if not has_cuda():
+        rows.append(absent(NAME, _CASE, NO_CUDA, device="cuda", bar=("at least", _BARS["cuda"])))
+    return rows
+
+
+def _at(place: Place, settings: Settings) -> list[Row]:
+    base, scorers = load(place, settings), load_scorers("miniature")
+    whole = load_grid("laboratory")
+    grid = PromptGrid(whole.name, whole.prompts[:: 10 if settings.quick else 2], whole.digest)
+    photos = real_photos(base, settings.people or (2 if settings.quick else SLOTS))
+    lengths = (4, 8) if settings.quick else (25, 50, 100)
+    theirs = script_levels(place, settings, base, scorers, grid, photos)
+    ours = [our_level(base, scorers, grid, photos, steps) for steps in lengths]
+    rows = [_told("script", level, place) for level in theirs] + [
+        _told("ours", level, place) for level in ours
+    ]
+    aim = reached_first(theirs)
+    enough = next((level for level in ours if not below(level, aim)), None)
+    if enough is None:
+        why = f"no length up to {lengths[-1]} steps reached the script's level"
+        return [*rows, absent(NAME, _CASE, why, device=place.label, bar=("at least", _BARS[place.device]))]
+    gain, note = aim.seconds / enough.seconds, f"script {aim.steps} steps, ours {enough.steps}"
+    bar = ("at least", _BARS[place.device])
+    return [*rows, Row(NAME, _CASE, "x", spread([gain]), bar, place.label, note)]
+
+
+def real_photos(base: BaseModel, count: int) -> list[TrainingPhoto]:
+    """Rendered people taken through detection, alignment, parsing and masking, as in a night."""
+    detector, parser = load_faces("miniature")
+    found = []
+    for seed in range(FIRST_SEED, FIRST_SEED + count):
+        data = encode_png(portrait(seed, pixels=PHOTO_PIXELS))
+        one = prepare_photo(data, detector=detector, parser=parser, size=base.description.resolution)
+        crop, valid = one.detection.crop, one.detection.valid
+        found.append(TrainingPhoto(f"person-{seed}", sha256_hex(data), crop, one.mask, valid))
+    return found
+
+
+def our_level(
+    base: BaseModel, scorers: Scorers, grid: PromptGrid, photos: list[TrainingPhoto], steps: int
+) -> Level:
+    """Everybody learned together in so many steps, drawn and scored."""
+    learned = method(PRESET, steps=steps)
+    began = time.perf_counter()
+    results = list(personalize(base, photos, learned, slots=min(SLOTS, len(photos))))
+    seconds = (time.perf_counter() - began) / len(photos)
+    tokens = {each.name: each.tokens for each in results if isinstance(each, PersonalizeResult)}
+    return _scored(base, scorers, grid, photos, tokens, steps, seconds)
+
+
+def script_levels(
+    place: Place, settings: Settings, base: BaseModel, scorers: Scorers, grid: PromptGrid, photos: list
+) -> list[Level]:
+    """The script's people at a quarter, half and all of its steps: one run saves all three."""
+    steps, batch = (8 if settings.quick else settings.script_steps), settings.script_batch
+    side, lengths = base.description.resolution, (steps // 4, steps // 2, steps)
+    files = {}
+    for photo in photos:
+        folder = folder_with(settings.scratch / "script-photos" / photo.name, photo.image)
+        script = PublishedScript(settings, place, folder, side)
+        files[photo.name] = script.run(
+            steps=steps, batch=batch, rate=settings.script_rate, save_every=steps // 4
+        )
+    script = PublishedScript(settings, place, settings.scratch / "script-photos" / photos[0].name, side)
+    each = spread(
+        [script.seconds_per_step(batch=batch, short=5, long=5 + steps) for _ in range(settings.repeats)]
+    ).median
+    found = []
+    for length in lengths:
+        name = f"learned_embeds-steps-{length}.safetensors"
+        tokens = {who: as_tokens(base, load_file(out / name)[TOKEN]) for who, out in files.items()}
+        found.append(_scored(base, scorers, grid, photos, tokens, length, length * each))
+    return found
+
+
+def as_tokens(base: BaseModel, vectors: torch.Tensor) -> IdentityTokens:
+    """The script's vectors, [vectors, width], as tokens with one stage and K = V."""
+    about = base.description
+    tower = next(iter(base.towers))
+    return IdentityTokens(
+        tensors={tower: vectors.float().cpu()[None, None].expand(1, 2, -1, -1).contiguous()},
+        base_digest=about.digest,
+        class_word="person",
+        template="a photo of a {}",
+        boundaries=(),
+        training_timesteps=about.training_timesteps,
+        prediction_type=about.prediction_type,
+        photo_digest="0" * 64,
+    )
+
+
+def reached_first(levels: list[Level]) -> Level:
+    """The shortest training that is, within the interval, no worse than the one with the best identity."""
+    best = max(levels, key=lambda level: float(level.identity.mean()))
+    return next(level for level in levels if level is best or not below(level, best))
+
+
+def below(level: Level, aim: Level) -> bool:
+    """Whether identity or concepts are below another level's by more than the paired interval of the people."""
+    for ours, theirs in ((level.identity, aim.identity), (level.concepts, aim.concepts)):
+        difference = over_people((ours - theirs).tolist())
+        if (difference.high if difference.high is not None else difference.mean) < 0:
+            return True
+    return False
+
+
+def _scored(
+    base: BaseModel,
+    scorers: Scorers,
+    grid: PromptGrid,
+    photos: list,
+    tokens: dict,
+    steps: int,
+    seconds: float,
+) -> Level:
+    if lost := [photo.name for photo in photos if photo.name not in tokens]:
+        raise RuntimeError(
+            f"the training of {', '.join(lost)} stopped; the same people must stand on both sides"
+        )
+    found = [
+        measure(base, {"it": tokens[p.name]}, p.image, p.class_word, grid, _SEEDS, _DRAWING, scorers)["it"]
+        for p in photos
+    ]
+    figures = {name: np.nan_to_num([each[name] for each in found]) for name in ("identity", "concepts")}
+    return Level(steps, figures["identity"], figures["concepts"], seconds)
+
+
+def _told(whose: str, level: Level, place: Place) -> Row:
+    note = f"identity {level.identity.mean():.3f}, concepts {level.concepts.mean():.3f}"
+    case = f"{whose}, {level.steps} steps: each person"
+    return Row(NAME, case, "s", spread([level.seconds]), None, place.label, note)

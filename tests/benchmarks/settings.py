@@ -1,0 +1,84 @@
+"""What one run of the benchmarks was asked for, and the devices it can ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FIRST_SEED = 300_000  # of the rendered people: no training saw them
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The command line, parsed.
+
+    Attributes:
+        scratch: a folder for stores, photos and models, deleted afterwards by whoever made it.
+        repeats: kept rounds of every alternating measurement.
+        quick: sizes at which every benchmark takes seconds: for trying the code, not for figures.
+        people: the largest number of people, None for each benchmark's own.
+        threads: CPU threads of every process that computes.
+        executor: of the nights: inline, or ray (under Prefect).
+        script: diffusers' textual_inversion.py; script_python: the interpreter that runs it.
+        script_batch, script_rate, script_steps: how the script learns a person in seconds-per-person.
+        cuda_base: a Stable Diffusion folder for CUDA rows; None makes that architecture with random weights.
+    """
+
+    scratch: Path
+    repeats: int = 3
+    quick: bool = False
+    people: int | None = None
+    threads: int = 1
+    executor: str = "inline"
+    script: Path | None = None
+    script_python: str = ""
+    script_batch: int = 10
+    script_rate: float = 0.06
+    script_steps: int = 200
+    cuda_base: Path | None = None
+
+    @property
+    def warm(self) -> int:
+        """Rounds that are thrown away before those that count."""
+        return 0 if self.quick else 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device with the base model and precision that stand for it.
+
+    Attributes:
+        base: "miniature", or a folder in diffusers' layout.
+    """
+
+    device: str
+    base: str
+    precision: str
+
+    @property
+    def label(self) -> str:
+        """As it stands in the table."""
+        return f"{self.device}, {self.precision}"
+
+
+NO_CUDA = "no CUDA device here"
+
+
+def places(settings: Settings) -> list[Place]:
+    """The CPU with the miniature; CUDA, where there is one, with Stable Diffusion 1.5's architecture."""
+    import torch
+
+    found = [Place("cpu", "miniature", "float32")]
+    if torch.cuda.is_available():
+        from .models import stable_diffusion_15
+
+        folder = settings.cuda_base or stable_diffusion_15(settings.scratch / "sd15")
+        found.append(Place("cuda", str(folder), "bfloat16"))
+    return found
+
+
+def has_cuda() -> bool:
+    """Whether CUDA rows can be filled."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,166 @@
+"""The benchmarks' own arithmetic: medians, lines, counted operations, joined spans, the table and its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.cached_night import require_light, told
+from tests.benchmarks.child import Clock, joined_seconds
+from tests.benchmarks.measuring import alternate, line_through, ratios, spread
+from tests.benchmarks.nights import Seen, run_night
+from tests.benchmarks.operations import count_operations
+from tests.benchmarks.results import Row, absent, markdown, write_results
+from tests.benchmarks.seconds_per_person import Level, below, reached_first
+from tests.benchmarks.settings import Settings
+
+ABOUT = {"processor": "p", "cores": 2, "threads": 1, "load_before": 0.5, "torch": "1", "diffusers": "2",
+         "transformers": "3", "accelerate": "4"}  # fmt: skip
+
+
+def test_a_figure_is_the_median_and_the_range_of_its_repeats():
+    assert spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0, 3)
+    assert ratios([2.0, 9.0, 4.0], [1.0, 3.0, 1.0]) == (3.0, 2.0, 4.0, 3), "within each round"
+    with pytest.raises(ValueError, match="at least one repeat"):
+        spread([])
+
+
+def test_cases_take_turns_and_the_warm_rounds_are_thrown_away():
+    calls: list[str] = []
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    found = alternate({name: lambda name=name: measure(name) for name in "ab"}, 2, warm=1)
+    assert calls == ["a", "b"] * 3
+    assert found == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+
+
+def test_a_line_has_a_start_a_slope_and_the_largest_distance_from_it():
+    line = line_through([8, 32, 128], [18.0, 42.0, 138.0])
+    assert (line.start, line.each) == (pytest.approx(10.0), pytest.approx(1.0)) and line.deviation < 1e-9
+    assert line_through([0, 1, 2], [1.0, 1.0, 4.0]).deviation == pytest.approx(1.0), (
+        "0 where 1 was, 2 where 1 was"
+    )
+    with pytest.raises(ValueError, match="two different numbers"):
+        line_through([8, 8], [1.0, 2.0])
+
+
+def test_operations_of_a_product_a_convolution_and_fused_attention_are_those_worked_out():
+    frozen = torch.nn.Conv2d(2, 3, 3, padding=1).requires_grad_(False)
+    image = torch.randn(1, 2, 8, 8, requires_grad=True)
+    forward = 2 * 8 * 8 * 2 * 3 * 9
+    assert sum(count_operations(lambda: torch.randn(4, 5) @ torch.randn(5, 6)).values()) == 2 * 4 * 5 * 6
+    assert sum(count_operations(lambda: frozen(image)).values()) == forward
+    # A frozen layer's backward pass is the gradient of its input only: as much again, not twice as much.
+    assert sum(count_operations(lambda: frozen(image).sum().backward()).values()) == 2 * forward
+    heads = [torch.randn(2, 4, 16, 8, requires_grad=True) for _ in range(3)]
+    product = 2 * 2 * 4 * 16 * 16 * 8
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(*heads)
+
+    assert sum(count_operations(attend).values()) == 2 * product
+    assert sum(count_operations(lambda: attend().sum().backward()).values()) == 7 * product
+
+
+def test_spans_that_overlap_count_once_and_a_generator_counts_while_it_works():
+    assert joined_seconds([(0.0, 2.0), (1.0, 3.0), (5.0, 6.0), (5.5, 5.6)]) == pytest.approx(4.0)
+    assert joined_seconds([]) == 0.0
+
+    class Works:
+        def works(self):
+            yield from (1, 2)
+
+    clock = Clock(0.0)
+    clock.around(Works, "works", "works")
+    assert list(Works().works()) == [1, 2]
+    assert len(clock.spans["works"]) == 4, "the call, two answers, and the end"
+    assert set(clock.moments) == {"works"}
+
+
+def night(**changes) -> Seen:
+    usual = dict(
+        seconds=20.0,
+        moments={"opening": 2.0, "lookup": 3.0, "executor": 4.0, "execute": 6.0},
+        spans={"opening": (1.0, 1), "imports": (3.0, 1), "worker": (10.0, 5), "execute": (14.0, 6)},
+        peak_bytes=1,
+        model_libraries=[],
+    )
+    return Seen(**(usual | changes))
+
+
+def test_start_up_is_what_no_person_has_a_part_in():
+    seen = night()
+    # 2 s until the night opens (its opening is for everybody), 2 s for the pool, 3 s of imports.
+    assert (seen.start_up, seen.beyond_start_up, seen.orchestration) == (7.0, 13.0, 3.0)
+    cached = night(moments={"opening": 2.0, "lookup": 3.0}, spans={"opening": (1.0, 1)})
+    assert (cached.start_up, cached.in_stages) == (2.0, 0.0)
+    require_light(cached)
+    with pytest.raises(AssertionError, match="imported torch"):
+        require_light(night(model_libraries=["torch"]))
+
+
+def test_the_table_shows_figures_bars_and_what_is_absent(tmp_path):
+    rows = [
+        Row("a", "gain", "x", spread([2.0, 4.0, 3.0]), ("at least", 2.5), "cpu, float32", "a | b"),
+        Row("a", "seconds", "s", spread([120.4]), ("at most", 100.0)),
+        Row("a", "speed", "pictures/s", spread([0.1234])),
+        absent("b", "gain", "no CUDA device here", device="cuda", bar=("at least", 10.0)),
+    ]
+    assert markdown(rows).splitlines()[2:] == [
+        "| a | cpu, float32 | gain (a / b) | 3.00x | 2.00 to 4.00 | at least 2.50 | met |",
+        "| a | cpu | seconds | 120 s | once | at most 100 | missed |",
+        "| a | cpu | speed | 0.123 pictures/s | once |  |  |",
+        "| b | cuda | gain |  |  | at least 10.00 | absent: no CUDA device here |",
+    ]
+    whole, table = write_results(tmp_path / "out", ABOUT, rows)
+    data = json.loads(whole.read_text())
+    assert [row["verdict"] for row in data["rows"]] == ["met", "missed", "", "absent"]
+    assert data["rows"][0]["figure"] == {"median": 3.0, "low": 2.0, "high": 4.0, "repeats": 3}
+    assert data["rows"][3]["figure"] is None and data["about"]["cores"] == 2
+    assert "load 0.5 before the run" in table.read_text() and markdown(rows) in table.read_text()
+
+
+def test_requests_are_told_for_each_person_where_they_are_the_persons_own():
+    counts = {("GET", "identities/stages"): 26, ("GET", "tables"): 30, ("HEAD", "tombstones"): 4}
+    words = told(Counter(counts), 2)
+    assert words == "GET tables 30 in all, GET identities/stages 13.0 each, HEAD tombstones 2.0 each"
+
+
+def test_the_level_to_reach_is_the_shortest_training_within_the_interval_of_the_best():
+    def level(steps: int, *identity: float) -> Level:
+        return Level(steps, np.array(identity), np.ones(len(identity)), float(steps))
+
+    poor, fair, best = level(1, 0.1, 0.12, 0.11), level(2, 0.5, 0.61, 0.55), level(4, 0.52, 0.6, 0.57)
+    assert below(poor, best) and not below(fair, best)
+    assert reached_first([poor, fair, best]).steps == 2
+
+
+def test_a_command_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match=r"status 3(?s:.*)run.only"):
+        run_night(Settings(tmp_path), "--store", str(tmp_path / "store"), "--only", "nobody-here")
+
+
+def test_the_command_without_the_script_marks_its_rows_absent(tmp_path):
+    ended = CliRunner().invoke(main, ["seconds-per-person", "--quick", "--out", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
+    assert "absent: give --textual-inversion-script PATH" in ended.output
+    assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["verdict"] == "absent"
+
+
+def test_a_benchmark_that_breaks_is_a_row_and_the_exit_status(tmp_path, monkeypatch):
+    def broken(_settings):
+        raise RuntimeError("first line\nand why")
+
+    monkeypatch.setattr("tests.benchmarks.seconds_per_person.run", broken)
+    ended = CliRunner().invoke(main, ["seconds-per-person", "--out", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert "absent: broke: RuntimeError: first line and why" in (tmp_path / "results.md").read_text()
