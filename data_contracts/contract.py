@@ -96,6 +96,10 @@ class Contract:
             raise ContractError(self.name, problems)
 
 
+# The same safe loader in C, ten times as fast; PyYAML has it wherever libyaml was there to build with.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @functools.cache
 def contract(name: str) -> Contract:
     """The contract of a table.
@@ -105,7 +109,7 @@ def contract(name: str) -> Contract:
     """
     if name not in NAMES:
         raise KeyError(f"there is no table {name!r}; there are {', '.join(NAMES)}")
-    document = yaml.safe_load((_FOLDER / f"{name}.odcs.yaml").read_text(encoding="utf-8"))
+    document = yaml.load((_FOLDER / f"{name}.odcs.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
     columns = document["schema"][0]["properties"]
     fields = [
         pa.field(c["name"], _TYPES[c["physicalType"]], nullable=not c.get("required", False)) for c in columns

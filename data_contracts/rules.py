@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -104,12 +105,18 @@ def _key(table: pa.Table, primary_key: tuple[str, ...]) -> Iterator[str]:
         yield f"{repeated.num_rows} primary key(s) ({key}) are there more than once, such as {first}"
 
 
-def _sql(table: pa.Table, rule: dict) -> Iterator[str]:
+@functools.cache
+def _engine():
+    """One database in memory for all rules: opening one takes longer than asking it."""
     import duckdb  # only rules across columns need it, and stages that only want a schema do not
 
+    return duckdb.connect()
+
+
+def _sql(table: pa.Table, rule: dict) -> Iterator[str]:
     if rule.get("type") != "sql" or rule.get("mustBe") != 0:
         raise NotImplementedError(f"the contract's rule {rule.get('name')} has no check")
-    with duckdb.connect() as connection:
+    with _engine().cursor() as connection:
         connection.register("checked", table)
         rows = connection.execute(rule["query"].replace("${object}", "checked")).fetchall()[0][0]
     if rows:

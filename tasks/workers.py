@@ -200,6 +200,10 @@ def start_ray(address: str, run_id: str) -> None:
                 "`ray start --head`, or leave it empty, and RAY_ADDRESS unset, to run on this machine"
             ) from error
         return
-    ray.init(
-        num_cpus=os.cpu_count(), include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common
-    )
+    local = {
+        "num_cpus": os.cpu_count(),
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+    # "local": by itself Ray would join whatever cluster was last started on this machine.
+    ray.init(address="local", **local, **common)
