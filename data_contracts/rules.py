@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Iterator
 
@@ -110,6 +111,7 @@ def _engine():
     """One database in memory for all rules: opening one takes longer than asking it."""
     import duckdb  # only rules across columns need it, and stages that only want a schema do not
 
+    atexit.register(_engine.cache_clear)  # one that is alive at the very end makes its library complain
     return duckdb.connect()
 
 
