@@ -16,10 +16,12 @@ from faceid_core.personalize.stages import stage_boundaries, stage_of, stage_ran
 from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
 
 
-def test_the_default_preset_is_the_published_method():
-    method = PRESETS["semantic-fidelity"]
-    assert (method.stages, method.kv_split, method.attention_target) == (5, True, "reference")
-    assert (method.attention_weight, method.template) == (0.003, "a photo of the face of {}")
+def test_presets_are_what_their_names_say():
+    for name in ("semantic-fidelity", "semantic-fidelity-as-published"):
+        method = PRESETS[name]
+        assert (method.stages, method.kv_split, method.attention_target) == (5, True, "reference")
+        assert method.template == "a photo of the face of {}"
+    assert PRESETS["semantic-fidelity-as-published"].attention_weight == 0.003
     assert PRESETS["prospect"].stages == 10 and not PRESETS["prospect"].kv_split
     assert PRESETS["textual-inversion"].attention_target == "none"
 

@@ -19,6 +19,7 @@ from faceid_core.miniature.scorer_sets import SETS
 from faceid_core.miniature.train_scorers import TASKS, training_of
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.weights import find_weights, shipped_lock, verify_shipped
+from faceid_core.studies.definitions import SELECTION_SCORERS
 from tests.helpers.stage_runs import score_calls_of
 
 CORE = Path(faceid_core.__file__).parent
@@ -92,8 +93,8 @@ def test_another_set_is_another_key_of_every_metric():
     assert len(ours) == 6 and not set(ours.values()) & set(theirs.values())
 
 
-def test_training_and_choosing_import_no_scorer():
-    files = [*(CORE / "personalize").glob("*.py"), *(CORE / "miniature").glob("tune*.py")]
+def test_training_and_its_own_criterion_import_no_scorer():
+    files = [*(CORE / "personalize").glob("*.py"), CORE / "miniature" / "tune.py"]
     assert len(files) > 5
     for file in files:
         names = {
@@ -103,6 +104,17 @@ def test_training_and_choosing_import_no_scorer():
             for alias in node.names
         }
         assert not [name for name in names if "scorer" in name or "metrics" in name], file
+
+
+def test_choosing_asks_the_selection_set_only():
+    source = (CORE / "miniature" / "tune_scores.py").read_text("utf-8")
+    asked = [
+        node.args[0].value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_scorers"
+    ]
+    assert asked and set(asked) <= set(SELECTION_SCORERS)
+    assert "reporting" not in source
 
 
 def test_photos_are_prepared_without_the_set_that_reports():
