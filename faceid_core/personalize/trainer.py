@@ -207,8 +207,6 @@ class _Trainer:
         began = time.perf_counter()
         method = self.method
         taken = [place for place, slot in enumerate(seats) if slot is not None]
-        if not taken:
-            return {}
         leaves = self.objective.leaves(seats)
         loss_diffusion, loss_attention = self.objective.losses(seats, leaves)  # [slots], [slots]
         # A sum, not a mean: a person's gradient must not depend on how many others there are.

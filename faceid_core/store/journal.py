@@ -24,7 +24,7 @@ class WorkJournal:
         self.identity_key = layout.identity_of_scope(scope)
 
     def read(self, call: StageCall, *, own: bool) -> bytes | None:
-        """The last entry, or None; a damaged one is logged and counts as none.
+        """The last entry, or None; one that is damaged or cannot be read is logged and counts as none.
 
         Args:
             own: only one that this run wrote: a forced run takes nothing from earlier ones.
@@ -32,6 +32,9 @@ class WorkJournal:
         try:
             data = self.store.get(self._name(call))
         except ObjectMissing:
+            return None
+        except FaceidError as error:  # beginning anew costs steps; failing would cost the person
+            log.warning("%s: journal of stage %s cannot be read: %s", self.scope, call.stage, error)
             return None
         if data[:_DIGEST] != bytes.fromhex(sha256_hex(data[_DIGEST:])):
             log.warning("%s: journal of stage %s (%s) is damaged", self.scope, call.stage, call.key[:12])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from faceid_core.diffusion import load_base_model
+from faceid_core.errors import StoreError
 from faceid_core.personalize import guards, trainer
 from faceid_core.personalize.journal import JournalEntry
 from faceid_core.personalize.method import Method
@@ -202,3 +203,15 @@ def test_a_damaged_entry_is_none_and_an_erased_person_gets_no_entry(tmp_path, ca
     store.put_if_absent(tombstone(PERSON), b"{}")
     with pytest.raises(IdentityErased):
         journal.write(CALL, b"more")
+
+
+def test_an_entry_that_the_store_cannot_give_is_none(tmp_path, caplog, monkeypatch):
+    store = FolderStore(str(tmp_path))
+    journal = WorkJournal(store, identity_scope(PERSON), "run-1")
+    journal.write(CALL, b"entry")
+
+    def broken(name):
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(store, "get", broken)
+    assert journal.read(CALL, own=False) is None and "cannot be read: the disk is gone" in caplog.text
