@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
 from .cpu_attention import SelfAttention, needs_float32
-from .describe import ENCODERS, MINIATURE, Description, describe, source_folder, weights_variant
+from .describe import MINIATURE, POOLING, Description, describe, source_folder, weights_variant
 
+_DECODED_PIXELS = 2**21
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -27,9 +28,11 @@ class TextTower:
     """One tokenizer with its text encoder.
 
     Attributes:
-        name: "text_encoder".
+        name: "text_encoder", or "text_encoder_2".
         length: tokens in a context.
         width: width of token embeddings and of contexts.
+        penultimate: contexts are the last but one hidden state, not the last.
+        pools: the pooled text embedding is this encoder's.
     """
 
     name: str
@@ -37,11 +40,24 @@ class TextTower:
     model: torch.nn.Module
     length: int
     width: int
+    penultimate: bool = False
+    pools: bool = False
 
     @property
     def token_embedding(self) -> torch.nn.Module:
         """The module that turns token ids into vectors."""
         return self.model.get_input_embeddings()
+
+    def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Contexts [n, length, width] of token ids [n, length], and the pooled embedding [n, pooled width] if it pools.
+
+        Source: SDXL's use of hidden states and of the projected end-of-text state, Podell et al. 2023, section 2.1, as
+        in diffusers' StableDiffusionXLPipeline.encode_prompt.
+        """
+        if not self.penultimate:
+            return self.model(input_ids=ids).last_hidden_state, None
+        output = self.model(input_ids=ids, output_hidden_states=True)
+        return output.hidden_states[-2], output.text_embeds if self.pools else None
 
 
 @dataclass(frozen=True)
@@ -75,8 +91,10 @@ class BaseModel:
         """
         pixels = torch.stack([_as_pixels(image, self.description.resolution) for image in images])
         # pixels: [n, 3, resolution, resolution] in -1..1
-        mean = self.vae.encode(pixels.to(self.device)).latent_dist.mean
-        return mean * self.vae.config.scaling_factor
+        latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean
+        if (shift := self._latent_shift()) is not None:
+            latents = (latents - shift[0]) / shift[1]
+        return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
@@ -88,10 +106,28 @@ class BaseModel:
         Returns:
             uint8 [n, resolution, resolution, 3] RGB.
         """
-        pixels = self.vae.decode(latents.float() / self.vae.config.scaling_factor, return_dict=False)[0]
+        latents = latents.float() / self.vae.config.scaling_factor
+        if (shift := self._latent_shift()) is not None:
+            latents = latents * shift[1] + shift[0]
+        # Few large pictures at a time: the decoder's memory grows with their pixels, in float32.
+        at_once = max(1, _DECODED_PIXELS // self.description.resolution**2)
+        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in latents.split(at_once)])
         # pixels: [n, 3, resolution, resolution] in -1..1
         scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _latent_shift(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and deviation of the VAE's own latents, [1, channels, 1, 1] each, where its configuration has them."""
+        config = self.vae.config
+        mean, deviation = config.get("latents_mean"), config.get("latents_std")
+        if mean is None and config.get("shift_factor") is None:
+            return None
+        channels = config.latent_channels
+        found = (
+            torch.tensor(mean if mean is not None else [config.shift_factor] * channels),
+            torch.tensor(deviation if deviation is not None else [1.0] * channels),
+        )
+        return tuple(each.view(1, -1, 1, 1).to(self.device) for each in found)
 
 
 def load_base_model(
@@ -104,7 +140,7 @@ def load_base_model(
     """Load a base model and freeze it.
 
     Args:
-        source: "miniature", or a folder in diffusers' layout of Stable Diffusion 1.x or 2.x.
+        source: "miniature", or a folder in diffusers' layout of Stable Diffusion 1.x, 2.x or XL.
         device: a torch device; "auto" takes CUDA where there is one.
         precision: of U-Net and text encoders: float32, bfloat16 or float16. The VAE stays in float32.
         digest: digest of the weights, kept in the description and in every person's tokens.
@@ -128,11 +164,13 @@ def load_base_model(
         encoder: TextTower(
             name=encoder,
             tokenizer=_load_tokenizer(folder / tokenizer),
-            model=_freeze(_load(CLIPTextModel, folder, encoder, "model", dtype), device),
+            model=_freeze(_load(_encoder_kind(encoder), folder, encoder, "model", dtype), device),
             length=description.context_length,
             width=description.widths[encoder],
+            penultimate=description.penultimate,
+            pools=encoder in POOLING,
         )
-        for encoder, tokenizer in ENCODERS.items()
+        for encoder, tokenizer in description.encoders.items()
     }
     if needs_float32(dtype, device):
         unet.set_attn_processor(
@@ -167,6 +205,10 @@ def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> 
     finally:
         if shows_bars:
             transformers_logging.enable_progress_bar()
+
+
+def _encoder_kind(encoder: str) -> type:
+    return CLIPTextModelWithProjection if encoder in POOLING else CLIPTextModel
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -59,7 +59,7 @@ def denoise(
 
     Args:
         scheduler: from `make_scheduler`, fresh: several samplers remember earlier steps.
-        projections: layer -> projection of all contexts in use.
+        projections: of all contexts in use.
         rows: timestep -> int64 [n], or [2 n] with guidance, unconditional ones first: each sample's context.
         seeds: n seeds of the starting noise.
         guidance: scale; 1 or less draws without the unconditional half.

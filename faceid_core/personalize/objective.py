@@ -8,8 +8,9 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import StagedUNet, joined
-from .conditioning import encode_vectors, start_vectors, tokenize
+from .attention import StagedUNet, joined, picture_sizes
+from .conditioning import encode_vectors, person_positions, start_vectors, tokenize
+from .contexts import Contexts
 from .losses import diffusion_loss, noised, prediction_target
 from .method import Method
 from .observers import Comparison, MaskComparison, Projections
@@ -33,17 +34,17 @@ class Objective:
 
     def __init__(self, base: BaseModel, method: Method, seed: int):
         self.base, self.method, self.seed = base, method, seed
-        self.staged = StagedUNet(base.unet)
+        self.staged = StagedUNet.of(base)
         self.boundaries = stage_boundaries(
             method.stages, base.description.training_timesteps, method.boundaries
         )
         prompt = training_prompt(method.template)
         self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
-        self.positions = next(iter(self.prompts.values())).positions
+        self.positions = person_positions(self.prompts)
         self._distinct = min(method.samples_per_step, method.stages)
         self._references: dict[str, Projections] = {}
 
-    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> Contexts:
         """Contexts of the training prompt.
 
         Args:
@@ -53,7 +54,7 @@ class Objective:
             [n, sides, length, context width].
         """
         flat = {name: each.flatten(0, 1) for name, each in vectors.items()}
-        return encode_vectors(self.base, self.prompts, flat).unflatten(0, (-1, self.method.sides))
+        return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.sides)
 
     @torch.no_grad()
     def reference(self, class_word: str, starts: Mapping[str, torch.Tensor]) -> Projections:
@@ -70,7 +71,7 @@ class Objective:
                 for name, tower in self.base.towers.items()
             }
             context = encode_vectors(self.base, self.prompts, vectors)  # [1, length, context width]
-            self._references[class_word] = self.staged.project(context, context)
+            self._references[class_word] = self.staged.project(context.states, context.states, context.pooled)
         return self._references[class_word]
 
     def leaves(self, seats: Seats) -> dict[str, torch.Tensor]:
@@ -108,6 +109,7 @@ class Objective:
             projections,
             rows,
             observers=(comparison,) if comparison else (),
+            sizes=self._sizes(seats).repeat_interleave(count, dim=0),
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
         loss_diffusion = diffusion_loss(prediction, target, weight).unflatten(0, (-1, count)).mean(dim=1)
@@ -133,8 +135,9 @@ class Objective:
         prediction = self.staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(base.device),
-            self.staged.project(contexts[:, 0], contexts[:, -1]),
+            self.staged.project_sides(contexts),
             torch.tensor([stage_of(int(t), self.boundaries) for t in timesteps], device=base.device),
+            sizes=self._sizes([slot]).expand(count, -1),
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
         return float(diffusion_loss(prediction, target, slot.weights[:1]).mean())
@@ -156,6 +159,12 @@ class Objective:
             for slot in seats
         ]
 
+    def _sizes(self, seats: Seats) -> torch.Tensor:
+        """Each seat's photo sizes for models that read them, int64 [slots, 6]."""
+        resolution = self.base.description.resolution
+        originals = [slot.photo.original_pixels if slot else 0 for slot in seats]
+        return torch.tensor([picture_sizes(resolution, original or None) for original in originals])
+
     def _project(self, leaves: Mapping[str, torch.Tensor], picked: torch.Tensor) -> Projections:
         """Keys and values of the contexts that the step needs.
 
@@ -164,12 +173,12 @@ class Objective:
             picked: int64 [slots, distinct], the stages needed.
 
         Returns:
-            layer -> projection of slots * distinct contexts.
+            The projection of slots * distinct contexts.
         """
         seat = torch.arange(len(picked), device=picked.device)[:, None]
         # [slots, distinct, sides, vectors, width] to [slots * distinct, sides, vectors, width]
         contexts = self.contexts({name: leaf[seat, picked].flatten(0, 1) for name, leaf in leaves.items()})
-        return self.staged.project(contexts[:, 0], contexts[:, -1])
+        return self.staged.project_sides(contexts)
 
     def _comparison(self, seats: Seats, mask: torch.Tensor) -> Comparison | MaskComparison | None:
         """What the attention loss of the step needs; mask: [slots * m, side, side]."""

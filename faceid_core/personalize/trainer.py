@@ -282,7 +282,7 @@ class _Trainer:
         return photo_attention(
             self.base,
             objective.staged,
-            contexts.expand(-1, 2, -1, -1),
+            contexts,
             objective.positions,
             objective.boundaries,
             slot.latents[0],

@@ -15,10 +15,11 @@ from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Digests by role, and the picture side of the base model in pixels."""
+    """Digests by role, the picture side of the base model in pixels, and whether it reads pictures' sizes (SDXL)."""
 
     digests: Mapping[str, str]
     base_resolution: int
+    base_reads_sizes: bool
 
 
 @cache
@@ -49,7 +50,7 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         digests["face_parser"] = lock.digest(photos["parser"])
     digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
     about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
-    return FoundWeights(digests, about.resolution)
+    return FoundWeights(digests, about.resolution, about.pooled_width > 0)
 
 
 def verify_shipped(planned: Mapping[str, str]) -> None:
