@@ -78,4 +78,9 @@ class NightlyConfig(Section):
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
+        # Where the base model lies is no part of it, and what is empty was not there before.
+        base = decides["base_model"]
+        decides["base_model"] = {
+            k: v for k, v in base.items() if k != "weights" and (v or k not in ("layout", "digest"))
+        }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.errors import ConfigurationError
 
 from .cpu_attention import SelfAttention, needs_float32
-from .describe import MINIATURE, POOLING, Description, describe, source_folder, weights_variant
+from .describe import MINIATURE, POOLING, Description, describe
+from .parts import load_parts
+from .sources import BaseFiles, find_base
 
 _DECODED_PIXELS = 2**21
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,7 +131,7 @@ class BaseModel:
 
 
 def load_base_model(
-    source: str | Path = MINIATURE,
+    source: str | Path | BaseFiles = MINIATURE,
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -140,7 +140,7 @@ def load_base_model(
     """Load a base model and freeze it.
 
     Args:
-        source: "miniature", or a folder in diffusers' layout of Stable Diffusion 1.x, 2.x or XL.
+        source: the files of a model (Stable Diffusion 1.x, 2.x or XL, the miniature), or what `find_base` finds them by.
         device: a torch device; "auto" takes CUDA where there is one.
         precision: of U-Net and text encoders: float32, bfloat16 or float16. The VAE stays in float32.
         digest: digest of the weights, kept in the description and in every person's tokens.
@@ -153,69 +153,38 @@ def load_base_model(
         raise ConfigurationError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = source_folder(source)
-    name = MINIATURE if str(source) == MINIATURE else folder.name
-    description = describe(folder, name=name, digest=digest, precision=precision)
+    files = source if isinstance(source, BaseFiles) else find_base(source)
+    about = describe(files.folder, name=files.source, digest=digest, precision=precision)
     dtype = PRECISIONS[precision]
-
-    unet = _load(UNet2DConditionModel, folder, "unet", "diffusion_pytorch_model", dtype)
-    vae = _load(AutoencoderKL, folder, "vae", "diffusion_pytorch_model", torch.float32)
-    towers = {
-        encoder: TextTower(
-            name=encoder,
-            tokenizer=_load_tokenizer(folder / tokenizer),
-            model=_freeze(_load(_encoder_kind(encoder), folder, encoder, "model", dtype), device),
-            length=description.context_length,
-            width=description.widths[encoder],
-            penultimate=description.penultimate,
-            pools=encoder in POOLING,
-        )
-        for encoder, tokenizer in description.encoders.items()
-    }
+    parts = load_parts(files, about, dtype)
     if needs_float32(dtype, device):
-        unet.set_attn_processor(
+        parts.unet.set_attn_processor(
             {
                 name: SelfAttention() if name.endswith("attn1.processor") else processor
-                for name, processor in unet.attn_processors.items()
+                for name, processor in parts.unet.attn_processors.items()
             }
         )
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return BaseModel(
-        description=description,
-        unet=_freeze(unet, device),
-        vae=_freeze(vae, device),
-        towers=towers,
-        scheduler_config=dict(scheduler.config),
-        alphas_cumprod=scheduler.alphas_cumprod.float(),
+        description=about,
+        unet=_freeze(parts.unet, device),
+        vae=_freeze(parts.vae, device),
+        towers={
+            name: TextTower(
+                name=name,
+                tokenizer=parts.tokenizers[name],
+                model=_freeze(model, device),
+                length=about.context_length,
+                width=about.widths[name],
+                penultimate=about.penultimate,
+                pools=name in POOLING,
+            )
+            for name, model in parts.encoders.items()
+        },
+        scheduler_config=dict(parts.scheduler.config),
+        alphas_cumprod=parts.scheduler.alphas_cumprod.float(),
         device=torch.device(device),
         dtype=dtype,
     )
-
-
-def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> torch.nn.Module:
-    variant = weights_variant(folder, part, stem)
-    shows_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        return kind.from_pretrained(
-            folder / part, variant=variant, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise MissingWeights(f"the files in {folder / part} cannot be loaded: {error}") from error
-    finally:
-        if shows_bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _encoder_kind(encoder: str) -> type:
-    return CLIPTextModelWithProjection if encoder in POOLING else CLIPTextModel
-
-
-def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    whole, pieces = ("tokenizer.json",), ("vocab.json", "merges.txt")
-    if not any(all((folder / name).is_file() for name in names) for names in (whole, pieces)):
-        raise MissingWeights(f"no file tokenizer.json, nor vocab.json and merges.txt, in folder {folder}")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _freeze(model: torch.nn.Module, device: str) -> torch.nn.Module:

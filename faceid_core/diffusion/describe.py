@@ -23,7 +23,9 @@ ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 # Those whose pooled text embedding the U-Net reads.
 POOLING = ("text_encoder_2",)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_TIME_IDS = 6  # SDXL's micro-conditioning: original height and width, crop top and left, target height and width
+_TIME_IDS = (
+    6  # SDXL's micro-conditioning: original height and width, crop top and left, target height and width
+)
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,7 @@ def _pooled_width(
     """
     kind = index.get("_class_name", "pipeline")
     extras = [
-        each
-        for each in ("encoder_hid_dim_type", "class_embed_type", "time_cond_proj_dim")
-        if unet.get(each)
+        each for each in ("encoder_hid_dim_type", "class_embed_type", "time_cond_proj_dim") if unet.get(each)
     ]
     added = unet.get("addition_embed_type")
     if extras or added not in (None, "text_time") or (added and len(texts) < 2):

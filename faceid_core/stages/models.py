@@ -25,6 +25,8 @@ class WorkerSettings:
     batch: int
     threads: int
     journal_seconds: float = 0.0
+    base_layout: str = ""
+    base_weights: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -44,6 +46,8 @@ class WorkerSettings:
             batch=config.generate.batch,
             threads=threads,
             journal_seconds=config.execution.journal_seconds,
+            base_layout=config.base_model.layout,
+            base_weights=config.base_model.weights,
             weights=dict(weights),
         )
 
@@ -83,14 +87,16 @@ class Models:
     def base(self):
         """The frozen text-to-image model."""
         from faceid_core.diffusion import load_base_model
+        from faceid_core.diffusion.sources import find_base
         from faceid_core.stages.weights import verify_base
 
-        verify_base(self.settings.base_source, self.settings.weights["base"])
+        chosen = self.settings
+        files = find_base(
+            chosen.base_source, layout=chosen.base_layout, weights=chosen.base_weights, s3=chosen.s3
+        )
+        verify_base(files, chosen.weights["base"])
         return load_base_model(
-            self.settings.base_source,
-            device=self.device,
-            precision=self.settings.precision,
-            digest=self.settings.weights["base"],
+            files, device=self.device, precision=chosen.precision, digest=chosen.weights["base"]
         )
 
     @cached_property

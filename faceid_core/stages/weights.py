@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, describe, source_folder
+from faceid_core.diffusion.describe import MINIATURE, describe
+from faceid_core.diffusion.sources import BaseFiles, find_base
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.scorer_sets import SELECTION, SETS
-from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
+from faceid_core.store.models_lock import SHIPPED, ModelsLock
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         ConfigurationError: the base model's folder is not one.
         MissingWeights: a file of a shipped model is absent.
     """
-    source = config.base_model.source
-    folder = source_folder(source)
+    base = config.base_model
+    files = base_files(config)
     lock = shipped_lock()
     # The score stages' roles mean the configured set's models; the photos' detector and parser have their own.
     digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
@@ -48,9 +49,20 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         photos = SETS[SELECTION]
         digests["face_detector"] = lock.digest(photos["detector"])
         digests["face_parser"] = lock.digest(photos["parser"])
-    digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
-    about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
+    digests["base"] = lock.digest("pipeline") if base.source == MINIATURE else files.digest()
+    if base.digest not in ("", digests["base"]):
+        raise ConfigurationError(
+            f"the files of base model {base.source!r} have digest {digests['base']}, base_model.digest asks for "
+            f"{base.digest}; bring the right files, or correct the digest"
+        )
+    about = describe(files.folder, name=base.source, digest=digests["base"], precision=base.precision)
     return FoundWeights(digests, about.resolution, about.pooled_width > 0)
+
+
+def base_files(config: NightlyConfig) -> BaseFiles:
+    """The configured base model's files on this machine; raises as `find_base`."""
+    base = config.base_model
+    return find_base(base.source, layout=base.layout, weights=base.weights, s3=config.s3.model_dump())
 
 
 def verify_shipped(planned: Mapping[str, str]) -> None:
@@ -74,11 +86,10 @@ def _require_planned(what: str, found: str, planned: str) -> None:
         )
 
 
-def verify_base(source: str, digest: str) -> None:
+def verify_base(files: BaseFiles, digest: str) -> None:
     """Check, before a base model is loaded, that its files are those of the digest."""
-    folder = source_folder(source)
-    if source == MINIATURE:
+    if files.source == MINIATURE:
         _require_planned("the miniature pipeline", shipped_lock().digest("pipeline"), digest)
-        shipped_lock().verify("pipeline", folder)
+        shipped_lock().verify("pipeline", files.folder)
     else:
-        _require_planned(str(folder), digest_folder(folder), digest)
+        _require_planned(str(files.checkpoint or files.folder), files.digest(), digest)

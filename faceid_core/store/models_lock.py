@@ -139,6 +139,11 @@ def lock_entry(folder: str | Path, *, noted: bool = False) -> dict[str, dict]:
     return {name: {"sha256": digest(file), "size": file.stat().st_size} for name, file in files}
 
 
+def file_entry(file: str | Path) -> dict:
+    """{"sha256", "size"} of one file of a model; the digest of a large one is noted as in `digest_folder`."""
+    return {"sha256": _digest_noted(Path(file)), "size": Path(file).stat().st_size}
+
+
 def digest_folder(folder: str | Path) -> str:
     """The digest that `ModelsLock.digest` would give to this folder, for models outside any lock.
 
@@ -178,7 +183,7 @@ def _digest_noted(file: Path) -> str:
     mark = _mark(file)
     if mark[1] < _LEAST_NOTED_BYTES:
         return _digest_file(file)
-    notes_file = _cache_folder() / "file-digests.json"
+    notes_file = cache_folder() / "file-digests.json"
     try:
         notes = json.loads(notes_file.read_bytes())
     except (OSError, ValueError):
@@ -191,7 +196,8 @@ def _digest_noted(file: Path) -> str:
     return notes[name]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where this project may keep files of the user's that can be made again."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "faceid"
 

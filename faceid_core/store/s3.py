@@ -192,6 +192,17 @@ class S3Store:
         except BotoCoreError as error:
             raise self._failed("delete", name, error) from error
 
+    def download(self, name: str, path: str) -> None:
+        """Write an object to a file, in parts where it is large.
+
+        Raises:
+            StoreError: it cannot be read, or changed meanwhile.
+        """
+        try:
+            self._client.download_file(self.bucket, self._key(name), path)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("read", name, error) from error
+
     def _key(self, name: str) -> str:
         validate_name(name)
         return f"{self.prefix}/{name}" if self.prefix else name
