@@ -36,8 +36,9 @@ def stage(url: str, s3: Mapping[str, object]) -> Path:
     """
     from faceid_core.store.s3 import S3Settings, S3Store
 
+    url = url.rstrip("/")
     single = url.endswith(".safetensors")
-    prefix, _, leaf = url.rpartition("/") if single else (url.rstrip("/"), "", "")
+    prefix, _, leaf = url.rpartition("/") if single else (url, "", "")
     store = S3Store(
         prefix,
         S3Settings(

@@ -9,7 +9,7 @@ from pathlib import Path
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, PhotoRejected
 from faceid_core.identity import Identity, read_manifest
-from faceid_core.night.photo_source import PhotoSource
+from faceid_core.night.photo_source import PhotoSource, mask_of
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.work import COMMON, Subject
 from faceid_core.store import ObjectStore, is_erased
@@ -92,6 +92,7 @@ def admit(
         class_word=identity.class_word,
         identity_id=identity.identity_id,
         face_box=identity.face_box,
+        subject_box=identity.subject_box,
     )
     account = Account(identity.identity_id, key)
     if is_erased(store, key):
@@ -111,6 +112,8 @@ def admit(
     else:
         try:
             subject.photo_digest = sha256_hex(source.read(identity))
+            if identity.subject_mask:
+                subject.subject_mask_digest = sha256_hex(source.read(mask_of(identity)))
         except PhotoRejected as rejection:
             reject(
                 account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold

@@ -92,7 +92,9 @@ def test_different_boundaries_meet_in_their_union(base):
             )
             for each, own in ((first, own_first), (second, own_second))
         )
-        assert torch.allclose(contexts.states[common], several_contexts(base, BOTH, only)[0].states[0], atol=1e-5)
+        assert torch.allclose(
+            contexts.states[common], several_contexts(base, BOTH, only)[0].states[0], atol=1e-5
+        )
     assert picture(base, (first, second), BOTH).image.shape == (32, 32, 3)
 
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5, 2.1 and XL at full layout: what is drawn and exported is what diffusers draws, and people learn."""
+"""Stable Diffusion 1.5, 2.1 and XL at full layout: drawn and exported as diffusers draws; people are learned."""
 
 import json
 
