@@ -16,8 +16,8 @@ from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.store import digest_folder
+from tests.code.test_cli_run import faceid
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
-from tests.end_to_end.test_inline_folder import faceid
 from tests.helpers.architectures import KINDS, write_architecture
 
 NIGHT = """\
