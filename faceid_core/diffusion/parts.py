@@ -82,10 +82,13 @@ def _from_checkpoint(
         )
     except Exception as error:  # diffusers raises whatever a missing key leads to
         raise MissingWeights(
-            f"the checkpoint {checkpoint} cannot be loaded as the model that {folder} describes: {error}; "
-            "correct base_model.source or base_model.layout"
+            f"the checkpoint {checkpoint} cannot be loaded as the model that {folder} describes: "
+            f"{str(error).partition(chr(10))[0]} Correct base_model.source or base_model.layout"
         ) from error
-    return pipe.unet.to(dtype), pipe.vae, {name: getattr(pipe, name).to(dtype) for name in about.encoders}
+    unet, encoders = pipe.unet, {name: getattr(pipe, name) for name in about.encoders}
+    if dtype != torch.float32:
+        unet, encoders = unet.to(dtype), {name: each.to(dtype) for name, each in encoders.items()}
+    return unet, pipe.vae, encoders
 
 
 def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> torch.nn.Module:

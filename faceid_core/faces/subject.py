@@ -73,7 +73,9 @@ def cut_subject(
     if mask is not None:
         within &= mask
     if not within.any():
-        sentence = "Nothing lies where subject_box or the mask points. They count pixels of the upright photo."
+        sentence = (
+            "Nothing lies where subject_box or the mask points. They count pixels of the upright photo."
+        )
         raise PhotoRejected("subject_outside", sentence, value=0, threshold=1)
     smaller = min(x1 - x0, y1 - y0)
     if smaller < least_pixels:

@@ -167,10 +167,12 @@ def test_a_single_file_draws_as_its_folder_does(tmp_path):
     shutil.copytree(folder, layout, ignore=shutil.ignore_patterns("*.safetensors"))
     files = find_base(file, layout=str(layout))
     single, whole = load_base_model(files), load_base_model(folder)
-    for ours, theirs in ((single.unet, whole.unet), (single.vae, whole.vae)):
+    text = [each.towers["text_encoder"].model for each in (single, whole)]
+    for ours, theirs in ((single.unet, whole.unet), (single.vae, whole.vae), text):
         theirs = theirs.state_dict()
         assert all((value == theirs[name]).all() for name, value in ours.state_dict().items())
-    assert np.array_equal(picture(single), picture(whole))
+    # The same weights; only the text encoder's attention kernel, which the library picks, may round differently.
+    assert np.abs(picture(single).astype(int) - picture(whole)).max() <= 1
     config = parse_config({"base_model": {"source": str(file), "layout": str(layout)}})
     digest = find_weights(config).digests["base"]
     scheduler = layout / "scheduler" / "scheduler_config.json"
