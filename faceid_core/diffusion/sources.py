@@ -144,11 +144,12 @@ def find_base(
 
 def _hub_folder(hub: HubModel, source: str, weights: str) -> Path:
     """Where a hub revision lies on this machine."""
+    into = ""
     if weights:
         folder = Path(weights) / f"{hub.owner}--{hub.name}" / hub.revision
         if folder.is_dir():
             return folder
-        looked = f"in {folder}"
+        looked, into = f"in {folder}", f" --local-dir {folder}"
     else:
         from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -159,7 +160,8 @@ def _hub_folder(hub: HubModel, source: str, weights: str) -> Path:
             looked = f"in Hugging Face's cache {constants.HF_HUB_CACHE}"
     raise MissingWeights(
         f"base model {source!r}: {hub.repository} at revision {hub.revision} is not {looked}, and a night downloads "
-        "nothing; bring it with: faceid models fetch, or give base_model.source a folder"
+        f"nothing; bring it with: faceid models fetch (or: hf download {hub.repository} --revision {hub.revision}{into}), "
+        "or give base_model.source a folder"
     )
 
 
