@@ -14,6 +14,7 @@ from faceid_core.store import (
     Output,
     StageCache,
     StageCall,
+    erased_people,
     is_erased,
     layout,
     sha256_hex,
@@ -129,6 +130,22 @@ def test_damage_to_a_blob_is_found_on_reading_and_repaired_by_a_rerun(cache, dam
     assert cache.lookup(CALL) is None
     again = cache.commit(CALL, OUTPUTS, {"run": "r2"})
     assert cache.read(again, "mask") == data and again.content == made.content
+
+
+@pytest.mark.parametrize("copy", ["AAAA", "no base64", 3, None])
+def test_a_copy_in_the_manifest_spares_a_request_and_a_damaged_one_is_not_believed(cache, monkeypatch, copy):
+    scores = Output(b"0.5, 0.25", "text/csv", inline=True)
+    made = cache.commit(CALL, OUTPUTS | {"scores": scores}, PROVENANCE)
+    cache.store.delete(layout.blob(cache.scope, made.outputs["scores"].digest))
+    assert cache.read(cache.lookup(CALL), "scores") == scores.data, "the blob is not asked for"
+    cache.commit(CALL, OUTPUTS | {"scores": scores}, PROVENANCE, replace=True)
+
+    record = json.loads(cache.store.get(MANIFEST))
+    record["inline"]["scores"] = copy
+    overwrite(cache.store, MANIFEST, json.dumps(record).encode())
+    found = cache.lookup(CALL)
+    assert found.content == made.content and not found.inline
+    assert cache.read(found, "scores") == scores.data, "the blob is"
 
 
 def test_quarantine_leaves_alone_what_was_written_since(cache):
