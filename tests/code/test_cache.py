@@ -213,7 +213,7 @@ def test_a_manifest_moved_to_another_stage_is_not_believed(folder_store):
 def test_for_an_erased_person_nothing_is_kept(cache):
     assert not is_erased(cache.store, KEY)
     cache.store.put_if_absent(f"tombstones/{KEY}.json", b"{}")
-    assert is_erased(cache.store, KEY)
+    assert is_erased(cache.store, KEY) and erased_people(cache.store) == {KEY}
     for replace in (False, True):
         with pytest.raises(IdentityErased, match=KEY):
             cache.commit(CALL, OUTPUTS, PROVENANCE, replace=replace)

@@ -113,9 +113,14 @@ def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_
         works = [work_of(name, "personalise", base=True) for name in names]
         pool.execute(works, lambda *_: None, on_done, lambda: False)
         assert len(ends) == 6
-        assert ends["score-detection slow-0"] < ends["personalise slow-2"], "it did not wait for the stage's end"
+        assert ends["score-detection slow-0"] < ends["personalise slow-2"], (
+            "it did not wait for the stage's end"
+        )
         pids = {path.name.rsplit("-", 1)[1] for path in tmp_path.glob("slow-*-0-*")}
-        assert len(pids) == 1 and len({p.name.rsplit("-", 1)[1] for p in tmp_path.glob("slow-*-1-*")} - pids) == 1
+        assert (
+            len(pids) == 1
+            and len({p.name.rsplit("-", 1)[1] for p in tmp_path.glob("slow-*-1-*")} - pids) == 1
+        )
     finally:
         if pool:
             pool.close()
