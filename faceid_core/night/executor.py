@@ -14,7 +14,8 @@ from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 
 Tick = Callable[[str, int, int], None]
-OnDone = Callable[[Done], None]
+# Takes an outcome; gives the works that have become possible by it, for an executor that runs them meanwhile.
+OnDone = Callable[[Done], Sequence[Work] | None]
 Stop = Callable[[], bool]
 
 
@@ -54,7 +55,13 @@ class Clock:
 
 
 class Executor(Protocol):
-    """Runs works of one stage; opened at the first miss and closed once by whoever made it."""
+    """Runs works of one stage; opened at the first miss and closed once by whoever made it.
+
+    Attributes:
+        overlaps: whether works of the next stage can run beside those of this one; they do if `on_done` gives any.
+    """
+
+    overlaps: bool
 
     def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
         """Run all works; call `on_done` once for each. Where `stop` says so, what has not begun is not reached."""
@@ -71,6 +78,8 @@ class Executor(Protocol):
 
 class InlineExecutor:
     """Runs everything in this process, one batch after another; what a stage raises is logged with its traceback."""
+
+    overlaps = False
 
     def __init__(self, settings: WorkerSettings, run_id: str, *, attempts: int):
         self._settings, self._run_id, self._attempts = settings, run_id, attempts

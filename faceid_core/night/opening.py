@@ -15,7 +15,7 @@ from faceid_core.outcomes import Account
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
-from faceid_core.store import ObjectStore, RunLease, initialise
+from faceid_core.store import ObjectStore, RunLease, erased_people, initialise
 from faceid_core.store.layout import STORE
 from faceid_core.store.secret import IdentitySecret
 
@@ -99,8 +99,10 @@ def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[Obj
 
 
 def _admit_all(identities, store, secret, photos, today):
+    erased = erased_people(store)
+
     def one(identity):
-        return admit(identity, store, secret, source=photos, today=today)
+        return admit(identity, secret, erased=erased, source=photos, today=today)
 
     subjects: dict[str, Subject] = {}
     accounts: dict[str, Account] = {}

@@ -23,15 +23,25 @@ class IdentityErased(StoreError):
 
 @dataclass(frozen=True)
 class Output:
-    """Bytes that a stage made, and what they are."""
+    """Bytes that a stage made, and what they are.
+
+    `inline` asks for a copy in the manifest: for a few kilobytes that the driver reads of everybody every night, so that
+    they cost no request of their own.
+    """
 
     data: bytes
     media_type: str
+    inline: bool = False
 
 
 def is_erased(store: ObjectStore, identity_key: str) -> bool:
     """Whether the person's tombstone stands."""
     return store.head(layout.tombstone(identity_key)) is not None
+
+
+def erased_people(store: ObjectStore) -> frozenset[str]:
+    """The keys of everybody whose tombstone stands now; one listing, where a night would ask for each person."""
+    return frozenset(layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES))
 
 
 class StageCache:
@@ -80,7 +90,10 @@ class StageCache:
         self._refuse_erased()
         for output in outputs.values():
             self._put_blob(output.data)
-        manifest = Manifest(call.stage, call.key, _content(call, outputs), plain(provenance, "provenance"))
+        inline = {name: output.data for name, output in outputs.items() if output.inline}
+        manifest = Manifest(
+            call.stage, call.key, _content(call, outputs), plain(provenance, "provenance"), inline
+        )
         # Again, as late as can be: an erasure that began while blobs were written must win.
         self._refuse_erased()
         return self._replace(manifest) if replace else self._create(manifest)
@@ -93,6 +106,8 @@ class StageCache:
             KeyError: if the stage has no such output.
         """
         output = manifest.outputs[output_name]
+        if output_name in manifest.inline:
+            return manifest.inline[output_name]
         try:
             data = self.store.get(layout.blob(self.scope, output.digest))
         except ObjectMissing:

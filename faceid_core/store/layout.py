@@ -15,6 +15,7 @@ from .secret import IdentitySecret, is_identity_key
 LAYOUT_VERSION = 1
 STORE = "store.json"
 CATALOGUE = "catalog/current.json"
+TOMBSTONES = "tombstones/"
 COMMON = "common"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -100,7 +101,12 @@ def identity_scope(identity_key: str) -> str:
 
 def tombstone(identity_key: str) -> str:
     """The object whose presence says that a person was erased."""
-    return f"tombstones/{identity_scope(identity_key).rpartition('/')[2]}.json"
+    return f"{TOMBSTONES}{identity_scope(identity_key).rpartition('/')[2]}.json"
+
+
+def identity_of_tombstone(name: str) -> str:
+    """Whose tombstone an object is."""
+    return name.removeprefix(TOMBSTONES).removesuffix(".json")
 
 
 def identity_of_scope(scope: str) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from .keys import canonical_json, is_digest, sha256_hex
@@ -31,12 +33,15 @@ class Manifest:
         stage_key: SHA-256 of the preimage in `content`.
         content: {"preimage": ..., "outputs": [...]}.
         provenance: run, attempt, seconds, host, device, versions.
+        inline: bytes of small outputs that the driver reads of everybody, by name. Their blobs stand all the same;
+            a copy that is not what its output says is not there.
     """
 
     stage: str
     stage_key: str
     content: dict
     provenance: dict
+    inline: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Mapping[str, OutputRef]:
@@ -46,14 +51,15 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The manifest as it is stored."""
         # Bit rot in a digest or a size would still be valid JSON; the content's own digest shows it.
-        return canonical_json(
-            {
-                "format": FORMAT,
-                "content": self.content,
-                "content_sha256": sha256_hex(canonical_json(self.content)),
-                "provenance": self.provenance,
-            }
-        )
+        record = {
+            "format": FORMAT,
+            "content": self.content,
+            "content_sha256": sha256_hex(canonical_json(self.content)),
+            "provenance": self.provenance,
+        }
+        if self.inline:
+            record["inline"] = {name: base64.b64encode(data).decode() for name, data in self.inline.items()}
+        return canonical_json(record)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, stage: str, stage_key: str) -> Manifest:
@@ -81,7 +87,8 @@ class Manifest:
         if preimage.get("stage") != stage:
             raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
         _check_outputs(content.get("outputs"))
-        return cls(stage, stage_key, content, provenance)
+        found = cls(stage, stage_key, content, provenance)
+        return replace(found, inline=_inline(record.get("inline"), found.outputs))
 
 
 def _check_outputs(outputs) -> None:
@@ -98,6 +105,19 @@ def _check_outputs(outputs) -> None:
         if not isinstance(row["media_type"], str):
             raise ValueError(f"output {row['name']} has no media type")
         names.add(row["name"])
+
+
+def _inline(copies, outputs: Mapping[str, OutputRef]) -> dict[str, bytes]:
+    """The copies that are what their outputs say; a damaged one is left out, for its blob is there to be read."""
+    found = {}
+    for name, text in copies.items() if isinstance(copies, dict) else ():
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            continue
+        if name in outputs and sha256_hex(data) == outputs[name].digest:
+            found[name] = data
+    return found
 
 
 def _refuse_constant(text: str):

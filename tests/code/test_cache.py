@@ -14,6 +14,7 @@ from faceid_core.store import (
     Output,
     StageCache,
     StageCall,
+    erased_people,
     is_erased,
     layout,
     sha256_hex,
@@ -131,6 +132,22 @@ def test_damage_to_a_blob_is_found_on_reading_and_repaired_by_a_rerun(cache, dam
     assert cache.read(again, "mask") == data and again.content == made.content
 
 
+@pytest.mark.parametrize("copy", ["AAAA", "no base64", 3, None])
+def test_a_copy_in_the_manifest_spares_a_request_and_a_damaged_one_is_not_believed(cache, monkeypatch, copy):
+    scores = Output(b"0.5, 0.25", "text/csv", inline=True)
+    made = cache.commit(CALL, OUTPUTS | {"scores": scores}, PROVENANCE)
+    cache.store.delete(layout.blob(cache.scope, made.outputs["scores"].digest))
+    assert cache.read(cache.lookup(CALL), "scores") == scores.data, "the blob is not asked for"
+    cache.commit(CALL, OUTPUTS | {"scores": scores}, PROVENANCE, replace=True)
+
+    record = json.loads(cache.store.get(MANIFEST))
+    record["inline"]["scores"] = copy
+    overwrite(cache.store, MANIFEST, json.dumps(record).encode())
+    found = cache.lookup(CALL)
+    assert found.content == made.content and not found.inline
+    assert cache.read(found, "scores") == scores.data, "the blob is"
+
+
 def test_quarantine_leaves_alone_what_was_written_since(cache):
     old = cache.commit(CALL, OUTPUTS, {"run": "r1"})
     new = cache.commit(CALL, OUTPUTS, {"run": "r2"}, replace=True)
@@ -196,7 +213,7 @@ def test_a_manifest_moved_to_another_stage_is_not_believed(folder_store):
 def test_for_an_erased_person_nothing_is_kept(cache):
     assert not is_erased(cache.store, KEY)
     cache.store.put_if_absent(f"tombstones/{KEY}.json", b"{}")
-    assert is_erased(cache.store, KEY)
+    assert is_erased(cache.store, KEY) and erased_people(cache.store) == {KEY}
     for replace in (False, True):
         with pytest.raises(IdentityErased, match=KEY):
             cache.commit(CALL, OUTPUTS, PROVENANCE, replace=replace)
