@@ -160,8 +160,8 @@ def _hub_folder(hub: HubModel, source: str, weights: str) -> Path:
             looked = f"in Hugging Face's cache {constants.HF_HUB_CACHE}"
     raise MissingWeights(
         f"base model {source!r}: {hub.repository} at revision {hub.revision} is not {looked}, and a night downloads "
-        f"nothing; bring it with: faceid models fetch (or: hf download {hub.repository} --revision {hub.revision}{into}), "
-        "or give base_model.source a folder"
+        "nothing; bring it with: faceid models fetch "
+        f"(or: hf download {hub.repository} --revision {hub.revision}{into}), or give base_model.source a folder"
     )
 
 
