@@ -64,7 +64,8 @@ def read_people(config: NightlyConfig) -> list[Identity]:
 
     Raises:
         InputContractError: with every problem of the manifest at once.
-        ConfigurationError: `run.only` names somebody who is not in the manifest.
+        ConfigurationError: `run.only` names somebody who is not in the manifest, or the method does not suit subjects
+            that are no people.
     """
     people = read_manifest(manifest_source(config))
     wanted = set(config.run.only)
@@ -74,7 +75,21 @@ def read_people(config: NightlyConfig) -> list[Identity]:
             f"run.only names {', '.join(sorted(unknown))}, not in {manifest_source(config)}; "
             "check the spelling, or leave run.only empty to run everybody"
         )
-    return [person for person in people if not wanted or person.identity_id in wanted]
+    chosen = [person for person in people if not wanted or person.identity_id in wanted]
+    _refuse_names_for_things(config, chosen)
+    return chosen
+
+
+def _refuse_names_for_things(config: NightlyConfig, people: list[Identity]) -> None:
+    """Refuse to learn a cat or a car as if it were made of people's names."""
+    method = config.personalize.resolved()
+    lines = [str(each.line) for each in people if each.subject_box or each.subject_mask]
+    if lines and (method.start != "class_word" or method.parametrisation == "name_basis"):
+        raise ConfigurationError(
+            f"lines {', '.join(lines[:5])}{' ...' if len(lines) > 5 else ''} of the manifest name subjects that are no "
+            f"people, and preset {config.personalize.preset!r} starts at the names of people; run them apart with a "
+            "preset that starts at the class word, such as semantic-fidelity-as-published or textual-inversion"
+        )
 
 
 def admit(

@@ -153,6 +153,21 @@ def test_a_bucket_is_staged_once_and_again_where_it_changed(bucket, s3_server, f
     assert not (first.folder / "tokenizer" / "tokenizer.json").exists()
 
 
+def test_a_bucket_may_hold_a_single_file(bucket, s3_server, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    s3_server.client.put_object(Bucket=bucket, Key="models/one.safetensors", Body=b"weights")
+    s3_server.client.put_object(Bucket=bucket, Key="models/one.safetensors.md", Body=b"about them")
+    files = find_base(f"s3://{bucket}/models/one.safetensors", layout=f"s3://{bucket}/models/tiny")
+    assert files.checkpoint.read_bytes() == b"weights"
+    assert [each.name for each in files.checkpoint.parent.iterdir()] == ["one.safetensors"]
+    assert (files.folder / "unet" / "config.json").read_bytes() == (
+        folder / "unet" / "config.json"
+    ).read_bytes()
+    before = files.digest()
+    s3_server.client.put_object(Bucket=bucket, Key="models/one.safetensors", Body=b"Weights")
+    assert find_base(files.source, layout=f"s3://{bucket}/models/tiny").digest() != before
+
+
 def test_an_empty_prefix_says_so(bucket):
     with pytest.raises(MissingWeights, match="no file of a model lies there"):
         find_base(f"s3://{bucket}/models/other")

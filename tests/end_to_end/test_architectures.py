@@ -10,12 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.sources import find_base, hub_model
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
 from faceid_core.personalize.tokens import IdentityTokens
-from faceid_core.store import digest_folder
 from tests.code.test_cli_run import faceid
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
 from tests.helpers.architectures import KINDS, write_architecture
@@ -24,7 +24,7 @@ NIGHT = """\
 name: small
 store: {folder}/store
 identities: {folder}/identities.csv
-base_model: {{source: {folder}/base}}
+base_model: {{source: "{source}", weights: "{weights}"}}
 personalize: {{slots: 1, method: {{steps: 5, samples_per_step: 2}}}}
 generate: {{grid: {folder}/grid.yaml, seeds: 1, steps: 2, batch: 1, sampler: DDIMScheduler}}
 score: {{metrics: [identity, detection, leakage]}}
@@ -40,11 +40,16 @@ def grid(prompts: int) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_person_goes_through_the_whole_night(kind, tmp_path):
-    base_folder = write_architecture(tmp_path / "base", kind)
+    source, weights, base_folder = tmp_path / "base", "", tmp_path / "base"
+    if kind == "sd15":  # by name, as it lies in a folder of hub models
+        hub = hub_model(kind)
+        source, weights = kind, tmp_path / "weights"
+        base_folder = weights / f"{hub.owner}--{hub.name}" / hub.revision
+    write_architecture(base_folder, kind)
     write_photo(tmp_path, "ann.png", render(person_from_seed(8101), shot(), size=128).image)
     write_manifest(tmp_path, [("ann", "ann.png")])
     (tmp_path / "grid.yaml").write_text(grid(1))
-    (tmp_path / "night.yaml").write_text(NIGHT.format(folder=tmp_path))
+    (tmp_path / "night.yaml").write_text(NIGHT.format(folder=tmp_path, source=source, weights=weights))
     config = ["--config", tmp_path / "night.yaml"]
     run = faceid("run", *config)
     assert run.exit_code == 0, run.output
@@ -58,7 +63,7 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
     native = tmp_path / "ann.safetensors"
     assert faceid("tokens", "ann", "--out", native, *config).exit_code == 0
     person = IdentityTokens.from_bytes(native.read_bytes())
-    base = load_base_model(base_folder, digest=digest_folder(base_folder))
+    base = load_base_model(base_folder, digest=find_base(source, weights=str(weights)).digest())
     assert set(person.tensors) == set(base.towers) and len(person.photo_digest) == 64
     ours, word = picture(base, person), picture(base, "person")
     assert ours.std() > 2 and np.abs(ours.astype(int) - word).max() > 2
