@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import constants
 
 from faceid_core.config import parse_config
@@ -14,6 +15,7 @@ from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.stages.weights import find_weights, verify_base
 from faceid_core.store import digest_folder
+from tests.helpers.architectures import KINDS, write_architecture
 from tests.helpers.original_layout import write_original_layout
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -173,21 +175,27 @@ def test_an_empty_prefix_says_so(bucket):
         find_base(f"s3://{bucket}/models/other")
 
 
-def test_a_single_file_draws_as_its_folder_does(tmp_path):
-    from tests.helpers.architectures import write_architecture
-
-    folder = write_architecture(tmp_path / "sd15", "sd15")
-    file = write_original_layout(folder, tmp_path / "model.safetensors")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_file_draws_as_its_folder_does(tmp_path, kind):
+    folder = write_architecture(tmp_path / kind, kind)
+    file = write_original_layout(folder, tmp_path / "model.safetensors", kind)
     layout = tmp_path / "layout"
     shutil.copytree(folder, layout, ignore=shutil.ignore_patterns("*.safetensors"))
-    files = find_base(file, layout=str(layout))
-    single, whole = load_base_model(files), load_base_model(folder)
-    text = [each.towers["text_encoder"].model for each in (single, whole)]
-    for ours, theirs in ((single.unet, whole.unet), (single.vae, whole.vae), text):
-        theirs = theirs.state_dict()
-        assert all((value == theirs[name]).all() for name, value in ours.state_dict().items())
+    single, whole = load_base_model(find_base(file, layout=str(layout))), load_base_model(folder)
+    texts = [(single.towers[name].model, whole.towers[name].model) for name in whole.towers]
+    for ours, theirs in ((single.unet, whole.unet), (single.vae, whole.vae), *texts):
+        ours, theirs = ours.state_dict(), theirs.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     # The same weights; only the text encoder's attention kernel, which the library picks, may round differently.
     assert np.abs(picture(single).astype(int) - picture(whole)).max() <= 1
+
+
+def test_a_single_file_and_its_layout_are_checked(tmp_path):
+    folder = write_architecture(tmp_path / "sd15", "sd15")
+    file, layout = tmp_path / "model.safetensors", tmp_path / "layout"
+    shutil.copyfile(folder / "vae" / "diffusion_pytorch_model.safetensors", file)
+    shutil.copytree(folder, layout, ignore=shutil.ignore_patterns("*.safetensors"))
     config = parse_config({"base_model": {"source": str(file), "layout": str(layout)}})
     digest = find_weights(config).digests["base"]
     scheduler = layout / "scheduler" / "scheduler_config.json"
@@ -197,6 +205,5 @@ def test_a_single_file_draws_as_its_folder_does(tmp_path):
         find_base(file)
     with pytest.raises(MissingWeights, match="there is no such file"):
         find_base(tmp_path / "none.safetensors", layout=str(layout))
-    shutil.copyfile(folder / "vae" / "diffusion_pytorch_model.safetensors", file)
     with pytest.raises(MissingWeights, match=r"cannot be loaded as the model.*base_model\.layout"):
         load_base_model(find_base(file, layout=str(layout)))

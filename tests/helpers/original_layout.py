@@ -1,4 +1,4 @@
-"""Writes a Stable Diffusion 1.x model as one file in the layout of its first release, from a folder in diffusers' layout.
+"""Writes a Stable Diffusion 1.x, 2.x or XL model as one file in the layout of its first release, from diffusers' layout.
 
 diffusers reads that layout (`from_single_file`); nothing in it writes it, so the names are turned back here.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 _UNET = {
     "time_embedding.linear_1": "time_embed.0",
@@ -19,6 +19,19 @@ _UNET = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+_OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "final_layer_norm.": "ln_final.",
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    ".fc1.": ".c_fc.",
+    ".fc2.": ".c_proj.",
+    "self_attn.": "attn.",
 }
 _RESNET = {
     "norm1": "in_layers.0",
@@ -44,18 +57,49 @@ _VAE = {
 }
 
 
-def write_original_layout(folder: Path, file: Path) -> Path:
-    """Write the weights of a pipeline's folder as one safetensors file."""
+def write_original_layout(folder: Path, file: Path, kind: str) -> Path:
+    """Write the weights of a pipeline's folder as one safetensors file; kind: sd15, sd21 or sdxl."""
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    text = CLIPTextModel.from_pretrained(folder / "text_encoder")
     tensors = {
         **{f"model.diffusion_model.{_unet_name(k, unet)}": v for k, v in unet.state_dict().items()},
         **{f"first_stage_model.{_vae_name(k, vae)}": _vae_weight(k, v) for k, v in vae.state_dict().items()},
-        **{f"cond_stage_model.transformer.text_model.{k}": v for k, v in text.state_dict().items()},
+        **_texts(folder, kind),
     }
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, file)
     return file
+
+
+def _texts(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The text encoders: OpenAI's as transformers has them, OpenCLIP's by its own names."""
+    first = CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict()
+    if kind == "sd21":
+        return _open_clip(first, "cond_stage_model.model.")
+    place = "conditioner.embedders.0" if kind == "sdxl" else "cond_stage_model"
+    found = {f"{place}.transformer.text_model.{name}": value for name, value in first.items()}
+    if kind == "sdxl":
+        second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").state_dict()
+        projection = second.pop("text_projection.weight")
+        plain = {name.removeprefix("text_model."): value for name, value in second.items()}
+        found |= _open_clip(plain, "conditioner.embedders.1.model.")
+        found["conditioner.embedders.1.model.text_projection"] = projection.T
+    return found
+
+
+def _open_clip(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, value in state.items():
+        if ".k_proj." in name or ".v_proj." in name:
+            continue
+        if ".q_proj." in name:
+            value = torch.cat(
+                [state[name.replace("q_proj", side)] for side in ("q_proj", "k_proj", "v_proj")]
+            )
+            name = name.replace("q_proj.", "in_proj_")
+        for ours, theirs in _OPEN_CLIP.items():
+            name = name.replace(ours, theirs)
+        found[prefix + name] = value
+    return found
 
 
 def _unet_name(name: str, unet: UNet2DConditionModel) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,23 @@ def test_a_plain_text_is_what_diffusers_draws(base, folder):
     ).images[0]
     assert np.abs(picture(base, "woman") - theirs * 255).max() < 1.0
     assert np.abs(picture(base, "man") - theirs * 255).max() > 2.0
+
+
+@pytest.mark.parametrize(
+    "sampler", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+)
+def test_every_sampler_takes_the_models_own_schedule(sdxl, sdxl_folder, sampler):
+    pipe = DiffusionPipeline.from_pretrained(sdxl_folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
+    noise = start_noise(2, sdxl.description.latent_shape)[None]
+    options = {"latents": noise, "num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
+    theirs = pipe(PROMPT.replace("V*", "woman"), **options).images[0]
+    request = [DrawRequest("woman", PROMPT, 2)]
+    ours = next(
+        draw(sdxl, request, sampler=sampler, steps=4, guidance=4.0, batch=1, record_attention=False)
+    ).image
+    assert np.abs(ours - theirs * 255).max() < 1.0
 
 
 def test_the_printed_script_draws_an_exported_person_as_we_do(base, folder, tmp_path):
