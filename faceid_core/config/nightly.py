@@ -78,6 +78,7 @@ class NightlyConfig(Section):
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
+        del decides["personalize"]["samples_at_once"]
         # Where the base model lies is no part of it, and what is empty was not there before.
         base = decides["base_model"]
         decides["base_model"] = {

@@ -47,6 +47,13 @@ class PersonalizeConfig(Section):
         default_factory=MethodOverrides, description="Single choices that differ from the preset."
     )
     slots: int = Field(8, ge=1, le=256, description="People who share each pass through the network.")
+    samples_at_once: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="Noised samples (of slots x samples_per_step) in one call of the network, to bound its memory; a "
+        "step then takes about a third longer. 0: all of them.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ class WorkerSettings:
     batch: int
     threads: int
     journal_seconds: float = 0.0
+    samples_at_once: int = 0
     base_layout: str = ""
     base_weights: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class WorkerSettings:
             batch=config.generate.batch,
             threads=threads,
             journal_seconds=config.execution.journal_seconds,
+            samples_at_once=config.personalize.samples_at_once,
             base_layout=config.base_model.layout,
             base_weights=config.base_model.weights,
             weights=dict(weights),

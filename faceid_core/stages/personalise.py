@@ -36,6 +36,7 @@ class Personalise:
             photos,
             Method.model_validate(shared["method"]),
             slots=models.settings.slots,
+            samples_at_once=models.settings.samples_at_once,
             seed=shared["seed"],
             progress=tick,
             journal={
