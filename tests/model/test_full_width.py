@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at its full width with random weights: a training step on a CPU, sample by sample, fits in 20 GB."""
+"""Stable Diffusion 1.5 at full width, random weights: a training step on a CPU, sample by sample, fits in 20 GB."""
 
 import resource
 import subprocess
