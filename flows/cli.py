@@ -23,7 +23,12 @@ COMMANDS = {
     "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),
-    "serve": ("flows.serve", "serve", "Start a Prefect server with the nightly deployment and its form."),
+    "serve": ("flows.serve", "serve", "Start a Prefect server with the deployments and their forms."),
+    "automations": (
+        "flows.cli_automations",
+        "automations",
+        "Put the automations of infra/ on the Prefect server.",
+    ),
     "sheet": ("flows.cli_query", "sheet", "Draw one picture of a run's people: photos and drawn pictures."),
     "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
     "study": ("flows.cli_study", "study", "Answer one question about the method with a sweep."),

@@ -168,6 +168,12 @@ class RunConfig(Section):
         "then is still drawn, scored and published, so the run ends later than this.",
     )
     timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
+    report_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s]+)?$",
+        description="Address under which a web server of yours shows the store to those who may see it, for the "
+        "report's link in Prefect; empty: the file's own address, or the console's for S3.",
+    )
 
     @field_validator("timezone")
     @classmethod

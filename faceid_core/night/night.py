@@ -15,6 +15,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import DamagedInput
 from faceid_core.identity import Identity
 from faceid_core.night.executor import Executor, Usage
+from faceid_core.night.learned import close_unlearned
 from faceid_core.night.people import reject
 from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
@@ -41,6 +42,7 @@ class Night:
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
+    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class Night:
     photos: PhotoSource
     reporter: Reporter
     lease: RunLease | None = None
+    learned_only: bool = False
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
@@ -96,6 +99,8 @@ class Night:
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
         misses = [work for _, works in found for work in works]
+        if self.learned_only:
+            misses = close_unlearned(stage, misses, self.accounts)
         self.reporter.looked_up(stage, hits=sum(hits for hits, _ in found), misses=len(misses))
         return misses
 
