@@ -58,9 +58,9 @@ def against_last(tables: Tables, run_id: str) -> Comparison | None:
             return None
         last = max(earlier, key=lambda run: run["started_at"])
         columns = ", ".join(("run_id", "identity_key", *FIGURES))
-        people = connection.execute(
+        people = connection.sql(
             f"select {columns} from identity_summary where subject_kind = 'person' and run_id in (?, ?)",
-            [run_id, last["run_id"]],
+            params=[run_id, last["run_id"]],
         ).to_arrow_table()
     by_run: dict[str, dict[str, dict]] = {run_id: {}, last["run_id"]: {}}
     for row in people.to_pylist():

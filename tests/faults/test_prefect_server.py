@@ -71,7 +71,7 @@ def server(tmp_path):
     server = Server(tmp_path / "prefect")
     server.start()
     try:
-        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_CLIENT_MAX_RETRIES: 5}):
+        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_CLIENT_MAX_RETRIES: 8}):
             yield server
     finally:
         server.kill()
