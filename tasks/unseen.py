@@ -16,6 +16,18 @@ log = logging.getLogger(__name__)
 
 # The server cannot be reached, answers with an error, or came back without the run (another database).
 OUT_OF_REACH = (httpx.HTTPError, ObjectNotFound)
+_told: list[str] = []
+
+
+def say_out_of_reach(night: Night, what: str, error: Exception) -> None:
+    """Log that something went on without Prefect, and remember that it did."""
+    _told.append(what)
+    log.warning("run %s: %s goes on unseen, Prefect is out of reach: %s", night.run_id, what, error)
+
+
+def was_out_of_reach() -> bool:
+    """Whether Prefect was out of reach in this process: its client may hold events that nobody takes."""
+    return bool(_told)
 
 
 def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], error: Exception) -> None:
@@ -27,7 +39,7 @@ def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], 
         open_executor: Gives the run's executor.
         error: How Prefect failed.
     """
-    log.warning("run %s: %s goes on unseen, Prefect is out of reach: %s", night.run_id, stage, error)
+    say_out_of_reach(night, stage, error)
     MISSES.pop((night.run_id, stage), None)
     works = night.lookup(stage)
     if works:
