@@ -27,7 +27,7 @@ from tasks.artifacts import leave_artifacts, name_run
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, RETRIED, chunk, chunks, lookup
-from tasks.unseen import OUT_OF_REACH, run_unseen
+from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
@@ -130,11 +130,10 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     opened, outcome = _opened.set(night), _outcome.set(held)
     try:
         state = nightly(config, return_state=True)
-    except OUT_OF_REACH:
-        if (
-            "finished" not in held
-        ):  # otherwise the night is complete; only its last word did not reach Prefect
+    except OUT_OF_REACH as error:
+        if "finished" not in held:
             raise
+        say_out_of_reach(night, "the flow's end", error)
     finally:
         night.release()  # a flow that Prefect could not start has driven nothing
         _opened.reset(opened)
@@ -194,7 +193,7 @@ def _publish(night: Night) -> Published:
     try:
         return publish_task(night.run_id)
     except OUT_OF_REACH as error:
-        get_run_logger().warning("run %s: Prefect is out of reach: %s", night.run_id, error)
+        say_out_of_reach(night, "publish", error)
         return publish(night)
 
 

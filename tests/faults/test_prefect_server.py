@@ -18,6 +18,7 @@ import pytest
 from faceid_core.night.night import Night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.night.runs import read_status
+from faceid_core.store import open_store
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 
@@ -53,6 +54,11 @@ class Server:
                 return
             time.sleep(0.5)
         raise AssertionError("the Prefect server did not start")
+
+    @property
+    def process_group(self) -> int:
+        """The server's process and those that it started."""
+        return self._process.pid
 
     def kill(self) -> None:
         """As a machine that loses power does; the processes that it started go with it."""
@@ -121,15 +127,43 @@ def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people,
     assert states[f"score-{night.run_id}"] == "Completed", "what came after the restart is seen again"
 
 
-def test_a_server_that_stays_away_costs_its_view_only(server, small, people, tmp_path, monkeypatch):  # noqa: F811
-    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+STAYS_AWAY = """
+import os, signal, sys
+from faceid_core.config import NightlyConfig
+from faceid_core.night.night import Night
+from faceid_core.night.reporter import LogReporter
+from flows.cli import leave
+from flows.nightly import run_from_here
 
-    from flows.nightly import run_from_here
+whole = Night.execute
 
-    done = at_stage(monkeypatch, "parse", server.kill)
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-        night, finished = run_from_here(
-            small(str(tmp_path / "store"), people, executor="inline"), LogReporter()
-        )
-    assert done == ["parse"]
-    assert_complete(night, finished)
+def execute(self, stage, works, executor):
+    if stage == "parse":
+        os.killpg(int(sys.argv[2]), signal.SIGKILL)
+    return whole(self, stage, works, executor)
+
+Night.execute = execute
+night, finished = run_from_here(NightlyConfig.model_validate_json(sys.argv[1]), LogReporter())
+print(night.run_id, flush=True)
+leave(finished.exit_status)
+"""
+
+
+def test_a_server_that_stays_away_costs_its_view_only(server, small, people, tmp_path):  # noqa: F811
+    config = small(str(tmp_path / "store"), people, executor="inline")
+    settings = {"PREFECT_API_URL": server.url, "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAYS_AWAY, config.model_dump_json(), str(server.process_group)],
+        env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        run_id = process.stdout.readline().strip()
+        began = time.monotonic()
+        assert process.wait(timeout=WAIT_SECONDS) == 0
+        assert time.monotonic() - began < 20, "events that nobody takes do not keep the process"
+    finally:
+        process.kill()
+    store = open_store(str(tmp_path / "store"))
+    _, record = read_status(store, run_id)
+    assert record["state"] == "complete" and record["outcomes"]["done"] == 2
+    assert Tables(store).read("runs")["run_id"].to_pylist() == [run_id]
