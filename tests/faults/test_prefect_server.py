@@ -71,6 +71,7 @@ class Server:
 @pytest.fixture
 def server(tmp_path):
     """A running server that this process talks to."""
+    from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     (tmp_path / "prefect").mkdir()
@@ -79,6 +80,8 @@ def server(tmp_path):
     try:
         with temporary_settings({PREFECT_API_URL: server.url, PREFECT_CLIENT_MAX_RETRIES: 8}):
             yield server
+            # Events that are left would be tried one by one when the tests' process ends.
+            EventsWorker.drain_all(timeout=30)
     finally:
         server.kill()
 
