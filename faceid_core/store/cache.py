@@ -54,6 +54,14 @@ class StageCache:
         """The result of a call, if it is there; reads and checks the manifest only."""
         return self.by_key(call.stage, call.key)
 
+    def peek(self, stage: str, stage_key: str) -> Manifest | None:
+        """As `by_key`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
+        try:
+            data = self.store.get(layout.stage_manifest(self.scope, stage, stage_key))
+            return Manifest.from_bytes(data, stage=stage, stage_key=stage_key)
+        except (ObjectMissing, ValueError, RecursionError):
+            return None
+
     def by_key(self, stage: str, stage_key: str) -> Manifest | None:
         """As `lookup`, for who knows only the key. A manifest that cannot be trusted is set aside: a miss."""
         found = self._load(stage, stage_key)

@@ -110,12 +110,7 @@ class RunLease:
             data, etag = self._store.get_with_etag(NAME)
         except ObjectMissing:
             return {"released": True}, None
-        try:
-            record = json.loads(data)
-            float(record["renewed"]), float(record["ttl"])
-        except (ValueError, KeyError, TypeError):
-            record = {"released": True}  # damage must not lock a store for ever
-        return record, etag
+        return _parse(data), etag
 
     def _take(self, etag: str | None) -> bool:
         try:
@@ -152,6 +147,21 @@ class RunLease:
             )
         except StoreError as error:
             log.warning("run %s could not renew its lease, will try again: %s", self.run_id, error)
+
+
+def running_run(store: ObjectStore) -> str | None:
+    """The run that holds the store's lease and is alive, as far as its record tells; None if there is none."""
+    record = _parse(store.get(NAME)) if store.head(NAME) else {"released": True}
+    return None if _is_free(record) else str(record.get("run_id", "unknown"))
+
+
+def _parse(data: bytes) -> dict:
+    try:
+        record = json.loads(data)
+        float(record["renewed"]), float(record["ttl"])
+        return record
+    except (ValueError, KeyError, TypeError):
+        return {"released": True}  # damage must not lock a store for ever
 
 
 def _is_free(record: dict) -> bool:

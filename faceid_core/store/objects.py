@@ -66,6 +66,18 @@ class ObjectStore(Protocol):
         """Remove the object; absent is fine."""
         ...
 
+    def purge(self, prefix: str) -> int:
+        """Remove every object under a prefix with all versions that the store keeps; how many there were."""
+        ...
+
+    def purge_old_versions(self, prefix: str) -> int:
+        """Remove what a versioned store keeps of objects that were replaced or deleted; how many there were."""
+        ...
+
+    def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
+        """Writes that were begun `age` seconds ago and never finished: how many, and their bytes; with `delete` gone."""
+        ...
+
 
 def validate_name(name: str) -> str:
     """The name itself, if it can name an object on every store.

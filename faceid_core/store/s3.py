@@ -39,6 +39,7 @@ _ADVICE = {
     "PermanentRedirect": "set the bucket's region",
     "SlowDown": "lower the number of workers or try again later",
 }
+_PURGE_ADVICE = "allow ListBucketVersions and DeleteObjectVersion on the bucket and prefix, and lift object locks"
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
 
@@ -191,6 +192,54 @@ class S3Store:
                 raise self._failed("delete", name, error) from error
         except BotoCoreError as error:
             raise self._failed("delete", name, error) from error
+
+    def purge(self, prefix: str) -> int:
+        validate_prefix(prefix)
+        return self._purge(prefix, lambda row: True)
+
+    def purge_old_versions(self, prefix: str) -> int:
+        validate_prefix(prefix)
+        return self._purge(prefix, lambda row: not row["IsLatest"] or "Size" not in row)
+
+    def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
+        start, count, size, now = f"{self.prefix}/" if self.prefix else "", 0, 0, time.time()
+        try:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=start
+            )
+            for row in [row for page in pages for row in page.get("Uploads", ())]:
+                if now - row["Initiated"].timestamp() <= age:
+                    continue
+                which = {"Bucket": self.bucket, "Key": row["Key"], "UploadId": row["UploadId"]}
+                parts = self._client.list_parts(**which).get("Parts", ())
+                count, size = count + 1, size + sum(part["Size"] for part in parts)
+                if delete:
+                    self._client.abort_multipart_upload(**which)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("sweep unfinished uploads of", "everything", error) from error
+        return count, size
+
+    def _purge(self, prefix: str, wanted: Callable[[dict], bool]) -> int:
+        """Remove versions and delete markers, a thousand in a request."""
+        start, found = f"{self.prefix}/" if self.prefix else "", 0
+        try:
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self.bucket, Prefix=start + prefix
+            )
+            for page in pages:
+                rows = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+                keys = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows if wanted(row)]
+                if not keys:
+                    continue
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+                for refusal in answer.get("Errors", ()):
+                    name = refusal.get("Key", prefix)[len(start) :]
+                    told = f"{refusal.get('Code')}: {refusal.get('Message')}"
+                    raise StoreError(f"cannot remove all versions of {name} in {self.url}: {told}; {_PURGE_ADVICE}")
+                found += len(keys)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("remove all versions of", prefix or "everything", error) from error
+        return found
 
     def _key(self, name: str) -> str:
         validate_name(name)
