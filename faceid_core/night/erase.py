@@ -19,7 +19,7 @@ from faceid_core.outcomes import Outcome
 from faceid_core.store import ObjectStore
 from faceid_core.store.keys import canonical_json
 from faceid_core.store.layout import identity_scope, tombstone
-from faceid_core.store.lease import running_run
+from faceid_core.store.lease import running_runs
 from faceid_core.store.scopes import read_scope
 from faceid_core.store.secret import IdentitySecret, is_identity_key
 
@@ -168,7 +168,7 @@ def _sweep(store: ObjectStore, receipt: Receipt, say: Callable[[str], None], *, 
     objects = store.purge(f"{identity_scope(key)}/")
     say(f"{key}: {objects} objects and versions removed")
     store.sweep_unfinished(again_after, delete=second)
-    rows = erase_rows(store, key, keys, nobody_writes=running_run(store) is None)
+    rows = erase_rows(store, key, keys, nobody_writes=not running_runs(store))
     say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
         raise StoreError(f"objects of {key} were written while it was erased; erase again: faceid gc --delete")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..errors import ObjectMissing
+from ..errors import ConfigurationError, ObjectMissing
 from . import layout
 from .cache import StageCache
-from .lease import running_run
+from .lease import running_runs
 from .manifest import Manifest
 from .objects import ObjectInfo, ObjectStore
 from .scopes import Scope, all_scopes, read_scope
@@ -115,7 +115,7 @@ class _Marks:
 
     @classmethod
     def read(cls, store: ObjectStore, unused_days: float | None) -> _Marks:
-        now, running = time.time(), running_run(store)
+        now, running = time.time(), running_runs(store)
         in_use = _people_of(store, running)
         oldest = None if unused_days is None else now - unused_days * 86_400
         used: set[str] = set()
@@ -126,7 +126,7 @@ class _Marks:
             runs.setdefault(run_id, {})["/".join(rest)] = info
         for run_id, objects in runs.items():
             newest = max(info.modified for info in objects.values())
-            if oldest is not None and newest < oldest and "pin.json" not in objects and run_id != running:
+            if oldest is not None and newest < oldest and "pin.json" not in objects and run_id not in running:
                 continue
             pages |= set(_PAGE.findall(_text(store, objects.get("index.html"))))
             if unused_days is not None:
@@ -140,13 +140,14 @@ class _Marks:
         return bool(self.in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in self.in_use)
 
 
-def _people_of(store: ObjectStore, run_id: str | None) -> frozenset[str] | None:
-    if run_id is None:
-        return frozenset()
-    try:
-        return frozenset(json.loads(store.get(layout.run_object(run_id, "request.json")))["identities"])
-    except (ObjectMissing, ValueError, KeyError, TypeError):
-        return None  # it is only just beginning
+def _people_of(store: ObjectStore, running: Iterable[str]) -> frozenset[str] | None:
+    people: set[str] = set()
+    for run_id in running:
+        try:
+            people |= set(json.loads(store.get(layout.run_object(run_id, "request.json")))["identities"])
+        except (ObjectMissing, ConfigurationError, ValueError, KeyError, TypeError):
+            return None  # it is only just beginning
+    return frozenset(people)
 
 
 def _text(store: ObjectStore, info: ObjectInfo | None) -> str:
@@ -180,6 +181,7 @@ def _sweep_scope(store: ObjectStore, scope: Scope, marks: _Marks, grace: float, 
         sweep.consider("orphaned blob", (info for digest, info in scope.blobs.items() if digest not in named))
     sweep.consider("quarantined manifest", scope.quarantine)
     sweep.consider("abandoned journal", scope.journal)
+    sweep.consider("abandoned lease", scope.leases)
     sweep.consider("unlinked page", (info for info in scope.reports if info.name not in marks.pages))
     if delete and sweep.garbage and not _busy_meanwhile(store, scope.name):
         sweep.delete(scope.name)
@@ -240,7 +242,7 @@ class _Sweep:
 
 def _busy_meanwhile(store: ObjectStore, scope: str) -> bool:
     """Whether a night has begun on this scope since the marks were made."""
-    in_use = _people_of(store, running_run(store))
+    in_use = _people_of(store, running_runs(store))
     return in_use is None or bool(in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in in_use)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .keys import canonical_json, is_digest, sha256_hex
+from .keys import canonical_json, is_digest, sha256_hex, spelt
 
 FORMAT = "faceid-manifest/1"
 
@@ -73,15 +73,24 @@ class Manifest:
         content, provenance = record.get("content"), record.get("provenance")
         if not isinstance(content, dict) or not isinstance(provenance, dict):
             raise ValueError("content or provenance is not an object")
-        if sha256_hex(canonical_json(content)) != record.get("content_sha256"):
-            raise ValueError("its content does not match its own digest")
         preimage = content.get("preimage")
-        if not isinstance(preimage, dict) or sha256_hex(canonical_json(preimage)) != stage_key:
+        whole, part = _spelt(content)
+        if sha256_hex(whole) != record.get("content_sha256"):
+            raise ValueError("its content does not match its own digest")
+        if not isinstance(preimage, dict) or sha256_hex(part) != stage_key:
             raise ValueError("its key is not the digest of its preimage")
         if preimage.get("stage") != stage:
             raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
         _check_outputs(content.get("outputs"))
         return cls(stage, stage_key, content, provenance)
+
+
+def _spelt(content: dict) -> tuple[bytes, bytes]:
+    """Canonical JSON of a manifest's content and of the preimage in it, which is nearly all of it."""
+    preimage = spelt(content.get("preimage"))
+    if content.keys() != {"outputs", "preimage"}:
+        return spelt(content), preimage
+    return b'{"outputs":%b,"preimage":%b}' % (spelt(content["outputs"]), preimage), preimage
 
 
 def _check_outputs(outputs) -> None:

@@ -108,7 +108,8 @@ def _fault(name: str) -> str | None:
         return "it is absolute; names are relative to the store's root"
     if "\\" in name:
         return "it holds a backslash"
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+    plain = name.isascii() and name.isprintable()  # nearly all names; looking at each character takes longer
+    if not plain and any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
         return "it holds a control character"
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):

@@ -23,13 +23,14 @@ class Scope:
     Attributes:
         name: 'identities/<key>' or 'common'.
         manifests: (stage, stage key) -> object. blobs: digest -> object.
-        journal, quarantine, reports: objects of these folders. strange: everything that no faceid writes here.
+        journal, leases, quarantine, reports: objects of these folders. strange: everything that no faceid writes here.
     """
 
     name: str
     manifests: dict[tuple[str, str], ObjectInfo] = field(default_factory=dict)
     blobs: dict[str, ObjectInfo] = field(default_factory=dict)
     journal: list[ObjectInfo] = field(default_factory=list)
+    leases: list[ObjectInfo] = field(default_factory=list)
     quarantine: list[ObjectInfo] = field(default_factory=list)
     reports: list[ObjectInfo] = field(default_factory=list)
     strange: list[ObjectInfo] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Scope:
                 self.blobs[digest] = info
             case ["stages", stage, file] if is_stage_name(stage) and is_digest(file.removesuffix(".json")):
                 self.manifests[stage, file.removesuffix(".json")] = info
-            case ["journal" | "quarantine" | "reports" as kind, *_]:
+            case ["journal" | "leases" | "quarantine" | "reports" as kind, *_]:
                 getattr(self, kind).append(info)
             case _:
                 self.strange.append(info)
@@ -68,7 +69,7 @@ def all_scopes(store: ObjectStore) -> Iterator[Scope]:
             if is_identity_key(name.partition("/")[2]):
                 yield _scope(name, list(group))
     parts = [f"{layout.COMMON}/blobs/{digit}" for digit in _HEX]
-    parts += [f"{layout.COMMON}/{folder}/" for folder in ("journal", "quarantine", "stages")]
+    parts += [f"{layout.COMMON}/{folder}/" for folder in ("journal", "leases", "quarantine", "stages")]
     yield _scope(layout.COMMON, [info for rows in list_in_parallel(store, parts) for info in rows])
 
 

@@ -16,7 +16,7 @@ from faceid_core.night.runs import write_status
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
 from faceid_core.store import RunLease, StageCache, layout, open_store, sha256_hex
 from faceid_core.store.gc import GRACE_SECONDS, collect
-from faceid_core.store.lease import running_run
+from faceid_core.store.lease import running_runs
 from faceid_core.store.scopes import all_scopes, list_in_parallel
 from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
@@ -161,11 +161,11 @@ def test_the_people_of_a_running_night_are_left_alone(spoilt):
     run_id = next((root / "runs").iterdir()).name
     lease = RunLease.acquire(store, run_id)
     try:
-        assert running_run(store) == run_id
+        assert running_runs(store) == [run_id]
         found = collect(store, delete=True)
     finally:
         lease.release()
-    assert running_run(store) is None
+    assert running_runs(store) == []
     assert found.scopes_in_use == PEOPLE + 1
     inside = [path for path in made.values() if path.is_relative_to(root / "identities")]
     assert all(path.exists() for path in inside)

@@ -51,16 +51,11 @@ def pretend_night(config: NightlyConfig, *, stages: tuple[str, ...] = STAGES) ->
             works = night.lookup(stage)
             for work in works:
                 if stage == "detect":
-                    _put_photo(night, work)
+                    night.put_photo(night.subjects[work.subject])
                 _commit(night, work)
     finally:
         night.release()
     return night
-
-
-def _put_photo(night: Night, work: Work) -> None:
-    if night.subjects[work.subject].kind == "person":
-        night.put_photo(night.subjects[work.subject])
 
 
 def _commit(night: Night, work: Work) -> None:
