@@ -17,7 +17,9 @@ _FINDINGS_TOLD = 50
 
 
 @click.command(short_help="Check every manifest and blob of a store.")
-@click.option("--repair", is_flag=True, help="Set damaged results aside, so that the next run makes them again.")
+@click.option(
+    "--repair", is_flag=True, help="Set damaged results aside, so that the next run makes them again."
+)
 @click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 256), help="Reads at a time.")
 @with_store
 def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
@@ -49,9 +51,13 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
         raise click.exceptions.Exit(EXIT_COMPLETE)
     console.print(", ".join(f"{count} {kind}" for kind, count in found.counts().items()))
     if repair:
-        console.print(f"{found.repaired} objects set aside or removed; the next run makes what is missing again")
+        console.print(
+            f"{found.repaired} objects set aside or removed; the next run makes what is missing again"
+        )
     else:
-        console.print("faceid verify --repair sets damaged results aside, so that the next run makes them again")
+        console.print(
+            "faceid verify --repair sets damaged results aside, so that the next run makes them again"
+        )
     raise click.exceptions.Exit(EXIT_FAILURES)
 
 
@@ -94,7 +100,9 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
     if found.scopes_in_use:
         console.print(f"{found.scopes_in_use} scopes were left alone: a night is running")
     if found.scopes_in_doubt:
-        console.print(f"{found.scopes_in_doubt} scopes hold manifests that cannot be read: faceid verify --repair")
+        console.print(
+            f"{found.scopes_in_doubt} scopes hold manifests that cannot be read: faceid verify --repair"
+        )
 
 
 @click.command(short_help="Keep all results of a run.")
@@ -112,7 +120,9 @@ def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     try:
         read_request(store, run_id)
     except ObjectMissing:
-        raise ConfigurationError(f"{config.store} holds no run {run_id!r}; faceid status shows the latest") from None
+        raise ConfigurationError(
+            f"{config.store} holds no run {run_id!r}; faceid status shows the latest"
+        ) from None
     if remove:
         store.delete(layout.pin(run_id))
     else:

@@ -66,7 +66,9 @@ def _print(found: NightPlan, cost_per_hour: float | None, people: bool, console:
     closed = [account for account in found.accounts.values() if not account.alive]
     told = closed if people else closed[:_PEOPLE_TOLD]
     for account in told:
-        console.print(f"{account.identity_id}: {account.outcome}: {account.message}", soft_wrap=True, markup=False)
+        console.print(
+            f"{account.identity_id}: {account.outcome}: {account.message}", soft_wrap=True, markup=False
+        )
     if len(closed) > len(told):
         console.print(f"and {len(closed) - len(told)} more who are rejected or refused (--people lists them)")
     if people:

@@ -152,7 +152,9 @@ class RayPool:
                     raise ActorLost(value)
                 else:
                     work = open_works.pop((value.work.subject, value.work.call.key))
-                    if value.status == "elsewhere":  # another run is at it: last in the queue, and then wait for it
+                    if (
+                        value.status == "elsewhere"
+                    ):  # another run is at it: last in the queue, and then wait for it
                         again.append(_Try([replace(work, patient=True)], this.attempt, this.losses))
                     elif value.status == "failed" and this.attempt < self._attempts:
                         again.append(_Try([work], this.attempt + 1, this.losses))

@@ -217,11 +217,17 @@ class S3Config(Section):
         "it. Whoever reads an object hashes it in any case.",
     )
     attempts: int = Field(
-        5, ge=1, le=20, description="Tries of a request that fails or is told to slow down, with growing pauses."
+        5,
+        ge=1,
+        le=20,
+        description="Tries of a request that fails or is told to slow down, with growing pauses.",
     )
     timeout_seconds: float = Field(
         60.0, ge=1.0, le=3600.0, description="How long an answer may take before the request is tried again."
     )
     connections: int = Field(
-        32, ge=1, le=1024, description="Connections kept open by a process; at least its threads on the store (16)."
+        32,
+        ge=1,
+        le=1024,
+        description="Connections kept open by a process; at least its threads on the store (16).",
     )

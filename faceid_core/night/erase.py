@@ -156,7 +156,9 @@ def _bury(store: ObjectStore, key: str) -> Receipt:
     return Receipt.from_bytes(store.get(tombstone(key)), key)
 
 
-def _sweep(store: ObjectStore, receipt: Receipt, say: Callable[[str], None], *, again_after: float) -> Receipt:
+def _sweep(
+    store: ObjectStore, receipt: Receipt, say: Callable[[str], None], *, again_after: float
+) -> Receipt:
     """Remove everything that is there, and say so in the tombstone."""
     from faceid_core.tables.upkeep import erase_rows
 
@@ -171,7 +173,9 @@ def _sweep(store: ObjectStore, receipt: Receipt, say: Callable[[str], None], *, 
     rows = erase_rows(store, key, keys, nobody_writes=not running_runs(store))
     say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
-        raise StoreError(f"objects of {key} were written while it was erased; erase again: faceid gc --delete")
+        raise StoreError(
+            f"objects of {key} were written while it was erased; erase again: faceid gc --delete"
+        )
     return _record(
         store,
         replace(
@@ -199,7 +203,9 @@ def _record(store: ObjectStore, receipt: Receipt) -> Receipt:
             return receipt
         except Conflict:
             continue
-    raise StoreError(f"{name} in {store.url} keeps changing; is the person erased by another process as well?")
+    raise StoreError(
+        f"{name} in {store.url} keeps changing; is the person erased by another process as well?"
+    )
 
 
 def _due(receipt: Receipt) -> bool:

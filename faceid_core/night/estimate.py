@@ -66,7 +66,9 @@ class Pace:
         seconds = manifest.provenance.get("seconds")
         copied = manifest.provenance.get("pictures_drawn") == 0  # a shard put together from earlier pictures
         if isinstance(seconds, int | float) and seconds > 0 and not copied:
-            size = _size(manifest.stage, manifest.content["preimage"].get("parameters", {}), manifest.provenance)
+            size = _size(
+                manifest.stage, manifest.content["preimage"].get("parameters", {}), manifest.provenance
+            )
             with self._lock:
                 samples.append(seconds / size)
 
@@ -134,7 +136,9 @@ def _size(stage: str, parameters: Mapping, provenance: Mapping) -> float:
         method = parameters.get("method", {})
         return float(method.get("steps") or 1) * float(method.get("samples_per_step") or 1)
     if stage == "generate":
-        pictures = provenance.get("pictures_drawn") or len(parameters.get("prompts", ())) * parameters.get("seeds", 1)
+        pictures = provenance.get("pictures_drawn") or len(parameters.get("prompts", ())) * parameters.get(
+            "seeds", 1
+        )
         return float(max(1, pictures) * (parameters.get("steps") or 1))
     if stage.startswith("score-"):
         return float(max(1, len(parameters.get("prompts", ()))))

@@ -30,7 +30,11 @@ class Explanation:
     def lines(self) -> list[str]:
         """For a terminal."""
         if not self.leaves:
-            return [self.before, self.after, "nothing differs: the result is the same, and is not computed again"]
+            return [
+                self.before,
+                self.after,
+                "nothing differs: the result is the same, and is not computed again",
+            ]
         return [self.before, self.after, *(f"  {leaf}" for leaf in self.leaves)]
 
 
@@ -95,14 +99,20 @@ def _against_plan(config: NightlyConfig, identity_id: str, stage: str, newest: M
     for miss in misses:
         if miss.work.result == stage:
             leaves = differences(newest.content["preimage"], miss.work.call.preimage())
-            return Explanation(_words("newest", newest), f"would compute: key {miss.work.call.key[:12]}", leaves)
+            return Explanation(
+                _words("newest", newest), f"would compute: key {miss.work.call.key[:12]}", leaves
+            )
     account = found.accounts[person.name]
     if not account.alive:
         raise ConfigurationError(f"{identity_id!r} would be {account.outcome} now: {account.message}")
     if not misses:
-        raise ConfigurationError(f"this configuration asks for no {stage}; the newest result is {newest.stage_key[:12]}")
+        raise ConfigurationError(
+            f"this configuration asks for no {stage}; the newest result is {newest.stage_key[:12]}"
+        )
     first = misses[0]
-    leaves = differences(first.nearest.content["preimage"], first.work.call.preimage()) if first.nearest else []
+    leaves = (
+        differences(first.nearest.content["preimage"], first.work.call.preimage()) if first.nearest else []
+    )
     before = f"{stage} waits for {first.work.call.stage}, which would be computed first because: {first.why}"
     return Explanation(before, f"would compute: key {first.work.call.key[:12]}", leaves)
 

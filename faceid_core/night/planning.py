@@ -158,7 +158,13 @@ class _Walk:
                 return False
             if subject.kind == "person":
                 figures = record["value"], record["threshold"]
-                reject(self.accounts[subject.name], work.call.stage, record["reason"], record["sentence"], *figures)
+                reject(
+                    self.accounts[subject.name],
+                    work.call.stage,
+                    record["reason"],
+                    record["sentence"],
+                    *figures,
+                )
             else:
                 self._closed_common.add(subject.name)
         subject.manifests[work.result] = manifest
@@ -196,7 +202,9 @@ class _Walk:
         for subject in self._alive():
             if subject.kind == "person" and subject.name not in self._waiting:
                 wanted = set(expected_results(self.plan, subject, STAGES[-1]))
-                known = set(subject.manifests) | {m.work.result for m in found.misses if m.subject == subject.name}
+                known = set(subject.manifests) | {
+                    m.work.result for m in found.misses if m.subject == subject.name
+                }
                 if self.plan.floors.get(subject.class_word) is None and wanted - known:
                     found.waiting[subject.name] += len(wanted - known)
 

@@ -75,7 +75,10 @@ class SharedWork:
         return True
 
     def _is_made(self, work: Work) -> bool:
-        return not work.replace and StageCache(self._store, work.scope).peek(work.call.stage, work.call.key) is not None
+        return (
+            not work.replace
+            and StageCache(self._store, work.scope).peek(work.call.stage, work.call.key) is not None
+        )
 
     def _is_abandoned(self, work: Work, seen: dict[str, tuple[str, float]]) -> bool:
         """Whether nobody renews a work's lease any more; clocks may be wrong, so our own counts as well."""

@@ -63,6 +63,8 @@ def _differing(path: str, before: Any, after: Any) -> Iterator[Leaf]:
 
 
 def _nested(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and any(
-        isinstance(item, list | tuple | Mapping) for item in value
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and any(isinstance(item, list | tuple | Mapping) for item in value)
     )

@@ -87,7 +87,9 @@ def collect(
     marks = _Marks.read(store, unused_days)
     found = Collected(deleted=delete)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(lambda scope: _sweep_scope(store, scope, marks, grace, delete), all_scopes(store)):
+        for part in pool.map(
+            lambda scope: _sweep_scope(store, scope, marks, grace, delete), all_scopes(store)
+        ):
             found.add(part)
     say(f"people's and common results: {found.objects} objects")
     count, size = store.sweep_unfinished(grace, delete=delete)
@@ -243,7 +245,7 @@ class _Sweep:
 def _busy_meanwhile(store: ObjectStore, scope: str) -> bool:
     """Whether a night has begun on this scope since the marks were made."""
     in_use = _people_of(store, running_runs(store))
-    return in_use is None or bool(in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in in_use)
+    return in_use is None or (bool(in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in in_use))
 
 
 def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collected) -> None:

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
+from ..errors import ObjectMissing
 from . import layout
 from .cache import StageCache
 from .keys import sha256_hex
 from .manifest import Manifest
 from .objects import ObjectInfo, ObjectStore
 from .scopes import Scope, all_scopes, read_scope
-from ..errors import ObjectMissing
 
 THREADS = 8
 # A blob that is younger may belong to a result whose manifest is about to be written.
@@ -209,7 +209,11 @@ class _Check:
 
     def _erased(self) -> None:
         key = layout.identity_of_scope(self._scope.name)
-        if key and self._store.head(layout.tombstone(key)) and read_scope(self._store, self._scope.name).blobs:
+        if (
+            key
+            and self._store.head(layout.tombstone(key))
+            and read_scope(self._store, self._scope.name).blobs
+        ):
             self._say(ERASED, "objects stand under a tombstone; run the erasure again: faceid gc --delete")
 
     def _say(self, kind: str, detail: str, stage: str = "", key: str = "") -> None:

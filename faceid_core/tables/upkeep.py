@@ -37,7 +37,11 @@ def vacuum(store: ObjectStore, grace: float, *, delete: bool) -> list[str]:
     Raises:
         StoreError: the storage fails.
     """
-    return [name for table in NAMES for name in _vacuum(store, table, ceil(grace / 3600), delete=delete, full=True)]
+    return [
+        name
+        for table in NAMES
+        for name in _vacuum(store, table, ceil(grace / 3600), delete=delete, full=True)
+    ]
 
 
 def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
@@ -88,8 +92,14 @@ def erase_rows(
 def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
     import pyarrow.compute as pc
 
-    known = [name for name in ("generate_key", "score_keys") if name in delta.to_pyarrow_dataset().schema.names]
-    return delta.to_pyarrow_dataset().to_table(columns=known, filter=pc.field(column) == identity_key).to_pylist()
+    known = [
+        name for name in ("generate_key", "score_keys") if name in delta.to_pyarrow_dataset().schema.names
+    ]
+    return (
+        delta.to_pyarrow_dataset()
+        .to_table(columns=known, filter=pc.field(column) == identity_key)
+        .to_pylist()
+    )
 
 
 def _predicates(name: str, identity_key: str, keys: Sequence[str]) -> list[str]:
@@ -107,13 +117,17 @@ def _delete(place: DeltaPlace, name: str, predicates: Sequence[str]) -> int:
     for predicate in predicates:
         for _ in range(_ATTEMPTS):
             try:
-                removed += place.read(name, lambda delta, predicate=predicate: _delete_rows(delta, predicate)) or 0
+                removed += (
+                    place.read(name, lambda delta, predicate=predicate: _delete_rows(delta, predicate)) or 0
+                )
                 break
             except StoreError as error:
                 if not isinstance(error.__cause__, CommitFailedError):
                     raise
         else:
-            raise StoreError(f"table {name} in {place.root} keeps changing; erase again when the night has ended")
+            raise StoreError(
+                f"table {name} in {place.root} keeps changing; erase again when the night has ended"
+            )
     return removed
 
 
@@ -159,6 +173,3 @@ def _forget_log(store: ObjectStore, name: str, version: int | None) -> None:
 def _require_key(identity_key: str) -> None:
     if not is_identity_key(identity_key):
         raise ValueError(f"{identity_key!r} is not an identity key of 32 hex digits")
-
-
-

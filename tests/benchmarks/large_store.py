@@ -37,7 +37,9 @@ def run(settings: Settings) -> list[Row]:
     for people, bar in ((small, ("at most", 5.0)), (large, ("at most", 30.0))):
         config, objects = made_up(settings, people)
         case = f"{people} people, {objects} objects, folder"
-        rows += _timed(settings, f"{case}: faceid plan", ("plan", "--config", str(config)), "everything is cached", bar)
+        rows += _timed(
+            settings, f"{case}: faceid plan", ("plan", "--config", str(config)), "everything is cached", bar
+        )
     store = ("--store", str(config.parent / "store"))
     rows += _timed(settings, f"{case}: faceid verify", ("verify", *store), "is what was written", None)
     rows += _timed(settings, f"{case}: faceid gc", ("gc", *store), "0 objects", None)
@@ -65,7 +67,9 @@ def made_up(settings: Settings, people: int) -> tuple[Path, int]:
     return config, sum(1 for _ in open_store(str(root / "store")).list(""))
 
 
-def _timed(settings: Settings, case: str, arguments: Sequence[str], wanted: str, bar: Bar | None) -> list[Row]:
+def _timed(
+    settings: Settings, case: str, arguments: Sequence[str], wanted: str, bar: Bar | None
+) -> list[Row]:
     told: list[str] = []
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = [
@@ -80,7 +84,9 @@ def _faceid(settings: Settings, arguments: Sequence[str], wanted: str) -> str:
     command = [sys.executable, "-m", "flows", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(settings))
     if ended.returncode or wanted not in ended.stdout:
-        raise RuntimeError(f"faceid {arguments[0]} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+        raise RuntimeError(
+            f"faceid {arguments[0]} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+        )
     return ended.stdout
 
 

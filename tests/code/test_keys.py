@@ -160,7 +160,9 @@ def pythons() -> list[str]:
         beside = sorted(Path(sys.base_prefix).parent.glob(f"*/bin/{name}"))
         for path in filter(None, [shutil.which(name), *map(str, beside)]):
             # A version manager's stand-in for what is not installed answers with an error.
-            if (3, minor) not in found and not subprocess.run([path, "-I", "-c", ""], capture_output=True).returncode:
+            if (3, minor) not in found and not subprocess.run(
+                [path, "-I", "-c", ""], capture_output=True
+            ).returncode:
                 found[3, minor] = path
     return list(found.values())
 
@@ -184,7 +186,9 @@ def test_a_result_kept_in_one_store_is_found_in_the_other(folder_store, s3_store
     outputs = {"mask": Output(b"bytes", "image/png")}
     for store in (folder_store, s3_store):
         StageCache(store, "common").commit(golden_call(), outputs, {"host": store.url})
-    contents = [StageCache(store, "common").lookup(golden_call()).content for store in (folder_store, s3_store)]
+    contents = [
+        StageCache(store, "common").lookup(golden_call()).content for store in (folder_store, s3_store)
+    ]
     assert contents[0] == contents[1]
     names = [sorted(info.name for info in store.list("")) for store in (folder_store, s3_store)]
     assert names[0] == names[1]
@@ -192,7 +196,11 @@ def test_a_result_kept_in_one_store_is_found_in_the_other(folder_store, s3_store
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=20,
     )

@@ -50,7 +50,9 @@ def test_a_cached_night_computes_nothing(night):
 
 def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(night, tmp_path):
     more = changed(
-        night, {"identities": str(write_manifest(tmp_path, PEOPLE + 2)), "execution.workers": 2}, source="test"
+        night,
+        {"identities": str(write_manifest(tmp_path, PEOPLE + 2)), "execution.workers": 2},
+        source="test",
     )
     found = plan_night(more)
     assert numbers(found)["detect"] == (PEOPLE + 1, 2, 0)
@@ -81,7 +83,11 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
         ({"personalize.seed": 7}, "personalise", "parameters.seed: 0 -> 7"),
         ({"generate.steps": 7}, "generate", "parameters.steps: 12 -> 7"),
         ({"faces.mask_region": "head"}, "mask", "parameters.region: 'face' -> 'head'"),
-        ({"generate.use_strength": 0.5}, "generate", "parameters.use: absent -> {'stages': [], 'sides': 'kv', 'strength': 0.5}"),
+        (
+            {"generate.use_strength": 0.5},
+            "generate",
+            "parameters.use: absent -> {'stages': [], 'sides': 'kv', 'strength': 0.5}",
+        ),
     ],
 )
 def test_a_changed_parameter_is_named_with_both_values(night, change, stage, why):
@@ -180,7 +186,7 @@ def test_explain_names_the_stage_that_comes_first(night):
 
 
 def test_explain_refuses_what_it_cannot_compare(night):
-    with pytest.raises(ConfigurationError, match="no stage 'score'; name one of .*score-identity"):
+    with pytest.raises(ConfigurationError, match=r"no stage 'score'; name one of .*score-identity"):
         explain(night, "person-000001", "score")
     with pytest.raises(ConfigurationError, match="no result of stage mask of 'zoe'"):
         explain(night, "zoe", "mask")

@@ -36,7 +36,11 @@ class Slow:
         for index, work in enumerate(works):
             time.sleep(self.seconds)
             self.made.append(work.call.key)
-            yield index, ValueError("broken") if self.fails else {"x": Output(work.call.key.encode(), "x/y")}, {}
+            yield (
+                index,
+                ValueError("broken") if self.fails else {"x": Output(work.call.key.encode(), "x/y")},
+                {},
+            )
 
 
 @pytest.fixture

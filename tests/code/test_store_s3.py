@@ -119,7 +119,13 @@ def test_settings_go_before_the_environment(s3_server, monkeypatch):
 
 
 def test_the_configuration_reaches_the_client(s3_server):
-    section = {"kms_key": "alias/faces", "checksums": "none", "attempts": 7, "timeout_seconds": 9, "connections": 48}
+    section = {
+        "kms_key": "alias/faces",
+        "checksums": "none",
+        "attempts": 7,
+        "timeout_seconds": 9,
+        "connections": 48,
+    }
     config = parse_config({"store": "s3://bucket/p", "s3": section})
     store = open_configured_store(config.store, config.s3.model_dump())
     client = store._client.meta.config
@@ -147,7 +153,8 @@ def test_everything_that_is_written_is_encrypted_with_the_key_tables_too(s3_serv
 
 
 @pytest.mark.parametrize(
-    ("mode", "header"), [("sha256", "x-amz-checksum-sha256"), ("crc32", "x-amz-checksum-crc32"), ("none", None)]
+    ("mode", "header"),
+    [("sha256", "x-amz-checksum-sha256"), ("crc32", "x-amz-checksum-crc32"), ("none", None)],
 )
 def test_the_checksum_that_goes_with_an_object_is_the_configured_one(s3_server, mode, header):
     store = S3Store(f"s3://{s3_server.new_bucket()}/p", S3Settings(checksums=mode))
@@ -193,7 +200,8 @@ def test_uploads_that_were_never_finished_are_swept(s3_server):
     s3_server.client.upload_part(
         Bucket=bucket, Key="p/tables/x", UploadId=begun["UploadId"], PartNumber=1, Body=b"half"
     )
-    assert store.sweep_unfinished(3600, delete=True) == (0, 0)
-    assert store.sweep_unfinished(-60, delete=False) == (1, 4)
-    assert store.sweep_unfinished(-60, delete=True) == (1, 4)
+    # The server says of every upload that it began in 2010.
+    assert store.sweep_unfinished(100 * 365 * 86_400, delete=True) == (0, 0)
+    assert store.sweep_unfinished(3600, delete=False) == (1, 4)
+    assert store.sweep_unfinished(3600, delete=True) == (1, 4)
     assert not s3_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads")

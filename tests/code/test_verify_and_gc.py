@@ -183,7 +183,7 @@ def test_a_night_that_is_just_beginning_holds_everything(spoilt):
 
 def test_a_blob_that_a_result_names_meanwhile_stays(spoilt, monkeypatch):
     """The night begins and ends between the marking and the sweep: the last look finds its result."""
-    config, root = spoilt
+    _, root = spoilt
     store = open_store(str(root))
     person = person_scope(root)
     cache = StageCache(store, f"identities/{person.name}")
@@ -260,7 +260,9 @@ def test_scopes_are_listed_whole_on_both_stores(any_store):
     any_store.put_if_absent(f"common/blobs/{'e' * 64}", b"x")
     found = {scope.name: scope for scope in all_scopes(any_store)}
     assert set(found) == {*(layout.identity_scope(key) for key in keys), "common"}
-    assert {(s.name.partition("/")[2], d) for s in found.values() for d in s.blobs if s.name != "common"} == wanted
+    assert {
+        (s.name.partition("/")[2], d) for s in found.values() for d in s.blobs if s.name != "common"
+    } == wanted
     assert list(found["common"].blobs) == ["e" * 64]
     rows = list(list_in_parallel(any_store, ["identities/0", "identities/f", "nothing/"]))
     assert [len(row) for row in rows] == [3, 3, 0]
