@@ -6,9 +6,11 @@ Reads the store and the photos; writes nothing, loads no model, and makes no sec
 from __future__ import annotations
 
 import datetime as dt
+import gc
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from faceid_core.config import NightlyConfig
@@ -90,9 +92,22 @@ def plan_night(config: NightlyConfig) -> NightPlan:
     today = dt.datetime.now(dt.UTC).astimezone(config.run.zone).date()
     store, subjects, accounts = look_at_people(config, today)
     walk = _Walk(config, plan, store, subjects, accounts)
-    stages = [walk.stage(name) for name in STAGES]
+    with _no_cycles():
+        stages = [walk.stage(name) for name in STAGES]
     estimate = walk.pace.estimate(stages, plan, subjects, workers=config.execution.workers)
     return NightPlan(stages, accounts, subjects, plan, store, estimate)
+
+
+@contextmanager
+def _no_cycles():
+    """Let nobody look for cycles: a walk makes millions of small values and none, and looking takes as long as it."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class _Walk:
@@ -142,7 +157,7 @@ class _Walk:
             if self._forced(stage, subject):
                 misses.append(Miss(subject.name, work, FORCED))
                 continue
-            manifest = self._cache(work).peek(work.call.stage, work.call.key) if self.store else None
+            manifest = self._cache(work).look(work.call) if self.store else None
             if manifest is not None and self._adopt(subject, work, manifest):
                 cached += 1
             else:

@@ -159,9 +159,14 @@ class StageCall:
         }
 
     @cached_property
+    def spelling(self) -> bytes:
+        """The canonical JSON of the preimage."""
+        return spelt(self.preimage())
+
+    @cached_property
     def key(self) -> str:
         """SHA-256 of the canonical preimage, 64 hex digits."""
-        return sha256_hex(spelt(self.preimage()))
+        return sha256_hex(self.spelling)
 
     def __hash__(self) -> int:
         return hash(self.key)

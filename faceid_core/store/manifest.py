@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .keys import canonical_json, is_digest, sha256_hex, spelt
+from .keys import StageCall, canonical_json, is_digest, sha256_hex, spelt
 
 FORMAT = "faceid-manifest/1"
+# How the parts of a stored manifest, which is canonical JSON, follow one another.
+_CONTENT = b'{"content":'
+_BEGIN = _CONTENT + b'{"outputs":'
+_DIGEST = b',"content_sha256":"'
+_PROVENANCE = b'","format":"%b","provenance":' % FORMAT.encode()
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,36 @@ class Manifest:
             raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
         _check_outputs(content.get("outputs"))
         return cls(stage, stage_key, content, provenance)
+
+    @classmethod
+    def of_call(cls, data: bytes, call: StageCall) -> Manifest | None:
+        """As `from_bytes`, for who holds the call: nearly all of a manifest is its preimage, which need not be parsed.
+
+        Returns:
+            None if these are not the very bytes that `to_bytes` makes of a result of this call; `from_bytes` then
+            says why, or finds that they mean the same.
+        """
+        middle = b',"preimage":%b}' % call.spelling
+        at = data.find(middle, len(_BEGIN))
+        rest = data[at + len(middle) :]
+        if not data.startswith(_BEGIN) or at < 0 or not rest.startswith(_DIGEST) or rest[-1:] != b"}":
+            return None
+        content, digest, tail = (
+            data[len(_CONTENT) : at + len(middle)],
+            rest[len(_DIGEST) :][:64],
+            rest[len(_DIGEST) + 64 :],
+        )
+        if sha256_hex(content).encode() != digest or not tail.startswith(_PROVENANCE):
+            return None
+        try:
+            outputs = json.loads(data[len(_BEGIN) : at], parse_constant=_refuse_constant)
+            provenance = json.loads(tail[len(_PROVENANCE) : -1], parse_constant=_refuse_constant)
+            _check_outputs(outputs)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(provenance, dict):
+            return None
+        return cls(call.stage, call.key, {"outputs": outputs, "preimage": call.preimage()}, provenance)
 
 
 def _spelt(content: dict) -> tuple[bytes, bytes]:
