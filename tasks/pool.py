@@ -185,7 +185,11 @@ class RayPool:
                     raise ActorLost(value)
                 else:
                     work = open_works.pop((value.work.subject, value.work.call.key))
-                    if value.status == "failed" and this.attempt < self._attempts:
+                    if (
+                        value.status == "elsewhere"
+                    ):  # another run is at it: last in the queue, and then wait for it
+                        again.append(_Try([replace(work, patient=True)], this.attempt, this.losses))
+                    elif value.status == "failed" and this.attempt < self._attempts:
                         again.append(_Try([work], this.attempt + 1, this.losses))
                     else:
                         on_done(replace(value, attempts=this.attempt + this.losses))

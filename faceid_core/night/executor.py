@@ -95,17 +95,28 @@ class InlineExecutor:
         with self._turn, self._clock.working():
             if self._worker is None:
                 self._worker = Worker(self._settings, self._run_id)
-            for batch in batches(works, self._settings.slots):
-                if stop():
-                    for work in batch:
-                        on_done(not_reached(work))
-                    continue
-                for done in self._worker.execute(batch, tick):
-                    attempt = 1
-                    while done.status == "failed" and attempt < self._attempts:
-                        attempt += 1
-                        done = replace(next(iter(self._worker.execute([done.work], tick))), attempts=attempt)
-                    on_done(done)
+            left = list(works)
+            while left:
+                elsewhere: list[Work] = []
+                for batch in batches(left, self._settings.slots):
+                    self._run(batch, tick, on_done, stop, elsewhere)
+                left = elsewhere  # another run was at these; by now there is nothing else to do
+
+    def _run(self, batch: list[Work], tick: Tick, on_done: OnDone, stop: Stop, elsewhere: list[Work]) -> None:
+        if stop():
+            for work in batch:
+                on_done(not_reached(work))
+            return
+        for done in self._worker.execute(batch, tick):
+            attempt = 1
+            while done.status == "failed" and attempt < self._attempts:
+                attempt += 1
+                patient = replace(done.work, patient=True)
+                done = replace(next(iter(self._worker.execute([patient], tick))), attempts=attempt)
+            if done.status == "elsewhere":
+                elsewhere.append(replace(done.work, patient=True))
+            else:
+                on_done(done)
 
     def usage(self) -> Usage:
         """See Executor; this process is the one worker."""

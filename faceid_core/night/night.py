@@ -24,7 +24,7 @@ from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import Done, InputMissing, Subject, Work
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, InputMissing, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
@@ -244,12 +244,13 @@ class Night:
         if done.status in ("done", "rejected"):
             done = self._with_manifest(subject, done)
         with self._lock:
-            self.computed[done.work.call.stage] += done.status == "done"
+            here = done.reason != MADE_ELSEWHERE
+            self.computed[done.work.call.stage] += here and done.status == "done"
             if subject.kind == "person":
                 account = self.accounts[subject.name]
                 account.seconds += done.seconds
                 account.attempts = max(account.attempts, done.attempts)
-                account.computed = account.computed or done.status in ("done", "rejected")
+                account.computed = account.computed or (here and done.status in ("done", "rejected"))
             if done.status not in ("done", "rejected"):
                 self._close(subject, done)
             self._answered.add((subject.name, done.work.result))
