@@ -110,8 +110,9 @@ def course_of_collection(what: CollectionRequest, place: StorePlace) -> State:
     ]
     done = "removed" if found.deleted else "to remove (nothing was: delete is off)"
     about = (
-        f"{sum(found.counts.values())} objects, {sum(found.bytes.values())} bytes {done}; {found.kept_young} too "
-        f"young, {found.scopes_in_use} scopes in use by a night, {len(finished)} erasures finished"
+        f"{found.objects} objects, {sum(found.bytes.values())} bytes {done}; {found.kept_young} too young, "
+        f"{found.scopes_in_use} scopes in use by a night, {found.scopes_in_doubt} in doubt (faceid verify), "
+        f"{len(finished)} erasures gone on with"
     )
     create_table_artifact(table=rows, key="garbage", description=about)
     return Completed(message=about)

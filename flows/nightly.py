@@ -4,6 +4,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -31,7 +32,7 @@ from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
-_opened: ContextVar[Night | None] = ContextVar("opened", default=None)
+_opened: ContextVar[tuple[Night, Callable[[], Executor]] | None] = ContextVar("opened", default=None)
 _outcome: ContextVar[dict | None] = ContextVar("outcome", default=None)
 _OPENERS: dict[str, Callable[[], Executor]] = {}
 
@@ -105,11 +106,16 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
         config: The parsed configuration.
         opening: `people` and `learned_only` of `open_night`, for runs that differ from a nightly one in these.
     """
+    opened = _opened.get()
     try:
-        night = _opened.get() or _open(config, **opening)
+        night = opened[0] if opened else _open(config, **opening)
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=_without_people(error))
-    finished = run_nightly(night)
+    if opened:
+        finished = run_nightly(*opened)
+    else:
+        with started_ahead(night) as get:
+            finished = run_nightly(night, get)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
     message = ended(night, finished.published)
     if finished.exit_status == EXIT_COMPLETE:
@@ -127,17 +133,20 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     """
     night = open_night(config, reporter)
     held: dict = {}
-    opened, outcome = _opened.set(night), _outcome.set(held)
     try:
-        state = nightly(config, return_state=True)
-    except OUT_OF_REACH as error:
-        if "finished" not in held:
-            raise
-        say_out_of_reach(night, "the flow's end", error)
+        with started_ahead(night) as get:
+            opened, outcome = _opened.set((night, get)), _outcome.set(held)
+            try:
+                state = nightly(config, return_state=True)
+            except OUT_OF_REACH as error:
+                if "finished" not in held:
+                    raise
+                say_out_of_reach(night, "the flow's end", error)
+            finally:
+                _opened.reset(opened)
+                _outcome.reset(outcome)
     finally:
         night.release()  # a flow that Prefect could not start has driven nothing
-        _opened.reset(opened)
-        _outcome.reset(outcome)
     if "finished" not in held:
         state.result()
     return night, held["finished"]
@@ -159,14 +168,31 @@ def _without_people(error: Exception) -> str:
     return str(error)
 
 
-def run_nightly(night: Night) -> Finished:
-    """The body of the flow: run the stages' sub-flows, publish, leave artifacts."""
+@contextmanager
+def started_ahead(night: Night):
+    """Yield a function that gives the run's executor; it starts meanwhile, if the first stage has work for it.
+
+    Prefect's server and Ray take seconds each to start, so the second does not wait for the first.
+    """
+    with executor_on_demand(lambda: make_executor(night)) as get:
+        if night.config.execution.executor != "inline":
+            night.look_ahead(STAGES[0], get)
+        yield get
+
+
+def run_nightly(night: Night, get: Callable[[], Executor]) -> Finished:
+    """The body of the flow: run the stages' sub-flows, publish, leave artifacts.
+
+    Args:
+        night: an open night.
+        get: gives the run's executor.
+    """
     NIGHTS[night.run_id] = night
     get_run_logger().info("run %s: %d identities", night.run_id, len(night.accounts))
     name_run(night)
     try:
-        with executor_on_demand(lambda: make_executor(night)) as get, ProgressReporter(night):
-            _OPENERS[night.run_id] = get
+        _OPENERS[night.run_id] = get
+        with ProgressReporter(night):
             finished = drive(night, lambda stage: _run_stage(night, stage), _publish)
         held = _outcome.get()
         if held is not None:

@@ -60,7 +60,7 @@ class ProgressReporter:
     def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
         """See Reporter."""
         with self._lock:
-            self._total[stage] = self._total.get(stage, 0) + misses
+            self._total[stage] = self._settled[stage] + misses  # some ran ahead of their turn
             if misses:
                 self._stage = stage
                 self._under_way.clear()
@@ -96,8 +96,9 @@ class ProgressReporter:
 
     def _share(self, stage: str) -> float:
         total = self._total.get(stage)
-        if total is None:
-            return 0.0
+        if total is None:  # the first stage may have been looked up before anybody listened
+            later = STAGES[STAGES.index(stage) + 1 :]
+            return 1.0 if any(each in self._total for each in later) else 0.0
         if not total:
             return 1.0
         under_way = sum(self._under_way.values()) if stage == self._stage else 0.0

@@ -49,7 +49,8 @@ class Score:
                 class_word=p["class_word"],
                 scorers=scorers,
             )
-            yield index, {SCORES: Output(write_scores(rows), "application/vnd.apache.parquet")}, {}
+            parquet = Output(write_scores(rows), "application/vnd.apache.parquet", inline=True)
+            yield index, {SCORES: parquet}, {}
             tick(work.subject, 1, 1)
 
 

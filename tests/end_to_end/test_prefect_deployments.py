@@ -16,7 +16,9 @@ from faceid_core.errors import StoreError
 from faceid_core.night.night import Night
 from faceid_core.night.one_person import OnePerson
 from faceid_core.night.runs import read_status, run_ids
-from faceid_core.store import open_store
+from faceid_core.store import initialise, is_erased, open_store
+from faceid_core.store.keys import sha256_hex
+from faceid_core.store.secret import IdentitySecret
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 90
@@ -252,3 +254,37 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     assert f"{cyd['identity_key']} not_reached in detect: no_tokens" in state.message
     strict = small(config.store, people, executor="inline", **changes)
     assert evaluate_only(strict, return_state=True).is_failed(), "a third of the people is above the limit"
+
+
+def test_a_store_is_kept_from_the_forms(client, tmp_path):
+    from prefect.logging.handlers import APILogHandler
+
+    from flows.maintenance import (
+        CollectionRequest,
+        ErasureRequest,
+        StorePlace,
+        collect_garbage,
+        erase,
+    )
+
+    url = str(tmp_path / "store")
+    store, secret = open_store(url), IdentitySecret.load(url)
+    initialise(store, secret)
+    key = secret.identity_key("zoe-secret")
+    store.put_if_absent(f"identities/{key}/blobs/{sha256_hex(b'zoe')}", b"zoe")
+    place = StorePlace(store=url)
+    found = collect_garbage(CollectionRequest(), place, return_state=True)
+    assert found.is_completed() and "to remove (nothing was: delete is off); 1 too young" in found.message
+
+    wrong = ErasureRequest(identity_id="zoe-secret", confirm="zoe-secrt", wait=False)
+    assert erase(wrong, place, return_state=True).is_failed()
+    assert list(store.list(f"identities/{key}/")), "nothing was erased"
+    right = ErasureRequest(identity_id="zoe-secret", confirm="zoe-secret", wait=False)
+    state = erase(right, place, return_state=True)
+    assert state.is_completed() and key in state.message and "second sweep due" in state.message
+    assert not list(store.list(f"identities/{key}/")) and is_erased(store, key)
+    (receipt,) = artifacts(client, "receipt")
+    assert json.loads(receipt.data)[0] == {"what": "objects and versions", "removed": 1}
+    APILogHandler().flush()
+    told = [*client.read_logs(limit=200), *client.read_artifacts(limit=200)]
+    assert not [each for each in told if "zoe-secret" in each.model_dump_json()]
