@@ -137,8 +137,12 @@ def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
     assert leftovers(filled.store.root, KEY) == []
 
 
+STEPS = ("purge", "_delete", "_checkpoint")
+MORE_STEPS = ("delete:3", "_advance", "_vacuum", "_forget_log")
+
+
 @pytest.mark.parametrize(
-    "step", ["purge", "delete:3", "_delete", "_advance", "_vacuum", "_checkpoint", "_forget_log"]
+    "step", [*STEPS, *(pytest.param(step, marks=pytest.mark.exhaustive) for step in MORE_STEPS)]
 )
 def test_an_erasure_that_died_on_its_way_is_completed_by_the_next(filled, monkeypatch, step):
     name, _, number = step.partition(":")
