@@ -288,3 +288,23 @@ def test_a_store_is_kept_from_the_forms(client, tmp_path):
     APILogHandler().flush()
     told = [*client.read_logs(limit=200), *client.read_artifacts(limit=200)]
     assert not [each for each in told if "zoe-secret" in each.model_dump_json()]
+
+
+@pytest.mark.exhaustive
+def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, client):
+    from flows.on_demand import StudyRequest, study
+
+    config = small(
+        str(tmp_path / "store"), people, executor="inline", score={"metrics": ["identity", "concepts"]}
+    )
+    request = StudyRequest(
+        study="kv-split", variants=("on",), people=2, seeds=1, grid=config.generate.grid, out=str(tmp_path / "out")
+    )  # fmt: skip
+    state = study(request, config, return_state=True)
+    assert state.is_completed() and "1 variants computed, 0 were in the store" in state.message
+    (variant,) = [name for name in names(client) if name.startswith("study-kv-split-on-")]
+    assert variant.endswith("-miniature-2")
+    (page,) = artifacts(client, "study-kv-split")
+    assert page.data == (tmp_path / "out" / "kv-split.md").read_text(encoding="utf-8")
+    again = study(request, config, return_state=True)
+    assert "0 variants computed, 1 were in the store" in again.message
