@@ -28,7 +28,8 @@ def measured_slots(base: BaseModel, method: Method) -> int:
     """
     if base.device.type != "cuda":
         return _CPU_SLOTS
-    free = torch.cuda.mem_get_info(base.device)[0] + torch.cuda.memory_reserved(base.device)
+    kept_unused = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
+    free = torch.cuda.mem_get_info(base.device)[0] + kept_unused
     found = fitting_slots(lambda count: _peak_bytes(base, method, count), free)
     torch.cuda.empty_cache()
     log.info("%d slots fit into the %.1f GB that are free", found, free / 1e9)
