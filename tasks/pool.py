@@ -75,7 +75,7 @@ class RayPool:
         self._closed, self._workers, self._light = False, None, None
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            start_ray(address, run_id)
+            self._ray_ended = start_ray(address, run_id)
         try:
             self._require_shared_store()
             self._workers = Workers(self.actor_class, settings, run_id, wanted=workers)
@@ -185,7 +185,11 @@ class RayPool:
                     raise ActorLost(value)
                 else:
                     work = open_works.pop((value.work.subject, value.work.call.key))
-                    if value.status == "failed" and this.attempt < self._attempts:
+                    if (
+                        value.status == "elsewhere"
+                    ):  # another run is at it: last in the queue, and then wait for it
+                        again.append(_Try([replace(work, patient=True)], this.attempt, this.losses))
+                    elif value.status == "failed" and this.attempt < self._attempts:
                         again.append(_Try([work], this.attempt + 1, this.losses))
                     else:
                         on_done(replace(value, attempts=this.attempt + this.losses))
@@ -247,3 +251,4 @@ class RayPool:
                 workers.close()
         if self._owns_ray:
             ray.shutdown()
+            self._ray_ended.set()

@@ -13,6 +13,8 @@ from typing import Protocol
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 
+MOST_AT_ONCE = 32  # works handed out together where the worker decides how many share a pass
+
 Tick = Callable[[str, int, int], None]
 # Takes an outcome; gives the works that have become possible by it, for an executor that runs them meanwhile.
 OnDone = Callable[[Done], Sequence[Work] | None]
@@ -95,17 +97,28 @@ class InlineExecutor:
         with self._turn, self._clock.working():
             if self._worker is None:
                 self._worker = Worker(self._settings, self._run_id)
-            for batch in batches(works, self._settings.slots):
-                if stop():
-                    for work in batch:
-                        on_done(not_reached(work))
-                    continue
-                for done in self._worker.execute(batch, tick):
-                    attempt = 1
-                    while done.status == "failed" and attempt < self._attempts:
-                        attempt += 1
-                        done = replace(next(iter(self._worker.execute([done.work], tick))), attempts=attempt)
-                    on_done(done)
+            left = list(works)
+            while left:
+                elsewhere: list[Work] = []
+                for batch in batches(left, self._settings.slots):
+                    self._run(batch, tick, on_done, stop, elsewhere)
+                left = elsewhere  # another run was at these; by now there is nothing else to do
+
+    def _run(self, batch: list[Work], tick: Tick, on_done: OnDone, stop: Stop, elsewhere: list[Work]) -> None:
+        if stop():
+            for work in batch:
+                on_done(not_reached(work))
+            return
+        for done in self._worker.execute(batch, tick):
+            attempt = 1
+            while done.status == "failed" and attempt < self._attempts:
+                attempt += 1
+                patient = replace(done.work, patient=True)
+                done = replace(next(iter(self._worker.execute([patient], tick))), attempts=attempt)
+            if done.status == "elsewhere":
+                elsewhere.append(replace(done.work, patient=True))
+            else:
+                on_done(done)
 
     def usage(self) -> Usage:
         """See Executor; this process is the one worker."""
@@ -128,6 +141,6 @@ def batches(works: Sequence[Work], slots: int) -> Iterator[list[Work]]:
 
     for name, group in groupby(works, key=lambda work: work.call.stage):
         same = list(group)
-        size = stage_named(name).batch or slots
+        size = stage_named(name).batch or slots or MOST_AT_ONCE
         for start in range(0, len(same), size):
             yield same[start : start + size]

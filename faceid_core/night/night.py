@@ -16,6 +16,7 @@ from faceid_core.errors import DamagedInput
 from faceid_core.identity import Identity
 from faceid_core.night.ahead import end_of_admissions, in_background
 from faceid_core.night.executor import Executor, Usage
+from faceid_core.night.learned import close_unlearned
 from faceid_core.night.people import reject
 from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
@@ -24,7 +25,7 @@ from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import Done, InputMissing, Subject, Work
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, InputMissing, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
@@ -42,6 +43,7 @@ class Night:
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
+    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached.
     """
 
     run_id: str
@@ -58,6 +60,7 @@ class Night:
     photos: PhotoSource
     reporter: Reporter
     lease: RunLease | None = None
+    learned_only: bool = False
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
@@ -113,6 +116,8 @@ class Night:
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
         misses = [work for _, works in found for work in works]
+        if self.learned_only:
+            misses = close_unlearned(stage, misses, self.accounts)
         self.reporter.looked_up(stage, hits=sum(hits for hits, _ in found), misses=len(misses))
         return misses
 
@@ -245,12 +250,13 @@ class Night:
         if done.status in ("done", "rejected"):
             done = self._with_manifest(subject, done)
         with self._lock:
-            self.computed[done.work.call.stage] += done.status == "done"
+            here = done.reason != MADE_ELSEWHERE
+            self.computed[done.work.call.stage] += here and done.status == "done"
             if subject.kind == "person":
                 account = self.accounts[subject.name]
                 account.seconds += done.seconds
                 account.attempts = max(account.attempts, done.attempts)
-                account.computed = account.computed or done.status in ("done", "rejected")
+                account.computed = account.computed or (here and done.status in ("done", "rejected"))
             if done.status not in ("done", "rejected"):
                 self._close(subject, done)
             self._answered.add((subject.name, done.work.result))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError
+from faceid_core.identity import Identity
+from faceid_core.night.learned import require_no_teaching
 from faceid_core.night.night import LOOKUP_THREADS, Night
 from faceid_core.night.people import admit, common_subjects, read_people
 from faceid_core.night.photo_source import PhotoSource
@@ -16,7 +21,7 @@ from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
 from faceid_core.store import ObjectStore, RunLease, erased_people, initialise
-from faceid_core.store.layout import STORE
+from faceid_core.store.layout import STORE, check_secret, read_layout
 from faceid_core.store.secret import IdentitySecret
 
 
@@ -27,6 +32,8 @@ def open_night(
     run_suffix: str | None = None,
     scheduled: dt.datetime | None = None,
     dry: bool = False,
+    people: Callable[[NightlyConfig], list[Identity]] = read_people,
+    learned_only: bool = False,
 ) -> Night:
     """Take the store's lease, admit everybody and make the plan; no model is loaded and nothing is computed.
 
@@ -38,6 +45,8 @@ def open_night(
         run_suffix: Eight characters that stay the same over retries of one flow run.
         scheduled: When the run was to start; its date in the schedule's timezone is the run's date.
         dry: Take no lease and leave no record of the run.
+        people: Says who takes part; asked again after a wait for the lease.
+        learned_only: Teach nobody: draw and score those whose tokens the store holds.
 
     Raises:
         ConfigurationError: the run cannot start; nothing was changed.
@@ -46,13 +55,15 @@ def open_night(
     asked = dt.datetime.now(dt.UTC)
     run_date = (scheduled or asked).astimezone(config.run.zone).date()
     run_id = new_run_id(config, run_date, run_suffix)
+    if learned_only:
+        require_no_teaching(config)
     plan = Plan.from_config(config)
-    read_people(config)  # a manifest with problems is told now, not after a night of waiting
+    people(config)  # a manifest with problems is told now, not after a night of waiting
     store, secret = open_store_checked(config, dry=dry)
     lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy)
     try:
         # Read after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
-        identities = read_people(config)
+        identities = people(config)
         photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
         subjects, accounts, by_key = _admit_all(identities, store, secret, photos, run_date)
         for subject in common_subjects(config, list(subjects.values())):
@@ -72,6 +83,7 @@ def open_night(
             photos=photos,
             reporter=reporter,
             lease=lease,
+            learned_only=learned_only,
         )
         if not dry:
             write_request(night)
@@ -84,7 +96,7 @@ def open_night(
 
 
 def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[ObjectStore, IdentitySecret]:
-    """Open the store and make sure that it belongs to this secret; a dry look writes nothing into it.
+    """Open the store and make sure that it belongs to this secret; a dry look makes neither store nor secret.
 
     Raises:
         ConfigurationError: the store exists, and its secret is not here.
@@ -92,10 +104,44 @@ def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[Obj
     """
     store = open_configured_store(config.store, config.s3.model_dump())
     exists = store.head(STORE) is not None
+    if dry:
+        return store, _secret_for_a_look(config, store, exists)
     secret = IdentitySecret.load(config.store, make=not exists)
-    if exists or not dry:
-        initialise(store, secret)
+    initialise(store, secret)
     return store, secret
+
+
+def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) -> IdentitySecret:
+    if exists:
+        secret = IdentitySecret.load(config.store, make=False)
+        check_secret(store, read_layout(store), secret)
+        return secret
+    try:
+        return IdentitySecret.load(config.store, make=False)
+    except ConfigurationError:
+        # Where no store is there is nothing to look up: any keys will do, and none may be left behind.
+        return IdentitySecret(secrets.token_bytes(32), "nothing but this look")
+
+
+def look_at_people(
+    config: NightlyConfig, today: dt.date
+) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account]]:
+    """Whoever a night of today would have before it, as `open_night` finds them; nothing is written.
+
+    Returns:
+        The store, or None where there is none yet; subjects and accounts by name.
+
+    Raises:
+        ConfigurationError: the run could not start.
+        SecretMismatch: the store was made with another secret.
+    """
+    identities = read_people(config)
+    store, secret = open_store_checked(config, dry=True)
+    photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+    subjects, accounts, _ = _admit_all(identities, store, secret, photos, today)
+    for subject in common_subjects(config, list(subjects.values())):
+        subjects[subject.name] = subject
+    return (store if store.head(STORE) else None), subjects, accounts
 
 
 def _admit_all(identities, store, secret, photos, today):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from faceid_core.config import NightlyConfig
+from faceid_core.personalize.method import Method
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -66,6 +67,11 @@ def open_configured_store(url: str, s3: Mapping[str, object]) -> ObjectStore:
             endpoint_url=s3["endpoint_url"] or None,
             region=s3["region"] or None,
             path_style=s3["path_style"] or None,
+            kms_key=s3["kms_key"] or None,
+            checksums=s3["checksums"],
+            attempts=s3["attempts"],
+            timeout_seconds=s3["timeout_seconds"],
+            connections=s3["connections"],
         ),
     )
 
@@ -100,6 +106,16 @@ class Models:
         return load_base_model(
             files, device=self.device, precision=chosen.precision, digest=chosen.weights["base"]
         )
+
+    def measured_slots(self, method: Method) -> int:
+        """Slots that fit into this worker's device for a method; measured once."""
+        from faceid_core.personalize.slot_shape import measured_slots
+
+        known = self.__dict__.setdefault("slots_of_methods", {})
+        name = method.model_dump_json()
+        if name not in known:
+            known[name] = measured_slots(self.base, method, self.settings.samples_at_once)
+        return known[name]
 
     @cached_property
     def _faces(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import Conflict, DamagedInput, ObjectMissing, StoreError
@@ -62,7 +62,29 @@ class StageCache:
 
     def lookup(self, call: StageCall) -> Manifest | None:
         """The result of a call, if it is there; reads and checks the manifest only."""
-        return self.by_key(call.stage, call.key)
+        return self._of_call(call, self.by_key)
+
+    def look(self, call: StageCall) -> Manifest | None:
+        """As `lookup`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
+        return self._of_call(call, self.peek)
+
+    def _of_call(self, call: StageCall, otherwise: Callable[[str, str], Manifest | None]) -> Manifest | None:
+        try:
+            data = self.store.get(self._name(call.stage, call.key))
+        except ObjectMissing:
+            return None
+        return Manifest.of_call(data, call) or otherwise(call.stage, call.key)
+
+    def _name(self, stage: str, stage_key: str) -> str:
+        return layout.stage_manifest(self.scope, stage, stage_key)
+
+    def peek(self, stage: str, stage_key: str) -> Manifest | None:
+        """As `by_key`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
+        try:
+            data = self.store.get(layout.stage_manifest(self.scope, stage, stage_key))
+            return Manifest.from_bytes(data, stage=stage, stage_key=stage_key)
+        except (ObjectMissing, ValueError, RecursionError):
+            return None
 
     def by_key(self, stage: str, stage_key: str) -> Manifest | None:
         """As `lookup`, for who knows only the key. A manifest that cannot be trusted is set aside: a miss."""

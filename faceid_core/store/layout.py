@@ -150,6 +150,16 @@ def journal_entry(scope: str, stage: str, stage_key: str) -> str:
     return f"{scope}/journal/{_stage(stage)}/{_key(stage_key)}"
 
 
+def stage_lease(scope: str, stage: str, stage_key: str) -> str:
+    """The object that says who is working on a stage just now."""
+    return f"{scope}/leases/{_stage(stage)}/{_key(stage_key)}.json"
+
+
+def pin(run_id: str) -> str:
+    """The object whose presence keeps a run's results from being collected. Raises ConfigurationError."""
+    return run_object(run_id, "pin.json")
+
+
 def run_object(run_id: str, name: str) -> str:
     """An object of one run's own record.
 

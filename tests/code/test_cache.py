@@ -11,6 +11,7 @@ from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.store import (
     IdentityErased,
     IdentitySecret,
+    Manifest,
     Output,
     StageCache,
     StageCall,
@@ -232,3 +233,34 @@ def test_an_erasure_while_blobs_are_written_wins(folder_store, monkeypatch):
     with pytest.raises(IdentityErased):
         cache.commit(CALL, OUTPUTS, PROVENANCE)
     assert cache.lookup(CALL) is None
+
+
+@pytest.mark.parametrize("place", [0, 0.2, 0.5, 0.8, 0.99])
+def test_a_manifest_read_for_its_call_is_believed_as_little_as_any(folder_store, place):
+    """The short way to a hit parses no preimage; whatever it believes, the long way must believe as well."""
+    made = StageCache(folder_store, "common").commit(CALL, OUTPUTS, PROVENANCE)
+    whole = made.to_bytes()
+    assert (
+        Manifest.of_call(whole, CALL)
+        == made
+        == Manifest.from_bytes(whole, stage=CALL.stage, stage_key=CALL.key)
+    )
+    first = int(place * (len(whole) - 1))
+    for position in range(first, min(first + 40, len(whole))):
+        for other in (whole[position] ^ 1, whole[position] ^ 32):
+            spoilt = whole[:position] + bytes([other]) + whole[position + 1 :]
+            short = Manifest.of_call(spoilt, CALL)
+            if short is not None:
+                assert short == Manifest.from_bytes(spoilt, stage=CALL.stage, stage_key=CALL.key)
+    for spoilt in (whole[:-1], whole + b" ", whole.replace(b'"outputs":[', b'"outputs":[[],'), b""):
+        assert Manifest.of_call(spoilt, CALL) is None
+
+
+def test_looking_leaves_a_damaged_manifest_where_it_is(cache):
+    made = cache.commit(CALL, OUTPUTS, PROVENANCE)
+    assert cache.look(CALL) == made == cache.peek(CALL.stage, CALL.key)
+    name = f"{cache.scope}/stages/{CALL.stage}/{CALL.key}.json"
+    overwrite(cache.store, name, cache.store.get(name)[:-9])
+    before = {info.name for info in cache.store.list("")}
+    assert cache.look(CALL) is None and {info.name for info in cache.store.list("")} == before
+    assert cache.lookup(CALL) is None and cache.store.head(name) is None
