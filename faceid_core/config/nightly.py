@@ -14,6 +14,7 @@ from faceid_core.personalize.control import WHOLE, IdentityUse
 from .personalize import PersonalizeConfig
 from .section import Section
 from .sections import (
+    PHOTOGRAPH_FIELDS,
     BaseModelConfig,
     ExecutionConfig,
     FacesConfig,
@@ -78,4 +79,6 @@ class NightlyConfig(Section):
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
+        ignored = {"weights", *(() if self.score.of_photographs else PHOTOGRAPH_FIELDS)}
+        decides["score"] = {k: v for k, v in decides["score"].items() if k not in ignored}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

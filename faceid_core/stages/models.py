@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from faceid_core.config import NightlyConfig
+from faceid_core.evaluate.photographs import Chosen
+from faceid_core.stages.weights import chosen_scorers
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -26,6 +28,7 @@ class WorkerSettings:
     threads: int
     journal_seconds: float = 0.0
     weights: Mapping[str, str] = field(default_factory=dict)
+    photograph_scorers: Chosen | None = None
 
     @classmethod
     def from_config(
@@ -45,6 +48,7 @@ class WorkerSettings:
             threads=threads,
             journal_seconds=config.execution.journal_seconds,
             weights=dict(weights),
+            photograph_scorers=chosen_scorers(config),
         )
 
 
@@ -121,6 +125,8 @@ class Models:
     @cached_property
     def scorers(self):
         """The configured set of scorers."""
+        if self.settings.photograph_scorers is not None:
+            return self._photograph_scorers(self.settings.photograph_scorers)
         from faceid_core.evaluate.scorers import load_scorers
         from faceid_core.miniature.scorer_sets import SETS
         from faceid_core.stages.weights import verify_shipped
@@ -129,3 +135,15 @@ class Models:
             {name: self.settings.weights[role] for role, name in SETS[self.settings.scorers].items()}
         )
         return load_scorers(self.settings.scorers)
+
+    def _photograph_scorers(self, chosen: Chosen):
+        from faceid_core.evaluate import photographs
+
+        roles = chosen.models()
+        return photographs.load(
+            chosen,
+            {role: digest for role, digest in self.settings.weights.items() if role in roles},
+            detector=self.detector,
+            parser=self.parser,
+            device=self.device,
+        )

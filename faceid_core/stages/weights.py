@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from faceid_core.config import NightlyConfig
 from faceid_core.diffusion.describe import MINIATURE, describe, source_folder
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate import photographs
+from faceid_core.evaluate.photographs import Chosen
 from faceid_core.miniature.scorer_sets import SELECTION, SETS
 from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
+from faceid_core.weights.locate import WeightsPlace
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Digests by role, and the picture side of the base model in pixels."""
+    """Digests by role, the picture side of the base model in pixels, and names of scorers by role, for tables."""
 
     digests: Mapping[str, str]
     base_resolution: int
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -38,7 +42,11 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     folder = source_folder(source)
     lock = shipped_lock()
     # The score stages' roles mean the configured set's models; the photos' detector and parser have their own.
-    digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
+    chosen = chosen_scorers(config)
+    if chosen is None:
+        digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
+    else:
+        digests = chosen.digests(_asked_for(config))
     if config.faces.backend != "miniature":
         from faceid_core.faces.backends import backend_digest
 
@@ -49,7 +57,41 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         digests["face_parser"] = lock.digest(photos["parser"])
     digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
     about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
-    return FoundWeights(digests, about.resolution)
+    return FoundWeights(digests, about.resolution, names_of(config))
+
+
+def chosen_scorers(config: NightlyConfig) -> Chosen | None:
+    """The models that score photographs; None for the miniature's sets."""
+    score = config.score
+    if not score.of_photographs:
+        return None
+    selecting = score.scorers == photographs.SELECTION
+    return Chosen(
+        name=score.scorers,
+        recognisers=(score.selection_recogniser,) if selecting else score.recognisers,
+        clips=(score.selection_clip,) if selecting else score.clips,
+        place=WeightsPlace(score.weights, config.s3.model_dump()),
+    )
+
+
+def names_of(config: NightlyConfig) -> dict[str, str]:
+    """Role of a photographs' scorer -> the model's name and version, for tables; empty for the miniature's sets."""
+    chosen = chosen_scorers(config)
+    if chosen is None:
+        return {}
+    faces = f"faces-{config.faces.backend}"
+    return {**chosen.names(), "detector": faces, "parser": faces}
+
+
+def _asked_for(config: NightlyConfig) -> set[str]:
+    """The roles without which the configured metrics cannot be measured."""
+    from faceid_core.evaluate.metrics import METRICS
+
+    return {
+        role
+        for metric in config.score.metrics
+        for role in photographs.key_roles(metric, METRICS[metric].roles).values()
+    }
 
 
 def verify_shipped(planned: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import boto3
+from boto3.exceptions import S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
@@ -40,6 +41,7 @@ _ADVICE = {
     "SlowDown": "lower the number of workers or try again later",
 }
 _ATTEMPTS = 6
+_PIECE_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.05
 
 
@@ -128,6 +130,27 @@ class S3Store:
             raise self._failed("read", name, error) from error
         except BotoCoreError as error:
             raise self._failed("read", name, error) from error
+
+    def read_from(self, name: str, start: int, etag: str) -> Iterator[bytes]:
+        """The pieces of an object from a byte on, as long as it still has `etag`: for files too large for memory.
+
+        Raises:
+            StoreError: it is gone, changed, or its body broke off.
+        """
+        try:
+            answer = self._client.get_object(
+                Bucket=self.bucket, Key=self._key(name), Range=f"bytes={start}-", IfMatch=etag
+            )
+            yield from answer["Body"].iter_chunks(_PIECE_BYTES)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("read", name, error) from error
+
+    def put_file(self, name: str, path: str) -> None:
+        """Write a file as an object, in parts where it is large; what stands there is replaced."""
+        try:
+            self._client.upload_file(path, self.bucket, self._key(name))
+        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+            raise self._failed("write", name, error) from error
 
     def head(self, name: str) -> ObjectInfo | None:
         try:
