@@ -32,7 +32,7 @@ COMMANDS = {
         "miniature",
         "The synthetic world: a sheet of people, training, its card.",
     ),
-    "models": ("flows.cli_tools", "models", "Lock the digests of the shipped models."),
+    "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
 }
 
 

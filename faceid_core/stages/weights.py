@@ -46,7 +46,7 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     if chosen is None:
         digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
     else:
-        digests = chosen.digests(_asked_for(config))
+        digests = chosen.digests(asked_for(config))
     if config.faces.backend != "miniature":
         from faceid_core.faces.backends import backend_digest
 
@@ -83,7 +83,7 @@ def names_of(config: NightlyConfig) -> dict[str, str]:
     return {**chosen.names(), "detector": faces, "parser": faces}
 
 
-def _asked_for(config: NightlyConfig) -> set[str]:
+def asked_for(config: NightlyConfig) -> set[str]:
     """The roles without which the configured metrics cannot be measured."""
     from faceid_core.evaluate.metrics import METRICS
 

@@ -1,0 +1,144 @@
+"""What weights a configuration needs, and whether they are here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from faceid_core.config import NightlyConfig
+from faceid_core.diffusion.describe import MINIATURE, source_folder
+from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
+from faceid_core.faces.deepface_backend import find_weights as find_detector
+from faceid_core.store.models_lock import DamagedWeights
+
+from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownModel
+from .deepface_files import find_files
+from .locate import WeightsPlace, check_file, digest_of, entry_of
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[0-9a-f]{40})?")
+State = Literal["ships", "here", "missing", "damaged"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One model that a configuration needs.
+
+    Args:
+        role: what for, in the configuration's words.
+        name: of the model.
+        state: ships with the project or a package; here and checked; not here; here but another file.
+        detail: where it is, or what is wrong and what to do.
+        model: what is known of it, where it can be fetched.
+        digest: of its files, where they are here.
+    """
+
+    role: str
+    name: str
+    state: State
+    detail: str
+    model: KnownModel | None = None
+    digest: str = ""
+
+
+def needs_of(config: NightlyConfig, *, check: bool = False) -> list[Need]:
+    """Every model that a configuration asks for.
+
+    Args:
+        check: read every file and compare it with its digest.
+    """
+    return [
+        _base(config),
+        _faces(config),
+        *(_known(role, model, place_of(config), check) for role, model in scorers_of(config)),
+    ]
+
+
+def place_of(config: NightlyConfig) -> WeightsPlace:
+    """Where the configuration says that scorers' weights lie."""
+    return WeightsPlace(config.score.weights, config.s3.model_dump())
+
+
+def scorers_of(config: NightlyConfig) -> list[tuple[str, KnownModel]]:
+    """Role and model of every scorer that the configured metrics ask and that does not ship."""
+    from faceid_core.stages.weights import asked_for, chosen_scorers
+
+    chosen = chosen_scorers(config)
+    if chosen is None:
+        return []
+    asked, found = asked_for(config), {}
+    for role, (_, _, models) in chosen.models().items():
+        if role in asked:
+            for model in models:
+                found.setdefault(model.folder, (role, model))
+    return list(found.values())
+
+
+def named(names: Iterable[str]) -> list[tuple[str, KnownModel]]:
+    """Models of the catalogue by name, such as ArcFace, ViT-L/14, yunet.
+
+    Raises:
+        ConfigurationError: a name is unknown.
+    """
+    tables = {"recogniser": RECOGNISERS, "image_text": CLIPS, "detector": DETECTORS, "attributes": ATTRIBUTES}
+    known = {name: (role, model) for role, table in tables.items() for name, model in table.items()}
+    strange = sorted(set(names) - set(known))
+    if strange:
+        raise ConfigurationError(f"{', '.join(strange)} is no known model; known are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def hub_model(source: str) -> KnownModel | None:
+    """A base model that is named by hub id, maybe with @revision; None for folders and what ships."""
+    if (
+        source == MINIATURE
+        or source.startswith("s3://")
+        or Path(source).exists()
+        or not _HUB_ID.fullmatch(source)
+    ):
+        return None
+    name, _, revision = source.partition("@")
+    return KnownModel(name.rpartition("/")[2], (), hub=name, revision=revision or None)
+
+
+def _base(config: NightlyConfig) -> Need:
+    source = config.base_model.source
+    if source == MINIATURE:
+        return Need("base model", source, "ships", "with faceid")
+    try:
+        folder = source_folder(source)
+    except FaceidError as error:
+        return Need("base model", source, "missing", str(error), hub_model(source))
+    return Need("base model", source, "here", str(folder))
+
+
+def _faces(config: NightlyConfig) -> Need:
+    name = config.faces.backend
+    if name == MINIATURE:
+        return Need("faces", name, "ships", "with faceid")
+    try:
+        files = find_detector("opencv")
+    except FaceidError as error:
+        return Need("faces", name, "missing", str(error))
+    return Need("faces", name, "here", str(files[0].parent))
+
+
+def _known(role: str, model: KnownModel, place: WeightsPlace, check: bool) -> Need:
+    try:
+        entry = entry_of(model, place)
+        if check and not place.is_bucket:
+            for name, wanted in entry.items():
+                check_file(model.folder, _path(model, name, place), wanted)
+    except DamagedWeights as error:
+        return Need(role, model.folder, "damaged", str(error), model)
+    except MissingWeights as error:
+        return Need(role, model.folder, "missing", str(error), model)
+    return Need(role, model.folder, "here", place.source or "this machine", model, digest_of(entry))
+
+
+def _path(model: KnownModel, name: str, place: WeightsPlace) -> Path:
+    if model.hub is not None:
+        return place.folders[0] / model.folder / name
+    return next(path for path in find_files(model, place.folders) if path.name == name)
