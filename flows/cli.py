@@ -32,6 +32,7 @@ COMMANDS = {
         "miniature",
         "The synthetic world: a sheet of people, training, its card.",
     ),
+    "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the night."),
     "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
 }
 

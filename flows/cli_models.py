@@ -63,14 +63,19 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
             tell=tell if sys.stderr.isatty() else lambda done, total: None,
             precision=config.base_model.precision,
         )
-    table = Table("model", "state", "MB", "went on from", "digest", "where")
+    table = Table()
+    for name in ("model", "state", "MB", "digest"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("where", overflow="fold")
     for each in found:
         size = f"{each.bytes / 1e6:,.1f}" if each.bytes else ""
-        went_on = f"{each.went_on_from / 1e6:,.1f} MB" if each.went_on_from else ""
-        table.add_row(each.name, each.state, size, went_on, each.digest[:12], each.sentence)
+        state = each.state
+        if each.went_on_from:
+            state += f", from {each.went_on_from / 1e6:,.1f} MB on"
+        table.add_row(each.name, state, size, each.digest[:12], each.sentence)
     shipped = [] if names else [each for each in needs_of(config) if each.model is None]
     for each in shipped:
-        table.add_row(each.name, each.state, "", "", "", each.detail)
+        table.add_row(each.name, each.state, "", "", each.detail)
     console.print(table)
     failed = [each.name for each in found if each.state == "failed"]
     missing = [each.name for each in shipped if each.state == "missing"]
