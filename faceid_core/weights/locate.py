@@ -85,13 +85,16 @@ def entry_of(model: KnownModel, place: WeightsPlace) -> Entry:
     """
     lock = place.lock()
     if lock is not None and model.folder in lock.models:
+        # The lock decides: whoever locked a file of his own meant it.
         entry = lock.models[model.folder]
-    elif place.is_bucket:
+        _require_complete(model, entry)
+        return entry
+    if place.is_bucket:
         raise MissingWeights(
             f"{place.source}/{LOCK} does not name {model.folder} (it names {', '.join(sorted(lock.models))}); bring "
             f"it with: faceid models fetch --to {place.source}"
         )
-    elif model.hub is not None:
+    if model.hub is not None:
         entry = lock_entry(_hub_folder(model, place), noted=True)
     else:
         entry = {path.name: file_entry(path) for path in find_files(model, place.folders)}
@@ -182,11 +185,16 @@ def _staged(model: KnownModel, place: WeightsPlace, entry: Entry) -> dict[str, P
     return {name: folder / name for name in entry}
 
 
+def _require_complete(model: KnownModel, entry: Entry) -> None:
+    absent = [file.name for file in model.files if file.name not in entry]
+    if absent:
+        raise MissingWeights(f"{model.folder}: {LOCK} does not name its file {absent[0]}; fetch it again")
+
+
 def _require_known(model: KnownModel, entry: Entry) -> None:
+    """Refuse files that nobody locked and that are not the published ones."""
     for file in model.files:
-        found = entry.get(file.name)
-        if found is None:
-            raise MissingWeights(f"{model.folder}: {LOCK} does not name its file {file.name}; fetch it again")
+        found = entry[file.name]
         if file.sha256 is not None and found["sha256"] != file.sha256:
             raise DamagedWeights(
                 f"{model.folder}: {file.name} has sha256 {found['sha256'][:12]}… ({found['size']:,} bytes), but the "

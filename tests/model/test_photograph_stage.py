@@ -1,4 +1,4 @@
-"""The score stages of photographs: from a plan's keys to rows, with CLIP folders and DeepFace graphs of the real layout."""
+"""The score stages of photographs: from a plan's keys to rows, with CLIP and DeepFace folders of the real layout."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from faceid_core.evaluate.metrics import METRICS, read_scores
 from faceid_core.evaluate.shards import ShardRow, write_shard
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
-from faceid_core.store import DamagedWeights
+from faceid_core.store import DamagedWeights, write_lock
 from faceid_core.weights.catalogue import CLIPS, RECOGNISERS
+from faceid_core.weights.locate import LOCK
 from tests.helpers.stage_runs import run_stage, score_calls_of
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
@@ -35,7 +36,8 @@ def folder(tmp_path_factory):
     """Weights of everything that the photographs' set can ask, small and random."""
     folder = tmp_path_factory.mktemp("weights")
     write_tiny_clip(folder / CLIPS["ViT-B/32"].folder)
-    write_tiny_clip(folder / CLIPS["ViT-L/14"].folder, patch=14, seed=1)
+    other = write_tiny_clip(folder / CLIPS["ViT-L/14"].folder, patch=14, seed=1)
+    write_lock(folder / LOCK, {other.name: other})  # not the published file, so only a lock lets it pass
     for seed, name in enumerate(("ArcFace", "GhostFaceNet")):
         write_mean_network(folder / RECOGNISERS[name].files[0].name, axes=(1, 2), outputs=512, seed=seed)
     write_mean_network(folder / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True)
@@ -72,8 +74,8 @@ def test_every_metric_of_photographs_is_measured(folder):
     config = configured(folder)
     models = Models(WorkerSettings.from_config(config, Plan.from_config(config).weights, threads=1))
     woman = data.astronaut()
-    mirrored, cup = woman[:, ::-1].copy(), cv2.resize(data.coffee(), (512, 512))
-    images = [woman, mirrored, woman, cup]  # two seeds of each prompt
+    tinted, cup = (woman * (1.0, 0.7, 0.4)).astype(np.uint8), cv2.resize(data.coffee(), (512, 512))
+    images = [woman, tinted, woman, cup]  # two seeds of each prompt
     identity = values(models, "identity", images, woman)
     assert identity["identity"][0] == pytest.approx(1, abs=1e-5) and identity["identity"][3] is None
     assert identity["identity:accepted"] == [1, 1, 1]
