@@ -79,8 +79,9 @@ def names_of(config: NightlyConfig) -> dict[str, str]:
     chosen = chosen_scorers(config)
     if chosen is None:
         return {}
-    faces = f"faces-{config.faces.backend}"
-    return {**chosen.names(), "detector": faces, "parser": faces}
+    from faceid_core.faces.backends import backend_names
+
+    return {**chosen.names(), **backend_names(config.faces.backend)}
 
 
 def asked_for(config: NightlyConfig) -> set[str]:
