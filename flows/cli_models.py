@@ -20,7 +20,7 @@ from flows.cli_tools import models
 @click.option(
     "--to",
     "target",
-    help="Folder or s3://bucket/prefix to bring them to.  [default: the file's score.weights]",
+    help="Folder or s3://bucket/prefix to bring them to.  [default: the file's weights]",
 )
 @click.option(
     "--from",
@@ -33,18 +33,16 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
     NAMES are DeepFace's and CLIP's: Dlib, SFace, ArcFace, ViT-B/32, yunet, … Each file is checked against its
     published digest, or the lock of --from; where nobody published one, the first fetch settles it in models.lock.
     Interrupted, the same command goes on from there. A base model is named by hub id, maybe with @revision, in
-    base_model.source; afterwards let base_model.source be its folder, and score.weights be --to.
+    base_model.source; afterwards let base_model.source be its folder, and weights be --to.
     """
     from faceid_core.weights.fetch import Place
     from faceid_core.weights.fetch import fetch as bring_all
     from faceid_core.weights.needs import hub_model, named, needs_of, scorers_of
 
     config = load_config(config_file, {})
-    target = target or config.score.weights
+    target = target or config.weights
     if not target:
-        raise ConfigurationError(
-            "where to? give --to FOLDER or --to s3://bucket/prefix, or set score.weights"
-        )
+        raise ConfigurationError("where to? give --to FOLDER or --to s3://bucket/prefix, or set weights")
     s3 = config.s3.model_dump()
     base = None if names else hub_model(config.base_model.source)
     models = [model for _, model in (named(names) if names else scorers_of(config))] + (

@@ -42,6 +42,11 @@ class NightlyConfig(Section):
         min_length=1,
         description="Root of the store: a folder, file:///… or s3://bucket/prefix.",
     )
+    weights: str = Field(
+        "",
+        description="Folder or s3://bucket/prefix in which weights that do not ship lie, as faceid models fetch makes "
+        "it; empty: DeepFace's own folder, and what extras installed.",
+    )
     faces: FacesConfig = Field(default_factory=FacesConfig, description="Detection, parsing, mask.")
     base_model: BaseModelConfig = Field(
         default_factory=BaseModelConfig, description="The text-to-image model."
@@ -75,10 +80,10 @@ class NightlyConfig(Section):
 
     def digest(self) -> str:
         """sha256 over what decides results: everything but where and how the run executes."""
-        decides = self.model_dump(mode="json", exclude={"name", "store", "execution", "run", "s3"})
+        decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3"})
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
-        ignored = {"weights", *(() if self.score.of_photographs else PHOTOGRAPH_FIELDS)}
-        decides["score"] = {k: v for k, v in decides["score"].items() if k not in ignored}
+        if not self.score.of_photographs:
+            decides["score"] = {k: v for k, v in decides["score"].items() if k not in PHOTOGRAPH_FIELDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

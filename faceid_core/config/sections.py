@@ -23,7 +23,7 @@ StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score
 
 # Metrics that ask models which no miniature set has.
 _OF_PHOTOGRAPHS = ("identity_second", "image_text_second", "diversity", "attributes")
-# Fields of `ScoreConfig` that other sets do not read, and those that never decide a result.
+# Fields of `ScoreConfig` that other sets do not read.
 PHOTOGRAPH_FIELDS = ("recognisers", "clips", "selection_recogniser", "selection_clip")
 
 
@@ -135,11 +135,6 @@ class ScoreConfig(Section):
     )
     selection_clip: Clip = Field(
         "ViT-L/14", description="Of photographs-selection: its CLIP model, never one of clips."
-    )
-    weights: str = Field(
-        "",
-        description="Of photographs: folder or s3://bucket/prefix in which the scorers' weights lie, as faceid models "
-        "fetch makes it; empty: DeepFace's own folder, and what extras installed.",
     )
 
     @property

@@ -20,12 +20,11 @@ from faceid_core.store.folder import folder_of
 from .finding import Finding
 
 PACKAGE = "faceid"
-# What is loaded needs this much memory for each byte of weights, with activations; measured with the miniature and
-# random weights of Stable Diffusion's layout.
+# Room for the process and its activations beside the weights. A rule of thumb: the doctor warns, a night decides.
 _LEAST_FREE_SHARE = 1.2
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LEAST_FREE_DISK_BYTES = 2_000_000_000
-_BYTES_PER_PIXEL = 2.0  # of a PNG of a photograph-like picture, with its attention map
+_BYTES_PER_PIXEL = 2.0  # more than a PNG of a photograph and its attention map usually take
 
 
 def devices(config: NightlyConfig) -> Iterator[Finding]:

@@ -59,8 +59,10 @@ def _on_accelerator(models, metric: str) -> bool:
     """Whether CLIP computed, where the base model does; everything else that scores computes on the CPU."""
     from faceid_core.evaluate.metrics import METRICS
 
-    asks_clip = {"image_text", "second_image_text", "embedder"} & set(METRICS[metric].roles)
-    return models.settings.photograph_scorers is not None and metric != "leakage" and bool(asks_clip)
+    asks_clip = {"image_text", "second_image_text", "embedder"} & set(
+        key_roles(metric, METRICS[metric].roles)
+    )
+    return models.settings.photograph_scorers is not None and bool(asks_clip)
 
 
 def _scorers(models, metric: str):

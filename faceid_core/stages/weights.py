@@ -70,7 +70,7 @@ def chosen_scorers(config: NightlyConfig) -> Chosen | None:
         name=score.scorers,
         recognisers=(score.selection_recogniser,) if selecting else score.recognisers,
         clips=(score.selection_clip,) if selecting else score.clips,
-        place=WeightsPlace(score.weights, config.s3.model_dump()),
+        place=WeightsPlace(config.weights, config.s3.model_dump()),
     )
 
 

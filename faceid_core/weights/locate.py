@@ -155,7 +155,7 @@ def _hub_folder(model: KnownModel, place: WeightsPlace) -> Path:
     """
     if not place.folders:
         raise MissingWeights(
-            f"{model.folder} needs a folder of weights: set score.weights and bring it there with: faceid models fetch"
+            f"{model.folder} needs a folder of weights: set `weights` and bring it there with: faceid models fetch"
         )
     folder = place.folders[0] / model.folder
     for file in model.files:

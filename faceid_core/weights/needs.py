@@ -58,7 +58,7 @@ def needs_of(config: NightlyConfig, *, check: bool = False) -> list[Need]:
 
 def place_of(config: NightlyConfig) -> WeightsPlace:
     """Where the configuration says that scorers' weights lie."""
-    return WeightsPlace(config.score.weights, config.s3.model_dump())
+    return WeightsPlace(config.weights, config.s3.model_dump())
 
 
 def scorers_of(config: NightlyConfig) -> list[tuple[str, KnownModel]]:

@@ -26,6 +26,10 @@ SHA = hashlib.sha256(NETWORK).hexdigest()
 
 @pytest.fixture(autouse=True)
 def own_caches(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    # A night in this process may have shut the hub off, as it should.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -194,8 +198,9 @@ def test_what_a_configuration_needs():
     config = NightlyConfig(
         base_model={"source": f"org/model@{REVISION}"},
         faces={"backend": "deepface"},
+        weights="/nowhere",
         score={
-            "scorers": "photographs", "recognisers": ["SFace", "ArcFace"], "weights": "/nowhere",
+            "scorers": "photographs", "recognisers": ["SFace", "ArcFace"],
             "metrics": ["identity", "detection", "image_text", "diversity"],
         },
     )  # fmt: skip

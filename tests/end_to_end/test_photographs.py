@@ -36,11 +36,12 @@ def config(tmp_path):
     return NightlyConfig(
         identities=str(tmp_path / "people.csv"),
         store=str(tmp_path / "store"),
+        weights=str(tmp_path / "weights"),
         faces={"backend": "deepface"},
         personalize={"slots": 1, "method": {"steps": 2, "warmup_steps": 0}},
         generate={"grid": str(tmp_path / "grid.yaml"), "seeds": 2, "steps": 2, "batch": 4},
         score={
-            "scorers": "photographs", "recognisers": ["ArcFace"], "weights": str(tmp_path / "weights"),
+            "scorers": "photographs", "recognisers": ["ArcFace"],
             "metrics": ["identity", "detection", "image_text", "diversity", "leakage"], "named_people": 0,
         },
         execution={"executor": "inline"},
@@ -61,8 +62,8 @@ def test_models_and_figures_reach_the_tables(config):
     figures = tables.query("select * from identity_summary where subject_kind = 'person'").to_pylist()[0]
     assert figures["image_text"] is not None and figures["diversity"] > 0 and figures["detection"] is not None
     # A second night on another place of the same weights computes nothing.
-    moved = config.score.weights + "-moved"
-    shutil.copytree(config.score.weights, moved)
-    elsewhere = config.model_copy(update={"score": config.score.model_copy(update={"weights": moved})})
+    moved = config.weights + "-moved"
+    shutil.copytree(config.weights, moved)
+    elsewhere = config.model_copy(update={"weights": moved})
     again = open_night(elsewhere, LogReporter())
     assert drive_inline(again).exit_status == EXIT_COMPLETE and sum(again.computed.values()) == 0

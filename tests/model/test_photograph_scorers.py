@@ -203,7 +203,7 @@ def test_weights_that_are_not_there_are_named_with_size_and_place(tmp_path):
         MissingWeights, match=r"model\.safetensors \(1,710,540,580 bytes\) in .*clip-vit-large-patch14"
     ):
         entry_of(CLIPS["ViT-L/14"], WeightsPlace(str(tmp_path)))
-    with pytest.raises(MissingWeights, match=r"set score\.weights"):
+    with pytest.raises(MissingWeights, match="set `weights`"):
         entry_of(CLIPS["ViT-B/32"], WeightsPlace())
     with pytest.raises(ConfigurationError, match="unknown; use one of: Dlib"):
         load_recogniser("Buffalo_L")
@@ -310,11 +310,9 @@ def test_sets_that_would_mix_selection_and_report_are_refused(score, message):
 
 def test_what_other_sets_do_not_read_is_in_no_digest():
     usual = NightlyConfig()
-    assert usual.digest() == NightlyConfig(score={"recognisers": ["ArcFace"], "weights": "/models"}).digest()
+    assert usual.digest() == NightlyConfig(score={"recognisers": ["ArcFace"]}, weights="/models").digest()
     photographs = NightlyConfig(score={"scorers": "photographs"})
-    assert (
-        photographs.digest() == NightlyConfig(score={"scorers": "photographs", "weights": "/models"}).digest()
-    )
+    assert photographs.digest() == NightlyConfig(score={"scorers": "photographs"}, weights="/models").digest()
     assert (
         photographs.digest()
         != NightlyConfig(score={"scorers": "photographs", "recognisers": ["SFace"]}).digest()

@@ -48,9 +48,9 @@ def folder(tmp_path_factory):
 def configured(folder, **changes) -> NightlyConfig:
     score = {
         "scorers": "photographs", "recognisers": ["ArcFace", "GhostFaceNet"], "clips": ["ViT-B/32", "ViT-L/14"],
-        "metrics": METRICS_ASKED, "weights": str(folder),
+        "metrics": METRICS_ASKED,
     }  # fmt: skip
-    return NightlyConfig(faces={"backend": "deepface"}, score={**score, **changes})
+    return NightlyConfig(faces={"backend": "deepface"}, score={**score, **changes}, weights=str(folder))
 
 
 def values(models, metric, images, reference=None):
