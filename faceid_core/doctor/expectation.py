@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def expectation(
     store: ObjectStore | None,
     workers: int,
     price_per_hour: float | None = None,
-    measure: Callable[[NightlyConfig, Plan], Expected] | None = None,
+    measure: Callable[[NightlyConfig, Plan, int], Expected] | None = None,
 ) -> Iterator[Finding]:
     """How long the night takes if nothing is cached, and what it costs.
 
@@ -57,7 +58,7 @@ def expectation(
     """
     expected = from_tables(config, plan, store) if store is not None else None
     if expected is None:
-        expected = (measure or calibrate)(config, plan)
+        expected = (measure or calibrate)(config, plan, people)
     yield Finding(
         "seconds a person", "ok" if expected.alike else "warn", f"{expected.seconds:.1f} s ({expected.source})",
         "" if expected.alike else "other settings take another time",
@@ -104,16 +105,19 @@ def from_tables(config: NightlyConfig, plan: Plan, store: ObjectStore) -> Expect
     return None
 
 
-def calibrate(config: NightlyConfig, plan: Plan) -> Expected:
+def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
     """Time some steps of training and of drawing here, and count up to what a person takes.
 
-    Detection and scoring are left out: seconds where training and drawing take minutes.
+    Training always fills its slots, so that fewer people than slots share the whole pass. Detection and scoring are
+    left out: seconds where training and drawing take minutes.
     """
     from faceid_core.stages.models import Models, WorkerSettings
 
     models = Models(WorkerSettings.from_config(config, plan.weights, threads=0))
     base = models.base
-    step = _training_seconds(base, plan.method, slots=config.personalize.slots)
+    slots = config.personalize.slots
+    passes = math.ceil(max(1, people) / slots)
+    step = _training_seconds(base, plan.method, slots=slots) * passes * slots / max(1, people)
     drawing = _drawing_seconds(base, config)
     pictures = len(plan.grid.prompts) * config.generate.seeds
     seconds = plan.method.steps * step + pictures * config.generate.steps * drawing

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from faceid_core.weights.catalogue import ATTRIBUTES
-from faceid_core.weights.deepface_files import find_files, serving
+from faceid_core.weights.deepface_files import find_files, forget, serving
+
+from .photographs import VERSIONS
 
 # DeepFace.analyze could also name a race and an emotion: the first is nobody's to guess, the second is the
 # picture's own affair.
@@ -35,7 +37,7 @@ class DeepFaceAttributes:
     """DeepFace's age and gender networks."""
 
     name = "deepface-Age+Gender"
-    version = "1"
+    version = str(VERSIONS["attributes"])
 
     def __init__(self, files: Sequence[Path]):
         self._files = tuple(files)
@@ -65,7 +67,9 @@ def load_attributes(folders: Sequence[Path] = ()) -> DeepFaceAttributes:
     Raises:
         MissingWeights: naming the file and where to put it.
     """
-    return DeepFaceAttributes([path for model in ATTRIBUTES.values() for path in find_files(model, folders)])
+    files = [path for model in ATTRIBUTES.values() for path in find_files(model, folders)]
+    forget("facial_attribute")
+    return DeepFaceAttributes(files)
 
 
 def asks_for_an_age(prompt: str) -> bool:

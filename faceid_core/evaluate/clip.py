@@ -15,6 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
+from .photographs import VERSIONS
+
 # Patch side of the vision tower by CLIP's name: tells the two models apart by their configuration.
 PATCHES = {"ViT-B/32": 32, "ViT-L/14": 14}
 _BATCH = 32
@@ -26,7 +28,7 @@ class ClipScorer:
     Unscaled: between -1 and 1, in practice about 0.15 to 0.40. Not comparable between two CLIP models.
     """
 
-    version = "1"
+    version = str(VERSIONS["clip"])
 
     def __init__(
         self, name: str, model: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil

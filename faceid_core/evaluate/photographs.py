@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.store.models_lock import DamagedWeights
 from faceid_core.weights.catalogue import ATTRIBUTES, CLIPS, RECOGNISERS, KnownModel
 from faceid_core.weights.locate import WeightsPlace, digest_of, entry_of, files_of
 
@@ -25,6 +26,8 @@ REPORTING, SELECTION = "photographs", "photographs-selection"
 SETS = (REPORTING, SELECTION)
 # Raised when the same files would give other values: when crops, normalisation or preprocessing change.
 VERSIONS = {"recogniser": 1, "clip": 1, "attributes": 1}
+# Side of the crops in which the background is compared with the photo's.
+PARSER_PIXELS = 256
 # Metrics of the miniature's sets ask their image-text scorer what it sees; nothing names concepts in photographs.
 _WITHOUT_NAMER = {"concepts": ("image_text",), "leakage": ("image_text",)}
 # Roles that the models of the photos play.
@@ -111,8 +114,6 @@ def load(
     now = chosen.digests(planned)
     changed = [role for role, digest in now.items() if planned[role] != digest]
     if changed:
-        from faceid_core.store.models_lock import DamagedWeights
-
         raise DamagedWeights(
             f"the weights of {', '.join(changed)} changed since the run was planned; start it again"
         )
@@ -150,10 +151,6 @@ def load(
         second=None if second is None else SecondRecogniser(second, second.cut.pixels, second.cut.eyes),
         second_image_text=clips.get(chosen.clips[1]) if "second_image_text" in folders else None,
     )
-
-
-# Side of the crops in which the background is compared with the photo's.
-PARSER_PIXELS = 256
 
 
 def _folders(models: tuple[KnownModel, ...], place: WeightsPlace) -> tuple[Path, ...]:

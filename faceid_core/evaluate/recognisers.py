@@ -13,6 +13,8 @@ from faceid_core.faces.align import EyeTargets
 from faceid_core.weights.catalogue import RECOGNISERS
 from faceid_core.weights.deepface_files import build, find_files
 
+from .photographs import VERSIONS
+
 # dlib's mean face of five points, with the padding of 0.25 that its own face chips have: the middle of the two
 # corners of each eye. Source: dlib, image_processing/... get_face_chip_details (mean_face_shape_*), and
 # `dlib.get_face_chip`; a test aligns a photograph both ways.
@@ -58,7 +60,7 @@ class DeepFaceRecogniser:
         acceptance: cosine from which DeepFace takes two faces for one person's.
     """
 
-    version = "1"
+    version = str(VERSIONS["recogniser"])
 
     def __init__(self, model: str, client, cut: Cut, acceptance: float):
         self.name, self.cut, self.acceptance = f"deepface-{model}", cut, acceptance

@@ -25,7 +25,7 @@ class SecondRecogniser:
 
 @dataclass(frozen=True)
 class Scorers:
-    """Everything that the metrics ask.
+    """Everything that the metrics ask. Of photographs' sets only what a configured metric asks is there.
 
     Args:
         name: of the backend.
@@ -46,8 +46,8 @@ class Scorers:
     name: str
     detector: FaceDetector
     parser: FaceParser
-    recogniser: IdentityScorer
-    image_text: ImageTextScorer
+    recogniser: IdentityScorer | None
+    image_text: ImageTextScorer | None
     namer: ConceptNamer | None
     parser_pixels: int
     recogniser_pixels: int

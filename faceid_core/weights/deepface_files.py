@@ -121,6 +121,14 @@ def serving(files: Sequence[Path]) -> Iterator[None]:
         _found.update(before)
 
 
+def forget(task: str) -> None:
+    """Make DeepFace load its models of a task anew: it keeps them by name, whatever file they came from."""
+    prepare_deepface()
+    from deepface.modules import modeling
+
+    getattr(modeling, "cached_models", {}).get(task, {}).clear()
+
+
 def build(task: str, name: str, files: Sequence[Path]) -> Any:
     """DeepFace's own client of one model, made from files that are here.
 

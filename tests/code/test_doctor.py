@@ -143,17 +143,17 @@ def test_without_runs_it_is_measured(plan):
     from dataclasses import replace
 
     config = NightlyConfig(personalize={"slots": 1}, generate={"batch": 1, "steps": 10, "seeds": 1})
-    found = calibrate(config, replace(plan, config=config))
+    found = calibrate(config, replace(plan, config=config), 1)
     assert found.seconds > 0 and "measured here" in found.source and "a training step" in found.source
     longer = NightlyConfig(personalize={"slots": 1}, generate={"batch": 1, "steps": 1000, "seeds": 64})
     asked = []
 
-    def measure(config, plan):
-        asked.append(config)
+    def measure(config, plan, people):
+        asked.append((config, people))
         return Expected(1.0, "measured here", True)
 
     list(expectation(longer, plan, 5, store=None, workers=1, measure=measure))
-    assert asked == [longer]
+    assert asked == [(longer, 5)]
 
 
 def test_the_command_passes_a_sound_machine(tmp_path):

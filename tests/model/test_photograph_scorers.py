@@ -190,6 +190,8 @@ def test_attributes_are_read_through_analyze(tmp_path):
     assert found[0] == found[2] and all(0 < each.age < 100 for each in found)
     assert {each.gender for each in found} <= {"Man", "Woman"}
     assert found[0].age != found[1].age
+    write_mean_network(tmp_path / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True, seed=5)
+    assert load_attributes([tmp_path]).attributes([red])[0].age != found[0].age
 
 
 def test_weights_that_are_not_there_are_named_with_size_and_place(tmp_path):
