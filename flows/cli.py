@@ -13,6 +13,12 @@ from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
     "run": ("flows.cli_run", "run", "Personalise everybody in the manifest: the nightly job."),
+    "plan": ("flows.cli_plan", "plan", "What a night would compute and why, before anything runs."),
+    "explain": ("flows.cli_plan", "explain", "Why a stage of a person was computed again."),
+    "verify": ("flows.cli_keep", "verify", "Check every manifest and blob of a store."),
+    "gc": ("flows.cli_keep", "gc", "Collect garbage in a store; says what it would remove unless told to."),
+    "erase": ("flows.cli_keep", "erase", "Erase a person for good, with all versions and rows."),
+    "pin": ("flows.cli_keep", "pin", "Keep all results of a run, whatever gc --unused lets go."),
     "prepare": (
         "flows.cli_tools",
         "prepare",

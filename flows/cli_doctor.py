@@ -27,13 +27,13 @@ _API_TIMEOUT_SECONDS = 10
 )
 @click.option("--no-measuring", is_flag=True, help="Where no earlier run tells the time, leave it open.")
 @config_options
-def doctor(config: NightlyConfig, as_json: bool, price: float | None, no_measuring: bool) -> None:
+def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no_measuring: bool) -> None:
     """Check devices, memory, versions, weights, store, Prefect, Ray and disk, and say what the night will take.
 
     The store's conditional writes are raced on scratch names, which are removed again. Exit status 0: the night can
     run (there may be warnings); 3: it cannot.
     """
-    findings = examine(config, price=price, measuring=not no_measuring)
+    findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
     if as_json:
         click.echo(json.dumps({"findings": as_records(findings), "ok": _fit(findings)}, indent=1))
     else:
@@ -60,7 +60,9 @@ def _plain(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def examine(config: NightlyConfig, *, price: float | None = None, measuring: bool = True) -> list[Finding]:
+def examine(
+    config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
+) -> list[Finding]:
     """Every check; what one of them raises is its finding, and the others still run."""
     from faceid_core.doctor import machine
     from faceid_core.doctor.storage import storage
@@ -79,7 +81,11 @@ def examine(config: NightlyConfig, *, price: float | None = None, measuring: boo
         rays, workers = _ray(config)
         found += rays
     people, told = _people(config)
-    return [*found, *told, *guarded("the night", lambda: _night(config, people, workers, price, measuring))]
+    return [
+        *found,
+        *told,
+        *guarded("the night", lambda: _night(config, people, workers, cost_per_hour, measuring)),
+    ]
 
 
 def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
@@ -139,21 +145,14 @@ def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
 
 
 def _night(
-    config: NightlyConfig, people: int, workers: int, price: float | None, measuring: bool
+    config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
 ) -> Iterator[Finding]:
-    from faceid_core.doctor.expectation import expectation, from_tables
+    from faceid_core.doctor.expectation import calibrate, expectation
     from faceid_core.doctor.machine import disk
-    from faceid_core.stages.models import open_configured_store
-    from faceid_core.stages.plan import Plan
-    from faceid_core.store.layout import STORE
+    from faceid_core.night.planning import plan_night
 
-    plan = Plan.from_config(config)
-    yield from disk(config, people, plan.crop_pixels, len(plan.grid.prompts) * config.generate.seeds)
-    opened = open_configured_store(config.store, config.s3.model_dump())
-    store = opened if opened.head(STORE) is not None else None
-    if not measuring and (store is None or from_tables(config, plan, store) is None):
-        yield Finding(
-            "seconds a person", "warn", "no earlier run tells", "leave out --no-measuring to measure"
-        )
-        return
-    yield from expectation(config, plan, people, store=store, workers=workers, price_per_hour=price)
+    planned = plan_night(config)
+    pictures = len(planned.plan.grid.prompts) * config.generate.seeds
+    yield from disk(config, people, planned.plan.crop_pixels, pictures)
+    measure = calibrate if measuring else None
+    yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure)

@@ -12,7 +12,7 @@ from rich.table import Table
 from faceid_core.config import NightlyConfig, load_config
 
 
-def _store(command):
+def with_store(command):
     """Add --store and --config; the command gets the configuration, whose store it reads."""
     default = NightlyConfig.model_fields["store"].default
 
@@ -70,7 +70,7 @@ def _without_status(request: dict) -> str:
 
 @click.command(short_help="What became of a run.")
 @click.argument("run_id", required=False)
-@_store
+@with_store
 def status(run_id: str | None, config: NightlyConfig) -> None:
     """What was asked of RUN_ID (the latest run by default), how far it is and what became of everybody.
 
@@ -105,7 +105,7 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
 
 @click.command(short_help="Run SQL over the tables of a store.")
 @click.argument("sql")
-@_store
+@with_store
 @click.option(
     "--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
@@ -130,7 +130,7 @@ def query(sql: str, config: NightlyConfig, kind: str) -> None:
 
 @click.command(short_help="The opaque key of an identity id.")
 @click.argument("identity_id")
-@_store
+@with_store
 def key(identity_id: str, config: NightlyConfig) -> None:
     """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
     from faceid_core.identity import validate_identity_id
@@ -147,7 +147,7 @@ def tables() -> None:
 
 @tables.command("export")
 @click.argument("folder", type=click.Path(file_okay=False))
-@_store
+@with_store
 def export(folder: str, config: NightlyConfig) -> None:
     """Write every table of the catalogue as plain Parquet into FOLDER."""
     for path in _tables(config).export(folder):
@@ -156,7 +156,7 @@ def export(folder: str, config: NightlyConfig) -> None:
 
 @click.command(short_help="One picture of a run's people.")
 @click.argument("run_id", required=False)
-@_store
+@with_store
 @click.option(
     "--prompts", default="", help="Prompt ids, comma-separated; default: the first of each category."
 )

@@ -65,9 +65,10 @@ class ConsoleReporter:
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
         with self._lock:
-            self._settled += 1
-            if self._task is not None:
-                self._bars.advance(self._task)
+            if stage == self._stage:  # others run ahead of their turn
+                self._settled += 1
+                if self._task is not None:
+                    self._bars.advance(self._task)
             if done.status != "done":
                 words = f"{done.work.call.stage} {done.work.subject}: {done.status}: {done.message}"
                 self.console.print(words, style="yellow", highlight=False, markup=False)

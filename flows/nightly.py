@@ -4,6 +4,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from prefect import flow, get_run_logger, task
@@ -27,7 +28,7 @@ from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, chunk, chunks, lookup
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
-_opened: ContextVar[Night | None] = ContextVar("opened", default=None)
+_opened: ContextVar[tuple[Night, Callable[[], Executor]] | None] = ContextVar("opened", default=None)
 _outcome: ContextVar[dict | None] = ContextVar("outcome", default=None)
 _OPENERS: dict[str, Callable[[], Executor]] = {}
 
@@ -96,11 +97,16 @@ def nightly(config: NightlyConfig) -> State:
 
 def course_of_the_flow(config: NightlyConfig) -> State:
     """Open the night, unless `faceid run` did, run it, and say in one state how it ended."""
+    opened = _opened.get()
     try:
-        night = _opened.get() or _open(config)
+        night = opened[0] if opened else _open(config)
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=_without_people(error))
-    finished = run_nightly(night)
+    if opened:
+        finished = run_nightly(*opened)
+    else:
+        with started_ahead(night) as get:
+            finished = run_nightly(night, get)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
     if finished.exit_status == EXIT_COMPLETE:
         return Completed(message=finished.published.sentence, data=data)
@@ -117,13 +123,16 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     """
     night = open_night(config, reporter)
     held: dict = {}
-    opened, outcome = _opened.set(night), _outcome.set(held)
     try:
-        state = nightly(config, return_state=True)
+        with started_ahead(night) as get:
+            opened, outcome = _opened.set((night, get)), _outcome.set(held)
+            try:
+                state = nightly(config, return_state=True)
+            finally:
+                _opened.reset(opened)
+                _outcome.reset(outcome)
     finally:
         night.release()  # a flow that Prefect could not start has driven nothing
-        _opened.reset(opened)
-        _outcome.reset(outcome)
     if "finished" not in held:
         state.result()
     return night, held["finished"]
@@ -144,16 +153,32 @@ def _without_people(error: Exception) -> str:
     return str(error)
 
 
-def run_nightly(night: Night) -> Finished:
-    """The body of the flow: run the stages' sub-flows, publish, leave artifacts."""
+@contextmanager
+def started_ahead(night: Night):
+    """Yield a function that gives the run's executor; it starts meanwhile, if the first stage has work for it.
+
+    Prefect's server and Ray take seconds each to start, so the second does not wait for the first.
+    """
+    with executor_on_demand(lambda: make_executor(night)) as get:
+        if night.config.execution.executor != "inline":
+            night.look_ahead(STAGES[0], get)
+        yield get
+
+
+def run_nightly(night: Night, get: Callable[[], Executor]) -> Finished:
+    """The body of the flow: run the stages' sub-flows, publish, leave artifacts.
+
+    Args:
+        night: an open night.
+        get: gives the run's executor.
+    """
     NIGHTS[night.run_id] = night
     get_run_logger().info("run %s: %d identities", night.run_id, len(night.accounts))
     try:
-        with executor_on_demand(lambda: make_executor(night)) as get:
-            _OPENERS[night.run_id] = get
-            finished = drive(
-                night, lambda stage: STAGE_FLOWS[stage](night.run_id), lambda n: publish_task(n.run_id)
-            )
+        _OPENERS[night.run_id] = get
+        finished = drive(
+            night, lambda stage: STAGE_FLOWS[stage](night.run_id), lambda n: publish_task(n.run_id)
+        )
         held = _outcome.get()
         if held is not None:
             held["finished"] = finished

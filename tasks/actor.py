@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import ray
@@ -16,6 +18,12 @@ TICK_SECONDS = 0.5
 _END = object()
 
 
+def _import_models() -> None:
+    """Import the model libraries, which takes seconds; whatever is wrong with them shows at the first work."""
+    with suppress(Exception):
+        import_module("faceid_core.diffusion.base")
+
+
 @ray.remote(max_restarts=0, max_task_retries=0)
 class StageActor:
     """Serves every stage from one process. Retries are the pool's business, so Ray does none."""
@@ -24,6 +32,9 @@ class StageActor:
         from faceid_core.stages.worker import Worker
 
         self._worker = Worker(settings, run_id)
+        # Imported while the pool still starts; works wait for it, since two threads must not import these at once.
+        self._imports = threading.Thread(target=_import_models, daemon=True)
+        self._imports.start()
 
     def ready(self) -> bool:
         """Answer once the process is up."""
@@ -53,6 +64,7 @@ class StageActor:
                 events.put(("tick", (subject, done, total)))
 
         try:
+            self._imports.join()
             for done in self._worker.execute(works, tick):
                 events.put(("done", done))
         except BaseException as error:

@@ -15,8 +15,9 @@ from faceid_core.night.executor import OnDone, Stop, Tick, Usage, batches, not_r
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import StageActor
-from tasks.workers import Workers, start_ray
+from tasks.workers import Workers, gpus_of_a_worker, room_beside_gpus, start_ray
 
+_LIGHT_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
 _MOST_AT_ONCE = 256  # batches under way or waiting for a worker
 
 
@@ -71,13 +72,14 @@ class RayPool:
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
-        self._closed, self._workers = False, None
+        self._closed, self._workers, self._light = False, None, None
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             start_ray(address, run_id)
         try:
             self._require_shared_store()
             self._workers = Workers(self.actor_class, settings, run_id, wanted=workers)
+            self._light = self._beside_gpus()
         except BaseException:
             self.close()
             raise
@@ -85,7 +87,25 @@ class RayPool:
     @property
     def replaced(self) -> int:
         """Workers that were lost and replaced."""
-        return self._workers.replaced
+        return self.usage().replaced
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether pictures can be scored while others are drawn: there is another worker for it."""
+        return self._light is not None or len(self._workers) > 1
+
+    def _beside_gpus(self) -> Workers | None:
+        """Workers without a GPU for what needs none, where others have one and CPUs are left."""
+        if not gpus_of_a_worker(self._settings):
+            return None
+        count = min(_LIGHT_PER_GPU_WORKER * len(self._workers), room_beside_gpus(self._settings))
+        if not count:
+            return None  # no CPU is left: those with a GPU do everything
+        return Workers(self.actor_class, self._settings, self._run_id, wanted=count, with_gpu=False)
+
+    def _fit_for(self, works: Sequence[Work]) -> Workers:
+        needs_base = any("base" in work.call.weights for work in works)
+        return self._workers if needs_base or self._light is None else self._light
 
     def _require_shared_store(self) -> None:
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -104,10 +124,26 @@ class RayPool:
         waiting = deque(_Try(batch) for batch in batches(works, self._settings.slots))
         lock, speaking = threading.Lock(), threading.Lock()
         errors: list[BaseException] = []
+        threads: list[threading.Thread] = []
 
         def answer(done: Done) -> None:
             with speaking:
-                on_done(done)
+                following = on_done(done)
+            if following:
+                with lock:
+                    waiting.extend(_Try(batch) for batch in batches(following, self._settings.slots))
+                more_hands()
+
+        def more_hands() -> None:
+            with lock:
+                alive = sum(thread.is_alive() for thread in threads)
+                started = [
+                    threading.Thread(target=drain, daemon=True)
+                    for _ in range(min(len(waiting), _MOST_AT_ONCE - alive))
+                ]
+                threads.extend(started)
+                for thread in started:
+                    thread.start()
 
         def drain() -> None:
             try:
@@ -122,19 +158,16 @@ class RayPool:
             except BaseException as error:  # handed to the caller below, in its own thread
                 errors.append(error)
 
-        threads = [
-            threading.Thread(target=drain, daemon=True) for _ in range(min(len(waiting), _MOST_AT_ONCE))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        more_hands()
+        while left := [thread for thread in threads if thread.is_alive()]:
+            left[0].join()
         if errors:
             raise errors[0]
 
     def _run(self, this: _Try, tick: Tick, on_done: OnDone, stop: Stop) -> list[_Try]:
         """Run one batch on the next free actor; return what needs another attempt."""
-        actor = self._workers.take()
+        workers = self._fit_for(this.works)
+        actor = workers.take()
         open_works = {(work.subject, work.call.key): work for work in this.works}
         again: list[_Try] = []
         lost = "its worker ended without an answer"
@@ -142,29 +175,33 @@ class RayPool:
             for work in this.works:
                 on_done(not_reached(work))
             if actor is not None:
-                self._workers.give(actor)
+                workers.give(actor)
             return []
         try:
-            for kind, value in self._events(actor, this.works):
+            for kind, value in self._events(workers, actor, this.works):
                 if kind == "tick":
                     tick(*value)
                 elif kind == "broken":
                     raise ActorLost(value)
                 else:
                     work = open_works.pop((value.work.subject, value.work.call.key))
-                    if value.status == "failed" and this.attempt < self._attempts:
+                    if (
+                        value.status == "elsewhere"
+                    ):  # another run is at it: last in the queue, and then wait for it
+                        again.append(_Try([replace(work, patient=True)], this.attempt, this.losses))
+                    elif value.status == "failed" and this.attempt < self._attempts:
                         again.append(_Try([work], this.attempt + 1, this.losses))
                     else:
                         on_done(replace(value, attempts=this.attempt + this.losses))
         except (RayError, ActorLost) as error:
             lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
             if not self._closed:
-                self._workers.replace(actor)
+                workers.replace(actor)
         except BaseException:
-            self._workers.give(actor)
+            workers.give(actor)
             raise
         else:
-            self._workers.give(actor)
+            workers.give(actor)
         return again + self._left_over(this, list(open_works.values()), lost, on_done)
 
     def _left_over(self, this: _Try, left: list[Work], lost: str, on_done: OnDone) -> list[_Try]:
@@ -182,9 +219,9 @@ class RayPool:
             on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
         return []
 
-    def _events(self, actor, batch: list[Work]):
+    def _events(self, workers: Workers, actor, batch: list[Work]):
         """Yield the actor's events; raise ActorLost when it is silent for too long."""
-        with self._workers.working(actor):
+        with workers.working(actor):
             yield from self._stream(actor, batch)
 
     def _stream(self, actor, batch: list[Work]):
@@ -200,14 +237,17 @@ class RayPool:
 
     def usage(self) -> Usage:
         """See faceid_core.night.executor.Executor."""
-        return self._workers.usage()
+        each = [workers.usage() for workers in (self._workers, self._light) if workers is not None]
+        idle = tuple(share for usage in each for share in usage.idle)
+        return Usage(idle, sum(usage.replaced for usage in each))
 
     def close(self) -> None:
         """Kill every actor and, if this pool started Ray, stop it."""
         if self._closed:
             return
         self._closed = True
-        if self._workers:
-            self._workers.close()
+        for workers in (self._workers, self._light):
+            if workers is not None:
+                workers.close()
         if self._owns_ray:
             ray.shutdown()

@@ -40,7 +40,7 @@ class RunLogReporter:
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter; whoever is done is counted, not told."""
         with self._lock:
-            self._settled += 1
+            self._settled += stage == self._stage  # others run ahead of their turn
         if done.status != "done":
             call, subject = done.work.call.stage, done.work.subject
             self._log.warning("%s %s: %s: %s", call, subject, done.status, done.message or "")

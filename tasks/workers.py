@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -31,13 +32,19 @@ class Workers:
     Args:
         actor_class: what to start; takes settings and run id, answers `ready`.
         wanted: how many; 0 is as many as there is room for, now and later.
+        with_gpu: whether they take a GPU where the settings' device asks for one; without, they are for the stages
+            that need none.
 
     Raises:
         ConfigurationError: there is no room for the number wanted, or for a single one.
     """
 
-    def __init__(self, actor_class: Any, settings: WorkerSettings, run_id: str, *, wanted: int):
-        self._class, self._settings, self._run_id, self._wanted = actor_class, settings, run_id, wanted
+    def __init__(
+        self, actor_class: Any, settings: WorkerSettings, run_id: str, *, wanted: int, with_gpu: bool = True
+    ):
+        self._class, self._run_id, self._wanted = actor_class, run_id, wanted
+        self._gpus = gpus_of_a_worker(settings) if with_gpu else 0
+        self._settings = replace(settings, threads=_threads(settings, bool(gpus_of_a_worker(settings))))
         self._idle: queue.Queue = queue.Queue()
         self._clocks: dict[Any, Clock] = {}  # of actors that are ready
         self._starting: dict[Any, Any] = {}  # the answer awaited -> actor
@@ -76,6 +83,9 @@ class Workers:
         self._kill(actor)
         if not self._closed:
             self._look_around()
+
+    def __len__(self) -> int:
+        return len(self._clocks)
 
     def usage(self) -> Usage:
         """See `faceid_core.night.executor.Executor`."""
@@ -132,10 +142,7 @@ class Workers:
         return min(rooms)
 
     def _needs(self) -> tuple[float, float]:
-        total = ray.cluster_resources()
-        device = self._settings.device
-        gpu = device == "cuda" or (device == "auto" and total.get("GPU", 0) >= 1)
-        return min(max(1, self._settings.threads), total.get("CPU", 1)), 1 if gpu else 0
+        return min(max(1, self._settings.threads), ray.cluster_resources().get("CPU", 1)), self._gpus
 
     def _start(self) -> None:
         cpus, gpus = self._needs()
@@ -181,6 +188,25 @@ class Workers:
             f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
             "lower execution.workers or execution.threads_per_worker"
         )
+
+
+def gpus_of_a_worker(settings: WorkerSettings) -> int:
+    """GPUs that a worker with the base model takes in the present Ray session."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return int(settings.device == "cuda" or (settings.device == "auto" and gpus >= 1))
+
+
+def room_beside_gpus(settings: WorkerSettings) -> int:
+    """How many workers without a GPU there is room for now."""
+    return int(ray.available_resources().get("CPU", 0) // max(1, _threads(settings, beside_gpus=True)))
+
+
+def _threads(settings: WorkerSettings, beside_gpus: bool) -> int:
+    """Threads of a worker; one with a GPU leaves half of its share of the CPUs to workers without."""
+    total = ray.cluster_resources()
+    if not beside_gpus:
+        return settings.threads
+    return max(1, min(settings.threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
 
 
 def start_ray(address: str, run_id: str) -> None:

@@ -222,7 +222,11 @@ class RunConfig(Section):
         description="Compute again although the result is cached: people's stages; floor and ceiling are not "
         "computed again.",
     )
-    on_busy: Literal["wait", "refuse"] = Field("refuse", description="When another night runs on this store.")
+    on_busy: Literal["wait", "refuse", "share"] = Field(
+        "refuse",
+        description="When another night runs on this store: wait for its end, refuse to start, or share the work: "
+        "both run, and neither learns or draws whom the other is at.",
+    )
     max_failed_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."
     )
@@ -266,3 +270,28 @@ class S3Config(Section):
     endpoint_url: str = Field("", description="S3 endpoint other than AWS's own; empty for AWS.")
     region: str = Field("", description="Region; empty takes AWS_REGION or the profile's.")
     path_style: bool = Field(False, description="Bucket in the path, as most S3 clones need.")
+    kms_key: str = Field(
+        "",
+        description="KMS key (id, alias or ARN) with which the store encrypts everything that is written; empty leaves "
+        "encryption to the bucket.",
+    )
+    checksums: Literal["sha256", "crc32", "none"] = Field(
+        "sha256",
+        description="Checksum that goes with every object written, for S3 to compare; none for S3 clones that refuse "
+        "it. Whoever reads an object hashes it in any case.",
+    )
+    attempts: int = Field(
+        5,
+        ge=1,
+        le=20,
+        description="Tries of a request that fails or is told to slow down, with growing pauses.",
+    )
+    timeout_seconds: float = Field(
+        60.0, ge=1.0, le=3600.0, description="How long an answer may take before the request is tried again."
+    )
+    connections: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Connections kept open by a process; at least its threads on the store (16).",
+    )

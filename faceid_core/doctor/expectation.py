@@ -1,4 +1,4 @@
-"""What a night will take: from the last runs in the store's tables, or else from a short measurement here."""
+"""What a night will take: from earlier results in the store, or else from a short measurement here."""
 
 from __future__ import annotations
 
@@ -6,70 +6,65 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, StoreError
+from faceid_core.night.planning import NightPlan
 from faceid_core.stages.plan import Plan
-from faceid_core.store import ObjectStore
 
 from .finding import Finding
 
-_RUNS = 5  # the last ones that computed somebody
-_LEAST_PEOPLE = 2  # of whom their seconds must be known
+# Without figures for these an estimate says nothing.
+_LONG_STAGES = ("personalise", "generate")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Seconds that one worker takes for one person.
+    """What the people who are not cached yet take.
 
     Args:
-        seconds: median over people, or as measured.
+        worker_seconds: of all workers together.
         source: where the figure comes from, for people to read.
-        alike: whether it was measured with these very settings.
     """
 
-    seconds: float
+    worker_seconds: float
     source: str
-    alike: bool
 
 
 def expectation(
-    config: NightlyConfig,
-    plan: Plan,
-    people: int,
+    planned: NightPlan,
     *,
-    store: ObjectStore | None,
     workers: int,
-    price_per_hour: float | None = None,
+    cost_per_hour: float | None = None,
     measure: Callable[[NightlyConfig, Plan, int], Expected] | None = None,
 ) -> Iterator[Finding]:
-    """How long the night takes if nothing is cached, and what it costs.
+    """How long the night takes for whoever is not cached, and what it costs.
 
     Args:
-        people: in the manifest.
-        store: whose tables are asked; None where there is none.
+        planned: what is cached and what is not.
         workers: that share the people.
-        price_per_hour: of one worker's machine, in whatever money.
-        measure: used where the tables say nothing.
+        cost_per_hour: of one worker, in any currency.
+        measure: used where no earlier result tells; None leaves it open.
     """
-    expected = from_tables(config, plan, store) if store is not None else None
+    people = _to_do(planned)
+    if not people:
+        yield Finding("seconds a person", "ok", "nobody is to be computed: everything is cached")
+        return
+    expected = from_results(planned)
     if expected is None:
-        expected = (measure or calibrate)(config, plan, people)
-    yield Finding(
-        "seconds a person", "ok" if expected.alike else "warn", f"{expected.seconds:.1f} s ({expected.source})",
-        "" if expected.alike else "other settings take another time",
-    )  # fmt: skip
-    hours = people * expected.seconds / 3600
-    wall = people * expected.seconds / max(1, workers)
-    cost = ""
-    if price_per_hour is not None:
-        cost = f"; at {price_per_hour:g} an hour about {hours * price_per_hour:.2f}"
-    found = f"{people} people on {workers} worker(s): about {_duration(wall)}, {hours:.2f} worker hours{cost}"
-    yield Finding("the whole night", "ok", f"{found}, if nothing is cached")
+        if measure is None:
+            yield Finding("seconds a person", "warn", "no earlier result tells", "leave out --no-measuring")
+            return
+        expected = measure(planned.plan.config, planned.plan, people)
+    seconds = expected.worker_seconds / people
+    yield Finding("seconds a person", "ok", f"{seconds:.1f} s ({expected.source})")
+    hours = expected.worker_seconds / 3600
+    cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
+    wall = _duration(expected.worker_seconds / max(1, workers))
+    found = f"{people} of {len(planned.accounts)} people to compute: about {wall} on {workers} worker(s)"
+    yield Finding("the whole night", "ok", f"{found}, {hours:.2f} worker hours{cost}")
 
 
 def _duration(seconds: float) -> str:
@@ -78,35 +73,27 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def from_tables(config: NightlyConfig, plan: Plan, store: ObjectStore) -> Expected | None:
-    """The median of the people whom the last runs computed wholly on this base model; None if there are too few.
+def _to_do(planned: NightPlan) -> int:
+    """People who lack a result."""
+    lacking = {miss.subject for row in planned.stages for miss in row.misses}
+    lacking |= {subject for row in planned.stages for subject in row.waiting}
+    return len(lacking & set(planned.accounts))
 
-    Runs with the same settings count alone where there are any; cached people say nothing.
-    """
-    from faceid_core.tables import Tables
 
-    try:
-        tables = Tables(store)
-        runs = tables.read("runs").to_pylist()
-        outcomes = tables.read("identity_outcomes").to_pylist()
-    except (StoreError, ConfigurationError):
+def from_results(planned: NightPlan) -> Expected | None:
+    """Earlier results of this store, by the size of the work; None if none tells of training or drawing."""
+    estimate = planned.estimate
+    if not estimate.seconds or {*_LONG_STAGES} & {*estimate.unknown}:
         return None
-    fitting = [run for run in runs if run["base_digest"] == plan.weights["base"] and run["done"]]
-    fitting.sort(key=lambda run: run["started_at"], reverse=True)
-    same = [run for run in fitting if run["config_digest"] == config.digest()]
-    for chosen, alike in ((same, True), (fitting, False)):
-        ids = {run["run_id"] for run in chosen[:_RUNS]}
-        seconds = [row["seconds"] for row in outcomes if row["run_id"] in ids and row["outcome"] == "done"]
-        if len(seconds) >= _LEAST_PEOPLE:
-            settings = "these settings" if alike else "this base model, other settings"
-            return Expected(
-                median(seconds), f"median of {len(seconds)} people in {len(ids)} run(s), {settings}", alike
-            )
-    return None
+    count = sum(estimate.samples.values())
+    source = f"from {count} earlier results in this store"
+    if estimate.unknown:
+        source += f"; without {', '.join(estimate.unknown)}, of which there is none"
+    return Expected(estimate.worker_seconds, source)
 
 
 def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
-    """Time some steps of training and of drawing here, and count up to what a person takes.
+    """Time some steps of training and of drawing here, and count up to what these people take.
 
     Training always fills its slots, so that fewer people than slots share the whole pass. Detection and scoring are
     left out: seconds where training and drawing take minutes.
@@ -116,16 +103,16 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
     models = Models(WorkerSettings.from_config(config, plan.weights, threads=0))
     base = models.base
     slots = config.personalize.slots
-    passes = math.ceil(max(1, people) / slots)
-    step = _training_seconds(base, plan.method, slots=slots) * passes * slots / max(1, people)
+    passes = math.ceil(people / slots)
+    step = _training_seconds(base, plan.method, slots=slots)
     drawing = _drawing_seconds(base, config)
-    pictures = len(plan.grid.prompts) * config.generate.seeds
-    seconds = plan.method.steps * step + pictures * config.generate.steps * drawing
+    pictures = people * len(plan.grid.prompts) * config.generate.seeds
+    seconds = passes * slots * plan.method.steps * step + pictures * config.generate.steps * drawing
     source = (
         f"measured here: {step:.3f} s a training step, {drawing * 1000:.0f} ms a picture's sampling step; "
         "without scoring"
     )
-    return Expected(seconds, source, True)
+    return Expected(seconds, source)
 
 
 def _training_seconds(base: Any, method: Any, *, slots: int) -> float:

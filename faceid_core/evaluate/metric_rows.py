@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +62,9 @@ def write_scores(rows: Sequence[MetricRow]) -> bytes:
 
 def read_scores(data: bytes) -> list[MetricRow]:
     """The rows of `write_scores`."""
-    table = pq.read_table(io.BytesIO(data))
+    # A night reads thousands of these: as a dataset each would take three times as long.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
         raise ValueError("these bytes are not scores of format 1")
-    return [MetricRow(**record) for record in table.to_pylist()]
+    columns = [table.column(field.name).to_pylist() for field in fields(MetricRow)]
+    return [MetricRow(*values) for values in zip(*columns, strict=True)]

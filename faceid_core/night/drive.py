@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 from faceid_core.errors import StoreError
 from faceid_core.night.executor import Executor, InlineExecutor
@@ -68,19 +69,25 @@ def _say(night: Night, state: str, **more) -> None:
 
 @contextmanager
 def executor_on_demand(make: Callable[[], Executor]):
-    """Yield a function that gives the run's one executor, made at the first call, closed at the end."""
+    """Yield a function that gives the run's one executor, made at the first call, closed at the end.
+
+    Several threads may ask; whoever comes while it is being made waits for it.
+    """
     made: list[Executor] = []
+    making = Lock()
 
     def get() -> Executor:
-        if not made:
-            made.append(make())
-        return made[0]
+        with making:
+            if not made:
+                made.append(make())
+            return made[0]
 
     try:
         yield get
     finally:
-        for executor in made:
-            executor.close()
+        with making:
+            for executor in made:
+                executor.close()
 
 
 def worker_settings(night: Night) -> WorkerSettings:

@@ -14,7 +14,8 @@ from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 
 Tick = Callable[[str, int, int], None]
-OnDone = Callable[[Done], None]
+# Takes an outcome; gives the works that have become possible by it, for an executor that runs them meanwhile.
+OnDone = Callable[[Done], Sequence[Work] | None]
 Stop = Callable[[], bool]
 
 
@@ -54,7 +55,13 @@ class Clock:
 
 
 class Executor(Protocol):
-    """Runs works of one stage; opened at the first miss and closed once by whoever made it."""
+    """Runs works of one stage; opened at the first miss and closed once by whoever made it.
+
+    Attributes:
+        overlaps: whether works of the next stage can run beside those of this one; they do if `on_done` gives any.
+    """
+
+    overlaps: bool
 
     def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
         """Run all works; call `on_done` once for each. Where `stop` says so, what has not begun is not reached."""
@@ -72,6 +79,8 @@ class Executor(Protocol):
 class InlineExecutor:
     """Runs everything in this process, one batch after another; what a stage raises is logged with its traceback."""
 
+    overlaps = False
+
     def __init__(self, settings: WorkerSettings, run_id: str, *, attempts: int):
         self._settings, self._run_id, self._attempts = settings, run_id, attempts
         self._worker = None
@@ -86,17 +95,28 @@ class InlineExecutor:
         with self._turn, self._clock.working():
             if self._worker is None:
                 self._worker = Worker(self._settings, self._run_id)
-            for batch in batches(works, self._settings.slots):
-                if stop():
-                    for work in batch:
-                        on_done(not_reached(work))
-                    continue
-                for done in self._worker.execute(batch, tick):
-                    attempt = 1
-                    while done.status == "failed" and attempt < self._attempts:
-                        attempt += 1
-                        done = replace(next(iter(self._worker.execute([done.work], tick))), attempts=attempt)
-                    on_done(done)
+            left = list(works)
+            while left:
+                elsewhere: list[Work] = []
+                for batch in batches(left, self._settings.slots):
+                    self._run(batch, tick, on_done, stop, elsewhere)
+                left = elsewhere  # another run was at these; by now there is nothing else to do
+
+    def _run(self, batch: list[Work], tick: Tick, on_done: OnDone, stop: Stop, elsewhere: list[Work]) -> None:
+        if stop():
+            for work in batch:
+                on_done(not_reached(work))
+            return
+        for done in self._worker.execute(batch, tick):
+            attempt = 1
+            while done.status == "failed" and attempt < self._attempts:
+                attempt += 1
+                patient = replace(done.work, patient=True)
+                done = replace(next(iter(self._worker.execute([patient], tick))), attempts=attempt)
+            if done.status == "elsewhere":
+                elsewhere.append(replace(done.work, patient=True))
+            else:
+                on_done(done)
 
     def usage(self) -> Usage:
         """See Executor; this process is the one worker."""

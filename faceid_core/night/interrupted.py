@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from faceid_core.errors import FaceidError
+from faceid_core.night.erase import refuse_erased
 from faceid_core.night.night import Night
 from faceid_core.night.rows import account_tables, run_tables
 from faceid_core.night.scores import collect
@@ -37,6 +38,7 @@ def publish_rows(night: Night, error: BaseException) -> None:
     ours = isinstance(error, Exception) and not isinstance(error, FaceidError)
     status = EXIT_BUG if ours else EXIT_FAILURES
     try:
+        refuse_erased(night)
         found, summary = collect(night)
         tables = run_tables(night, found, summary, exit_status=status)
     except Exception as broken:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from threading import Event, RLock
@@ -14,6 +14,7 @@ from threading import Event, RLock
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import DamagedInput
 from faceid_core.identity import Identity
+from faceid_core.night.ahead import end_of_admissions, in_background
 from faceid_core.night.executor import Executor, Usage
 from faceid_core.night.people import reject
 from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
@@ -23,7 +24,7 @@ from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import Done, InputMissing, Subject, Work
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, InputMissing, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
@@ -61,6 +62,7 @@ class Night:
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
     usage: Usage = field(default_factory=Usage)
+    _ahead: dict[str, Future] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)
     _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _repairs: RLock = field(default_factory=RLock, repr=False)
@@ -92,7 +94,22 @@ class Night:
             stage: One of STAGES.
             without: Subjects whose earlier stages are not there yet (a dry run's), to be left out.
         """
+        ahead = self._ahead.pop(stage, None)
+        return ahead.result() if ahead is not None else self._look_up(stage, without)
+
+    def look_ahead(self, stage: str, on_misses: Callable[[], object]) -> None:
+        """Look a stage up in the background; `lookup` of it then takes the answer found here.
+
+        Args:
+            stage: the first one, whose inputs are there when the night is opened.
+            on_misses: called in the background as soon as something is found that has to be computed.
+        """
+        self._ahead[stage] = in_background(lambda: self._look_up(stage, ()), on_misses)
+
+    def _look_up(self, stage: str, without: Collection[str]) -> list[Work]:
         subjects = [subject for subject in self.alive() if subject.name not in without]
+        if stage == "generate":  # floor first, so that people can be scored as soon as they are drawn
+            subjects.sort(key=lambda subject: subject.kind == "person")
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
         misses = [work for _, works in found for work in works]
@@ -108,6 +125,8 @@ class Night:
             self._fail(subject, missing.stage, "no_outcome", str(missing))
             return 0, []
         for work in works:
+            if (subject.name, work.result) in self._answered:
+                continue  # it ran while pictures were drawn
             manifest = None if self._forced(stage, subject) else cache.lookup(work.call)
             if manifest is None:
                 misses.append(replace(work, replace=self._forced(stage, subject)))
@@ -154,12 +173,16 @@ class Night:
         """
         settled: list[Done] = []
         damaged: list[Done] = []
+        ahead: list[Work] = []
 
-        def on_done(done: Done) -> None:
+        def on_done(done: Done) -> Sequence[Work]:
             if done.status == "damaged":
                 damaged.append(done)
-            else:
-                settled.append(self.settle(stage, done))
+                return ()
+            settled.append(self.settle(_group(done.work), done))
+            following = self._scores_of(done) if executor.overlaps and stage == "generate" else ()
+            ahead.extend(following)
+            return following
 
         def stop() -> bool:
             return self.cancelled.is_set() or (stage in ADMITTING_STAGES and self.past_finish_by())
@@ -172,7 +195,8 @@ class Night:
                     on_done(done)
             executor.execute(works, self.reporter.tick, on_done, stop)
             for done in damaged:
-                settled.append(self.settle(stage, Repair(self, executor).consumer(stage, done)))
+                group = _group(done.work)
+                settled.append(self.settle(group, Repair(self, executor).consumer(group, done)))
         except Exception as broken:
             log.exception("stage %s broke", stage)
             error = broken
@@ -181,7 +205,22 @@ class Night:
         message = "the executor gave no answer"
         if error:
             message = f"{type(error).__name__}: {self._without_photos(str(error))}"
-        return settled + self.settle_unanswered(stage, works, message)
+        return (
+            settled
+            + self.settle_unanswered(stage, works, message)
+            + self.settle_unanswered("score", ahead, message)
+        )
+
+    def _scores_of(self, done: Done) -> list[Work]:
+        """What can be scored as soon as a subject is drawn; what needs floor pictures that are not there waits.
+
+        Nothing is looked up: what was drawn just now was hardly ever scored before, and scoring twice harms nothing.
+        """
+        if done.status != "done" or done.work.result != "generate":
+            return []
+        subject = self.subjects[done.work.subject]
+        forced = self._forced("score", subject)
+        return [replace(work, replace=forced) for work in self.plan.works("score", subject)]
 
     def _without_photos(self, text: str) -> str:
         """An unexpected error's text without where photos lie: it goes to logs and Prefect, and a path may be an id."""
@@ -205,12 +244,13 @@ class Night:
         if done.status in ("done", "rejected"):
             done = self._with_manifest(subject, done)
         with self._lock:
-            self.computed[done.work.call.stage] += done.status == "done"
+            here = done.reason != MADE_ELSEWHERE
+            self.computed[done.work.call.stage] += here and done.status == "done"
             if subject.kind == "person":
                 account = self.accounts[subject.name]
                 account.seconds += done.seconds
                 account.attempts = max(account.attempts, done.attempts)
-                account.computed = account.computed or done.status in ("done", "rejected")
+                account.computed = account.computed or (here and done.status in ("done", "rejected"))
             if done.status not in ("done", "rejected"):
                 self._close(subject, done)
             self._answered.add((subject.name, done.work.result))
@@ -275,12 +315,10 @@ class Night:
 
     def past_finish_by(self) -> bool:
         """Whether the end of admissions has passed: the first such time of day after the scheduled start."""
-        finish_by = self.config.run.finish_by
-        if finish_by is None:
-            return False
-        zone = self.config.run.zone
-        start = self.scheduled_at.astimezone(zone)
-        end = dt.datetime.combine(start.date(), finish_by, tzinfo=zone)
-        if end <= start:  # 06:00 for a night that was to begin at 22:00 is tomorrow's
-            end += dt.timedelta(days=1)
-        return dt.datetime.now(zone) >= end
+        end = end_of_admissions(self.config, self.scheduled_at)
+        return end is not None and dt.datetime.now(end.tzinfo) >= end
+
+
+def _group(work: Work) -> str:
+    """The stage of STAGES that a work belongs to."""
+    return "score" if work.call.stage.startswith("score-") else work.call.stage

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError
 from faceid_core.night.night import LOOKUP_THREADS, Night
 from faceid_core.night.people import admit, common_subjects, read_people
 from faceid_core.night.photo_source import PhotoSource
@@ -15,8 +17,8 @@ from faceid_core.outcomes import Account
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
-from faceid_core.store import ObjectStore, RunLease, initialise
-from faceid_core.store.layout import STORE
+from faceid_core.store import ObjectStore, RunLease, erased_people, initialise
+from faceid_core.store.layout import STORE, check_secret, read_layout
 from faceid_core.store.secret import IdentitySecret
 
 
@@ -84,7 +86,7 @@ def open_night(
 
 
 def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[ObjectStore, IdentitySecret]:
-    """Open the store and make sure that it belongs to this secret; a dry look writes nothing into it.
+    """Open the store and make sure that it belongs to this secret; a dry look makes neither store nor secret.
 
     Raises:
         ConfigurationError: the store exists, and its secret is not here.
@@ -92,15 +94,51 @@ def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[Obj
     """
     store = open_configured_store(config.store, config.s3.model_dump())
     exists = store.head(STORE) is not None
+    if dry:
+        return store, _secret_for_a_look(config, store, exists)
     secret = IdentitySecret.load(config.store, make=not exists)
-    if exists or not dry:
-        initialise(store, secret)
+    initialise(store, secret)
     return store, secret
 
 
+def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) -> IdentitySecret:
+    if exists:
+        secret = IdentitySecret.load(config.store, make=False)
+        check_secret(store, read_layout(store), secret)
+        return secret
+    try:
+        return IdentitySecret.load(config.store, make=False)
+    except ConfigurationError:
+        # Where no store is there is nothing to look up: any keys will do, and none may be left behind.
+        return IdentitySecret(secrets.token_bytes(32), "nothing but this look")
+
+
+def look_at_people(
+    config: NightlyConfig, today: dt.date
+) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account]]:
+    """Whoever a night of today would have before it, as `open_night` finds them; nothing is written.
+
+    Returns:
+        The store, or None where there is none yet; subjects and accounts by name.
+
+    Raises:
+        ConfigurationError: the run could not start.
+        SecretMismatch: the store was made with another secret.
+    """
+    identities = read_people(config)
+    store, secret = open_store_checked(config, dry=True)
+    photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+    subjects, accounts, _ = _admit_all(identities, store, secret, photos, today)
+    for subject in common_subjects(config, list(subjects.values())):
+        subjects[subject.name] = subject
+    return (store if store.head(STORE) else None), subjects, accounts
+
+
 def _admit_all(identities, store, secret, photos, today):
+    erased = erased_people(store)
+
     def one(identity):
-        return admit(identity, store, secret, source=photos, today=today)
+        return admit(identity, secret, erased=erased, source=photos, today=today)
 
     subjects: dict[str, Subject] = {}
     accounts: dict[str, Account] = {}

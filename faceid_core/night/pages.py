@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from faceid_core import photos
-from faceid_core.errors import DamagedInput
+from faceid_core.errors import ConfigurationError, DamagedInput, StoreError
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
-from faceid_core.night.runs import INDEX, replace_object
+from faceid_core.night.runs import INDEX, PAGES, replace_object
 from faceid_core.report.index_page import index_page
 from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
 from faceid_core.stages.generate import SHARD
 from faceid_core.stages.work import Subject
-from faceid_core.store import Manifest, StageCache, is_erased
+from faceid_core.store import Manifest, StageCache, erased_people, is_erased
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
+from faceid_core.tables import Tables
 
 PAGE_VERSION = 3
 
@@ -29,18 +31,21 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
     A person's page is named after everything on it, so a night in which nothing changed writes no page and its
     index links to the old one.
     """
-    urls = {}
+    names: dict[str, str] = {}
+    known, erased, common = _pages_of_last_run(night), erased_people(night.store), _common(night)
     for subject, scores in found:
-        if subject.kind == "person":
-            name = _page_name(night, subject)
-            if _stands(night, name, subject, scores, summary):
-                urls[subject.name] = f"../../{name}"
+        if subject.kind != "person" or subject.name in erased:
+            continue
+        name = _page_name(subject, common)
+        if known.get(subject.name) == name or _stands(night, name, subject, scores, summary):
+            names[subject.name] = name
+    replace_object(night.store, run_object(night.run_id, PAGES), canonical_json(names))
     accounts = [{k: v for k, v in asdict(a).items() if k != "identity_id"} for a in night.accounts.values()]
     page = index_page(
         run=_run(night),
         accounts=accounts,
         summary=[{**row, "identity_id": None} for row in summary],
-        person_urls=urls,
+        person_urls={who: f"../../{name}" for who, name in names.items()},
         notes=[f"{name}: {message}" for name, message in night.failures_common.items()],
     )
     name = run_object(night.run_id, INDEX)
@@ -50,8 +55,6 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
 
 def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:
     """Write a person's page unless it is there; whether one may be linked to."""
-    if is_erased(night.store, subject.name):
-        return False
     if night.store.head(name) is not None:
         return True
     try:
@@ -63,20 +66,33 @@ def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, su
             cache.quarantine(damaged, str(damage))
         night.reporter.note(f"{subject.name}: no page in this run, run again: {damage}")
         return False
-    # Again, as late as can be: an erasure that began while the page was drawn must win.
+    # As late as can be: an erasure that began while the page was drawn must win.
     if is_erased(night.store, subject.name):
         return False
     night.store.put_if_absent(name, page)
     return True
 
 
-def _page_name(night: Night, subject: Subject) -> str:
-    results = {result: _content(manifest) for result, manifest in subject.manifests.items()}
-    common = {
+def _pages_of_last_run(night: Night) -> dict[str, str]:
+    """Identity key -> page, as the run that readers see recorded them; what is not known there is looked for."""
+    try:
+        found = json.loads(night.store.get(run_object(Tables(night.store).catalogue().run_id, PAGES)))
+        return found if isinstance(found, dict) else {}
+    except (ConfigurationError, StoreError, ValueError):
+        return {}
+
+
+def _common(night: Night) -> dict[str, list[str]]:
+    """The results of floor and ceiling, which are on everybody's page."""
+    return {
         s.name: sorted(_content(m) for m in s.manifests.values())
         for s in night.subjects.values()
         if s.kind != "person"
     }
+
+
+def _page_name(subject: Subject, common: dict[str, list[str]]) -> str:
+    results = {result: _content(manifest) for result, manifest in subject.manifests.items()}
     digest = sha256_hex(canonical_json({"version": PAGE_VERSION, "results": results, "common": common}))
     return f"{subject.scope}/reports/{digest[:32]}.html"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
@@ -12,7 +13,6 @@ from faceid_core.identity import Identity, read_manifest
 from faceid_core.night.photo_source import PhotoSource
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.work import COMMON, Subject
-from faceid_core.store import ObjectStore, is_erased
 from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
@@ -78,11 +78,19 @@ def read_people(config: NightlyConfig) -> list[Identity]:
 
 
 def admit(
-    identity: Identity, store: ObjectStore, secret: IdentitySecret, *, source: PhotoSource, today: dt.date
+    identity: Identity,
+    secret: IdentitySecret,
+    *,
+    erased: Collection[str],
+    source: PhotoSource,
+    today: dt.date,
 ) -> tuple[Subject, Account]:
     """Give a person a key and an account, refuse who may not run, and digest the photo.
 
     The photo goes into the store when detection needs it (`photo_source`), not here.
+
+    Args:
+        erased: keys of people whose tombstone stands.
     """
     key = secret.identity_key(identity.identity_id)
     subject = Subject(
@@ -94,7 +102,7 @@ def admit(
         face_box=identity.face_box,
     )
     account = Account(identity.identity_id, key)
-    if is_erased(store, key):
+    if key in erased:
         account.close(
             Outcome.REFUSED,
             stage="admit",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.evaluate.summary import aggregate
+from faceid_core.night.erase import refuse_erased
 from faceid_core.night.night import Night
 from faceid_core.night.pages import write_pages
 from faceid_core.night.rows import run_tables
@@ -34,6 +35,7 @@ class Published:
 
 def publish(night: Night) -> Published:
     """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
+    refuse_erased(night)
     found, summary = collect(night)
     status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
     overall = aggregate(summary) if summary else {}

@@ -19,7 +19,7 @@ from faceid_core.store.layout import run_object
 if TYPE_CHECKING:
     from faceid_core.night.night import Night
 
-REQUEST, STATUS, INDEX = "request.json", "status.json", "index.html"
+REQUEST, STATUS, INDEX, PAGES = "request.json", "status.json", "index.html", "pages.json"
 
 
 def new_run_id(config: NightlyConfig, run_date: dt.date, suffix: str | None = None) -> str:

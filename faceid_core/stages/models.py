@@ -64,6 +64,11 @@ def open_configured_store(url: str, s3: Mapping[str, object]) -> ObjectStore:
             endpoint_url=s3["endpoint_url"] or None,
             region=s3["region"] or None,
             path_style=s3["path_style"] or None,
+            kms_key=s3["kms_key"] or None,
+            checksums=s3["checksums"],
+            attempts=s3["attempts"],
+            timeout_seconds=s3["timeout_seconds"],
+            connections=s3["connections"],
         ),
     )
 

@@ -50,8 +50,9 @@ class Score:
                 class_word=p["class_word"],
                 scorers=scorers,
             )
+            parquet = Output(write_scores(rows), "application/vnd.apache.parquet", inline=True)
             where = {"device": models.device} if _on_accelerator(models, self.metric) else {}
-            yield index, {SCORES: Output(write_scores(rows), "application/vnd.apache.parquet")}, where
+            yield index, {SCORES: parquet}, where
             tick(work.subject, 1, 1)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from faceid_core.stages.models import Models
 
 COMMON = "common"
+MADE_ELSEWHERE = "made_elsewhere"  # why a work is done that another run did meanwhile
 JOURNAL = "journal"  # name of the input that holds an interrupted stage's last entry
 
 
@@ -37,7 +38,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Work:
-    """One stage for one subject. `result` is the name under which the subject keeps the manifest."""
+    """One stage for one subject. `result` is the name under which the subject keeps the manifest.
+
+    `replace`: compute although there is a result. `patient`: wait for another run that is at it, where a worker would
+    else hand it back as "elsewhere".
+    """
 
     subject: str
     scope: str
@@ -45,14 +50,18 @@ class Work:
     sources: Mapping[str, Source]
     result: str
     replace: bool = False
+    patient: bool = False
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a piece of work; carries names and digests only."""
+    """What became of a piece of work; carries names and digests only.
+
+    "elsewhere" is between worker and executor only: another run is at it, so it is to be tried again later.
+    """
 
     work: Work
-    status: Literal["done", "rejected", "failed", "damaged", "refused", "not_reached"]
+    status: Literal["done", "rejected", "failed", "damaged", "refused", "not_reached", "elsewhere"]
     reason: str | None = None
     message: str | None = None
     value: float | None = None

@@ -15,6 +15,7 @@ from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.stages import stage_named
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
+from faceid_core.stages.sharing import SharedWork
 from faceid_core.stages.work import JOURNAL, Done, Entry, Work
 from faceid_core.store import IdentityErased, StageCache
 from faceid_core.store.journal import WorkJournal
@@ -42,6 +43,7 @@ class Worker:
         self.settings, self.run_id = settings, run_id
         self.store = open_configured_store(settings.store, settings.s3)
         self.models = Models(settings)
+        self.shared = SharedWork(self.store, run_id)
 
     def execute(self, works: Sequence[Work], tick: Tick = silent) -> Iterator[Done]:
         """Run one stage over works of that same stage; yield one Done for each, whatever happens to it."""
@@ -50,6 +52,23 @@ class Worker:
 
             # OpenMP keeps this number per thread, and an actor computes in another thread than it was made in.
             torch.set_num_threads(self.settings.threads)
+        left = list(works)
+        while left:
+            mine, elsewhere, made = self.shared.begin(left)
+            yield from made
+            try:
+                if mine:
+                    yield from self._execute(mine, tick)
+            finally:
+                for work in mine:
+                    self.shared.end(work)
+            yield from (Done(work, "elsewhere") for work in elsewhere if not work.patient)
+            left = [work for work in elsewhere if work.patient]
+            if left:
+                for _ in self.shared.wait_for_one(left):
+                    tick(left[0].subject, 0, 1)
+
+    def _execute(self, works: Sequence[Work], tick: Tick) -> Iterator[Done]:
         stage = stage_named(works[0].call.stage)
         started = time.monotonic()
         ready, inputs, open_works = [], [], {work.subject + work.call.key: work for work in works}
@@ -142,6 +161,7 @@ class Worker:
         except FaceidError as error:
             return failed(work, error, seconds)
         self._clear_journal(work)
+        self.shared.end(work)
         if REJECTION in manifest.outputs:
             return rejected(work, read_json(outputs[REJECTION].data), seconds)
         return Done(work, "done", seconds=seconds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cache import IdentityErased, Output, StageCache, is_erased
+from .cache import IdentityErased, Output, StageCache, erased_people, is_erased
 from .folder import FolderStore
 from .keys import StageCall, canonical_json, sha256_hex
 from .layout import initialise
@@ -40,6 +40,7 @@ __all__ = [
     "StoreBusy",
     "canonical_json",
     "digest_folder",
+    "erased_people",
     "initialise",
     "is_erased",
     "open_store",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import Conflict, DamagedInput, ObjectMissing, StoreError
@@ -23,15 +23,25 @@ class IdentityErased(StoreError):
 
 @dataclass(frozen=True)
 class Output:
-    """Bytes that a stage made, and what they are."""
+    """Bytes that a stage made, and what they are.
+
+    `inline` asks for a copy in the manifest: for a few kilobytes that the driver reads of everybody every night, so that
+    they cost no request of their own.
+    """
 
     data: bytes
     media_type: str
+    inline: bool = False
 
 
 def is_erased(store: ObjectStore, identity_key: str) -> bool:
     """Whether the person's tombstone stands."""
     return store.head(layout.tombstone(identity_key)) is not None
+
+
+def erased_people(store: ObjectStore) -> frozenset[str]:
+    """The keys of everybody whose tombstone stands now; one listing, where a night would ask for each person."""
+    return frozenset(layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES))
 
 
 class StageCache:
@@ -52,7 +62,29 @@ class StageCache:
 
     def lookup(self, call: StageCall) -> Manifest | None:
         """The result of a call, if it is there; reads and checks the manifest only."""
-        return self.by_key(call.stage, call.key)
+        return self._of_call(call, self.by_key)
+
+    def look(self, call: StageCall) -> Manifest | None:
+        """As `lookup`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
+        return self._of_call(call, self.peek)
+
+    def _of_call(self, call: StageCall, otherwise: Callable[[str, str], Manifest | None]) -> Manifest | None:
+        try:
+            data = self.store.get(self._name(call.stage, call.key))
+        except ObjectMissing:
+            return None
+        return Manifest.of_call(data, call) or otherwise(call.stage, call.key)
+
+    def _name(self, stage: str, stage_key: str) -> str:
+        return layout.stage_manifest(self.scope, stage, stage_key)
+
+    def peek(self, stage: str, stage_key: str) -> Manifest | None:
+        """As `by_key`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
+        try:
+            data = self.store.get(layout.stage_manifest(self.scope, stage, stage_key))
+            return Manifest.from_bytes(data, stage=stage, stage_key=stage_key)
+        except (ObjectMissing, ValueError, RecursionError):
+            return None
 
     def by_key(self, stage: str, stage_key: str) -> Manifest | None:
         """As `lookup`, for who knows only the key. A manifest that cannot be trusted is set aside: a miss."""
@@ -80,7 +112,10 @@ class StageCache:
         self._refuse_erased()
         for output in outputs.values():
             self._put_blob(output.data)
-        manifest = Manifest(call.stage, call.key, _content(call, outputs), plain(provenance, "provenance"))
+        inline = {name: output.data for name, output in outputs.items() if output.inline}
+        manifest = Manifest(
+            call.stage, call.key, _content(call, outputs), plain(provenance, "provenance"), inline
+        )
         # Again, as late as can be: an erasure that began while blobs were written must win.
         self._refuse_erased()
         return self._replace(manifest) if replace else self._create(manifest)
@@ -93,6 +128,8 @@ class StageCache:
             KeyError: if the stage has no such output.
         """
         output = manifest.outputs[output_name]
+        if output_name in manifest.inline:
+            return manifest.inline[output_name]
         try:
             data = self.store.get(layout.blob(self.scope, output.digest))
         except ObjectMissing:

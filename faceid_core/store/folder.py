@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -111,6 +112,32 @@ class FolderStore:
                 folder.rmdir()
             except OSError:
                 break
+
+    def purge(self, prefix: str) -> int:
+        found = 0
+        for info in list(self.list(prefix)):
+            self.delete(info.name)
+            found += 1
+        return found
+
+    def purge_old_versions(self, prefix: str) -> int:
+        return 0  # a folder keeps none
+
+    def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
+        count, size, now = 0, 0, time.time()
+        try:
+            with os.scandir(self._private) as scanned:
+                entries = [entry for entry in scanned if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            return 0, 0
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                status = entry.stat()
+                if now - status.st_mtime > age:
+                    count, size = count + 1, size + status.st_size
+                    if delete:
+                        os.unlink(entry.path)
+        return count, size
 
     def _path(self, name: str) -> Path:
         return self.root / validate_name(name)

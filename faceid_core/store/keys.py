@@ -46,9 +46,12 @@ def canonical_json(value) -> bytes:
         TypeError: for any other type (arrays, paths, bytes, sets: convert them where their meaning is known).
         ValueError: for NaN and infinities, and for text that is not Unicode.
     """
-    text = json.dumps(
-        plain(value), ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-    )
+    return spelt(plain(value))
+
+
+def spelt(value) -> bytes:
+    """`canonical_json` of a value that is plain already, as `plain` and `json.loads` give it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
     return text.encode()
 
 
@@ -58,6 +61,36 @@ def plain(value, where: str = "value"):
     Raises:
         TypeError, ValueError: as `canonical_json` does; the text says where in the value.
     """
+    try:
+        return _copy(value)
+    except _Unusual:  # slower, and knows where it is
+        return _converted(value, where)
+
+
+class _Unusual(Exception):
+    pass
+
+
+def _copy(value):
+    """A deep copy of a value of the very types that JSON has."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is list or kind is tuple:
+        return [_copy(item) for item in value]
+    if kind is dict:
+        copied = {}
+        for name, item in value.items():
+            if type(name) is not str:
+                raise _Unusual
+            copied[name] = _copy(item)
+        return copied
+    if kind is float and math.isfinite(value):
+        return value
+    raise _Unusual
+
+
+def _converted(value, where: str):
     if value is None or isinstance(value, bool | str):
         return str(value) if isinstance(value, str) else value
     if isinstance(value, int):
@@ -72,9 +105,9 @@ def plain(value, where: str = "value"):
             raise TypeError(
                 f"{where} has the key {odd[0]!r} of type {type(odd[0]).__name__}; keys are strings"
             )
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): _converted(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_converted(item, f"{where}[{index}]") for index, item in enumerate(value)]
     raise TypeError(f"{where} is a {type(value).__name__}, which has no canonical spelling")
 
 
@@ -126,9 +159,14 @@ class StageCall:
         }
 
     @cached_property
+    def spelling(self) -> bytes:
+        """The canonical JSON of the preimage."""
+        return spelt(self.preimage())
+
+    @cached_property
     def key(self) -> str:
         """SHA-256 of the canonical preimage, 64 hex digits."""
-        return sha256_hex(canonical_json(self.preimage()))
+        return sha256_hex(self.spelling)
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -15,6 +15,7 @@ from .secret import IdentitySecret, is_identity_key
 LAYOUT_VERSION = 1
 STORE = "store.json"
 CATALOGUE = "catalog/current.json"
+TOMBSTONES = "tombstones/"
 COMMON = "common"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -100,7 +101,12 @@ def identity_scope(identity_key: str) -> str:
 
 def tombstone(identity_key: str) -> str:
     """The object whose presence says that a person was erased."""
-    return f"tombstones/{identity_scope(identity_key).rpartition('/')[2]}.json"
+    return f"{TOMBSTONES}{identity_scope(identity_key).rpartition('/')[2]}.json"
+
+
+def identity_of_tombstone(name: str) -> str:
+    """Whose tombstone an object is."""
+    return name.removeprefix(TOMBSTONES).removesuffix(".json")
 
 
 def identity_of_scope(scope: str) -> str | None:
@@ -142,6 +148,16 @@ def quarantined(scope: str, stage: str, stage_key: str, mark: str) -> str:
 def journal_entry(scope: str, stage: str, stage_key: str) -> str:
     """The object that says how far a stage has come with work that is under way."""
     return f"{scope}/journal/{_stage(stage)}/{_key(stage_key)}"
+
+
+def stage_lease(scope: str, stage: str, stage_key: str) -> str:
+    """The object that says who is working on a stage just now."""
+    return f"{scope}/leases/{_stage(stage)}/{_key(stage_key)}.json"
+
+
+def pin(run_id: str) -> str:
+    """The object whose presence keeps a run's results from being collected. Raises ConfigurationError."""
+    return run_object(run_id, "pin.json")
 
 
 def run_object(run_id: str, name: str) -> str:

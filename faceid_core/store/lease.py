@@ -1,6 +1,6 @@
-"""Two nights on one store: the second waits or is refused; a dead night's lease is taken over.
+"""Leases: two nights on one store, and two workers on one piece of work; whoever died is taken over.
 
-The lease saves double work. Correctness never rests on it: two holders would still write the same results.
+A lease saves double work. Correctness never rests on it: two holders would still write the same results.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .objects import ObjectStore
 log = logging.getLogger(__name__)
 
 NAME = "leases/run.json"
+_OF_RUNS = "leases/"
 _RENEWALS_PER_TTL = 4
 _LONGEST_POLL_SECONDS = 5.0
 
@@ -30,10 +31,10 @@ class StoreBusy(StoreError, ConfigurationError):
 
 
 class RunLease:
-    """The right to run on a store, renewed by a thread until `release`."""
+    """The right to run on a store, or to do one piece of its work, renewed by a thread until `release`."""
 
-    def __init__(self, store: ObjectStore, run_id: str, ttl: float):
-        self.run_id, self.ttl = run_id, ttl
+    def __init__(self, store: ObjectStore, run_id: str, ttl: float, name: str = NAME):
+        self.run_id, self.ttl, self.name = run_id, ttl, name
         self.lost = False
         self._store, self._holder, self._etag = store, uuid.uuid4().hex, ""
         self._stop = threading.Event()
@@ -46,7 +47,7 @@ class RunLease:
         run_id: str,
         *,
         ttl: float = 60.0,
-        on_busy: Literal["wait", "refuse"] = "wait",
+        on_busy: Literal["wait", "refuse", "share"] = "wait",
     ) -> RunLease:
         """Take the store's lease.
 
@@ -54,7 +55,7 @@ class RunLease:
             store: any store.
             run_id: who is asking; shown to others.
             ttl: seconds without renewal after which a holder counts as dead.
-            on_busy: what to do while another run lives.
+            on_busy: what to do while another run lives; "share" takes a lease beside it.
 
         Returns:
             The lease; release it, or use it in a `with` statement.
@@ -75,6 +76,11 @@ class RunLease:
             if stale and lease._take(etag):
                 lease._thread.start()
                 return lease
+            if on_busy == "share":
+                beside = cls(store, run_id, ttl, f"{_OF_RUNS}beside-{run_id}.json")
+                beside._take(beside._read()[1])
+                beside._thread.start()
+                return beside
             if on_busy == "refuse":
                 other = f"run {record.get('run_id', 'unknown')} on {record.get('host', 'another machine')}"
                 raise StoreBusy(
@@ -83,17 +89,54 @@ class RunLease:
             log.info("run %s waits for run %s on the same store", run_id, record.get("run_id"))
             time.sleep(min(_LONGEST_POLL_SECONDS, ttl / _RENEWALS_PER_TTL))
 
-    def release(self) -> None:
-        """Let the next run in; one taken over meanwhile is left to its new holder. Safe to call twice."""
+    @classmethod
+    def try_take(cls, store: ObjectStore, run_id: str, name: str, *, ttl: float = 60.0) -> RunLease | None:
+        """Take the lease of one piece of work, or None while another worker who is alive has it.
+
+        Args:
+            name: the lease's object.
+        """
+        lease = cls(store, run_id, ttl, name)
+        record, etag = lease._read()
+        if not _is_free(record) or not lease._take(etag):
+            return None
+        lease._thread.start()
+        return lease
+
+    @classmethod
+    def look(cls, store: ObjectStore, name: str) -> tuple[dict | None, str]:
+        """The record of who holds a lease, and its etag; None if nobody who is alive does."""
+        record, etag = cls(store, "", 0.0, name)._read()
+        return (None, "") if _is_free(record) else (record, str(etag))
+
+    def drop(self) -> None:
+        """Release and leave nothing behind, as befits a lease that is one of thousands."""
         if self._stop.is_set():
             return
+        self._end()
+        if not self.lost:
+            try:
+                self._store.delete(self.name)
+            except StoreError as error:
+                log.warning("a lease of run %s stays until it runs out: %s", self.run_id, error)
+
+    def _end(self) -> None:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def release(self) -> None:
+        """Let the next run in; one taken over meanwhile is left to its new holder. Safe to call twice."""
+        if self.name != NAME:
+            self.drop()
+            return
+        if self._stop.is_set():
+            return
+        self._end()
         if self.lost:
             return
         try:
-            self._store.replace_if_match(NAME, self._record(released=True), self._etag)
+            self._store.replace_if_match(self.name, self._record(released=True), self._etag)
         except StoreError as error:
             log.warning(
                 "run %s could not release its lease, which runs out by itself: %s", self.run_id, error
@@ -107,19 +150,14 @@ class RunLease:
 
     def _read(self) -> tuple[dict, str | None]:
         try:
-            data, etag = self._store.get_with_etag(NAME)
+            data, etag = self._store.get_with_etag(self.name)
         except ObjectMissing:
             return {"released": True}, None
-        try:
-            record = json.loads(data)
-            float(record["renewed"]), float(record["ttl"])
-        except (ValueError, KeyError, TypeError):
-            record = {"released": True}  # damage must not lock a store for ever
-        return record, etag
+        return _parse(data), etag
 
     def _take(self, etag: str | None) -> bool:
         try:
-            self._etag = self._store.replace_if_match(NAME, self._record(), etag)
+            self._etag = self._store.replace_if_match(self.name, self._record(), etag)
             return True
         except Conflict:
             return False
@@ -143,7 +181,7 @@ class RunLease:
 
     def _renew_once(self) -> None:
         try:
-            self._etag = self._store.replace_if_match(NAME, self._record(), self._etag)
+            self._etag = self._store.replace_if_match(self.name, self._record(), self._etag)
         except Conflict:
             self.lost = True
             log.warning(
@@ -152,6 +190,28 @@ class RunLease:
             )
         except StoreError as error:
             log.warning("run %s could not renew its lease, will try again: %s", self.run_id, error)
+
+
+def running_runs(store: ObjectStore) -> list[str]:
+    """The runs that hold a lease of the store and are alive, as far as their records tell."""
+    found = []
+    for info in list(store.list(_OF_RUNS)):
+        try:
+            record = _parse(store.get(info.name))
+        except ObjectMissing:
+            continue
+        if not _is_free(record):
+            found.append(str(record.get("run_id", "unknown")))
+    return found
+
+
+def _parse(data: bytes) -> dict:
+    try:
+        record = json.loads(data)
+        float(record["renewed"]), float(record["ttl"])
+        return record
+    except (ValueError, KeyError, TypeError):
+        return {"released": True}  # damage must not lock a store for ever
 
 
 def _is_free(record: dict) -> bool:

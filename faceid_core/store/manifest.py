@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from .keys import canonical_json, is_digest, sha256_hex
+from .keys import StageCall, canonical_json, is_digest, sha256_hex, spelt
 
 FORMAT = "faceid-manifest/1"
+# How the parts of a stored manifest, which is canonical JSON, follow one another.
+_CONTENT = b'{"content":'
+_BEGIN = _CONTENT + b'{"outputs":'
+_DIGEST = b',"content_sha256":"'
+_FORMAT = b'","format":"%b",' % FORMAT.encode()
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,15 @@ class Manifest:
         stage_key: SHA-256 of the preimage in `content`.
         content: {"preimage": ..., "outputs": [...]}.
         provenance: run, attempt, seconds, host, device, versions.
+        inline: bytes of small outputs that the driver reads of everybody, by name. Their blobs stand all the same;
+            a copy that is not what its output says is not there.
     """
 
     stage: str
     stage_key: str
     content: dict
     provenance: dict
+    inline: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Mapping[str, OutputRef]:
@@ -46,14 +56,15 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The manifest as it is stored."""
         # Bit rot in a digest or a size would still be valid JSON; the content's own digest shows it.
-        return canonical_json(
-            {
-                "format": FORMAT,
-                "content": self.content,
-                "content_sha256": sha256_hex(canonical_json(self.content)),
-                "provenance": self.provenance,
-            }
-        )
+        record = {
+            "format": FORMAT,
+            "content": self.content,
+            "content_sha256": sha256_hex(canonical_json(self.content)),
+            "provenance": self.provenance,
+        }
+        if self.inline:
+            record["inline"] = {name: base64.b64encode(data).decode() for name, data in self.inline.items()}
+        return canonical_json(record)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, stage: str, stage_key: str) -> Manifest:
@@ -73,15 +84,57 @@ class Manifest:
         content, provenance = record.get("content"), record.get("provenance")
         if not isinstance(content, dict) or not isinstance(provenance, dict):
             raise ValueError("content or provenance is not an object")
-        if sha256_hex(canonical_json(content)) != record.get("content_sha256"):
-            raise ValueError("its content does not match its own digest")
         preimage = content.get("preimage")
-        if not isinstance(preimage, dict) or sha256_hex(canonical_json(preimage)) != stage_key:
+        whole, part = _spelt(content)
+        if sha256_hex(whole) != record.get("content_sha256"):
+            raise ValueError("its content does not match its own digest")
+        if not isinstance(preimage, dict) or sha256_hex(part) != stage_key:
             raise ValueError("its key is not the digest of its preimage")
         if preimage.get("stage") != stage:
             raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
         _check_outputs(content.get("outputs"))
-        return cls(stage, stage_key, content, provenance)
+        found = cls(stage, stage_key, content, provenance)
+        return replace(found, inline=_inline(record.get("inline"), found.outputs))
+
+    @classmethod
+    def of_call(cls, data: bytes, call: StageCall) -> Manifest | None:
+        """As `from_bytes`, for who holds the call: nearly all of a manifest is its preimage, which need not be parsed.
+
+        Returns:
+            None if these are not the very bytes that `to_bytes` makes of a result of this call; `from_bytes` then
+            says why, or finds that they mean the same.
+        """
+        middle = b',"preimage":%b}' % call.spelling
+        at = data.find(middle, len(_BEGIN))
+        rest = data[at + len(middle) :]
+        if not data.startswith(_BEGIN) or at < 0 or not rest.startswith(_DIGEST) or rest[-1:] != b"}":
+            return None
+        content, digest, tail = (
+            data[len(_CONTENT) : at + len(middle)],
+            rest[len(_DIGEST) :][:64],
+            rest[len(_DIGEST) + 64 :],
+        )
+        if sha256_hex(content).encode() != digest or not tail.startswith(_FORMAT):
+            return None
+        try:
+            outputs = json.loads(data[len(_BEGIN) : at], parse_constant=_refuse_constant)
+            record = json.loads(b"{" + tail[len(_FORMAT) :], parse_constant=_refuse_constant)
+            _check_outputs(outputs)
+        except (ValueError, RecursionError):
+            return None
+        if not record.keys() <= {"inline", "provenance"} or not isinstance(record.get("provenance"), dict):
+            return None
+        content = {"outputs": outputs, "preimage": call.preimage()}
+        found = cls(call.stage, call.key, content, record["provenance"])
+        return replace(found, inline=_inline(record.get("inline"), found.outputs))
+
+
+def _spelt(content: dict) -> tuple[bytes, bytes]:
+    """Canonical JSON of a manifest's content and of the preimage in it, which is nearly all of it."""
+    preimage = spelt(content.get("preimage"))
+    if content.keys() != {"outputs", "preimage"}:
+        return spelt(content), preimage
+    return b'{"outputs":%b,"preimage":%b}' % (spelt(content["outputs"]), preimage), preimage
 
 
 def _check_outputs(outputs) -> None:
@@ -98,6 +151,19 @@ def _check_outputs(outputs) -> None:
         if not isinstance(row["media_type"], str):
             raise ValueError(f"output {row['name']} has no media type")
         names.add(row["name"])
+
+
+def _inline(copies, outputs: Mapping[str, OutputRef]) -> dict[str, bytes]:
+    """The copies that are what their outputs say; a damaged one is left out, for its blob is there to be read."""
+    found = {}
+    for name, text in copies.items() if isinstance(copies, dict) else ():
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            continue
+        if name in outputs and sha256_hex(data) == outputs[name].digest:
+            found[name] = data
+    return found
 
 
 def _refuse_constant(text: str):

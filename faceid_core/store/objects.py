@@ -66,6 +66,18 @@ class ObjectStore(Protocol):
         """Remove the object; absent is fine."""
         ...
 
+    def purge(self, prefix: str) -> int:
+        """Remove every object under a prefix with all versions that the store keeps; how many there were."""
+        ...
+
+    def purge_old_versions(self, prefix: str) -> int:
+        """Remove what a versioned store keeps of objects that were replaced or deleted; how many there were."""
+        ...
+
+    def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
+        """Writes that were begun `age` seconds ago and never finished: how many, and their bytes; with `delete` gone."""
+        ...
+
 
 def validate_name(name: str) -> str:
     """The name itself, if it can name an object on every store.
@@ -96,7 +108,8 @@ def _fault(name: str) -> str | None:
         return "it is absolute; names are relative to the store's root"
     if "\\" in name:
         return "it holds a backslash"
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+    plain = name.isascii() and name.isprintable()  # nearly all names; looking at each character takes longer
+    if not plain and any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
         return "it holds a control character"
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import boto3
 from boto3.exceptions import S3UploadFailedError
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
 from .objects import ObjectInfo, validate_name, validate_prefix
+from .s3_settings import S3Settings
+
+__all__ = ["S3Settings", "S3Store"]
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST = {"PreconditionFailed", "412"}
@@ -40,40 +38,12 @@ _ADVICE = {
     "PermanentRedirect": "set the bucket's region",
     "SlowDown": "lower the number of workers or try again later",
 }
+_PURGE_ADVICE = (
+    "allow ListBucketVersions and DeleteObjectVersion on the bucket and prefix, and lift object locks"
+)
 _ATTEMPTS = 6
 _PIECE_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class S3Settings:
-    """How to reach S3. What is None is left to boto3: AWS_ENDPOINT_URL, AWS_REGION, AWS_PROFILE and so on.
-
-    Attributes:
-        endpoint_url: for stores other than AWS.
-        region: the bucket's.
-        path_style: bucket in the path, not in the host's name; None chooses it when there is an endpoint.
-        max_pool: connections kept open, at least the number of threads that use the store.
-    """
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    path_style: bool | None = None
-    max_pool: int = 32
-
-    def session(self) -> boto3.Session:
-        """Credentials and region as boto3 finds them."""
-        return boto3.Session(region_name=self.region)
-
-    def endpoint(self) -> str | None:
-        """The endpoint in force, or None for AWS itself."""
-        return (
-            self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        )
-
-    def by_path(self) -> bool:
-        """Whether the bucket's name goes into the path."""
-        return self.endpoint() is not None if self.path_style is None else self.path_style
 
 
 class S3Store:
@@ -99,15 +69,7 @@ class S3Store:
             self._client = self.settings.session().client(
                 "s3",
                 endpoint_url=self.settings.endpoint(),
-                config=Config(
-                    s3={"addressing_style": "path" if self.settings.by_path() else "auto"},
-                    max_pool_connections=self.settings.max_pool,
-                    connect_timeout=10,
-                    retries={"mode": "standard", "max_attempts": 5},
-                    # Blobs are hashed on reading: that also holds where a store checks nothing.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                ),
+                config=self.settings.client_config(),
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"cannot set up S3 for {self.url}: {error}") from error
@@ -148,7 +110,9 @@ class S3Store:
     def put_file(self, name: str, path: str) -> None:
         """Write a file as an object, in parts where it is large; what stands there is replaced."""
         try:
-            self._client.upload_file(path, self.bucket, self._key(name))
+            encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key}
+            extra = encryption if self.settings.kms_key else None
+            self._client.upload_file(path, self.bucket, self._key(name), ExtraArgs=extra)
         except (ClientError, BotoCoreError, S3UploadFailedError) as error:
             raise self._failed("write", name, error) from error
 
@@ -215,6 +179,58 @@ class S3Store:
         except BotoCoreError as error:
             raise self._failed("delete", name, error) from error
 
+    def purge(self, prefix: str) -> int:
+        validate_prefix(prefix)
+        return self._purge(prefix, lambda row: True)
+
+    def purge_old_versions(self, prefix: str) -> int:
+        validate_prefix(prefix)
+        return self._purge(prefix, lambda row: not row["IsLatest"] or "Size" not in row)
+
+    def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
+        start, count, size, now = f"{self.prefix}/" if self.prefix else "", 0, 0, time.time()
+        try:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=start
+            )
+            for row in [row for page in pages for row in page.get("Uploads", ())]:
+                if now - row["Initiated"].timestamp() <= age:
+                    continue
+                which = {"Bucket": self.bucket, "Key": row["Key"], "UploadId": row["UploadId"]}
+                parts = self._client.list_parts(**which).get("Parts", ())
+                count, size = count + 1, size + sum(part["Size"] for part in parts)
+                if delete:
+                    self._client.abort_multipart_upload(**which)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("sweep unfinished uploads of", "everything", error) from error
+        return count, size
+
+    def _purge(self, prefix: str, wanted: Callable[[dict], bool]) -> int:
+        """Remove versions and delete markers, a thousand in a request."""
+        start, found = f"{self.prefix}/" if self.prefix else "", 0
+        try:
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self.bucket, Prefix=start + prefix
+            )
+            for page in pages:
+                rows = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+                keys = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows if wanted(row)]
+                if not keys:
+                    continue
+                answer = self._client.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True}
+                )
+                for refusal in answer.get("Errors", ()):
+                    name = refusal.get("Key", prefix)[len(start) :]
+                    told = f"{refusal.get('Code')}: {refusal.get('Message')}"
+                    raise StoreError(
+                        f"cannot remove all versions of {name} in {self.url}: {told}; {_PURGE_ADVICE}"
+                    )
+                found += len(keys)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("remove all versions of", prefix or "everything", error) from error
+        return found
+
     def _key(self, name: str) -> str:
         validate_name(name)
         return f"{self.prefix}/{name}" if self.prefix else name
@@ -227,7 +243,7 @@ class S3Store:
                 Key=self._key(name),
                 Body=data,
                 ContentType=_MEDIA_TYPES.get(suffix, "application/octet-stream"),
-                ChecksumSHA256=base64.b64encode(hashlib.sha256(data).digest()).decode(),
+                **self.settings.with_every_object(data),
                 **condition,
             ),
             _BUSY,

@@ -261,6 +261,9 @@ def storage_options(settings: S3Settings) -> dict[str, str]:
         options |= {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
         if frozen.token:
             options["aws_session_token"] = frozen.token
+    if settings.kms_key:
+        options |= {"aws_server_side_encryption": "aws:kms", "aws_sse_kms_key_id": settings.kms_key}
+    options["timeout"] = f"{settings.timeout_seconds:g}s"
     if endpoint := settings.endpoint():
         options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
     return options

@@ -166,15 +166,11 @@ def _open_file(path: Path, start: int, version: str) -> Stream:
 
 def s3_object(address: str, s3: Mapping[str, object]):
     """The store of an address's folder, and the object's name in it."""
-    from faceid_core.store.s3 import S3Settings, S3Store
+    from faceid_core.stages.models import open_configured_store
+    from faceid_core.store import open_store
 
     folder, _, name = address.rpartition("/")
-    settings = S3Settings(
-        endpoint_url=s3.get("endpoint_url") or None,
-        region=s3.get("region") or None,
-        path_style=s3.get("path_style") or None,
-    )
-    return S3Store(folder, settings), name
+    return open_configured_store(folder, s3) if s3 else open_store(folder), name
 
 
 def _pieces(file) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "night": "night",
     "cached-night": "cached_night",
     "startup": "startup",
+    "large-store": "large_store",
 }
 
 
@@ -40,6 +41,9 @@ BENCHMARKS = {
 @click.option("--script-batch", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--script-rate", type=float, default=0.06, show_default=True, help="Its learning rate.")
 @click.option("--script-steps", type=click.IntRange(4), default=200, show_default=True)
+@click.option(
+    "--script-template", default="a photo of the face of {}", show_default=True, help="Empty: its own."
+)
 @click.option("--cuda-base", type=click.Path(exists=True, path_type=Path), help="Stable Diffusion folder.")
 def main(names: tuple[str, ...], out: Path, repeats: int | None, **options) -> None:
     """Run, print and write; a benchmark that breaks is a row of its own and makes the exit status 1."""

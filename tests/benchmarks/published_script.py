@@ -80,6 +80,7 @@ class PublishedScript:
         """Offline, with the run's number of threads, and without CUDA in CPU rows."""
         threads = str(self.settings.threads)
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        kept["FACEID_SCRIPT_TEMPLATE"] = self.settings.script_template
         kept |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
         if self.place.device == "cpu":
             kept |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}

@@ -1,11 +1,14 @@
-"""Runs a Python script where torchvision may be missing, of which the Textual Inversion script uses one function.
+"""Runs the Textual Inversion script where torchvision may be missing, of which it uses one function.
+
+`FACEID_SCRIPT_TEMPLATE`, where it is set, takes the place of the script's own list of prompts to learn from.
 
 Called by path, in whatever environment the script has: it imports nothing of this project. The stand-in mirrors a
 picture with a probability, at the cost of torchvision's own (a random number and a transposition).
 """
 
+import ast
 import importlib.util
-import runpy
+import os
 import sys
 import types
 
@@ -37,8 +40,26 @@ def stand_in_for_torchvision() -> None:
     sys.modules |= {"torchvision": package, "torchvision.transforms": transforms}
 
 
+def with_template(tree: ast.Module, template: str) -> ast.Module:
+    """The script with one template instead of its own list.
+
+    Raises:
+        SystemExit: it has no such list any more.
+    """
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "imagenet_templates_small":
+            node.value = ast.parse(repr([template]), mode="eval").body
+            return ast.fix_missing_locations(tree)
+    raise SystemExit("the script has no list imagenet_templates_small; is it another version?")
+
+
 if __name__ == "__main__":
     if importlib.util.find_spec("torchvision") is None:
         stand_in_for_torchvision()
     sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    with open(sys.argv[0], encoding="utf-8") as script:
+        parsed = ast.parse(script.read(), sys.argv[0])
+    if os.environ.get("FACEID_SCRIPT_TEMPLATE"):
+        parsed = with_template(parsed, os.environ["FACEID_SCRIPT_TEMPLATE"])
+    __file__ = sys.argv[0]
+    exec(compile(parsed, sys.argv[0], "exec"))

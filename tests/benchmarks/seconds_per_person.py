@@ -10,6 +10,8 @@ Fair: same base model, photo crops, resolution, precision and threads. The scrip
 the tuning found best for its method in the miniature world (`--script-batch`, `--script-rate`; docs/tuning.md), ours
 its preset's with eight slots. The script's seconds are steps times its measured seconds per step, so that loading
 the libraries and the model once for each person is not held against it; ours include the opening and closing of slots.
+It learns from our template: its own list ("a rendering of a {}" and such) asks the miniature for half figures, so that
+its token has to carry the close-up as well and loses every scene (`--script-template ""` shows it).
 The figure is for the miniature only: with random weights nothing is learned that could be scored.
 """
 

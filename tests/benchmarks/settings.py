@@ -21,6 +21,7 @@ class Settings:
         executor: of the nights: inline, or ray (under Prefect).
         script: diffusers' textual_inversion.py; script_python: the interpreter that runs it.
         script_batch, script_rate, script_steps: how the script learns a person in seconds-per-person.
+        script_template: the prompt that it learns from; empty for its own list.
         cuda_base: a Stable Diffusion folder for CUDA rows; None makes that architecture with random weights.
     """
 
@@ -35,6 +36,7 @@ class Settings:
     script_batch: int = 10
     script_rate: float = 0.06
     script_steps: int = 200
+    script_template: str = "a photo of the face of {}"
     cuda_base: Path | None = None
 
     @property
@@ -75,6 +77,14 @@ def places(settings: Settings) -> list[Place]:
         folder = settings.cuda_base or stable_diffusion_15(settings.scratch / "sd15")
         found.append(Place("cuda", str(folder), "bfloat16"))
     return found
+
+
+def cpu_bfloat16() -> list[Place]:
+    """The CPU in bfloat16, where it has instructions for it; there a user would take them."""
+    import torch
+
+    able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return [Place("cpu", "miniature", "bfloat16")] if able else []
 
 
 def has_cuda() -> bool:

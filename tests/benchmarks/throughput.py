@@ -23,7 +23,7 @@ from .measuring import alternate, ratios, spread
 from .models import load, method, training_photos
 from .published_script import MISSING, PublishedScript, folder_with
 from .results import Row, absent
-from .settings import NO_CUDA, Place, Settings, has_cuda, places
+from .settings import NO_CUDA, Place, Settings, cpu_bfloat16, has_cuda, places
 
 NAME = "throughput"
 PRESET = "textual-inversion"
@@ -35,7 +35,7 @@ _WARM_STEPS = 2
 def run(settings: Settings) -> list[Row]:
     """Every m and B on every device; without the script's path only our own rows are filled."""
     rows = []
-    for place in places(settings):
+    for place in [*places(settings), *cpu_bfloat16()]:
         rows += _at(place, settings)
     if not has_cuda():
         rows.append(absent(NAME, "gain at m=1", NO_CUDA, device="cuda", bar=("at least", _BARS["cuda"])))

@@ -11,9 +11,11 @@ from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.store import (
     IdentityErased,
     IdentitySecret,
+    Manifest,
     Output,
     StageCache,
     StageCall,
+    erased_people,
     is_erased,
     layout,
     sha256_hex,
@@ -131,6 +133,22 @@ def test_damage_to_a_blob_is_found_on_reading_and_repaired_by_a_rerun(cache, dam
     assert cache.read(again, "mask") == data and again.content == made.content
 
 
+@pytest.mark.parametrize("copy", ["AAAA", "no base64", 3, None])
+def test_a_copy_in_the_manifest_spares_a_request_and_a_damaged_one_is_not_believed(cache, monkeypatch, copy):
+    scores = Output(b"0.5, 0.25", "text/csv", inline=True)
+    made = cache.commit(CALL, OUTPUTS | {"scores": scores}, PROVENANCE)
+    cache.store.delete(layout.blob(cache.scope, made.outputs["scores"].digest))
+    assert cache.read(cache.lookup(CALL), "scores") == scores.data, "the blob is not asked for"
+    cache.commit(CALL, OUTPUTS | {"scores": scores}, PROVENANCE, replace=True)
+
+    record = json.loads(cache.store.get(MANIFEST))
+    record["inline"]["scores"] = copy
+    overwrite(cache.store, MANIFEST, json.dumps(record).encode())
+    found = cache.lookup(CALL)
+    assert found.content == made.content and not found.inline
+    assert cache.read(found, "scores") == scores.data, "the blob is"
+
+
 def test_quarantine_leaves_alone_what_was_written_since(cache):
     old = cache.commit(CALL, OUTPUTS, {"run": "r1"})
     new = cache.commit(CALL, OUTPUTS, {"run": "r2"}, replace=True)
@@ -196,7 +214,7 @@ def test_a_manifest_moved_to_another_stage_is_not_believed(folder_store):
 def test_for_an_erased_person_nothing_is_kept(cache):
     assert not is_erased(cache.store, KEY)
     cache.store.put_if_absent(f"tombstones/{KEY}.json", b"{}")
-    assert is_erased(cache.store, KEY)
+    assert is_erased(cache.store, KEY) and erased_people(cache.store) == {KEY}
     for replace in (False, True):
         with pytest.raises(IdentityErased, match=KEY):
             cache.commit(CALL, OUTPUTS, PROVENANCE, replace=replace)
@@ -215,3 +233,34 @@ def test_an_erasure_while_blobs_are_written_wins(folder_store, monkeypatch):
     with pytest.raises(IdentityErased):
         cache.commit(CALL, OUTPUTS, PROVENANCE)
     assert cache.lookup(CALL) is None
+
+
+@pytest.mark.parametrize("place", [0, 0.2, 0.5, 0.8, 0.99])
+def test_a_manifest_read_for_its_call_is_believed_as_little_as_any(folder_store, place):
+    """The short way to a hit parses no preimage; whatever it believes, the long way must believe as well."""
+    made = StageCache(folder_store, "common").commit(CALL, OUTPUTS, PROVENANCE)
+    whole = made.to_bytes()
+    assert (
+        Manifest.of_call(whole, CALL)
+        == made
+        == Manifest.from_bytes(whole, stage=CALL.stage, stage_key=CALL.key)
+    )
+    first = int(place * (len(whole) - 1))
+    for position in range(first, min(first + 40, len(whole))):
+        for other in (whole[position] ^ 1, whole[position] ^ 32):
+            spoilt = whole[:position] + bytes([other]) + whole[position + 1 :]
+            short = Manifest.of_call(spoilt, CALL)
+            if short is not None:
+                assert short == Manifest.from_bytes(spoilt, stage=CALL.stage, stage_key=CALL.key)
+    for spoilt in (whole[:-1], whole + b" ", whole.replace(b'"outputs":[', b'"outputs":[[],'), b""):
+        assert Manifest.of_call(spoilt, CALL) is None
+
+
+def test_looking_leaves_a_damaged_manifest_where_it_is(cache):
+    made = cache.commit(CALL, OUTPUTS, PROVENANCE)
+    assert cache.look(CALL) == made == cache.peek(CALL.stage, CALL.key)
+    name = f"{cache.scope}/stages/{CALL.stage}/{CALL.key}.json"
+    overwrite(cache.store, name, cache.store.get(name)[:-9])
+    before = {info.name for info in cache.store.list("")}
+    assert cache.look(CALL) is None and {info.name for info in cache.store.list("")} == before
+    assert cache.lookup(CALL) is None and cache.store.head(name) is None

@@ -80,7 +80,10 @@ def test_a_lost_floor_and_ceiling_are_told(night, tmp_path):
     shutil.copytree(night.store, tmp_path / "store")
     common = tmp_path / "store" / "common"
     for manifest in common.glob("stages/score*/*.json"):
-        for output in json.loads(manifest.read_bytes())["content"]["outputs"]:
+        record = json.loads(manifest.read_bytes())
+        del record["inline"]
+        manifest.write_bytes(json.dumps(record).encode())
+        for output in record["content"]["outputs"]:
             (common / "blobs" / output["digest"]).unlink(missing_ok=True)
     told = faceid("run", "--config", night.config, "--store", tmp_path / "store")
     assert told.exit_code == 0

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
 
-from data_contracts import contract
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor import machine
-from faceid_core.doctor.expectation import Expected, calibrate, expectation, from_tables
+from faceid_core.doctor.expectation import calibrate, expectation, from_results
 from faceid_core.doctor.finding import Finding, guarded
 from faceid_core.doctor.storage import PREFIX, examine
-from faceid_core.stages.plan import Plan
-from faceid_core.tables import Tables
+from faceid_core.night.estimate import Estimate
+from faceid_core.night.planning import plan_night
 from flows import cli_doctor
 from flows.cli import cli
-from tests.helpers.table_rows import outcome_row, run_row
 
 INLINE = ["doctor", "--executor", "inline", "--no-measuring"]
 
@@ -105,55 +104,33 @@ def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
     assert many.state == "fail" and "make room" in many.advice
 
 
-@pytest.fixture(scope="module")
-def plan():
-    return Plan.from_config(NightlyConfig())
+def planned(tmp_path, **changes):
+    return plan_night(NightlyConfig(store=str(tmp_path / "store"), score={"named_people": 0}, **changes))
 
 
-def published(store, plan, config_digest, seconds):
-    run = run_row("run-1", 23, len(seconds)) | {
-        "base_digest": plan.weights["base"],
-        "config_digest": config_digest,
-    }
-    people = [outcome_row("run-1", 23, number) | {"seconds": value} for number, value in enumerate(seconds)]
-    tables = {
-        "runs": contract("runs").table([run]),
-        "identity_outcomes": contract("identity_outcomes").table(people),
-    }
-    Tables(store).publish("run-1", tables)
+def test_earlier_results_say_what_a_person_takes(tmp_path):
+    night = planned(tmp_path)
+    stages = {"personalise": 240.0, "generate": 80.0, "score-identity": 40.0}
+    known = replace(night, estimate=Estimate(stages, dict.fromkeys(stages, 5), (), 2))
+    told = list(expectation(known, workers=2, cost_per_hour=30.0))
+    assert [each.found for each in told] == [
+        "45.0 s (from 15 earlier results in this store)",
+        "8 of 8 people to compute: about 3 min on 2 worker(s), 0.10 worker hours, cost about 3.00",
+    ]
+    without = replace(night, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
+    assert "without score-leakage" in from_results(without).source
+    assert from_results(replace(night, estimate=Estimate(stages, {}, ("generate",), 2))) is None
+    (open_question,) = expectation(night, workers=1)
+    assert open_question.state == "warn" and "--no-measuring" in open_question.advice
+    (nothing,) = expectation(replace(night, stages=[]), workers=1)
+    assert "everything is cached" in nothing.found
 
 
-def test_the_last_runs_say_what_a_person_takes(folder_store, plan):
-    config = NightlyConfig()
-    assert from_tables(config, plan, folder_store) is None
-    published(folder_store, plan, config.digest(), [30.0, 50.0, 40.0])
-    found = from_tables(config, plan, folder_store)
-    assert found == Expected(40.0, "median of 3 people in 1 run(s), these settings", True)
-    other = NightlyConfig(generate={"steps": 50})
-    assert from_tables(other, plan, folder_store).alike is False
-    told = list(expectation(config, plan, 90, store=folder_store, workers=2, price_per_hour=3.0))
-    assert told[0].found.startswith("40.0 s (median") and told[0].state == "ok"
-    assert told[1].found == (
-        "90 people on 2 worker(s): about 30 min, 1.00 worker hours; at 3 an hour about 3.00, if nothing is cached"
-    )
-    assert next(expectation(other, plan, 1, store=folder_store, workers=1)).state == "warn"
-
-
-def test_without_runs_it_is_measured(plan):
-    from dataclasses import replace
-
-    config = NightlyConfig(personalize={"slots": 1}, generate={"batch": 1, "steps": 10, "seeds": 1})
-    found = calibrate(config, replace(plan, config=config), 1)
-    assert found.seconds > 0 and "measured here" in found.source and "a training step" in found.source
-    longer = NightlyConfig(personalize={"slots": 1}, generate={"batch": 1, "steps": 1000, "seeds": 64})
-    asked = []
-
-    def measure(config, plan, people):
-        asked.append((config, people))
-        return Expected(1.0, "measured here", True)
-
-    list(expectation(longer, plan, 5, store=None, workers=1, measure=measure))
-    assert asked == [(longer, 5)]
+def test_without_earlier_results_it_is_measured(tmp_path):
+    night = planned(tmp_path, personalize={"slots": 1}, generate={"batch": 1, "steps": 10, "seeds": 1})
+    told = list(expectation(night, workers=1, measure=calibrate))
+    assert "measured here" in told[0].found and float(told[0].found.split()[0]) > 0
+    assert told[1].found.startswith("8 of 8 people to compute")
 
 
 def test_the_command_passes_a_sound_machine(tmp_path):

@@ -1,21 +1,23 @@
 """Keys: the golden ones never change, equal meaning gives equal keys, unequal meaning never does."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faceid_core.store import StageCall, canonical_json, sha256_hex
+from faceid_core.store import Output, StageCache, StageCall, canonical_json, keys, sha256_hex
 
 PHOTO, TOKENS, WEIGHTS = (sha256_hex(text) for text in (b"photo", b"tokens", b"weights"))
 
 
-def golden_call(**changed) -> StageCall:
-    parts = {
+def golden_parts() -> dict:
+    return {
         "stage": "personalise",
         "version": 3,
         "parameters": {
@@ -29,7 +31,10 @@ def golden_call(**changed) -> StageCall:
         "inputs": {"mask": TOKENS, "crop": PHOTO},
         "weights": {"pipeline": WEIGHTS},
     }
-    return StageCall(**(parts | changed))
+
+
+def golden_call(**changed) -> StageCall:
+    return StageCall(**(golden_parts() | changed))
 
 
 def test_golden_keys():
@@ -145,3 +150,65 @@ def test_reading_a_spelling_gives_the_same_spelling(value):
     except UnicodeEncodeError:
         return
     assert canonical_json(json.loads(spelled)) == spelled
+
+
+def pythons() -> list[str]:
+    """Interpreters that this project may run under, one of each version: this one, those on the PATH and beside it."""
+    found = {sys.version_info[:2]: sys.executable}
+    for minor in range(11, 20):
+        name = f"python3.{minor}"
+        beside = sorted(Path(sys.base_prefix).parent.glob(f"*/bin/{name}"))
+        for path in filter(None, [shutil.which(name), *map(str, beside)]):
+            # A version manager's stand-in for what is not installed answers with an error.
+            if (3, minor) not in found and not subprocess.run(
+                [path, "-I", "-c", ""], capture_output=True
+            ).returncode:
+                found[3, minor] = path
+    return list(found.values())
+
+
+def test_keys_are_the_same_in_every_python_that_is_here():
+    """The room of keys needs the standard library only, so that any interpreter can be asked."""
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('keys', {keys.__file__!r})\n"
+        "module = importlib.util.module_from_spec(spec); sys.modules['keys'] = module; spec.loader.exec_module(module)\n"
+        f"print(module.StageCall(**{golden_parts()!r}).key)\n"
+    )
+    for python in pythons():
+        # Without the environment's packages, and with hashes that differ from process to process.
+        printed = subprocess.run([python, "-I", "-R", "-c", code], capture_output=True, text=True)
+        assert printed.returncode == 0, f"{python}: {printed.stderr}"
+        assert printed.stdout.strip() == golden_call().key, python
+
+
+def test_a_result_kept_in_one_store_is_found_in_the_other(folder_store, s3_store):
+    outputs = {"mask": Output(b"bytes", "image/png")}
+    for store in (folder_store, s3_store):
+        StageCache(store, "common").commit(golden_call(), outputs, {"host": store.url})
+    contents = [
+        StageCache(store, "common").lookup(golden_call()).content for store in (folder_store, s3_store)
+    ]
+    assert contents[0] == contents[1]
+    names = [sorted(info.name for info in store.list("")) for store in (folder_store, s3_store)]
+    assert names[0] == names[1]
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_what_was_read_from_json_is_spelt_as_it_was(value):
+    """A manifest is checked against its digest as it was read, without another conversion."""
+    try:
+        whole = canonical_json(value)
+    except ValueError:  # text that is not Unicode
+        return
+    assert keys.spelt(json.loads(whole)) == whole

@@ -1,11 +1,17 @@
 """What only S3 can do to a store: replies that get lost, conflicts to retry, pages, refusals."""
 
+import base64
+
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
 
-from faceid_core.errors import Conflict, StoreError
+from faceid_core.config import S3Config, parse_config
+from faceid_core.errors import ConfigurationError, Conflict, StoreError
+from faceid_core.stages.models import open_configured_store
 from faceid_core.store import open_store
 from faceid_core.store.s3 import S3Settings, S3Store
+from faceid_core.tables import Tables
+from tests.helpers.table_rows import night as table_rows
 
 
 def refusal(code, status, operation="PutObject"):
@@ -110,3 +116,92 @@ def test_settings_go_before_the_environment(s3_server, monkeypatch):
     bucket = s3_server.new_bucket()
     store = S3Store(f"s3://{bucket}/p", S3Settings(endpoint_url=s3_server.endpoint, path_style=True))
     assert store.put_if_absent("x", b"1") and store.get("x") == b"1"
+
+
+def test_the_configuration_reaches_the_client(s3_server):
+    section = {
+        "kms_key": "alias/faces",
+        "checksums": "none",
+        "attempts": 7,
+        "timeout_seconds": 9,
+        "connections": 48,
+    }
+    config = parse_config({"store": "s3://bucket/p", "s3": section})
+    store = open_configured_store(config.store, config.s3.model_dump())
+    client = store._client.meta.config
+    assert client.max_pool_connections == 48 and client.read_timeout == 9
+    assert client.retries == {"mode": "standard", "total_max_attempts": 7}
+    assert (store.settings.kms_key, store.settings.checksums) == ("alias/faces", "none")
+    assert parse_config({}).s3.model_dump() == S3Config().model_dump()
+    usual = open_configured_store(config.store, S3Config().model_dump())
+    assert usual.settings == S3Settings()
+
+
+def test_everything_that_is_written_is_encrypted_with_the_key_tables_too(s3_server):
+    bucket = s3_server.new_bucket()
+    store = S3Store(f"s3://{bucket}/p", S3Settings(kms_key="alias/faces"))
+    etag = store.replace_if_match("x", b"1", None)
+    store.replace_if_match("x", b"2", etag)
+    store.put_if_absent("y", b"3")
+    Tables(store).publish("r1", table_rows("r1", 1))
+    names = [row["Key"] for row in s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert any(name.endswith(".parquet") for name in names) and len(names) > 10
+    for name in names:
+        head = s3_server.client.head_object(Bucket=bucket, Key=name)
+        assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "alias/faces"), name
+    assert Tables(store).read("runs").num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "header"),
+    [("sha256", "x-amz-checksum-sha256"), ("crc32", "x-amz-checksum-crc32"), ("none", None)],
+)
+def test_the_checksum_that_goes_with_an_object_is_the_configured_one(s3_server, mode, header):
+    store = S3Store(f"s3://{s3_server.new_bucket()}/p", S3Settings(checksums=mode))
+    sent = []
+    store._client.meta.events.register(
+        "before-send.s3.PutObject", lambda request, **_: sent.append(dict(request.headers))
+    )
+    assert store.put_if_absent("x", b"123456789") and store.get("x") == b"123456789"
+    found = [name.lower() for name in sent[0] if name.lower().startswith("x-amz-checksum")]
+    assert found == ([header] if header else [])
+    if mode == "crc32":
+        assert base64.b64decode(sent[0][next(n for n in sent[0] if n.lower() == header)]).hex() == "cbf43926"
+
+
+def test_a_checksum_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigurationError, match=r"s3\.checksums"):
+        parse_config({"s3": {"checksums": "md4"}})
+
+
+def test_purging_takes_all_versions_and_leaves_the_neighbours(s3_server):
+    bucket = s3_server.new_bucket()
+    s3_server.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    store = S3Store(f"s3://{bucket}/p", S3Settings())
+    for name in ("a/1", "a/2", "b/1"):
+        store.replace_if_match(name, b"2", store.replace_if_match(name, b"1", None))
+    store.delete("a/2")
+
+    def versions():
+        answer = s3_server.client.list_object_versions(Bucket=bucket)
+        rows = [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ())]
+        return sorted(row["Key"] for row in rows)
+
+    assert versions() == ["p/a/1"] * 2 + ["p/a/2"] * 3 + ["p/b/1"] * 2
+    assert store.purge_old_versions("b/") == 1 and store.get("b/1") == b"2"
+    assert store.purge("a/") == 5
+    assert versions() == ["p/b/1"] and store.purge("a/") == 0
+
+
+def test_uploads_that_were_never_finished_are_swept(s3_server):
+    bucket = s3_server.new_bucket()
+    store = S3Store(f"s3://{bucket}/p", S3Settings())
+    begun = s3_server.client.create_multipart_upload(Bucket=bucket, Key="p/tables/x")
+    s3_server.client.upload_part(
+        Bucket=bucket, Key="p/tables/x", UploadId=begun["UploadId"], PartNumber=1, Body=b"half"
+    )
+    # The server says of every upload that it began in 2010.
+    assert store.sweep_unfinished(100 * 365 * 86_400, delete=True) == (0, 0)
+    assert store.sweep_unfinished(3600, delete=False) == (1, 4)
+    assert store.sweep_unfinished(3600, delete=True) == (1, 4)
+    assert not s3_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads")

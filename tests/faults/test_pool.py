@@ -87,6 +87,46 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert again["cleo"].status == "done", "the pool goes on after all that"
 
 
+def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
+    weights = {"base": "b" * 64} if base else {}
+    return Work(subject, "common", call_for(stage, 1, {"who": subject}, {}, weights, "float32"), {}, stage)
+
+
+def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_a_gpu(tmp_path):
+    settings = WorkerSettings(
+        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cuda", faces_backend="",
+        scorers="", slots=1, batch=1, threads=4,
+    )  # fmt: skip
+    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    pool = None
+    try:
+        pool = TroubledPool(settings, "test", workers=1)
+        assert pool.overlaps and len(pool.usage().idle) == 2, "half of the CPUs are the other worker's"
+        ends: dict[str, float] = {}
+
+        def on_done(done: Done) -> list[Work]:
+            ends[f"{done.work.call.stage} {done.work.subject}"] = time.monotonic()
+            drawn = done.work.call.stage == "personalise"
+            return [work_of(done.work.subject, "score-detection")] if drawn else []
+
+        names = [f"slow-{number}" for number in range(3)]
+        works = [work_of(name, "personalise", base=True) for name in names]
+        pool.execute(works, lambda *_: None, on_done, lambda: False)
+        assert len(ends) == 6
+        assert ends["score-detection slow-0"] < ends["personalise slow-2"], (
+            "it did not wait for the stage's end"
+        )
+        pids = {path.name.rsplit("-", 1)[1] for path in tmp_path.glob("slow-*-0-*")}
+        assert (
+            len(pids) == 1
+            and len({p.name.rsplit("-", 1)[1] for p in tmp_path.glob("slow-*-1-*")} - pids) == 1
+        )
+    finally:
+        if pool:
+            pool.close()
+        ray.shutdown()
+
+
 def test_the_time_without_work_is_measured(pool):
     time.sleep(1)
     run(pool, "slow-ann", "slow-bob")

@@ -1,0 +1,145 @@
+"""What a planned night is expected to take: seconds of earlier results, by the size of the work."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from faceid_core.errors import ObjectMissing
+from faceid_core.night.runs import STATUS, run_ids
+from faceid_core.store import Manifest, ObjectStore, StageCache
+from faceid_core.store.layout import identity_scope, run_object
+
+if TYPE_CHECKING:
+    from faceid_core.night.planning import StagePlan
+    from faceid_core.stages.plan import Plan
+    from faceid_core.stages.work import Subject
+
+_SAMPLED_PEOPLE = 16
+_SAMPLES = 200  # of each stage; more would not move the median
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected time, at most: pictures that a changed grid can copy, and later results that turn out cached, save some.
+
+    Attributes:
+        seconds: stage -> seconds of one worker; a stage that never ran in this store is absent.
+        samples: stage -> earlier results behind the figure.
+        unknown: stages with work to do and no earlier result to go by.
+        workers: how many share the work; 0 where the cluster decides.
+    """
+
+    seconds: Mapping[str, float]
+    samples: Mapping[str, int]
+    unknown: tuple[str, ...]
+    workers: int
+
+    @property
+    def worker_seconds(self) -> float:
+        """Seconds of all workers together."""
+        return sum(self.seconds.values())
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds from the first work to the last, if the workers are never idle; of one worker where none are named."""
+        return self.worker_seconds / max(1, self.workers)
+
+
+class Pace:
+    """Collects how long earlier results took, as their manifests say."""
+
+    def __init__(self, store: ObjectStore | None):
+        self._store, self._lock = store, Lock()
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, manifest: Manifest) -> None:
+        """Take an earlier result into account."""
+        samples = self._seconds[manifest.stage]
+        if len(samples) >= _SAMPLES:
+            return
+        seconds = manifest.provenance.get("seconds")
+        copied = manifest.provenance.get("pictures_drawn") == 0  # a shard put together from earlier pictures
+        if isinstance(seconds, int | float) and seconds > 0 and not copied:
+            size = _size(
+                manifest.stage, manifest.content["preimage"].get("parameters", {}), manifest.provenance
+            )
+            with self._lock:
+                samples.append(seconds / size)
+
+    def estimate(
+        self, stages: Sequence[StagePlan], plan: Plan, subjects: Mapping[str, Subject], *, workers: int
+    ) -> Estimate:
+        """Expected seconds of the misses, and of what waits for them."""
+        todo = [(row.stage, name, size) for row in stages for name, size in _works(row, plan, subjects)]
+        if any(not self._seconds.get(name) for _, name, _ in todo):
+            self._sample_last_run()
+        seconds: dict[str, float] = defaultdict(float)
+        unknown, samples = set(), {}
+        for stage, name, size in todo:
+            found = self._seconds.get(name)
+            if not found:
+                unknown.add(name)
+                continue
+            samples[name] = len(found)
+            seconds[stage] += median(found) * size
+        return Estimate(dict(seconds), samples, tuple(sorted(unknown)), workers)
+
+    def _sample_last_run(self) -> None:
+        """Other people's results, where those who are planned have none yet."""
+        if self._store is None:
+            return
+        for run_id in reversed(run_ids(self._store)[-3:]):
+            try:
+                people = json.loads(self._store.get(run_object(run_id, STATUS)))["people"]
+            except (ObjectMissing, ValueError, KeyError):
+                continue
+            computed = [person for person in people if person.get("stage_keys")]
+            for person in computed[:_SAMPLED_PEOPLE]:
+                cache = StageCache(self._store, identity_scope(person["identity_key"]))
+                for result, key in person["stage_keys"].items():
+                    manifest = cache.peek(result.removeprefix("floor_"), key)
+                    if manifest is not None:
+                        self.add(manifest)
+            if computed:
+                return
+
+
+def _works(row: StagePlan, plan: Plan, subjects: Mapping[str, Subject]):
+    """(stage name, size) of everything that a stage has to do, misses first, then what waits."""
+    from faceid_core.night.planning import expected_results
+
+    for miss in row.misses:
+        yield miss.work.call.stage, _size(miss.work.call.stage, miss.work.call.parameters, {})
+    config = plan.config
+    parameters: dict[str, Any] = {
+        "prompts": plan.grid.prompts,
+        "seeds": config.generate.seeds,
+        "steps": config.generate.steps,
+        "method": plan.method.model_dump(mode="json") if row.stage == "personalise" else {},
+    }
+    for subject, count in row.waiting.items():
+        names = expected_results(plan, subjects[subject], row.stage)
+        for name in names[-count:]:
+            stage = name.removeprefix("floor_")
+            yield stage, _size(stage, parameters, {})
+
+
+def _size(stage: str, parameters: Mapping, provenance: Mapping) -> float:
+    """How much work a call is, in units that its time grows with: training samples, sampler steps, prompts."""
+    if stage == "personalise":
+        method = parameters.get("method", {})
+        return float(method.get("steps") or 1) * float(method.get("samples_per_step") or 1)
+    if stage == "generate":
+        pictures = provenance.get("pictures_drawn") or len(parameters.get("prompts", ())) * parameters.get(
+            "seeds", 1
+        )
+        return float(max(1, pictures) * (parameters.get("steps") or 1))
+    if stage.startswith("score-"):
+        return float(max(1, len(parameters.get("prompts", ()))))
+    return 1.0

@@ -1,0 +1,97 @@
+"""Two runs on one store share the long stages: each piece of work is leased by whoever is at it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from faceid_core.errors import StoreError
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, Work
+from faceid_core.store import ObjectStore, RunLease, StageCache
+from faceid_core.store.layout import stage_lease
+
+log = logging.getLogger(__name__)
+
+# Minutes of an accelerator each; the other stages take less than asking would.
+SHARED_STAGES = ("personalise", "generate")
+POLL_SECONDS = 2.0
+
+
+class SharedWork:
+    """The leases of one worker. A lease saves double work only: a store that fails here stops nothing."""
+
+    def __init__(self, store: ObjectStore, run_id: str):
+        self._store, self._run_id = store, run_id
+        self._held: dict[str, RunLease] = {}
+
+    def begin(self, works: Sequence[Work]) -> tuple[list[Work], list[Work], list[Done]]:
+        """Split works into those to do now, those that another worker is at, and those that are done already."""
+        mine, elsewhere, done = [], [], []
+        for work in works:
+            if work.call.stage not in SHARED_STAGES:
+                mine.append(work)
+                continue
+            taken = self._take(work)
+            if not taken:
+                elsewhere.append(work)
+            elif self._is_made(work):  # since it was looked up, which may be hours ago
+                self.end(work)
+                done.append(Done(work, "done", reason=MADE_ELSEWHERE))
+            else:
+                mine.append(work)
+        return mine, elsewhere, done
+
+    def end(self, work: Work) -> None:
+        """Let go of a work, done or not; safe to call twice."""
+        lease = self._held.pop(self._name(work), None)
+        if lease is not None:
+            lease.drop()
+
+    def end_all(self) -> None:
+        """Let go of everything that is held still."""
+        while self._held:
+            self._held.popitem()[1].drop()
+
+    def wait_for_one(self, works: Sequence[Work]) -> Iterator[None]:
+        """Yield now and then until one of the works is made, or its worker has ended or died."""
+        seen: dict[str, tuple[str, float]] = {}
+        while True:
+            for work in works:
+                if self._is_made(work) or self._is_abandoned(work, seen):
+                    return
+            yield
+            time.sleep(POLL_SECONDS)
+
+    def _take(self, work: Work) -> bool:
+        try:
+            lease = RunLease.try_take(self._store, self._run_id, self._name(work))
+        except StoreError as error:
+            log.warning("%s: no lease on stage %s: %s", work.subject, work.call.stage, error)
+            return True
+        if lease is None:
+            return False
+        self._held[self._name(work)] = lease
+        return True
+
+    def _is_made(self, work: Work) -> bool:
+        return (
+            not work.replace
+            and StageCache(self._store, work.scope).peek(work.call.stage, work.call.key) is not None
+        )
+
+    def _is_abandoned(self, work: Work, seen: dict[str, tuple[str, float]]) -> bool:
+        """Whether nobody renews a work's lease any more; clocks may be wrong, so our own counts as well."""
+        name, now = self._name(work), time.monotonic()
+        record, etag = RunLease.look(self._store, name)
+        if record is None:
+            return True
+        if name not in seen or seen[name][0] != etag:
+            seen[name] = etag, now
+        if now - seen[name][1] > float(record["ttl"]):
+            self._store.delete(name)
+            return True
+        return False
+
+    def _name(self, work: Work) -> str:
+        return stage_lease(work.scope, work.call.stage, work.call.key)

@@ -1,0 +1,228 @@
+"""Checks a whole store: every manifest by its digests, every blob by its name; and repairs by setting aside."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+
+from ..errors import ObjectMissing
+from . import layout
+from .cache import StageCache
+from .keys import sha256_hex
+from .manifest import Manifest
+from .objects import ObjectInfo, ObjectStore
+from .scopes import Scope, all_scopes, read_scope
+
+THREADS = 8
+# A blob that is younger may belong to a result whose manifest is about to be written.
+_ORPHAN_AGE_SECONDS = 3600.0
+DAMAGED_MANIFEST, DAMAGED_BLOB, MISSING_BLOB = "damaged manifest", "damaged blob", "missing blob"
+MISSING_PHOTO, STRANGE, ERASED = "missing photo", "strange object", "remains of an erased person"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: what, in which scope, with which stage and key where there is one, and the details."""
+
+    kind: str
+    scope: str
+    detail: str
+    stage: str = ""
+    stage_key: str = ""
+
+    def __str__(self) -> str:
+        what = f" {self.stage} ({self.stage_key[:12]})" if self.stage else ""
+        return f"{self.kind}: {self.scope}{what}: {self.detail}"
+
+
+@dataclass
+class Verified:
+    """What a check found.
+
+    Attributes:
+        manifests, blobs: how many were read. bytes: of the blobs.
+        findings: what is wrong. orphans: blobs that no manifest names, with their bytes; `faceid gc` removes them.
+        repaired: manifests set aside and damaged blobs removed, so that the next run makes them again.
+    """
+
+    manifests: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    orphans: int = 0
+    orphan_bytes: int = 0
+    repaired: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Whether every result can be read."""
+        return not self.findings
+
+    def counts(self) -> dict[str, int]:
+        """Findings by kind."""
+        return dict(Counter(finding.kind for finding in self.findings))
+
+    def add(self, other: Verified) -> None:
+        """Take in what was found elsewhere."""
+        for name in ("manifests", "blobs", "bytes", "orphans", "orphan_bytes", "repaired"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.findings += other.findings
+
+
+def verify(
+    store: ObjectStore,
+    *,
+    repair: bool = False,
+    threads: int = THREADS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verified:
+    """Read every manifest and every blob of a store, many at a time.
+
+    Args:
+        store: any store.
+        repair: set a manifest aside whose outputs cannot be read, and remove damaged blobs: the next run makes them
+            again. Photos are put back by the run that needs them.
+        threads: how many scopes are read at the same time.
+        progress: called with scopes done and scopes in all.
+
+    Raises:
+        StoreError: the store itself fails.
+    """
+    scopes, found, lock = list(all_scopes(store)), Verified(), Lock()
+
+    def one(scope: Scope) -> None:
+        result = _Check(store, scope, repair).run()
+        with lock:
+            done.append(scope.name)
+            found.add(result)
+            if progress:
+                progress(len(done), len(scopes))
+
+    done: list[str] = []
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, scopes))
+    found.findings.sort(key=lambda finding: (finding.scope, finding.kind, finding.stage, finding.stage_key))
+    return found
+
+
+class _Check:
+    """The check of one scope."""
+
+    def __init__(self, store: ObjectStore, scope: Scope, repair: bool):
+        self._store, self._scope, self._repair = store, scope, repair
+        self._cache = StageCache(store, scope.name)
+        self._found = Verified()
+        self._wrong: dict[str, str] = {}  # digest -> what is wrong with the blob
+        self._sizes: dict[str, int] = {}
+
+    def run(self) -> Verified:
+        for digest, info in self._scope.blobs.items():
+            self._blob(digest, info)
+        manifests = [self._manifest(*key) for key in self._scope.manifests]
+        readable = [manifest for manifest in manifests if manifest is not None]
+        for manifest in readable:
+            self._outputs(manifest)
+        self._photos(readable)
+        self._orphans(readable, complete=len(readable) == len(manifests))
+        for digest in self._wrong:
+            if self._repair:
+                self._store.delete(layout.blob(self._scope.name, digest))
+                self._found.repaired += 1
+        for info in self._scope.strange:
+            self._say(STRANGE, f"{info.name} is nothing that faceid writes; remove it")
+        self._erased()
+        return self._found
+
+    def _blob(self, digest: str, info: ObjectInfo) -> None:
+        try:
+            data = self._store.get(info.name)
+        except ObjectMissing:  # removed since it was listed; who needs it says so below
+            return
+        self._found.blobs += 1
+        self._found.bytes += len(data)
+        self._sizes[digest] = len(data)
+        if sha256_hex(data) != digest:
+            self._wrong[digest] = f"blob {digest[:12]} is damaged ({len(data)} bytes)"
+
+    def _manifest(self, stage: str, key: str) -> Manifest | None:
+        try:
+            data = self._store.get(layout.stage_manifest(self._scope.name, stage, key))
+        except ObjectMissing:
+            return None
+        self._found.manifests += 1
+        try:
+            return Manifest.from_bytes(data, stage=stage, stage_key=key)
+        except (ValueError, RecursionError) as error:
+            self._say(DAMAGED_MANIFEST, str(error), stage, key)
+            if self._repair and self._cache.by_key(stage, key) is None:
+                self._found.repaired += 1
+            return None
+
+    def _outputs(self, manifest: Manifest) -> None:
+        before = len(self._found.findings)
+        for name, output in manifest.outputs.items():
+            where = manifest.stage, manifest.stage_key
+            if output.digest in self._wrong:
+                self._say(DAMAGED_BLOB, f"{name}: {self._wrong[output.digest]}", *where)
+            elif output.digest not in self._sizes and not self._appeared(output.digest):
+                self._say(MISSING_BLOB, f"{name}: blob {output.digest[:12]} is gone", *where)
+            elif self._sizes[output.digest] != output.size:
+                told = f"{name}: {self._sizes[output.digest]} bytes where the manifest says {output.size}"
+                self._say(DAMAGED_BLOB, told, *where)
+        if self._repair and len(self._found.findings) > before:
+            self._cache.quarantine(manifest, str(self._found.findings[-1]))
+            self._found.repaired += 1
+
+    def _appeared(self, digest: str) -> bool:
+        """Whether a blob was written since the scope was listed, as beside a running night."""
+        try:
+            data = self._store.get(layout.blob(self._scope.name, digest))
+        except ObjectMissing:
+            return False
+        self._sizes[digest] = len(data)
+        return sha256_hex(data) == digest
+
+    def _photos(self, manifests: list[Manifest]) -> None:
+        for manifest in manifests:
+            photo = manifest.content["preimage"].get("inputs", {}).get("photo")
+            if manifest.stage != "detect" or photo is None:
+                continue
+            if photo in self._wrong:
+                self._say(DAMAGED_BLOB, f"photo: {self._wrong[photo]}", "detect", manifest.stage_key)
+            elif photo not in self._sizes and not self._appeared(photo):
+                self._say(MISSING_PHOTO, "a run puts it back when it needs it", "detect", manifest.stage_key)
+
+    def _orphans(self, manifests: list[Manifest], *, complete: bool) -> None:
+        """Blobs that nothing names; where a manifest cannot be read, nobody knows."""
+        named = named_digests(manifests)
+        now = time.time()
+        for digest, info in self._scope.blobs.items() if complete else ():
+            if digest not in named and now - info.modified > _ORPHAN_AGE_SECONDS:
+                self._found.orphans += 1
+                self._found.orphan_bytes += info.size
+                if digest in self._wrong:
+                    self._say(DAMAGED_BLOB, f"{self._wrong[digest]}, and nothing needs it")
+
+    def _erased(self) -> None:
+        key = layout.identity_of_scope(self._scope.name)
+        if (
+            key
+            and self._store.head(layout.tombstone(key))
+            and read_scope(self._store, self._scope.name).blobs
+        ):
+            self._say(ERASED, "objects stand under a tombstone; run the erasure again: faceid gc --delete")
+
+    def _say(self, kind: str, detail: str, stage: str = "", key: str = "") -> None:
+        self._found.findings.append(Finding(kind, self._scope.name, detail, stage, key))
+
+
+def named_digests(manifests: list[Manifest]) -> set[str]:
+    """The blobs that results need: their outputs, and what they were made from."""
+    named = {output.digest for manifest in manifests for output in manifest.outputs.values()}
+    for manifest in manifests:
+        named |= set(manifest.content["preimage"].get("inputs", {}).values())
+    return named

@@ -1,0 +1,175 @@
+"""Upkeep of the tables: files that no version needs any more, and the rows of a person who is erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import ceil
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from data_contracts import NAMES, contract
+
+from ..errors import StoreError
+from ..store.keys import is_digest
+from ..store.objects import ObjectStore
+from ..store.secret import is_identity_key
+from .catalogue import advance, read_catalogue
+from .write import DeltaPlace, folder_name
+
+_ATTEMPTS = 20
+_KEYS_IN_A_PREDICATE = 500
+# Outcomes last: they say which keys the other tables hold of a person, should this be interrupted.
+_OF_A_PERSON = ("image_metrics", "images", "identity_summary", "identity_outcomes")
+
+
+def vacuum(store: ObjectStore, grace: float, *, delete: bool) -> list[str]:
+    """Table files that neither the catalogue's version nor the newest one needs, older than `grace` seconds.
+
+    Args:
+        store: any store.
+        grace: seconds, rounded up to whole hours.
+        delete: remove them; else only say which they are.
+
+    Returns:
+        Their names in the store.
+
+    Raises:
+        StoreError: the storage fails.
+    """
+    return [
+        name
+        for table in NAMES
+        for name in _vacuum(store, table, ceil(grace / 3600), delete=delete, full=True)
+    ]
+
+
+def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
+    """The stage keys under which the tables hold a person's pictures and scores. Raises StoreError."""
+    _require_key(identity_key)
+    place, found = DeltaPlace(store), set()
+    for name, column in (("identity_outcomes", "identity_key"), ("images", "subject")):
+        rows = place.read(name, lambda delta, column=column: _rows(delta, column, identity_key)) or []
+        for row in rows:
+            found |= {row.get("generate_key"), *dict(row.get("score_keys") or ()).values()}
+    return {key for key in found if is_digest(key)}
+
+
+def erase_rows(
+    store: ObjectStore, identity_key: str, stage_keys: Iterable[str], *, nobody_writes: bool
+) -> dict[str, int]:
+    """Remove a person's rows from every table, and the files and log entries that held them.
+
+    Readers see the tables without them before the old files go, so that no reader meets a hole.
+
+    Args:
+        store: any store.
+        identity_key: whose rows.
+        stage_keys: of the person's results, known from elsewhere; those that the tables know are added.
+        nobody_writes: no night runs, so that files which no version names may go as well.
+
+    Returns:
+        table -> rows removed.
+
+    Raises:
+        StoreError: the storage fails; doing it again completes it.
+    """
+    place = DeltaPlace(store)
+    keys = sorted({key for key in stage_keys if is_digest(key)} | stage_keys_of(store, identity_key))
+    removed = {name: _delete(place, name, _predicates(name, identity_key, keys)) for name in _OF_A_PERSON}
+    _advance(store, place)
+    for name in NAMES:
+        _vacuum(store, name, 0, delete=True, full=nobody_writes)
+    # The log tells the least and the greatest value of each column of each file, ids among them, and our predicates.
+    checkpoints = {name: place.read(name, _checkpoint) for name in NAMES}
+    _advance(store, place)
+    for name, version in checkpoints.items():
+        _forget_log(store, name, version)
+    store.purge_old_versions("tables/")
+    return {name: count for name, count in removed.items() if count}
+
+
+def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
+    import pyarrow.compute as pc
+
+    known = [
+        name for name in ("generate_key", "score_keys") if name in delta.to_pyarrow_dataset().schema.names
+    ]
+    return (
+        delta.to_pyarrow_dataset()
+        .to_table(columns=known, filter=pc.field(column) == identity_key)
+        .to_pylist()
+    )
+
+
+def _predicates(name: str, identity_key: str, keys: Sequence[str]) -> list[str]:
+    if name in ("identity_outcomes", "identity_summary"):
+        return [f"identity_key = '{identity_key}'"]
+    cuts = [keys[start : start + _KEYS_IN_A_PREDICATE] for start in range(0, len(keys), _KEYS_IN_A_PREDICATE)]
+    listed = [", ".join(f"'{key}'" for key in cut) for cut in cuts]
+    if name == "images":
+        return [f"subject = '{identity_key}'", *(f"generate_key IN ({cut})" for cut in listed)]
+    return [f"generate_key IN ({cut}) OR score_key IN ({cut})" for cut in listed]
+
+
+def _delete(place: DeltaPlace, name: str, predicates: Sequence[str]) -> int:
+    removed = 0
+    for predicate in predicates:
+        for _ in range(_ATTEMPTS):
+            try:
+                removed += (
+                    place.read(name, lambda delta, predicate=predicate: _delete_rows(delta, predicate)) or 0
+                )
+                break
+            except StoreError as error:
+                if not isinstance(error.__cause__, CommitFailedError):
+                    raise
+        else:
+            raise StoreError(
+                f"table {name} in {place.root} keeps changing; erase again when the night has ended"
+            )
+    return removed
+
+
+def _delete_rows(delta: DeltaTable, predicate: str) -> int:
+    return int(delta.delete(predicate).get("num_deleted_rows") or 0)
+
+
+def _advance(store: ObjectStore, place: DeltaPlace) -> None:
+    advance(store, place, read_catalogue(store)[0].run_id)
+
+
+def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bool) -> list[str]:
+    place, shown = DeltaPlace(store), read_catalogue(store)[0].versions.get(name)
+
+    def files(delta: DeltaTable) -> list[str]:
+        kept = sorted({delta.version(), *([] if shown is None else [shown])})
+        options = {"enforce_retention_duration": False, "full": full, "keep_versions": kept}
+        # Without a look first, a table with nothing to remove would get two empty commits.
+        found = delta.vacuum(hours, dry_run=True, **options)
+        if delete and found:
+            delta.vacuum(hours, dry_run=False, **options)
+        return found
+
+    folder = folder_name(contract(name))
+    return [f"{folder}/{file}" for file in place.read(name, files) or ()]
+
+
+def _checkpoint(delta: DeltaTable) -> int:
+    delta.create_checkpoint()
+    return delta.version()
+
+
+def _forget_log(store: ObjectStore, name: str, version: int | None) -> None:
+    """Remove log entries and checkpoints that are older than a version."""
+    if version is None:
+        return
+    for info in list(store.list(f"{folder_name(contract(name))}/_delta_log/")):
+        number = info.name.rpartition("/")[2].partition(".")[0]
+        if number.isdigit() and int(number) < version:
+            store.delete(info.name)
+
+
+def _require_key(identity_key: str) -> None:
+    if not is_identity_key(identity_key):
+        raise ValueError(f"{identity_key!r} is not an identity key of 32 hex digits")

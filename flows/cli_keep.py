@@ -1,0 +1,169 @@
+"""Commands that keep a store in order: verify, gc, pin, erase."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from faceid_core.config import NightlyConfig
+from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
+from flows.cli_query import with_store
+
+_FINDINGS_TOLD = 50
+
+
+@click.command(short_help="Check every manifest and blob of a store.")
+@click.option(
+    "--repair", is_flag=True, help="Set damaged results aside, so that the next run makes them again."
+)
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 256), help="Reads at a time.")
+@with_store
+def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
+    """Read every manifest and every blob and say what is damaged, missing or orphaned. Exit status 2 if anything is.
+
+    Orphans are no damage: faceid gc removes them. Without --repair the store stays as it is.
+    """
+    from faceid_core.night.reading import open_existing
+    from faceid_core.store.verify import verify as verify_store
+
+    store = open_existing(config)
+    console = Console(highlight=False)
+    with Progress(console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("scopes", total=None)
+        found = verify_store(
+            store,
+            repair=repair,
+            threads=threads,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    for finding in found.findings[:_FINDINGS_TOLD]:
+        console.print(str(finding), soft_wrap=True, markup=False)
+    if len(found.findings) > _FINDINGS_TOLD:
+        console.print(f"and {len(found.findings) - _FINDINGS_TOLD} more")
+    console.print(f"{found.manifests} manifests and {found.blobs} blobs ({size(found.bytes)}) read")
+    console.print(f"{found.orphans} orphaned blobs ({size(found.orphan_bytes)}); faceid gc removes them")
+    if found.sound:
+        console.print("everything that a result needs is there and is what was written")
+        raise click.exceptions.Exit(EXIT_COMPLETE)
+    console.print(", ".join(f"{count} {kind}" for kind, count in found.counts().items()))
+    if repair:
+        console.print(
+            f"{found.repaired} objects set aside or removed; the next run makes what is missing again"
+        )
+    else:
+        console.print(
+            "faceid verify --repair sets damaged results aside, so that the next run makes them again"
+        )
+    raise click.exceptions.Exit(EXIT_FAILURES)
+
+
+@click.command(short_help="Collect garbage in a store.")
+@click.option("--delete", is_flag=True, help="Remove the garbage; without this it is only counted.")
+@click.option(
+    "--grace-days",
+    default=7.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Nothing younger is ever removed.",
+)
+@click.option(
+    "--unused-days",
+    type=click.FloatRange(0),
+    help="Also let go of people's results that no run of so many days used; see faceid pin.  [default: keep all]",
+)
+@with_store
+def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: float | None) -> None:
+    """Find objects that no result, pin, page or table needs and that are older than a grace period.
+
+    Safe beside a running night, whose people are left alone. With --delete also finishes erasures that are due.
+    """
+    from faceid_core.night.erase import finish_erasures
+    from faceid_core.night.reading import open_existing
+    from faceid_core.store.gc import collect
+
+    store = open_existing(config)
+    console = Console(highlight=False)
+    if delete:
+        for receipt in finish_erasures(store, say=lambda text: console.print(text, soft_wrap=True)):
+            console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
+    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days)
+    for kind, count in sorted(found.counts.items()):
+        console.print(f"{kind:<22} {count:>8}  {size(found.bytes[kind])}")
+    verb = "removed" if delete else "would be removed (with --delete)"
+    console.print(f"{found.objects} objects, {size(sum(found.bytes.values()))} {verb}")
+    if found.kept_young:
+        console.print(f"{found.kept_young} more are within the grace period of {grace_days:g} days")
+    if found.scopes_in_use:
+        console.print(f"{found.scopes_in_use} scopes were left alone: a night is running")
+    if found.scopes_in_doubt:
+        console.print(
+            f"{found.scopes_in_doubt} scopes hold manifests that cannot be read: faceid verify --repair"
+        )
+
+
+@click.command(short_help="Keep all results of a run.")
+@click.argument("run_id")
+@click.option("--remove", is_flag=True, help="Let the run's results go again.")
+@with_store
+def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
+    """Keep what RUN_ID used, whatever faceid gc --unused-days lets go."""
+    from faceid_core.errors import ConfigurationError, ObjectMissing
+    from faceid_core.night.reading import open_existing
+    from faceid_core.night.runs import read_request
+    from faceid_core.store import layout
+
+    store = open_existing(config)
+    try:
+        read_request(store, run_id)
+    except ObjectMissing:
+        raise ConfigurationError(
+            f"{config.store} holds no run {run_id!r}; faceid status shows the latest"
+        ) from None
+    if remove:
+        store.delete(layout.pin(run_id))
+    else:
+        store.put_if_absent(layout.pin(run_id), b"{}")
+    click.echo(f"run {run_id} is {'no longer ' if remove else ''}pinned")
+
+
+@click.command(short_help="Erase a person for good.")
+@click.argument("identity_id", metavar="IDENTITY")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait a minute for the second sweep; else faceid gc --delete does it.",
+)
+@with_store
+def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> None:
+    """Erase IDENTITY: every object with all versions, every row, and again once nothing can be under way any more.
+
+    Runs refuse the person from then on. The receipt is printed and stands in the store, under the identity key.
+    Interrupted, the same command goes on. What is outside the store (the photo, the manifest, backups, and the
+    bucket's replicas) is not touched.
+    """
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.night.erase import erase as erase_person
+    from faceid_core.night.reading import open_with_secret
+
+    store, secret = open_with_secret(config)
+    key = secret.identity_key(validate_identity_id(identity_id))
+    if not yes:
+        click.confirm(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone", abort=True)
+    receipt = erase_person(store, secret, identity_id, wait=wait, say=lambda text: click.echo(text, err=True))
+    shown = {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
+    click.echo(json.dumps(shown, indent=2))
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

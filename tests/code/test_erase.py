@@ -1,0 +1,256 @@
+"""faceid erase: nothing of a person is left, versions, log and statistics included; others lose nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from data_contracts import contract
+from faceid_core.config.parse import changed
+from faceid_core.errors import ConfigurationError, StoreError
+from faceid_core.night import erase as erasing
+from faceid_core.night.erase import erase, finish_erasures, refuse_erased
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+from faceid_core.outcomes import Outcome
+from faceid_core.store import IdentitySecret, StageCache, layout, open_store
+from faceid_core.store.verify import verify
+from faceid_core.tables import Tables, upkeep
+from flows.cli import cli
+from tests.conftest import TEST_SECRET
+from tests.helpers import table_rows
+from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
+
+SECRET = IdentitySecret(bytes.fromhex(TEST_SECRET))
+PEOPLE = 2
+GONE, STAYS = "person-000000", "person-000001"
+KEY = SECRET.identity_key(GONE)
+
+
+def fill(store, folder) -> SimpleNamespace:
+    """A night of two people in a store, with their rows in the tables of two runs."""
+    config = pretend_config(store.url, write_manifest(folder / "people", PEOPLE))
+    night = pretend_night(config)
+    for day in (1, 2):
+        Tables(store).publish(f"r{day}", rows_of(night, f"r{day}", day))
+    return SimpleNamespace(config=config, night=night, store=store)
+
+
+def rows_of(night, run_id: str, day: int) -> dict:
+    """Rows of everybody in all tables, with the keys that the night's results have."""
+    made = {name: [] for name in ("runs", "identity_outcomes", "images", "image_metrics", "identity_summary")}
+    made["runs"].append(table_rows.run_row(run_id, day, PEOPLE))
+    for number, (key, account) in enumerate(night.accounts.items()):
+        keys = account.stage_keys
+        scores = {name: stage_key for name, stage_key in keys.items() if "score-" in name}
+        own = {"generate_key": keys["generate"]}
+        made["identity_outcomes"].append(
+            table_rows.outcome_row(run_id, day, number)
+            | own | {"identity_id": account.identity_id, "identity_key": key, "score_keys": scores}
+        )  # fmt: skip
+        made["identity_summary"].append(
+            table_rows.summary_row(run_id, day, number)
+            | {"subject": key, "identity_id": account.identity_id, "identity_key": key}
+        )
+        made["images"].append(table_rows.image_row(day, number, 0) | own | {"subject": key})
+        floor = night.plan.floors["person"].stage_key
+        made["image_metrics"] += [
+            table_rows.metric_row(day, number, 0, 0.5) | own | {"score_key": scores["score-identity"]},
+            table_rows.metric_row(day, number, 0, 0.1)
+            | {"generate_key": floor, "score_key": scores["floor_score-identity"]},
+        ]
+    return {name: contract(name).table(rows) for name, rows in made.items()}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A filled folder store, made once."""
+    folder = tmp_path_factory.mktemp("filled")
+    return fill(open_store(str(folder / "store")), folder)
+
+
+@pytest.fixture
+def filled(original, tmp_path):
+    """A copy of it in which a person may be erased."""
+    shutil.copytree(original.store.root, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+    return SimpleNamespace(
+        config=changed(original.config, {"store": store.url}, source="test"),
+        night=original.night,
+        store=store,
+    )
+
+
+def leftovers(root, *words: str) -> list[str]:
+    """Files below a folder that hold one of the words, or have it in their name; run records keep the opaque key."""
+    found = []
+    for path in root.rglob("*"):
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and not name.startswith(("runs/", "tombstones/")):
+            data = path.read_bytes()
+            if any(word in name or word.encode() in data for word in words):
+                found.append(name)
+    return found
+
+
+def require_erased(made) -> None:
+    assert leftovers(made.store.root, GONE, KEY) == []
+    tables = Tables(made.store)
+    for name in ("identity_outcomes", "identity_summary"):
+        assert set(tables.read(name)["identity_id"].to_pylist()) == {STAYS}
+    assert tables.read("identity_outcomes").num_rows == 2 and tables.read("runs").num_rows == 2
+    assert tables.read("images").num_rows == 1 and tables.read("image_metrics").num_rows == 2
+    stays = StageCache(made.store, layout.identity_scope(SECRET.identity_key(STAYS)))
+    for stage in ("detect", "personalise", "generate"):
+        (manifest,) = stays.manifests(stage)
+        assert all(stays.read(manifest, name) for name in manifest.outputs)
+    assert verify(made.store).sound
+
+
+def test_nothing_is_left_and_the_others_lose_nothing(filled):
+    assert leftovers(filled.store.root, GONE) and leftovers(filled.store.root, KEY)
+    receipt = erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    require_erased(filled)
+    assert receipt.state == "complete" and receipt.identity_key == KEY and receipt.objects > 20
+    assert receipt.rows == {
+        "identity_outcomes": 2, "identity_summary": 2, "images": 1, "image_metrics": 2,
+    }  # fmt: skip
+    kept = json.loads(filled.store.get(layout.tombstone(KEY)))
+    assert kept["state"] == "complete" and kept["objects"] == receipt.objects and kept["stage_keys"] == []
+    assert GONE not in json.dumps(kept)
+    # Whoever comes later finds tables that can be written and read.
+    Tables(filled.store).publish("r3", table_rows.night("r3", 3))
+    assert Tables(filled.store).read("runs").num_rows == 3
+
+
+def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    night = pretend_night(filled.config)
+    account = night.accounts[KEY]
+    assert (account.outcome, account.reason) == (Outcome.REFUSED, "erased")
+    assert night.accounts[SECRET.identity_key(STAYS)].alive
+    assert leftovers(filled.store.root, KEY) == []
+
+
+@pytest.mark.parametrize(
+    "step", ["purge", "delete:3", "_delete", "_advance", "_vacuum", "_checkpoint", "_forget_log"]
+)
+def test_an_erasure_that_died_on_its_way_is_completed_by_the_next(filled, monkeypatch, step):
+    name, _, number = step.partition(":")
+    holder = upkeep if name.startswith("_") else filled.store
+    real, calls = getattr(holder, name), []
+
+    def dies(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > int(number or 0):
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(holder, name, dies)
+        erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    assert filled.store.head(layout.tombstone(KEY)) is not None
+    assert Tables(filled.store).read("runs").num_rows == 2  # readers are served meanwhile
+    assert erase(filled.store, SECRET, GONE, longest_lease=0.0).state == "complete"
+    require_erased(filled)
+
+
+def test_the_second_sweep_waits_for_whatever_was_under_way(filled):
+    receipt = erase(filled.store, SECRET, GONE, wait=False, longest_lease=3600.0)
+    due = dt.datetime.fromisoformat(receipt.sweep_again_at) - dt.datetime.now(dt.UTC)
+    assert receipt.state == "swept" and 3500 < due.total_seconds() <= 3600
+    assert finish_erasures(filled.store) == []  # not due, and nothing has come back
+    # A worker that looked for the tombstone just before it was written commits after the first sweep.
+    late = f"{layout.identity_scope(KEY)}/blobs/{'a' * 64}"
+    filled.store.put_if_absent(late, b"late")
+    (finished,) = finish_erasures(filled.store)
+    assert finished.state == "complete" and filled.store.head(late) is None
+    require_erased(filled)
+
+
+def test_the_wait_is_as_long_as_the_longest_lease(filled, monkeypatch):
+    slept = []
+    monkeypatch.setattr(erasing.time, "sleep", slept.append)
+    erase(filled.store, SECRET, GONE)
+    assert len(slept) == 1 and 0 < slept[0] <= erasing.LONGEST_LEASE_SECONDS
+
+
+def test_a_night_that_was_running_publishes_nothing_of_the_person(filled):
+    night = open_night(filled.config, LogReporter())
+    night.release()
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    night.accounts[KEY].stage_keys["generate"] = "a" * 64
+    night.accounts[KEY].close(Outcome.DONE)
+    refuse_erased(night)
+    account = night.accounts[KEY]
+    assert (account.outcome, account.reason, account.stage_keys) == (Outcome.REFUSED, "erased", {})
+    assert night.accounts[SECRET.identity_key(STAYS)].outcome is None
+
+
+def test_an_id_that_cannot_be_one_is_refused_before_anything_is_done(filled):
+    before = [info.name for info in filled.store.list("")]
+    with pytest.raises(ConfigurationError, match="not allowed"):
+        erase(filled.store, SECRET, "../common")
+    assert [info.name for info in filled.store.list("")] == before
+
+
+def test_a_person_whom_the_store_never_saw_is_refused_from_now_on(filled):
+    receipt = erase(filled.store, SECRET, "stranger", longest_lease=0.0)
+    assert (receipt.state, receipt.objects, receipt.rows) == ("complete", 0, {})
+    assert filled.store.head(layout.tombstone(SECRET.identity_key("stranger")))
+
+
+def test_the_command_asks_and_prints_the_receipt(filled):
+    where = ["erase", GONE, "--store", str(filled.store.root)]
+    told = CliRunner().invoke(cli, where, input="n\n")
+    assert told.exit_code == 1 and filled.store.head(layout.tombstone(KEY)) is None
+    told = CliRunner().invoke(cli, [*where, "--yes", "--no-wait"])
+    assert told.exit_code == 0, told.output
+    receipt = json.loads(told.output[told.output.index("{") :])
+    assert receipt["identity_key"] == KEY and receipt["state"] == "swept" and "stage_keys" not in receipt
+
+
+def test_on_s3_every_version_goes(s3_server, s3_store, tmp_path):
+    s3_server.client.put_bucket_versioning(
+        Bucket=s3_store.bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    fill(s3_store, tmp_path)
+    scope = layout.identity_scope(KEY)
+    (info, *_) = list(s3_store.list(f"{scope}/stages/"))
+    s3_store.replace_if_match(info.name, b"newer", info.etag)
+    receipt = erase(s3_store, SECRET, GONE, longest_lease=0.0)
+    assert receipt.state == "complete"
+    answer = s3_server.client.list_object_versions(Bucket=s3_store.bucket)
+    rows = [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ())]
+    assert not [row["Key"] for row in rows if KEY in row["Key"] and "tombstones" not in row["Key"]]
+    for row in answer["Versions"]:
+        if "/tables/" in row["Key"]:
+            assert row["IsLatest"], row["Key"]
+            data = s3_server.client.get_object(
+                Bucket=s3_store.bucket, Key=row["Key"], VersionId=row["VersionId"]
+            )["Body"].read()
+            assert GONE.encode() not in data and KEY.encode() not in data, row["Key"]
+    tables = Tables(s3_store)
+    assert set(tables.read("identity_outcomes")["identity_id"].to_pylist()) == {STAYS}
+
+
+def test_versions_that_may_not_be_removed_are_an_error(s3_server, s3_store, monkeypatch):
+    s3_store.put_if_absent(f"{layout.identity_scope(KEY)}/blobs/{'a' * 64}", b"x")
+    refusal = {"Errors": [{"Key": f"{s3_store.prefix}/x", "Code": "AccessDenied", "Message": "locked"}]}
+    monkeypatch.setattr(s3_store._client, "delete_objects", lambda **_: refusal)
+    with pytest.raises(StoreError, match=r"cannot remove all versions of x .*DeleteObjectVersion"):
+        erase(s3_store, SECRET, GONE, longest_lease=0.0)
+    assert s3_store.head(layout.tombstone(KEY)) is not None
+
+
+def test_unfinished_writes_of_a_folder_go_with_the_second_sweep(filled):
+    half = filled.store.root / ".tmp" / "4711-abandoned"
+    half.write_bytes(b"half a face")
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    assert not half.exists()
+    assert (filled.store.root / ".tmp" / "locks").is_dir()

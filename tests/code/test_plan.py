@@ -1,0 +1,192 @@
+"""faceid plan and explain: what would be computed, why, for how long; and nothing in the store moves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.config.parse import changed
+from faceid_core.errors import ConfigurationError
+from faceid_core.night.explaining import explain
+from faceid_core.night.planning import plan_night, told
+from faceid_core.stages import STAGES
+from faceid_core.store.differences import differences
+from flows.cli import cli
+from tests.helpers.pretend_night import SECONDS, pretend_config, pretend_night, write_manifest
+
+PEOPLE, COMMON = 5, 2
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """The configuration of a night of five people that ended, and its folder."""
+    folder = tmp_path_factory.mktemp("pretended")
+    config = pretend_config(str(folder / "store"), write_manifest(folder / "people", PEOPLE))
+    pretend_night(config)
+    return config
+
+
+def snapshot(root: str | Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with its size and time of change."""
+    files = (path for path in Path(root).rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def numbers(found) -> dict[str, tuple[int, int, int]]:
+    return {r.stage: (r.cached, len(r.misses), sum(r.waiting.values())) for r in found.stages}
+
+
+def test_a_cached_night_computes_nothing(night):
+    found = plan_night(night)
+    assert all(misses == waiting == 0 for _, misses, waiting in numbers(found).values())
+    assert found.estimate.worker_seconds == 0 and found.estimate.unknown == ()
+    assert numbers(found)["detect"] == (PEOPLE + 1, 0, 0)  # the named person has a photo as well
+
+
+def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(night, tmp_path):
+    more = changed(
+        night,
+        {"identities": str(write_manifest(tmp_path, PEOPLE + 2)), "execution.workers": 2},
+        source="test",
+    )
+    found = plan_night(more)
+    assert numbers(found)["detect"] == (PEOPLE + 1, 2, 0)
+    assert found.stages[0].reasons() == [("first time", 2)]
+    for stage in ("parse", "mask", "personalise", "generate"):
+        assert numbers(found)[stage][1:] == (0, 2)
+    assert numbers(found)["score"][1:] == (0, 2 * 8)  # six metrics, two floors
+    seconds = found.estimate.seconds
+    assert seconds["detect"] == pytest.approx(2 * SECONDS["detect"])
+    assert seconds["personalise"] == pytest.approx(2 * SECONDS["personalise"])
+    assert seconds["generate"] == pytest.approx(2 * SECONDS["generate"])
+    assert found.estimate.wall_seconds == pytest.approx(found.estimate.worker_seconds / 2)
+
+
+def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
+    manifest = write_manifest(tmp_path, PEOPLE)
+    (tmp_path / "000003.png").write_bytes(b"another photo")
+    found = plan_night(changed(night, {"identities": str(manifest)}, source="test"))
+    assert found.stages[0].reasons() == [("photo changed", 1)]
+    (subject,) = {miss.subject for row in found.stages for miss in row.misses}
+    assert found.subjects[subject].identity_id == "person-000003"
+    assert found.why_of(subject) == ("detect", "photo changed")
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "why"),
+    [
+        ({"personalize.seed": 7}, "personalise", "parameters.seed: 0 -> 7"),
+        ({"generate.steps": 7}, "generate", "parameters.steps: 12 -> 7"),
+        ({"faces.mask_region": "head"}, "mask", "parameters.region: 'face' -> 'head'"),
+        (
+            {"generate.use_strength": 0.5},
+            "generate",
+            "parameters.use: absent -> {'stages': [], 'sides': 'kv', 'strength': 0.5}",
+        ),
+    ],
+)
+def test_a_changed_parameter_is_named_with_both_values(night, change, stage, why):
+    found = plan_night(changed(night, change, source="test"))
+    (row,) = (row for row in found.stages if row.stage == stage)
+    reasons = dict(row.reasons())
+    before, _, after = why.partition(": ")
+    told_why = next(text for text in reasons if before in text)
+    assert after.replace("'", "") in told_why.replace("'", ""), told_why
+    assert reasons[told_why] >= PEOPLE
+    earlier = STAGES[: STAGES.index(stage)]
+    assert all(numbers(found)[name][1:] == (0, 0) for name in earlier)
+
+
+def test_changed_weights_and_versions_are_reasons():
+    before = {"version": 1, "weights": {"base": "a" * 64}, "inputs": {"crop": "1" * 64}, "parameters": {}}
+    after = {"version": 2, "weights": {"base": "b" * 64}, "inputs": {"crop": "2" * 64}, "parameters": {}}
+    why = told(differences(before, after))
+    assert "stage version 1 -> 2" in why and f"weights of base changed ({'a' * 12} -> {'b' * 12})" in why
+    assert "crop" not in why
+    assert told(differences(before, before | {"inputs": after["inputs"]})) == "crop changed"
+
+
+def test_a_damaged_manifest_is_told_and_left_where_it_is(night, tmp_path):
+    import shutil
+
+    shutil.copytree(Path(night.store), tmp_path / "store")
+    (first, *_) = sorted((tmp_path / "store" / "identities").glob("*/stages/mask/*.json"))
+    first.write_bytes(first.read_bytes()[:-9])
+    before = snapshot(tmp_path / "store")
+    found = plan_night(changed(night, {"store": str(tmp_path / "store")}, source="test"))
+    (row,) = (row for row in found.stages if row.stage == "mask")
+    assert row.reasons() == [("its record in the store is damaged", 1)]
+    assert snapshot(tmp_path / "store") == before
+
+
+def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(night, tmp_path):
+    secret = tmp_path / "secret"
+    code = (
+        "import sys; sys.argv = ['faceid', 'plan', *sys.argv[1:]]\n"
+        "import flows.cli\n"
+        "try: flows.cli.main()\n"
+        "finally: print(sorted({'torch', 'diffusers', 'transformers', 'prefect', 'ray'} & set(sys.modules)))\n"
+    )
+    env = {"PATH": "/usr/bin:/bin", "FACEID_IDENTITY_SECRET_FILE": str(secret), "HOME": str(tmp_path)}
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-c", code, night.identities, "--store", str(tmp_path / "new")],
+        capture_output=True, text=True, cwd=root, env=env | {"PYTHONPATH": root},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip().endswith("[]")
+    assert f"detect: {PEOPLE + 16} because: first time" in ended.stdout
+    assert not secret.exists() and not (tmp_path / "new").exists()
+
+
+def test_the_command_says_cost_and_changes_nothing(night):
+    before = snapshot(night.store)
+    arguments = ["plan", night.identities, "--store", night.store, "--score-named-people", "1"]
+    told_all = CliRunner().invoke(cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600"])
+    assert told_all.exit_code == 0, told_all.output
+    assert f"{PEOPLE} identities, {COMMON} for floor and ceiling" in told_all.output
+    found = CliRunner().invoke(
+        cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600", "--format", "json"]
+    )
+    record = json.loads(found.output)
+    assert record["cost"] == pytest.approx(record["worker_seconds"])
+    assert f"cost at most {record['cost']:.2f}" in told_all.output
+    assert snapshot(night.store) == before
+
+
+def test_explain_compares_the_newest_two_or_with_what_would_be_computed(night, tmp_path):
+    import shutil
+
+    shutil.copytree(Path(night.store), tmp_path / "store")
+    own = changed(night, {"store": str(tmp_path / "store")}, source="test")
+    found = explain(changed(own, {"personalize.seed": 3}, source="test"), "person-000001", "personalise")
+    assert [str(leaf) for leaf in found.leaves] == ["parameters.seed: 0 -> 3"]
+    assert not explain(own, "person-000001", "personalise").leaves
+
+    pretend_night(changed(own, {"personalize.seed": 4}, source="test"))
+    again = explain(own, "person-000001", "personalise")
+    assert [str(leaf) for leaf in again.leaves] == ["parameters.seed: 0 -> 4"]
+    assert "newest" in again.after
+    pictures = explain(own, "person-000001", "score-identity")
+    assert [leaf.path for leaf in pictures.leaves] == ["inputs.pictures"]
+    floor = explain(own, "person-000001", "floor_score-identity")
+    assert not floor.leaves  # the class word's pictures did not change
+
+
+def test_explain_names_the_stage_that_comes_first(night):
+    other = changed(night, {"faces.mask_region": "head"}, source="test")
+    found = explain(other, "person-000002", "generate", planned=True)
+    assert "waits for mask" in found.before
+    assert [leaf.path for leaf in found.leaves] == ["parameters.region"]
+
+
+def test_explain_refuses_what_it_cannot_compare(night):
+    with pytest.raises(ConfigurationError, match=r"no stage 'score'; name one of .*score-identity"):
+        explain(night, "person-000001", "score")
+    with pytest.raises(ConfigurationError, match="no result of stage mask of 'zoe'"):
+        explain(night, "zoe", "mask")

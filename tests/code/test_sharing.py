@@ -1,0 +1,171 @@
+"""Two runs at the same work: the long stages are done once, and whoever died is taken over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from faceid_core.config import parse_config
+from faceid_core.night.executor import InlineExecutor
+from faceid_core.stages import sharing
+from faceid_core.stages.models import WorkerSettings
+from faceid_core.stages.work import MADE_ELSEWHERE, Work
+from faceid_core.store import Output, RunLease, StageCache, layout
+from faceid_core.store.keys import StageCall, canonical_json
+from faceid_core.store.lease import NAME, running_runs
+
+SCOPE = f"identities/{'ab' * 16}"
+
+
+class Slow:
+    """A stage that takes a while and counts what it made."""
+
+    name, version, batch = "personalise", 1, 1
+
+    def __init__(self, seconds: float = 0.05):
+        self.made: list[str] = []
+        self.seconds = seconds
+        self.fails = False
+
+    def execute(self, works, inputs, models, tick):
+        for index, work in enumerate(works):
+            time.sleep(self.seconds)
+            self.made.append(work.call.key)
+            yield (
+                index,
+                ValueError("broken") if self.fails else {"x": Output(work.call.key.encode(), "x/y")},
+                {},
+            )
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    stage = Slow()
+    monkeypatch.setattr("faceid_core.stages.worker.stage_named", lambda _: stage)
+    monkeypatch.setattr("faceid_core.stages.stage_named", lambda _: stage)
+    monkeypatch.setattr(sharing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("faceid_core.stages.worker._versions", dict)
+    return stage
+
+
+def works(count: int, stage: str = "personalise") -> list[Work]:
+    calls = [StageCall(stage, 1, {"number": number}) for number in range(count)]
+    return [Work(f"person-{number}", SCOPE, call, {}, stage) for number, call in enumerate(calls)]
+
+
+def executor(store, run_id: str) -> InlineExecutor:
+    config = parse_config({"store": store.url, "personalize": {"slots": 1}})
+    return InlineExecutor(WorkerSettings.from_config(config, {}, threads=0), run_id, attempts=1)
+
+
+def run(store, run_id: str, some: list[Work]) -> list:
+    done = []
+    executor(store, run_id).execute(some, lambda *_: None, done.append, lambda: False)
+    return done
+
+
+def leases(store) -> list[str]:
+    return [info.name for info in store.list(f"{SCOPE}/leases/")]
+
+
+def test_two_runs_do_each_piece_once_and_both_have_everything(folder_store, slow):
+    some, results = works(8), {}
+    threads = [
+        threading.Thread(target=lambda name=name: results.update({name: run(folder_store, name, some)}))
+        for name in ("one", "two")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(slow.made) == sorted(work.call.key for work in some)
+    for done in results.values():
+        assert {each.status for each in done} == {"done"} and len(done) == len(some)
+    elsewhere = [each for done in results.values() for each in done if each.reason == MADE_ELSEWHERE]
+    assert len(elsewhere) == len(some)
+    assert leases(folder_store) == []
+
+
+def test_what_another_run_is_at_comes_last_and_the_rest_goes_on(folder_store, slow):
+    some = works(3)
+    name = layout.stage_lease(SCOPE, "personalise", some[0].call.key)
+    held = RunLease.try_take(folder_store, "other", name)
+    order, ended = [], threading.Event()
+
+    def on_done(done):
+        order.append(done.work.subject)
+        if len(order) == 2:
+            cache = StageCache(folder_store, SCOPE)
+            cache.commit(some[0].call, {"x": Output(b"theirs", "x/y")}, {})
+            held.drop()
+            ended.set()
+
+    executor(folder_store, "mine").execute(some, lambda *_: None, on_done, lambda: False)
+    assert order == ["person-1", "person-2", "person-0"] and ended.is_set()
+    assert some[0].call.key not in slow.made
+
+
+def test_a_worker_that_fails_lets_go_and_the_other_tries(folder_store, slow):
+    (work,) = works(1)
+    slow.fails = True
+    assert [done.status for done in run(folder_store, "one", [work])] == ["failed"]
+    assert leases(folder_store) == []
+    slow.fails = False
+    assert [done.status for done in run(folder_store, "two", [work])] == ["done"]
+
+
+@pytest.mark.parametrize("how", ["ran out", "its process is gone", "its clock is ahead"])
+def test_a_stale_lease_is_taken_over(folder_store, slow, how):
+    (work,) = works(1)
+    name = layout.stage_lease(SCOPE, "personalise", work.call.key)
+    record = {"run_id": "dead", "holder": "x", "host": "another", "process": 1, "ttl": 0.2, "released": False}
+    if how == "ran out":
+        record["renewed"] = time.time() - 10
+    elif how == "its process is gone":
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        import socket
+
+        record |= {"host": socket.gethostname(), "process": gone.pid, "ttl": 3600.0, "renewed": time.time()}
+    else:
+        record["renewed"] = time.time() + 1e6
+    folder_store.put_if_absent(name, canonical_json(record))
+    (done,) = run(folder_store, "mine", [work])
+    assert (done.status, done.reason) == ("done", None) and slow.made == [work.call.key]
+    assert leases(folder_store) == []
+
+
+def test_a_store_without_leases_stops_nothing(folder_store, slow, monkeypatch):
+    from faceid_core.errors import StoreError
+
+    def refused(*_, **__):
+        raise StoreError("no lease today")
+
+    monkeypatch.setattr(RunLease, "try_take", refused)
+    assert [done.status for done in run(folder_store, "mine", works(2))] == ["done", "done"]
+
+
+def test_short_stages_take_no_lease(folder_store, slow, monkeypatch):
+    monkeypatch.setattr(RunLease, "try_take", lambda *_, **__: pytest.fail("a lease for a short stage"))
+    slow.name = "mask"
+    assert [done.status for done in run(folder_store, "mine", works(2, "mask"))] == ["done", "done"]
+
+
+def test_a_night_that_shares_runs_beside_the_other_and_both_are_seen(folder_store):
+    with RunLease.acquire(folder_store, "first"):
+        beside = RunLease.acquire(folder_store, "second", on_busy="share")
+        try:
+            assert sorted(running_runs(folder_store)) == ["first", "second"]
+            assert json.loads(folder_store.get(NAME))["run_id"] == "first"
+        finally:
+            beside.release()
+        assert running_runs(folder_store) == ["first"]
+    assert running_runs(folder_store) == []
+    assert [info.name for info in folder_store.list("leases/")] == [NAME]
+    with RunLease.acquire(folder_store, "third", on_busy="share") as alone:
+        assert alone.name == NAME

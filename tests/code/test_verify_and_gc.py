@@ -1,0 +1,268 @@
+"""faceid verify and gc: whatever is damaged is told and made again, and nothing that is needed is ever swept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.config.parse import changed
+from faceid_core.night.planning import plan_night
+from faceid_core.night.runs import write_status
+from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
+from faceid_core.store import RunLease, StageCache, layout, open_store, sha256_hex
+from faceid_core.store.gc import GRACE_SECONDS, collect
+from faceid_core.store.lease import running_runs
+from faceid_core.store.scopes import all_scopes, list_in_parallel
+from faceid_core.store.verify import verify
+from faceid_core.tables import Tables
+from flows.cli import cli
+from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
+from tests.helpers.table_rows import night as table_rows
+
+PEOPLE = 3
+AGED = 2 * GRACE_SECONDS
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A night of three people that ended; copied before it is spoilt."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = pretend_config(str(folder / "store"), write_manifest(folder / "people", PEOPLE))
+    night = pretend_night(config)
+    write_status(night, "complete")
+    return config
+
+
+@pytest.fixture
+def spoilt(whole, tmp_path):
+    """The configuration and the folder of a copy that a test may spoil."""
+    shutil.copytree(Path(whole.store), tmp_path / "store")
+    return changed(whole, {"store": str(tmp_path / "store")}, source="test"), tmp_path / "store"
+
+
+def age(root: Path, seconds: float = AGED) -> None:
+    """Let every object be older."""
+    then = time.time() - seconds
+    for path in root.rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+
+
+def person_scope(root: Path) -> Path:
+    return sorted((root / "identities").iterdir())[0]
+
+
+def names(store) -> set[str]:
+    return {info.name for info in store.list("")}
+
+
+def test_a_whole_store_is_sound(whole):
+    told = CliRunner().invoke(cli, ["verify", "--store", whole.store])
+    assert told.exit_code == EXIT_COMPLETE, told.output
+    assert "is what was written" in told.output and "0 orphaned blobs" in told.output
+
+
+def test_each_kind_of_damage_is_told_and_a_repaired_store_is_made_whole_by_the_next_run(spoilt):
+    config, root = spoilt
+    one, two, three = sorted((root / "identities").iterdir())
+    manifest = next((one / "stages" / "mask").iterdir())
+    manifest.write_bytes(manifest.read_bytes().replace(b'"size":', b'"size": 1'))
+    tokens = StageCache(open_store(str(root)), f"identities/{two.name}")
+    (found,) = tokens.manifests("personalise")
+    (two / "blobs" / found.outputs["tokens.safetensors"].digest).write_bytes(b"wrong")
+    (pictures,) = StageCache(open_store(str(root)), f"identities/{three.name}").manifests("generate")
+    (three / "blobs" / pictures.outputs["pictures.parquet"].digest).unlink()
+
+    told = CliRunner().invoke(cli, ["verify", "--store", str(root)])
+    assert told.exit_code == EXIT_FAILURES
+    for words in (
+        f"damaged manifest: identities/{one.name} mask",
+        f"damaged blob: identities/{two.name} personalise",
+        f"missing blob: identities/{three.name} generate",
+        "1 damaged manifest",
+    ):
+        assert words in told.output, told.output
+
+    assert CliRunner().invoke(cli, ["verify", "--repair", "--store", str(root)]).exit_code == EXIT_FAILURES
+    assert {row.stage: len(row.misses) for row in plan_night(config).stages} == {
+        "detect": 0, "parse": 0, "mask": 1, "personalise": 1, "generate": 1, "score": 0,
+    }  # fmt: skip
+    pretend_night(config)
+    again = verify(open_store(str(root)))
+    assert again.sound, again.findings
+    assert sum(len(row.misses) for row in plan_night(config).stages) == 0
+
+
+def test_a_lost_photo_is_told_and_repair_leaves_its_results(spoilt):
+    config, root = spoilt
+    person = person_scope(root)
+    (found,) = StageCache(open_store(str(root)), f"identities/{person.name}").manifests("detect")
+    (person / "blobs" / found.content["preimage"]["inputs"]["photo"]).unlink()
+    told = verify(open_store(str(root)), repair=True)
+    assert told.counts() == {"missing photo": 1} and told.repaired == 0
+    assert sum(len(row.misses) for row in plan_night(config).stages) == 0
+
+
+def garbage(root: Path) -> dict[str, Path]:
+    """One piece of each kind of garbage in a person's scope and beside it."""
+    person = person_scope(root)
+    made = {
+        "orphaned blob": person / "blobs" / sha256_hex(b"nobody's"),
+        "quarantined manifest": person / "quarantine" / "mask" / f"{'a' * 64}-{'b' * 12}.json",
+        "abandoned journal": person / "journal" / "personalise" / ("c" * 64),
+        "unlinked page": person / "reports" / f"{'d' * 32}.html",
+        "unfinished write": root / ".tmp" / "4711-abandoned",
+    }
+    for path in made.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"nobody's")
+    return made
+
+
+def test_garbage_goes_when_it_is_old_and_only_when_asked(spoilt):
+    config, root = spoilt
+    store = open_store(str(root))
+    needed = names(store)
+    made = garbage(root)
+    assert collect(store, delete=True).objects == 0 and all(path.exists() for path in made.values())
+
+    age(root)
+    dry = collect(store)
+    assert dict(dry.counts) == dict.fromkeys(made, 1) and not dry.deleted
+    assert all(path.exists() for path in made.values())
+    told = CliRunner().invoke(cli, ["gc", "--store", str(root), "--delete"])
+    assert told.exit_code == 0 and f"{len(made)} objects" in told.output
+    assert not any(path.exists() for path in made.values())
+    assert names(store) == needed
+    assert verify(store).sound and sum(len(row.misses) for row in plan_night(config).stages) == 0
+
+
+def test_a_page_that_a_run_links_to_stays(spoilt):
+    _, root = spoilt
+    page = garbage(root)["unlinked page"]
+    run = next((root / "runs").iterdir())
+    link = f"../../identities/{page.parents[1].name}/reports/{page.name}"
+    (run / "index.html").write_text(f'<a href="{link}">')
+    age(root)
+    collect(open_store(str(root)), delete=True)
+    assert page.exists()
+
+
+def test_the_people_of_a_running_night_are_left_alone(spoilt):
+    _, root = spoilt
+    store = open_store(str(root))
+    made = garbage(root)
+    age(root)
+    run_id = next((root / "runs").iterdir()).name
+    lease = RunLease.acquire(store, run_id)
+    try:
+        assert running_runs(store) == [run_id]
+        found = collect(store, delete=True)
+    finally:
+        lease.release()
+    assert running_runs(store) == []
+    assert found.scopes_in_use == PEOPLE + 1
+    inside = [path for path in made.values() if path.is_relative_to(root / "identities")]
+    assert all(path.exists() for path in inside)
+
+
+def test_a_night_that_is_just_beginning_holds_everything(spoilt):
+    _, root = spoilt
+    store = open_store(str(root))
+    made = garbage(root)
+    age(root)
+    with RunLease.acquire(store, "20261125-nightly-unknown"):
+        collect(store, delete=True)
+    assert made["orphaned blob"].exists()
+
+
+def test_a_blob_that_a_result_names_meanwhile_stays(spoilt, monkeypatch):
+    """The night begins and ends between the marking and the sweep: the last look finds its result."""
+    _, root = spoilt
+    store = open_store(str(root))
+    person = person_scope(root)
+    cache = StageCache(store, f"identities/{person.name}")
+    (found,) = cache.manifests("mask")
+    manifest = person / "stages" / "mask" / f"{found.stage_key}.json"
+    data = manifest.read_bytes()
+    manifest.unlink()
+    age(root)
+    listed = list(all_scopes(store))
+    manifest.write_bytes(data)
+    monkeypatch.setattr("faceid_core.store.gc.all_scopes", lambda _: iter(listed))
+    collect(store, delete=True)
+    assert cache.read(found, "mask.png") and verify(store).sound
+
+
+def test_unused_results_go_after_their_days_unless_their_run_is_pinned(spoilt):
+    config, root = spoilt
+    store = open_store(str(root))
+    (run,) = (root / "runs").iterdir()
+    age(root, 100 * 86_400)
+    pretended = changed(config, {"personalize.seed": 9}, source="test")
+    write_status(pretend_night(pretended), "complete")
+    kept = collect(store)
+    assert kept.counts["unused result"] == 0
+    assert CliRunner().invoke(cli, ["pin", run.name, "--store", str(root)]).exit_code == 0
+    assert collect(store, unused_days=30).counts["unused result"] == 0
+    assert CliRunner().invoke(cli, ["pin", run.name, "--remove", "--store", str(root)]).exit_code == 0
+    found = collect(store, unused_days=30, delete=True)
+    # personalise, generate and the scores of the old seed; photos, crops and masks are used still.
+    own = 1 + 1 + 6
+    assert found.counts["unused result"] == PEOPLE * own
+    assert found.counts["orphaned blob"] > 0
+    assert verify(store).sound
+    assert sum(len(row.misses) for row in plan_night(pretended).stages) == 0
+    old = {row.stage: len(row.misses) for row in plan_night(config).stages}
+    assert old["mask"] == 0 and old["personalise"] == PEOPLE
+
+
+def test_a_scope_with_an_unreadable_manifest_keeps_its_blobs(spoilt):
+    _, root = spoilt
+    store = open_store(str(root))
+    person = person_scope(root)
+    manifest = next((person / "stages" / "generate").iterdir())
+    manifest.write_bytes(b"{")
+    before = {path.name for path in (person / "blobs").iterdir()}
+    age(root)
+    found = collect(store, delete=True)
+    assert found.scopes_in_doubt == 1
+    assert {path.name for path in (person / "blobs").iterdir()} == before
+
+
+def test_table_files_that_no_version_needs_go_and_readers_notice_nothing(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", table_rows("r1", 1))
+    stray = folder_store.root / "tables" / "images" / "v1" / "run_date=2026-11-01" / "part-stray.parquet"
+    shutil.copy(next(stray.parent.glob("part-*.parquet")), stray)
+    age(folder_store.root)
+    before = tables.read("images").num_rows
+    assert collect(folder_store).counts["table file"] == 1 and stray.exists()
+    assert collect(folder_store, delete=True).counts["table file"] == 1 and not stray.exists()
+    assert tables.read("images").num_rows == before
+    tables.publish("r2", table_rows("r2", 2))
+    assert tables.read("runs").num_rows == 2
+
+
+def test_scopes_are_listed_whole_on_both_stores(any_store):
+    keys = [f"{digit}{'0' * 31}" for digit in "07f"]
+    wanted = set()
+    for key in keys:
+        for number in range(3):
+            digest = sha256_hex(f"{key} {number}".encode())
+            any_store.put_if_absent(f"identities/{key}/blobs/{digest}", b"x")
+            wanted.add((key, digest))
+    any_store.put_if_absent(f"common/blobs/{'e' * 64}", b"x")
+    found = {scope.name: scope for scope in all_scopes(any_store)}
+    assert set(found) == {*(layout.identity_scope(key) for key in keys), "common"}
+    assert {
+        (s.name.partition("/")[2], d) for s in found.values() for d in s.blobs if s.name != "common"
+    } == wanted
+    assert list(found["common"].blobs) == ["e" * 64]
+    rows = list(list_in_parallel(any_store, ["identities/0", "identities/f", "nothing/"]))
+    assert [len(row) for row in rows] == [3, 3, 0]
