@@ -23,7 +23,7 @@ _API_TIMEOUT_SECONDS = 10
 @click.command(short_help="Look the machine over before the night.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
-    "--price", type=click.FloatRange(0), help="Price of one worker's machine for an hour, for the cost."
+    "--cost-per-hour", type=click.FloatRange(0), help="Price of one worker for an hour, in any currency."
 )
 @click.option("--no-measuring", is_flag=True, help="Where no earlier run tells the time, leave it open.")
 @config_options

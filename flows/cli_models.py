@@ -37,17 +37,19 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
     """
     from faceid_core.weights.fetch import Place
     from faceid_core.weights.fetch import fetch as bring_all
-    from faceid_core.weights.needs import hub_model, named, needs_of, scorers_of
+    from faceid_core.weights.needs import named, needs_of, scorers_of
 
     config = load_config(config_file, {})
     target = target or config.weights
     if not target:
         raise ConfigurationError("where to? give --to FOLDER or --to s3://bucket/prefix, or set weights")
     s3 = config.s3.model_dump()
-    base = None if names else hub_model(config.base_model.source)
-    models = [model for _, model in (named(names) if names else scorers_of(config))] + (
-        [base] if base else []
-    )
+    if names:
+        models = [model for _, model in named(names)]
+    else:
+        needs = needs_of(config)
+        models = [model for _, model in scorers_of(config)]
+        models += [each.model for each in needs if each.role in ("base model", "detector") and each.model]
     console = Console(highlight=False)
     with console.status("") as status:
 

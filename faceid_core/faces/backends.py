@@ -41,23 +41,6 @@ def load_faces(
     raise ConfigurationError(f"faces backend {name!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def backend_names(name: str, *, model: str = "opencv") -> dict[str, str]:
-    """Name and version of a backend's detector and parser, for tables.
-
-    Raises:
-        ConfigurationError: if the name is unknown.
-    """
-    if name == "miniature":
-        return {"detector": "miniature-detector@1", "parser": "miniature-parser@1"}
-    if name != "deepface":
-        raise ConfigurationError(f"faces backend {name!r} is unknown; use one of {', '.join(BACKENDS)}")
-    from .deepface_backend import DeepFaceDetector
-    from .ellipse import EllipseParser
-
-    detector = f"deepface-{model}@{DeepFaceDetector.version}"
-    return {"detector": detector, "parser": f"{EllipseParser.name}@{EllipseParser.version}"}
-
-
 def backend_digest(name: str, *, model: str = "opencv") -> str:
     """SHA-256 of what decides a backend's answers: its files and the versions of its own code.
 

@@ -79,9 +79,20 @@ def names_of(config: NightlyConfig) -> dict[str, str]:
     chosen = chosen_scorers(config)
     if chosen is None:
         return {}
-    from faceid_core.faces.backends import backend_names
+    return {**chosen.names(), **_face_names(config)}
 
-    return {**chosen.names(), **backend_names(config.faces.backend)}
+
+def _face_names(config: NightlyConfig) -> dict[str, str]:
+    """Names of the photos' detector and parser, with the version of the code that asks the detector."""
+    if config.faces.backend == MINIATURE:
+        return {"detector": "miniature-detector", "parser": "miniature-parser"}
+    from faceid_core.faces.deepface_backend import DeepFaceDetector
+
+    chosen = {"detector": "opencv", "parser": "ellipse"} | config.faces.model_dump()
+    return {
+        "detector": f"deepface-{chosen['detector']}@{DeepFaceDetector.version}",
+        "parser": chosen["parser"],
+    }
 
 
 def asked_for(config: NightlyConfig) -> set[str]:

@@ -77,7 +77,7 @@ def prepare_deepface() -> None:
     """Import DeepFace so that it is quiet, reads onnx graphs, and takes the files that are here.
 
     Raises:
-        ConfigurationError: the package is missing, or it runs on another engine in this process already.
+        ConfigurationError: the package is missing.
     """
     if importlib.util.find_spec("deepface") is None:
         raise ConfigurationError(
@@ -90,11 +90,8 @@ def prepare_deepface() -> None:
     if "DEEPFACE_LOG_LEVEL" not in os.environ:
         # It prints to standard output, where a command's own answer belongs.
         Logger().log_level = logging.WARNING
-    if backend_utils.get_backend_engine() != ENGINE:
-        raise ConfigurationError(
-            f"DeepFace runs on {backend_utils.get_backend_engine()} in this process, whose weights are other "
-            f"files; start anew with DEEPFACE_BACKEND_ENGINE={ENGINE}"
-        )
+    # Whoever loaded a detector first made DeepFace choose, once for the process; detectors do not depend on it.
+    backend_utils._backend_engine = ENGINE
     weight_utils.download_weights_if_necessary = _local_file
 
 

@@ -49,11 +49,9 @@ def needs_of(config: NightlyConfig, *, check: bool = False) -> list[Need]:
     Args:
         check: read every file and compare it with its digest.
     """
-    return [
-        _base(config),
-        _faces(config),
-        *(_known(role, model, place_of(config), check) for role, model in scorers_of(config)),
-    ]
+    place = place_of(config)
+    scorers = [_known(role, model, place, check) for role, model in scorers_of(config)]
+    return [_base(config), _faces(config), *scorers]
 
 
 def place_of(config: NightlyConfig) -> WeightsPlace:
@@ -115,14 +113,16 @@ def _base(config: NightlyConfig) -> Need:
 
 
 def _faces(config: NightlyConfig) -> Need:
-    name = config.faces.backend
-    if name == MINIATURE:
-        return Need("faces", name, "ships", "with faceid")
+    backend = config.faces.backend
+    if backend == MINIATURE:
+        return Need("faces", backend, "ships", "with faceid")
+    detector = ({"detector": "opencv"} | config.faces.model_dump())["detector"]
+    name = f"{backend} {detector}"
     try:
-        files = find_detector("opencv")
+        files = find_detector(detector)
     except FaceidError as error:
-        return Need("faces", name, "missing", str(error))
-    return Need("faces", name, "here", str(files[0].parent))
+        return Need("detector", name, "missing", str(error), DETECTORS.get(detector))
+    return Need("detector", name, "here", str(files[0].parent) if files else "in its package")
 
 
 def _known(role: str, model: KnownModel, place: WeightsPlace, check: bool) -> Need:

@@ -206,7 +206,7 @@ def test_what_a_configuration_needs():
     )  # fmt: skip
     found = {need.name: need for need in needs_of(config)}
     assert {name: need.state for name, need in found.items()} == {
-        f"org/model@{REVISION}": "missing", "deepface": "here", "deepface-SFace": "missing",
+        f"org/model@{REVISION}": "missing", "deepface opencv": "here", "deepface-SFace": "missing",
         "clip-vit-base-patch32": "missing",
     }  # fmt: skip
     assert found[f"org/model@{REVISION}"].model == KnownModel("model", (), hub="org/model", revision=REVISION)

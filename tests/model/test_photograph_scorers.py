@@ -338,3 +338,16 @@ def test_a_worker_refuses_downloads(monkeypatch):
     prepare_deepface()
     with pytest.raises(MissingWeights, match=r"vgg_face_weights\.onnx"):
         weight_utils.download_weights_if_necessary("vgg_face_weights.onnx", "https://example.invalid/x")
+
+
+def test_deepface_reads_graphs_whatever_it_chose_before(tmp_path):
+    from deepface.commons import backend_utils
+    from deepface.modules import modeling
+
+    backend_utils._backend_engine = "pytorch"  # as it is after a detector was built by DeepFace alone
+    modeling.get_model_class(task="face_detector", model_name="opencv")
+    write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512)
+    assert load_recogniser("ArcFace", [tmp_path]).embed([np.zeros((112, 112, 3), np.uint8) + 9]).shape == (
+        1,
+        512,
+    )
