@@ -267,9 +267,9 @@ def _target(out: str) -> Path:
     return target
 
 
-@click.group(short_help="Lock the digests of models.")
+@click.group(short_help="Fetch and lock models.")
 def models() -> None:
-    """The models that ship with the project."""
+    """The models: those that ship with the project, and those that photographs need besides."""
 
 
 @models.command("lock")

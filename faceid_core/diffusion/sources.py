@@ -45,6 +45,11 @@ class HubModel:
         """As the hub calls it."""
         return f"{self.owner}/{self.name}"
 
+    @property
+    def folder(self) -> str:
+        """The folder of this revision in a folder of weights, where `faceid models fetch` puts it."""
+        return f"{self.owner}--{self.name}--{self.revision}"
+
 
 @dataclass(frozen=True)
 class BaseFiles:
@@ -104,7 +109,7 @@ def find_base(
         source: "miniature", a known name, `hub:owner/name@revision`, a folder in diffusers' layout, a single
             `.safetensors` file in the original layout, or an `s3://` address of either.
         layout: of a single file: a source whose configurations and tokenizers describe it.
-        weights: folder in which hub models were put as `<owner>--<name>/<revision>`; empty: Hugging Face's own cache.
+        weights: folder in which hub models were put as `<owner>--<name>--<revision>`; empty: Hugging Face's own cache.
         s3: as `config.s3` has it.
 
     Raises:
@@ -146,7 +151,7 @@ def _hub_folder(hub: HubModel, source: str, weights: str) -> Path:
     """Where a hub revision lies on this machine."""
     into = ""
     if weights:
-        folder = Path(weights) / f"{hub.owner}--{hub.name}" / hub.revision
+        folder = Path(weights) / hub.folder
         if folder.is_dir():
             return folder
         looked, into = f"in {folder}", f" --local-dir {folder}"

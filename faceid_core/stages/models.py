@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from faceid_core.config import NightlyConfig
+from faceid_core.evaluate.photographs import Chosen
 from faceid_core.personalize.method import Method
+from faceid_core.stages.weights import base_weights, chosen_scorers
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -30,6 +32,7 @@ class WorkerSettings:
     base_layout: str = ""
     base_weights: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)
+    photograph_scorers: Chosen | None = None
 
     @classmethod
     def from_config(
@@ -50,8 +53,9 @@ class WorkerSettings:
             journal_seconds=config.execution.journal_seconds,
             samples_at_once=config.personalize.samples_at_once,
             base_layout=config.base_model.layout,
-            base_weights=config.base_model.weights,
+            base_weights=base_weights(config),
             weights=dict(weights),
+            photograph_scorers=chosen_scorers(config),
         )
 
 
@@ -145,6 +149,8 @@ class Models:
     @cached_property
     def scorers(self):
         """The configured set of scorers."""
+        if self.settings.photograph_scorers is not None:
+            return self._photograph_scorers(self.settings.photograph_scorers)
         from faceid_core.evaluate.scorers import load_scorers
         from faceid_core.miniature.scorer_sets import SETS
         from faceid_core.stages.weights import verify_shipped
@@ -153,3 +159,15 @@ class Models:
             {name: self.settings.weights[role] for role, name in SETS[self.settings.scorers].items()}
         )
         return load_scorers(self.settings.scorers)
+
+    def _photograph_scorers(self, chosen: Chosen):
+        from faceid_core.evaluate import photographs
+
+        roles = chosen.models()
+        return photographs.load(
+            chosen,
+            {role: digest for role, digest in self.settings.weights.items() if role in roles},
+            detector=self.detector,
+            parser=self.parser,
+            device=self.device,
+        )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
@@ -41,6 +42,7 @@ _PURGE_ADVICE = (
     "allow ListBucketVersions and DeleteObjectVersion on the bucket and prefix, and lift object locks"
 )
 _ATTEMPTS = 6
+_PIECE_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.05
 
 
@@ -90,6 +92,29 @@ class S3Store:
             raise self._failed("read", name, error) from error
         except BotoCoreError as error:
             raise self._failed("read", name, error) from error
+
+    def read_from(self, name: str, start: int, etag: str) -> Iterator[bytes]:
+        """The pieces of an object from a byte on, as long as it still has `etag`: for files too large for memory.
+
+        Raises:
+            StoreError: it is gone, changed, or its body broke off.
+        """
+        try:
+            answer = self._client.get_object(
+                Bucket=self.bucket, Key=self._key(name), Range=f"bytes={start}-", IfMatch=etag
+            )
+            yield from answer["Body"].iter_chunks(_PIECE_BYTES)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("read", name, error) from error
+
+    def put_file(self, name: str, path: str) -> None:
+        """Write a file as an object, in parts where it is large; what stands there is replaced."""
+        try:
+            encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key}
+            extra = encryption if self.settings.kms_key else None
+            self._client.upload_file(path, self.bucket, self._key(name), ExtraArgs=extra)
+        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+            raise self._failed("write", name, error) from error
 
     def head(self, name: str) -> ObjectInfo | None:
         try:

@@ -81,13 +81,12 @@ def test_what_was_not_brought_says_what_brings_it(cache, tmp_path):
         MissingWeights, match=r"stable-diffusion-xl-base-1\.0 at revision 4621.*faceid models fetch"
     ):
         find_base("sdxl")
-    with pytest.raises(MissingWeights, match=r"someone--model/0123.*faceid models fetch"):
+    with pytest.raises(MissingWeights, match=r"someone--model--0123.*faceid models fetch"):
         find_base(f"hub:someone/model@{REVISION}", weights=str(tmp_path))
-    shutil.copytree(
-        cache / "models--someone--model" / "snapshots" / REVISION, tmp_path / "someone--model" / REVISION
-    )
+    folder = tmp_path / f"someone--model--{REVISION}"
+    shutil.copytree(cache / "models--someone--model" / "snapshots" / REVISION, folder)
     assert find_base(f"hub:someone/model@{REVISION}", weights=str(tmp_path)).folder.is_relative_to(tmp_path)
-    (tmp_path / "someone--model" / REVISION / "vae" / "config.json").unlink()
+    (folder / "vae" / "config.json").unlink()
     with pytest.raises(MissingWeights, match=r"no file vae/config\.json"):
         find_base(f"hub:someone/model@{REVISION}", weights=str(tmp_path))
 
