@@ -41,6 +41,7 @@ _ADVICE = {
 _PURGE_ADVICE = (
     "allow ListBucketVersions and DeleteObjectVersion on the bucket and prefix, and lift object locks"
 )
+_SWEEP_ADVICE = "allow ListBucketMultipartUploads and ListMultipartUploadParts on the bucket and prefix"
 _ATTEMPTS = 6
 _PIECE_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.05
@@ -213,7 +214,9 @@ class S3Store:
                 if delete:
                     self._client.abort_multipart_upload(**which)
         except (ClientError, BotoCoreError) as error:
-            raise self._failed("sweep unfinished uploads of", "everything", error) from error
+            raise self._failed(
+                "sweep unfinished uploads of", "the bucket", error, denied=_SWEEP_ADVICE
+            ) from error
         return count, size
 
     def _purge(self, prefix: str, wanted: Callable[[dict], bool]) -> int:
@@ -239,7 +242,9 @@ class S3Store:
                     )
                 found += len(keys)
         except (ClientError, BotoCoreError) as error:
-            raise self._failed("remove all versions of", prefix or "everything", error) from error
+            raise self._failed(
+                "remove all versions of", prefix or "everything", error, denied=_PURGE_ADVICE
+            ) from error
         return found
 
     def _key(self, name: str) -> str:
@@ -275,10 +280,12 @@ class S3Store:
             pause *= 2
         return request()
 
-    def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
+    def _failed(self, verb: str, name: str, error: Exception, *, denied: str = "") -> StoreError:
         advice = "check the endpoint, the network and the credentials"
         if isinstance(error, ClientError):
             advice = _ADVICE.get(_code(error), "see the service's message")
+            if denied and _code(error) in ("AccessDenied", "403"):
+                advice = denied
         return StoreError(f"cannot {verb} {name} in {self.url}: {error}; {advice}")
 
 
