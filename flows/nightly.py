@@ -16,7 +16,7 @@ from prefect.states import Completed, Crashed, Failed, State
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
 from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
-from faceid_core.night.executor import Executor, InlineExecutor
+from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.publish import Published, publish
@@ -49,7 +49,7 @@ def _stage_flow(stage: str):
             return Completed(name="Cached", message="every result was there")
         EXECUTORS[run_id] = _OPENERS[run_id]()
         try:
-            slots = night.config.personalize.slots if stage == "personalise" else 1
+            slots = (night.config.personalize.slots or MOST_AT_ONCE) if stage == "personalise" else 1
             cuts = chunks(misses, night.config.execution.chunk, whole=slots)
             futures = [chunk.submit(run_id, stage, first, last) for first, last in cuts]
             states = [_ended(future) for future in futures]

@@ -46,7 +46,13 @@ class PersonalizeConfig(Section):
     method: MethodOverrides = Field(  # type: ignore[valid-type]
         default_factory=MethodOverrides, description="Single choices that differ from the preset."
     )
-    slots: int = Field(8, ge=1, le=256, description="People who share each pass through the network.")
+    slots: int = Field(
+        8,
+        ge=0,
+        le=256,
+        description="People who share each pass through the network. 0: as many as fit into the GPU's memory, measured "
+        "before the first is taught; the same person then has bitwise the same tokens only on GPUs with equal memory.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
 
     @model_validator(mode="after")

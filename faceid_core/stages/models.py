@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from faceid_core.config import NightlyConfig
+from faceid_core.personalize.method import Method
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -97,6 +98,16 @@ class Models:
             precision=self.settings.precision,
             digest=self.settings.weights["base"],
         )
+
+    def measured_slots(self, method: Method) -> int:
+        """Slots that fit into this worker's device for a method; measured once."""
+        from faceid_core.personalize.slot_shape import measured_slots
+
+        known = self.__dict__.setdefault("slots_of_methods", {})
+        name = method.model_dump_json()
+        if name not in known:
+            known[name] = measured_slots(self.base, method)
+        return known[name]
 
     @cached_property
     def _faces(self):

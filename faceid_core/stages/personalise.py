@@ -35,7 +35,7 @@ class Personalise:
             models.base,
             photos,
             Method.model_validate(shared["method"]),
-            slots=models.settings.slots,
+            slots=models.settings.slots or models.measured_slots(Method.model_validate(shared["method"])),
             seed=shared["seed"],
             progress=tick,
             journal={

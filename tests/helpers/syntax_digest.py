@@ -49,7 +49,7 @@ LOADERS = {
     "parser": "faceid_core.faces.backends",
     "scorers": "faceid_core.evaluate.scorers",
 }
-NOT_MODELS = ("settings", "__dict__")
+NOT_MODELS = ("settings", "__dict__", "measured_slots")
 
 
 def stage_names() -> list[str]:
