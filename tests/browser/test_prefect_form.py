@@ -81,10 +81,10 @@ def served(folder, reports):
     (folder / "grid.yaml").write_text(GRID)
     night = {
         "name": "small",
-        "store": str(folder / "store"),
+        "store": "store",
         "identities": "miniature:samples",
         "personalize": {"slots": 2, "method": {"steps": 2, "samples_per_step": 5}},
-        "generate": {"grid": str(folder / "grid.yaml"), "seeds": 1, "steps": 2, "batch": 4},
+        "generate": {"grid": "grid.yaml", "seeds": 1, "steps": 2, "batch": 4},
         "score": {"named_people": 1},
         "execution": {"threads_per_worker": 1},
         "run": {"only": ["sample-9001"], "report_url": reports},
