@@ -14,9 +14,9 @@ from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
 COMMANDS = {
     "run": ("flows.cli_run", "run", "Personalise everybody in the manifest: the nightly job."),
     "prepare": (
-        "flows.cli_tools",
+        "flows.cli_prepare",
         "prepare",
-        "Detect, crop and mask photos; one picture per person, nothing stored.",
+        "Detect, crop and mask photos: a table, a sheet, a picture per person; nothing stored.",
     ),
     "draw": ("flows.cli_tools", "draw", "Draw a person of the store in a prompt of your own."),
     "tokens": ("flows.cli_tools", "tokens", "Write a person's newest tokens as a safetensors file."),

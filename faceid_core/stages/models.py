@@ -20,6 +20,7 @@ class WorkerSettings:
     precision: str
     device: str
     faces_backend: str
+    face_models: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     scorers: str
     slots: int
     batch: int
@@ -39,6 +40,11 @@ class WorkerSettings:
             precision=config.base_model.precision,
             device=config.base_model.device,
             faces_backend=config.faces.backend,
+            face_models={
+                "model": config.faces.detector,
+                "parser": config.faces.parser,
+                "parser_source": config.faces.parser_source,
+            },
             scorers=config.score.scorers,
             slots=config.personalize.slots,
             batch=config.generate.batch,
@@ -106,7 +112,17 @@ class Models:
                     for role in ("detector", "parser")
                 }
             )
-        return load_faces(self.settings.faces_backend)
+        if self.settings.faces_backend == "miniature":
+            return load_faces("miniature")
+        from faceid_core.stages.weights import verify_faces
+
+        verify_faces(self.settings.faces_backend, self.settings.face_models, self.settings.weights)
+        segformer = self.settings.face_models.get("parser") == "segformer"
+        return load_faces(
+            self.settings.faces_backend,
+            **self.settings.face_models,
+            device=self.device if segformer else "cpu",
+        )
 
     @property
     def detector(self):

@@ -40,9 +40,11 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     # The score stages' roles mean the configured set's models; the photos' detector and parser have their own.
     digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
     if config.faces.backend != "miniature":
-        from faceid_core.faces.backends import backend_digest
+        from faceid_core.faces.backends import backend_digest, parser_digest
 
-        digests["face_detector"] = digests["face_parser"] = backend_digest(config.faces.backend)
+        faces = config.faces
+        digests["face_detector"] = backend_digest(faces.backend, model=faces.detector)
+        digests["face_parser"] = parser_digest(faces.parser, faces.parser_source)
     else:
         photos = SETS[SELECTION]
         digests["face_detector"] = lock.digest(photos["detector"])
@@ -64,6 +66,24 @@ def verify_shipped(planned: Mapping[str, str]) -> None:
     for name, digest in planned.items():
         _require_planned(name, shipped_lock().digest(name), digest)
         shipped_lock().verify(name, SHIPPED.parent / name)
+
+
+def verify_faces(backend: str, models: Mapping[str, str], planned: Mapping[str, str]) -> None:
+    """Check that the photographs' detector and parser are those that the run was planned with.
+
+    Args:
+        backend: of the faces, not the miniature's.
+        models: "model", "parser" and "parser_source", as `faces.backends.load_faces` takes them.
+        planned: role -> the digest that stands in the stage keys; roles that are absent are not checked.
+    """
+    from faceid_core.faces.backends import backend_digest, parser_digest
+
+    if "face_detector" in planned and models:
+        found = backend_digest(backend, model=models["model"])
+        _require_planned(f"the face detector {models['model']}", found, planned["face_detector"])
+    if "face_parser" in planned and models:
+        found = parser_digest(models["parser"], models["parser_source"])
+        _require_planned(f"the face parser {models['parser']}", found, planned["face_parser"])
 
 
 def _require_planned(what: str, found: str, planned: str) -> None:
