@@ -70,6 +70,11 @@ class Geometry:
         """Pixels at most so many units beside the middle of the face, bool [size, size]."""
         return np.abs(self._coordinates(size)[0]) <= units
 
+    def shoulders(self, size: int, chin: float, half_width: float) -> np.ndarray:
+        """Pixels below a chin and, there, in a neck that widens to shoulders, bool [size, size]; lengths in units."""
+        across, along = self._coordinates(size)
+        return (along > chin) & (np.abs(across) <= half_width + 1.5 * (along - chin))
+
     def _coordinates(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         centres = np.arange(size) + 0.5
         x, y = np.meshgrid(centres, centres)

@@ -16,10 +16,14 @@ _WORK_PIXELS = 256
 _ROUNDS = 4
 # In units of the face's half width, from the middle of the eyes: centre (x, y), half axes.
 _SURE_FACE = (0.0, 0.42), (0.62, 0.72)
+_FOREHEAD = (0.0, -0.62), (0.65, 0.5)
 _PERHAPS_FACE = (0.0, 0.38), (1.05, 1.28)
-_PERHAPS_HEAD = (0.0, -0.05), (1.45, 1.75)
+_HEAD = (0.0, 0.0), (1.6, 1.8)
 _CHIN = 1.55  # where the face ends below, along the line from the eyes' middle to the chin
+_NECK_END = 2.3
 _NECK_HALF_WIDTH = 0.75
+# How many standard deviations from the face's hue still count as skin.
+_LIKE_SKIN = 2.5
 
 
 class GrabCutParser:
@@ -60,18 +64,32 @@ def _label(crop: np.ndarray, face: Face | None) -> np.ndarray:
 def _cut(picture: np.ndarray, place: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Who is in the picture (uint8 BGR), and where that one's skin is: two bool [s, s]."""
     side = picture.shape[0]
-    sure, perhaps, head = (place.ellipse(side, *part) for part in (_SURE_FACE, _PERHAPS_FACE, _PERHAPS_HEAD))
-    body = place.below(side, _CHIN) & place.within(side, 2.2)
+    sure, perhaps, head = (place.ellipse(side, *part) for part in (_SURE_FACE, _PERHAPS_FACE, _HEAD))
+    below, body = place.below(side, _CHIN), place.shoulders(side, _CHIN, _NECK_HALF_WIDTH)
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
-    seeds[head | body] = cv2.GC_PR_BGD
-    seeds[place.ellipse(side, (0.0, -0.05), (1.15, 1.35)) | (body & place.within(side, 1.2))] = cv2.GC_PR_FGD
-    seeds[sure] = cv2.GC_FGD
-    person = _grab(picture, seeds)
+    # Clothes often have the hair's colour: what is below the chin must not teach what is behind the head.
+    seeds[below] = cv2.GC_PR_BGD
+    seeds[head | body] = cv2.GC_PR_FGD
+    # Hair or bald, what lies above the brows is the person: from it the hair's colour is learned.
+    seeds[sure | place.ellipse(side, *_FOREHEAD)] = cv2.GC_FGD
+    person = _grab(picture, seeds) | sure
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
-    seeds[person] = cv2.GC_PR_BGD
-    seeds[person & (perhaps | (place.below(side, _CHIN) & place.within(side, _NECK_HALF_WIDTH)))] = cv2.GC_PR_FGD
+    seeds[person & ~below] = cv2.GC_PR_BGD
+    seeds[person & ~below & perhaps] = cv2.GC_PR_FGD
     seeds[sure] = cv2.GC_FGD
-    return person | sure, _grab(picture, seeds)
+    face = _grab(picture, seeds)
+    neck = person & below & place.within(side, _NECK_HALF_WIDTH) & ~place.below(side, _NECK_END)
+    return person, face | (neck & _like(picture, sure))
+
+
+def _like(picture: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Pixels whose hue lies in the distribution of a sample's, bool [s, s]; shadow under a chin is not told apart."""
+    hue = cv2.cvtColor(picture, cv2.COLOR_BGR2LAB)[..., 1:].astype(np.float64)  # [s, s, 2]
+    known = hue[sample]
+    # A floor of two steps keeps an even sample from accepting nothing but itself.
+    inverse = np.linalg.inv(np.cov(known.T) + np.eye(2) * 4)
+    offset = hue - known.mean(axis=0)
+    return np.einsum("xyi,ij,xyj->xy", offset, inverse, offset) <= _LIKE_SKIN**2
 
 
 def _grab(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -92,12 +110,12 @@ def _classes(person: np.ndarray, skin: np.ndarray, place: Geometry) -> np.ndarra
     """Labels from who and where the skin is, uint8 [s, s]."""
     side = person.shape[0]
     below = place.below(side, _CHIN)
-    head = place.ellipse(side, *_PERHAPS_HEAD)
+    head = place.ellipse(side, *_HEAD)
     labels = np.full((side, side), INDEX["background"], np.uint8)
     labels[person & below] = INDEX["clothes"]
     labels[person & ~below & head] = INDEX["hair"]
     labels[skin & ~below & place.ellipse(side, *_PERHAPS_FACE)] = INDEX["skin"]
-    labels[skin & below & place.within(side, _NECK_HALF_WIDTH)] = INDEX["neck"]
+    labels[skin & below] = INDEX["neck"]
     return labels
 
 
