@@ -103,11 +103,11 @@ def face_transform(
     """
     exact = similarity((left_eye, right_eye), targets)
     known = {name: point for name, point in landmarks.items() if name in FACE_TEMPLATE}
-    if not known:
-        return exact
     corners = sum(name.endswith(("_outer", "_inner")) for name in known)
     if corners < 4:
         known = {name: point for name, point in known.items() if not name.endswith(("_outer", "_inner"))}
+    if not known:
+        return exact
     (lx, ly), (rx, ry) = targets
     middle, along = np.array([lx + rx, ly + ry]) / 2, np.array([rx - lx, ry - ly])
     down = np.array([-along[1], along[0]])

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from ..errors import ConfigurationError, MissingWeights
 from .classes import INDEX
@@ -80,8 +80,9 @@ class SegFormerParser:
         if about.get("do_resize", True):
             size = about.get("size", {})
             width, height = int(size.get("width", 512)), int(size.get("height", 512))
-            way = cv2.INTER_AREA if width < crop.shape[1] else cv2.INTER_LINEAR
-            crop = cv2.resize(crop, (width, height), interpolation=way)
+            # As the library's own preprocessing resizes, smoothing where it shrinks.
+            way = Image.Resampling(about.get("resample", Image.Resampling.BILINEAR))
+            crop = np.asarray(Image.fromarray(crop).resize((width, height), way))
         values = crop.astype(np.float32)
         if about.get("do_rescale", True):
             values *= np.float32(about.get("rescale_factor", 1 / 255))
@@ -168,13 +169,16 @@ def _key(name: str) -> str:
 
 
 def _load(folder: Path, source: str) -> Any:
+    from safetensors import SafetensorError
     from transformers import SegformerForSemanticSegmentation
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         model, found = SegformerForSemanticSegmentation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"face parser {source} cannot be loaded: {error}") from error
     if found["missing_keys"]:
         # transformers would go on with random numbers in their place.

@@ -210,7 +210,7 @@ def test_heic_where_its_plugin_is_installed(photo):
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = photo.crop((0, 0, 160, 200)).transpose(Image.Transpose.ROTATE_90)
-    data = encoded(lying, "HEIF", quality=90, exif=exif)
+    data = encoded(lying, "HEIF", quality=90, exif=exif.tobytes())
     # The orientation counts once, whether the file says it in its own way or in EXIF's.
     image = photos.decode(data)
     assert image.shape == (200, 160, 3) and difference(image, photo.crop((0, 0, 160, 200))) < 6

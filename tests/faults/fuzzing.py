@@ -230,7 +230,7 @@ def _pictures() -> list[bytes]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-        kinds.append((face, "HEIF", {"exif": exif}))
+        kinds.append((face, "HEIF", {"exif": exif.tobytes()}))
     files = []
     for image, image_format, options in kinds:
         buffer = io.BytesIO()
