@@ -176,7 +176,9 @@ def _allowed_format(data: bytes) -> str:
         import pillow_heif
 
         # Threads beside the workers' own would fight for the cores; what is not the picture is not decoded.
-        pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+        pillow_heif.register_heif_opener(
+            decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+        )
         return "HEIF"
     if found not in ALLOWED_FORMATS:
         raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")

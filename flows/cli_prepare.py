@@ -28,8 +28,12 @@ _MOST_ROWS = 40
 @click.option(
     "--faces", type=click.Choice(["miniature", "deepface"]), help="[default: the file's, or deepface]"
 )
-@click.option("--detector", help="DeepFace's detector by name, as faces.detector.  [default: the file's, or opencv]")
-@click.option("--parser", help="grabcut, ellipse or segformer, as faces.parser.  [default: the file's, or grabcut]")
+@click.option(
+    "--detector", help="DeepFace's detector by name, as faces.detector.  [default: the file's, or opencv]"
+)
+@click.option(
+    "--parser", help="grabcut, ellipse or segformer, as faces.parser.  [default: the file's, or grabcut]"
+)
 @click.option("--parser-source", help="Folder or staged hub id of the segformer, as faces.parser_source.")
 @click.option(
     "--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
@@ -45,7 +49,9 @@ _MOST_ROWS = 40
     type=click.Choice(["face", "face_hair", "head"]),
     help="[default: the file's, or face]",
 )
-@click.option("--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each core]")
+@click.option(
+    "--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each core]"
+)
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per person.")
 def prepare(
     photos: str,

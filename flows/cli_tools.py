@@ -11,6 +11,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from flows.options import config_options
 
+
 @click.command(short_help="Draw a person of the store.")
 @click.option(
     "--identity",

@@ -33,9 +33,7 @@ def find_eyes(eye_detector: Any, image: np.ndarray, box: Box) -> tuple[Point, Po
     for width in _EYE_SEARCH_WIDTHS_PIXELS:
         height = max(1, round(width * grey.shape[0] / grey.shape[1]))
         way = cv2.INTER_AREA if width < grey.shape[1] else cv2.INTER_CUBIC
-        found = eye_detector.detectMultiScale(
-            cv2.resize(grey, (width, height), interpolation=way), 1.1, 10
-        )
+        found = eye_detector.detectMultiScale(cv2.resize(grey, (width, height), interpolation=way), 1.1, 10)
         boxes = np.asarray(found, dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
         pair = _best_pair(boxes)
         if pair is not None:

@@ -88,7 +88,9 @@ class DeepFaceDetector:
             parts = [
                 face
                 for x, y in _parts(width, height)
-                for face in self._search(image, image[y:, x:][:_SEARCH_SIDE_PIXELS, :_SEARCH_SIDE_PIXELS], (x, y))
+                for face in self._search(
+                    image, image[y:, x:][:_SEARCH_SIDE_PIXELS, :_SEARCH_SIDE_PIXELS], (x, y)
+                )
                 # Folds and leaves look like faces to a detector that sees enough of them; eyes are rarer.
                 if face.left_eye is not None
             ]
@@ -117,9 +119,7 @@ class DeepFaceDetector:
             box = _scaled_box(found, ratio, (x, y), width, height)
             if box is None:
                 continue
-            points = {
-                name: (px * ratio[0] + x, py * ratio[1] + y) for name, (px, py) in found.points.items()
-            }
+            points = {name: (px * ratio[0] + x, py * ratio[1] + y) for name, (px, py) in found.points.items()}
             eyes = points.pop("left_eye", None), points.pop("right_eye", None)
             if self._model == "opencv":
                 eyes = find_eyes(self._client.model["eye_detector"], image, box) or (None, None)
@@ -145,7 +145,9 @@ def find_weights(model: str) -> tuple[Path, ...]:
     if model not in WEIGHT_FILES:
         known = ", ".join(WEIGHT_FILES)
         why = "; YOLO's weights are pickles, which are never loaded" if model.startswith("yolo") else ""
-        raise ConfigurationError(f"DeepFace detector {model!r} is not supported here{why}; use one of {known}")
+        raise ConfigurationError(
+            f"DeepFace detector {model!r} is not supported here{why}; use one of {known}"
+        )
     if model == "opencv":
         files = tuple(Path(cv2.__file__).parent / "data" / name for name in _CASCADES)
         advice = "install opencv-contrib-python-headless below version 5, which ships them"

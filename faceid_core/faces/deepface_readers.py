@@ -71,7 +71,9 @@ def read_yunet(client: Any, picture: np.ndarray) -> list[Found]:
     """YuNet: rows of x, y, w, h, five points, score (OpenCV's `FaceDetectorYN`)."""
     height, width = picture.shape[:2]
     scale = min(1.0, _YUNET_SIDE_PIXELS / max(height, width))
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    small = (
+        cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    )
     ratio = np.array([width / small.shape[1], height / small.shape[0]])
     client.model.setInputSize((small.shape[1], small.shape[0]))
     client.model.setScoreThreshold(float(os.environ.get("yunet_score_threshold", "0.9")))
@@ -124,7 +126,9 @@ def read_mtcnn(client: Any, picture: np.ndarray) -> list[Found]:
     """The mtcnn package: five points, sides the observer's."""
     found = []
     for one in client.model.detect_faces(np.ascontiguousarray(picture[:, :, ::-1])) or []:
-        points = {name: (float(x), float(y)) for name, (x, y) in one["keypoints"].items() if name in FIVE_POINTS}
+        points = {
+            name: (float(x), float(y)) for name, (x, y) in one["keypoints"].items() if name in FIVE_POINTS
+        }
         found.append(Found(tuple(float(v) for v in one["box"]), float(one["confidence"]), points))
     return found
 

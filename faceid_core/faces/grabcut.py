@@ -55,7 +55,9 @@ def _label(crop: np.ndarray, face: Face | None) -> np.ndarray:
     labels = cv2.resize(labels, (side, side), interpolation=cv2.INTER_NEAREST)
     covered = labels == INDEX["skin"]
     # Features count where the face is: geometry puts them on hair that hides them too.
-    features = draw_parts(np.full((side, side), INDEX["background"], np.uint8), geometry_of(side, face), features=True)
+    features = draw_parts(
+        np.full((side, side), INDEX["background"], np.uint8), geometry_of(side, face), features=True
+    )
     inside = (features != INDEX["background"]) & covered
     labels[inside] = features[inside]
     return labels
@@ -100,9 +102,7 @@ def _grab(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     # Its k-means draws its first centres: the same picture must give the same mask.
     cv2.setRNGSeed(0)
     marks = seeds.copy()
-    cv2.grabCut(
-        picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK
-    )
+    cv2.grabCut(picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK)
     return (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
 
 

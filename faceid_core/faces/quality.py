@@ -129,7 +129,9 @@ def yaw_degrees(face: Face) -> float | None:
     name = next((name for name in _DEPTHS if name in face.landmarks), None)
     if name is None:
         return None
-    left, right, nose = (np.array(p, np.float64) for p in (face.left_eye, face.right_eye, face.landmarks[name]))
+    left, right, nose = (
+        np.array(p, np.float64) for p in (face.left_eye, face.right_eye, face.landmarks[name])
+    )
     along = right - left
     aside = float((nose - (left + right) / 2) @ along / (along @ along))
     return math.degrees(math.atan(aside / _DEPTHS[name]))

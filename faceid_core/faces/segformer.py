@@ -69,7 +69,9 @@ class SegFormerParser:
         pixels = torch.from_numpy(np.stack([self._input(crop) for crop in crops])).to(self.device)
         with torch.inference_mode():
             logits = self._model(pixel_values=pixels).logits  # [n, labels, h / 4, w / 4]
-            logits = torch.nn.functional.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+            logits = torch.nn.functional.interpolate(
+                logits, (side, side), mode="bilinear", align_corners=False
+            )
             # argmax before the mapping, as its authors do: the mapping joins labels, it does not vote.
             labels = logits.argmax(dim=1).cpu().numpy()  # [n, s, s]
         return self._classes[labels]

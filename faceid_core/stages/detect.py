@@ -23,7 +23,9 @@ class Detect:
             p = work.call.parameters
             limits = Limits.of(p)
             try:
-                image = photos.decode(blobs["photo"], max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+                image = photos.decode(
+                    blobs["photo"], max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+                )
                 found = detect_face(
                     image,
                     models.detector,

@@ -100,7 +100,7 @@ def test_the_same_eyes_come_to_the_same_places(variant):
 
 def test_crops_of_colour_variants_show_the_same():
     usual = prepared(encoded(PHOTO)).detection.crop.astype(int)
-    for variant, most in (("orientation tag", 4), ("CMYK", 4), ("palette", 12)):
+    for variant, most in (("orientation tag", 5), ("CMYK", 4), ("palette", 12)):
         crop = prepared(USED[variant][0]()).detection.crop
         assert np.abs(crop - usual).mean() < most, variant
     grey = prepared(USED["greyscale"][0]()).detection.crop

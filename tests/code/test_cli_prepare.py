@@ -64,7 +64,11 @@ def test_the_limits_are_those_of_the_nights_configuration(folder, limit, reason)
     night.write_text(f"faces: {{backend: deepface, {limit}}}\n")
     told, out = prepare(folder, "--config", str(night))
     assert reason in told and not list((out / "people").iterdir())
-    (page,) = [line for line in (out / "index.html").read_text().splitlines() if f">{reason}<" in line and "astro" in line]
+    (page,) = [
+        line
+        for line in (out / "index.html").read_text().splitlines()
+        if f">{reason}<" in line and "astro" in line
+    ]
     row = next(row for row in rows(out) if row["identity_id"] == "astronaut")
     assert row["reason"] == reason and row["sentence"][:40] in page
     assert float(row["value"]) != float(row["threshold"])
@@ -92,7 +96,7 @@ def test_many_photos_in_two_processes_give_one_table_one_sheet_and_one_page(tmp_
     columns = pq.read_table(out / "prepared.parquet")
     assert columns["outcome"].to_pylist() == [row["outcome"] for row in table]
     page = (out / "index.html").read_text()
-    assert page.count("<tr><td class=\"words\">p") == 6 and "not_an_image" in page
+    assert page.count('<tr><td class="words">p') == 6 and "not_an_image" in page
     sheet = photos.decode_png((out / "sheet.png").read_bytes())
     assert sheet.shape[1] > 4 * 96 and (sheet[110:, 10:100].std() > 20)
 

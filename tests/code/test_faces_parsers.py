@@ -94,7 +94,9 @@ def test_a_missing_file_is_named_with_its_folder(folder, tmp_path, name):
 def test_a_hub_id_that_is_not_staged_is_not_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for source in ("somebody/face-parsing", "/no/such/folder"):
-        with pytest.raises(MissingWeights, match=r"neither a folder nor a hub id in the local cache.*model\.safe"):
+        with pytest.raises(
+            MissingWeights, match=r"neither a folder nor a hub id in the local cache.*model\.safe"
+        ):
             load_parser("segformer", source)
 
 
@@ -122,7 +124,9 @@ def changed(folder, tmp_path, **values):
 
 
 def test_labels_that_mean_nothing_here_are_an_error(folder, tmp_path):
-    source = changed(folder, tmp_path, id2label={str(i): "tree" if i == 7 else n for i, n in enumerate(LABELS)})
+    source = changed(
+        folder, tmp_path, id2label={str(i): "tree" if i == 7 else n for i, n in enumerate(LABELS)}
+    )
     with pytest.raises(ConfigurationError, match="mean nothing here: tree"):
         load_parser("segformer", source)
     with pytest.raises(ConfigurationError, match="'bert'"):

@@ -54,8 +54,13 @@ def test_a_face_turned_away_is_rejected_where_the_detector_tells():
     turned, frontal = Fixed((252.0, 127.0)), Fixed((226.0, 127.0))
     refused = rejection(data.astronaut(), turned, max_yaw_degrees=35)
     assert refused.reason == "turned_away" and 40 < refused.value < 60
-    assert abs(detect_face(data.astronaut(), frontal, limits=Limits(max_yaw_degrees=35)).quality["yaw_degrees"]) < 6
-    assert "yaw_degrees" not in detect_face(data.astronaut(), Fixed(), limits=Limits(max_yaw_degrees=35)).quality
+    assert (
+        abs(detect_face(data.astronaut(), frontal, limits=Limits(max_yaw_degrees=35)).quality["yaw_degrees"])
+        < 6
+    )
+    assert (
+        "yaw_degrees" not in detect_face(data.astronaut(), Fixed(), limits=Limits(max_yaw_degrees=35)).quality
+    )
     assert detect_face(data.astronaut(), turned)
 
 
@@ -66,7 +71,9 @@ def test_black_and_burnt_out_faces_are_rejected(factor, word):
     assert refused.reason == "badly_exposed" and f"too {word}" in refused.sentence
     for mild in (0.3, 1.4):
         still = np.clip(data.astronaut().astype(float) * mild, 0, 255).astype(np.uint8)
-        assert detect_face(still, Fixed(), limits=Limits(max_clipped_share=0.45)).quality["clipped_share"] < 0.4
+        assert (
+            detect_face(still, Fixed(), limits=Limits(max_clipped_share=0.45)).quality["clipped_share"] < 0.4
+        )
 
 
 def test_nothing_about_a_drawn_person_is_measured_that_is_for_photographs():
@@ -95,7 +102,9 @@ def test_sunglasses_and_a_mask_before_the_mouth_cover_a_face(framing):
     distance = rx - lx
     labels = np.full((128, 128), INDEX["background"], np.uint8)
     rows, columns = (np.indices((128, 128)) + 0.5) / 128
-    labels[np.hypot((columns - 0.5) / distance, (rows - ly - 0.35 * distance) / (1.25 * distance)) < 1] = INDEX["skin"]
+    labels[np.hypot((columns - 0.5) / distance, (rows - ly - 0.35 * distance) / (1.25 * distance)) < 1] = (
+        INDEX["skin"]
+    )
     options = {"eye_targets": FRAMINGS[framing], "max_covered_share": 0.3}
     assert make_mask(labels, **options)[1]["covered_share"] == 0
     for top, bottom, what in ((-0.3, 0.35, "accessory"), (0.4, 1.6, "object")):

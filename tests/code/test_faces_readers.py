@@ -23,10 +23,10 @@ POINTS = np.array([(120.25, 90.5), (160.75, 91.5), (140.5, 110.25), (125.5, 130.
 
 
 class _YuNet:
-    def setInputSize(self, size):  # noqa: N802 - OpenCV's name
+    def setInputSize(self, size):
         self.size = size
 
-    def setScoreThreshold(self, score):  # noqa: N802
+    def setScoreThreshold(self, score):
         self.score = score
 
     def detect(self, picture):
@@ -71,7 +71,9 @@ def test_five_points_with_fractions_of_a_pixel(model, client):
 
 
 def test_a_client_s_own_answer_turns_the_person_s_sides_into_the_picture_s():
-    region = SimpleNamespace(x=100, y=50, w=80, h=100, confidence=0.9, left_eye=(160, 91), right_eye=(120, 90))
+    region = SimpleNamespace(
+        x=100, y=50, w=80, h=100, confidence=0.9, left_eye=(160, 91), right_eye=(120, 90)
+    )
     region.nose, region.mouth_left, region.mouth_right = (140, 110), (157, 131), (125, 130)
     (found,) = read_regions(SimpleNamespace(detect_faces=lambda _: [region]), None)
     assert found.points["left_eye"] == (120.5, 90.5) and found.points["right_eye"] == (160.5, 91.5)
@@ -115,9 +117,7 @@ def dlib_detector():
 
 
 def test_dlib_gives_eye_corners_and_nose_and_aligns_by_all_five(dlib_detector):
-    found = detect_face(
-        data.astronaut(), dlib_detector, crop_pixels=512, eye_targets=FRAMINGS["portrait"]
-    )
+    found = detect_face(data.astronaut(), dlib_detector, crop_pixels=512, eye_targets=FRAMINGS["portrait"])
     assert found.others == 0 and found.confidence > 0.9
     assert np.abs(np.array(found.eyes) - TRUE_EYES).max() < 3
     assert set(found.landmarks) == {

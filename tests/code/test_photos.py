@@ -200,7 +200,7 @@ def test_heic_says_what_is_missing_where_its_plugin_is_not_installed(monkeypatch
     data = b"\0\0\0\x18ftypheic" + bytes(40)
     assert reason(data) == "heic_unavailable"
     for look in (photos.decode, photos.check_readable):
-        with pytest.raises(PhotoRejected, match="pillow-heif is not installed.*JPEG"):
+        with pytest.raises(PhotoRejected, match=r"pillow-heif is not installed.*JPEG"):
             look(data)
 
 
