@@ -37,8 +37,8 @@ class FacesConfig(Section):
     )
     parser: Literal["grabcut", "ellipse", "segformer"] = Field(
         "grabcut",
-        description="For photographs: what labels the pixels. grabcut (landmarks and colour) and ellipse (landmarks) need "
-        "no weights and are rough; segformer is a network for face parsing.",
+        description="For photographs: what labels the pixels. grabcut (landmarks and colour) and ellipse (landmarks) "
+        "need no weights and are rough; segformer is a network for face parsing.",
     )
     parser_source: str = Field(
         "",

@@ -72,6 +72,7 @@ class DeepFaceDetector:
         self._model = model
         self._client = _build(model, self.weight_files)
         self._read = reader_of(model)
+        self._eye_detector = cv2.CascadeClassifier(str(_cascade_folder() / _CASCADES[1]))
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """See `protocols.FaceDetector`."""
@@ -121,8 +122,8 @@ class DeepFaceDetector:
                 continue
             points = {name: (px * ratio[0] + x, py * ratio[1] + y) for name, (px, py) in found.points.items()}
             eyes = points.pop("left_eye", None), points.pop("right_eye", None)
-            if self._model == "opencv":
-                eyes = find_eyes(self._client.model["eye_detector"], image, box) or (None, None)
+            if self._model == "opencv" or None in eyes:
+                eyes = find_eyes(self._eye_detector, image, box) or (None, None)
                 points = {}
             faces.append(Face(box, *eyes, self._confidence(found.confidence), points))
         faces.sort(key=lambda face: (-face.confidence, face.box))
@@ -149,7 +150,7 @@ def find_weights(model: str) -> tuple[Path, ...]:
             f"DeepFace detector {model!r} is not supported here{why}; use one of {known}"
         )
     if model == "opencv":
-        files = tuple(Path(cv2.__file__).parent / "data" / name for name in _CASCADES)
+        files = tuple(_cascade_folder() / name for name in _CASCADES)
         advice = "install opencv-contrib-python-headless below version 5, which ships them"
     else:
         names = (_retinaface_file(),) if model == "retinaface" else WEIGHT_FILES[model]
@@ -162,6 +163,10 @@ def find_weights(model: str) -> tuple[Path, ...]:
         named = ", ".join(_with_size(file.name) for file in missing)
         raise MissingWeights(f"DeepFace detector {model}: {named} not found in {missing[0].parent}; {advice}")
     return files
+
+
+def _cascade_folder() -> Path:
+    return Path(cv2.__file__).parent / "data"
 
 
 def package_version(model: str) -> str | None:

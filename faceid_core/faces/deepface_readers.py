@@ -6,7 +6,6 @@ models, drops nose and mouth. So the models that a client holds are asked here t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,8 @@ FIVE_POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 DLIB_POINTS = ("right_eye_outer", "right_eye_inner", "left_eye_outer", "left_eye_inner", "nose_base")
 
 _YUNET_SIDE_PIXELS = 640  # above which DeepFace shrinks: YuNet misses large faces in large pictures
+# Least scores, as DeepFace has them by default; its environment variables would change results behind the keys' back.
+_YUNET_SCORE, _CENTERFACE_SCORE, _RETINAFACE_SCORE = 0.9, 0.35, 0.9
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def read_yunet(client: Any, picture: np.ndarray) -> list[Found]:
     )
     ratio = np.array([width / small.shape[1], height / small.shape[0]])
     client.model.setInputSize((small.shape[1], small.shape[0]))
-    client.model.setScoreThreshold(float(os.environ.get("yunet_score_threshold", "0.9")))
+    client.model.setScoreThreshold(_YUNET_SCORE)
     _, rows = client.model.detect(small)
     found = []
     for row in [] if rows is None else np.asarray(rows, dtype=np.float64):
@@ -87,9 +88,8 @@ def read_yunet(client: Any, picture: np.ndarray) -> list[Found]:
 
 def read_centerface(client: Any, picture: np.ndarray) -> list[Found]:
     """CenterFace: (x0, y0, x1, y1, score) and five points; its network is loaded for each picture, as DeepFace does."""
-    threshold = float(os.environ.get("CENTERFACE_THRESHOLD", "0.35"))
     boxes, landmarks = client.build_model().forward(
-        picture, picture.shape[0], picture.shape[1], threshold=threshold
+        picture, picture.shape[0], picture.shape[1], threshold=_CENTERFACE_SCORE
     )
     found = []
     for (x0, y0, x1, y1, score), points in zip(boxes, landmarks, strict=True):
@@ -149,7 +149,7 @@ def read_retinaface(client: Any, picture: np.ndarray) -> list[Found]:
     """RetinaFace: five points by the person's sides, with fractions of a pixel."""
     from retinaface import RetinaFace
 
-    answer = RetinaFace.detect_faces(picture, model=client.model, threshold=0.9)
+    answer = RetinaFace.detect_faces(picture, model=client.model, threshold=_RETINAFACE_SCORE)
     found = []
     for one in answer.values() if isinstance(answer, dict) else ():
         x0, y0, x1, y1 = (float(value) for value in one["facial_area"])

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "night": "night",
     "cached-night": "cached_night",
     "startup": "startup",
+    "photographs": "photographs",
 }
 
 

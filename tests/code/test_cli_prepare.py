@@ -101,6 +101,7 @@ def test_many_photos_in_two_processes_give_one_table_one_sheet_and_one_page(tmp_
     assert sheet.shape[1] > 4 * 96 and (sheet[110:, 10:100].std() > 20)
 
 
+@pytest.mark.exhaustive
 def test_a_photo_that_kills_its_process_costs_itself_only(tmp_path, monkeypatch):
     found = tmp_path / "photos"
     found.mkdir()

@@ -171,9 +171,9 @@ def test_the_configuration_chooses_the_parser_and_asks_for_its_source():
 
 
 def shares(parser, region):
-    """Intersection over union with the renderer's true labels, of 20 people."""
+    """Intersection over union with the renderer's true labels, of 12 people."""
     found = []
-    for seed in people.HELD_OUT_SEEDS[:20]:
+    for seed in people.HELD_OUT_SEEDS[:12]:
         shot = renderer.render(people.person_from_seed(seed), renderer.Shot(), size=128)
         labels = parse_face(shot.image, parser, face=Face(shot.boxes[0], *shot.eyes[0], 1.0))
         mask, truth = (make_mask(each, region=region)[0] > 0 for each in (labels, shot.labels))
