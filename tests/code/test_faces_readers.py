@@ -164,3 +164,23 @@ def test_dlib_on_its_head_is_turned_upright_by_the_nose(dlib_detector):
 
     turned = detect_face(np.ascontiguousarray(image[::-1, ::-1]), Turned(), crop_pixels=128)
     assert np.abs(turned.crop.astype(int) - upright.crop.astype(int)).mean() < 2
+
+
+@pytest.mark.exhaustive
+def test_retinaface_loads_a_file_of_its_layout_and_reads_its_answer(monkeypatch, tmp_path):
+    """The real network with random weights: what it finds means nothing, that it is loaded and read is the point."""
+    retinaface = pytest.importorskip("retinaface.model.retinaface_pth_model")
+    import torch
+    from retinaface.commons import backend_utils
+
+    if backend_utils.get_backend_engine() != "pytorch":
+        pytest.skip("DeepFace runs on another engine here")
+    weights = tmp_path / ".deepface" / "weights" / "retinaface.pth"
+    weights.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(retinaface.RetinaFace().state_dict(), weights)
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    detector = DeepFaceDetector("retinaface")
+    assert detector.weight_files == (weights,)
+    (faces,) = detector.detect([data.astronaut()])
+    assert all(0 <= face.confidence <= 1 for face in faces)
