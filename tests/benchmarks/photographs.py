@@ -2,7 +2,7 @@
 
 Measured: whole commands, from just before they start, over variants of one photograph (moved, scaled, mirrored,
 lightened, saved anew at 0.3 to 3 megapixels; one in eight is no picture, blurred or too small, as in a real folder).
-Cores busy are the processor seconds of the command and its processes by the wall clock.
+Processor time is that of the command and its processes; cores busy are that by the wall clock.
 
 Fair: the same photos for each case; OpenCV's detector and GrabCut, crops of 512 pixels, no pictures of people written.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .measuring import alternate, line_through, spread
+from .measuring import alternate, line_through, ratios, spread
 from .nights import ROOT, environment
 from .results import Row
 from .settings import Settings
@@ -34,11 +34,11 @@ def run(settings: Settings) -> list[Row]:
     numbers = sorted({max(2, most // 4), most // 2, most})
     cores = sorted({1, len(os.sched_getaffinity(0))})
     folders = {number: write_photos(settings.scratch / f"photos-{number}", number) for number in numbers}
-    busy: dict[tuple[int, int], list[float]] = {}
+    used: dict[tuple[int, int], list[float]] = {}
 
     def measure(number: int, jobs: int) -> float:
-        seconds, share = _prepare(settings, folders[number], number, jobs)
-        busy.setdefault((number, jobs), []).append(share)
+        seconds, processor_seconds = _prepare(settings, folders[number], number, jobs)
+        used.setdefault((number, jobs), []).append(processor_seconds)
         return seconds
 
     cases = {
@@ -52,7 +52,15 @@ def run(settings: Settings) -> list[Row]:
         line = line_through(numbers, [spread(found[number, jobs]).median for number in numbers])
         rows += [
             Row(NAME, f"{most} photos, {jobs} process(es)", "s", spread(found[most, jobs])),
-            Row(NAME, f"cores busy, {jobs} process(es)", "cores", spread(busy[most, jobs])),
+            Row(
+                NAME, f"cores busy, {jobs} process(es)", "cores", ratios(used[most, jobs], found[most, jobs])
+            ),
+            Row(
+                NAME,
+                f"processor time of a photo, {jobs} process(es)",
+                "s",
+                spread([seconds / most for seconds in used[most, jobs]]),
+            ),
             Row(
                 NAME,
                 f"each further photo, {jobs} process(es)",
@@ -93,7 +101,7 @@ def write_photos(folder: Path, number: int) -> Path:
 
 
 def _prepare(settings: Settings, photos: Path, number: int, jobs: int) -> tuple[float, float]:
-    """Seconds of one command, and how many cores it kept busy."""
+    """Seconds of one command, and of the processors that worked for it."""
     out = settings.scratch / f"prepared-{number}-{jobs}"
     command = [sys.executable, "-m", "flows", "prepare", "--photos", str(photos), "--out", str(out)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -114,4 +122,4 @@ def _prepare(settings: Settings, photos: Path, number: int, jobs: int) -> tuple[
             f"prepare came to something else: {len(outcomes)} rows, {outcomes.count('usable')} usable"
         )
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, used / seconds
+    return seconds, used
