@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-browser bench setup lint clean
+.PHONY: run test test-all test-browser fuzz bench setup lint clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -38,6 +38,11 @@ test-all: $(READY)
 test-browser: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,browser]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m browser tests/browser
+
+# 100,000 mutated inputs for everything that reads what comes from outside; FUZZ="decoder --inputs 5000 --seed 7" for less.
+FUZZ ?=
+fuzz: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.fuzzing $(FUZZ)
 
 # Options of the benchmarks: make bench BENCH="startup night --repeats 5"; docs/benchmarks.md says what each compares.
 BENCH ?=

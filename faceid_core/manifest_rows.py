@@ -99,14 +99,15 @@ def parquet_rows(data: bytes) -> Iterator[Row]:
     try:
         # Opened through a ParquetFile: pyarrow's dataset reader would add columns of its own.
         table = pq.ParquetFile(pa.BufferReader(data)).read()
-    except (pa.ArrowException, OSError) as error:
+        fault = _column_faults(table.column_names)
+        columns = {} if fault else {name: table.column(name).to_pylist() for name in table.column_names}
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # Damaged text and impossible dates show only when the cells become Python's.
         yield 0, f"cannot be read as Parquet: {error}"
         return
-    fault = _column_faults(table.column_names)
     if fault:
         yield 0, fault
         return
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
     for index in range(table.num_rows):
         try:
             yield index + 1, {name: _cell_text(name, values[index]) for name, values in columns.items()}

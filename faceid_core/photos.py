@@ -6,6 +6,7 @@ short list), its dimensions (before a pixel is decoded). What comes out is an ar
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import struct
@@ -23,6 +24,9 @@ MAX_PIXELS = 50_000_000
 # These three cover cameras, telephones and web pages; every further decoder is more surface to attack.
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP")
 _ADVICE = "Save it as JPEG, PNG or WebP and send it again."
+# Telephones' own format, read where Pillow's plugin for it is installed.
+_HEIC_PLUGIN = "pillow_heif"
+HEIC_UNAVAILABLE = "heic_unavailable"
 
 # A larger colour profile than this is not a camera's.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
@@ -54,7 +58,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
         uint8 [h, w, 3], RGB.
 
     Raises:
-        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, too_many_pixels or truncated.
+        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels or truncated.
     """
     if len(data) > max_bytes:
         raise too_many_bytes(len(data), max_bytes)
@@ -70,6 +74,8 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
             image = Image.open(io.BytesIO(data), formats=[image_format])
             _check_pixels(image.size, max_pixels)
             _load(image)
+            # A HEIC file's true size may turn out other than its header says.
+            _check_pixels(image.size, max_pixels)
             return _to_srgb(_upright(image))
     except PhotoRejected:
         raise
@@ -85,10 +91,30 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
         IndexError,
         KeyError,
         TypeError,
+        RuntimeError,
         struct.error,
     ) as error:
         # Pillow's readers answer damage with any of these.
         raise _damaged() from error
+
+
+def check_readable(data: bytes) -> None:
+    """Whether this machine can read the photo's format at all; what is wrong with the photo itself is not looked at.
+
+    Raises:
+        PhotoRejected: heic_unavailable, which another machine, or this one after an installation, may not say.
+    """
+    if _sniff(data) == "HEIC" and not heic_is_read():
+        raise PhotoRejected(
+            HEIC_UNAVAILABLE,
+            "Pictures in HEIC format are not read here, because the package pillow-heif is not installed. "
+            f"{_ADVICE}",
+        )
+
+
+def heic_is_read() -> bool:
+    """Whether the plugin for HEIC is installed."""
+    return importlib.util.find_spec(_HEIC_PLUGIN) is not None
 
 
 def too_many_bytes(count: int, limit: int) -> PhotoRejected:
@@ -145,6 +171,15 @@ def _allowed_format(data: bytes) -> str:
     found = _sniff(data)
     if found is None:
         raise PhotoRejected("not_an_image", f"The file is not a picture. {_ADVICE}")
+    if found == "HEIC":
+        check_readable(data)
+        import pillow_heif
+
+        # Threads beside the workers' own would fight for the cores; what is not the picture is not decoded.
+        pillow_heif.register_heif_opener(
+            decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+        )
+        return "HEIF"
     if found not in ALLOWED_FORMATS:
         raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")
     return found

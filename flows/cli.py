@@ -21,9 +21,9 @@ COMMANDS = {
     "erase": ("flows.cli_keep", "erase", "Erase a person for good, with all versions and rows."),
     "pin": ("flows.cli_keep", "pin", "Keep all results of a run, whatever gc --unused lets go."),
     "prepare": (
-        "flows.cli_tools",
+        "flows.cli_prepare",
         "prepare",
-        "Detect, crop and mask photos; one picture per person, nothing stored.",
+        "Detect, crop and mask photos: a table, a sheet, a picture per person; nothing stored.",
     ),
     "draw": ("flows.cli_tools", "draw", "Draw a person of the store in a prompt of your own."),
     "tokens": ("flows.cli_tools", "tokens", "Write a person's newest tokens as a safetensors file."),

@@ -1,106 +1,15 @@
-"""Commands for day one: prepare photos, draw a person, write a person's tokens, lock the shipped models."""
+"""Commands for day one: draw a person, write a person's tokens, lock the shipped models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from faceid_core.config import NightlyConfig, load_config
+from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from flows.options import config_options
-
-USUAL_CROP_PIXELS = 512
-
-
-@click.command(short_help="Detect, crop and mask photos.")
-@click.option("--photos", required=True, help="Folder of photos, or identities.csv / .parquet.")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(dir_okay=False),
-    help="YAML file of the night: its limits hold.",
-)
-@click.option(
-    "--faces", type=click.Choice(["miniature", "deepface"]), help="[default: the file's, or deepface]"
-)
-@click.option(
-    "--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
-)
-@click.option(
-    "--size",
-    type=click.IntRange(32, 2048),
-    help=f"Side of the crop, pixels.  [default: that of the file's base model, or {USUAL_CROP_PIXELS}]",
-)
-@click.option(
-    "--mask",
-    "region",
-    type=click.Choice(["face", "face_hair", "head"]),
-    help="[default: the file's, or face]",
-)
-def prepare(
-    photos: str, config_file: str | None, faces: str | None, out: str, size: int | None, region: str | None
-) -> None:
-    """Try photos before a night: one picture per person of box, landmarks, crop and mask; rejections with reasons.
-
-    Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
-    """
-    from faceid_core.errors import PhotoRejected
-    from faceid_core.faces.backends import load_faces
-    from faceid_core.faces.prepare import prepare_photo
-    from faceid_core.faces.quality import Limits
-    from faceid_core.identity import read_manifest
-    from faceid_core.night.photo_source import PhotoSource
-
-    usual = None if config_file else "deepface"
-    given = {"faces.backend": faces or usual, "faces.mask_region": region}
-    config = load_config(config_file, {name: value for name, value in given.items() if value})
-    people = read_manifest(photos)
-    detector, parser = load_faces(config.faces.backend)
-    limits = Limits(
-        max_bytes=config.faces.max_photo_bytes,
-        max_pixels=config.faces.max_photo_pixels,
-        min_face_pixels=config.faces.min_face_pixels,
-        min_sharpness=config.faces.min_sharpness,
-    )
-    source = PhotoSource(config.s3.model_dump(), limits.max_bytes)
-    pixels = size or (_crop_pixels(config) if config_file else USUAL_CROP_PIXELS)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = Table("identity", "outcome", "reason", "what to do")
-    usable = 0
-    for person in people:
-        try:
-            prepared = prepare_photo(
-                source.read(person),
-                detector=detector,
-                parser=parser,
-                size=pixels,
-                region=config.faces.mask_region,
-                limits=limits,
-                face_box=person.face_box,
-            )
-        except PhotoRejected as rejection:
-            table.add_row(person.identity_id, "rejected", rejection.reason, rejection.sentence)
-            continue
-        usable += 1
-        (folder / f"{person.identity_id}.png").write_bytes(prepared.picture())
-        table.add_row(person.identity_id, "usable", "", "")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{usable} of {len(people)} photos are usable; pictures in {folder}/", soft_wrap=True)
-
-
-def _crop_pixels(config: NightlyConfig) -> int:
-    """The side at which the night would align faces: that of the base model's pictures."""
-    from faceid_core.diffusion.describe import describe
-    from faceid_core.stages.weights import base_files
-
-    files = base_files(config)
-    return describe(files.folder, name=files.source, digest="", precision="float32").resolution
 
 
 @click.command(short_help="Draw a person of the store.")

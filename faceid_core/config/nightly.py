@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.control import WHOLE, IdentityUse
 
+from .faces import FacesConfig
 from .personalize import PersonalizeConfig
 from .section import Section
 from .sections import (
     PHOTOGRAPH_FIELDS,
     BaseModelConfig,
     ExecutionConfig,
-    FacesConfig,
     GenerateConfig,
     RunConfig,
     S3Config,
@@ -81,6 +81,7 @@ class NightlyConfig(Section):
     def digest(self) -> str:
         """sha256 over what decides results: everything but where and how the run executes."""
         decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3"})
+        decides["faces"] = self.faces.deciding()
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}

@@ -32,16 +32,36 @@ def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            data = _mapping(Path(path).read_bytes(), source=str(path))
         except FileNotFoundError:
             raise ConfigurationError(f"configuration file {path} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
-        if not isinstance(data, dict):
-            raise ConfigurationError(f"{path} must hold a mapping of sections, not {type(data).__name__}")
+        except OSError as error:
+            raise ConfigurationError(f"configuration file {path} cannot be read: {error.strerror}") from None
     for dotted, value in (overrides or {}).items():
         _set(data, dotted, value)
     return parse_config(data, source=str(path) if path else "command line")
+
+
+def read_config(text: bytes, *, source: str) -> NightlyConfig:
+    """Validate the content of a YAML file.
+
+    Raises:
+        ConfigurationError: every problem at once, or that it is no YAML; `source` names the file.
+    """
+    return parse_config(_mapping(text, source=source), source=source)
+
+
+def _mapping(text: bytes, *, source: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text.decode("utf-8")) or {}
+    except RecursionError:
+        raise ConfigurationError(f"{source} is nested too deeply to be a configuration") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML lets through what Python says of dates and numbers that do not exist.
+        raise ConfigurationError(f"{source} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{source} must hold a mapping of sections, not {type(data).__name__}")
+    return data
 
 
 def changed(config: NightlyConfig, overrides: dict[str, Any], *, source: str) -> NightlyConfig:

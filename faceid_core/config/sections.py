@@ -27,31 +27,6 @@ _OF_PHOTOGRAPHS = ("identity_second", "image_text_second", "diversity", "attribu
 PHOTOGRAPH_FIELDS = ("recognisers", "clips", "selection_recogniser", "selection_clip")
 
 
-class FacesConfig(Section):
-    """How a photo becomes an aligned crop and a mask."""
-
-    backend: Literal["miniature", "deepface"] = Field(
-        "miniature",
-        description="Face detector and parser: 'miniature' for the synthetic world, 'deepface' (OpenCV detector, "
-        "approximate elliptical mask) for photographs.",
-    )
-    mask_region: Literal["face", "face_hair", "head"] = Field(
-        "face", description="What the mask covers: the face, the face and hair, or the whole head."
-    )
-    min_face_pixels: float = Field(
-        40.0, ge=8, le=4096, description="Smallest accepted width and height of a face, in photo pixels."
-    )
-    min_sharpness: float = Field(
-        0.08, ge=0.0, le=10.0, description="Smallest accepted sharpness of the face (see faces/quality.py)."
-    )
-    max_photo_bytes: int = Field(
-        30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
-    )
-    max_photo_pixels: int = Field(
-        50_000_000, ge=4_096, le=500_000_000, description="Largest accepted photo, in pixels."
-    )
-
-
 class BaseModelConfig(Section):
     """The frozen text-to-image model that learns the people."""
 

@@ -106,7 +106,10 @@ def parse_grid(text: str, *, source: str) -> PromptGrid:
     """
     try:
         loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigurationError(f"{source} is nested too deeply to be a prompt grid") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML lets through what Python says of dates and numbers that do not exist.
         raise ConfigurationError(f"{source} is not YAML: {error}") from error
     try:
         entries = _GridFile.model_validate(loaded)

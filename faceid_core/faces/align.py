@@ -1,8 +1,9 @@
-"""Alignment: the similarity transform that puts two eye centres where the models expect them."""
+"""Alignment: the similarity transform that puts the eyes, and what else was found of a face, where models expect them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -15,6 +16,28 @@ EyeTargets = tuple[Point, Point]
 # 1,000 close-ups of the miniature renderer (standard deviation 0.010 sideways), so that an aligned crop looks
 # like what its models were trained on.
 TRAINING_EYE_TARGETS: EyeTargets = ((0.387, 0.543), (0.613, 0.543))
+
+# Head and shoulders: eyes a quarter of the width apart and 0.6 widths below the top of a picture 4/3 as high as wide, as
+# in the token frontal image of ISO/IEC 19794-5:2005, which is a passport photo's; widened to a square.
+PORTRAIT_EYE_TARGETS: EyeTargets = ((0.40625, 0.45), (0.59375, 0.45))
+
+FRAMINGS: dict[str, EyeTargets] = {"close_up": TRAINING_EYE_TARGETS, "portrait": PORTRAIT_EYE_TARGETS}
+
+# Where the further points of a frontal face lie: from the middle of the eyes, along the line from the left to the right
+# eye and down from it, in eye distances. Nose and mouth after the template to which InsightFace aligns for ArcFace
+# (112 x 112: eyes 38.29, 51.70 and 73.53, 51.50; nose 56.03, 71.74; mouth 41.55, 92.37 and 70.73, 92.20), the corners of
+# the eyes and the base of the nose after dlib's mean face (get_face_chip_details in image_transforms/interpolation.h);
+# both made symmetrical.
+FACE_TEMPLATE: dict[str, Point] = {
+    "nose": (0.0, 0.571),
+    "mouth_left": (-0.414, 1.155),
+    "mouth_right": (0.414, 1.155),
+    "left_eye_outer": (-0.703, -0.015),
+    "left_eye_inner": (-0.297, 0.015),
+    "right_eye_inner": (0.297, 0.015),
+    "right_eye_outer": (0.703, -0.015),
+    "nose_base": (0.0, 0.774),
+}
 
 # Above this shrinking factor the source is averaged in whole blocks first: it bounds memory for large photos.
 _MOST_SUPERSAMPLING = 8
@@ -46,6 +69,56 @@ def similarity(source: EyeTargets, target: EyeTargets) -> np.ndarray:
     return matrix
 
 
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation, uniform scale and shift that takes points nearest onto others, in the sense of least squares.
+
+    Args:
+        source, target: float [n, 2], at least two distinct points.
+
+    Returns:
+        float64 [2, 3], as `similarity`.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991; in the plane, without reflection, it
+    is a linear regression of complex numbers.
+    """
+    p, q = (np.asarray(points, np.float64) @ np.array([1, 1j]) for points in (source, target))
+    centred = p - p.mean()
+    turn = np.vdot(centred, q - q.mean()) / np.vdot(centred, centred).real
+    shift = q.mean() - turn * p.mean()
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def face_transform(
+    left_eye: Point, right_eye: Point, landmarks: Mapping[str, Point], targets: EyeTargets
+) -> np.ndarray:
+    """The similarity that puts a face's eyes, and its further landmarks of `FACE_TEMPLATE`, to their places.
+
+    Args:
+        left_eye, right_eye: in the photo.
+        landmarks: further points by name; of the eyes' corners all four count, and then in the place of the centres.
+        targets: of the eye centres, in pixels of the crop; the other points' places follow from them.
+
+    Raises:
+        ValueError: if the eyes coincide.
+    """
+    exact = similarity((left_eye, right_eye), targets)
+    known = {name: point for name, point in landmarks.items() if name in FACE_TEMPLATE}
+    corners = sum(name.endswith(("_outer", "_inner")) for name in known)
+    if corners < 4:
+        known = {name: point for name, point in known.items() if not name.endswith(("_outer", "_inner"))}
+    if not known:
+        return exact
+    (lx, ly), (rx, ry) = targets
+    middle, along = np.array([lx + rx, ly + ry]) / 2, np.array([rx - lx, ry - ly])
+    down = np.array([-along[1], along[0]])
+    source = list(known.values())
+    target = [middle + FACE_TEMPLATE[name][0] * along + FACE_TEMPLATE[name][1] * down for name in known]
+    if corners < 4:
+        source += [left_eye, right_eye]
+        target += [np.array([lx, ly]), np.array([rx, ry])]
+    return fit_similarity(np.array(source), np.array(target))
+
+
 def transform_points(matrix: np.ndarray, points) -> np.ndarray:
     """Apply a transform [2, 3] to points [n, 2]; float64 [n, 2]."""
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
@@ -63,6 +136,7 @@ def align(
     *,
     size: int,
     eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
+    landmarks: Mapping[str, Point] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut an upright square around a face, eyes at fixed places.
 
@@ -72,6 +146,7 @@ def align(
         right_eye: eye on the picture's right.
         size: side of the crop in pixels.
         eye_targets: where the eyes go, as fractions of the side.
+        landmarks: further points of the face; those of `FACE_TEMPLATE` share in the alignment with the eyes.
 
     Returns:
         crop uint8 [size, size, 3], averaged when it is smaller than the original; where it reaches beyond the
@@ -83,7 +158,7 @@ def align(
         ValueError: if the eyes coincide or the crop lies wholly outside the photo.
     """
     target = tuple((x * size, y * size) for x, y in eye_targets)
-    transform = similarity((left_eye, right_eye), target)
+    transform = face_transform(left_eye, right_eye, landmarks or {}, target)
     valid = _inside(image.shape[0], image.shape[1], transform, size)
     if not valid.any():
         raise ValueError(f"eyes at {left_eye} and {right_eye} put the crop outside the photo")

@@ -1,4 +1,4 @@
-"""The two pairs of detector and parser: the miniature's own, and DeepFace with ellipses for photographs."""
+"""The pairs of detector and parser: the miniature's own, and for photographs DeepFace's detectors with three parsers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from ..errors import ConfigurationError
 from .protocols import FaceDetector, FaceParser
 
 BACKENDS = ("miniature", "deepface")
+PARSERS = ("grabcut", "ellipse", "segformer")
 
 
 def load_faces(
-    name: str, *, folder: str | Path | None = None, model: str = "opencv"
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    model: str = "opencv",
+    parser: str = "grabcut",
+    parser_source: str = "",
+    weights: str = "",
+    device: str = "cpu",
 ) -> tuple[FaceDetector, FaceParser]:
     """A detector and the parser that goes with it.
 
@@ -21,6 +29,10 @@ def load_faces(
         name: "miniature" or "deepface".
         folder: for the miniature, a folder with `detector` and `parser` inside; None: the shipped ones.
         model: for DeepFace, which of its detectors, see `deepface_backend.WEIGHT_FILES`.
+        parser: for DeepFace, one of `PARSERS`.
+        parser_source: of a SegFormer, its folder or staged hub id.
+        weights: folder in which a DeepFace detector's files are looked for first.
+        device: where a SegFormer runs.
 
     Raises:
         MissingWeights: naming the absent file and its folder.
@@ -30,19 +42,48 @@ def load_faces(
         # Imported here: real photographs need neither torch nor the miniature's weights.
         from ..miniature import scorers
 
-        detector = None if folder is None else Path(folder) / "detector"
-        parser = None if folder is None else Path(folder) / "parser"
-        return scorers.load_detector(detector), scorers.load_parser(parser)
+        detector_folder = None if folder is None else Path(folder) / "detector"
+        parser_folder = None if folder is None else Path(folder) / "parser"
+        return scorers.load_detector(detector_folder), scorers.load_parser(parser_folder)
     if name == "deepface":
         from .deepface_backend import DeepFaceDetector
-        from .ellipse import EllipseParser
 
-        return DeepFaceDetector(model), EllipseParser()
+        return DeepFaceDetector(model, _folders(weights)), load_parser(parser, parser_source, device=device)
     raise ConfigurationError(f"faces backend {name!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def backend_digest(name: str, *, model: str = "opencv") -> str:
-    """SHA-256 of what decides a backend's answers: its files and the versions of its own code.
+def load_parser(name: str, source: str = "", *, device: str = "cpu") -> FaceParser:
+    """A parser for photographs, by its name in `PARSERS`.
+
+    Raises:
+        MissingWeights, ConfigurationError: as `load_faces`.
+    """
+    if name == "segformer":
+        from .segformer import SegFormerParser
+
+        return SegFormerParser(source, device=device)
+    kind = _plain_parser(name)
+    return kind()
+
+
+def _plain_parser(name: str):
+    if name == "grabcut":
+        from .grabcut import GrabCutParser
+
+        return GrabCutParser
+    if name == "ellipse":
+        from .ellipse import EllipseParser
+
+        return EllipseParser
+    raise ConfigurationError(f"face parser {name!r} is unknown; use one of {', '.join(PARSERS)}")
+
+
+def _folders(weights: str) -> tuple[Path, ...]:
+    return (Path(weights),) if weights else ()
+
+
+def backend_digest(name: str, *, model: str = "opencv", weights: str = "") -> str:
+    """SHA-256 of what decides a detector's answers: its files or package, and the version of its own code.
 
     Only for "deepface": the miniature's models have their digests in `models.lock`.
 
@@ -51,12 +92,30 @@ def backend_digest(name: str, *, model: str = "opencv") -> str:
     """
     if name != "deepface":
         raise ConfigurationError(f"faces backend {name!r} has no digest of its own; see models.lock")
-    from .deepface_backend import DeepFaceDetector, find_weights
-    from .ellipse import EllipseParser
+    from .deepface_backend import DeepFaceDetector, find_weights, package_version
 
     record = {
-        "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in find_weights(model)},
+        "files": {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in find_weights(model, _folders(weights))
+        },
+        "package": package_version(model),
         "detector": [model, DeepFaceDetector.version],
-        "parser": [EllipseParser.name, EllipseParser.version],
     }
+    return hashlib.sha256(photos.encode_json(record)).hexdigest()
+
+
+def parser_digest(name: str, source: str = "") -> str:
+    """SHA-256 of what decides a photograph parser's answers: its files and the version of its own code.
+
+    Raises:
+        MissingWeights, ConfigurationError: as `load_parser`.
+    """
+    if name == "segformer":
+        from .segformer import SegFormerParser, source_digest
+
+        record = [name, SegFormerParser.version, source_digest(source)]
+    else:
+        kind = _plain_parser(name)
+        record = [kind.name, kind.version]
     return hashlib.sha256(photos.encode_json(record)).hexdigest()

@@ -1,9 +1,9 @@
-"""DeepFace's face detectors behind our protocol: `opencv` needs no download, others need their files."""
+"""DeepFace's face detectors by their DeepFace names behind our protocol; nothing is ever downloaded here."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 
 from ..errors import ConfigurationError, MissingWeights
-from ..weights.catalogue import DETECTORS
-from ..weights.deepface_files import find_files, prepare_deepface
-from .protocols import Box, Face, Point
+from ..weights.catalogue import DETECTORS, KnownFile, KnownModel
+from ..weights.deepface_files import find_files, serving
+from .cascade_eyes import find_eyes
+from .deepface_readers import Found, reader_of
+from .protocols import Box, Face
 
 # Files that DeepFace 0.0.103 loads from its weights folder, and would download if they were not there.
 WEIGHT_FILES: dict[str, tuple[str, ...]] = {
@@ -22,39 +24,56 @@ WEIGHT_FILES: dict[str, tuple[str, ...]] = {
     "ssd": ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),
     "centerface": ("centerface.onnx",),
     "dlib": ("shape_predictor_5_face_landmarks.dat",),
+    "retinaface": ("retinaface.pth",),
+    # These bring their weights in their package.
+    "mtcnn": (),
+    "fastmtcnn": (),
+    "mediapipe": (),
 }
+# Python packages that DeepFace leaves to whoever uses the detector.
+PACKAGES = {
+    "dlib": "dlib",
+    "retinaface": "retinaface",
+    "mtcnn": "mtcnn",
+    "fastmtcnn": "facenet_pytorch",
+    "mediapipe": "mediapipe",
+}
+_PIP_NAMES = {"dlib": "dlib", "retinaface": "retina-face", "facenet_pytorch": "facenet-pytorch"}
 _CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_eye.xml")
+# RetinaFace's file by DeepFace's engine.
+_RETINAFACE_FILES = {"tensorflow": "retinaface.h5", "pytorch": "retinaface.pth", "onnx": "retinaface.onnx"}
 
-# Faces are looked for in a copy of at most this many pixels a side: the cascade's time grows with the area,
-# and a face that is too small there is too small to learn from.
+# Faces are looked for in a copy of at most this many pixels a side: the cascade's time grows with the area. Where
+# nothing is found in a larger photo, its parts are searched at full size.
 _SEARCH_SIDE_PIXELS = 1600
-# Eyes are looked for in the face at several sizes, and the median is kept: one size alone may take a nostril
-# or a brow for an eye, and is off by up to 5 % of the eye distance.
-_EYE_SEARCH_WIDTHS_PIXELS = (120, 160, 200, 240, 280)
-_LEAST_AGREEING_WIDTHS = 2
-# Where the eyes of an upright face can be, as fractions of its box.
-_LOWEST_EYE = 0.62
-_EYE_DISTANCES = (0.22, 0.70)
-_STEEPEST_EYE_LINE = 0.6
+# A face found in whole in no part would be this large, and would have been seen in the copy.
+_PART_OVERLAP_PIXELS = 320
 # A hit without eyes whose weight is below this share of the best hit's is noise (folds, badges).
 _LEAST_RELATIVE_WEIGHT = 0.7
+# dlib reports every score above 0: on three portraits the faces had 1.1 and more, folds in clothes up to 0.14.
+_LEAST_SCORES = {"dlib": 0.3}
 
 
 class DeepFaceDetector:
     """A DeepFace detector, by its DeepFace name.
+
+    Args:
+        folders: of weights, looked in before DeepFace's own.
 
     Raises:
         MissingWeights: if a file is absent that DeepFace would download.
         ConfigurationError: for a name that is not in `WEIGHT_FILES`, or whose Python package is missing.
     """
 
-    version = "1"
+    version = "2"
 
-    def __init__(self, model: str = "opencv"):
-        self.weight_files = find_weights(model)
+    def __init__(self, model: str = "opencv", folders: Sequence[Path] = ()):
+        self.weight_files = find_weights(model, folders)
         self.name = f"deepface-{model}"
         self._model = model
-        self._client = _build(model)
+        self._client = _build(model, self.weight_files)
+        self._read = reader_of(model)
+        self._eye_detector = cv2.CascadeClassifier(str(_cascade_folder() / _CASCADES[1]))
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """See `protocols.FaceDetector`."""
@@ -63,67 +82,82 @@ class DeepFaceDetector:
     def _detect(self, image: np.ndarray) -> list[Face]:
         height, width = image.shape[:2]
         scale = min(1.0, _SEARCH_SIDE_PIXELS / max(height, width))
-        small = (
-            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-        )
-        ratio = width / small.shape[1], height / small.shape[0]
-        # DeepFace works in OpenCV's channel order.
-        regions = self._client.detect_faces(np.ascontiguousarray(small[:, :, ::-1]))
-        faces = []
-        for region in regions:
-            box = _scaled_box(region, ratio, width, height)
-            if box is None or _is_whole_picture(box, width, height, region.confidence):
-                continue
-            if self._model == "opencv":
-                eyes = self._find_eyes(image, box)
-            else:
-                eyes = _scaled_eyes(region, ratio)
-            left, right = eyes if eyes else (None, None)
-            faces.append(Face(box, left, right, self._confidence(region.confidence)))
-        faces.sort(key=lambda face: (-face.confidence, face.box))
-        return _without_noise(faces) if self._model == "opencv" else faces
+        if scale == 1:
+            return self._search(image)
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        faces = self._search(image, small)
+        if not faces:
+            parts = [
+                face
+                for x, y in _parts(width, height)
+                for face in self._search(
+                    image, image[y:, x:][:_SEARCH_SIDE_PIXELS, :_SEARCH_SIDE_PIXELS], (x, y)
+                )
+                # Folds and leaves look like faces to a detector that sees enough of them; eyes are rarer.
+                if face.left_eye is not None
+            ]
+            faces = _without_noise(sorted(parts, key=lambda face: (-face.confidence, face.box)), self._model)
+        return faces
 
-    def _confidence(self, reported: float | None) -> float:
+    def _search(
+        self, image: np.ndarray, seen: np.ndarray | None = None, origin: tuple[int, int] | None = None
+    ) -> list[Face]:
+        """Faces, in the photo's pixels, of what the detector is shown.
+
+        Args:
+            image: the photo.
+            seen: a smaller copy of the photo, or a part of it; None for the photo itself.
+            origin: where that part begins in the photo; None if it is a copy.
+        """
+        seen = image if seen is None else seen
+        height, width = image.shape[:2]
+        ratio = (1.0, 1.0) if origin else (width / seen.shape[1], height / seen.shape[0])
+        x, y = origin or (0, 0)
+        faces = []
+        # DeepFace works in OpenCV's channel order.
+        for found in self._read(self._client, np.ascontiguousarray(seen[:, :, ::-1])):
+            if _is_whole_picture(found, seen) or found.confidence < _LEAST_SCORES.get(self._model, 0.0):
+                continue
+            box = _scaled_box(found, ratio, (x, y), width, height)
+            if box is None:
+                continue
+            points = {name: (px * ratio[0] + x, py * ratio[1] + y) for name, (px, py) in found.points.items()}
+            eyes = points.pop("left_eye", None), points.pop("right_eye", None)
+            if self._model == "opencv" or None in eyes:
+                eyes = find_eyes(self._eye_detector, image, box) or (None, None)
+                points = {}
+            faces.append(Face(box, *eyes, self._confidence(found.confidence), points))
+        faces.sort(key=lambda face: (-face.confidence, face.box))
+        return _without_noise(faces, self._model)
+
+    def _confidence(self, reported: float) -> float:
         if self._model != "opencv":
-            return float(min(1.0, max(0.0, reported or 0.0)))
+            return float(min(1.0, max(0.0, reported)))
         # DeepFace reports (100 - w) / 100 for the cascade's weight w, which falls as the cascade grows surer;
         # w is about 3 for chance hits and 5 to 8 for portraits.
         return float(min(1.0, max(0.0, (1 - (reported or 1.0)) * 10)))
 
-    def _find_eyes(self, image: np.ndarray, box: Box) -> tuple[Point, Point] | None:
-        """The eyes inside a face's box, (left, right) in the photo, or None."""
-        x0, y0, x1, y1 = (round(value) for value in box)
-        grey = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
-        pairs = []
-        for width in _EYE_SEARCH_WIDTHS_PIXELS:
-            height = max(1, round(width * grey.shape[0] / grey.shape[1]))
-            way = cv2.INTER_AREA if width < grey.shape[1] else cv2.INTER_CUBIC
-            found = self._client.model["eye_detector"].detectMultiScale(
-                cv2.resize(grey, (width, height), interpolation=way), 1.1, 10
-            )
-            boxes = np.asarray(found, dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
-            pair = _best_pair(boxes)
-            if pair is not None:
-                pairs.append(pair)
-        if len(pairs) < _LEAST_AGREEING_WIDTHS:
-            return None
-        (lx, ly), (rx, ry) = np.median(pairs, axis=0).tolist()
-        wide, high = x1 - x0, y1 - y0
-        return (x0 + lx * wide, y0 + ly * high), (x0 + rx * wide, y0 + ry * high)
 
+def find_weights(model: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """The files that a DeepFace detector reads, so that they can be locked by digest; none if its package holds them.
 
-def find_weights(model: str) -> tuple[Path, ...]:
-    """The files that a DeepFace detector reads, so that they can be locked by digest.
+    Args:
+        folders: looked in before DeepFace's own.
 
     Raises:
         MissingWeights, ConfigurationError: see `DeepFaceDetector`.
     """
     if model not in WEIGHT_FILES:
         known = ", ".join(WEIGHT_FILES)
-        raise ConfigurationError(f"DeepFace detector {model!r} is not supported here; use one of {known}")
+        why = "; YOLO's weights are pickles, which are never loaded" if model.startswith("yolo") else ""
+        raise ConfigurationError(
+            f"DeepFace detector {model!r} is not supported here{why}; use one of {known}"
+        )
     if model != "opencv":
-        return find_files(DETECTORS[model])
-    files = tuple(Path(cv2.__file__).parent / "data" / name for name in _CASCADES)
+        names = (_retinaface_file(),) if model == "retinaface" else WEIGHT_FILES[model]
+        files = tuple(KnownFile(name) for name in names)
+        return find_files(DETECTORS.get(model) or KnownModel(f"deepface-{model}", files), folders)
+    files = tuple(_cascade_folder() / name for name in _CASCADES)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MissingWeights(
@@ -133,74 +167,106 @@ def find_weights(model: str) -> tuple[Path, ...]:
     return files
 
 
-def _build(model: str) -> Any:
+def _cascade_folder() -> Path:
+    return Path(cv2.__file__).parent / "data"
+
+
+def package_version(model: str) -> str | None:
+    """Version of the package that decides a detector's answers beside its files; None for OpenCV and files alone."""
+    package = PACKAGES.get(model)
+    if package is None:
+        return None
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+    for name in packages_distributions().get(package, ()):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _retinaface_file() -> str:
+    if importlib.util.find_spec("retinaface") is None:
+        return WEIGHT_FILES["retinaface"][0]
+    from retinaface.commons import backend_utils
+
+    return _RETINAFACE_FILES[backend_utils.get_backend_engine()]
+
+
+def _build(model: str, files: tuple[Path, ...]) -> Any:
     """DeepFace's own client for a detector, quiet and without its home folder."""
     if importlib.util.find_spec("deepface") is None:
         raise ConfigurationError(
             "the deepface package is not installed; install it or use the miniature faces"
         )
-    prepare_deepface()
+    package = PACKAGES.get(model)
+    if package and importlib.util.find_spec(package) is None:
+        raise ConfigurationError(
+            f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}; install it, "
+            "or choose another with faces.detector"
+        )
+    with serving(files):
+        return _build_here(model, files)
+
+
+def _build_here(model: str, files: tuple[Path, ...]) -> Any:
     from deepface.modules import modeling
 
     try:
+        if model == "dlib":
+            return _dlib_client(files[0])
         return modeling.build_model(task="face_detector", model_name=model)
-    except (ImportError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"DeepFace detector {model} cannot be loaded: {error}") from error
 
 
-def _scaled_box(region: Any, ratio: tuple[float, float], width: int, height: int) -> Box | None:
-    """The region's box in the photo, cut to it; None if nothing is left."""
-    x0, y0 = max(0.0, float(region.x) * ratio[0]), max(0.0, float(region.y) * ratio[1])
-    x1 = min(float(width), float(region.x + region.w) * ratio[0])
-    y1 = min(float(height), float(region.y + region.h) * ratio[1])
+def _dlib_client(predictor: Path) -> Any:
+    """DeepFace's dlib client with the predictor's file given: its own loading looks in one folder only."""
+    import dlib
+    from deepface.models.face_detection.Dlib import DlibClient
+
+    client = DlibClient.__new__(DlibClient)
+    client.model = {
+        "face_detector": dlib.get_frontal_face_detector(),
+        "sp": dlib.shape_predictor(str(predictor)),
+    }
+    return client
+
+
+def _parts(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Corners (x, y) of overlapping parts that cover a photo."""
+    step = _SEARCH_SIDE_PIXELS - _PART_OVERLAP_PIXELS
+    for y in range(0, max(1, height - _PART_OVERLAP_PIXELS), step):
+        for x in range(0, max(1, width - _PART_OVERLAP_PIXELS), step):
+            yield x, y
+
+
+def _scaled_box(
+    found: Found, ratio: tuple[float, float], origin: tuple[int, int], width: int, height: int
+) -> Box | None:
+    """The found box in the photo, cut to it; None if nothing is left."""
+    x, y, w, h = found.box
+    x0, y0 = max(0.0, x * ratio[0] + origin[0]), max(0.0, y * ratio[1] + origin[1])
+    x1 = min(float(width), (x + w) * ratio[0] + origin[0])
+    y1 = min(float(height), (y + h) * ratio[1] + origin[1])
     return (x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
 
 
-def _is_whole_picture(box: Box, width: int, height: int, confidence: float | None) -> bool:
+def _is_whole_picture(found: Found, seen: np.ndarray) -> bool:
     """DeepFace's answer for "nothing found": the whole picture with confidence 0."""
-    return not confidence and box[0] <= 0 and box[1] <= 0 and box[2] >= width - 1 and box[3] >= height - 1
+    x, y, w, h = found.box
+    covers = x <= 0 and y <= 0 and x + w >= seen.shape[1] - 1 and y + h >= seen.shape[0] - 1
+    return not found.confidence and covers
 
 
-def _scaled_eyes(region: Any, ratio: tuple[float, float]) -> tuple[Point, Point] | None:
-    """(left, right) in the picture's sense; DeepFace counts sides from the person, in whole pixels."""
-    if region.left_eye is None or region.right_eye is None:
-        return None
-    first, second = (
-        ((float(eye[0]) + 0.5) * ratio[0], (float(eye[1]) + 0.5) * ratio[1])
-        for eye in (region.right_eye, region.left_eye)
-    )
-    return (first, second) if first[0] <= second[0] else (second, first)
-
-
-def _best_pair(boxes: np.ndarray) -> list[list[float]] | None:
-    """The largest two eye boxes [n, 4] (x, y, w, h as fractions of the face) that can be a pair of eyes.
-
-    Returns:
-        [[left x, left y], [right x, right y]], or None.
-    """
-    eyes = [(x + w / 2, y + h / 2, w * h) for x, y, w, h in boxes.tolist()]
-    best, best_area = None, 0.0
-    for left in eyes:
-        for right in eyes:
-            across, down = right[0] - left[0], right[1] - left[1]
-            if not (left[0] < 0.55 and right[0] > 0.45 and max(left[1], right[1]) < _LOWEST_EYE):
-                continue
-            if not (
-                _EYE_DISTANCES[0] < across < _EYE_DISTANCES[1] and abs(down) < _STEEPEST_EYE_LINE * across
-            ):
-                continue
-            if left[2] + right[2] > best_area:
-                best, best_area = [[left[0], left[1]], [right[0], right[1]]], left[2] + right[2]
-    return best
-
-
-def _without_noise(faces: list[Face]) -> list[Face]:
-    """Leave out hits inside a surer hit, and weak hits in which no eyes could be seen."""
+def _without_noise(faces: list[Face], model: str) -> list[Face]:
+    """Leave out hits inside a surer hit, and the cascade's weak hits in which no eyes could be seen."""
     kept: list[Face] = []
     for face in faces:
         x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
         inside = any(other.box[0] < x < other.box[2] and other.box[1] < y < other.box[3] for other in kept)
         weak = face.left_eye is None and face.confidence < _LEAST_RELATIVE_WEIGHT * faces[0].confidence
-        if not inside and not weak:
+        if not inside and not (weak and model == "opencv"):
             kept.append(face)
     return kept

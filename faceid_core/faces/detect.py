@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import PhotoRejected
-from .align import TRAINING_EYE_TARGETS, EyeTargets, align, transform_points
+from .align import FACE_TEMPLATE, TRAINING_EYE_TARGETS, EyeTargets, align, transform_points
 from .protocols import Box, Face, FaceDetector, Point
 from .quality import Limits, check, measure
 
 # A face and the box that names it must share this much of their union.
 _LEAST_OVERLAP = 0.1
+_BELOW_THE_EYES = ("nose", "nose_base", "mouth_left", "mouth_right")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Detection:
         transform: float64 [2, 3], photo to crop coordinates.
         quality: figures from `quality.measure`.
         others: how many further faces were passed over as background, or because `face_box` named this one.
+        landmarks: further points in the photo, as far as the detector gave any.
     """
 
     box: Box
@@ -39,14 +42,15 @@ class Detection:
     transform: np.ndarray
     quality: dict[str, float]
     others: int
+    landmarks: Mapping[str, Point] = field(default_factory=dict)
 
     def face_in_crop(self) -> Face:
         """The face in the crop's coordinates, as a parser wants it."""
-        return _into_crop(self.box, self.eyes, self.confidence, self.transform)
+        return _into_crop(self.box, self.eyes, self.confidence, self.transform, self.landmarks)
 
     def facts(self) -> dict[str, Any]:
         """Everything but the pixels, as plain JSON values; `face_from_facts` reads it back."""
-        return {
+        facts = {
             "box": [round(value, 3) for value in self.box],
             "eyes": [[round(value, 3) for value in eye] for eye in self.eyes],
             "confidence": round(self.confidence, 4),
@@ -54,12 +58,19 @@ class Detection:
             "quality": self.quality,
             "others": self.others,
         }
+        if self.landmarks:
+            facts["landmarks"] = {
+                name: [round(value, 3) for value in point] for name, point in self.landmarks.items()
+            }
+        return facts
 
 
 def face_from_facts(facts: dict[str, Any]) -> Face:
     """The face in the crop's coordinates, from what `Detection.facts` wrote."""
     left, right = (tuple(eye) for eye in facts["eyes"])
-    return _into_crop(tuple(facts["box"]), (left, right), facts["confidence"], np.array(facts["transform"]))
+    landmarks = {name: tuple(point) for name, point in facts.get("landmarks", {}).items()}
+    transform = np.array(facts["transform"])
+    return _into_crop(tuple(facts["box"]), (left, right), facts["confidence"], transform, landmarks)
 
 
 def detect_face(
@@ -82,7 +93,7 @@ def detect_face(
         limits: None for the defaults.
 
     Raises:
-        PhotoRejected: no_face, several_faces, eyes_not_found, face_too_small, face_cut_off or too_blurred.
+        PhotoRejected: no_face, several_faces, eyes_not_found, or one of `quality.check`.
     """
     limits = limits or Limits()
     found = detector.detect([image])[0]
@@ -93,10 +104,16 @@ def detect_face(
         )
         raise PhotoRejected("eyes_not_found", sentence)
     face = _eyes_in_order(face)
+    landmarks = {name: point for name, point in face.landmarks.items() if name in FACE_TEMPLATE}
     try:
-        quality = measure(image, face)
+        quality = measure(image, face, limits)
         crop, valid, transform = align(
-            image, face.left_eye, face.right_eye, size=crop_pixels, eye_targets=eye_targets
+            image,
+            face.left_eye,
+            face.right_eye,
+            size=crop_pixels,
+            eye_targets=eye_targets,
+            landmarks=landmarks,
         )
     except ValueError as error:
         # Eyes on one spot or off the photo: the detector's answer is no pair of eyes.
@@ -104,7 +121,8 @@ def detect_face(
         raise PhotoRejected("eyes_not_found", sentence) from error
     check(quality, limits)
     eyes = (face.left_eye, face.right_eye)
-    return Detection(face.box, eyes, face.confidence, crop, valid, transform, quality, len(found) - 1)
+    others = len(found) - 1
+    return Detection(face.box, eyes, face.confidence, crop, valid, transform, quality, others, landmarks)
 
 
 def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
@@ -129,10 +147,25 @@ def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
 
 
 def _eyes_in_order(face: Face) -> Face:
-    """A detector may name eyes by the person's sides; faces that lie on their side stay as they are."""
-    if face.left_eye[0] > face.right_eye[0]:
-        return replace(face, left_eye=face.right_eye, right_eye=face.left_eye)
-    return face
+    """The eyes so that the face is upright between them: above nose and mouth, or else left before right.
+
+    A detector may name eyes by the person's sides, or by the picture's in a picture that stands on its head.
+    """
+    (lx, ly), (rx, ry) = face.left_eye, face.right_eye
+    below = [face.landmarks[name] for name in _BELOW_THE_EYES if name in face.landmarks]
+    if below:
+        x, y = np.mean(below, axis=0) - ((lx + rx) / 2, (ly + ry) / 2)
+        wrong = (rx - lx) * y - (ry - ly) * x < 0
+    else:
+        wrong = lx > rx
+    if not wrong:
+        return face
+    other = {"left": "right", "right": "left"}
+    landmarks = {
+        "_".join(other.get(part, part) for part in name.split("_")): point
+        for name, point in face.landmarks.items()
+    }
+    return replace(face, left_eye=face.right_eye, right_eye=face.left_eye, landmarks=landmarks)
 
 
 def _overlap(first: Box, second: Box) -> float:
@@ -146,11 +179,19 @@ def _overlap(first: Box, second: Box) -> float:
     return shared / (sum(areas) - shared)
 
 
-def _into_crop(box: Box, eyes: tuple[Point, Point], confidence: float, transform: np.ndarray) -> Face:
+def _into_crop(
+    box: Box,
+    eyes: tuple[Point, Point],
+    confidence: float,
+    transform: np.ndarray,
+    landmarks: Mapping[str, Point],
+) -> Face:
     x0, y0, x1, y1 = box
     corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])  # [4, 2]
     # A turned box gets the upright box around the same centre with its own scaled sides.
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     centre, half = corners.mean(axis=0), np.array([x1 - x0, y1 - y0]) * scale / 2
     (ax, ay), (bx, by) = transform_points(transform, eyes).tolist()
-    return Face((*(centre - half).tolist(), *(centre + half).tolist()), (ax, ay), (bx, by), confidence)
+    points = {name: tuple(transform_points(transform, [at])[0].tolist()) for name, at in landmarks.items()}
+    upright = (*(centre - half).tolist(), *(centre + half).tolist())
+    return Face(upright, (ax, ay), (bx, by), confidence, points)

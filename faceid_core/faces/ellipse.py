@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -41,8 +42,48 @@ class EllipseParser:
         return np.stack([_label(crop.shape[0], face) for crop, face in zip(crops, found, strict=True)])
 
 
-def _label(size: int, face: Face | None) -> np.ndarray:
-    """Labels uint8 [size, size] of one crop."""
+@dataclass(frozen=True)
+class Geometry:
+    """Where a face lies: its eyes, its axes, and its half width, by which all lengths are measured.
+
+    Args:
+        eyes: float64 [2, 2], left and right.
+        right, down: unit vectors along the eyes and from them to the chin.
+        unit: half width of the face in pixels.
+    """
+
+    eyes: np.ndarray
+    right: np.ndarray
+    down: np.ndarray
+    unit: float
+
+    def ellipse(self, size: int, offset: tuple[float, float], axes: tuple[float, float]) -> np.ndarray:
+        """Pixels of an ellipse, bool [size, size]: centre from the middle of the eyes, half axes, in units."""
+        across, along = self._coordinates(size)
+        return ((across - offset[0]) / axes[0]) ** 2 + ((along - offset[1]) / axes[1]) ** 2 <= 1
+
+    def below(self, size: int, units: float) -> np.ndarray:
+        """Pixels further down than so many units below the eyes, bool [size, size]."""
+        return self._coordinates(size)[1] > units
+
+    def within(self, size: int, units: float) -> np.ndarray:
+        """Pixels at most so many units beside the middle of the face, bool [size, size]."""
+        return np.abs(self._coordinates(size)[0]) <= units
+
+    def shoulders(self, size: int, chin: float, half_width: float) -> np.ndarray:
+        """Pixels below a chin and, there, in a neck that widens to shoulders, bool [size, size]; lengths in units."""
+        across, along = self._coordinates(size)
+        return (along > chin) & (np.abs(across) <= half_width + 1.5 * (along - chin))
+
+    def _coordinates(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        centres = np.arange(size) + 0.5
+        x, y = np.meshgrid(centres, centres)
+        offset = np.stack([x, y], axis=-1) - self.eyes.mean(axis=0)  # [size, size, 2]
+        return offset @ self.right / self.unit, offset @ self.down / self.unit
+
+
+def geometry_of(size: int, face: Face | None) -> Geometry:
+    """The geometry of a face in a crop of `size` pixels; without one, eyes are taken to be at the training targets."""
     if face is None or face.left_eye is None or face.right_eye is None:
         eyes = np.array(TRAINING_EYE_TARGETS) * size
     else:
@@ -53,21 +94,30 @@ def _label(size: int, face: Face | None) -> np.ndarray:
     if face is not None:
         unit = (unit + _HALF_WIDTH_PER_BOX_WIDTH * face.width) / 2
     right = along / distance
-    down = np.array([-right[1], right[0]])
-    degrees = float(np.degrees(np.arctan2(along[1], along[0])))
-    labels = np.full((size, size), INDEX["background"], np.uint8)
+    return Geometry(eyes, right, np.array([-right[1], right[0]]), unit)
+
+
+def _label(size: int, face: Face | None) -> np.ndarray:
+    """Labels uint8 [size, size] of one crop."""
+    return draw_parts(np.full((size, size), INDEX["background"], np.uint8), geometry_of(size, face))
+
+
+def draw_parts(labels: np.ndarray, place: Geometry, *, features: bool = False) -> np.ndarray:
+    """Draw the ellipses of a face onto labels [size, size] and return them; `features`: mouth, brows and eyes only."""
+    degrees = float(np.degrees(np.arctan2(place.right[1], place.right[0])))
 
     def draw(name: str, origin: np.ndarray, offset: tuple[float, float], axes: tuple[float, float]) -> None:
-        centre = origin + (offset[0] * right + offset[1] * down) * unit
+        centre = origin + (offset[0] * place.right + offset[1] * place.down) * place.unit
         # OpenCV's coordinates name pixel centres; four fraction bits keep small crops smooth.
         fixed = np.rint((centre - 0.5) * 16).astype(int).tolist()
-        half = np.rint(np.array(axes) * unit * 16).astype(int).tolist()
+        half = np.rint(np.array(axes) * place.unit * 16).astype(int).tolist()
         cv2.ellipse(labels, fixed, half, degrees, 0, 360, INDEX[name], -1, cv2.LINE_8, 4)
 
-    middle = eyes.mean(axis=0)
+    middle = place.eyes.mean(axis=0)
     for name, offset, axes in _PARTS:
-        draw(name, middle, offset, axes)
-    for eye, towards_nose in zip(eyes, (1, -1), strict=True):
+        if not features or name not in ("hair", "skin"):
+            draw(name, middle, offset, axes)
+    for eye, towards_nose in zip(place.eyes, (1, -1), strict=True):
         draw("brows", eye, (_BROW[0][0] * towards_nose, _BROW[0][1]), _BROW[1])
         draw("eyes", eye, (0.0, 0.0), _EYE)
     return labels

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from ..errors import ConfigurationError, PhotoRejected
+from .align import TRAINING_EYE_TARGETS, EyeTargets
 from .classes import INDEX, REGIONS
 
 # Shares of the crop. A face in an aligned crop takes about a quarter of it.
@@ -15,6 +16,10 @@ MIN_AREA_SHARE = 0.03
 _USUAL_AREA_SHARE = (0.08, 0.80)
 # A region that the user pointed at, of whatever kind: stages/parse.py labels it so.
 GIVEN, GIVEN_CLASS = "subject", "object"
+# Eyes, nose and mouth as an ellipse, in eye distances: how far its centre lies below the middle of the eyes, half width,
+# half height. A beard is labelled as hair and covers nothing.
+_FEATURES_ELLIPSE = (0.45, 0.7, 0.8)
+_UNCOVERED = ("skin", "eyes", "brows", "mouth", "hair")
 
 
 def make_mask(
@@ -23,6 +28,8 @@ def make_mask(
     region: str = "face",
     valid: np.ndarray | None = None,
     min_area_share: float = MIN_AREA_SHARE,
+    eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
+    max_covered_share: float | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Turn labels into a mask and say how good it is.
 
@@ -35,14 +42,16 @@ def make_mask(
             kept in all its parts.
         valid: bool [h, w], False where there is no photo; such pixels are never in the mask.
         min_area_share: least share of the crop.
+        eye_targets: where the crop's eyes are, as fractions of its side.
+        max_covered_share: largest share of eyes, nose and mouth that may be labelled as something else; None: any.
 
     Returns:
         mask float32 [h, w], 0 or 1.
         verdict: region, area_share, dropped_share (stray pixels, as a share of the region), touches_border,
-            and ok: a usual area that touches no border.
+            and ok: a usual area that touches no border; where limited, covered_share.
 
     Raises:
-        PhotoRejected: mask_empty.
+        PhotoRejected: mask_empty or face_covered.
         ConfigurationError: if the region is unknown.
     """
     regions = REGIONS | {GIVEN: (GIVEN_CLASS,)}
@@ -62,6 +71,15 @@ def make_mask(
         if region == GIVEN:
             sentence = f"The mask covers only {area:.1%} of the cut-out. Send a mask of the whole subject."
         raise PhotoRejected("mask_empty", sentence, value=round(area, 4), threshold=min_area_share)
+    covered = None
+    if max_covered_share is not None:
+        covered = round(covered_share(labels, eye_targets), 4)
+        if covered > max_covered_share:
+            sentence = (
+                f"About {covered:.0%} of eyes, nose and mouth is covered. Send a photo without sunglasses, mask or hand "
+                "before the face."
+            )
+            raise PhotoRejected("face_covered", sentence, value=covered, threshold=max_covered_share)
     touches = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
     verdict = {
         "region": region,
@@ -70,7 +88,26 @@ def make_mask(
         "touches_border": touches,
         "ok": not touches and _USUAL_AREA_SHARE[0] <= area <= _USUAL_AREA_SHARE[1],
     }
+    if covered is not None:
+        verdict["covered_share"] = covered
     return mask.astype(np.float32), verdict
+
+
+def covered_share(labels: np.ndarray, eye_targets: EyeTargets) -> float:
+    """Share of eyes, nose and mouth in an aligned crop that is labelled as neither face nor hair.
+
+    Args:
+        labels: uint8 [s, s].
+        eye_targets: where the crop's eyes are, as fractions of its side.
+    """
+    side = labels.shape[0]
+    eyes = np.array(eye_targets) * side
+    distance = float(np.linalg.norm(eyes[1] - eyes[0]))
+    drop, half_width, half_height = (part * distance for part in _FEATURES_ELLIPSE)
+    x, y = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5)
+    middle = eyes.mean(axis=0)
+    inside = ((x - middle[0]) / half_width) ** 2 + ((y - middle[1] - drop) / half_height) ** 2 <= 1
+    return float(1 - np.isin(labels[inside], [INDEX[name] for name in _UNCOVERED]).mean())
 
 
 def _largest_part(wanted: np.ndarray) -> np.ndarray:

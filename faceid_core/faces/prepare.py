@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import photos
+from .align import FRAMINGS
 from .detect import Detection, detect_face
 from .mask import make_mask
 from .parse import parse_face
@@ -59,6 +60,8 @@ def prepare_photo(
     size: int = 64,
     region: str = "face",
     limits: Limits | None = None,
+    framing: str = "close_up",
+    max_covered_share: float | None = None,
     face_box: Box | None = None,
 ) -> Prepared:
     """Take one photo through decode, detect, parse and mask.
@@ -69,6 +72,8 @@ def prepare_photo(
         size: side of the crop in pixels.
         region: of the mask, see `classes.REGIONS`.
         limits: None for the defaults.
+        framing: of the crop, see `align.FRAMINGS`.
+        max_covered_share: see `mask.make_mask`.
         face_box: which face is meant, in pixels of the upright photo.
 
     Raises:
@@ -76,7 +81,16 @@ def prepare_photo(
     """
     limits = limits or Limits()
     image = photos.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
-    detection = detect_face(image, detector, face_box=face_box, crop_pixels=size, limits=limits)
+    targets = FRAMINGS[framing]
+    detection = detect_face(
+        image, detector, face_box=face_box, crop_pixels=size, eye_targets=targets, limits=limits
+    )
     labels = parse_face(detection.crop, parser, face=detection.face_in_crop())
-    mask, verdict = make_mask(labels, region=region, valid=detection.valid)
+    mask, verdict = make_mask(
+        labels,
+        region=region,
+        valid=detection.valid,
+        eye_targets=targets,
+        max_covered_share=max_covered_share,
+    )
     return Prepared(image, detection, labels, mask, verdict, parser.name, bool(parser.approximate))

@@ -60,7 +60,7 @@ class FaceDetector(Protocol):
 class FaceParser(Protocol):
     """Gives every pixel of an aligned crop one of `classes.CLASSES`.
 
-    `approximate` is True when the labels come from geometry rather than from looking at the pixels.
+    `approximate` is True when the labels are rough: from geometry and colour, not from knowing faces.
     """
 
     name: str

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +22,11 @@ _FACE_PART = (0.25, 0.30, 0.75, 0.85)
 # The face as an ellipse, in eye distances: how far its centre lies below the middle of the eyes, half width,
 # half height. Measured on portraits by hand; it only decides how much of a face lies outside the photo.
 _FACE_ELLIPSE = (0.35, 1.0, 1.25)
+# How far nose tip and nose base lie before the plane of the eyes, in eye distances: from the mean face of 68 points in
+# space that OpenFace fits (Baltrusaitis et al. 2016): points 30 and 33 against the means of 36 and 39, 42 and 45.
+_DEPTHS = {"nose": 0.61, "nose_base": 0.44}
+# Grey values that count as black or white: what lies beyond is detail that the sensor has lost.
+_BLACK, _WHITE = 12 / 255, 248 / 255
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class Limits:
         min_sharpness: least `sharpness`, see there. Blurring a sharp face by a Gaussian of 3 % of the eye
             distance left at least 0.14 on portraits and renders, 9 % at most 0.044.
         max_cut_share: largest share of the face that may lie outside the photo.
+        max_yaw_degrees: how far the face may be turned to the side; None: any. Only detectors that give a nose tell.
+        max_clipped_share: largest share of the face that may be black or white; None: any.
         min_relative_size: a further face counts as somebody in the background when it is narrower than this
             share of the widest face.
     """
@@ -41,19 +51,28 @@ class Limits:
     min_face_pixels: float = 40.0
     min_sharpness: float = 0.08
     max_cut_share: float = 0.15
+    max_yaw_degrees: float | None = None
+    max_clipped_share: float | None = None
     min_relative_size: float = 0.4
 
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Limits:
+        """The limits among a stage's parameters; what is not among them keeps its default."""
+        return cls(**{each.name: parameters[each.name] for each in fields(cls) if each.name in parameters})
 
-def measure(image: np.ndarray, face: Face) -> dict[str, float]:
+
+def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict[str, float]:
     """The quality of a face in a photo.
 
     Args:
         image: uint8 [h, w, 3].
         face: with both eyes.
+        limits: which of the figures that only photographs have are wanted.
 
     Returns:
         face_pixels (the smaller side of its box), eye_distance_pixels, sharpness, cut_share, brightness and
-        contrast (mean and standard deviation of the face's grey values, 0 to 1).
+        contrast (mean and standard deviation of the face's grey values, 0 to 1); where limited, clipped_share and, if
+        the detector gave a nose, yaw_degrees (positive: turned to the picture's right).
     """
     eyes = np.array([face.left_eye, face.right_eye], dtype=np.float64)  # [2, 2]
     crop, _, _ = align(image, face.left_eye, face.right_eye, size=_SHARPNESS_PIXELS)
@@ -67,6 +86,12 @@ def measure(image: np.ndarray, face: Face) -> dict[str, float]:
         "brightness": float(grey.mean()),
         "contrast": float(grey.std()),
     }
+    if limits is not None and limits.max_clipped_share is not None:
+        figures["clipped_share"] = float(((grey <= _BLACK) | (grey >= _WHITE)).mean())
+    if limits is not None and limits.max_yaw_degrees is not None:
+        yaw = yaw_degrees(face)
+        if yaw is not None:
+            figures["yaw_degrees"] = yaw
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -95,11 +120,28 @@ def cut_share(height: int, width: int, eyes: np.ndarray) -> float:
     return float(1 - ((x >= 0) & (x <= width) & (y >= 0) & (y <= height)).mean())
 
 
+def yaw_degrees(face: Face) -> float | None:
+    """How far a face is turned to the side, from where its nose lies between the eyes; None without a nose.
+
+    A head turned by an angle shows a nose that lies before the eyes' plane by d eye distances at d * tan(angle) from the
+    middle, in eye distances as they appear.
+    """
+    name = next((name for name in _DEPTHS if name in face.landmarks), None)
+    if name is None:
+        return None
+    left, right, nose = (
+        np.array(p, np.float64) for p in (face.left_eye, face.right_eye, face.landmarks[name])
+    )
+    along = right - left
+    aside = float((nose - (left + right) / 2) @ along / (along @ along))
+    return math.degrees(math.atan(aside / _DEPTHS[name]))
+
+
 def check(figures: dict[str, float], limits: Limits) -> None:
     """Turn a photo away whose figures (from `measure`) do not keep to the limits.
 
     Raises:
-        PhotoRejected: face_too_small, face_cut_off or too_blurred.
+        PhotoRejected: face_too_small, face_cut_off, turned_away, badly_exposed or too_blurred.
     """
     size = figures["face_pixels"]
     if size < limits.min_face_pixels:
@@ -112,6 +154,21 @@ def check(figures: dict[str, float], limits: Limits) -> None:
     if cut > limits.max_cut_share:
         sentence = f"About {cut:.0%} of the face lies outside the photo. Send one that shows the whole face."
         raise PhotoRejected("face_cut_off", sentence, value=cut, threshold=limits.max_cut_share)
+    yaw = abs(figures.get("yaw_degrees", 0.0))
+    if limits.max_yaw_degrees is not None and yaw > limits.max_yaw_degrees:
+        sentence = (
+            f"The face is turned to the side by about {yaw:.0f} degrees; at most {limits.max_yaw_degrees:.0f} are "
+            "accepted. Send a photo taken from the front."
+        )
+        raise PhotoRejected("turned_away", sentence, value=yaw, threshold=limits.max_yaw_degrees)
+    clipped = figures.get("clipped_share", 0.0)
+    if limits.max_clipped_share is not None and clipped > limits.max_clipped_share:
+        what = "dark" if figures["brightness"] < 0.5 else "bright"
+        sentence = (
+            f"About {clipped:.0%} of the face is too {what} to show anything. Send a photo in even light, "
+            "without flash or hard sun."
+        )
+        raise PhotoRejected("badly_exposed", sentence, value=clipped, threshold=limits.max_clipped_share)
     sharp = figures["sharpness"]
     if sharp < limits.min_sharpness:
         sentence = (

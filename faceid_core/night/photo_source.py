@@ -86,13 +86,15 @@ def put_photo(night: Night, name: str) -> None:
     """Copy one subject's photo to where workers read it; a damaged copy is written again.
 
     Raises:
-        PhotoRejected: the photo vanished or changed since it was digested.
+        PhotoRejected: the photo vanished or changed since it was digested, or its format is not read here.
         IdentityErased: the person was erased meanwhile.
         StoreError: the store fails.
     """
     subject = night.subjects[name]
     if subject.kind == "person":
         data = night.photos.read(night.identities[name])
+        # Said here, not by the stage, whose answer would be kept beyond the day on which the plugin is installed.
+        photos.check_readable(data)
     else:
         from faceid_core.miniature.samples import named_people
 

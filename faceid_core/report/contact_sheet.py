@@ -45,7 +45,7 @@ def contact_sheet(
     font = ImageFont.load_default(size=14)
     for column, words in enumerate(columns):
         centre = label_pixels + gap + column * (cell_pixels + gap) + cell_pixels / 2
-        pen.text((centre, head / 2 + 3), _shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
+        pen.text((centre, head / 2 + 3), shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
     for row, (words, pictures) in enumerate(rows):
         top = head + gap + row * (cell_pixels + gap)
         if label_pixels:
@@ -82,11 +82,12 @@ def _wrapped(words: str, font, width: float) -> list[str]:
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
-            lines.append(_shortened(word, font, width))
+            lines.append(shortened(word, font, width))
     return lines or [""]
 
 
-def _shortened(words: str, font, width: float) -> str:
+def shortened(words: str, font, width: float) -> str:
+    """Words cut off with an ellipsis where they do not fit into so many pixels."""
     if font.getlength(words) <= width:
         return words
     while words and font.getlength(words + "…") > width:

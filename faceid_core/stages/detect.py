@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faceid_core.errors import PhotoRejected
+from faceid_core.errors import ConfigurationError, PhotoRejected
 from faceid_core.stages.files import json_output, png_output, rejection_output
 from faceid_core.stages.work import Subject, Work
 
@@ -15,14 +15,17 @@ class Detect:
     def execute(self, works, inputs, models, tick):
         """Decode, detect and align each photo; a rejection is a result like any other."""
         from faceid_core import photos
+        from faceid_core.faces.align import FRAMINGS
         from faceid_core.faces.detect import detect_face
         from faceid_core.faces.quality import Limits
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             p = work.call.parameters
-            limits = Limits(min_face_pixels=p["min_face_pixels"], min_sharpness=p["min_sharpness"])
+            limits = Limits.of(p)
             try:
-                image = photos.decode(blobs["photo"], max_bytes=p["max_bytes"], max_pixels=p["max_pixels"])
+                image = photos.decode(
+                    blobs["photo"], max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+                )
                 if _is_given(p, blobs):
                     yield index, _given(image, p, blobs), {}
                     continue
@@ -31,9 +34,20 @@ class Detect:
                     models.detector,
                     face_box=tuple(p["face_box"]) if p["face_box"] else None,
                     crop_pixels=p["crop_pixels"],
+                    eye_targets=FRAMINGS[p.get("framing", "close_up")],
                     limits=limits,
                 )
             except PhotoRejected as rejection:
+                if rejection.reason == photos.HEIC_UNAVAILABLE:
+                    # The driver has the plugin: this is the worker's fault, not the photo's, and must not be kept.
+                    yield (
+                        index,
+                        ConfigurationError(
+                            "the package pillow-heif is missing on a worker; install it there as well"
+                        ),
+                        {},
+                    )
+                    continue
                 yield index, rejection_output(rejection), {}
                 continue
             yield (
@@ -87,11 +101,8 @@ def plan_works(plan, subject: Subject) -> list[Work]:
     parameters = {
         "backend": faces.backend,
         "crop_pixels": plan.crop_pixels,
-        "min_face_pixels": faces.min_face_pixels,
-        "min_sharpness": faces.min_sharpness,
-        "max_bytes": faces.max_photo_bytes,
-        "max_pixels": faces.max_photo_pixels,
         "face_box": list(subject.face_box) if subject.face_box else None,
+        **faces.limits(),
     }
     sources, roles = {"photo": subject.photo()}, ("face_detector",)
     if subject.is_given:
@@ -100,4 +111,6 @@ def plan_works(plan, subject: Subject) -> list[Work]:
             parameters["subject_box"] = list(subject.subject_box)
         if subject.subject_mask_digest:
             sources["subject_mask"] = subject.subject_mask()
+    elif faces.crop_framing != "close_up":
+        parameters["framing"] = faces.crop_framing
     return [plan.work(subject, "detect", STAGE.version, parameters, sources, roles)]

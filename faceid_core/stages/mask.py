@@ -16,13 +16,19 @@ class Mask:
 
     def execute(self, works, inputs, models, tick):
         """Make each mask from its labels; no model is used."""
+        from faceid_core.faces.align import FRAMINGS
         from faceid_core.faces.mask import make_mask
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             valid = read_png(blobs["valid"]) > 0
+            p = work.call.parameters
             try:
                 mask, verdict = make_mask(
-                    read_png(blobs["labels"]), region=work.call.parameters["region"], valid=valid
+                    read_png(blobs["labels"]),
+                    region=p["region"],
+                    valid=valid,
+                    eye_targets=FRAMINGS[p.get("framing", "close_up")],
+                    max_covered_share=p.get("max_covered_share"),
                 )
             except PhotoRejected as rejection:
                 yield index, rejection_output(rejection), {}
@@ -43,5 +49,9 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "labels": subject.source("parse", "labels.png"),
         "valid": subject.source("detect", "valid.png"),
     }
-    region = "subject" if subject.is_given else plan.config.faces.mask_region
-    return [plan.work(subject, "mask", STAGE.version, {"region": region}, sources, ())]
+    faces = plan.config.faces
+    parameters = {"region": "subject" if subject.is_given else faces.mask_region}
+    covered = None if subject.is_given else faces.covered_limit()
+    if covered is not None:
+        parameters |= {"max_covered_share": covered, "framing": faces.crop_framing}
+    return [plan.work(subject, "mask", STAGE.version, parameters, sources, ())]

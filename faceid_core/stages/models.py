@@ -9,7 +9,7 @@ from functools import cached_property
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.photographs import Chosen
 from faceid_core.personalize.method import Method
-from faceid_core.stages.weights import base_weights, chosen_scorers
+from faceid_core.stages.weights import base_weights, chosen_scorers, face_models
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -23,6 +23,7 @@ class WorkerSettings:
     precision: str
     device: str
     faces_backend: str
+    face_models: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     scorers: str
     slots: int
     batch: int
@@ -46,6 +47,7 @@ class WorkerSettings:
             precision=config.base_model.precision,
             device=config.base_model.device,
             faces_backend=config.faces.backend,
+            face_models=face_models(config),
             scorers=config.score.scorers,
             slots=config.personalize.slots,
             batch=config.generate.batch,
@@ -134,7 +136,17 @@ class Models:
                     for role in ("detector", "parser")
                 }
             )
-        return load_faces(self.settings.faces_backend)
+        if self.settings.faces_backend == "miniature":
+            return load_faces("miniature")
+        from faceid_core.stages.weights import verify_faces
+
+        verify_faces(self.settings.faces_backend, self.settings.face_models, self.settings.weights)
+        segformer = self.settings.face_models.get("parser") == "segformer"
+        return load_faces(
+            self.settings.faces_backend,
+            **self.settings.face_models,
+            device=self.device if segformer else "cpu",
+        )
 
     @property
     def detector(self):

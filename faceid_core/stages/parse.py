@@ -23,7 +23,8 @@ class Parse:
             face = face_from_facts(read_json(blobs["detection"]))
             labels = parse_face(read_png(blobs["crop"]), models.parser, face=face)
             about = {"parser": models.parser.name, "approximate": bool(models.parser.approximate)}
-            yield index, {"labels.png": png_output(labels), "parser.json": json_output(about)}, {}
+            where = {"device": models.parser.device} if hasattr(models.parser, "device") else {}
+            yield index, {"labels.png": png_output(labels), "parser.json": json_output(about)}, where
             tick(work.subject, 1, 1)
 
 

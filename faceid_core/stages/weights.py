@@ -57,9 +57,13 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
     else:
         digests = chosen.digests(asked_for(config))
     if config.faces.backend != "miniature":
-        from faceid_core.faces.backends import backend_digest
+        from faceid_core.faces.backends import backend_digest, parser_digest
 
-        digests["face_detector"] = digests["face_parser"] = backend_digest(config.faces.backend)
+        faces = config.faces
+        digests["face_detector"] = backend_digest(
+            faces.backend, model=faces.detector, weights=weights_folder(config)
+        )
+        digests["face_parser"] = parser_digest(faces.parser, faces.parser_source)
     else:
         photos = SETS[SELECTION]
         digests["face_detector"] = lock.digest(photos["detector"])
@@ -83,7 +87,23 @@ def base_files(config: NightlyConfig) -> BaseFiles:
 
 def base_weights(config: NightlyConfig) -> str:
     """The folder in which hub models lie: the base model's own, or that of all weights; empty for the hub's cache."""
-    return config.base_model.weights or ("" if config.weights.startswith("s3://") else config.weights)
+    return config.base_model.weights or weights_folder(config)
+
+
+def face_models(config: NightlyConfig) -> dict[str, str]:
+    """What `faces.backends.load_faces` is to load for photographs."""
+    faces = config.faces
+    return {
+        "model": faces.detector,
+        "weights": weights_folder(config),
+        "parser": faces.parser,
+        "parser_source": faces.parser_source,
+    }
+
+
+def weights_folder(config: NightlyConfig) -> str:
+    """The folder of all weights; empty if there is none, or if it is a bucket."""
+    return "" if config.weights.startswith("s3://") else config.weights
 
 
 def chosen_scorers(config: NightlyConfig) -> Chosen | None:
@@ -114,10 +134,9 @@ def _face_names(config: NightlyConfig) -> dict[str, str]:
         return {"detector": "miniature-detector", "parser": "miniature-parser"}
     from faceid_core.faces.deepface_backend import DeepFaceDetector
 
-    chosen = {"detector": "opencv", "parser": "ellipse"} | config.faces.model_dump()
     return {
-        "detector": f"deepface-{chosen['detector']}@{DeepFaceDetector.version}",
-        "parser": chosen["parser"],
+        "detector": f"deepface-{config.faces.detector}@{DeepFaceDetector.version}",
+        "parser": config.faces.parser,
     }
 
 
@@ -144,6 +163,24 @@ def verify_shipped(planned: Mapping[str, str]) -> None:
     for name, digest in planned.items():
         _require_planned(name, shipped_lock().digest(name), digest)
         shipped_lock().verify(name, SHIPPED.parent / name)
+
+
+def verify_faces(backend: str, models: Mapping[str, str], planned: Mapping[str, str]) -> None:
+    """Check that the photographs' detector and parser are those that the run was planned with.
+
+    Args:
+        backend: of the faces, not the miniature's.
+        models: "model", "weights", "parser" and "parser_source", as `faces.backends.load_faces` takes them.
+        planned: role -> the digest that stands in the stage keys; roles that are absent are not checked.
+    """
+    from faceid_core.faces.backends import backend_digest, parser_digest
+
+    if "face_detector" in planned and models:
+        found = backend_digest(backend, model=models["model"], weights=models["weights"])
+        _require_planned(f"the face detector {models['model']}", found, planned["face_detector"])
+    if "face_parser" in planned and models:
+        found = parser_digest(models["parser"], models["parser_source"])
+        _require_planned(f"the face parser {models['parser']}", found, planned["face_parser"])
 
 
 def _require_planned(what: str, found: str, planned: str) -> None:

@@ -110,10 +110,10 @@ def _faces(config: NightlyConfig) -> Need:
     backend = config.faces.backend
     if backend == MINIATURE:
         return Need("faces", backend, "ships", "with faceid")
-    detector = ({"detector": "opencv"} | config.faces.model_dump())["detector"]
+    detector = config.faces.detector
     name = f"{backend} {detector}"
     try:
-        files = find_detector(detector)
+        files = find_detector(detector, place_of(config).folders)
     except FaceidError as error:
         return Need("detector", name, "missing", str(error), DETECTORS.get(detector))
     return Need("detector", name, "here", str(files[0].parent) if files else "in its package")

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "cached-night": "cached_night",
     "startup": "startup",
     "large-store": "large_store",
+    "photographs": "photographs",
 }
 
 

@@ -1,12 +1,21 @@
-"""faceid prepare: a photograph becomes a picture of box, crop and mask, by the limits of the night."""
+"""faceid prepare: photographs become a table, a sheet, a page of rejections and pictures, by the limits of the night."""
 
 from __future__ import annotations
 
+import csv
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from skimage import data
 
 from faceid_core import photos
+from faceid_core.config import NightlyConfig
+from faceid_core.identity import read_manifest
+from faceid_core.night.trial import Trial, try_people
 from flows.cli import cli
 
 
@@ -35,8 +44,10 @@ def prepare(folder, *options):
 def test_a_face_is_drawn_and_a_text_is_turned_away(folder):
     told, out = prepare(folder, "--faces", "deepface", "--size", "128")
     assert "1 of 2 photos are usable" in told and "not_an_image" in told
-    assert [path.name for path in out.iterdir()] == ["astronaut.png"]
-    assert photos.decode_png((out / "astronaut.png").read_bytes()).shape[1] > 400
+    assert sorted(path.name for path in out.iterdir()) == [
+        "index.html", "people", "prepared.csv", "prepared.parquet", "sheet.png"
+    ]  # fmt: skip
+    assert photos.decode_png((out / "people" / "astronaut.png").read_bytes()).shape[1] > 400
 
 
 @pytest.mark.parametrize(
@@ -52,4 +63,74 @@ def test_the_limits_are_those_of_the_nights_configuration(folder, limit, reason)
     night = folder.parent / "night.yaml"
     night.write_text(f"faces: {{backend: deepface, {limit}}}\n")
     told, out = prepare(folder, "--config", str(night))
-    assert reason in told and not list(out.iterdir())
+    assert reason in told and not list((out / "people").iterdir())
+    (page,) = [
+        line
+        for line in (out / "index.html").read_text().splitlines()
+        if f">{reason}<" in line and "astro" in line
+    ]
+    row = next(row for row in rows(out) if row["identity_id"] == "astronaut")
+    assert row["reason"] == reason and row["sentence"][:40] in page
+    assert float(row["value"]) != float(row["threshold"])
+
+
+def rows(out):
+    with (out / "prepared.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_many_photos_in_two_processes_give_one_table_one_sheet_and_one_page(tmp_path):
+    found = tmp_path / "photos"
+    found.mkdir()
+    image = data.astronaut()
+    for number in range(18):
+        shifted = np.roll(image, 3 * number, axis=1) if number % 3 else image[:102]
+        (found / f"p{number:02}.jpg").write_bytes(jpeg(shifted))
+    (found / "text.png").write_bytes(b"this is not a picture")
+    told, out = prepare(found, "--size", "64", "--jobs", "2", "--no-pictures")
+    table = rows(out)
+    assert [row["identity_id"] for row in table] == [f"p{n:02}" for n in range(18)] + ["text"]
+    assert [row["outcome"] for row in table] == ["rejected", "usable", "usable"] * 6 + ["rejected"]
+    assert all(80 < float(row["face_pixels"]) < 120 for row in table if row["outcome"] == "usable")
+    assert "12 of 19 photos are usable" in told and not (out / "people").exists()
+    columns = pq.read_table(out / "prepared.parquet")
+    assert columns["outcome"].to_pylist() == [row["outcome"] for row in table]
+    page = (out / "index.html").read_text()
+    assert page.count('<tr><td class="words">p') == 6 and "not_an_image" in page
+    sheet = photos.decode_png((out / "sheet.png").read_bytes())
+    assert sheet.shape[1] > 4 * 96 and (sheet[110:, 10:100].std() > 20)
+
+
+@pytest.mark.exhaustive
+def test_a_photo_that_kills_its_process_costs_itself_only(tmp_path, monkeypatch):
+    found = tmp_path / "photos"
+    found.mkdir()
+    for number in range(17):
+        (found / f"p{number:02}.jpg").write_bytes(jpeg(data.astronaut()))
+    (found / "p05.jpg").write_bytes(b"deadly")
+    people = read_manifest(found)
+    config = NightlyConfig(faces={"backend": "deepface"})
+    trial = Trial.of(config, size=64, pictures=None)
+    monkeypatch.setattr("faceid_core.night.trial._start", start_that_dies)
+    tried = {one.identity_id: one for one in try_people(people, trial, jobs=2)}
+    assert len(tried) == 17
+    assert (tried["p05"].outcome, tried["p05"].reason) == ("failed", "process_died")
+    assert all(one.outcome == "usable" for name, one in tried.items() if name != "p05")
+
+
+def start_that_dies(trial):
+    """As the pool's own start, in a process that a certain photo ends."""
+    import os
+
+    from faceid_core import photos
+    from faceid_core.night import trial as module
+
+    whole = photos.decode
+    photos.decode = lambda data, **limits: os._exit(9) if data == b"deadly" else whole(data, **limits)
+    module._worker = module._Worker(trial)
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()

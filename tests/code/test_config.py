@@ -52,7 +52,18 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert (config.generate.seeds, config.generate.steps) == (5, 9)
 
 
-@pytest.mark.parametrize("text", ["- a list", "{broken", "generate: 3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a list",
+        "{broken",
+        "generate: 3",
+        "name: 2024-13-45",
+        "name: " + "[" * 3000,
+        "? {a: 1}\n: 2",
+        "\x00",
+    ],
+)
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
     file = tmp_path / "night.yaml"
     file.write_text(text)

@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from faceid_core.faces.align import TRAINING_EYE_TARGETS, align, similarity, transform_points
+from faceid_core.faces.align import (
+    FACE_TEMPLATE,
+    FRAMINGS,
+    TRAINING_EYE_TARGETS,
+    align,
+    fit_similarity,
+    similarity,
+    transform_points,
+)
 from faceid_core.miniature import people, renderer
 
 
@@ -86,6 +94,52 @@ def test_photo_wider_than_opencv_warps():
     image[:, 39_000:] = 200
     crop, _, _ = align(image, (39_100, 30), (39_130, 30), size=64)
     assert (crop[30:34, 30:34] == 200).all()
+
+
+def landmarks_of(left, right, names, noise=0.0):
+    """Template points of a face whose eyes are given, shifted by `noise` eye distances."""
+    left, right = np.array(left, float), np.array(right, float)
+    along, draw = right - left, np.random.default_rng(0)
+    down = np.array([-along[1], along[0]])
+    found = {}
+    for name in names:
+        x, y = FACE_TEMPLATE[name] + draw.normal(0, noise, 2) if noise else FACE_TEMPLATE[name]
+        found[name] = tuple((left + right) / 2 + x * along + y * down)
+    return found
+
+
+@pytest.mark.parametrize("names", [("nose", "mouth_left", "mouth_right"), tuple(FACE_TEMPLATE)[3:]])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_face_of_usual_proportions_is_aligned_alike_by_two_and_by_five_points(names, framing):
+    image = np.random.default_rng(2).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    left, right = (130.0, 120.0), (170.0, 131.0)
+    targets = FRAMINGS[framing]
+    by_eyes = align(image, left, right, size=64, eye_targets=targets)[2]
+    by_all = align(
+        image, left, right, size=64, eye_targets=targets, landmarks=landmarks_of(left, right, names)
+    )[2]
+    assert np.allclose(by_eyes, by_all, atol=1e-6)
+
+
+def test_five_points_steady_what_one_eye_gets_wrong():
+    left, right, wrong = (100.0, 100.0), (160.0, 100.0), (160.0, 112.0)
+    points = landmarks_of(left, right, ("nose", "mouth_left", "mouth_right"))
+    image = np.zeros((300, 300, 3), np.uint8)
+    targets = FRAMINGS["portrait"]
+
+    def tilt(landmarks):
+        matrix = align(image, left, wrong, size=64, eye_targets=targets, landmarks=landmarks)[2]
+        return abs(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
+
+    assert tilt({}) > 11 and tilt(points) < 6
+    # Half of an eye's corners say nothing about where its centre is.
+    assert tilt({"left_eye_outer": (0.0, 0.0)}) == tilt({})
+
+
+def test_least_squares_find_a_similarity_again():
+    points = np.random.default_rng(3).normal(size=(5, 2)) * 40
+    matrix = np.array([[0.6, -0.8, 5.0], [0.8, 0.6, -7.0]]) * 1.5
+    assert np.allclose(fit_similarity(points, transform_points(matrix, points)), matrix)
 
 
 def test_impossible_eyes_are_refused():

@@ -217,3 +217,12 @@ def test_reading_a_photo(tmp_path):
     pipe = tmp_path / "pipe.jpg"
     os.mkfifo(pipe)
     assert rejection(Identity("a", str(pipe), "person")).reason == "photo_missing"
+
+
+def test_a_parquet_file_with_damaged_text_is_refused(tmp_path):
+    path = tmp_path / "identities.parquet"
+    rows = {"identity_id": ["qqqq"], "photo": ["a.jpg"], "class_word": ["person"]}
+    pq.write_table(pa.table(rows), path, compression="none", use_dictionary=False, write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"qqqq", b"q\xef\xffq"))
+    with pytest.raises(InputContractError, match="cannot be read as Parquet"):
+        read_manifest(path)

@@ -193,7 +193,29 @@ def test_what_is_no_picture(data):
 def test_formats_outside_the_list_whatever_their_name(photo):
     for image_format in ("GIF", "BMP", "TIFF"):
         assert reason(encoded(photo, image_format)) == "format_not_allowed"
-    assert reason(b"\0\0\0\x18ftypheic" + bytes(40)) == "format_not_allowed"
+
+
+def test_heic_says_what_is_missing_where_its_plugin_is_not_installed(monkeypatch):
+    monkeypatch.setattr(photos, "heic_is_read", lambda: False)
+    data = b"\0\0\0\x18ftypheic" + bytes(40)
+    assert reason(data) == "heic_unavailable"
+    for look in (photos.decode, photos.check_readable):
+        with pytest.raises(PhotoRejected, match=r"pillow-heif is not installed.*JPEG"):
+            look(data)
+
+
+def test_heic_where_its_plugin_is_installed(photo):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = photo.crop((0, 0, 160, 200)).transpose(Image.Transpose.ROTATE_90)
+    data = encoded(lying, "HEIF", quality=90, exif=exif.tobytes())
+    # The orientation counts once, whether the file says it in its own way or in EXIF's.
+    image = photos.decode(data)
+    assert image.shape == (200, 160, 3) and difference(image, photo.crop((0, 0, 160, 200))) < 6
+    assert reason(data, max_pixels=1000) == "too_many_pixels"
+    assert reason(data[: len(data) // 2]) == "truncated"
 
 
 def test_random_bytes_behind_a_true_beginning_never_escape():

@@ -1,0 +1,132 @@
+"""The section `faces`: how a photo becomes an aligned crop and a mask, and which photos are turned away."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from .section import Section
+
+# What says nothing about the miniature's drawn people.
+_FOR_PHOTOGRAPHS = (
+    "detector",
+    "parser",
+    "parser_source",
+    "framing",
+    "max_yaw_degrees",
+    "max_clipped_share",
+    "max_covered_share",
+)
+
+
+class FacesConfig(Section):
+    """How a photo becomes an aligned crop and a mask."""
+
+    backend: Literal["miniature", "deepface"] = Field(
+        "miniature",
+        description="Face detector and parser: 'miniature' for the synthetic world, 'deepface' for photographs, with the "
+        "detector and the parser named below.",
+    )
+    detector: Literal[
+        "opencv", "dlib", "yunet", "ssd", "centerface", "retinaface", "mtcnn", "fastmtcnn", "mediapipe"
+    ] = Field(
+        "opencv",
+        description="For photographs: DeepFace's detector, by its name there. opencv needs no file and gives the eyes "
+        "only; the others' files are never downloaded by a run.",
+    )
+    parser: Literal["grabcut", "ellipse", "segformer"] = Field(
+        "grabcut",
+        description="For photographs: what labels the pixels. grabcut (landmarks and colour) and ellipse (landmarks) "
+        "need no weights and are rough; segformer is a network for face parsing.",
+    )
+    parser_source: str = Field(
+        "",
+        description="The segformer parser's folder, or its hub id if the hub's local cache holds it, such as "
+        "jonathandinu/face-parsing.",
+    )
+    framing: Literal["auto", "close_up", "portrait"] = Field(
+        "auto",
+        description="What the crop shows: close_up as the miniature was trained on, portrait with hair and shoulders; "
+        "auto takes portrait for photographs.",
+    )
+    mask_region: Literal["face", "face_hair", "head"] = Field(
+        "face", description="What the mask covers: the face, the face and hair, or the whole head."
+    )
+    min_face_pixels: float = Field(
+        40.0, ge=8, le=4096, description="Smallest accepted width and height of a face, in photo pixels."
+    )
+    min_sharpness: float = Field(
+        0.08, ge=0.0, le=10.0, description="Smallest accepted sharpness of the face (see faces/quality.py)."
+    )
+    max_yaw_degrees: float = Field(
+        35.0,
+        gt=0,
+        le=90,
+        description="For photographs: how far a face may be turned to the side, where the detector finds the nose.",
+    )
+    max_clipped_share: float = Field(
+        0.45,
+        gt=0,
+        le=1,
+        description="For photographs: largest share of the face that may be black or white (1: any).",
+    )
+    max_covered_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="For photographs parsed by a segformer: largest share of eyes, nose and mouth that may be covered "
+        "(1: any).",
+    )
+    max_photo_bytes: int = Field(
+        30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
+    )
+    max_photo_pixels: int = Field(
+        50_000_000, ge=4_096, le=500_000_000, description="Largest accepted photo, in pixels."
+    )
+
+    @model_validator(mode="after")
+    def _a_segformer_has_a_source(self) -> FacesConfig:
+        if self.parser == "segformer" and not self.parser_source:
+            raise ValueError("parser segformer needs parser_source: a folder, or a hub id that is staged")
+        return self
+
+    @property
+    def photographs(self) -> bool:
+        """Whether people come as photographs, not as the miniature's drawings."""
+        return self.backend != "miniature"
+
+    @property
+    def crop_framing(self) -> str:
+        """The framing with `auto` resolved."""
+        if self.framing != "auto":
+            return self.framing
+        return "portrait" if self.photographs else "close_up"
+
+    def limits(self) -> dict[str, Any]:
+        """What a photo must keep to, by the names of `faces.quality.Limits`."""
+        limits = {
+            "min_face_pixels": self.min_face_pixels,
+            "min_sharpness": self.min_sharpness,
+            "max_bytes": self.max_photo_bytes,
+            "max_pixels": self.max_photo_pixels,
+        }
+        if self.photographs:
+            limits |= {
+                "max_yaw_degrees": self.max_yaw_degrees,
+                "max_clipped_share": self.max_clipped_share,
+            }
+        return limits
+
+    def covered_limit(self) -> float | None:
+        """Largest share of the face that may be covered, where the parser can tell."""
+        return self.max_covered_share if self.photographs and self.parser == "segformer" else None
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides results, as plain values: in the miniature world without what is for photographs."""
+        values = self.model_dump(mode="json")
+        if not self.photographs:
+            values = {name: value for name, value in values.items() if name not in _FOR_PHOTOGRAPHS}
+            if self.crop_framing != "close_up":
+                values["framing"] = self.crop_framing
+        return values

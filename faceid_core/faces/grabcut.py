@@ -1,0 +1,130 @@
+"""A parser that needs no weights: ellipses by the landmarks say where to begin, GrabCut finds where colours part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from .classes import INDEX
+from .ellipse import Geometry, draw_parts, geometry_of
+from .protocols import Face
+
+# GrabCut works on a copy of this size: its time grows with the area, and a mask needs no more.
+_WORK_PIXELS = 256
+_ROUNDS = 4
+# In units of the face's half width, from the middle of the eyes: centre (x, y), half axes.
+_SURE_FACE = (0.0, 0.42), (0.62, 0.72)
+_FOREHEAD = (0.0, -0.62), (0.65, 0.5)
+_PERHAPS_FACE = (0.0, 0.38), (1.05, 1.28)
+_HEAD = (0.0, 0.0), (1.6, 1.8)
+_CHIN = 1.55  # where the face ends below, along the line from the eyes' middle to the chin
+_NECK_END = 2.3
+_NECK_HALF_WIDTH = 0.75
+# How many standard deviations from the face's hue still count as skin.
+_LIKE_SKIN = 2.5
+
+
+class GrabCutParser:
+    """Skin, hair, neck and clothes by colour around a face, eyes, brows and mouth by geometry.
+
+    Twice GrabCut (Rother, Kolmogorov and Blake 2004): once for the person against what is behind, once within the
+    person for the face's skin against all else. What is skin below the chin is neck, what is not is clothes.
+    """
+
+    name = "grabcut"
+    version = "1"
+    approximate = True
+
+    def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
+        """See `protocols.FaceParser`; without `faces`, eyes are taken to be at the training targets."""
+        found = [None] * len(crops) if faces is None else list(faces)
+        if len(found) != len(crops):
+            raise ValueError(f"{len(crops)} crops came with {len(found)} faces")
+        return np.stack([_label(crop, face) for crop, face in zip(crops, found, strict=True)])
+
+
+def _label(crop: np.ndarray, face: Face | None) -> np.ndarray:
+    side = crop.shape[0]
+    work = min(side, _WORK_PIXELS)
+    small = crop if work == side else cv2.resize(crop, (work, work), interpolation=cv2.INTER_AREA)
+    place = geometry_of(work, face if work == side else _scaled(face, work / side))
+    person, skin = _cut(np.ascontiguousarray(small[:, :, ::-1]), place)
+    labels = _classes(person, skin, place)
+    labels = cv2.resize(labels, (side, side), interpolation=cv2.INTER_NEAREST)
+    covered = labels == INDEX["skin"]
+    # Features count where the face is: geometry puts them on hair that hides them too.
+    features = draw_parts(
+        np.full((side, side), INDEX["background"], np.uint8), geometry_of(side, face), features=True
+    )
+    inside = (features != INDEX["background"]) & covered
+    labels[inside] = features[inside]
+    return labels
+
+
+def _cut(picture: np.ndarray, place: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Who is in the picture (uint8 BGR), and where that one's skin is: two bool [s, s]."""
+    side = picture.shape[0]
+    sure, perhaps, head = (place.ellipse(side, *part) for part in (_SURE_FACE, _PERHAPS_FACE, _HEAD))
+    below, body = place.below(side, _CHIN), place.shoulders(side, _CHIN, _NECK_HALF_WIDTH)
+    seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
+    # Clothes often have the hair's colour: what is below the chin must not teach what is behind the head.
+    seeds[below] = cv2.GC_PR_BGD
+    seeds[head | body] = cv2.GC_PR_FGD
+    # Hair or bald, what lies above the brows is the person: from it the hair's colour is learned.
+    seeds[sure | place.ellipse(side, *_FOREHEAD)] = cv2.GC_FGD
+    person = _grab(picture, seeds) | sure
+    seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
+    seeds[person & ~below] = cv2.GC_PR_BGD
+    seeds[person & ~below & perhaps] = cv2.GC_PR_FGD
+    seeds[sure] = cv2.GC_FGD
+    face = _grab(picture, seeds)
+    neck = person & below & place.within(side, _NECK_HALF_WIDTH) & ~place.below(side, _NECK_END)
+    return person, face | (neck & _like(picture, sure))
+
+
+def _like(picture: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Pixels whose hue lies in the distribution of a sample's, bool [s, s]; shadow under a chin is not told apart."""
+    hue = cv2.cvtColor(picture, cv2.COLOR_BGR2LAB)[..., 1:].astype(np.float64)  # [s, s, 2]
+    known = hue[sample]
+    # A floor of two steps keeps an even sample from accepting nothing but itself.
+    inverse = np.linalg.inv(np.cov(known.T) + np.eye(2) * 4)
+    offset = hue - known.mean(axis=0)
+    return np.einsum("xyi,ij,xyj->xy", offset, inverse, offset) <= _LIKE_SKIN**2
+
+
+def _grab(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Where GrabCut sees the foreground: bool [s, s]; the seeds' own guess if one side has no pixel to learn from."""
+    front = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
+    if front.all() or not front.any():
+        return front
+    # Its k-means draws its first centres: the same picture must give the same mask.
+    cv2.setRNGSeed(0)
+    marks = seeds.copy()
+    cv2.grabCut(picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK)
+    return (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
+
+
+def _classes(person: np.ndarray, skin: np.ndarray, place: Geometry) -> np.ndarray:
+    """Labels from who and where the skin is, uint8 [s, s]."""
+    side = person.shape[0]
+    below = place.below(side, _CHIN)
+    head = place.ellipse(side, *_HEAD)
+    labels = np.full((side, side), INDEX["background"], np.uint8)
+    labels[person & below] = INDEX["clothes"]
+    labels[person & ~below & head] = INDEX["hair"]
+    labels[skin & ~below & place.ellipse(side, *_PERHAPS_FACE)] = INDEX["skin"]
+    labels[skin & below] = INDEX["neck"]
+    return labels
+
+
+def _scaled(face: Face | None, factor: float) -> Face | None:
+    if face is None:
+        return None
+
+    def scaled(point):
+        return None if point is None else (point[0] * factor, point[1] * factor)
+
+    box = tuple(value * factor for value in face.box)
+    return Face(box, scaled(face.left_eye), scaled(face.right_eye), face.confidence)

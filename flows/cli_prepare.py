@@ -1,0 +1,147 @@
+"""The command that tries photos before a night."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from faceid_core.config import NightlyConfig, load_config
+from faceid_core.errors import ConfigurationError
+
+USUAL_CROP_PIXELS = 512
+# A longer list is read in the table and on the page.
+_MOST_ROWS = 40
+
+
+@click.command(short_help="Detect, crop and mask photos.")
+@click.option("--photos", required=True, help="Folder of photos, or identities.csv / .parquet.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False),
+    help="YAML file of the night: its limits hold.",
+)
+@click.option(
+    "--faces", type=click.Choice(["miniature", "deepface"]), help="[default: the file's, or deepface]"
+)
+@click.option(
+    "--detector", help="DeepFace's detector by name, as faces.detector.  [default: the file's, or opencv]"
+)
+@click.option(
+    "--parser", help="grabcut, ellipse or segformer, as faces.parser.  [default: the file's, or grabcut]"
+)
+@click.option("--parser-source", help="Folder or staged hub id of the segformer, as faces.parser_source.")
+@click.option(
+    "--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
+)
+@click.option(
+    "--size",
+    type=click.IntRange(32, 2048),
+    help=f"Side of the crop, pixels.  [default: that of the file's base model, or {USUAL_CROP_PIXELS}]",
+)
+@click.option(
+    "--mask",
+    "region",
+    type=click.Choice(["face", "face_hair", "head"]),
+    help="[default: the file's, or face]",
+)
+@click.option(
+    "--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each core]"
+)
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per person.")
+def prepare(
+    photos: str,
+    config_file: str | None,
+    faces: str | None,
+    detector: str | None,
+    parser: str | None,
+    parser_source: str | None,
+    out: str,
+    size: int | None,
+    region: str | None,
+    jobs: int,
+    pictures: bool,
+) -> None:
+    """Try photos before a night: a table of figures and outcomes, a sheet of thumbnails, a page of all rejections with
+    their reasons, and one picture per person of box, landmarks, crop, classes and mask.
+
+    Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
+    """
+    from faceid_core.identity import read_manifest
+    from faceid_core.night.trial import Trial, try_people
+    from faceid_core.report.prepared import write_prepared
+
+    given = {
+        "faces.backend": faces or (None if config_file else "deepface"),
+        "faces.detector": detector,
+        "faces.parser": parser,
+        "faces.parser_source": parser_source,
+        "faces.mask_region": region,
+    }
+    config = load_config(config_file, {name: value for name, value in given.items() if value})
+    people = read_manifest(photos)
+    folder = _folder(out)
+    own = folder / "people"
+    if pictures:
+        own.mkdir(exist_ok=True)
+    pixels = size or (_crop_pixels(config) if config_file else USUAL_CROP_PIXELS)
+    trial = Trial.of(config, size=pixels, pictures=own if pictures else None)
+    begun = time.monotonic()
+    tried = []
+    with click.progressbar(length=len(people), label="photos", show_pos=True) as bar:
+        for one in try_people(people, trial, jobs=jobs):
+            tried.append(one)
+            bar.update(1)
+    seconds = time.monotonic() - begun
+    order = {person.identity_id: place for place, person in enumerate(people)}
+    tried.sort(key=lambda one: order[one.identity_id])
+    write_prepared(folder, tried, _about(config, pixels))
+    _tell(tried, folder, seconds)
+
+
+def _tell(tried, folder: Path, seconds: float) -> None:
+    console = Console(highlight=False)
+    table = Table("identity", "outcome", "reason", "what to do")
+    # What needs a hand comes first where not everybody fits.
+    shown = sorted(tried, key=lambda one: one.outcome == "usable") if len(tried) > _MOST_ROWS else tried
+    for one in shown[:_MOST_ROWS]:
+        table.add_row(one.identity_id, one.outcome, one.reason, one.sentence)
+    console.print(table)
+    if len(tried) > _MOST_ROWS:
+        console.print(f"and {len(tried) - _MOST_ROWS} more, in {folder}/prepared.csv", soft_wrap=True)
+    usable = sum(one.outcome == "usable" for one in tried)
+    console.print(
+        f"{usable} of {len(tried)} photos are usable; {len(tried) / seconds:.1f} photos a second; table, sheet and page "
+        f"in {folder}/",
+        soft_wrap=True,
+    )
+
+
+def _about(config: NightlyConfig, pixels: int) -> dict[str, str]:
+    faces = config.faces
+    about = {"faces": faces.backend, "crop": f"{pixels} px, {faces.crop_framing}", "mask": faces.mask_region}
+    if faces.photographs:
+        about |= {"detector": faces.detector, "parser": faces.parser}
+    return about
+
+
+def _folder(out: str) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    return folder
+
+
+def _crop_pixels(config: NightlyConfig) -> int:
+    """The side at which the night would align faces: that of the base model's pictures."""
+    from faceid_core.diffusion.describe import describe
+    from faceid_core.stages.weights import base_files
+
+    files = base_files(config)
+    return describe(files.folder, name=files.source, digest="", precision="float32").resolution
