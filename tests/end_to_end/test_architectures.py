@@ -44,7 +44,7 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
     if kind == "sd15":  # by name, as it lies in a folder of hub models
         hub = hub_model(kind)
         source, weights = kind, tmp_path / "weights"
-        base_folder = weights / f"{hub.owner}--{hub.name}" / hub.revision
+        base_folder = weights / hub.folder
     write_architecture(base_folder, kind)
     write_photo(tmp_path, "ann.png", render(person_from_seed(8101), shot(), size=128).image)
     write_manifest(tmp_path, [("ann", "ann.png")])
