@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -29,7 +30,12 @@ COMMANDS = {
     "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),
-    "serve": ("flows.serve", "serve", "Start a Prefect server with the nightly deployment and its form."),
+    "serve": ("flows.serve", "serve", "Start a Prefect server with the deployments and their forms."),
+    "automations": (
+        "flows.cli_automations",
+        "automations",
+        "Put the automations of infra/ on the Prefect server.",
+    ),
     "sheet": ("flows.cli_query", "sheet", "Draw one picture of a run's people: photos and drawn pictures."),
     "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
     "study": ("flows.cli_study", "study", "Answer one question about the method with a sweep."),
@@ -90,5 +96,14 @@ def main() -> None:
         traceback.print_exc()
         click.echo("this is a bug in faceid; the traceback above says where", err=True)
         code = EXIT_BUG
+    leave(code or 0)
+
+
+def leave(code: int) -> None:
+    """End the process; at once where Prefect is out of reach, whose client would try every event for seconds."""
     sys.stdout.flush()
-    sys.exit(code or 0)
+    unseen = sys.modules.get("tasks.unseen")
+    if unseen is not None and unseen.was_out_of_reach():
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -32,8 +32,8 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
 
     NAMES are DeepFace's and CLIP's: Dlib, SFace, ArcFace, ViT-B/32, yunet, … Each file is checked against its
     published digest, or the lock of --from; where nobody published one, the first fetch settles it in models.lock.
-    Interrupted, the same command goes on from there. A base model is named by hub id, maybe with @revision, in
-    base_model.source; afterwards let base_model.source be its folder, and weights be --to.
+    Interrupted, the same command goes on from there. A base model is named in base_model.source, as sd15, sdxl or
+    hub:owner/name@revision; afterwards let weights be --to, and runs find everything there.
     """
     from faceid_core.weights.fetch import Place
     from faceid_core.weights.fetch import fetch as bring_all

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed, State
@@ -16,15 +16,19 @@ from prefect.states import Completed, Crashed, Failed, State
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
 from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
-from faceid_core.night.executor import Executor, InlineExecutor
+from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.publish import Published, publish
 from faceid_core.night.reporter import Reporter
-from faceid_core.outcomes import EXIT_COMPLETE, tally
+from faceid_core.night.summary_rows import ended
+from faceid_core.outcomes import EXIT_COMPLETE
 from faceid_core.stages import STAGES
+from tasks.artifacts import leave_artifacts, name_run
+from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
-from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, chunk, chunks, lookup
+from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, RETRIED, chunk, chunks, lookup
+from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
@@ -45,7 +49,7 @@ def _stage_flow(stage: str):
             return Completed(name="Cached", message="every result was there")
         EXECUTORS[run_id] = _OPENERS[run_id]()
         try:
-            slots = night.config.personalize.slots if stage == "personalise" else 1
+            slots = (night.config.personalize.slots or MOST_AT_ONCE) if stage == "personalise" else 1
             cuts = chunks(misses, night.config.execution.chunk, whole=slots)
             futures = [chunk.submit(run_id, stage, first, last) for first, last in cuts]
             states = [_ended(future) for future in futures]
@@ -82,7 +86,7 @@ def _ended(future: PrefectFuture) -> State:
 STAGE_FLOWS = {stage: _stage_flow(stage) for stage in STAGES}
 
 
-@task(name="publish", task_run_name="publish-{run_id}", retries=0, persist_result=False)
+@task(name="publish", task_run_name="publish-{run_id}", persist_result=False, **RETRIED)
 def publish_task(run_id: str) -> Published:
     """Write tables, pages and the catalogue."""
     return publish(NIGHTS[run_id])
@@ -95,11 +99,16 @@ def nightly(config: NightlyConfig) -> State:
     return course_of_the_flow(config)
 
 
-def course_of_the_flow(config: NightlyConfig) -> State:
-    """Open the night, unless `faceid run` did, run it, and say in one state how it ended."""
+def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
+    """Open the night, unless `faceid run` did, run it, and say in one state how it ended.
+
+    Args:
+        config: The parsed configuration.
+        opening: `people` and `learned_only` of `open_night`, for runs that differ from a nightly one in these.
+    """
     opened = _opened.get()
     try:
-        night = opened[0] if opened else _open(config)
+        night = opened[0] if opened else _open(config, **opening)
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=_without_people(error))
     if opened:
@@ -108,9 +117,10 @@ def course_of_the_flow(config: NightlyConfig) -> State:
         with started_ahead(night) as get:
             finished = run_nightly(night, get)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
+    message = ended(night, finished.published)
     if finished.exit_status == EXIT_COMPLETE:
-        return Completed(message=finished.published.sentence, data=data)
-    return Failed(message=finished.published.sentence, data=data)
+        return Completed(message=message, data=data)
+    return Failed(message=message, data=data)
 
 
 def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Finished]:
@@ -128,6 +138,10 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
             opened, outcome = _opened.set((night, get)), _outcome.set(held)
             try:
                 state = nightly(config, return_state=True)
+            except OUT_OF_REACH as error:
+                if "finished" not in held:
+                    raise
+                say_out_of_reach(night, "the flow's end", error)
             finally:
                 _opened.reset(opened)
                 _outcome.reset(outcome)
@@ -138,12 +152,13 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     return night, held["finished"]
 
 
-def _open(config: NightlyConfig) -> Night:
+def _open(config: NightlyConfig, **opening: Any) -> Night:
     """Open the night of a deployed flow run, whose retries share one run id."""
     # The end of Prefect's time-ordered ids is random; their beginning is shared by a whole batch of scheduled runs.
     suffix = str(flow_run.get_id() or "").replace("-", "")[-8:] or None
     reporter = RunLogReporter(get_run_logger())
-    return open_night(config, reporter, run_suffix=suffix, scheduled=flow_run.get_scheduled_start_time())
+    scheduled = flow_run.get_scheduled_start_time()
+    return open_night(config, reporter, run_suffix=suffix, scheduled=scheduled, **opening)
 
 
 def _without_people(error: Exception) -> str:
@@ -174,22 +189,38 @@ def run_nightly(night: Night, get: Callable[[], Executor]) -> Finished:
     """
     NIGHTS[night.run_id] = night
     get_run_logger().info("run %s: %d identities", night.run_id, len(night.accounts))
+    name_run(night)
     try:
         _OPENERS[night.run_id] = get
-        finished = drive(
-            night, lambda stage: STAGE_FLOWS[stage](night.run_id), lambda n: publish_task(n.run_id)
-        )
+        with ProgressReporter(night):
+            finished = drive(night, lambda stage: _run_stage(night, stage), _publish)
         held = _outcome.get()
         if held is not None:
             held["finished"] = finished
         try:
-            _leave_artifacts(night, finished)
+            leave_artifacts(night, finished)
         except Exception as error:  # the results are published; Prefect's copy of them is a courtesy
             get_run_logger().warning("run %s: its artifacts are not all in Prefect: %s", night.run_id, error)
         return finished
     finally:
         for registry in (NIGHTS, EXECUTORS, _OPENERS):
             registry.pop(night.run_id, None)
+
+
+def _run_stage(night: Night, stage: str) -> None:
+    """A stage's sub-flow; where Prefect is out of reach the stage runs all the same, unseen."""
+    try:
+        STAGE_FLOWS[stage](night.run_id)
+    except OUT_OF_REACH as error:
+        run_unseen(night, stage, _OPENERS[night.run_id], error)
+
+
+def _publish(night: Night) -> Published:
+    try:
+        return publish_task(night.run_id)
+    except OUT_OF_REACH as error:
+        say_out_of_reach(night, "publish", error)
+        return publish(night)
 
 
 def make_executor(night: Night) -> Executor:
@@ -210,31 +241,4 @@ def make_executor(night: Night) -> Executor:
         address=execution.ray_address,
         attempts=execution.attempts,
         stall_seconds=execution.stall_seconds,
-    )
-
-
-def _leave_artifacts(night: Night, finished: Finished) -> None:
-    """Tables and a link for the Prefect UI: keys and figures, no ids and no pixels."""
-    rows = [
-        {
-            "identity": account.identity_key,
-            "outcome": str(account.outcome),
-            "stage": account.stage or "",
-            "reason": account.reason or "",
-            "message": account.message or "",
-            "attempts": account.attempts,
-            "seconds": round(account.seconds, 1),
-        }
-        for account in night.accounts.values()
-    ]
-    create_table_artifact(table=rows, key="outcomes", description=f"Outcomes of run {night.run_id}")
-    if finished.published.figures:
-        create_table_artifact(
-            table=finished.published.figures, key="figures", description=f"Figures of run {night.run_id}"
-        )
-    counts = ", ".join(f"{count} {name}" for name, count in tally(night.accounts.values()).items() if count)
-    create_markdown_artifact(
-        f"# Run {night.run_id}\n\n{counts}.\n\nReport: `{finished.published.index}` in `{night.store.url}`\n",
-        key="report",
-        description="Where the report lies",
     )

@@ -1,4 +1,4 @@
-"""faceid serve: a Prefect server, and a process that serves the nightly deployment with its form."""
+"""faceid serve: a Prefect server, and a process that serves every deployment with its form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import click
 
@@ -18,7 +19,7 @@ from flows.options import config_options
 SERVER_START_SECONDS = 90
 
 
-@click.command(short_help="Start a Prefect server with the nightly deployment.")
+@click.command(short_help="Start a Prefect server with the deployments and their forms.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the Prefect server listens.")
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option(
@@ -26,10 +27,12 @@ SERVER_START_SECONDS = 90
 )
 @config_options
 def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
-    """Serve the deployment `nightly`, so that a run can be started from the form in the Prefect UI.
+    """Serve the deployments, so that runs can be started from forms in the Prefect UI.
+
+    nightly (everybody, also by --cron), personalize-one, evaluate-only, study, erase, collect-garbage.
 
     Uses the server of PREFECT_API_URL where it is set; otherwise starts one here. The options below are what the
-    form begins with. Ctrl-C stops it; schedules stay active for the next `faceid serve`.
+    forms begin with. Ctrl-C stops it; schedules stay active for the next `faceid serve`.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -70,19 +73,18 @@ def _start_server(host: str, port: int) -> subprocess.Popen:
 
 
 def _serve(config: NightlyConfig, cron: str) -> None:
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.schedules import Cron
+    import asyncio
 
-    from flows.nightly import nightly
+    from prefect.exceptions import TerminationSignal
+    from prefect.runner import Runner
+
+    from flows.deployments import deployments
 
     server = os.environ["PREFECT_API_URL"].removesuffix("/api")
-    click.echo(f"deployment nightly/nightly: start it from the UI at {server}/deployments")
-    nightly.serve(
-        name="nightly",
-        parameters={"config": config.model_dump(mode="json")},
-        schedule=Cron(cron, timezone=config.run.timezone) if cron else None,
-        # A night that overruns must not meet the next one: the later run waits for its turn.
-        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
-        pause_on_shutdown=False,
-        tags=["faceid"],
-    )
+    runner = Runner(name="faceid", pause_on_shutdown=False)
+    for deployment in deployments(config, cron):
+        number = runner.add_deployment(deployment)
+        click.echo(f"{deployment.name:<16} {server}/deployments/deployment/{number}")
+    click.echo("start any of them from its page: Run, Custom run; Ctrl-C ends serving")
+    with suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(runner.start())

@@ -75,7 +75,7 @@ class RayPool:
         self._closed, self._workers, self._light = False, None, None
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            start_ray(address, run_id)
+            self._ray_ended = start_ray(address, run_id)
         try:
             self._require_shared_store()
             self._workers = Workers(self.actor_class, settings, run_id, wanted=workers)
@@ -251,3 +251,4 @@ class RayPool:
                 workers.close()
         if self._owns_ray:
             ray.shutdown()
+            self._ray_ended.set()

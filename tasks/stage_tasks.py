@@ -8,7 +8,9 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
+from prefect.tasks import exponential_backoff
 
+from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.night.executor import Executor
 from faceid_core.night.night import Night
 from faceid_core.stages.work import Done, Work
@@ -19,7 +21,26 @@ EXECUTORS: dict[str, Executor] = {}
 MISSES: dict[tuple[str, str], list[Work]] = {}
 
 
-@task(name="lookup", task_run_name="lookup-{stage}", retries=0, persist_result=False)
+STORE_RETRIES = 3
+FIRST_DELAY_SECONDS = 5.0
+
+
+def store_hiccup(_task: Any, _run: Any, state: State) -> bool:
+    """Whether the store failed, so that waiting may help; anything else would fail again."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StoreError) and not isinstance(error, DamagedInput)
+
+
+# For what only reads and writes the store and comes to the same when it is done again.
+RETRIED = {
+    "retries": STORE_RETRIES,
+    "retry_delay_seconds": exponential_backoff(FIRST_DELAY_SECONDS),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": store_hiccup,
+}
+
+
+@task(name="lookup", task_run_name="lookup-{stage}", persist_result=False, **RETRIED)
 def lookup(run_id: str, stage: str) -> State:
     """Look a stage up for everybody; the state is `Cached` when nothing is left to compute."""
     misses = NIGHTS[run_id].lookup(stage)
@@ -34,6 +55,7 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
     """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
     works = MISSES[run_id, stage][first - 1 : last]
     dones = NIGHTS[run_id].execute(stage, works, EXECUTORS[run_id])
+    _log(dones)
     try:
         create_table_artifact(
             table=[_row(done) for done in dones],
@@ -47,6 +69,19 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
     if dones and failed == len(dones):
         return Failed(message=f"all {failed} works of this chunk failed: {dones[0].message}", data=summary)
     return Completed(message=f"{len(dones) - failed} of {len(dones)} done", data=summary)
+
+
+def _log(dones: Sequence[Done]) -> None:
+    """A line for each work, with the identity key and the stage; whoever is done only where DEBUG is asked for."""
+    logger = get_run_logger()
+    for done in dones:
+        stage, subject = done.work.call.stage, done.work.subject
+        if done.status == "done":
+            logger.debug("%s %s: done in %.1f s, attempt %d", stage, subject, done.seconds, done.attempts)
+        else:
+            logger.warning(
+                "%s %s: %s (%s): %s", stage, subject, done.status, done.reason or "", done.message or ""
+            )
 
 
 def _row(done: Done) -> dict[str, Any]:

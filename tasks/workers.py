@@ -209,12 +209,34 @@ def _threads(settings: WorkerSettings, beside_gpus: bool) -> int:
     return max(1, min(settings.threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
 
 
-def start_ray(address: str, run_id: str) -> None:
+def start_ray(address: str, run_id: str) -> threading.Event:
     """Join the cluster at an address, or that of RAY_ADDRESS, or start Ray on this machine.
+
+    Returns:
+        To be set when Ray is no longer needed: until then the thread that started it stays, since Linux kills a local
+        Ray's processes with the very thread that started them, and that of the caller may be a passing one.
 
     Raises:
         ConfigurationError: no cluster answers there.
     """
+    ended, answer = threading.Event(), queue.Queue()
+
+    def start_and_stay() -> None:
+        try:
+            _init_ray(address, run_id)
+        except BaseException as error:
+            answer.put(error)
+            return
+        answer.put(None)
+        ended.wait()
+
+    threading.Thread(target=start_and_stay, daemon=True, name="ray").start()
+    if (error := answer.get()) is not None:
+        raise error
+    return ended
+
+
+def _init_ray(address: str, run_id: str) -> None:
     common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:

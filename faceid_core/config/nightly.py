@@ -84,6 +84,12 @@ class NightlyConfig(Section):
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
+        del decides["personalize"]["samples_at_once"]
+        # Where the base model lies is no part of it, and what is empty was not there before.
+        base = decides["base_model"]
+        decides["base_model"] = {
+            k: v for k, v in base.items() if k != "weights" and (v or k not in ("layout", "digest"))
+        }
         if not self.score.of_photographs:
             decides["score"] = {k: v for k, v in decides["score"].items() if k not in PHOTOGRAPH_FIELDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

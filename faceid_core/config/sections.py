@@ -58,7 +58,24 @@ class BaseModelConfig(Section):
     source: str = Field(
         "miniature",
         min_length=1,
-        description="'miniature' (ships with the project) or a folder in the diffusers layout of Stable Diffusion.",
+        description="'miniature' (ships with the project), a known name (sd14, sd15, sd21, sd21-base, sdxl), "
+        "hub:owner/name@revision, a folder in diffusers' layout, a single .safetensors file (with layout), or an "
+        "s3:// address of either. Nothing is downloaded from the hub during a run.",
+    )
+    layout: str = Field(
+        "",
+        description="Of a single-file source: a known name or folder whose configurations and tokenizers describe it.",
+    )
+    weights: str = Field(
+        "",
+        description="Folder with hub models as <owner>--<name>--<revision>; empty takes the folder of all `weights`, or "
+        "else Hugging Face's own cache.",
+    )
+    digest: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="Digest that the model's files must have, as a run keeps it with its results; empty takes what is "
+        "there.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the frozen network; tokens and losses stay in float32."
@@ -236,6 +253,12 @@ class RunConfig(Section):
         "then is still drawn, scored and published, so the run ends later than this.",
     )
     timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
+    report_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s]+)?$",
+        description="Address under which a web server of yours shows the store to those who may see it, for the "
+        "report's link in Prefect; empty: the file's own address, or the console's for S3.",
+    )
 
     @field_validator("timezone")
     @classmethod

@@ -13,8 +13,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, source_folder
+from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.errors import FaceidError
+from faceid_core.stages.weights import base_files
 from faceid_core.store.folder import folder_of
 
 from .finding import Finding
@@ -94,9 +95,12 @@ def _memory_bytes() -> tuple[int, int]:
 def _weight_bytes(config: NightlyConfig) -> float | None:
     """Bytes of the base model in memory at the configured precision; None where it is not here."""
     try:
-        folder = source_folder(config.base_model.source)
+        files = base_files(config)
     except FaceidError:
         return None
+    if files.checkpoint is not None:
+        return files.checkpoint.stat().st_size  # of one file nobody knows its precision
+    folder = files.folder
     by_part: dict[Path, int] = {}
     for file in folder.glob("*/*.safetensors"):
         half = ".fp16" in file.name

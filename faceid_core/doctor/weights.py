@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, source_folder
+from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.miniature.scorer_sets import SELECTION, SETS
-from faceid_core.stages.weights import shipped_lock
-from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
+from faceid_core.stages.weights import base_files, shipped_lock
+from faceid_core.store.models_lock import SHIPPED, ModelsLock
 from faceid_core.weights.locate import LOCK
 from faceid_core.weights.needs import needs_of
 
@@ -48,12 +48,13 @@ def _shipped(config: NightlyConfig) -> list[str]:
 
 def _base(config: NightlyConfig) -> Finding:
     """A base model's folder, against the lock beside it if a fetch made one."""
-    folder = source_folder(config.base_model.source)
+    files = base_files(config)
+    folder = files.folder
     lock = folder.parent / LOCK
     if lock.exists() and folder.name in (locked := ModelsLock.load(lock)).models:
         locked.verify(folder.name, folder)
         return Finding("weights: base model", "ok", f"{folder.name} matches {lock}")
-    digest = digest_folder(folder)
+    digest = files.digest()
     return Finding(
         "weights: base model",
         "ok",

@@ -170,7 +170,8 @@ def _sweep(
     objects = store.purge(f"{identity_scope(key)}/")
     say(f"{key}: {objects} objects and versions removed")
     store.sweep_unfinished(again_after, delete=second)
-    rows = erase_rows(store, key, keys, nobody_writes=not running_runs(store))
+    unnamed_age = None if running_runs(store) else again_after
+    rows = erase_rows(store, key, keys, unnamed_age=unnamed_age)
     say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
         raise StoreError(

@@ -13,6 +13,8 @@ from typing import Protocol
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 
+MOST_AT_ONCE = 32  # works handed out together where the worker decides how many share a pass
+
 Tick = Callable[[str, int, int], None]
 # Takes an outcome; gives the works that have become possible by it, for an executor that runs them meanwhile.
 OnDone = Callable[[Done], Sequence[Work] | None]
@@ -139,6 +141,6 @@ def batches(works: Sequence[Work], slots: int) -> Iterator[list[Work]]:
 
     for name, group in groupby(works, key=lambda work: work.call.stage):
         same = list(group)
-        size = stage_named(name).batch or slots
+        size = stage_named(name).batch or slots or MOST_AT_ONCE
         for start in range(0, len(same), size):
             yield same[start : start + size]

@@ -16,6 +16,7 @@ from faceid_core.errors import DamagedInput
 from faceid_core.identity import Identity
 from faceid_core.night.ahead import end_of_admissions, in_background
 from faceid_core.night.executor import Executor, Usage
+from faceid_core.night.learned import close_unlearned
 from faceid_core.night.people import reject
 from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
@@ -42,6 +43,7 @@ class Night:
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
+    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached.
     """
 
     run_id: str
@@ -58,6 +60,7 @@ class Night:
     photos: PhotoSource
     reporter: Reporter
     lease: RunLease | None = None
+    learned_only: bool = False
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
@@ -113,6 +116,8 @@ class Night:
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
         misses = [work for _, works in found for work in works]
+        if self.learned_only:
+            misses = close_unlearned(stage, misses, self.accounts)
         self.reporter.looked_up(stage, hits=sum(hits for hits, _ in found), misses=len(misses))
         return misses
 
@@ -225,8 +230,9 @@ class Night:
     def _without_photos(self, text: str) -> str:
         """An unexpected error's text without where photos lie: it goes to logs and Prefect, and a path may be an id."""
         for identity in self.identities.values():
-            for address in (identity.photo, PurePath(identity.photo).name):
-                text = text.replace(address, "(a photo)")
+            for address in filter(None, (identity.photo, identity.subject_mask)):
+                for part in (address, PurePath(address).name):
+                    text = text.replace(part, "(a photo)")
         return text
 
     def settle_unanswered(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:

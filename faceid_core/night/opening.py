@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.identity import Identity
+from faceid_core.night.learned import require_no_teaching
 from faceid_core.night.night import LOOKUP_THREADS, Night
 from faceid_core.night.people import admit, common_subjects, read_people
 from faceid_core.night.photo_source import PhotoSource
@@ -29,6 +32,8 @@ def open_night(
     run_suffix: str | None = None,
     scheduled: dt.datetime | None = None,
     dry: bool = False,
+    people: Callable[[NightlyConfig], list[Identity]] = read_people,
+    learned_only: bool = False,
 ) -> Night:
     """Take the store's lease, admit everybody and make the plan; no model is loaded and nothing is computed.
 
@@ -40,6 +45,8 @@ def open_night(
         run_suffix: Eight characters that stay the same over retries of one flow run.
         scheduled: When the run was to start; its date in the schedule's timezone is the run's date.
         dry: Take no lease and leave no record of the run.
+        people: Says who takes part; asked again after a wait for the lease.
+        learned_only: Teach nobody: draw and score those whose tokens the store holds.
 
     Raises:
         ConfigurationError: the run cannot start; nothing was changed.
@@ -48,13 +55,15 @@ def open_night(
     asked = dt.datetime.now(dt.UTC)
     run_date = (scheduled or asked).astimezone(config.run.zone).date()
     run_id = new_run_id(config, run_date, run_suffix)
+    if learned_only:
+        require_no_teaching(config)
     plan = Plan.from_config(config)
-    read_people(config)  # a manifest with problems is told now, not after a night of waiting
+    people(config)  # a manifest with problems is told now, not after a night of waiting
     store, secret = open_store_checked(config, dry=dry)
     lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy)
     try:
         # Read after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
-        identities = read_people(config)
+        identities = people(config)
         photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
         subjects, accounts, by_key = _admit_all(identities, store, secret, photos, run_date)
         for subject in common_subjects(config, list(subjects.values())):
@@ -74,6 +83,7 @@ def open_night(
             photos=photos,
             reporter=reporter,
             lease=lease,
+            learned_only=learned_only,
         )
         if not dry:
             write_request(night)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import uuid
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from faceid_core import __version__
@@ -25,6 +27,13 @@ REQUEST, STATUS, INDEX, PAGES = "request.json", "status.json", "index.html", "pa
 def new_run_id(config: NightlyConfig, run_date: dt.date, suffix: str | None = None) -> str:
     """A run's id: date, name and eight hex digits; a flow run passes its own, so that its retries share it."""
     return f"{run_date:%Y%m%d}-{config.name}-{suffix or uuid.uuid4().hex[:8]}"
+
+
+def run_title(night: Night) -> str:
+    """What a run is called where people look at runs: name, date, base model and number of people."""
+    base = PurePosixPath(night.config.base_model.source).name.lower()
+    base = re.sub(r"[^a-z0-9]+", "-", base).strip("-") or "model"
+    return f"{night.config.name}-{night.run_date:%Y-%m-%d}-{base}-{len(night.accounts)}"
 
 
 def write_request(night: Night) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published
+from faceid_core.outcomes import Outcome
 
+MOST_NAMED = 10
 # Of `identity_summary`, in the order of the console's table.
 FIGURES = ("identity_similarity", "concepts_obeyed", "leakage", "detection")
 
@@ -60,6 +62,18 @@ def acceptance_line(overall: Mapping) -> str:
         beside = "" if floor is None else f", {floor:.0%} with the class word"
         parts.append(f"leakage {leakage['mean']:.0%}{beside}")
     return "; ".join(parts)
+
+
+def ended(night: Night, published: Published) -> str:
+    """How a run ended, in a sentence for whoever sees nothing else: counts, and who has no pictures and why."""
+    without = [a for a in night.accounts.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
+    told = [
+        f"{account.identity_key} {account.outcome} in {account.stage}: {account.reason or 'see its message'}"
+        for account in without[:MOST_NAMED]
+    ]
+    if len(without) > MOST_NAMED:
+        told.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
+    return "; ".join([published.sentence, *told])
 
 
 def _chosen(figures: dict) -> dict:

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.photographs import Chosen
-from faceid_core.stages.weights import chosen_scorers
+from faceid_core.personalize.method import Method
+from faceid_core.stages.weights import base_weights, chosen_scorers
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -27,6 +28,9 @@ class WorkerSettings:
     batch: int
     threads: int
     journal_seconds: float = 0.0
+    samples_at_once: int = 0
+    base_layout: str = ""
+    base_weights: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)
     photograph_scorers: Chosen | None = None
 
@@ -47,6 +51,9 @@ class WorkerSettings:
             batch=config.generate.batch,
             threads=threads,
             journal_seconds=config.execution.journal_seconds,
+            samples_at_once=config.personalize.samples_at_once,
+            base_layout=config.base_model.layout,
+            base_weights=base_weights(config),
             weights=dict(weights),
             photograph_scorers=chosen_scorers(config),
         )
@@ -92,15 +99,27 @@ class Models:
     def base(self):
         """The frozen text-to-image model."""
         from faceid_core.diffusion import load_base_model
+        from faceid_core.diffusion.sources import find_base
         from faceid_core.stages.weights import verify_base
 
-        verify_base(self.settings.base_source, self.settings.weights["base"])
-        return load_base_model(
-            self.settings.base_source,
-            device=self.device,
-            precision=self.settings.precision,
-            digest=self.settings.weights["base"],
+        chosen = self.settings
+        files = find_base(
+            chosen.base_source, layout=chosen.base_layout, weights=chosen.base_weights, s3=chosen.s3
         )
+        verify_base(files, chosen.weights["base"])
+        return load_base_model(
+            files, device=self.device, precision=chosen.precision, digest=chosen.weights["base"]
+        )
+
+    def measured_slots(self, method: Method) -> int:
+        """Slots that fit into this worker's device for a method; measured once."""
+        from faceid_core.personalize.slot_shape import measured_slots
+
+        known = self.__dict__.setdefault("slots_of_methods", {})
+        name = method.model_dump_json()
+        if name not in known:
+            known[name] = measured_slots(self.base, method, self.settings.samples_at_once)
+        return known[name]
 
     @cached_property
     def _faces(self):

@@ -145,12 +145,7 @@ class Tables:
             ) from error
 
     def _datasets(self) -> dict[str, ds.Dataset]:
-        versions = self.catalogue().versions
-        found = {
-            # The contract's schema fills columns that are younger than the version with nulls.
-            name: self._place.read(name, partial(_dataset, schema=contract(name).schema), version)
-            for name, version in versions.items()
-        }
+        found = self._open_shown()
         datasets = {
             name: found.get(name) or ds.dataset(contract(name).schema.empty_table()) for name in NAMES
         }
@@ -159,6 +154,20 @@ class Tables:
             name: dataset.filter(pc.field("run_id").isin(whole)) if contract(name).per_run else dataset
             for name, dataset in datasets.items()
         }
+
+    def _open_shown(self) -> dict[str, ds.Dataset | None]:
+        """The tables at the catalogue's versions; an erasure may move it and end the older versions meanwhile."""
+        while True:
+            versions = self.catalogue().versions
+            try:
+                return {
+                    # The contract's schema fills columns that are younger than the version with nulls.
+                    name: self._place.read(name, partial(_dataset, schema=contract(name).schema), version)
+                    for name, version in versions.items()
+                }
+            except StoreError:
+                if self.catalogue().versions == versions:
+                    raise
 
 
 def _dataset(delta: DeltaTable, *, schema: pa.Schema) -> ds.Dataset:

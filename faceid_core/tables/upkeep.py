@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from math import ceil
+from urllib.parse import unquote
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
@@ -56,7 +60,7 @@ def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
 
 
 def erase_rows(
-    store: ObjectStore, identity_key: str, stage_keys: Iterable[str], *, nobody_writes: bool
+    store: ObjectStore, identity_key: str, stage_keys: Iterable[str], *, unnamed_age: float | None
 ) -> dict[str, int]:
     """Remove a person's rows from every table, and the files and log entries that held them.
 
@@ -66,7 +70,8 @@ def erase_rows(
         store: any store.
         identity_key: whose rows.
         stage_keys: of the person's results, known from elsewhere; those that the tables know are added.
-        nobody_writes: no night runs, so that files which no version names may go as well.
+        unnamed_age: files that no version names go as well when they were written so many seconds ago: a writer that
+            died left them. None while a night runs, whose files they may be.
 
     Returns:
         table -> rows removed.
@@ -79,7 +84,9 @@ def erase_rows(
     removed = {name: _delete(place, name, _predicates(name, identity_key, keys)) for name in _OF_A_PERSON}
     _advance(store, place)
     for name in NAMES:
-        _vacuum(store, name, 0, delete=True, full=nobody_writes)
+        _vacuum(store, name, 0, delete=True, full=False)
+        if unnamed_age is not None:
+            _sweep_unnamed(store, name, unnamed_age)
     # The log tells the least and the greatest value of each column of each file, ids among them, and our predicates.
     checkpoints = {name: place.read(name, _checkpoint) for name in NAMES}
     _advance(store, place)
@@ -90,8 +97,6 @@ def erase_rows(
 
 
 def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
-    import pyarrow.compute as pc
-
     known = [
         name for name in ("generate_key", "score_keys") if name in delta.to_pyarrow_dataset().schema.names
     ]
@@ -153,6 +158,28 @@ def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bo
 
     folder = folder_name(contract(name))
     return [f"{folder}/{file}" for file in place.read(name, files) or ()]
+
+
+def _sweep_unnamed(store: ObjectStore, name: str, age: float) -> None:
+    """Remove data files older than `age` seconds that neither the newest nor the catalogue's version names."""
+    place, folder = DeltaPlace(store), folder_name(contract(name))
+    oldest = time.time() - age
+    old = [
+        info.name
+        for info in store.list(f"{folder}/")
+        if "/_delta_log/" not in info.name and info.modified <= oldest
+    ]
+    versions = {None, read_catalogue(store)[0].versions.get(name)}
+    # After the listing: what was committed meanwhile is named.
+    named = {file for version in versions for file in place.read(name, _files, version) or ()}
+    for file in old:
+        if file.removeprefix(f"{folder}/") not in named:
+            store.delete(file)
+
+
+def _files(delta: DeltaTable) -> list[str]:
+    actions = pa.table(delta.get_add_actions(flatten=True))
+    return [unquote(path) for path in actions["path"].to_pylist()]
 
 
 def _checkpoint(delta: DeltaTable) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, source_folder
+from faceid_core.diffusion.describe import MINIATURE
+from faceid_core.diffusion.sources import hub_model as pinned
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.faces.deepface_backend import find_weights as find_detector
 from faceid_core.store.models_lock import DamagedWeights
@@ -18,7 +18,6 @@ from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownModel
 from .deepface_files import find_files
 from .locate import WeightsPlace, check_file, digest_of, entry_of
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[0-9a-f]{40})?")
 State = Literal["ships", "here", "missing", "damaged"]
 
 
@@ -89,27 +88,22 @@ def named(names: Iterable[str]) -> list[tuple[str, KnownModel]]:
 
 
 def hub_model(source: str) -> KnownModel | None:
-    """A base model that is named by hub id, maybe with @revision; None for folders and what ships."""
-    if (
-        source == MINIATURE
-        or source.startswith("s3://")
-        or Path(source).exists()
-        or not _HUB_ID.fullmatch(source)
-    ):
-        return None
-    name, _, revision = source.partition("@")
-    return KnownModel(name.rpartition("/")[2], (), hub=name, revision=revision or None)
+    """A base model that a hub revision or a known name names; None for folders, buckets and what ships."""
+    found = pinned(source)
+    return found and KnownModel(found.folder, (), hub=found.repository, revision=found.revision)
 
 
 def _base(config: NightlyConfig) -> Need:
+    from faceid_core.stages.weights import base_files
+
     source = config.base_model.source
     if source == MINIATURE:
         return Need("base model", source, "ships", "with faceid")
     try:
-        folder = source_folder(source)
+        files = base_files(config)
     except FaceidError as error:
         return Need("base model", source, "missing", str(error), hub_model(source))
-    return Need("base model", source, "here", str(folder))
+    return Need("base model", source, "here", str(files.checkpoint or files.folder))
 
 
 def _faces(config: NightlyConfig) -> Need:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
 from data_contracts import contract
@@ -18,7 +20,7 @@ from faceid_core.night.erase import erase, finish_erasures, refuse_erased
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import Outcome
-from faceid_core.store import IdentitySecret, StageCache, layout, open_store
+from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
 from faceid_core.store.verify import verify
 from faceid_core.tables import Tables, upkeep
 from flows.cli import cli
@@ -137,8 +139,12 @@ def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
     assert leftovers(filled.store.root, KEY) == []
 
 
+STEPS = ("purge", "_delete", "_checkpoint")
+MORE_STEPS = ("delete:3", "_advance", "_vacuum", "_forget_log")
+
+
 @pytest.mark.parametrize(
-    "step", ["purge", "delete:3", "_delete", "_advance", "_vacuum", "_checkpoint", "_forget_log"]
+    "step", [*STEPS, *(pytest.param(step, marks=pytest.mark.exhaustive) for step in MORE_STEPS)]
 )
 def test_an_erasure_that_died_on_its_way_is_completed_by_the_next(filled, monkeypatch, step):
     name, _, number = step.partition(":")
@@ -248,9 +254,51 @@ def test_versions_that_may_not_be_removed_are_an_error(s3_server, s3_store, monk
     assert s3_store.head(layout.tombstone(KEY)) is not None
 
 
+def test_a_policy_that_does_not_suffice_says_what_to_allow(s3_store, monkeypatch):
+    def denied(name):
+        error = {
+            "Error": {"Code": "AccessDenied", "Message": "no"},
+            "ResponseMetadata": {"HTTPStatusCode": 403},
+        }
+        raise ClientError(error, name)
+
+    monkeypatch.setattr(s3_store._client, "get_paginator", denied)
+    with pytest.raises(StoreError, match="allow ListBucketVersions and DeleteObjectVersion"):
+        s3_store.purge("identities/")
+    with pytest.raises(StoreError, match="allow ListBucketMultipartUploads"):
+        s3_store.sweep_unfinished(0.0, delete=False)
+
+
 def test_unfinished_writes_of_a_folder_go_with_the_second_sweep(filled):
     half = filled.store.root / ".tmp" / "4711-abandoned"
     half.write_bytes(b"half a face")
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
     assert not half.exists()
     assert (filled.store.root / ".tmp" / "locks").is_dir()
+
+
+def test_table_files_that_a_dead_writer_left_go_and_those_of_a_running_night_stay(filled):
+    folder = filled.store.root / "tables" / "identity_outcomes" / "v1" / "run_date=2026-11-01"
+    stray, young = folder / "part-stray.parquet", folder / "part-young.parquet"
+    for path in (stray, young):
+        shutil.copy(next(folder.glob("part-*.snappy.parquet")), path)
+    os.utime(stray, (1, 1))
+    with RunLease.acquire(filled.store, "20261125-nightly-a"):
+        erase(filled.store, SECRET, GONE, wait=False, longest_lease=60.0)
+    assert stray.exists() and young.exists()
+    erase(filled.store, SECRET, GONE, wait=False, longest_lease=60.0)  # not due yet
+    assert stray.exists()
+    filled.store.delete(layout.tombstone(KEY))
+    erase(filled.store, SECRET, GONE, wait=False, longest_lease=60.0)
+    assert not stray.exists() and young.exists()
+    assert set(Tables(filled.store).read("identity_outcomes")["identity_id"].to_pylist()) == {STAYS}
+
+
+def test_a_reader_whose_versions_are_ended_meanwhile_takes_the_new_ones(filled, monkeypatch):
+    tables = Tables(filled.store)
+    old = tables.catalogue()
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    new, answers = tables.catalogue(), [old]
+    assert new.versions != old.versions
+    monkeypatch.setattr(tables, "catalogue", lambda: answers.pop() if answers else new)
+    assert tables.read("runs").num_rows == 2 and not answers

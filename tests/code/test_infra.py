@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
-INFRA = Path(__file__).parents[2] / "infra"
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
 
 
 def test_cloudformation_is_clean():
@@ -43,3 +45,41 @@ def test_the_prefect_server_is_on_loopback_with_authentication_and_without_analy
     assert server["environment"]["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert "PREFECT_AUTH:?" in server["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
     assert "ports" not in services["postgres"]
+
+
+def test_every_prefect_setting_is_one_that_prefect_knows():
+    """A misspelt variable is ignored without a word."""
+    from prefect.settings.legacy import _get_valid_setting_names
+    from prefect.settings.models.root import Settings
+
+    services = yaml.safe_load((INFRA / "prefect" / "compose.yaml").read_text())["services"]
+    lines = (INFRA / "prefect" / "client.env").read_text().splitlines()
+    client = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    named = {name for name in [*client, *services["prefect"]["environment"]] if name.startswith("PREFECT_")}
+    assert len(named) >= 10 and named <= _get_valid_setting_names(Settings)
+    assert client["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
+    assert not [name for name in client if "AUTH" in name or "SECRET" in name]
+
+
+def test_the_automation_for_lost_runs_knows_every_state_in_which_our_flows_end():
+    """A run that ends in a state whose event it does not expect would be marked Crashed nine minutes later."""
+    lost = yaml.safe_load((INFRA / "prefect" / "automations" / "lost-runs.yaml").read_text())
+    expected = {event.removeprefix("prefect.flow-run.") for event in lost["trigger"]["expect"]}
+    named = {"Completed", "Failed", "Crashed", "Cancelled"}
+    for file in (*(ROOT / "flows").glob("*.py"), *(ROOT / "tasks").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
+                "Completed",
+                "Failed",
+                "Crashed",
+            }:
+                named |= {each.value.value for each in node.keywords if each.arg == "name"}
+    assert {"Cached", "CompletedWithFailures"} < named <= expected
+    frequency = int(
+        dict(
+            line.split("=", 1)
+            for line in (INFRA / "prefect" / "client.env").read_text().splitlines()
+            if line.startswith("PREFECT_FLOWS_HEARTBEAT")
+        )["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
+    )
+    assert lost["trigger"]["within"] == 3 * frequency, "one heartbeat that is late is not a lost run"

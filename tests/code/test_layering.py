@@ -38,7 +38,15 @@ def test_imports_point_one_way(room):
 
 
 @pytest.mark.parametrize(
-    "module", ["flows.cli", "flows.cli_run", "flows.cli_study", "flows.options", "faceid_core.stages.plan"]
+    "module",
+    [
+        "flows.cli",
+        "flows.cli_run",
+        "flows.cli_study",
+        "flows.cli_keep",
+        "flows.options",
+        "faceid_core.night.planning",
+    ],
 )
 def test_help_and_planning_import_no_model_library(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'prefect', 'ray', 'diffusers', 'boto3'}} & set(sys.modules)))"

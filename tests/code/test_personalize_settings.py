@@ -8,10 +8,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from faceid_core.config import parse_config
 from faceid_core.errors import BaseMismatch, ConfigurationError
+from faceid_core.night.executor import MOST_AT_ONCE
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.prompts import fill, split_prompt
+from faceid_core.personalize.slot_shape import MOST_SLOTS, fitting_slots
 from faceid_core.personalize.stages import stage_boundaries, stage_of, stage_range
 from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
 
@@ -140,3 +143,13 @@ def test_tokens_refuse_another_base_model():
     _tokens().require_base("a" * 64)
     with pytest.raises(BaseMismatch, match="personalise the person on this one"):
         _tokens().require_base("c" * 64)
+
+
+def test_as_many_slots_as_fit_into_the_memory():
+    def takes(first: int, further: int):
+        return lambda count: first + further * (count - 1)
+
+    assert fitting_slots(takes(4, 1), 20) == 8, "4 + 14 of the 18 that may be used; the power of two below 15"
+    assert fitting_slots(takes(4, 0), 1_000) == MOST_SLOTS == MOST_AT_ONCE
+    assert fitting_slots(takes(40, 1), 20) == 1, "the trainer itself says when not even one fits"
+    assert parse_config({"personalize": {"slots": 0}}).personalize.slots == 0

@@ -14,7 +14,7 @@ from faceid_core.config.parse import changed
 from faceid_core.night.planning import plan_night
 from faceid_core.night.runs import write_status
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
-from faceid_core.store import RunLease, StageCache, layout, open_store, sha256_hex
+from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
 from faceid_core.store.gc import GRACE_SECONDS, collect
 from faceid_core.store.lease import running_runs
 from faceid_core.store.scopes import all_scopes, list_in_parallel
@@ -266,3 +266,40 @@ def test_scopes_are_listed_whole_on_both_stores(any_store):
     assert list(found["common"].blobs) == ["e" * 64]
     rows = list(list_in_parallel(any_store, ["identities/0", "identities/f", "nothing/"]))
     assert [len(row) for row in rows] == [3, 3, 0]
+
+
+def test_collecting_keeps_what_a_result_names_on_both_stores(any_store):
+    cache = StageCache(any_store, layout.identity_scope("ab" * 16))
+    photo = cache.put_blob(b"a photo")
+    made = cache.commit(
+        StageCall("detect", 1, inputs={"photo": photo}), {"crop.png": Output(b"crop", "image/png")}, {}
+    )
+    orphan = cache.put_blob(b"nobody's")
+    before = collect(any_store, grace=3600.0, delete=True)
+    assert before.objects == 0 and before.kept_young == 1
+    found = collect(any_store, grace=-60.0, delete=True)
+    assert dict(found.counts) == {"orphaned blob": 1} and found.bytes["orphaned blob"] == len(b"nobody's")
+    assert cache.read(made, "crop.png") == b"crop"
+    assert any_store.head(layout.blob(cache.scope, photo)) and not any_store.head(
+        layout.blob(cache.scope, orphan)
+    )
+
+
+def test_remains_of_an_erased_person_and_strange_objects_are_told(folder_store):
+    scope = layout.identity_scope("ab" * 16)
+    StageCache(folder_store, scope).put_blob(b"a photo")
+    folder_store.put_if_absent(layout.tombstone("ab" * 16), b"{}")
+    folder_store.put_if_absent(f"{scope}/blobs/.DS_Store", b"x")
+    told = verify(folder_store).counts()
+    assert told == {"remains of an erased person": 1, "strange object": 1}
+
+
+def test_everything_is_checked_however_many_read_at_a_time(spoilt):
+    _, root = spoilt
+    seen = []
+    found = verify(open_store(str(root)), threads=2, progress=lambda done, total: seen.append((done, total)))
+    assert sorted(seen) == [(number + 1, PEOPLE + 1) for number in range(PEOPLE + 1)]
+    assert (found.manifests, found.blobs) == (
+        len(list(root.glob("*/**/stages/*/*.json"))),
+        len(list(root.glob("*/**/blobs/*"))),
+    )

@@ -174,7 +174,7 @@ def test_of_a_pipeline_only_what_is_read_comes(server, tmp_path, monkeypatch):
         file = server.folder / "sd-tiny" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(name.encode())
-    model = hub_model(f"org/sd-tiny@{REVISION}")
+    model = hub_model(f"hub:org/sd-tiny@{REVISION}")
     for precision, weights in (
         ("float32", "diffusion_pytorch_model"),
         ("float16", "diffusion_pytorch_model.fp16"),
@@ -183,8 +183,8 @@ def test_of_a_pipeline_only_what_is_read_comes(server, tmp_path, monkeypatch):
         (found,) = fetch([model], Place(str(to)), precision=precision)
         assert found.state == "brought", found.sentence
         names = {
-            path.relative_to(to / "sd-tiny").as_posix()
-            for path in (to / "sd-tiny").rglob("*")
+            path.relative_to(to / model.folder).as_posix()
+            for path in (to / model.folder).rglob("*")
             if path.is_file()
         }
         names = {name for name in names if not name.startswith(".")}
@@ -196,7 +196,7 @@ def test_of_a_pipeline_only_what_is_read_comes(server, tmp_path, monkeypatch):
 def test_what_a_configuration_needs():
     assert {need.state for need in needs_of(NightlyConfig())} == {"ships"}
     config = NightlyConfig(
-        base_model={"source": f"org/model@{REVISION}"},
+        base_model={"source": f"hub:org/model@{REVISION}"},
         faces={"backend": "deepface"},
         weights="/nowhere",
         score={
@@ -206,10 +206,12 @@ def test_what_a_configuration_needs():
     )  # fmt: skip
     found = {need.name: need for need in needs_of(config)}
     assert {name: need.state for name, need in found.items()} == {
-        f"org/model@{REVISION}": "missing", "deepface opencv": "here", "deepface-SFace": "missing",
+        f"hub:org/model@{REVISION}": "missing", "deepface opencv": "here", "deepface-SFace": "missing",
         "clip-vit-base-patch32": "missing",
     }  # fmt: skip
-    assert found[f"org/model@{REVISION}"].model == KnownModel("model", (), hub="org/model", revision=REVISION)
+    assert found[f"hub:org/model@{REVISION}"].model == KnownModel(
+        f"org--model--{REVISION}", (), hub="org/model", revision=REVISION
+    )
     assert "24,227,283 bytes" in found["deepface-SFace"].detail
     assert (
         hub_model("/models/sd15") is None and hub_model("miniature") is None and hub_model("s3://b/x") is None

@@ -112,6 +112,7 @@ def _night(config: NightlyConfig) -> dict:
     return {
         "exit_status": ended.exit_status,
         "outcomes": {a.identity_id: str(a.outcome) for a in night.accounts.values()},
+        "computed": dict(night.computed),
         "contents": contents,
         "blobs": blobs,
         "summary": json.loads(summary.to_pandas().to_json(orient="records")),

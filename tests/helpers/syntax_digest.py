@@ -51,7 +51,7 @@ LOADERS = {
     "parser": "faceid_core.faces.backends",
     "scorers": "faceid_core.evaluate.scorers",
 }
-NOT_MODELS = ("settings", "device", "__dict__")
+NOT_MODELS = ("settings", "device", "__dict__", "measured_slots")
 
 
 def stage_names() -> list[str]:

@@ -1,0 +1,32 @@
+"""Where a person clicks to see a run's report."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import quote, urlencode
+
+from faceid_core.night.night import Night
+from faceid_core.store.folder import folder_of
+
+
+def report_link(night: Night, index: str) -> str:
+    """The report's address for a browser.
+
+    Args:
+        night: whose report it is; `run.report_url` names the web server, if there is one.
+        index: the report's name in the store.
+
+    Returns:
+        An address below `run.report_url`; else the file's; else, on AWS, the S3 console's, which asks whoever
+        follows it to sign in; else the object's own.
+    """
+    base = night.config.run.report_url
+    if base:
+        return f"{base.rstrip('/')}/{quote(index)}"
+    if not night.store.url.startswith("s3://"):
+        return (folder_of(night.store.url).absolute() / index).as_uri()
+    if night.config.s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL"):
+        return f"{night.store.url.rstrip('/')}/{index}"
+    bucket, _, prefix = night.store.url.removeprefix("s3://").partition("/")
+    name = "/".join(part for part in (prefix.strip("/"), index) if part)
+    return f"https://s3.console.aws.amazon.com/s3/object/{bucket}?{urlencode({'prefix': name})}"

@@ -1,0 +1,118 @@
+"""faceid automations: the automations of infra/ on a Prefect server, made or brought up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from faceid_core.errors import ConfigurationError
+
+FILES = Path(__file__).parents[1] / "infra" / "prefect" / "automations"
+PLACE_OF_BLOCK = "notify-block"
+BLOCK = "faceid-failures"
+KINDS = ("slack", "teams", "webhook")
+
+
+@click.command(short_help="Put the automations of infra/ on the Prefect server.")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--notify",
+    "url",
+    envvar="FACEID_NOTIFY_URL",
+    help="Where messages go: the webhook's address. It is kept on the server, encrypted. Later calls may leave it out.",
+)
+@click.option(
+    "--notify-kind",
+    "kind",
+    type=click.Choice(KINDS),
+    default="slack",
+    show_default=True,
+    help="Whose webhook it is; webhook: any that takes JSON with subject and body.",
+)
+def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
+    """Make the automations of FILES (default: all of infra/prefect/automations) on the server of PREFECT_API_URL.
+
+    One that is there by name is brought up to date, so calling this again changes nothing. Automations that send a
+    message are made when it is known where to: by --notify, now or in an earlier call.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        block = save_block(url, kind) if url else known_block()
+        for automation in read_automations(files or (FILES,)):
+            if block is None and needs_block(automation):
+                click.echo(f"{automation['name']}: left out; say with --notify where its messages go")
+                continue
+            click.echo(f"{automation['name']}: {put(client, automation, block)}")
+
+
+def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """The automations of YAML files, and of all those in folders.
+
+    Raises:
+        ConfigurationError: a file holds no automation.
+    """
+    found = []
+    for file in files:
+        for each in sorted(file.glob("*.yaml")) if file.is_dir() else [file]:
+            data = yaml.safe_load(each.read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or not {"name", "trigger", "actions"} <= set(data):
+                raise ConfigurationError(
+                    f"{each} holds no automation: it needs the keys name, trigger and actions"
+                )
+            found.append(data)
+    return found
+
+
+def needs_block(automation: dict[str, Any]) -> bool:
+    """Whether an automation sends a message."""
+    return any(action.get("block_document_id") == PLACE_OF_BLOCK for action in automation["actions"])
+
+
+def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
+    """Make an automation, or bring the one of its name up to date; says which."""
+    from prefect.events.schemas.automations import AutomationCore
+
+    actions = [
+        {**action, "block_document_id": block}
+        if action.get("block_document_id") == PLACE_OF_BLOCK
+        else action
+        for action in automation["actions"]
+    ]
+    wanted = AutomationCore.model_validate({**automation, "actions": actions})
+    there = client.read_automations_by_name(wanted.name)
+    if there:
+        client.update_automation(there[0].id, wanted)
+        return "brought up to date"
+    client.create_automation(wanted)
+    return "made"
+
+
+def save_block(url: str, kind: str) -> str:
+    """Keep the address on the server; returns the block's id."""
+    from prefect.blocks import notifications
+
+    if kind == "webhook":
+        # The block's own url is shown to everyone; its secrets are encrypted.
+        block = notifications.CustomWebhookNotificationBlock(
+            name=BLOCK,
+            url="{{address}}",
+            secrets={"address": url},
+            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        )
+    else:
+        made = {"slack": notifications.SlackWebhook, "teams": notifications.MicrosoftTeamsWebhook}
+        block = made[kind](url=url)
+    return str(block.save(BLOCK, overwrite=True))
+
+
+def known_block() -> str | None:
+    """The id of a block that an earlier call saved."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = [each for each in client.read_block_documents() if each.name == BLOCK]
+    return str(max(found, key=lambda each: each.updated).id) if found else None

@@ -1,0 +1,124 @@
+"""Keeping a store: a person is erased, garbage is collected."""
+
+# No postponed annotations here: Prefect makes the form from them.
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed, Failed, State
+from pydantic import Field
+
+from faceid_core.config import S3Config
+from faceid_core.config.section import Section
+from faceid_core.errors import ConfigurationError
+from faceid_core.night.reading import open_existing, open_with_secret
+
+_SECONDS_PER_DAY = 86_400.0
+
+
+class StorePlace(Section):
+    """Which store."""
+
+    store: str = Field(
+        "work/store",
+        min_length=1,
+        description="Root of the store: a folder, file:///… or s3://bucket/prefix.",
+    )
+    s3: S3Config = Field(default_factory=S3Config, description="S3 connection.")
+
+
+class ErasureRequest(Section):
+    """Who is to be erased."""
+
+    identity_id: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+        description="Identity id, as in the manifest. It is kept with the run's parameters in Prefect: delete the "
+        "flow run there when the receipt is filed.",
+    )
+    confirm: str = Field(description="The same id once more: what is erased cannot be brought back.")
+    wait: bool = Field(
+        True,
+        description="Wait for the second sweep, which is due when no night can still hold the person's data; "
+        "otherwise the next collection of garbage does it.",
+    )
+
+
+class CollectionRequest(Section):
+    """What may be swept."""
+
+    delete: bool = Field(
+        False, description="Remove what is found. Without it the run only says what it would."
+    )
+    grace_days: float = Field(
+        7.0, ge=1.0, le=3650.0, description="Nothing younger than so many days is ever removed."
+    )
+    unused_days: float | None = Field(
+        None,
+        ge=1.0,
+        le=3650.0,
+        description="Let go, too, of results that no run of so many days used and no pin keeps. Empty: keep all results.",
+    )
+
+
+@flow(name="erase", flow_run_name="erase", persist_result=False)
+def erase(person: ErasureRequest, place: StorePlace) -> State:
+    """Erase a person for good: tombstone, every object with its versions, every row, and a receipt."""
+    return course_of_erasure(person, place)
+
+
+def course_of_erasure(person: ErasureRequest, place: StorePlace) -> State:
+    """Erase, and leave the receipt, which names the person by key."""
+    from faceid_core.night.erase import erase as erase_person
+
+    if person.confirm != person.identity_id:
+        return Failed(message="confirm is not the identity id; nothing was erased")
+    try:
+        store, secret = open_with_secret(_config(place))
+        receipt = erase_person(store, secret, person.identity_id, wait=person.wait, say=get_run_logger().info)
+    except ConfigurationError as error:
+        return Failed(message=str(error))
+    rows = [{"what": "objects and versions", "removed": receipt.objects}]
+    rows += [{"what": f"rows of {table}", "removed": count} for table, count in receipt.rows.items()]
+    about = f"{receipt.identity_key} erased at {receipt.erased_at}: {receipt.state}"
+    if receipt.sweep_again_at:
+        about += f", second sweep due at {receipt.sweep_again_at}"
+    create_table_artifact(table=rows, key="receipt", description=about)
+    return Completed(message=about)
+
+
+@flow(name="collect-garbage", flow_run_name="collect-garbage", persist_result=False)
+def collect_garbage(what: CollectionRequest, place: StorePlace) -> State:
+    """Find what nothing in the store refers to, and remove it if asked to; finish erasures that are due."""
+    return course_of_collection(what, place)
+
+
+def course_of_collection(what: CollectionRequest, place: StorePlace) -> State:
+    """Collect, and leave a table of what was found; only a run that deletes also finishes erasures."""
+    from faceid_core.night.erase import finish_erasures
+    from faceid_core.store.gc import collect
+
+    say = get_run_logger().info
+    try:
+        store = open_existing(_config(place))
+    except ConfigurationError as error:
+        return Failed(message=str(error))
+    finished = finish_erasures(store, say=say) if what.delete else []
+    found = collect(
+        store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, say=say
+    )
+    rows = [
+        {"kind": kind, "objects": count, "bytes": found.bytes[kind]} for kind, count in found.counts.items()
+    ]
+    done = "removed" if found.deleted else "to remove (nothing was: delete is off)"
+    about = (
+        f"{found.objects} objects, {sum(found.bytes.values())} bytes {done}; {found.kept_young} too young, "
+        f"{found.scopes_in_use} scopes in use by a night, {found.scopes_in_doubt} in doubt (faceid verify), "
+        f"{len(finished)} erasures gone on with"
+    )
+    create_table_artifact(table=rows, key="garbage", description=about)
+    return Completed(message=about)
+
+
+def _config(place: StorePlace):
+    from faceid_core.config import NightlyConfig
+
+    return NightlyConfig(store=place.store, s3=place.s3)

@@ -1,0 +1,105 @@
+"""Runs that somebody starts by hand: one person now, an evaluation of tokens that are there, a study."""
+
+# No postponed annotations here: Prefect makes the form from them.
+
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed, Failed, State
+from pydantic import Field
+
+from faceid_core.config import NightlyConfig, changed
+from faceid_core.config.section import Section
+from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.night.one_person import OnePerson
+from faceid_core.studies.definitions import SELECTION_SCORERS, studies
+from flows.nightly import course_of_the_flow, run_from_here
+from tasks.run_log import RunLogReporter
+
+
+class StudyRequest(Section):
+    """Which question about the method, and on how much."""
+
+    study: Literal[tuple(studies())] = Field(description="The question; docs/studies has one page for each.")  # type: ignore[valid-type]
+    people: int | None = Field(
+        None, ge=2, le=64, description="How many held-out people. Empty: the study's own number."
+    )
+    seeds: int | None = Field(
+        None, ge=1, le=64, description="Pictures per prompt. Empty: the study's own number."
+    )
+    grid: str = Field(
+        "laboratory", min_length=1, description="Prompt grid: 'miniature', 'laboratory' or a YAML file."
+    )
+    variants: tuple[str, ...] = Field((), description="Labels of the variants to measure. Empty means all.")
+    fresh: bool = Field(False, description="Begin the study's table anew.")
+    out: str = Field(
+        "work/studies", min_length=1, description="Folder of tables, pages and figures, where the run runs."
+    )
+
+
+@flow(name="personalize-one", flow_run_name="personalize-one", persist_result=False)
+def personalize_one(person: OnePerson, config: NightlyConfig) -> State:
+    """Personalise one person now: photo in; tokens, pictures, scores and a page out."""
+    return course_for_one(person, config)
+
+
+def course_for_one(person: OnePerson, config: NightlyConfig) -> State:
+    """A night of one person, who need not be in any manifest."""
+    identity = person.identity()
+    settings = {"name": "personalize-one", "identities": "(one person)", "run.only": ()}
+    return course_of_the_flow(
+        changed(config, settings, source="personalize-one"), people=lambda _config: [identity]
+    )
+
+
+@flow(name="evaluate-only", flow_run_name="evaluate-only", persist_result=False)
+def evaluate_only(config: NightlyConfig) -> State:
+    """Draw and score people whose tokens the store holds, with another grid, other seeds or metrics; teach nobody."""
+    return course_of_evaluation(config)
+
+
+def course_of_evaluation(config: NightlyConfig) -> State:
+    """A night that teaches nobody; it is compared with evaluations, not with nights."""
+    return course_of_the_flow(
+        changed(config, {"name": "evaluate-only"}, source="evaluate-only"), learned_only=True
+    )
+
+
+@flow(name="study", flow_run_name="study-{request.study}", persist_result=False)
+def study(request: StudyRequest, config: NightlyConfig) -> State:
+    """Answer one question about the method: a night for each variant, on people no training saw; then a page."""
+    return course_of_a_study(request, config)
+
+
+def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
+    """Run a study; each variant that the store does not hold whole is a sub-flow."""
+    from faceid_core.studies.run import run_study
+
+    about, log = studies()[request.study], get_run_logger()
+    settings = {"generate.grid": request.grid}
+    if about.selects:
+        settings["score.scorers"] = SELECTION_SCORERS[0]
+    try:
+        answer = run_study(
+            about,
+            changed(config, settings, source="study"),
+            people=request.people or about.people,
+            seeds=request.seeds or about.seeds,
+            names=request.variants,
+            out=Path(request.out),
+            run_night=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
+            say=log.info,
+            fresh=request.fresh,
+        )
+    except (ConfigurationError, MissingWeights) as error:
+        return Failed(message=str(error))
+    for page in (file for file in answer.files if file.suffix == ".md"):
+        create_markdown_artifact(
+            page.read_text(encoding="utf-8"), key=f"study-{about.name}", description=about.question
+        )
+    told = f"{len(answer.computed)} variants computed, {len(answer.cached)} were in the store"
+    if answer.absent:
+        return Failed(message=f"{told}; in {', '.join(answer.absent)} somebody is without figures")
+    return Completed(message=told)

@@ -1,0 +1,69 @@
+"""What a person sees of a night in Prefect: its name, outcomes, figures beside last night's, and where the report is."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+
+from faceid_core.night.against_last import against_last
+from faceid_core.night.drive import Finished
+from faceid_core.night.night import Night
+from faceid_core.night.report_link import report_link
+from faceid_core.night.runs import run_title
+from faceid_core.outcomes import tally
+from faceid_core.tables import Tables
+
+
+def name_run(night: Night) -> None:
+    """Name the flow run after the night, now that it is known how many people it has."""
+    try:
+        get_client(sync_client=True).update_flow_run(flow_run.get_id(), name=run_title(night))
+    except Exception as error:  # a name is a courtesy
+        get_run_logger().warning("run %s keeps its first name: %s", night.run_id, error)
+
+
+def leave_artifacts(night: Night, finished: Finished) -> None:
+    """Tables and a link for the Prefect UI: keys and figures, no ids and no pixels.
+
+    Raises:
+        Exception: whatever Prefect or the store's tables failed with.
+    """
+    counts = ", ".join(f"{count} {name}" for name, count in tally(night.accounts.values()).items() if count)
+    index = finished.published.index
+    create_link_artifact(
+        link=report_link(night, index),
+        link_text=f"Report of run {night.run_id}",
+        key="report",
+        description=f"Where the report lies: `{index}` in `{night.store.url}`. {counts}.",
+    )
+    create_table_artifact(
+        table=_outcomes(night), key="outcomes", description=f"Outcomes of run {night.run_id}"
+    )
+    figures = finished.published.figures
+    if figures:
+        create_table_artifact(table=figures, key="figures", description=f"Figures of run {night.run_id}")
+    compared = against_last(Tables(night.store), night.run_id)
+    if compared is not None:
+        create_table_artifact(
+            table=compared.rows,
+            key="against-last-night",
+            description=f"Run {compared.run_id} against {compared.last_run_id}, means over people; the difference "
+            "is over those who are in both",
+        )
+
+
+def _outcomes(night: Night) -> list[dict]:
+    return [
+        {
+            "identity": account.identity_key,
+            "outcome": str(account.outcome),
+            "stage": account.stage or "",
+            "reason": account.reason or "",
+            "message": account.message or "",
+            "attempts": account.attempts,
+            "seconds": round(account.seconds, 1),
+        }
+        for account in night.accounts.values()
+    ]

@@ -1,0 +1,124 @@
+"""The progress bar of a night in the Prefect UI."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import Counter
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from faceid_core.night.night import Night
+from faceid_core.stages import STAGES
+from faceid_core.stages.work import Done
+
+POST_SECONDS = 5.0
+
+
+class ProgressReporter:
+    """Listens to a night beside its own reporter and keeps a progress artifact; used in a `with` statement.
+
+    Every stage counts the same; within a stage, the share of the results to compute that have their outcome. The
+    artifact is written by a thread of its own, so that a slow Prefect server holds nobody up, and a failing one is
+    said once in the log.
+
+    Args:
+        night: Its reporter is this one until the `with` ends.
+    """
+
+    def __init__(self, night: Night):
+        self._night, self._inner = night, night.reporter
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._total: dict[str, int] = {}
+        self._settled: Counter = Counter()
+        self._under_way: dict[str, float] = {}
+        self._stage = STAGES[0]
+        self._log = get_run_logger()
+        self._artifact: UUID | None = None
+        self._posted = (0.0, "")
+
+    def __enter__(self) -> ProgressReporter:
+        self._night.reporter = self
+        try:
+            self._artifact = create_progress_artifact(
+                0.0, key="progress", description=f"Run {self._night.run_id}"
+            )
+        except Exception as error:  # a courtesy
+            self._log.warning("run %s: no progress in Prefect: %s", self._night.run_id, error)
+            return self
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._keep_posting,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._night.reporter = self._inner
+        self._ended.set()
+        self._post()
+
+    def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
+        """See Reporter."""
+        with self._lock:
+            self._total[stage] = self._settled[stage] + misses  # some ran ahead of their turn
+            if misses:
+                self._stage = stage
+                self._under_way.clear()
+        self._inner.looked_up(stage, hits=hits, misses=misses)
+
+    def tick(self, subject: str, done: int, total: int) -> None:
+        """See Reporter."""
+        with self._lock:
+            self._under_way[subject] = done / total if total else 0.0
+        self._inner.tick(subject, done, total)
+
+    def settled(self, stage: str, done: Done) -> None:
+        """See Reporter."""
+        with self._lock:
+            self._settled[stage] += 1
+            self._under_way.pop(done.work.subject, None)
+        self._inner.settled(stage, done)
+
+    def note(self, text: str) -> None:
+        """See Reporter."""
+        self._inner.note(text)
+
+    def progress(self) -> tuple[float, str]:
+        """Per cent of the night, and where it is in words."""
+        with self._lock:
+            per_cent = 100 * sum(self._share(stage) for stage in STAGES) / len(STAGES)
+            settled, total = self._settled[self._stage], self._total.get(self._stage, 0)
+            number = STAGES.index(self._stage) + 1
+        where = (
+            f"{self._stage}, stage {number} of {len(STAGES)}: {settled} of {total} results have their outcome"
+        )
+        return round(per_cent, 1), f"Run {self._night.run_id}: {where}"
+
+    def _share(self, stage: str) -> float:
+        total = self._total.get(stage)
+        if total is None:  # the first stage may have been looked up before anybody listened
+            later = STAGES[STAGES.index(stage) + 1 :]
+            return 1.0 if any(each in self._total for each in later) else 0.0
+        if not total:
+            return 1.0
+        under_way = sum(self._under_way.values()) if stage == self._stage else 0.0
+        return min(1.0, (self._settled[stage] + under_way) / total)
+
+    def _keep_posting(self) -> None:
+        while not self._ended.wait(POST_SECONDS):
+            if not self._post():
+                return
+
+    def _post(self) -> bool:
+        """Write what is new; whether Prefect could be told."""
+        now = self.progress()
+        if self._artifact is None or now == self._posted:
+            return True
+        try:
+            update_progress_artifact(self._artifact, now[0], description=now[1])
+            self._posted = now
+        except Exception as error:  # a courtesy
+            self._log.warning("run %s: its progress in Prefect stands still: %s", self._night.run_id, error)
+            self._artifact = None
+            return False
+        return True

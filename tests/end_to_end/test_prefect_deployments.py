@@ -1,0 +1,310 @@
+"""On a real Prefect server: what stands in infra/, and the runs that somebody starts by hand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import StoreError
+from faceid_core.night.night import Night
+from faceid_core.night.one_person import OnePerson
+from faceid_core.night.runs import read_status, run_ids
+from faceid_core.store import initialise, is_erased, open_store
+from faceid_core.store.keys import sha256_hex
+from faceid_core.store.secret import IdentitySecret
+
+ROOT = Path(__file__).parents[2]
+WAIT_SECONDS = 90
+
+
+@pytest.fixture
+def client(prefect_server):
+    """A client of the server."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def within_time(found, what: str):
+    """Wait for a true answer."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if answer := found():
+            return answer
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not happen within {WAIT_SECONDS} s")
+
+
+def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.testing.cli import invoke_and_assert
+
+    from flows.deployments import OFFERS, ONE_AT_A_TIME, TAG, deployments
+
+    client.create_work_pool(WorkPoolCreate(name="faceid", type="process"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("FACEID_STORE", "s3://bucket/nights")
+    monkeypatch.setenv("FACEID_IDENTITIES", "/srv/identities.csv")
+    invoke_and_assert(
+        ["--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml"], expected_code=0
+    )
+    there = {each.name: each for each in client.read_deployments()}
+    served = {each.name: each for each in deployments(NightlyConfig(), "0 22 * * *")}
+    try:
+        assert set(there) == set(served) == {offer.name for offer in OFFERS}
+        for offer in OFFERS:
+            deployed, offered = there[offer.name], served[offer.name]
+            assert deployed.entrypoint == offered.entrypoint == offer.entrypoint
+            assert deployed.tags == offered.tags == [TAG, *offer.tags]
+            assert deployed.description == offered.description and deployed.description
+            assert deployed.global_concurrency_limit.limit == ONE_AT_A_TIME.limit == 1
+            strategy = deployed.concurrency_options.collision_strategy
+            assert strategy == ONE_AT_A_TIME.collision_strategy == "ENQUEUE"
+            assert deployed.enforce_parameter_schema, "nonsense is refused before a run starts"
+            assert deployed.parameters.keys() == offered.parameters.keys()
+            if "config" in deployed.parameters:
+                config = NightlyConfig.model_validate(deployed.parameters["config"])
+                assert config.store == "s3://bucket/nights" and config.identities == "/srv/identities.csv"
+                patient = NightlyConfig.model_validate(offered.parameters["config"]).run.on_busy
+                assert config.run.on_busy == patient == ("refuse" if offer.name == "nightly" else "wait")
+        (when,) = [schedule.schedule for schedule in there["nightly"].schedules]
+        assert (when.cron, when.timezone) == ("0 22 * * *", "Europe/Berlin")
+    finally:
+        for deployed in there.values():
+            client.delete_deployment(deployed.id)
+
+
+def test_every_field_of_every_form_is_described(prefect_server):
+    from flows.deployments import OFFERS
+
+    def undescribed(schema: dict, definitions: dict, path: str):
+        for name, field in schema.get("properties", {}).items():
+            here = f"{path}.{name}"
+            if not field.get("description"):
+                yield here
+            reference = field.get("$ref") or next((p["$ref"] for p in field.get("allOf", ())), "")
+            if reference:
+                yield from undescribed(definitions[reference.rsplit("/", 1)[1]], definitions, here)
+
+    for offer in OFFERS:
+        schema = offer.flow.parameters.model_dump()
+        sections = schema["definitions"]
+        for name, field in schema["properties"].items():
+            section = sections[field["$ref"].rsplit("/", 1)[1]]
+            assert section.get("description"), name
+            assert not list(undescribed(section, sections, name))
+
+
+class _Listener(BaseHTTPRequestHandler):
+    def do_POST(self):
+        length = int(self.headers["Content-Length"])
+        self.server.messages.append(json.loads(self.rfile.read(length)))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def listener():
+    """A webhook's end: (address, messages)."""
+    server = HTTPServer(("127.0.0.1", 0), _Listener)
+    server.messages = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", server.messages
+    server.shutdown()
+
+
+def put_automations(*arguments: str) -> str:
+    from flows.cli_automations import automations
+
+    done = CliRunner().invoke(automations, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_failure_is_told_once_the_automations_are_there(client, listener, tmp_path):
+    from prefect import tags
+
+    from flows.maintenance import CollectionRequest, StorePlace, collect_garbage
+
+    address, messages = listener
+    assert "failures: left out; say with --notify" in put_automations()
+    assert "failures: made" in put_automations("--notify", address, "--notify-kind", "webhook")
+    assert put_automations().count("brought up to date") == 2, "again changes nothing"
+    there = client.read_automations()
+    assert sorted(each.name for each in there) == ["faceid failures", "faceid lost runs"]
+    lost = next(each for each in there if each.name == "faceid lost runs")
+    assert lost.enabled and lost.trigger.within.total_seconds() == 540
+    blocks = client.read_block_documents(include_secrets=False)
+    assert address not in " ".join(block.model_dump_json() for block in blocks)
+
+    with tags("faceid"):
+        state = collect_garbage(
+            CollectionRequest(), StorePlace(store=str(tmp_path / "no")), return_state=True
+        )
+    assert state.is_failed()
+    within_time(lambda: messages, "a message")
+    assert "collect-garbage Failed" in messages[0]["subject"]
+    assert messages[0]["body"].strip() == state.message
+
+
+@pytest.mark.exhaustive
+def test_a_run_without_heartbeats_is_marked_and_one_that_ended_is_not(client, tmp_path):
+    from prefect import flow
+    from prefect.events import emit_event
+    from prefect.states import Completed, Running
+
+    file = ROOT / "infra" / "prefect" / "automations" / "lost-runs.yaml"
+    soon = tmp_path / "soon.yaml"
+    soon.write_text(file.read_text().replace("within: 540", "within: 10"))
+    put_automations(str(soon))
+
+    @flow(persist_result=False)
+    def ends():
+        return Completed(name="Cached")
+
+    lost, ended = (client.create_flow_run(ends, name=name, state=Running()) for name in ("lost", "ended"))
+    time.sleep(2)  # the new trigger is read by the server
+    for run in (lost, ended):
+        emit_event(
+            "prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+        )
+    client.set_flow_run_state(ended.id, Completed(name="Cached"))
+    within_time(lambda: client.read_flow_run(lost.id).state.is_crashed(), "the lost run's end")
+    assert "run it again" in client.read_flow_run(lost.id).state.message
+    time.sleep(6)  # past the next look of the server, which is each five seconds
+    assert client.read_flow_run(ended.id).state.name == "Cached"
+
+
+def artifacts(client, key: str) -> list:
+    return [each for each in client.read_artifacts(limit=200) if each.key == key]
+
+
+def names(client) -> list[str]:
+    return [run.name for run in client.read_flow_runs(limit=200)]
+
+
+def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, monkeypatch):
+    from flows.nightly import nightly
+    from flows.on_demand import evaluate_only, personalize_one
+    from tasks.stage_tasks import lookup
+
+    config = small(str(tmp_path / "store"), people, executor="inline")
+    store = open_store(str(tmp_path / "store"))
+    first = nightly(config, return_state=True)
+    assert first.is_completed() and "2 done" in first.message
+    (run_id,) = run_ids(store)
+    date = f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"
+    assert f"small-{date}-miniature-2" in names(client)
+    assert {artifact.data for artifact in artifacts(client, "progress")} == {100.0}
+    assert not artifacts(client, "against-last-night"), "there was no night before"
+    (report,) = artifacts(client, "report")
+    assert f"{tmp_path.as_uri()}/store/runs/{run_id}/index.html" in report.data
+
+    # The same person by hand has everything already; the night that is asked again survives the store's hiccup.
+    ann = OnePerson(identity_id="ann", photo=str(people.parent / "ann.png"), class_word="person")
+    alone = personalize_one(ann, config, return_state=True)
+    assert alone.is_completed() and "1 cached; nothing was recomputed" in alone.message
+    assert f"personalize-one-{date}-miniature-1" in names(client)
+    whole, hiccups = Night.lookup, []
+
+    def hiccup(self, stage, **more):
+        if not hiccups:
+            hiccups.append(stage)
+            raise StoreError("the store is away for a moment")
+        return whole(self, stage, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Night, "lookup", hiccup)
+        patch.setattr(lookup, "retry_delay_seconds", [0.0])
+        again = nightly(config, return_state=True)
+    assert again.is_completed() and "2 cached" in again.message and hiccups == ["detect"]
+    (against,) = artifacts(client, "against-last-night")
+    rows = {row["figure"]: row for row in json.loads(against.data)}
+    assert rows["done"]["last night"] == 2 and rows["cached"]["tonight"] == 2
+    assert (
+        rows["identity similarity"]["difference"] == 0 and rows["identity similarity"]["people in both"] == 2
+    )
+
+    # Another grid for whoever was taught; nobody is taught, and whoever was not is named.
+    people.write_text(people.read_text() + "cyd,bob.png,person\n")
+    changes = {"generate": {"seeds": 1}, "score": {"metrics": ["identity", "concepts"]}}
+    other = small(config.store, people, executor="inline", run={"max_failed_share": 0.5}, **changes)
+    state = evaluate_only(other, return_state=True)
+    assert state.is_completed(), state.message
+    record = next(
+        status for run in run_ids(store) if "evaluate-only" in run for _, status in [read_status(store, run)]
+    )
+    assert record["outcomes"] == {
+        "done": 2, "cached": 0, "rejected": 0, "refused": 0, "failed": 0, "not_reached": 1,
+    }  # fmt: skip
+    assert not {"detect", "parse", "mask", "personalise"} & set(record["computed"])
+    cyd = next(person for person in record["people"] if person["outcome"] == "not_reached")
+    assert f"{cyd['identity_key']} not_reached in detect: no_tokens" in state.message
+    strict = small(config.store, people, executor="inline", **changes)
+    assert evaluate_only(strict, return_state=True).is_failed(), "a third of the people is above the limit"
+
+
+def test_a_store_is_kept_from_the_forms(client, tmp_path):
+    from prefect.logging.handlers import APILogHandler
+
+    from flows.maintenance import (
+        CollectionRequest,
+        ErasureRequest,
+        StorePlace,
+        collect_garbage,
+        erase,
+    )
+
+    url = str(tmp_path / "store")
+    store, secret = open_store(url), IdentitySecret.load(url)
+    initialise(store, secret)
+    key = secret.identity_key("zoe-secret")
+    store.put_if_absent(f"identities/{key}/blobs/{sha256_hex(b'zoe')}", b"zoe")
+    place = StorePlace(store=url)
+    found = collect_garbage(CollectionRequest(), place, return_state=True)
+    assert found.is_completed() and "to remove (nothing was: delete is off); 1 too young" in found.message
+
+    wrong = ErasureRequest(identity_id="zoe-secret", confirm="zoe-secrt", wait=False)
+    assert erase(wrong, place, return_state=True).is_failed()
+    assert list(store.list(f"identities/{key}/")), "nothing was erased"
+    right = ErasureRequest(identity_id="zoe-secret", confirm="zoe-secret", wait=False)
+    state = erase(right, place, return_state=True)
+    assert state.is_completed() and key in state.message and "second sweep due" in state.message
+    assert not list(store.list(f"identities/{key}/")) and is_erased(store, key)
+    (receipt,) = artifacts(client, "receipt")
+    assert json.loads(receipt.data)[0] == {"what": "objects and versions", "removed": 1}
+    APILogHandler().flush()
+    told = [*client.read_logs(limit=200), *client.read_artifacts(limit=200)]
+    assert not [each for each in told if "zoe-secret" in each.model_dump_json()]
+
+
+@pytest.mark.exhaustive
+def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, client):
+    from flows.on_demand import StudyRequest, study
+
+    config = small(
+        str(tmp_path / "store"), people, executor="inline", score={"metrics": ["identity", "concepts"]}
+    )
+    request = StudyRequest(
+        study="kv-split", variants=("on",), people=2, seeds=1, grid=config.generate.grid, out=str(tmp_path / "out")
+    )  # fmt: skip
+    state = study(request, config, return_state=True)
+    assert state.is_completed() and "1 variants computed, 0 were in the store" in state.message
+    (variant,) = [name for name in names(client) if name.startswith("study-kv-split-on-")]
+    assert variant.endswith("-miniature-2")
+    (page,) = artifacts(client, "study-kv-split")
+    assert page.data == (tmp_path / "out" / "kv-split.md").read_text(encoding="utf-8")
+    again = study(request, config, return_state=True)
+    assert "0 variants computed, 1 were in the store" in again.message
