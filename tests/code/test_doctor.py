@@ -97,6 +97,8 @@ def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_memory_bytes", lambda: (10_000_000, 10_000_000))
     (poor,) = machine.memory(NightlyConfig())
     assert poor.state == "fail" and "execution.workers" in poor.advice and "1024 worker(s)" in crowd.found
+    room = machine.shutil.disk_usage(tmp_path)._replace(free=50_000_000_000)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: room)
     store = NightlyConfig(store=str(tmp_path / "store"))
     few = {each.check: each.state for each in machine.disk(store, 2, 64, 96)}
     assert few == {"disk: temporary files": "ok", "disk: store": "ok"}
