@@ -38,6 +38,8 @@ class Identity:
         consent_ref: where the consent is recorded, free text, or None.
         consent_until: last day on which the photo may be used, or None.
         face_box: (x0, y0, x1, y1) in pixels of the upright photo: which face is meant, or None.
+        subject_box: (x0, y0, x1, y1) around a subject that is no person, or None: no face is looked for.
+        subject_mask: address of its mask, like `photo`, of the upright photo's size, white where it is; or None.
         line: line of the manifest (row for Parquet, place in the folder), from 1.
     """
 
@@ -49,6 +51,8 @@ class Identity:
     consent_until: datetime.date | None = None
     face_box: tuple[float, float, float, float] | None = None
     line: int | None = None
+    subject_box: tuple[float, float, float, float] | None = None
+    subject_mask: str | None = None
 
     def consent_expired(self, day: datetime.date) -> bool:
         """Whether a last day of consent is given and lies before `day`."""
@@ -230,24 +234,30 @@ def _identity(line: int, row: Mapping[str, str], base: str) -> tuple[Identity | 
         consent_until=attempt("consent_until", _date),
         face_box=attempt("face_box", parse_face_box),
         line=line,
+        subject_box=attempt("subject_box", lambda text: parse_face_box(text, "subject_box")),
+        subject_mask=attempt("subject_mask", lambda text: _photo_address(text, base, "subject_mask")),
     )
+    if identity.face_box and (identity.subject_box or identity.subject_mask):
+        faults.append(
+            "face_box names a face, subject_box and subject_mask a subject without one; give either"
+        )
     return (identity if identity_id else None), faults
 
 
-def _photo_address(text: str, base: str) -> str:
-    """Absolute local path or `s3://` address of a photo cell."""
+def _photo_address(text: str, base: str, column: str = "photo") -> str:
+    """Absolute local path or `s3://` address of the cell of a picture."""
     if text.startswith("s3://"):
         bucket, _, name = text[5:].partition("/")
         if not bucket or not name or name.endswith("/"):
-            raise ValueError(f"photo {shown(text)} is not an address of the form s3://bucket/name")
+            raise ValueError(f"{column} {shown(text)} is not an address of the form s3://bucket/name")
         return _readable(text)
     if _SCHEME.match(text):
-        raise ValueError(f"photo {shown(text)}: only local paths and s3:// addresses are read")
+        raise ValueError(f"{column} {shown(text)}: only local paths and s3:// addresses are read")
     if "\0" in text:
-        raise ValueError(f"photo {shown(text)} holds a zero character")
+        raise ValueError(f"{column} {shown(text)} holds a zero character")
     if base.startswith("s3://"):
         if text.startswith("/") or ".." in text.split("/"):
-            raise ValueError(f"photo {shown(text)}: a manifest in S3 names photos in S3 only")
+            raise ValueError(f"{column} {shown(text)}: a manifest in S3 names photos in S3 only")
         return _readable(f"{base.rstrip('/')}/{text}")
     # `/` with an absolute right side is that right side.
     return str(Path(base) / text)
@@ -278,7 +288,7 @@ def _date(text: str) -> datetime.date:
     raise ValueError(f"consent_until {shown(text)} is not a date of the form 2027-12-31")
 
 
-def parse_face_box(text: str) -> tuple[float, float, float, float]:
+def parse_face_box(text: str, column: str = "face_box") -> tuple[float, float, float, float]:
     """A box written as "x0,y0,x1,y1" in pixels.
 
     Raises:
@@ -287,7 +297,7 @@ def parse_face_box(text: str) -> tuple[float, float, float, float]:
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"face_box {shown(text)} is not four numbers x0,y0,x1,y1") from None
+        raise ValueError(f"{column} {shown(text)} is not four numbers x0,y0,x1,y1") from None
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or not (0 <= x0 < x1 and 0 <= y0 < y1):
-        raise ValueError(f"face_box {shown(text)} needs 0 <= x0 < x1 and 0 <= y0 < y1")
+        raise ValueError(f"{column} {shown(text)} needs 0 <= x0 < x1 and 0 <= y0 < y1")
     return x0, y0, x1, y1

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 REQUIRED_COLUMNS = ("identity_id", "photo", "class_word")
-OPTIONAL_COLUMNS = ("sha256", "consent_ref", "consent_until", "face_box")
+BOXES = ("face_box", "subject_box")
+OPTIONAL_COLUMNS = ("sha256", "consent_ref", "consent_until", *BOXES, "subject_mask")
 COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 
 # Suffixes that make a file of a folder a photo. Formats that cannot be decoded are among them on purpose:
@@ -94,7 +95,7 @@ def csv_rows(data: bytes) -> Iterator[Row]:
 
 
 def parquet_rows(data: bytes) -> Iterator[Row]:
-    """Rows of a Parquet file; cells may be text, whole numbers, dates or (face_box) lists of numbers."""
+    """Rows of a Parquet file; cells may be text, whole numbers, dates or (boxes) lists of numbers."""
     try:
         # Opened through a ParquetFile: pyarrow's dataset reader would add columns of its own.
         table = pq.ParquetFile(pa.BufferReader(data)).read()
@@ -144,6 +145,6 @@ def _cell_text(column: str, value: Any) -> str:
         return value.isoformat()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if column == "face_box" and isinstance(value, list):
+    if column in BOXES and isinstance(value, list):
         return ",".join(str(part) for part in value)
     raise ValueError(f"{column} is of type {type(value).__name__}; give text")

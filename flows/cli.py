@@ -44,7 +44,8 @@ COMMANDS = {
         "miniature",
         "The synthetic world: a sheet of people, training, its card.",
     ),
-    "models": ("flows.cli_tools", "models", "Lock the digests of the shipped models."),
+    "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the night."),
+    "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
 }
 
 

@@ -96,10 +96,11 @@ def prepare(
 
 def _crop_pixels(config: NightlyConfig) -> int:
     """The side at which the night would align faces: that of the base model's pictures."""
-    from faceid_core.diffusion.describe import describe, source_folder
+    from faceid_core.diffusion.describe import describe
+    from faceid_core.stages.weights import base_files
 
-    source = config.base_model.source
-    return describe(source_folder(source), name=source, digest="", precision="float32").resolution
+    files = base_files(config)
+    return describe(files.folder, name=files.source, digest="", precision="float32").resolution
 
 
 @click.command(short_help="Draw a person of the store.")
@@ -196,6 +197,15 @@ def draw(
 @click.option(
     "--measure", is_flag=True, help="Also draw the grid with both and score it, which takes minutes."
 )
+@click.option(
+    "--script", default="", help="Also write a plain diffusers script that draws the exported person."
+)
+@click.option(
+    "--script-prompt", default="a photo of V*", show_default=True, help="Prompt of the script, with V* once."
+)
+@click.option(
+    "--script-seed", default=0, show_default=True, help="Seed of `faceid draw` whose picture it draws."
+)
 @config_options
 def tokens(
     config: NightlyConfig,
@@ -206,11 +216,18 @@ def tokens(
     distil_steps: int,
     distil_vectors: int | None,
     measure: bool,
+    script: str,
+    script_prompt: str,
+    script_seed: int,
 ) -> None:
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
     from faceid_core.night.reading import newest_tokens
 
     target = _target(out or f"{identity_id}.safetensors")
+    if script and kind != "textual-inversion":
+        raise ConfigurationError(
+            "--script draws what other tools read: give --format textual-inversion with it"
+        )
     data = newest_tokens(config, identity_id)
     if kind == "textual-inversion":
         from flows.export import write_textual_inversion
@@ -226,6 +243,12 @@ def tokens(
         )
     target.write_bytes(data)
     click.echo(f"wrote {target}")
+    if script:
+        from flows.export import write_script
+
+        text = write_script(config, str(target), token=token, prompt=script_prompt, seed=script_seed)
+        _target(script).write_text(text, encoding="utf-8")
+        click.echo(f"wrote {script}")
 
 
 def _target(out: str) -> Path:
@@ -244,9 +267,9 @@ def _target(out: str) -> Path:
     return target
 
 
-@click.group(short_help="Lock the digests of models.")
+@click.group(short_help="Fetch and lock models.")
 def models() -> None:
-    """The models that ship with the project."""
+    """The models: those that ship with the project, and those that photographs need besides."""
 
 
 @models.command("lock")

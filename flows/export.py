@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.exported import MEASURED, DrawOptions, distil_tokens, measure
 from faceid_core.evaluate.grid import load_grid
+from faceid_core.evaluate.script import diffusers_script
 from faceid_core.night.reading import newest_crop
 from faceid_core.personalize.export import is_exact, require_token, to_textual_inversion
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.stages.models import Models, WorkerSettings
-from faceid_core.stages.weights import find_weights
+from faceid_core.stages.weights import base_files, find_weights
 
 
 def write_textual_inversion(
@@ -68,3 +72,33 @@ def write_textual_inversion(
             table.add_row(name, *(f"{found[metric]:.3f}" for metric in MEASURED))
         console.print(table)
     return to_textual_inversion(made.tokens, token=token, notes=made.notes())
+
+
+def write_script(config: NightlyConfig, file: str, *, token: str, prompt: str, seed: int) -> str:
+    """A plain diffusers script that draws the exported file as `faceid draw` would, with the configured settings.
+
+    Args:
+        file: path of the exported file.
+        prompt: with `V*` once.
+
+    Raises:
+        ConfigurationError: the prompt cannot be used, or the base model is a single file.
+    """
+    from faceid_core.diffusion.describe import describe
+
+    about, files = config.base_model, base_files(config)
+    if files.checkpoint is not None:
+        raise ConfigurationError(
+            "a script for a single-file base model is not written; unpack it once with diffusers' from_single_file and "
+            "save_pretrained, and give base_model.source that folder"
+        )
+    chosen = config.generate
+    return diffusers_script(
+        describe(files.folder, name=about.source, digest="", precision=about.precision),
+        files.folder.absolute(),
+        Path(file).absolute(),
+        prompt,
+        DrawOptions(chosen.sampler, chosen.steps, chosen.guidance, chosen.batch),
+        token=token,
+        seed=seed,
+    )

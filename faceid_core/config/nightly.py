@@ -14,6 +14,7 @@ from faceid_core.personalize.control import WHOLE, IdentityUse
 from .personalize import PersonalizeConfig
 from .section import Section
 from .sections import (
+    PHOTOGRAPH_FIELDS,
     BaseModelConfig,
     ExecutionConfig,
     FacesConfig,
@@ -40,6 +41,11 @@ class NightlyConfig(Section):
         "work/store",
         min_length=1,
         description="Root of the store: a folder, file:///… or s3://bucket/prefix.",
+    )
+    weights: str = Field(
+        "",
+        description="Folder or s3://bucket/prefix in which weights that do not ship lie, as faceid models fetch makes "
+        "it; empty: DeepFace's own folder, and what extras installed.",
     )
     faces: FacesConfig = Field(default_factory=FacesConfig, description="Detection, parsing, mask.")
     base_model: BaseModelConfig = Field(
@@ -74,8 +80,16 @@ class NightlyConfig(Section):
 
     def digest(self) -> str:
         """sha256 over what decides results: everything but where and how the run executes."""
-        decides = self.model_dump(mode="json", exclude={"name", "store", "execution", "run", "s3"})
+        decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3"})
         if self.identity_use().is_whole:
             # The digest is that of the time before there was a choice.
             decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
+        del decides["personalize"]["samples_at_once"]
+        # Where the base model lies is no part of it, and what is empty was not there before.
+        base = decides["base_model"]
+        decides["base_model"] = {
+            k: v for k, v in base.items() if k != "weights" and (v or k not in ("layout", "digest"))
+        }
+        if not self.score.of_photographs:
+            decides["score"] = {k: v for k, v in decides["score"].items() if k not in PHOTOGRAPH_FIELDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -53,6 +53,13 @@ class PersonalizeConfig(Section):
         description="People who share each pass through the network. 0: as many as fit into the GPU's memory, measured "
         "before the first is taught; the same person then has bitwise the same tokens only on GPUs with equal memory.",
     )
+    samples_at_once: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="Noised samples (of slots x samples_per_step) in one call of the network, to bound its memory; a "
+        "step then takes about a third longer. 0: all of them.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
 
     @model_validator(mode="after")

@@ -10,8 +10,21 @@ from pydantic import Field, field_validator, model_validator
 
 from .section import Section
 
-Metric = Literal["identity", "detection", "concepts", "image_text", "attention", "leakage"]
+Metric = Literal[
+    "identity", "detection", "concepts", "image_text", "attention", "leakage",
+    "identity_second", "image_text_second", "diversity", "attributes",
+]  # fmt: skip
+Recogniser = Literal[
+    "Dlib", "SFace", "ArcFace", "GhostFaceNet", "Facenet", "Facenet512", "VGG-Face", "OpenFace"
+]
+Clip = Literal["ViT-B/32", "ViT-L/14"]
 StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score"]
+
+
+# Metrics that ask models which no miniature set has.
+_OF_PHOTOGRAPHS = ("identity_second", "image_text_second", "diversity", "attributes")
+# Fields of `ScoreConfig` that other sets do not read.
+PHOTOGRAPH_FIELDS = ("recognisers", "clips", "selection_recogniser", "selection_clip")
 
 
 class FacesConfig(Section):
@@ -45,7 +58,24 @@ class BaseModelConfig(Section):
     source: str = Field(
         "miniature",
         min_length=1,
-        description="'miniature' (ships with the project) or a folder in the diffusers layout of Stable Diffusion.",
+        description="'miniature' (ships with the project), a known name (sd14, sd15, sd21, sd21-base, sdxl), "
+        "hub:owner/name@revision, a folder in diffusers' layout, a single .safetensors file (with layout), or an "
+        "s3:// address of either. Nothing is downloaded from the hub during a run.",
+    )
+    layout: str = Field(
+        "",
+        description="Of a single-file source: a known name or folder whose configurations and tokenizers describe it.",
+    )
+    weights: str = Field(
+        "",
+        description="Folder with hub models as <owner>--<name>--<revision>; empty takes the folder of all `weights`, or "
+        "else Hugging Face's own cache.",
+    )
+    digest: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="Digest that the model's files must have, as a run keeps it with its results; empty takes what is "
+        "there.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the frozen network; tokens and losses stay in float32."
@@ -87,10 +117,11 @@ class GenerateConfig(Section):
 class ScoreConfig(Section):
     """What is measured on the pictures."""
 
-    scorers: Literal["miniature", "miniature-selection"] = Field(
+    scorers: Literal["miniature", "miniature-selection", "photographs", "photographs-selection"] = Field(
         "miniature",
         description="The set of scorers: miniature reports and is asked for nothing else; miniature-selection "
-        "may choose settings, and no figure that it gives is reported.",
+        "may choose settings, and no figure that it gives is reported. The same for photographs, whose weights do not "
+        "ship: faceid models fetch brings them.",
     )
     metrics: tuple[Metric, ...] = Field(
         ("identity", "detection", "concepts", "image_text", "attention", "leakage"),
@@ -102,6 +133,56 @@ class ScoreConfig(Section):
         le=256,
         description="People whom the base model knows, drawn as the ceiling (0: no ceiling).",
     )
+    recognisers: tuple[Recogniser, ...] = Field(
+        ("Dlib",),
+        min_length=1,
+        max_length=2,
+        description="Of photographs: the face recogniser of identity and, if two are named, that of identity_second, "
+        "by their DeepFace names. Dlib is pip install 'faceid[dlib]'.",
+    )
+    clips: tuple[Clip, ...] = Field(
+        ("ViT-B/32",),
+        min_length=1,
+        max_length=2,
+        description="Of photographs: the CLIP model of image_text and diversity and, if two are named, that of "
+        "image_text_second.",
+    )
+    selection_recogniser: Recogniser = Field(
+        "SFace", description="Of photographs-selection: its recogniser, never one of recognisers."
+    )
+    selection_clip: Clip = Field(
+        "ViT-L/14", description="Of photographs-selection: its CLIP model, never one of clips."
+    )
+
+    @property
+    def of_photographs(self) -> bool:
+        """Whether the set is one for photographs."""
+        return self.scorers.startswith("photographs")
+
+    @model_validator(mode="after")
+    def _models_fit_the_metrics(self) -> Self:
+        # Other names in the set that is not asked would be refused for nothing.
+        if not self.of_photographs:
+            only = [each for each in self.metrics if each in _OF_PHOTOGRAPHS]
+            if only:
+                raise ValueError(f"metrics {', '.join(only)} need scorers: photographs")
+            return self
+        shared = {self.selection_recogniser, self.selection_clip} & {*self.recognisers, *self.clips}
+        if self.scorers == "photographs-selection" and shared:
+            raise ValueError(
+                f"{', '.join(sorted(shared))} would both choose settings and report on them; name another "
+                "selection_recogniser or selection_clip, or take it out of recognisers or clips"
+            )
+        for field, chosen, metric in (
+            ("recognisers", self.recognisers, "identity_second"),
+            ("clips", self.clips, "image_text_second"),
+        ):
+            selecting = self.scorers == "photographs-selection"
+            if len(set(chosen)) != len(chosen):
+                raise ValueError(f"{field} names {chosen[0]} twice; name another or one only")
+            if metric in self.metrics and (len(chosen) < 2 or selecting):
+                raise ValueError(f"metric {metric} needs a second name in {field}, and scorers: photographs")
+        return self
 
 
 class ExecutionConfig(Section):

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.errors import ConfigurationError
 
 from .cpu_attention import SelfAttention, needs_float32
-from .describe import ENCODERS, MINIATURE, Description, describe, source_folder, weights_variant
+from .describe import MINIATURE, POOLING, Description, describe
+from .parts import load_parts
+from .sources import BaseFiles, find_base
 
+_DECODED_PIXELS = 2**21
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -27,9 +28,11 @@ class TextTower:
     """One tokenizer with its text encoder.
 
     Attributes:
-        name: "text_encoder".
+        name: "text_encoder", or "text_encoder_2".
         length: tokens in a context.
         width: width of token embeddings and of contexts.
+        penultimate: contexts are the last but one hidden state, not the last.
+        pools: the pooled text embedding is this encoder's.
     """
 
     name: str
@@ -37,11 +40,24 @@ class TextTower:
     model: torch.nn.Module
     length: int
     width: int
+    penultimate: bool = False
+    pools: bool = False
 
     @property
     def token_embedding(self) -> torch.nn.Module:
         """The module that turns token ids into vectors."""
         return self.model.get_input_embeddings()
+
+    def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Contexts [n, length, width] of token ids [n, length], and the pooled embedding [n, pooled width] if it pools.
+
+        Source: SDXL's use of hidden states and of the projected end-of-text state, Podell et al. 2023, section 2.1, as
+        in diffusers' StableDiffusionXLPipeline.encode_prompt.
+        """
+        if not self.penultimate:
+            return self.model(input_ids=ids).last_hidden_state, None
+        output = self.model(input_ids=ids, output_hidden_states=True)
+        return output.hidden_states[-2], output.text_embeds if self.pools else None
 
 
 @dataclass(frozen=True)
@@ -75,8 +91,10 @@ class BaseModel:
         """
         pixels = torch.stack([_as_pixels(image, self.description.resolution) for image in images])
         # pixels: [n, 3, resolution, resolution] in -1..1
-        mean = self.vae.encode(pixels.to(self.device)).latent_dist.mean
-        return mean * self.vae.config.scaling_factor
+        latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean
+        if (shift := self._latent_shift()) is not None:
+            latents = (latents - shift[0]) / shift[1]
+        return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
@@ -88,14 +106,32 @@ class BaseModel:
         Returns:
             uint8 [n, resolution, resolution, 3] RGB.
         """
-        pixels = self.vae.decode(latents.float() / self.vae.config.scaling_factor, return_dict=False)[0]
+        latents = latents.float() / self.vae.config.scaling_factor
+        if (shift := self._latent_shift()) is not None:
+            latents = latents * shift[1] + shift[0]
+        # Few large pictures at a time: the decoder's memory grows with their pixels, in float32.
+        at_once = max(1, _DECODED_PIXELS // self.description.resolution**2)
+        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in latents.split(at_once)])
         # pixels: [n, 3, resolution, resolution] in -1..1
         scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
+    def _latent_shift(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and deviation of the VAE's own latents, [1, channels, 1, 1] each, where its configuration has them."""
+        config = self.vae.config
+        mean, deviation = config.get("latents_mean"), config.get("latents_std")
+        if mean is None and config.get("shift_factor") is None:
+            return None
+        channels = config.latent_channels
+        found = (
+            torch.tensor(mean if mean is not None else [config.shift_factor] * channels),
+            torch.tensor(deviation if deviation is not None else [1.0] * channels),
+        )
+        return tuple(each.view(1, -1, 1, 1).to(self.device) for each in found)
+
 
 def load_base_model(
-    source: str | Path = MINIATURE,
+    source: str | Path | BaseFiles = MINIATURE,
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -104,7 +140,7 @@ def load_base_model(
     """Load a base model and freeze it.
 
     Args:
-        source: "miniature", or a folder in diffusers' layout of Stable Diffusion 1.x or 2.x.
+        source: the files of a model (Stable Diffusion 1.x, 2.x or XL, the miniature), or what `find_base` finds them by.
         device: a torch device; "auto" takes CUDA where there is one.
         precision: of U-Net and text encoders: float32, bfloat16 or float16. The VAE stays in float32.
         digest: digest of the weights, kept in the description and in every person's tokens.
@@ -117,63 +153,38 @@ def load_base_model(
         raise ConfigurationError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = source_folder(source)
-    name = MINIATURE if str(source) == MINIATURE else folder.name
-    description = describe(folder, name=name, digest=digest, precision=precision)
+    files = source if isinstance(source, BaseFiles) else find_base(source)
+    about = describe(files.folder, name=files.source, digest=digest, precision=precision)
     dtype = PRECISIONS[precision]
-
-    unet = _load(UNet2DConditionModel, folder, "unet", "diffusion_pytorch_model", dtype)
-    vae = _load(AutoencoderKL, folder, "vae", "diffusion_pytorch_model", torch.float32)
-    towers = {
-        encoder: TextTower(
-            name=encoder,
-            tokenizer=_load_tokenizer(folder / tokenizer),
-            model=_freeze(_load(CLIPTextModel, folder, encoder, "model", dtype), device),
-            length=description.context_length,
-            width=description.widths[encoder],
-        )
-        for encoder, tokenizer in ENCODERS.items()
-    }
+    parts = load_parts(files, about, dtype)
     if needs_float32(dtype, device):
-        unet.set_attn_processor(
+        parts.unet.set_attn_processor(
             {
                 name: SelfAttention() if name.endswith("attn1.processor") else processor
-                for name, processor in unet.attn_processors.items()
+                for name, processor in parts.unet.attn_processors.items()
             }
         )
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return BaseModel(
-        description=description,
-        unet=_freeze(unet, device),
-        vae=_freeze(vae, device),
-        towers=towers,
-        scheduler_config=dict(scheduler.config),
-        alphas_cumprod=scheduler.alphas_cumprod.float(),
+        description=about,
+        unet=_freeze(parts.unet, device),
+        vae=_freeze(parts.vae, device),
+        towers={
+            name: TextTower(
+                name=name,
+                tokenizer=parts.tokenizers[name],
+                model=_freeze(model, device),
+                length=about.context_length,
+                width=about.widths[name],
+                penultimate=about.penultimate,
+                pools=name in POOLING,
+            )
+            for name, model in parts.encoders.items()
+        },
+        scheduler_config=dict(parts.scheduler.config),
+        alphas_cumprod=parts.scheduler.alphas_cumprod.float(),
         device=torch.device(device),
         dtype=dtype,
     )
-
-
-def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> torch.nn.Module:
-    variant = weights_variant(folder, part, stem)
-    shows_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        return kind.from_pretrained(
-            folder / part, variant=variant, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise MissingWeights(f"the files in {folder / part} cannot be loaded: {error}") from error
-    finally:
-        if shows_bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    whole, pieces = ("tokenizer.json",), ("vocab.json", "merges.txt")
-    if not any(all((folder / name).is_file() for name in names) for names in (whole, pieces)):
-        raise MissingWeights(f"no file tokenizer.json, nor vocab.json and merges.txt, in folder {folder}")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _freeze(model: torch.nn.Module, device: str) -> torch.nn.Module:

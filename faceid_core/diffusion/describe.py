@@ -17,10 +17,15 @@ _CONFIGS = (
     "scheduler/scheduler_config.json",
     "unet/config.json",
     "vae/config.json",
-    "text_encoder/config.json",
 )
-# Text encoders in the order in which their outputs are concatenated.
-ENCODERS = {"text_encoder": "tokenizer"}
+# Text encoders and their tokenizers, in the order in which their outputs are concatenated.
+ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+# Those whose pooled text embedding the U-Net reads.
+POOLING = ("text_encoder_2",)
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_TIME_IDS = (
+    6  # SDXL's micro-conditioning: original height and width, crop top and left, target height and width
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class Description:
         context_length: tokens in a context.
         context_width: width of the concatenated contexts, as the U-Net reads it.
         precision: precision of the frozen U-Net and text encoders; the VAE stays in float32.
+        encoders: text encoder -> folder of its tokenizer, in the order of concatenation.
+        pooled_width: width of the pooled text embedding that the U-Net reads beside the context, together with
+            the picture's sizes (SDXL); 0 where it reads neither.
+        penultimate: whether contexts are the encoders' last but one hidden state (SDXL), not the last.
+        zero_unconditional: whether the unconditional prompt is zeros (SDXL), not the encoded empty prompt.
     """
 
     name: str
@@ -52,6 +62,10 @@ class Description:
     context_length: int
     context_width: int
     precision: str
+    encoders: Mapping[str, str]
+    pooled_width: int
+    penultimate: bool
+    zero_unconditional: bool
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -64,17 +78,47 @@ def source_folder(source: str | Path) -> Path:
 
     Raises:
         MissingWeights: the folder or one of its configuration files is not there.
+        ConfigurationError: a model that text encoders of another kind, or none, condition.
     """
     folder = _MINIATURE_FOLDER if str(source) == MINIATURE else Path(source)
-    for name in _CONFIGS:
-        if not (folder / name).is_file():
-            hint = (
-                "bring the shipped files back, or make them anew with: python -m faceid_core.miniature.train"
-                if str(source) == MINIATURE
-                else "give a Stable Diffusion 1.x or 2.x folder as diffusers' save_pretrained writes it"
-            )
-            raise MissingWeights(f"base model {str(source)!r}: no file {name} in folder {folder}; {hint}")
+    require_files(folder, source)
     return folder
+
+
+def require_files(folder: Path, source: str | Path) -> None:
+    """Refuse a folder that lacks one of a base model's configuration files; raises as `source_folder`."""
+    hint = (
+        "bring the shipped files back, or make them anew with: python -m faceid_core.miniature.train"
+        if str(source) == MINIATURE
+        else "give a folder of Stable Diffusion 1.x, 2.x or XL as diffusers' save_pretrained writes it"
+    )
+
+    def require(name: str) -> None:
+        if not (folder / name).is_file():
+            raise MissingWeights(f"base model {str(source)!r}: no file {name} in folder {folder}; {hint}")
+
+    for name in _CONFIGS:
+        require(name)
+    for encoder in _encoders(_json(folder / "model_index.json"), str(source)):
+        require(f"{encoder}/config.json")
+
+
+def _encoders(index: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The text encoders that a pipeline names, with their tokenizers' folders."""
+    found = {
+        encoder: tokenizer for encoder, tokenizer in ENCODERS.items() if (index.get(encoder) or [None])[-1]
+    }
+    others = sorted(
+        key for key, value in index.items()
+        if key.startswith("text_encoder") and key not in ENCODERS and (value or [None])[-1]
+    )  # fmt: skip
+    if "text_encoder" not in found or others:
+        told = f"the text encoders {', '.join([*found, *others]) or 'none'}"
+        raise ConfigurationError(
+            f"base model {name!r} is a {index.get('_class_name', 'pipeline')} with {told}; "
+            "use Stable Diffusion 1.x, 2.x or an SDXL base model (no refiner)"
+        )
+    return found
 
 
 def weights_variant(folder: Path, part: str, stem: str) -> str | None:
@@ -109,40 +153,81 @@ def describe(folder: Path, *, name: str, digest: str, precision: str) -> Descrip
             "model_index.json",
         )
     )
-    encoders = {encoder: _json(folder / encoder / "config.json") for encoder in ENCODERS}
-    kind = index.get("_class_name", "")
-    if unet.get("addition_embed_type") or unet.get("encoder_hid_dim_type") or unet.get("class_embed_type"):
-        raise ConfigurationError(
-            f"base model {name!r} is a {kind}: its U-Net needs more than a prompt; "
-            "use Stable Diffusion 1.x or 2.x"
-        )
+    encoders = _encoders(index, name)
+    texts = {encoder: _text(_json(folder / encoder / "config.json")) for encoder in encoders}
     if unet["in_channels"] != vae["latent_channels"]:
         raise ConfigurationError(
             f"base model {name!r}: the U-Net reads {unet['in_channels']} channels, the VAE gives "
             f"{vae['latent_channels']}; inpainting and depth models cannot be personalised"
         )
-    widths = {encoder: _text(config)["hidden_size"] for encoder, config in encoders.items()}
+    widths = {encoder: text["hidden_size"] for encoder, text in texts.items()}
     width = unet["cross_attention_dim"]
     if width != sum(widths.values()):
         raise ConfigurationError(
             f"base model {name!r}: the U-Net reads contexts {width} wide, the text gives {widths}"
         )
+    pooled_width = _pooled_width(unet, texts, name, index)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     side = unet["sample_size"]
     return Description(
         name=name,
         digest=digest,
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
+        prediction_type=_prediction_type(scheduler, name),
         training_timesteps=scheduler.get("num_train_timesteps", 1000),
         latent_channels=vae["latent_channels"],
         latent_side=side,
         resolution=side * factor,
         vae_scale_factor=factor,
         widths=widths,
-        context_length=min(_text(config)["max_position_embeddings"] for config in encoders.values()),
+        context_length=min(text["max_position_embeddings"] for text in texts.values()),
         context_width=width,
         precision=precision,
+        encoders=encoders,
+        pooled_width=pooled_width,
+        penultimate=pooled_width > 0,
+        zero_unconditional=pooled_width > 0 and index.get("force_zeros_for_empty_prompt", True),
     )
+
+
+def _pooled_width(
+    unet: Mapping[str, Any], texts: Mapping[str, Mapping], name: str, index: Mapping[str, Any]
+) -> int:
+    """Width of the pooled text embedding that the U-Net reads beside contexts; 0 if it reads contexts only.
+
+    Raises:
+        ConfigurationError: the U-Net needs something else.
+    """
+    kind = index.get("_class_name", "pipeline")
+    extras = [
+        each for each in ("encoder_hid_dim_type", "class_embed_type", "time_cond_proj_dim") if unet.get(each)
+    ]
+    added = unet.get("addition_embed_type")
+    if extras or added not in (None, "text_time") or (added and len(texts) < 2):
+        needs = ", ".join([*extras, *([f"addition_embed_type {added}"] if added else [])])
+        raise ConfigurationError(
+            f"base model {name!r} is a {kind}: its U-Net needs more than a prompt ({needs}); "
+            "use Stable Diffusion 1.x, 2.x or an SDXL base model"
+        )
+    if not added:
+        return 0
+    pooled = texts["text_encoder_2"]["projection_dim"]
+    sizes = _TIME_IDS * unet["addition_time_embed_dim"]
+    if unet["projection_class_embeddings_input_dim"] != pooled + sizes:
+        raise ConfigurationError(
+            f"base model {name!r}: the U-Net reads {unet['projection_class_embeddings_input_dim']} numbers beside "
+            f"the prompt, the text gives {pooled} and the picture's sizes {sizes}; SDXL refiners cannot be used"
+        )
+    return pooled
+
+
+def _prediction_type(scheduler: Mapping[str, Any], name: str) -> str:
+    found = scheduler.get("prediction_type", "epsilon")
+    if found not in PREDICTIONS or not (scheduler.get("beta_schedule") or scheduler.get("trained_betas")):
+        raise ConfigurationError(
+            f"base model {name!r}: its scheduler {scheduler.get('_class_name')} predicts {found!r} without a schedule "
+            f"of betas that is known here; use a model that predicts {', '.join(PREDICTIONS)}"
+        )
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

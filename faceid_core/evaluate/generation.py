@@ -110,10 +110,12 @@ class _Drawing:
     def __init__(self, base: BaseModel, sampler: str, steps: int, guidance: float, batch: int, record: bool):
         self.base, self.sampler, self.steps = base, sampler, steps
         self.guidance, self.batch, self.record = guidance, batch, record
-        self.staged = StagedUNet(base.unet)
+        self.staged = StagedUNet.of(base)
         with torch.no_grad():
             empty = encode_plain(base, "")  # [1, length, context width]
-            self.unconditional = self.staged.project(empty, empty)
+            if base.description.zero_unconditional:
+                empty = empty.zeros()
+            self.unconditional = self.staged.project(empty.states, empty.states, empty.pooled)
         self.known: dict[tuple, _Subject] = {}
 
     def run(self, requests: Sequence[DrawRequest]) -> Iterator[Drawn]:
@@ -168,10 +170,10 @@ class _Drawing:
         else:
             contexts, positions = plain_contexts(base, prompt, subject)
         # contexts: [stages, 2 (K, V), length, context width]
-        columns = torch.zeros(contexts.shape[2], device=self.base.device)
+        columns = torch.zeros(contexts.states.shape[2], device=self.base.device)
         columns[positions] = 1
         return _Subject(
-            projections=self.staged.project(contexts[:, 0], contexts[:, 1]),
+            projections=self.staged.project_sides(contexts),
             columns=columns,
             stages=len(contexts),
             boundaries=common_boundaries(_people(request)),

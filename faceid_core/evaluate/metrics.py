@@ -5,67 +5,57 @@ Each metric is a stage of its own with its own version: adding one draws nothing
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from . import attributes as facial
 from .face_masks import face_masks, outside_share
 from .grid import Prompt
 from .leakage import judge, look_at
-from .pictures import Pictures, embed_reference, has_eyes
-from .protocols import NamedConcepts
+from .metric_rows import Context, MetricRow, read_scores, write_scores
+from .metric_rows import row_of as _row
+from .pictures import Pictures, cut_face, embed_reference, has_eyes, largest_face
+from .protocols import ImageTextScorer, NamedConcepts
 from .scorers import Scorers
 from .shards import ShardRow
 
-_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("seed", pa.int64()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("detail", pa.string()),
-    ],
-    metadata={"faceid.scores": "1"},
-)
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One value of one picture; `value` None means not measurable, and `detail` then says why."""
-
-    prompt_id: str
-    seed: int
-    metric: str
-    value: float | None
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a metric knows besides the pictures: the reference photo, the class word, the prompts by id."""
-
-    reference: np.ndarray | None
-    class_word: str
-    prompts: Mapping[str, Prompt]
+__all__ = ["METRICS", "Context", "Metric", "MetricRow", "read_scores", "score", "write_scores"]
 
 
 def identity(pictures: Pictures, context: Context) -> list[MetricRow]:
-    """Cosine of the face in the picture and the face in the reference photo."""
+    """Cosine of the face in the picture and the face in the reference photo.
+
+    Where the recogniser says from which cosine it takes two faces for one person's, rows named
+    `identity:accepted` hold 1 for those and 0 for others.
+    """
+    return _identity(pictures, context, "identity")
+
+
+def identity_second(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """The same by the second recogniser; rows `identity_second:accepted` as there."""
+    if pictures.second is None:
+        return [_row(row, "identity_second", None, "there is no second recogniser") for row in pictures.rows]
+    return _identity(pictures.second, context, "identity_second")
+
+
+def _identity(pictures: Pictures, context: Context, name: str) -> list[MetricRow]:
     if context.reference is None:
-        raise ValueError("the identity metric compares with a reference photo; pass `reference`")
+        raise ValueError(f"the {name} metric compares with a reference photo; pass `reference`")
     target = embed_reference(pictures.scorers, context.reference)
     if target is None:
-        return [_row(row, "identity", None, "no face in the reference photo") for row in pictures.rows]
+        return [_row(row, name, None, "no face in the reference photo") for row in pictures.rows]
+    acceptance = getattr(pictures.scorers.recogniser, "acceptance", None)
     found = []
     for row, face, vector in zip(pictures.rows, pictures.faces, pictures.embeddings, strict=True):
         if np.isnan(vector).any():
-            found.append(_row(row, "identity", None, "no face" if face is None else "no eyes"))
-        else:
-            found.append(_row(row, "identity", float(np.clip(vector @ target, -1, 1))))
+            found.append(_row(row, name, None, "no face" if face is None else "no eyes"))
+            continue
+        cosine = float(np.clip(vector @ target, -1, 1))
+        found.append(_row(row, name, cosine))
+        if acceptance is not None:
+            found.append(_row(row, f"{name}:accepted", float(cosine >= acceptance)))
     return found
 
 
@@ -113,11 +103,73 @@ def _shown(seen: NamedConcepts, kind: str) -> set[str]:
 
 def image_text(pictures: Pictures, context: Context) -> list[MetricRow]:
     """The picture against its prompt, with the class word for `V*`."""
+    return _image_text(pictures, context, "image_text", pictures.scorers.image_text)
+
+
+def image_text_second(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """The same by the second image-text scorer."""
+    return _image_text(pictures, context, "image_text_second", pictures.scorers.second_image_text)
+
+
+def _image_text(
+    pictures: Pictures, context: Context, name: str, scorer: ImageTextScorer | None
+) -> list[MetricRow]:
+    if scorer is None:
+        return [_row(row, name, None, "there is no such scorer") for row in pictures.rows]
     if not pictures.rows:
         return []
     texts = [context.prompts[row.prompt_id].for_subject(context.class_word) for row in pictures.rows]
-    values = pictures.scorers.image_text.score(pictures.images, texts)
-    return [_row(row, "image_text", float(value)) for row, value in zip(pictures.rows, values, strict=True)]
+    values = scorer.score(pictures.images, texts)
+    return [_row(row, name, float(value)) for row, value in zip(pictures.rows, values, strict=True)]
+
+
+def diversity(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """How far a picture lies from the others of its prompt: the mean of 1 - cosine over them.
+
+    The mean of these over a prompt's pictures is their mean pairwise distance; 0 means that all are one.
+    """
+    if pictures.directions is None:
+        return [_row(row, "diversity", None, "no scorer embeds pictures") for row in pictures.rows]
+    found = []
+    for index, row in enumerate(pictures.rows):
+        others = [
+            other
+            for other, each in enumerate(pictures.rows)
+            if each.prompt_id == row.prompt_id and other != index
+        ]
+        if not others:
+            found.append(_row(row, "diversity", None, "the only picture of its prompt"))
+            continue
+        cosines = pictures.directions[others] @ pictures.directions[index]  # [others]
+        found.append(_row(row, "diversity", float(np.clip(1 - cosines, 0, 2).mean())))
+    return found
+
+
+def attributes(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """Whether age and gender are read from the picture's face as from the photo's: the mean of both parts.
+
+    Rows `attributes:gender` and `attributes:age` hold each, 1 or 0, with what was read as their detail.
+    """
+    reader = pictures.scorers.attributes
+    if context.reference is None:
+        raise ValueError("the attributes metric compares with a reference photo; pass `reference`")
+    if reader is None:
+        return [_row(row, "attributes", None, "no scorer reads attributes") for row in pictures.rows]
+    face = largest_face(pictures.scorers.detector.detect([context.reference])[0])
+    if face is None or not has_eyes(face):
+        return [_row(row, "attributes", None, "no face in the reference photo") for row in pictures.rows]
+    photo = reader.attributes([cut_face(context.reference, face, facial.PIXELS, None)])[0]
+    found = []
+    for row, image, face in zip(pictures.rows, pictures.images, pictures.faces, strict=True):
+        if face is None or not has_eyes(face):
+            found.append(_row(row, "attributes", None, "no face" if face is None else "no eyes"))
+            continue
+        seen = reader.attributes([cut_face(image, face, facial.PIXELS, None)])[0]
+        asked = facial.asks_for_an_age(context.prompts[row.prompt_id].text)
+        parts = facial.alike(seen, photo, age_asked=asked)
+        found.append(_row(row, "attributes", float(np.mean([value for value, _ in parts.values()]))))
+        found += [_row(row, f"attributes:{name}", value, was) for name, (value, was) in parts.items()]
+    return found
 
 
 def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
@@ -187,6 +239,10 @@ METRICS: dict[str, Metric] = {
     "image_text": Metric(1, image_text, ("image_text",)),
     "attention": Metric(1, attention, ("detector", "parser")),
     "leakage": Metric(1, leakage, ("detector", "parser", "image_text"), needs_reference=True),
+    "identity_second": Metric(1, identity_second, ("detector", "second_recogniser"), needs_reference=True),
+    "image_text_second": Metric(1, image_text_second, ("second_image_text",)),
+    "diversity": Metric(1, diversity, ("embedder",)),
+    "attributes": Metric(1, attributes, ("detector", "attributes"), needs_reference=True),
 }
 
 
@@ -223,27 +279,3 @@ def score(
     if strange:
         raise ValueError(f"the pictures belong to prompts that were not given: {', '.join(strange)}")
     return METRICS[metric].function(pictures, Context(reference, class_word, by_id))
-
-
-def _row(row: ShardRow, metric: str, value: float | None, detail: str = "") -> MetricRow:
-    # Rounded, so that the last bits of a matrix product do not make two equal scores differ.
-    rounded = None if value is None else round(value, 6)
-    return MetricRow(row.prompt_id, row.seed, metric, rounded, detail)
-
-
-def write_scores(rows: Sequence[MetricRow]) -> bytes:
-    """Parquet bytes of metric rows; the same rows always give the same bytes."""
-    table = pa.Table.from_pylist([row.__dict__ for row in rows], schema=_SCHEMA)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def read_scores(data: bytes) -> list[MetricRow]:
-    """The rows of `write_scores`."""
-    # A night reads thousands of these: as a dataset each would take three times as long.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
-        raise ValueError("these bytes are not scores of format 1")
-    columns = [table.column(field.name).to_pylist() for field in fields(MetricRow)]
-    return [MetricRow(*values) for values in zip(*columns, strict=True)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from faceid_core.faces.align import align
+from faceid_core.faces.align import EyeTargets, align
 from faceid_core.faces.classes import INDEX
 from faceid_core.faces.protocols import Face
 
@@ -65,6 +65,22 @@ class Pictures:
         return result
 
     @cached_property
+    def second(self) -> Pictures | None:
+        """The same pictures and faces, seen by the second recogniser; None if there is none."""
+        second = self.scorers.second
+        if second is None:
+            return None
+        view = Pictures(self.rows, replace(self.scorers, **vars(second), second=None))
+        view.__dict__.update(images=self.images, faces=self.faces)
+        return view
+
+    @cached_property
+    def directions(self) -> np.ndarray | None:
+        """Unit vectors float32 [n, d] of whole pictures, alike ones close together; None if nothing embeds them."""
+        embedder = self.scorers.embedder
+        return None if embedder is None else embedder.embed_images(self.images)
+
+    @cached_property
     def named(self) -> Sequence[NamedConcepts] | None:
         """What each picture shows; None if no scorer names concepts."""
         namer = self.scorers.namer
@@ -94,16 +110,38 @@ def has_eyes(face: Face) -> bool:
 def embed(scorers: Scorers, seen: Sequence[tuple[np.ndarray, Face]]) -> np.ndarray:
     """Unit vectors float32 [n, d] of one face with two eyes in each picture; [0, 1] if there are none."""
     crops = [
-        align(
-            image,
-            face.left_eye,
-            face.right_eye,
-            size=scorers.recogniser_pixels,
-            eye_targets=scorers.recogniser_eye_targets,
-        )[0]
+        cut_face(image, face, scorers.recogniser_pixels, scorers.recogniser_eye_targets)
         for image, face in seen
     ]
     return scorers.recogniser.embed(crops) if crops else np.empty((0, 1), np.float32)
+
+
+def cut_face(image: np.ndarray, face: Face, pixels: int, eye_targets: EyeTargets | None) -> np.ndarray:
+    """A face with two eyes cut out: uint8 [pixels, pixels, 3].
+
+    Args:
+        image: uint8 [h, w, 3].
+        eye_targets: where the eyes go, as fractions of the side; None: the face's box with the eyes levelled.
+    """
+    targets = eye_targets or box_targets(face)
+    return align(image, face.left_eye, face.right_eye, size=pixels, eye_targets=targets)[0]
+
+
+def box_targets(face: Face) -> EyeTargets:
+    """Where the eyes come to lie if a face is turned until they are level and its box fills the square.
+
+    The box keeps its middle and its longer side, so that the face is not stretched.
+    """
+    x0, y0, x1, y1 = face.box
+    left, right = np.array(face.left_eye), np.array(face.right_eye)
+    along = (right - left) / np.hypot(*(right - left))
+    turn = np.array(
+        [along, (-along[1], along[0])]
+    )  # [2, 2], takes the line between the eyes to the horizontal
+    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    side = max(face.width, face.height)
+    first, second = (tuple((turn @ (eye - middle) / side + 0.5).tolist()) for eye in (left, right))
+    return first, second
 
 
 def embed_reference(scorers: Scorers, photo: np.ndarray) -> np.ndarray | None:

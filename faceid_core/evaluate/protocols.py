@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .attributes import Attributes
+
 
 class IdentityScorer(Protocol):
-    """A face recogniser; the one that scores is never used in training or selection."""
+    """A face recogniser; the one that scores is never used in training or selection.
+
+    One that also has an `acceptance` says from which cosine it takes two faces for one person's.
+    """
 
     name: str
     version: str
@@ -27,6 +33,28 @@ class ImageTextScorer(Protocol):
 
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
         """float32 [n]: picture i against text i, higher is better; comparable within one scorer only."""
+        ...
+
+
+class PictureEmbedder(Protocol):
+    """Gives pictures directions in which alike ones lie close."""
+
+    name: str
+    version: str
+
+    def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of pictures, each uint8 [h, w, 3]."""
+        ...
+
+
+class AttributeReader(Protocol):
+    """Reads age and gender from faces."""
+
+    name: str
+    version: str
+
+    def attributes(self, crops: Sequence[np.ndarray]) -> Sequence[Attributes]:
+        """What each crop uint8 [224, 224, 3] shows."""
         ...
 
 

@@ -13,7 +13,7 @@ from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.attention import StagedUNet
 from faceid_core.personalize.observers import Projections, Recording
-from faceid_core.personalize.random import normal, seeded_generator
+from faceid_core.personalize.random import normal, seed_of, seeded_generator
 
 
 def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
@@ -40,7 +40,16 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
 
 def start_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
     """Standard normal noise [channels, side, side] of a seed: the same for every subject and prompt."""
-    return normal(shape, "picture", seed, *shape)
+    return normal(shape, *_noise_purpose(seed, shape))
+
+
+def noise_seed(seed: int, shape: tuple[int, int, int]) -> int:
+    """The number with which a torch generator on the CPU gives `start_noise` of a seed, for use elsewhere."""
+    return seed_of(*_noise_purpose(seed, shape))
+
+
+def _noise_purpose(seed: int, shape: tuple[int, int, int]) -> tuple[str | int, ...]:
+    return "picture", seed, *shape
 
 
 @torch.no_grad()
@@ -59,7 +68,7 @@ def denoise(
 
     Args:
         scheduler: from `make_scheduler`, fresh: several samplers remember earlier steps.
-        projections: layer -> projection of all contexts in use.
+        projections: of all contexts in use.
         rows: timestep -> int64 [n], or [2 n] with guidance, unconditional ones first: each sample's context.
         seeds: n seeds of the starting noise.
         guidance: scale; 1 or less draws without the unconditional half.

@@ -9,14 +9,23 @@ from faceid_core.faces.align import TRAINING_EYE_TARGETS, EyeTargets
 from faceid_core.faces.protocols import FaceDetector, FaceParser
 from faceid_core.miniature.scorer_sets import REPORTING, SETS
 
-from .protocols import ConceptNamer, IdentityScorer, ImageTextScorer
+from .protocols import AttributeReader, ConceptNamer, IdentityScorer, ImageTextScorer, PictureEmbedder
 
 BACKENDS = tuple(SETS)
 
 
 @dataclass(frozen=True)
+class SecondRecogniser:
+    """Another recogniser with its own cut; see `Scorers` for the fields."""
+
+    recogniser: IdentityScorer
+    recogniser_pixels: int
+    recogniser_eye_targets: EyeTargets | None
+
+
+@dataclass(frozen=True)
 class Scorers:
-    """Everything that the metrics ask.
+    """Everything that the metrics ask. Of photographs' sets only what a configured metric asks is there.
 
     Args:
         name: of the backend.
@@ -26,23 +35,32 @@ class Scorers:
         image_text: scores a picture against a text.
         namer: names concepts, or None where nothing does; the concepts metric then has no values.
         parser_pixels, recogniser_pixels: sides of the two crops.
-        parser_eye_targets, recogniser_eye_targets: eye centres in them, as fractions of the side.
+        parser_eye_targets, recogniser_eye_targets: eye centres in them, as fractions of the side; None for the
+            recogniser: the face's box with the eyes levelled.
+        embedder: tells how alike two pictures are, or None.
+        attributes: reads age and gender, or None.
+        second: another recogniser, whose values stand beside the first one's, or None.
+        second_image_text: the same for pictures and texts.
     """
 
     name: str
     detector: FaceDetector
     parser: FaceParser
-    recogniser: IdentityScorer
-    image_text: ImageTextScorer
+    recogniser: IdentityScorer | None
+    image_text: ImageTextScorer | None
     namer: ConceptNamer | None
     parser_pixels: int
     recogniser_pixels: int
-    recogniser_eye_targets: EyeTargets
+    recogniser_eye_targets: EyeTargets | None
     parser_eye_targets: EyeTargets = TRAINING_EYE_TARGETS
+    embedder: PictureEmbedder | None = None
+    attributes: AttributeReader | None = None
+    second: SecondRecogniser | None = None
+    second_image_text: ImageTextScorer | None = None
 
 
 def load_scorers(backend: str) -> Scorers:
-    """The scorers of a backend, with their models in memory; nothing of another backend's is read.
+    """The miniature's scorers of a backend, with their models in memory; nothing of another backend's is read.
 
     Args:
         backend: of `BACKENDS`: "miniature" reports, "miniature-selection" may choose settings.

@@ -12,6 +12,15 @@ from .leakage import PARTS
 from .metrics import MetricRow
 
 OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
+# Column -> metric of what is measured on photographs only.
+OF_PHOTOGRAPHS = {
+    "identity_accepted": "identity:accepted",
+    "identity_second": "identity_second",
+    "image_text_second": "image_text_second",
+    "diversity": "diversity",
+    "attributes_kept": "attributes",
+}
+_AGAINST_THE_PHOTO = ("identity_accepted", "identity_second", "attributes_kept")
 LEAKAGE_PARTS = tuple(f"leakage_{part}" for part in PARTS)
 _DECIMALS = 6
 
@@ -60,6 +69,7 @@ def summarise(
     ceiling = mean_of(_present(named))
     rows = []
     for subject in subjects:
+        people: list[SubjectScores] = []
         if subject.kind == "class_word":
             people = [s for s in subjects if s.kind == "person" and s.class_word == subject.class_word]
             identity, leakage = _class_word_identity(people), _class_word_leakage(people)
@@ -75,7 +85,12 @@ def summarise(
                 "subject": subject.subject,
                 "images": subject.images,
                 "seconds": None if subject.seconds is None else round(float(subject.seconds), 3),
-                **_rounded(identity | _obedience(subject.scores, categories) | leakage),
+                **_rounded(
+                    identity
+                    | _obedience(subject.scores, categories)
+                    | leakage
+                    | _of_photographs(subject, people)
+                ),
                 "personalise_key": subject.personalise_key,
                 "generate_key": subject.generate_key,
             }
@@ -152,6 +167,17 @@ def leaked_parts(rows: Sequence[MetricRow]) -> dict[str, float | None]:
     return {f"leakage_{part}": _mean(rows, f"leakage:{part}") for part in PARTS}
 
 
+def _of_photographs(subject: SubjectScores, people: Sequence[SubjectScores]) -> dict:
+    """What only the photographs' scorers measure; the class word is compared with each of its `people`'s photos."""
+    found = {}
+    for column, metric in OF_PHOTOGRAPHS.items():
+        own = _mean(subject.scores, metric)
+        if column in _AGAINST_THE_PHOTO and people:
+            own = mean_of(_present(_mean(person.floor, metric) for person in people))
+        found[column] = own
+    return found
+
+
 def _present(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
@@ -206,7 +232,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
     people = by_kind["person"]
 
     def present(kind: str, name: str) -> list[float]:
-        return [row[name] for row in by_kind[kind] if row[name] is not None]
+        return [row[name] for row in by_kind[kind] if row.get(name) is not None]
 
     names = (
         "identity_similarity",
@@ -222,6 +248,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         "leakage",
         "leakage_excess",
         *LEAKAGE_PARTS,
+        *OF_PHOTOGRAPHS,
         "seconds",
     )
     figures = {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ import cv2
 import numpy as np
 
 from ..errors import ConfigurationError, MissingWeights
+from ..weights.catalogue import DETECTORS
+from ..weights.deepface_files import find_files, prepare_deepface
 from .protocols import Box, Face, Point
 
 # Files that DeepFace 0.0.103 loads from its weights folder, and would download if they were not there.
@@ -121,17 +121,14 @@ def find_weights(model: str) -> tuple[Path, ...]:
     if model not in WEIGHT_FILES:
         known = ", ".join(WEIGHT_FILES)
         raise ConfigurationError(f"DeepFace detector {model!r} is not supported here; use one of {known}")
-    if model == "opencv":
-        files = tuple(Path(cv2.__file__).parent / "data" / name for name in _CASCADES)
-        advice = "install opencv-contrib-python-headless below version 5, which ships them"
-    else:
-        home = os.environ.get("DEEPFACE_HOME") or str(Path.home())
-        files = tuple(Path(home) / ".deepface" / "weights" / name for name in WEIGHT_FILES[model])
-        advice = "download them there yourself (faceid downloads nothing), or set DEEPFACE_HOME"
+    if model != "opencv":
+        return find_files(DETECTORS[model])
+    files = tuple(Path(cv2.__file__).parent / "data" / name for name in _CASCADES)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MissingWeights(
-            f"DeepFace detector {model}: {', '.join(missing)} not found in {files[0].parent}; {advice}"
+            f"DeepFace detector {model}: {', '.join(missing)} not found in {files[0].parent}; "
+            "install opencv-contrib-python-headless below version 5, which ships them"
         )
     return files
 
@@ -142,12 +139,9 @@ def _build(model: str) -> Any:
         raise ConfigurationError(
             "the deepface package is not installed; install it or use the miniature faces"
         )
-    from deepface.commons.logger import Logger
+    prepare_deepface()
     from deepface.modules import modeling
 
-    if "DEEPFACE_LOG_LEVEL" not in os.environ:
-        # It prints to standard output, where a command's own answer belongs.
-        Logger().log_level = logging.WARNING
     try:
         return modeling.build_model(task="face_detector", model_name=model)
     except (ImportError, ValueError) as error:

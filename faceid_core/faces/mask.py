@@ -13,6 +13,8 @@ from .classes import INDEX, REGIONS
 # Shares of the crop. A face in an aligned crop takes about a quarter of it.
 MIN_AREA_SHARE = 0.03
 _USUAL_AREA_SHARE = (0.08, 0.80)
+# A region that the user pointed at, of whatever kind: stages/parse.py labels it so.
+GIVEN, GIVEN_CLASS = "subject", "object"
 
 
 def make_mask(
@@ -29,7 +31,8 @@ def make_mask(
 
     Args:
         labels: uint8 [h, w], indices of `classes.CLASSES`.
-        region: "face", "face_hair" or "head", see `classes.REGIONS`.
+        region: "face", "face_hair" or "head", see `classes.REGIONS`; or "subject", which the user gave and which is
+            kept in all its parts.
         valid: bool [h, w], False where there is no photo; such pixels are never in the mask.
         min_area_share: least share of the crop.
 
@@ -42,10 +45,11 @@ def make_mask(
         PhotoRejected: mask_empty.
         ConfigurationError: if the region is unknown.
     """
-    if region not in REGIONS:
+    regions = REGIONS | {GIVEN: (GIVEN_CLASS,)}
+    if region not in regions:
         raise ConfigurationError(f"mask region {region!r} is unknown; use one of {', '.join(REGIONS)}")
-    wanted = np.isin(labels, [INDEX[name] for name in REGIONS[region]])
-    kept = _largest_part(wanted)
+    wanted = np.isin(labels, [INDEX[name] for name in regions[region]])
+    kept = wanted if region == GIVEN else _largest_part(wanted)
     mask = _close_holes(kept)
     if valid is not None:
         mask &= valid
@@ -55,6 +59,8 @@ def make_mask(
             f"Only {area:.1%} of the cut-out could be made out as a face. Send a photo with the face "
             "uncovered, from the front and well lit."
         )
+        if region == GIVEN:
+            sentence = f"The mask covers only {area:.1%} of the cut-out. Send a mask of the whole subject."
         raise PhotoRejected("mask_empty", sentence, value=round(area, 4), threshold=min_area_share)
     touches = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
     verdict = {

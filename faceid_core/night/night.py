@@ -230,8 +230,9 @@ class Night:
     def _without_photos(self, text: str) -> str:
         """An unexpected error's text without where photos lie: it goes to logs and Prefect, and a path may be an id."""
         for identity in self.identities.values():
-            for address in (identity.photo, PurePath(identity.photo).name):
-                text = text.replace(address, "(a photo)")
+            for address in filter(None, (identity.photo, identity.subject_mask)):
+                for part in (address, PurePath(address).name):
+                    text = text.replace(part, "(a photo)")
         return text
 
     def settle_unanswered(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:

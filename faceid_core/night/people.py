@@ -10,7 +10,7 @@ from pathlib import Path
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, PhotoRejected
 from faceid_core.identity import Identity, read_manifest
-from faceid_core.night.photo_source import PhotoSource
+from faceid_core.night.photo_source import PhotoSource, mask_of
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.work import COMMON, Subject
 from faceid_core.store.folder import folder_of
@@ -64,7 +64,8 @@ def read_people(config: NightlyConfig) -> list[Identity]:
 
     Raises:
         InputContractError: with every problem of the manifest at once.
-        ConfigurationError: `run.only` names somebody who is not in the manifest.
+        ConfigurationError: `run.only` names somebody who is not in the manifest, or the method does not suit subjects
+            that are no people.
     """
     people = read_manifest(manifest_source(config))
     wanted = set(config.run.only)
@@ -74,7 +75,21 @@ def read_people(config: NightlyConfig) -> list[Identity]:
             f"run.only names {', '.join(sorted(unknown))}, not in {manifest_source(config)}; "
             "check the spelling, or leave run.only empty to run everybody"
         )
-    return [person for person in people if not wanted or person.identity_id in wanted]
+    chosen = [person for person in people if not wanted or person.identity_id in wanted]
+    _refuse_names_for_things(config, chosen)
+    return chosen
+
+
+def _refuse_names_for_things(config: NightlyConfig, people: list[Identity]) -> None:
+    """Refuse to learn a cat or a car as if it were made of people's names."""
+    method = config.personalize.resolved()
+    lines = [str(each.line) for each in people if each.subject_box or each.subject_mask]
+    if lines and (method.start != "class_word" or method.parametrisation == "name_basis"):
+        raise ConfigurationError(
+            f"lines {', '.join(lines[:5])}{' ...' if len(lines) > 5 else ''} of the manifest name subjects that are no "
+            f"people, and preset {config.personalize.preset!r} starts at the names of people; run them apart with a "
+            "preset that starts at the class word, such as semantic-fidelity-as-published or textual-inversion"
+        )
 
 
 def admit(
@@ -100,6 +115,7 @@ def admit(
         class_word=identity.class_word,
         identity_id=identity.identity_id,
         face_box=identity.face_box,
+        subject_box=identity.subject_box,
     )
     account = Account(identity.identity_id, key)
     if key in erased:
@@ -119,6 +135,8 @@ def admit(
     else:
         try:
             subject.photo_digest = sha256_hex(source.read(identity))
+            if identity.subject_mask:
+                subject.subject_mask_digest = sha256_hex(source.read(mask_of(identity)))
         except PhotoRejected as rejection:
             reject(
                 account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold

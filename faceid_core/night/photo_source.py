@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -101,4 +101,15 @@ def put_photo(night: Night, name: str) -> None:
         )
     if sha256_hex(data) != subject.photo_digest:
         raise PhotoRejected("photo_changed", "The photo changed while the run was starting. Run it again.")
-    StageCache(night.store, subject.scope).put_blob(data)
+    cache = StageCache(night.store, subject.scope)
+    cache.put_blob(data)
+    if subject.subject_mask_digest:
+        mask = night.photos.read(mask_of(night.identities[name]))
+        if sha256_hex(mask) != subject.subject_mask_digest:
+            raise PhotoRejected("photo_changed", "The mask changed while the run was starting. Run it again.")
+        cache.put_blob(mask)
+
+
+def mask_of(identity: Identity) -> Identity:
+    """The identity whose photo is the mask: it is read as photos are."""
+    return replace(identity, photo=identity.subject_mask, sha256=None)

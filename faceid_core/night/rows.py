@@ -11,6 +11,7 @@ from data_contracts import contract
 from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.metrics import METRICS
+from faceid_core.evaluate.photographs import key_roles
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.executor import Usage
 from faceid_core.night.night import Night
@@ -156,7 +157,7 @@ def _scored(
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
-        roles = METRICS[metric].roles
+        model, weights = _scored_by(night, metric)
         yield {
             "generate_key": generate_key,
             "prompt_id": row.prompt_id,
@@ -166,6 +167,18 @@ def _scored(
             "run_date": night.run_date,
             "value": row.value,
             "metric_version": METRICS[metric].version,
-            "model": f"{night.config.score.scorers}:{'+'.join(roles)}",
-            "model_digest": sha256_hex(canonical_json([night.plan.weights[role] for role in roles])),
+            "model": model,
+            "model_digest": sha256_hex(canonical_json(weights)),
         }
+
+
+def _scored_by(night: Night, metric: str) -> tuple[str, list[str]]:
+    """Which models measured a metric, in words, and their digests."""
+    scorers, roles = night.config.score.scorers, METRICS[metric].roles
+    names, weights = night.plan.scorer_names, night.plan.weights
+    if not names:
+        return f"{scorers}:{'+'.join(roles)}", [weights[role] for role in roles]
+    played = key_roles(metric, roles)
+    return f"{scorers}:{'+'.join(names[role] for role in played)}", [
+        weights[role] for role in played.values()
+    ]

@@ -9,15 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from faceid_core.diffusion.base import BaseModel, TextTower
+from faceid_core.diffusion.base import TextTower
 from faceid_core.errors import ConfigurationError
 
+from .contexts import Contexts, blended, side_by_side
 from .control import WHOLE, IdentityUse
 from .prompts import fill, split_prompt, split_several
 from .tokens import IdentityTokens
+
+
+class TextSide(Protocol):
+    """What encoding asks of a base model: its text encoders, and where it computes."""
+
+    towers: Mapping[str, TextTower]
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ def tokenize(tower: TextTower, prompt: str, vectors: int) -> TokenizedPrompt:
         ConfigurationError: the prompt is too long for the model, or has not exactly one placeholder.
     """
     before, after = (_word_ids(tower, text) for text in split_prompt(prompt))
-    held = [tower.tokenizer.eos_token_id] * vectors
+    held = [_held_id(tower)] * vectors
     start = 1 + len(before)
     ids = _framed(tower, [*before, *held, *after], prompt)
     return TokenizedPrompt(ids, torch.arange(start, start + vectors))
@@ -84,24 +93,24 @@ def start_vectors(tower: TextTower, class_word: str, vectors: int) -> torch.Tens
     return torch.cat([embedded, embedded[-1:].expand(vectors - len(ids), -1)])
 
 
-def encode(tower: TextTower, tokenized: TokenizedPrompt, vectors: torch.Tensor) -> torch.Tensor:
+def encode(tower: TextTower, tokenized: TokenizedPrompt, vectors: torch.Tensor) -> Contexts:
     """Run the text encoder with vectors in the person's places.
 
     Args:
         vectors: float32 [n, vectors, width], one set for each context.
 
     Returns:
-        [n, length, width] contexts; the gradient reaches the vectors only.
+        n contexts, [n, length, width]; the gradient reaches the vectors only.
     """
     device = tower.token_embedding.weight.device
     count = len(vectors)
     ids = tokenized.ids.to(device).expand(count, -1)  # [n, length]
     first, last = int(tokenized.positions[0]), int(tokenized.positions[-1]) + 1
     with _substituted(tower, vectors.to(device), first, last):
-        return tower.model(input_ids=ids).last_hidden_state
+        return Contexts(*tower.read(ids))
 
 
-def encode_plain(base: BaseModel, prompt: str) -> torch.Tensor:
+def encode_plain(base: TextSide, prompt: str) -> Contexts:
     """The context of an ordinary prompt, [1, length, context width].
 
     Raises:
@@ -110,13 +119,13 @@ def encode_plain(base: BaseModel, prompt: str) -> torch.Tensor:
     contexts = []
     for tower in base.towers.values():
         ids = _framed(tower, _word_ids(tower, prompt), prompt)[None].to(base.device)  # [1, length]
-        contexts.append(tower.model(input_ids=ids).last_hidden_state)
-    return torch.cat(contexts, dim=-1)
+        contexts.append(Contexts(*tower.read(ids)))
+    return side_by_side(contexts)
 
 
 def encode_vectors(
-    base: BaseModel, prompts: Mapping[str, TokenizedPrompt], vectors: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+    base: TextSide, prompts: Mapping[str, TokenizedPrompt], vectors: Mapping[str, torch.Tensor]
+) -> Contexts:
     """Contexts of one prompt with many sets of vectors, over all text encoders.
 
     Args:
@@ -124,16 +133,29 @@ def encode_vectors(
         vectors: text encoder -> float32 [n, vectors, width].
 
     Returns:
-        [n, length, context width].
+        n contexts, [n, length, context width].
     """
-    return torch.cat(
-        [encode(tower, prompts[name], vectors[name]) for name, tower in base.towers.items()], dim=-1
-    )
+    return side_by_side([encode(tower, prompts[name], vectors[name]) for name, tower in base.towers.items()])
+
+
+def person_positions(prompts: Mapping[str, TokenizedPrompt]) -> torch.Tensor:
+    """The person's positions, int64 [vectors], which must be the same for every text encoder of a model.
+
+    Raises:
+        ConfigurationError: the tokenizers cut the prompt differently.
+    """
+    first, *others = [prompt.positions for prompt in prompts.values()]
+    if not all(torch.equal(first, each) for each in others):
+        raise ConfigurationError(
+            f"the model's tokenizers ({', '.join(prompts)}) cut the prompt differently, so the person has no common "
+            "place in it; use a model whose text encoders share a vocabulary"
+        )
+    return first
 
 
 def identity_contexts(
-    base: BaseModel, prompt: str, tokens: IdentityTokens, use: IdentityUse = WHOLE
-) -> tuple[torch.Tensor, torch.Tensor]:
+    base: TextSide, prompt: str, tokens: IdentityTokens, use: IdentityUse = WHOLE
+) -> tuple[Contexts, torch.Tensor]:
     """The contexts of a prompt for a learned person, for every stage.
 
     Where `use` leaves the person out, the class word's vectors stand in the same positions. Its strength blends
@@ -141,7 +163,7 @@ def identity_contexts(
     ends are exact, while the text encoder normalises vectors, so that half-way vectors are no half-way person.
 
     Returns:
-        Contexts [stages, 2 (K, V), length, context width] and the person's positions, int64 [vectors].
+        Contexts, [stages, 2 (K, V), length, context width], and the person's positions, int64 [vectors].
 
     Raises:
         ConfigurationError: the prompt cannot be used, or `use` names a stage that the tokens do not have.
@@ -150,38 +172,32 @@ def identity_contexts(
     flat = {
         name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()
     }  # [stages * 2, vectors, width]
-    contexts = encode_vectors(base, prompts, flat).unflatten(0, (tokens.stages, 2))
+    contexts = encode_vectors(base, prompts, flat).unflatten(tokens.stages, 2)
     if not use.is_whole:
         word = {
             name: start_vectors(tower, tokens.class_word, tokens.vectors)[None]
             for name, tower in base.towers.items()
         }
-        shares = torch.tensor(use.uses(tokens.stages), device=contexts.device) * use.strength  # [stages, 2]
+        # [stages, 2]
+        shares = torch.tensor(use.uses(tokens.stages), device=contexts.states.device) * use.strength
         contexts = blended(encode_vectors(base, prompts, word), contexts, shares)
-    return contexts, next(iter(prompts.values())).positions
+    return contexts, person_positions(prompts)
 
 
-def blended(plain: torch.Tensor, contexts: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """From the class word's contexts to the person's; exact at both ends.
-
-    Args:
-        plain: [1, length, context width] of the class word.
-        contexts: [stages, 2, length, context width] of the person.
-        shares: float [stages, 2], 0 (the class word) to 1 (the person).
-    """
-    weight = shares.to(contexts.dtype)[:, :, None, None].expand_as(contexts)
-    return torch.lerp(plain.expand_as(contexts), contexts, weight)
-
-
-def plain_contexts(base: BaseModel, prompt: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_contexts(base: TextSide, prompt: str, text: str) -> tuple[Contexts, torch.Tensor]:
     """The contexts of a prompt whose `V*` is a plain text: one stage, the same for K and V.
 
     Returns:
-        Contexts [1, 2, length, context width] and the text's positions, int64 [tokens].
+        Contexts, [1, 2, length, context width], and the text's positions, int64 [tokens].
     """
     context = encode_plain(base, fill(prompt, text))  # [1, length, context width]
     positions = tokenize_plain(next(iter(base.towers.values())), prompt, text).positions
-    return context[:, None].expand(-1, 2, -1, -1), positions
+    return both_sides(context), positions
+
+
+def both_sides(contexts: Contexts) -> Contexts:
+    """Contexts [n, ...] as those of keys and values alike, [n, 2, ...]."""
+    return contexts.map(lambda each: each[:, None].expand(-1, 2, *each.shape[1:]))
 
 
 def tokenize_several(
@@ -200,13 +216,13 @@ def tokenize_several(
     for piece, person in zip(pieces[1:], order, strict=True):
         start = 1 + len(words)
         positions[person] = torch.arange(start, start + counts[person])
-        words += [tower.tokenizer.eos_token_id] * counts[person] + _word_ids(tower, piece)
+        words += [_held_id(tower)] * counts[person] + _word_ids(tower, piece)
     return _framed(tower, words, prompt), [positions[person] for person in range(len(counts))]
 
 
 def encode_several(
     tower: TextTower, ids: torch.Tensor, positions: Sequence[torch.Tensor], vectors: Sequence[torch.Tensor]
-) -> torch.Tensor:
+) -> Contexts:
     """Run the text encoder with each person's vectors in that person's places.
 
     Args:
@@ -215,14 +231,14 @@ def encode_several(
         vectors: each person's, float32 [n, vectors, width], one set for each context.
 
     Returns:
-        [n, length, width] contexts.
+        n contexts, [n, length, width].
     """
     device = tower.token_embedding.weight.device
     with ExitStack() as stack:
         for places, each in zip(positions, vectors, strict=True):
             first, last = int(places[0]), int(places[-1]) + 1
             stack.enter_context(_substituted(tower, each.to(device), first, last))
-        return tower.model(input_ids=ids.to(device).expand(len(vectors[0]), -1)).last_hidden_state
+        return Contexts(*tower.read(ids.to(device).expand(len(vectors[0]), -1)))
 
 
 def word_vectors(tower: TextTower, text: str) -> torch.Tensor:
@@ -247,6 +263,11 @@ def _substituted(tower: TextTower, vectors: torch.Tensor, first: int, last: int)
         yield
     finally:
         handle.remove()
+
+
+def _held_id(tower: TextTower) -> int:
+    """The id that holds a vector's place. The encoder pools at the first or highest end-of-text id: not that one."""
+    return tower.tokenizer.bos_token_id
 
 
 def _word_ids(tower: TextTower, text: str) -> list[int]:

@@ -17,7 +17,8 @@ from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 
 from .attention import StagedUNet
-from .conditioning import encode_vectors, identity_contexts, start_vectors, tokenize
+from .conditioning import both_sides, encode_vectors, identity_contexts, start_vectors, tokenize
+from .contexts import Contexts, concatenated, stacked
 from .export import single_context
 from .losses import noised
 from .random import normal, seeded_generator
@@ -134,8 +135,8 @@ class _Teacher:
     """The frozen network with the person's staged contexts, one set for each prompt."""
 
     def __init__(self, base: BaseModel, tokens: IdentityTokens):
-        self.base, self.tokens, self.staged = base, tokens, StagedUNet(base.unet)
-        self._contexts: dict[str, torch.Tensor] = {}
+        self.base, self.tokens, self.staged = base, tokens, StagedUNet.of(base)
+        self._contexts: dict[str, Contexts] = {}
 
     def loss(
         self, views: Sequence[View], student: Mapping[str, torch.Tensor], batch: int, seed: int, step: int
@@ -152,9 +153,9 @@ class _Teacher:
             contexts = [
                 self._staged_context(view.prompt, int(t)) for view, t in zip(chosen, timesteps, strict=True)
             ]  # each [2, length, context width]
-            target = self._predict(latents, timesteps, torch.stack(contexts))
-        single = torch.cat([self._single_context(view.prompt, student) for view in chosen])
-        found = self._predict(latents, timesteps, single[:, None].expand(-1, 2, -1, -1))
+            target = self._predict(latents, timesteps, stacked(contexts))
+        single = concatenated([self._single_context(view.prompt, student) for view in chosen])
+        found = self._predict(latents, timesteps, both_sides(single))
         return (found.float() - target.float()).square().mean()
 
     @torch.no_grad()
@@ -171,10 +172,11 @@ class _Teacher:
         for place, view in enumerate(views):
             noise = normal((_LEVELS, *view.latent.shape), "distil", "held out", seed, place)
             latents = self._noised([view] * _LEVELS, noise, timesteps)
-            contexts = torch.stack([self._staged_context(view.prompt, int(t)) for t in timesteps])
+            contexts = stacked([self._staged_context(view.prompt, int(t)) for t in timesteps])
             target = self._predict(latents, timesteps, contexts).float()
             for name, each in (("student", vectors), ("word", word)):
-                single = self._single_context(view.prompt, each)[:, None].expand(_LEVELS, 2, -1, -1)
+                one = both_sides(self._single_context(view.prompt, each))
+                single = one.map(lambda part: part.expand(_LEVELS, *part.shape[1:]))
                 distance = float((self._predict(latents, timesteps, single).float() - target).square().sum())
                 lost, effect = (lost + distance, effect) if name == "student" else (lost, effect + distance)
         return lost / max(effect, 1e-12)
@@ -184,20 +186,18 @@ class _Teacher:
         alpha_bar = self.base.alphas_cumprod[timesteps].to(self.base.device)
         return noised(x0, noise.to(self.base.device), alpha_bar).to(self.base.dtype)
 
-    def _predict(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, contexts: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict(self, latents: torch.Tensor, timesteps: torch.Tensor, contexts: Contexts) -> torch.Tensor:
         """The prediction of each sample with its own contexts [b, 2 (K, V), length, context width]."""
         rows = torch.arange(len(latents), device=self.base.device)
-        projections = self.staged.project(contexts[:, 0], contexts[:, 1])
+        projections = self.staged.project_sides(contexts)
         return self.staged.predict(latents, timesteps.to(self.base.device), projections, rows)
 
-    def _staged_context(self, prompt: str, timestep: int) -> torch.Tensor:
+    def _staged_context(self, prompt: str, timestep: int) -> Contexts:
         if prompt not in self._contexts:
             self._contexts[prompt] = identity_contexts(self.base, prompt, self.tokens)[0]
         return self._contexts[prompt][stage_of(timestep, self.tokens.boundaries)]
 
-    def _single_context(self, prompt: str, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _single_context(self, prompt: str, vectors: Mapping[str, torch.Tensor]) -> Contexts:
         """The plain context [1, length, context width] with vectors [vectors, width] in the person's place."""
         count = len(next(iter(vectors.values())))
         prompts = {name: tokenize(tower, prompt, count) for name, tower in self.base.towers.items()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import StagedUNet, joined
-from .conditioning import encode_vectors, start_vectors, tokenize
+from .attention import StagedUNet, joined, picture_sizes
+from .conditioning import encode_vectors, person_positions, start_vectors, tokenize
+from .contexts import Contexts
 from .losses import diffusion_loss, noised, prediction_target
 from .method import Method
 from .observers import Comparison, MaskComparison, Projections
@@ -22,6 +25,29 @@ Seats = Sequence[Slot | None]
 _PROBES = 10
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """All samples of a step, n = slots * m, in the order of the seats.
+
+    Attributes:
+        x0, noise: [n, c, side, side]. weight, mask: [n, side, side]. timesteps: int64 [n], on the CPU.
+        projections: of the contexts; rows: int64 [n], each sample's.
+        sizes: int64 [n, 6], picture sizes. seat: int64 [n], whose the sample is.
+        references: of the seats' reference contexts, or None.
+    """
+
+    x0: torch.Tensor
+    noise: torch.Tensor
+    weight: torch.Tensor
+    timesteps: torch.Tensor
+    mask: torch.Tensor
+    projections: Projections
+    rows: torch.Tensor
+    sizes: torch.Tensor
+    seat: torch.Tensor
+    references: Projections | None
+
+
 class Objective:
     """What all slots share: the network, the tokenised training prompt, the class words' reference contexts.
 
@@ -31,19 +57,20 @@ class Objective:
         boundaries: the training timesteps at which stages 2, 3, ... begin.
     """
 
-    def __init__(self, base: BaseModel, method: Method, seed: int):
+    def __init__(self, base: BaseModel, method: Method, seed: int, samples_at_once: int = 0):
         self.base, self.method, self.seed = base, method, seed
-        self.staged = StagedUNet(base.unet)
+        self.samples_at_once = samples_at_once
+        self.staged = StagedUNet.of(base)
         self.boundaries = stage_boundaries(
             method.stages, base.description.training_timesteps, method.boundaries
         )
         prompt = training_prompt(method.template)
         self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
-        self.positions = next(iter(self.prompts.values())).positions
+        self.positions = person_positions(self.prompts)
         self._distinct = min(method.samples_per_step, method.stages)
         self._references: dict[str, Projections] = {}
 
-    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> Contexts:
         """Contexts of the training prompt.
 
         Args:
@@ -53,7 +80,7 @@ class Objective:
             [n, sides, length, context width].
         """
         flat = {name: each.flatten(0, 1) for name, each in vectors.items()}
-        return encode_vectors(self.base, self.prompts, flat).unflatten(0, (-1, self.method.sides))
+        return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.sides)
 
     @torch.no_grad()
     def reference(self, class_word: str, starts: Mapping[str, torch.Tensor]) -> Projections:
@@ -70,7 +97,7 @@ class Objective:
                 for name, tower in self.base.towers.items()
             }
             context = encode_vectors(self.base, self.prompts, vectors)  # [1, length, context width]
-            self._references[class_word] = self.staged.project(context, context)
+            self._references[class_word] = self.staged.project(context.states, context.states, context.pooled)
         return self._references[class_word]
 
     def leaves(self, seats: Seats) -> dict[str, torch.Tensor]:
@@ -87,33 +114,57 @@ class Objective:
 
     def losses(self, seats: Seats, leaves: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """L_diffusion and L_attention of every seat, [slots] each; those of empty seats mean nothing."""
-        base, method, device = self.base, self.method, self.base.device
-        count = method.samples_per_step
+        device, count = self.base.device, self.method.samples_per_step
         samples = self._samples(seats)
         picked, places = zip(*(distinct_stages(each.stages, self._distinct) for each in samples), strict=True)
-        projections = self._project(leaves, torch.stack(picked).to(device))
-        # rows: each sample's context among the slots * distinct projected ones.
-        rows = torch.cat([place * self._distinct + where for place, where in enumerate(places)]).to(device)
+        batch = _Batch(
+            x0=torch.cat([each.x0 for each in samples]).to(device),
+            noise=torch.cat([each.noise for each in samples]).to(device),
+            weight=torch.cat([each.weight for each in samples]).to(device),
+            timesteps=torch.cat([each.timesteps for each in samples]),
+            mask=torch.cat([each.mask for each in samples]).to(device),
+            projections=self._project(leaves, torch.stack(picked).to(device)),
+            # Each sample's context among the slots * distinct projected ones.
+            rows=torch.cat([place * self._distinct + where for place, where in enumerate(places)]).to(device),
+            sizes=self._sizes(seats).repeat_interleave(count, dim=0),
+            seat=torch.arange(len(seats), device=device).repeat_interleave(count),
+            references=self._references_of(seats),
+        )
+        total = len(batch.rows)
+        size = self.samples_at_once or total
+        if size >= total:
+            parts = [self._sample_losses(batch, slice(0, total))]
+        else:
+            # Each part's activations are computed again when its gradient is due, so that one part's are in memory.
+            parts = [
+                checkpoint(
+                    self._sample_losses, batch, slice(first, first + size),
+                    use_reentrant=False, preserve_rng_state=False,
+                )
+                for first in range(0, total, size)
+            ]  # fmt: skip
+        diffusion, attention = (
+            torch.cat(each).unflatten(0, (-1, count)) for each in zip(*parts, strict=True)
+        )
+        return diffusion.mean(dim=1), attention.mean(dim=1)
 
-        x0 = torch.cat([each.x0 for each in samples]).to(device)  # [slots * m, c, side, side]
-        noise = torch.cat([each.noise for each in samples]).to(device)
-        weight = torch.cat([each.weight for each in samples]).to(device)
-        timesteps = torch.cat([each.timesteps for each in samples])
+    def _sample_losses(self, batch: _Batch, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """L_diffusion and L_attention of some samples, [part] each."""
+        base, device = self.base, self.base.device
+        x0, noise, timesteps = batch.x0[part], batch.noise[part], batch.timesteps[part]
         alpha_bar = base.alphas_cumprod[timesteps].to(device)
-        mask = torch.cat([each.mask for each in samples]).to(device)
-        comparison = self._comparison(seats, mask)
+        comparison = self._comparison(batch, part)
         prediction = self.staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(device),
-            projections,
-            rows,
+            batch.projections,
+            batch.rows[part],
             observers=(comparison,) if comparison else (),
+            sizes=batch.sizes[part],
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
-        loss_diffusion = diffusion_loss(prediction, target, weight).unflatten(0, (-1, count)).mean(dim=1)
-        if comparison is None:
-            return loss_diffusion, torch.zeros_like(loss_diffusion)
-        return loss_diffusion, comparison.loss().unflatten(0, (-1, count)).mean(dim=1)
+        loss_diffusion = diffusion_loss(prediction, target, batch.weight[part])
+        return loss_diffusion, comparison.loss() if comparison else torch.zeros_like(loss_diffusion)
 
     @torch.no_grad()
     def photo_loss(self, slot: Slot) -> float:
@@ -133,8 +184,9 @@ class Objective:
         prediction = self.staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(base.device),
-            self.staged.project(contexts[:, 0], contexts[:, -1]),
+            self.staged.project_sides(contexts),
             torch.tensor([stage_of(int(t), self.boundaries) for t in timesteps], device=base.device),
+            sizes=self._sizes([slot]).expand(count, -1),
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
         return float(diffusion_loss(prediction, target, slot.weights[:1]).mean())
@@ -156,6 +208,12 @@ class Objective:
             for slot in seats
         ]
 
+    def _sizes(self, seats: Seats) -> torch.Tensor:
+        """Each seat's photo sizes for models that read them, int64 [slots, 6]."""
+        resolution = self.base.description.resolution
+        originals = [slot.photo.original_pixels if slot else 0 for slot in seats]
+        return torch.tensor([picture_sizes(resolution, original or None) for original in originals])
+
     def _project(self, leaves: Mapping[str, torch.Tensor], picked: torch.Tensor) -> Projections:
         """Keys and values of the contexts that the step needs.
 
@@ -164,30 +222,38 @@ class Objective:
             picked: int64 [slots, distinct], the stages needed.
 
         Returns:
-            layer -> projection of slots * distinct contexts.
+            The projection of slots * distinct contexts.
         """
         seat = torch.arange(len(picked), device=picked.device)[:, None]
         # [slots, distinct, sides, vectors, width] to [slots * distinct, sides, vectors, width]
         contexts = self.contexts({name: leaf[seat, picked].flatten(0, 1) for name, leaf in leaves.items()})
-        return self.staged.project(contexts[:, 0], contexts[:, -1])
+        return self.staged.project_sides(contexts)
 
-    def _comparison(self, seats: Seats, mask: torch.Tensor) -> Comparison | MaskComparison | None:
-        """What the attention loss of the step needs; mask: [slots * m, side, side]."""
-        method, device = self.method, self.base.device
+    def _references_of(self, seats: Seats) -> Projections | None:
+        """Every seat's reference contexts, where the attention loss compares with them."""
+        if self.method.attention_target not in ("reference", "reference_in_mask"):
+            return None
+        anyone = next(slot.reference for slot in seats if slot)
+        return joined([slot.reference if slot else anyone for slot in seats])
+
+    def _comparison(self, batch: _Batch, part: slice) -> Comparison | MaskComparison | None:
+        """What the attention loss of some samples needs."""
+        method = self.method
         if not method.compares_attention:
             return None
-        person = self.positions.to(device)
+        person = self.positions.to(self.base.device)
         if method.attention_target == "mask":
-            return MaskComparison(mask, person, method.attention_resolutions, method.attention_layers)
-        anyone = next(slot.reference for slot in seats if slot)
+            return MaskComparison(
+                batch.mask[part], person, method.attention_resolutions, method.attention_layers
+            )
         return Comparison(
-            projections=joined([slot.reference if slot else anyone for slot in seats]),
-            rows=torch.arange(len(seats), device=device).repeat_interleave(method.samples_per_step),
+            projections=batch.references,
+            rows=batch.seat[part],
             columns=person if method.tokens_compared == "placeholder" else None,
             reduction=method.attention_reduction,
             largest_side=method.attention_resolutions,
             parts=method.attention_layers,
             space=method.attention_space,
-            mask=mask if method.attention_target == "reference_in_mask" else None,
+            mask=batch.mask[part] if method.attention_target == "reference_in_mask" else None,
             person=person,
         )

@@ -21,7 +21,19 @@ class Projection:
     values: torch.Tensor
 
 
-Projections = Mapping[str, Projection]
+@dataclass(frozen=True)
+class Projections:
+    """Contexts as a U-Net reads them, row by row.
+
+    Attributes:
+        layers: cross-attention layer -> keys and values of n contexts.
+        pooled: [n, pooled width], the pooled text embeddings that SDXL reads beside the contexts; else None.
+    """
+
+    layers: Mapping[str, Projection]
+    pooled: torch.Tensor | None = None
+
+
 PARTS = ("down", "mid", "up")
 
 
@@ -38,7 +50,7 @@ class Comparison:
     """Asks a call for L_attention against a reference; afterwards `loss()` has it.
 
     Attributes:
-        projections: layer -> the reference contexts' projection (its keys are used).
+        projections: of the reference contexts (their keys are used).
         rows: int64 [b], the reference row of each sample.
         columns: int64 [n] positions compared, None for all.
         reduction: "sum" or "mean" over pixels and tokens.
@@ -70,7 +82,7 @@ class Comparison:
             attention_loss(
                 query,
                 key,
-                self.projections[layer].keys.index_select(0, self.rows),
+                self.projections.layers[layer].keys.index_select(0, self.rows),
                 columns=self.columns,
                 reduction=self.reduction,
                 space=self.space,

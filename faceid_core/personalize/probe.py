@@ -7,6 +7,7 @@ import torch
 from faceid_core.diffusion.base import BaseModel
 
 from .attention import StagedUNet
+from .contexts import Contexts
 from .losses import noised
 from .observers import Recording
 from .random import normal
@@ -20,7 +21,7 @@ _LEVELS = (0.125, 0.375, 0.625, 0.875)
 def photo_attention(
     base: BaseModel,
     staged: StagedUNet,
-    contexts: torch.Tensor,
+    contexts: Contexts,
     positions: torch.Tensor,
     boundaries: tuple[int, ...],
     latent: torch.Tensor,
@@ -29,7 +30,7 @@ def photo_attention(
     """Attention on the person's positions over the photo, averaged over heads, layers and four noise levels.
 
     Args:
-        contexts: [stages, 2 (K, V), length, context width] of the training prompt.
+        contexts: [stages, sides (K, V, or one for both), length, context width] of the training prompt.
         positions: int64 [vectors], the person's positions in the context; their attention is added up.
         boundaries: of the stages.
         latent: [c, side, side] of the photo.
@@ -44,13 +45,13 @@ def photo_attention(
     noise = torch.stack([normal(tuple(latent.shape), photo_digest, "probe", int(t)) for t in timesteps])
     alpha_bar = base.alphas_cumprod[timesteps].to(base.device)
     noisy = noised(latent.expand(len(timesteps), -1, -1, -1), noise.to(base.device), alpha_bar)
-    columns = torch.zeros(len(timesteps), contexts.shape[2], device=base.device)
+    columns = torch.zeros(len(timesteps), contexts.states.shape[2], device=base.device)
     columns[:, positions] = 1
     recording = Recording(columns)
     staged.predict(
         noisy.to(base.dtype),
         timesteps.to(base.device),
-        staged.project(contexts[:, 0], contexts[:, 1]),
+        staged.project_sides(contexts),
         rows.to(base.device),
         observers=(recording,),
     )

@@ -14,9 +14,13 @@ import torch
 
 def seeded_generator(*purpose: str | int) -> torch.Generator:
     """A CPU generator seeded by sha256 of a purpose, say (seed, photo digest, "noise", step, sample)."""
+    return torch.Generator().manual_seed(seed_of(*purpose))
+
+
+def seed_of(*purpose: str | int) -> int:
+    """The generator's seed for a purpose."""
     preimage = json.dumps(purpose, separators=(",", ":"), ensure_ascii=True).encode()
-    seed = int.from_bytes(hashlib.sha256(preimage).digest()[:8], "big") >> 1
-    return torch.Generator().manual_seed(seed)
+    return int.from_bytes(hashlib.sha256(preimage).digest()[:8], "big") >> 1
 
 
 def normal(shape: tuple[int, ...], *purpose: str | int) -> torch.Tensor:

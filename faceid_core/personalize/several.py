@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import BaseMismatch, ConfigurationError
 
-from .conditioning import blended, encode_several, start_vectors, tokenize_several, word_vectors
+from .conditioning import TextSide, encode_several, start_vectors, tokenize_several, word_vectors
+from .contexts import Contexts, blended, side_by_side
 from .control import WHOLE, IdentityUse
 from .stages import stage_of
 from .tokens import IdentityTokens
@@ -42,15 +42,15 @@ def common_boundaries(people: Sequence[Person]) -> tuple[int, ...]:
 
 
 def several_contexts(
-    base: BaseModel, prompt: str, people: Sequence[Person], use: IdentityUse = WHOLE
-) -> tuple[torch.Tensor, torch.Tensor]:
+    base: TextSide, prompt: str, people: Sequence[Person], use: IdentityUse = WHOLE
+) -> tuple[Contexts, torch.Tensor]:
     """The contexts of a prompt with `V1*`, `V2*`, ... for several people or plain words, for every common stage.
 
     Args:
         use: how much of each person is used; its stages are each person's own. Plain words are used whole.
 
     Returns:
-        Contexts [common stages, 2 (K, V), length, context width] and everybody's positions, int64 [n].
+        Contexts, [common stages, 2 (K, V), length, context width], and everybody's positions, int64 [n].
 
     Raises:
         BaseMismatch, ConfigurationError: as `require_together`, `tokenize_several` and `IdentityUse.within`.
@@ -75,10 +75,10 @@ def several_contexts(
             plain.append(encode_several(tower, ids, positions, [word[None] for word in words]))
         if place == 0:
             where = torch.cat(positions)
-    found = torch.cat(contexts, dim=-1).unflatten(0, (len(begins), 2))
+    found = side_by_side(contexts).unflatten(len(begins), 2)
     if use.strength < 1:
-        shares = torch.full(found.shape[:2], use.strength, device=found.device)
-        found = blended(torch.cat(plain, dim=-1), found, shares)
+        shares = torch.full((len(begins), 2), use.strength, device=found.states.device)
+        found = blended(side_by_side(plain), found, shares)
     return found, where
 
 

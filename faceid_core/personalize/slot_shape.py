@@ -21,7 +21,7 @@ _CPU_SLOTS = 8
 _SHARE = 0.9  # of the free memory; the rest is for fragments
 
 
-def measured_slots(base: BaseModel, method: Method) -> int:
+def measured_slots(base: BaseModel, method: Method, samples_at_once: int = 0) -> int:
     """Slots for this device: on CUDA as many as its free memory holds, a power of two; elsewhere eight.
 
     Two runs of one step, with one and with two made-up people, say what the first and every further one take.
@@ -30,7 +30,7 @@ def measured_slots(base: BaseModel, method: Method) -> int:
         return _CPU_SLOTS
     kept_unused = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
     free = torch.cuda.mem_get_info(base.device)[0] + kept_unused
-    found = fitting_slots(lambda count: _peak_bytes(base, method, count), free)
+    found = fitting_slots(lambda count: _peak_bytes(base, method, count, samples_at_once), free)
     torch.cuda.empty_cache()
     log.info("%d slots fit into the %.1f GB that are free", found, free / 1e9)
     return found
@@ -50,7 +50,7 @@ def fitting_slots(bytes_with: Callable[[int], int], free_bytes: int) -> int:
     return min(MOST_SLOTS, 1 << (fits.bit_length() - 1))
 
 
-def _peak_bytes(base: BaseModel, method: Method, count: int) -> int:
+def _peak_bytes(base: BaseModel, method: Method, count: int, samples_at_once: int) -> int:
     import torch
 
     side = base.description.resolution
@@ -61,6 +61,7 @@ def _peak_bytes(base: BaseModel, method: Method, count: int) -> int:
     ]
     torch.cuda.reset_peak_memory_stats(base.device)
     held = torch.cuda.memory_allocated(base.device)
-    for _ in personalize(base, photos, method.model_copy(update={"steps": 1}), slots=count):
+    step = method.model_copy(update={"steps": 1})
+    for _ in personalize(base, photos, step, slots=count, samples_at_once=samples_at_once):
         pass
     return torch.cuda.max_memory_allocated(base.device) - held

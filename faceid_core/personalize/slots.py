@@ -30,6 +30,8 @@ class TrainingPhoto:
         mask: float32 [h, w], 1 on the face.
         valid: bool [h, w], False where the crop reaches beyond the photo.
         class_word: what the person is, for instance "person".
+        original_pixels: side of the crop in the photo, before it was resampled to `image`; SDXL is told of it, so
+            that a small face does not teach it blur. 0: not known, taken for the picture's own.
     """
 
     name: str
@@ -38,6 +40,7 @@ class TrainingPhoto:
     mask: np.ndarray
     valid: np.ndarray
     class_word: str = "person"
+    original_pixels: int = 0
 
 
 @dataclass

@@ -33,7 +33,7 @@ def first_vectors(base: BaseModel, tower: TextTower, class_word: str, method: Me
     if method.start == "mean_name":
         return mean
     prompt = tokenize(tower, training_prompt(method.template), method.vectors)
-    return encode(tower, prompt, mean[None])[0, prompt.positions].float()
+    return encode(tower, prompt, mean[None]).states[0, prompt.positions].float()
 
 
 @torch.no_grad()

@@ -72,6 +72,7 @@ def personalize(
     method: Method,
     *,
     slots: int = 8,
+    samples_at_once: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
     journal: Mapping[str, bytes] | None = None,
@@ -85,6 +86,8 @@ def personalize(
 
     Args:
         slots: people who share each pass through the network.
+        samples_at_once: noised samples in one call of it, to bound the memory; the step is the same but for rounding,
+            and takes a third longer. 0: all of a step.
         seed: of every random draw.
         progress: called with (name, steps done, steps in all) after each step of each person.
         journal: name -> an entry that an interrupted training of the same person left; it goes on from there to the
@@ -94,7 +97,7 @@ def personalize(
     Raises:
         ConfigurationError: boundaries or template do not fit the base model.
     """
-    trainer = _Trainer(base, method, seed)
+    trainer = _Trainer(base, method, seed, samples_at_once)
     waiting, parked, seats = deque(photos), deque(), [None] * slots
     entries, written = dict(journal or {}), time.monotonic()
     while waiting or parked or any(seats):
@@ -142,9 +145,9 @@ def personalize(
 class _Trainer:
     """Opens, steps and closes slots."""
 
-    def __init__(self, base: BaseModel, method: Method, seed: int):
+    def __init__(self, base: BaseModel, method: Method, seed: int, samples_at_once: int = 0):
         self.base, self.method, self.seed = base, method, seed
-        self.objective = Objective(base, method, seed)
+        self.objective = Objective(base, method, seed, samples_at_once)
         # text encoder -> length of the longest embedding of its vocabulary
         self.vocabulary = {
             name: float(tower.token_embedding.weight.norm(dim=-1).max())
@@ -282,7 +285,7 @@ class _Trainer:
         return photo_attention(
             self.base,
             objective.staged,
-            contexts.expand(-1, 2, -1, -1),
+            contexts,
             objective.positions,
             objective.boundaries,
             slot.latents[0],

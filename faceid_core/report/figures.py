@@ -110,6 +110,20 @@ FIGURES = (
         "leakage_framing", "the photo's framing", "a face as large, where no close-up was asked", percent=True
     ),
     Figure("leakage_position", "the face's place", "where it lies in the photo", percent=True),
+    Figure(
+        "identity_accepted",
+        "identity accepted",
+        "the recogniser takes the face for the photo's",
+        percent=True,
+    ),
+    Figure("identity_second", "identity, second recogniser", "cosine of another recogniser's embeddings"),
+    Figure(
+        "image_text_second", "image and text, second model", "picture against the prompt by another model"
+    ),
+    Figure("diversity", "diversity", "mean distance between pictures of one prompt; 0: all are one"),
+    Figure(
+        "attributes_kept", "age and gender kept", "read as in the photo, unless the prompt asks", percent=True
+    ),
 )
 BY_COLUMN = {figure.column: figure for figure in FIGURES}
 

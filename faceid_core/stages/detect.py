@@ -1,4 +1,4 @@
-"""Stage detect: untrusted bytes to a safe picture, one face, landmarks and an aligned crop."""
+"""Stage detect: untrusted bytes to a safe picture, one face, landmarks and an aligned crop; or a subject as given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from faceid_core.stages.work import Subject, Work
 
 
 class Detect:
-    """See the module's sentence. Outputs: crop.png, valid.png, detection.json, or rejection.json."""
+    """See the module's sentence. Outputs: crop.png, valid.png, detection.json (and subject.png), or rejection.json."""
 
     name, version, batch = "detect", 1, 64
 
@@ -23,6 +23,9 @@ class Detect:
             limits = Limits(min_face_pixels=p["min_face_pixels"], min_sharpness=p["min_sharpness"])
             try:
                 image = photos.decode(blobs["photo"], max_bytes=p["max_bytes"], max_pixels=p["max_pixels"])
+                if _is_given(p, blobs):
+                    yield index, _given(image, p, blobs), {}
+                    continue
                 found = detect_face(
                     image,
                     models.detector,
@@ -45,6 +48,34 @@ class Detect:
             tick(work.subject, 1, 1)
 
 
+def _is_given(parameters, blobs) -> bool:
+    return "subject_box" in parameters or "subject_mask" in blobs
+
+
+def _given(image, parameters, blobs):
+    """The outputs for a subject that the user pointed at; raises PhotoRejected."""
+    from faceid_core import photos
+    from faceid_core.faces.subject import cut_subject
+
+    mask, box = None, parameters.get("subject_box")
+    if "subject_mask" in blobs:
+        limits = {name: parameters[name] for name in ("max_bytes", "max_pixels")}
+        mask = photos.decode(blobs["subject_mask"], **limits).mean(axis=2) > 127
+    cut = cut_subject(
+        image,
+        box=tuple(box) if box else None,
+        mask=mask,
+        crop_pixels=parameters["crop_pixels"],
+        least_pixels=parameters["min_face_pixels"],
+    )
+    return {
+        "crop.png": png_output(cut.crop),
+        "valid.png": png_output(cut.valid.astype("uint8") * 255),
+        "subject.png": png_output(cut.inside.astype("uint8") * 255),
+        "detection.json": json_output(cut.facts()),
+    }
+
+
 STAGE = Detect()
 
 
@@ -62,8 +93,11 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "max_pixels": faces.max_photo_pixels,
         "face_box": list(subject.face_box) if subject.face_box else None,
     }
-    return [
-        plan.work(
-            subject, "detect", STAGE.version, parameters, {"photo": subject.photo()}, ("face_detector",)
-        )
-    ]
+    sources, roles = {"photo": subject.photo()}, ("face_detector",)
+    if subject.is_given:
+        roles = ()
+        if subject.subject_box:
+            parameters["subject_box"] = list(subject.subject_box)
+        if subject.subject_mask_digest:
+            sources["subject_mask"] = subject.subject_mask()
+    return [plan.work(subject, "detect", STAGE.version, parameters, sources, roles)]

@@ -43,4 +43,5 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "labels": subject.source("parse", "labels.png"),
         "valid": subject.source("detect", "valid.png"),
     }
-    return [plan.work(subject, "mask", STAGE.version, {"region": plan.config.faces.mask_region}, sources, ())]
+    region = "subject" if subject.is_given else plan.config.faces.mask_region
+    return [plan.work(subject, "mask", STAGE.version, {"region": region}, sources, ())]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from faceid_core.config import NightlyConfig
+from faceid_core.evaluate.photographs import Chosen
 from faceid_core.personalize.method import Method
+from faceid_core.stages.weights import base_weights, chosen_scorers
 from faceid_core.store import ObjectStore, open_store
 
 
@@ -26,7 +28,11 @@ class WorkerSettings:
     batch: int
     threads: int
     journal_seconds: float = 0.0
+    samples_at_once: int = 0
+    base_layout: str = ""
+    base_weights: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)
+    photograph_scorers: Chosen | None = None
 
     @classmethod
     def from_config(
@@ -45,7 +51,11 @@ class WorkerSettings:
             batch=config.generate.batch,
             threads=threads,
             journal_seconds=config.execution.journal_seconds,
+            samples_at_once=config.personalize.samples_at_once,
+            base_layout=config.base_model.layout,
+            base_weights=base_weights(config),
             weights=dict(weights),
+            photograph_scorers=chosen_scorers(config),
         )
 
 
@@ -89,14 +99,16 @@ class Models:
     def base(self):
         """The frozen text-to-image model."""
         from faceid_core.diffusion import load_base_model
+        from faceid_core.diffusion.sources import find_base
         from faceid_core.stages.weights import verify_base
 
-        verify_base(self.settings.base_source, self.settings.weights["base"])
+        chosen = self.settings
+        files = find_base(
+            chosen.base_source, layout=chosen.base_layout, weights=chosen.base_weights, s3=chosen.s3
+        )
+        verify_base(files, chosen.weights["base"])
         return load_base_model(
-            self.settings.base_source,
-            device=self.device,
-            precision=self.settings.precision,
-            digest=self.settings.weights["base"],
+            files, device=self.device, precision=chosen.precision, digest=chosen.weights["base"]
         )
 
     def measured_slots(self, method: Method) -> int:
@@ -106,7 +118,7 @@ class Models:
         known = self.__dict__.setdefault("slots_of_methods", {})
         name = method.model_dump_json()
         if name not in known:
-            known[name] = measured_slots(self.base, method)
+            known[name] = measured_slots(self.base, method, self.settings.samples_at_once)
         return known[name]
 
     @cached_property
@@ -137,6 +149,8 @@ class Models:
     @cached_property
     def scorers(self):
         """The configured set of scorers."""
+        if self.settings.photograph_scorers is not None:
+            return self._photograph_scorers(self.settings.photograph_scorers)
         from faceid_core.evaluate.scorers import load_scorers
         from faceid_core.miniature.scorer_sets import SETS
         from faceid_core.stages.weights import verify_shipped
@@ -145,3 +159,15 @@ class Models:
             {name: self.settings.weights[role] for role, name in SETS[self.settings.scorers].items()}
         )
         return load_scorers(self.settings.scorers)
+
+    def _photograph_scorers(self, chosen: Chosen):
+        from faceid_core.evaluate import photographs
+
+        roles = chosen.models()
+        return photographs.load(
+            chosen,
+            {role: digest for role, digest in self.settings.weights.items() if role in roles},
+            detector=self.detector,
+            parser=self.parser,
+            device=self.device,
+        )

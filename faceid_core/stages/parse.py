@@ -17,11 +17,24 @@ class Parse:
         from faceid_core.faces.parse import parse_face
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
+            if "subject" in blobs:
+                yield index, _given(blobs["subject"]), {}
+                continue
             face = face_from_facts(read_json(blobs["detection"]))
             labels = parse_face(read_png(blobs["crop"]), models.parser, face=face)
             about = {"parser": models.parser.name, "approximate": bool(models.parser.approximate)}
             yield index, {"labels.png": png_output(labels), "parser.json": json_output(about)}, {}
             tick(work.subject, 1, 1)
+
+
+def _given(subject: bytes):
+    """The outputs for a subject that the user pointed at: its pixels are one class."""
+    from faceid_core.faces.classes import INDEX
+    from faceid_core.faces.mask import GIVEN_CLASS
+
+    labels = (read_png(subject) > 127).astype("uint8") * INDEX[GIVEN_CLASS]
+    about = {"parser": "given", "approximate": False}
+    return {"labels.png": png_output(labels), "parser.json": json_output(about)}
 
 
 STAGE = Parse()
@@ -35,6 +48,9 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "crop": subject.source("detect", "crop.png"),
         "detection": subject.source("detect", "detection.json"),
     }
+    if subject.is_given:
+        sources = {"subject": subject.source("detect", "subject.png")}
+        return [plan.work(subject, "parse", STAGE.version, {"backend": "given"}, sources, ())]
     return [
         plan.work(
             subject, "parse", STAGE.version, {"backend": plan.config.faces.backend}, sources, ("face_parser",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faceid_core.stages.files import json_output, read_png
+from faceid_core.stages.files import json_output, read_json, read_png
 from faceid_core.stages.work import JOURNAL, Entry, Subject, Work
 from faceid_core.store.cache import Output
 
@@ -36,6 +36,7 @@ class Personalise:
             photos,
             Method.model_validate(shared["method"]),
             slots=models.settings.slots or models.measured_slots(Method.model_validate(shared["method"])),
+            samples_at_once=models.settings.samples_at_once,
             seed=shared["seed"],
             progress=tick,
             journal={
@@ -78,7 +79,18 @@ def _training_photo(kind, work: Work, blobs):
         mask=read_png(blobs["mask"]).astype("float32") / 255.0,
         valid=read_png(blobs["valid"]) > 0,
         class_word=work.call.parameters["class_word"],
+        original_pixels=_original_pixels(blobs),
     )
+
+
+def _original_pixels(blobs) -> int:
+    """Side of the crop in pixels of the photo; 0 where the base model reads no sizes."""
+    import math
+
+    if "detection" not in blobs:
+        return 0
+    transform = read_json(blobs["detection"])["transform"]  # photo to crop, [2, 3]
+    return round(len(read_png(blobs["crop"])) / math.hypot(transform[0][0], transform[1][0]))
 
 
 STAGE = Personalise()
@@ -99,6 +111,8 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "valid": subject.source("detect", "valid.png"),
         "mask": subject.source("mask", "mask.png"),
     }
+    if plan.reads_sizes:
+        sources["detection"] = subject.source("detect", "detection.json")
     precision = plan.config.base_model.precision
     return [
         plan.work(subject, "personalise", STAGE.version, parameters, sources, ("base",), precision=precision)

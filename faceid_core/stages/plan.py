@@ -18,8 +18,10 @@ class Plan:
     """Everything that decides results, in memory, without a model loaded.
 
     `weights` maps a role (base, detector, parser, recogniser, image_text) to the digest of its files;
+    `scorer_names` are for tables: the photographs' scorers by role;
     `crop_pixels` is the base model's picture side, at which faces are aligned. `floors` is filled in as the run goes:
-    the manifest of each class word's pictures, against which people's identity floor is measured.
+    the manifest of each class word's pictures, against which people's identity floor is measured. `reads_sizes` says
+    whether the base model is told the sizes of pictures (SDXL), so that training needs the photo's.
     """
 
     config: NightlyConfig
@@ -27,6 +29,8 @@ class Plan:
     grid: PromptGrid
     weights: Mapping[str, str]
     crop_pixels: int
+    reads_sizes: bool = False
+    scorer_names: Mapping[str, str] = field(default_factory=dict)
     floors: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
@@ -44,6 +48,8 @@ class Plan:
             grid=load_grid(config.generate.grid),
             weights=found.digests,
             crop_pixels=found.base_resolution,
+            reads_sizes=found.base_reads_sizes,
+            scorer_names=found.names,
         )
 
     def works(self, stage: str, subject: Subject) -> list[Work]:

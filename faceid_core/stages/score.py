@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 
+from faceid_core.evaluate.photographs import key_roles
 from faceid_core.stages.files import read_png
 from faceid_core.stages.generate import SHARD
 from faceid_core.stages.work import COMMON, Source, Subject, Work
@@ -50,13 +51,25 @@ class Score:
                 scorers=scorers,
             )
             parquet = Output(write_scores(rows), "application/vnd.apache.parquet", inline=True)
-            yield index, {SCORES: parquet}, {}
+            where = {"device": models.device} if _on_accelerator(models, self.metric) else {}
+            yield index, {SCORES: parquet}, where
             tick(work.subject, 1, 1)
+
+
+def _on_accelerator(models, metric: str) -> bool:
+    """Whether CLIP computed, where the base model does; everything else that scores computes on the CPU."""
+    from faceid_core.evaluate.metrics import METRICS
+
+    asks_clip = {"image_text", "second_image_text", "embedder"} & set(
+        key_roles(metric, METRICS[metric].roles)
+    )
+    return models.settings.photograph_scorers is not None and bool(asks_clip)
 
 
 def _scorers(models, metric: str):
     """The scorers, with the photos' detector in its place where the metric asks for that one."""
-    if _asks_detector_of_photos(metric, models.settings.faces_backend):
+    own = models.settings.photograph_scorers is None
+    if own and _asks_detector_of_photos(metric, models.settings.faces_backend):
         return replace(models.scorers, detector=models.detector)
     return models.scorers
 
@@ -128,8 +141,11 @@ def _work(plan, subject: Subject, metric: str, pictures: Source, result: str | N
         "class_word": subject.class_word,
         "scorers": plan.config.score.scorers,
     }
-    roles = {role: role for role in about.roles}
-    if _asks_detector_of_photos(metric, plan.config.faces.backend):
-        roles["detector"] = "face_detector"
+    if plan.config.score.of_photographs:
+        roles = key_roles(metric, about.roles)
+    else:
+        roles = {role: role for role in about.roles}
+        if _asks_detector_of_photos(metric, plan.config.faces.backend):
+            roles["detector"] = "face_detector"
     name = f"score-{metric}"
     return plan.work(subject, name, about.version, parameters, sources, roles, result=result or name)

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, describe, source_folder
+from faceid_core.diffusion.describe import MINIATURE, describe
+from faceid_core.diffusion.sources import BaseFiles, find_base
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate import photographs
+from faceid_core.evaluate.photographs import Chosen
 from faceid_core.miniature.scorer_sets import SELECTION, SETS
-from faceid_core.store.models_lock import SHIPPED, ModelsLock, digest_folder
+from faceid_core.store.models_lock import SHIPPED, ModelsLock
+from faceid_core.weights.locate import WeightsPlace
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Digests by role, and the picture side of the base model in pixels."""
+    """What a configuration's models are.
+
+    Attributes:
+        digests: by role.
+        base_resolution: the base model's picture side in pixels.
+        base_reads_sizes: whether it reads pictures' sizes (SDXL).
+        names: of scorers by role, for tables.
+    """
 
     digests: Mapping[str, str]
     base_resolution: int
+    base_reads_sizes: bool
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -34,11 +47,15 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         ConfigurationError: the base model's folder is not one.
         MissingWeights: a file of a shipped model is absent.
     """
-    source = config.base_model.source
-    folder = source_folder(source)
+    base = config.base_model
+    files = base_files(config)
     lock = shipped_lock()
     # The score stages' roles mean the configured set's models; the photos' detector and parser have their own.
-    digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
+    chosen = chosen_scorers(config)
+    if chosen is None:
+        digests = {role: lock.digest(name) for role, name in SETS[config.score.scorers].items()}
+    else:
+        digests = chosen.digests(asked_for(config))
     if config.faces.backend != "miniature":
         from faceid_core.faces.backends import backend_digest
 
@@ -47,9 +64,72 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         photos = SETS[SELECTION]
         digests["face_detector"] = lock.digest(photos["detector"])
         digests["face_parser"] = lock.digest(photos["parser"])
-    digests["base"] = lock.digest("pipeline") if source == MINIATURE else digest_folder(folder)
-    about = describe(folder, name=source, digest=digests["base"], precision=config.base_model.precision)
-    return FoundWeights(digests, about.resolution)
+    digests["base"] = lock.digest("pipeline") if base.source == MINIATURE else files.digest()
+    if base.digest not in ("", digests["base"]):
+        raise ConfigurationError(
+            f"the files of base model {base.source!r} have digest {digests['base']}, base_model.digest asks for "
+            f"{base.digest}; bring the right files, or correct the digest"
+        )
+    about = describe(files.folder, name=base.source, digest=digests["base"], precision=base.precision)
+    return FoundWeights(digests, about.resolution, about.pooled_width > 0, names_of(config))
+
+
+def base_files(config: NightlyConfig) -> BaseFiles:
+    """The configured base model's files on this machine; raises as `find_base`."""
+    base = config.base_model
+    weights = base_weights(config)
+    return find_base(base.source, layout=base.layout, weights=weights, s3=config.s3.model_dump())
+
+
+def base_weights(config: NightlyConfig) -> str:
+    """The folder in which hub models lie: the base model's own, or that of all weights; empty for the hub's cache."""
+    return config.base_model.weights or ("" if config.weights.startswith("s3://") else config.weights)
+
+
+def chosen_scorers(config: NightlyConfig) -> Chosen | None:
+    """The models that score photographs; None for the miniature's sets."""
+    score = config.score
+    if not score.of_photographs:
+        return None
+    selecting = score.scorers == photographs.SELECTION
+    return Chosen(
+        name=score.scorers,
+        recognisers=(score.selection_recogniser,) if selecting else score.recognisers,
+        clips=(score.selection_clip,) if selecting else score.clips,
+        place=WeightsPlace(config.weights, config.s3.model_dump()),
+    )
+
+
+def names_of(config: NightlyConfig) -> dict[str, str]:
+    """Role of a photographs' scorer -> the model's name and version, for tables; empty for the miniature's sets."""
+    chosen = chosen_scorers(config)
+    if chosen is None:
+        return {}
+    return {**chosen.names(), **_face_names(config)}
+
+
+def _face_names(config: NightlyConfig) -> dict[str, str]:
+    """Names of the photos' detector and parser, with the version of the code that asks the detector."""
+    if config.faces.backend == MINIATURE:
+        return {"detector": "miniature-detector", "parser": "miniature-parser"}
+    from faceid_core.faces.deepface_backend import DeepFaceDetector
+
+    chosen = {"detector": "opencv", "parser": "ellipse"} | config.faces.model_dump()
+    return {
+        "detector": f"deepface-{chosen['detector']}@{DeepFaceDetector.version}",
+        "parser": chosen["parser"],
+    }
+
+
+def asked_for(config: NightlyConfig) -> set[str]:
+    """The roles without which the configured metrics cannot be measured."""
+    from faceid_core.evaluate.metrics import METRICS
+
+    return {
+        role
+        for metric in config.score.metrics
+        for role in photographs.key_roles(metric, METRICS[metric].roles).values()
+    }
 
 
 def verify_shipped(planned: Mapping[str, str]) -> None:
@@ -73,11 +153,10 @@ def _require_planned(what: str, found: str, planned: str) -> None:
         )
 
 
-def verify_base(source: str, digest: str) -> None:
+def verify_base(files: BaseFiles, digest: str) -> None:
     """Check, before a base model is loaded, that its files are those of the digest."""
-    folder = source_folder(source)
-    if source == MINIATURE:
+    if files.source == MINIATURE:
         _require_planned("the miniature pipeline", shipped_lock().digest("pipeline"), digest)
-        shipped_lock().verify("pipeline", folder)
+        shipped_lock().verify("pipeline", files.folder)
     else:
-        _require_planned(str(folder), digest_folder(folder), digest)
+        _require_planned(str(files.checkpoint or files.folder), files.digest(), digest)

@@ -75,7 +75,8 @@ class Done:
 class Subject:
     """A person of the manifest, the class word (floor) or a named person (ceiling), and what is known of it.
 
-    `name` is the identity key, or for common subjects a slug; `text` is what stands for V* in their prompts.
+    `name` is the identity key, or for common subjects a slug; `text` is what stands for V* in their prompts. Where
+    the user gave a box or a mask of a subject that is no person (`is_given`), no face is looked for.
     """
 
     kind: Literal["person", "class_word", "named"]
@@ -86,6 +87,8 @@ class Subject:
     identity_id: str | None = None
     photo_digest: str | None = None
     face_box: tuple[float, float, float, float] | None = None
+    subject_box: tuple[float, float, float, float] | None = None
+    subject_mask_digest: str | None = None
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
     def source(self, result: str, output: str) -> Source:
@@ -98,6 +101,16 @@ class Subject:
         if manifest is None:
             raise InputMissing(self.name, result)
         return Source(self.scope, manifest.stage, manifest.stage_key, manifest.outputs[output].digest)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the user said where the subject is."""
+        return self.subject_box is not None or self.subject_mask_digest is not None
+
+    def subject_mask(self) -> Source:
+        """Locate the given mask, which the driver put beside the photo."""
+        assert self.subject_mask_digest is not None
+        return Source(self.scope, "photo", self.subject_mask_digest, self.subject_mask_digest)
 
     def photo(self) -> Source:
         """Locate the photo, which the driver put beside the person's other blobs."""

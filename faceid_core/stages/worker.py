@@ -19,6 +19,7 @@ from faceid_core.stages.sharing import SharedWork
 from faceid_core.stages.work import JOURNAL, Done, Entry, Work
 from faceid_core.store import IdentityErased, StageCache
 from faceid_core.store.journal import WorkJournal
+from faceid_core.weights.offline import refuse_downloads
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Worker:
     """
 
     def __init__(self, settings: WorkerSettings, run_id: str):
+        refuse_downloads()
         self.settings, self.run_id = settings, run_id
         self.store = open_configured_store(settings.store, settings.s3)
         self.models = Models(settings)

@@ -46,22 +46,10 @@ class ModelsLock:
         """
         path = Path(path or SHIPPED)
         try:
-            record = json.loads(path.read_bytes())
+            data = path.read_bytes()
         except FileNotFoundError:
             raise MissingWeights(f"{path} does not exist; write it with: faceid models lock") from None
-        except ValueError as error:
-            raise ConfigurationError(
-                f"{path} is not JSON ({error}); write it with: faceid models lock"
-            ) from error
-        if (
-            not isinstance(record, dict)
-            or record.get("format") != FORMAT
-            or not _well_formed(record.get("models"))
-        ):
-            raise ConfigurationError(
-                f"{path} is not of the format {FORMAT}; write it with: faceid models lock"
-            )
-        return cls(record["models"], str(path))
+        return parse_lock(data, str(path))
 
     def digest(self, name: str) -> str:
         """One SHA-256 for all files of a model.
@@ -105,6 +93,28 @@ class ModelsLock:
         return self.models[name]
 
 
+def parse_lock(data: bytes, path: str) -> ModelsLock:
+    """A lock from its bytes; raises ConfigurationError, naming `path`, if they are none."""
+    try:
+        record = json.loads(data)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is not JSON ({error}); write it with: faceid models lock"
+        ) from error
+    if (
+        not isinstance(record, dict)
+        or record.get("format") != FORMAT
+        or not _well_formed(record.get("models"))
+    ):
+        raise ConfigurationError(f"{path} is not of the format {FORMAT}; write it with: faceid models lock")
+    return ModelsLock(record["models"], path)
+
+
+def lock_text(models: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """What stands in the lock of these models."""
+    return json.dumps({"format": FORMAT, "models": models}, indent=1, sort_keys=True) + "\n"
+
+
 def write_lock(path: str | Path, folders: Mapping[str, str | Path]) -> ModelsLock:
     """Lock models as they lie in their folders, keeping the entries of models that are not named here.
 
@@ -121,8 +131,7 @@ def write_lock(path: str | Path, folders: Mapping[str, str | Path]) -> ModelsLoc
     path = Path(path)
     models = dict(ModelsLock.load(path).models) if path.exists() else {}
     models.update({name: lock_entry(folder) for name, folder in folders.items()})
-    text = json.dumps({"format": FORMAT, "models": models}, indent=1, sort_keys=True) + "\n"
-    _replace_file(path, text)
+    _replace_file(path, lock_text(models))
     return ModelsLock.load(path)
 
 
@@ -137,6 +146,11 @@ def lock_entry(folder: str | Path, *, noted: bool = False) -> dict[str, dict]:
         raise MissingWeights(f"{folder} holds no model files; check the folder's name")
     digest = _digest_noted if noted else _digest_file
     return {name: {"sha256": digest(file), "size": file.stat().st_size} for name, file in files}
+
+
+def file_entry(file: str | Path) -> dict:
+    """{"sha256", "size"} of one file of a model; the digest of a large one is noted as in `digest_folder`."""
+    return {"sha256": _digest_noted(Path(file)), "size": Path(file).stat().st_size}
 
 
 def digest_folder(folder: str | Path) -> str:
@@ -178,7 +192,7 @@ def _digest_noted(file: Path) -> str:
     mark = _mark(file)
     if mark[1] < _LEAST_NOTED_BYTES:
         return _digest_file(file)
-    notes_file = _cache_folder() / "file-digests.json"
+    notes_file = cache_folder() / "file-digests.json"
     try:
         notes = json.loads(notes_file.read_bytes())
     except (OSError, ValueError):
@@ -191,7 +205,8 @@ def _digest_noted(file: Path) -> str:
     return notes[name]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where this project may keep files of the user's that can be made again."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "faceid"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
@@ -40,7 +41,9 @@ _ADVICE = {
 _PURGE_ADVICE = (
     "allow ListBucketVersions and DeleteObjectVersion on the bucket and prefix, and lift object locks"
 )
+_SWEEP_ADVICE = "allow ListBucketMultipartUploads and ListMultipartUploadParts on the bucket and prefix"
 _ATTEMPTS = 6
+_PIECE_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.05
 
 
@@ -90,6 +93,29 @@ class S3Store:
             raise self._failed("read", name, error) from error
         except BotoCoreError as error:
             raise self._failed("read", name, error) from error
+
+    def read_from(self, name: str, start: int, etag: str) -> Iterator[bytes]:
+        """The pieces of an object from a byte on, as long as it still has `etag`: for files too large for memory.
+
+        Raises:
+            StoreError: it is gone, changed, or its body broke off.
+        """
+        try:
+            answer = self._client.get_object(
+                Bucket=self.bucket, Key=self._key(name), Range=f"bytes={start}-", IfMatch=etag
+            )
+            yield from answer["Body"].iter_chunks(_PIECE_BYTES)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("read", name, error) from error
+
+    def put_file(self, name: str, path: str) -> None:
+        """Write a file as an object, in parts where it is large; what stands there is replaced."""
+        try:
+            encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key}
+            extra = encryption if self.settings.kms_key else None
+            self._client.upload_file(path, self.bucket, self._key(name), ExtraArgs=extra)
+        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+            raise self._failed("write", name, error) from error
 
     def head(self, name: str) -> ObjectInfo | None:
         try:
@@ -154,6 +180,17 @@ class S3Store:
         except BotoCoreError as error:
             raise self._failed("delete", name, error) from error
 
+    def download(self, name: str, path: str) -> None:
+        """Write an object to a file, in parts where it is large.
+
+        Raises:
+            StoreError: it cannot be read, or changed meanwhile.
+        """
+        try:
+            self._client.download_file(self.bucket, self._key(name), path)
+        except (ClientError, BotoCoreError) as error:
+            raise self._failed("read", name, error) from error
+
     def purge(self, prefix: str) -> int:
         validate_prefix(prefix)
         return self._purge(prefix, lambda row: True)
@@ -177,7 +214,9 @@ class S3Store:
                 if delete:
                     self._client.abort_multipart_upload(**which)
         except (ClientError, BotoCoreError) as error:
-            raise self._failed("sweep unfinished uploads of", "everything", error) from error
+            raise self._failed(
+                "sweep unfinished uploads of", "the bucket", error, denied=_SWEEP_ADVICE
+            ) from error
         return count, size
 
     def _purge(self, prefix: str, wanted: Callable[[dict], bool]) -> int:
@@ -203,7 +242,9 @@ class S3Store:
                     )
                 found += len(keys)
         except (ClientError, BotoCoreError) as error:
-            raise self._failed("remove all versions of", prefix or "everything", error) from error
+            raise self._failed(
+                "remove all versions of", prefix or "everything", error, denied=_PURGE_ADVICE
+            ) from error
         return found
 
     def _key(self, name: str) -> str:
@@ -239,10 +280,12 @@ class S3Store:
             pause *= 2
         return request()
 
-    def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
+    def _failed(self, verb: str, name: str, error: Exception, *, denied: str = "") -> StoreError:
         advice = "check the endpoint, the network and the credentials"
         if isinstance(error, ClientError):
             advice = _ADVICE.get(_code(error), "see the service's message")
+            if denied and _code(error) in ("AccessDenied", "403"):
+                advice = denied
         return StoreError(f"cannot {verb} {name} in {self.url}: {error}; {advice}")
 
 

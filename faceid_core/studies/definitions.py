@@ -18,7 +18,7 @@ from .study import Claim, Study, Variant
 DEFAULT = "semantic-fidelity"
 PAPER = "semantic-fidelity-as-published"
 # Backends of score.scorers that choose settings; all others report. Neither may do the other's work.
-SELECTION_SCORERS = ("miniature-selection",)
+SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
 
 TUNING_SAMPLES = 1000
 TUNING_RATES = (0.02, 0.06)

@@ -76,6 +76,7 @@ def test_strength_runs_evenly_from_the_class_words_contexts_to_the_persons(base,
     none, _ = identity_contexts(base, PROMPT, person, IdentityUse(strength=0.0))
     some, same_positions = identity_contexts(base, PROMPT, person, IdentityUse((2,), "v", 0.25))
     assert torch.equal(positions, same_positions)
+    plain, whole, none, some = (each.states for each in (plain, whole, none, some))
     assert torch.allclose(none, plain.expand_as(none), atol=1e-5)
     expected = none.clone()
     expected[1, 1] = 0.75 * none[1, 1] + 0.25 * whole[1, 1]

@@ -9,6 +9,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
 from data_contracts import contract
@@ -251,6 +252,21 @@ def test_versions_that_may_not_be_removed_are_an_error(s3_server, s3_store, monk
     with pytest.raises(StoreError, match=r"cannot remove all versions of x .*DeleteObjectVersion"):
         erase(s3_store, SECRET, GONE, longest_lease=0.0)
     assert s3_store.head(layout.tombstone(KEY)) is not None
+
+
+def test_a_policy_that_does_not_suffice_says_what_to_allow(s3_store, monkeypatch):
+    def denied(name):
+        error = {
+            "Error": {"Code": "AccessDenied", "Message": "no"},
+            "ResponseMetadata": {"HTTPStatusCode": 403},
+        }
+        raise ClientError(error, name)
+
+    monkeypatch.setattr(s3_store._client, "get_paginator", denied)
+    with pytest.raises(StoreError, match="allow ListBucketVersions and DeleteObjectVersion"):
+        s3_store.purge("identities/")
+    with pytest.raises(StoreError, match="allow ListBucketMultipartUploads"):
+        s3_store.sweep_unfinished(0.0, delete=False)
 
 
 def test_unfinished_writes_of_a_folder_go_with_the_second_sweep(filled):

@@ -43,12 +43,12 @@ def test_a_person_beside_a_plain_word_is_the_single_person_path(base):
     person = tokens(1)
     single, _ = identity_contexts(base, "photo of V* on person beach", person)
     several, positions = several_contexts(base, BOTH, (person, "person"))
-    assert torch.allclose(several, single, atol=1e-5)
+    assert torch.allclose(several.states, single.states, atol=1e-5)
     assert positions.tolist() == [3, 5]
     # "woman" takes two positions; the person after it moves on by one.
     single, _ = identity_contexts(base, "photo of woman on V* beach", person)
     several, positions = several_contexts(base, "photo of V2* on V1* beach", (person, "woman"))
-    assert torch.allclose(several, single, atol=1e-5)
+    assert torch.allclose(several.states, single.states, atol=1e-5)
     assert positions.tolist() == [6, 3, 4]
     assert near(picture(base, (person, "person"), BOTH), picture(base, person, "photo of V* on person beach"))
 
@@ -56,7 +56,7 @@ def test_a_person_beside_a_plain_word_is_the_single_person_path(base):
 def test_plain_words_alone_are_the_plain_prompt(base):
     plain, _ = plain_contexts(base, "photo of V* on man beach", "woman")
     several, _ = several_contexts(base, BOTH, ("woman", "man"))
-    assert torch.allclose(several, plain, atol=1e-5)
+    assert torch.allclose(several.states, plain.states, atol=1e-5)
 
 
 def test_each_persons_vectors_stand_in_their_own_places(base):
@@ -92,7 +92,9 @@ def test_different_boundaries_meet_in_their_union(base):
             )
             for each, own in ((first, own_first), (second, own_second))
         )
-        assert torch.allclose(contexts[common], several_contexts(base, BOTH, only)[0][0], atol=1e-5)
+        assert torch.allclose(
+            contexts.states[common], several_contexts(base, BOTH, only)[0].states[0], atol=1e-5
+        )
     assert picture(base, (first, second), BOTH).image.shape == (32, 32, 3)
 
 
@@ -102,7 +104,7 @@ def test_the_use_holds_for_people_together_as_alone(base, use):
     alone, _ = identity_contexts(base, "photo of V* on person beach", person, use)
     together, _ = several_contexts(base, BOTH, (person, "person"), use)
     # Where the person is left out, the alone path blends contexts and this one vectors: the same class word.
-    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together.states, alone.states, atol=1e-5)
 
 
 def test_people_change_the_picture_and_their_order_matters(base):

@@ -23,6 +23,7 @@ COLUMNS = (
     *("leakage", "leakage_low", "leakage_high", "leakage_floor"),
     *("leakage_excess", "leakage_excess_low", "leakage_excess_high"),
     *("leakage_clothes", "leakage_background", "leakage_framing", "leakage_position"),
+    *("identity_accepted", "identity_second", "image_text_second", "diversity", "attributes_kept"),
     *("personalise_key", "generate_key"),
 )
 
@@ -126,6 +127,24 @@ def test_the_run_as_a_whole():
     assert total["relative_to_class_word"]["concepts_obeyed"] == pytest.approx(0.75 / (5 / 6), abs=1e-5)
     assert total["relative_to_class_word"]["action_obeyed"] is None
     assert aggregate([])["people"] == 0
+
+
+def test_what_photographs_alone_have_stands_beside_it_and_the_class_word_has_the_floors():
+    measured = {"identity:accepted": 1, "identity_second": 0.5, "image_text_second": 0.3, "diversity": 0.2}
+    scores = [row for metric, value in measured.items() for row in _metric(metric, [value] * 6)]
+    floor = _metric("identity_second", [0.1] * 6) + _metric("attributes", [0.5] * 6)
+    ann = SubjectScores("person", ANN, "person", scores, floor=floor, identity_id="ann", identity_key=ANN)
+    word = SubjectScores("class_word", "person", "person", _metric("diversity", [0.6] * 6))
+    person, floor_row = _run([ann, word])
+    assert [person[name] for name in ("identity_accepted", "identity_second", "diversity")] == [1, 0.5, 0.2]
+    assert [floor_row[name] for name in ("identity_second", "diversity", "attributes_kept")] == [
+        0.1,
+        0.6,
+        0.5,
+    ]
+    assert floor_row["image_text_second"] is None and person["attributes_kept"] is None
+    summary = contract("identity_summary")
+    summary.check(summary.table([person, floor_row]))
 
 
 def test_rows_keep_the_contract_of_their_table():

@@ -7,8 +7,9 @@ The digest covers the stage's module, the modules that load the models it asks f
 are not imports), and every faceid_core module that these import, also inside functions. Docstrings, comments and
 layout do not count, nor do imports for type checkers. Left out are modules that pass on what others decided:
 `faceid_core.errors` (an exception carries what its raiser gave it), `faceid_core.store` (moves bytes; golden keys
-hold its canonical JSON still), what lies between driver and worker, `faceid_core.stages.work` and `.models`
-(parameters reach a stage through its key), and the other stages' modules, from which a stage takes only the names
+hold its canonical JSON still), `faceid_core.weights` (finds files, whose digests are in the key), what lies
+between driver and worker, `faceid_core.stages.work` and `.models` (parameters reach a stage through its key), and
+the other stages' modules, from which a stage takes only the names
 of files. Other stages' results, weights and grids count by their digests in the key.
 
     python -m tests.helpers.syntax_digest                       # what has changed, by stage
@@ -39,6 +40,7 @@ GOLDEN_TESTS = "tests/model/test_golden_outputs.py"
 PASSES_ON = (
     "faceid_core.errors",
     "faceid_core.store",
+    "faceid_core.weights",
     "faceid_core.stages.work",
     "faceid_core.stages.models",
 )
@@ -49,7 +51,7 @@ LOADERS = {
     "parser": "faceid_core.faces.backends",
     "scorers": "faceid_core.evaluate.scorers",
 }
-NOT_MODELS = ("settings", "__dict__", "measured_slots")
+NOT_MODELS = ("settings", "device", "__dict__", "measured_slots")
 
 
 def stage_names() -> list[str]:

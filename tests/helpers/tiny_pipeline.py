@@ -83,7 +83,13 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "v_prediction", 
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer whose merges make each listed word one token; other words fall into letters."""
+    vocabulary, merges = words_and_merges()
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=16)
+
+
+def words_and_merges() -> tuple[list[str], list[tuple[str, str]]]:
+    """Of a byte-pair tokenizer whose merges make each listed word one token; other words fall into letters."""
     letters = [chr(code) for code in range(33, 127)]
     vocabulary = ["<|startoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
@@ -97,5 +103,4 @@ def _tokenizer() -> CLIPTokenizer:
             if left not in vocabulary:
                 vocabulary.append(left)
     vocabulary.append("<|endoftext|>")
-    ids = {token: number for number, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=16)
+    return vocabulary, merges

@@ -138,7 +138,7 @@ def test_the_encoder_output_start_is_the_mean_names_context(miniature):
     mean = first_vectors(miniature, tower, "person", method.model_copy(update={"start": "mean_name"}))
     prompt = tokenize(tower, "a photo of the face of V*", 2)
     context = encode(tower, prompt, mean[None])
-    assert torch.equal(first_vectors(miniature, tower, "person", method), context[0, prompt.positions])
+    assert torch.equal(first_vectors(miniature, tower, "person", method), context.states[0, prompt.positions])
 
 
 def test_a_model_that_knows_no_names_says_what_to_choose_instead(base):

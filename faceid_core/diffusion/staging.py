@@ -1,0 +1,91 @@
+"""Brings a base model from a bucket to this machine, once for each version of each file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from faceid_core.errors import MissingWeights
+from faceid_core.store.keys import sha256_hex
+from faceid_core.store.models_lock import cache_folder
+from faceid_core.store.objects import validate_name
+
+_SUFFIXES = (".json", ".txt", ".safetensors")
+
+
+def stage(url: str, s3: Mapping[str, object]) -> Path:
+    """Bring what lies at an address, and say where it lies now.
+
+    A file whose ETag and size are those of last time is not read again; one that is gone from the bucket goes here too.
+    Several processes of one machine take turns.
+
+    Args:
+        url: `s3://bucket/prefix` of a folder in diffusers' layout, or of one `.safetensors` file.
+        s3: as `config.s3` has it.
+
+    Returns:
+        The folder, or the file.
+
+    Raises:
+        MissingWeights: nothing lies there.
+        StoreError: the bucket cannot be read.
+    """
+    from faceid_core.store.s3 import S3Settings, S3Store
+
+    url = url.rstrip("/")
+    single = url.endswith(".safetensors")
+    prefix, _, leaf = url.rpartition("/") if single else (url, "", "")
+    store = S3Store(
+        prefix,
+        S3Settings(
+            endpoint_url=s3.get("endpoint_url") or None,
+            region=s3.get("region") or None,
+            path_style=s3.get("path_style") or None,
+        ),
+    )
+    place = cache_folder() / "base-models" / sha256_hex(url.encode())[:32]
+    with _alone(place):
+        wanted = {
+            info.name: [info.etag, info.size]
+            for info in store.list(leaf)
+            if info.name.endswith(_SUFFIXES) and (not single or info.name == leaf)
+        }
+        if not wanted:
+            raise MissingWeights(
+                f"base model {url!r}: no file of a model lies there; put a folder in diffusers' layout there"
+            )
+        _bring(store, wanted, place)
+    return place / leaf if single else place
+
+
+def _bring(store, wanted: Mapping[str, list], place: Path) -> None:
+    notes_file = place.with_suffix(".json")
+    try:
+        notes = json.loads(notes_file.read_bytes())
+    except (OSError, ValueError):
+        notes = {}
+    for name, version in wanted.items():
+        target = place / validate_name(name)
+        if notes.get(name) == version and target.is_file() and target.stat().st_size == version[1]:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        arriving = target.with_name(f"{target.name}.part")
+        store.download(name, str(arriving))
+        os.replace(arriving, target)
+        notes[name] = version
+        notes_file.write_text(json.dumps(notes))
+    for file in [each for each in place.rglob("*") if each.is_file()]:
+        if file.relative_to(place).as_posix() not in wanted:
+            file.unlink()
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,169 @@
+"""What a night will take: from earlier results in the store, or else from a short measurement here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from faceid_core.config import NightlyConfig
+from faceid_core.night.planning import NightPlan
+from faceid_core.stages.plan import Plan
+
+from .finding import Finding
+
+# Without figures for these an estimate says nothing.
+_LONG_STAGES = ("personalise", "generate")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the people who are not cached yet take.
+
+    Args:
+        worker_seconds: of all workers together.
+        source: where the figure comes from, for people to read.
+    """
+
+    worker_seconds: float
+    source: str
+
+
+def expectation(
+    planned: NightPlan,
+    *,
+    workers: int,
+    cost_per_hour: float | None = None,
+    measure: Callable[[NightlyConfig, Plan, int], Expected] | None = None,
+) -> Iterator[Finding]:
+    """How long the night takes for whoever is not cached, and what it costs.
+
+    Args:
+        planned: what is cached and what is not.
+        workers: that share the people.
+        cost_per_hour: of one worker, in any currency.
+        measure: used where no earlier result tells; None leaves it open.
+    """
+    people = _to_do(planned)
+    if not people:
+        yield Finding("seconds a person", "ok", "nobody is to be computed: everything is cached")
+        return
+    expected = from_results(planned)
+    if expected is None:
+        if measure is None:
+            yield Finding("seconds a person", "warn", "no earlier result tells", "leave out --no-measuring")
+            return
+        expected = measure(planned.plan.config, planned.plan, people)
+    seconds = expected.worker_seconds / people
+    yield Finding("seconds a person", "ok", f"{seconds:.1f} s ({expected.source})")
+    hours = expected.worker_seconds / 3600
+    cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
+    wall = _duration(expected.worker_seconds / max(1, workers))
+    found = f"{people} of {len(planned.accounts)} people to compute: about {wall} on {workers} worker(s)"
+    yield Finding("the whole night", "ok", f"{found}, {hours:.2f} worker hours{cost}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _to_do(planned: NightPlan) -> int:
+    """People who lack a result."""
+    lacking = {miss.subject for row in planned.stages for miss in row.misses}
+    lacking |= {subject for row in planned.stages for subject in row.waiting}
+    return len(lacking & set(planned.accounts))
+
+
+def from_results(planned: NightPlan) -> Expected | None:
+    """Earlier results of this store, by the size of the work; None if none tells of training or drawing."""
+    estimate = planned.estimate
+    if not estimate.seconds or {*_LONG_STAGES} & {*estimate.unknown}:
+        return None
+    count = sum(estimate.samples.values())
+    source = f"from {count} earlier results in this store"
+    if estimate.unknown:
+        source += f"; without {', '.join(estimate.unknown)}, of which there is none"
+    return Expected(estimate.worker_seconds, source)
+
+
+def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
+    """Time some steps of training and of drawing here, and count up to what these people take.
+
+    Training always fills its slots, so that fewer people than slots share the whole pass. Detection and scoring are
+    left out: seconds where training and drawing take minutes.
+    """
+    from faceid_core.stages.models import Models, WorkerSettings
+
+    models = Models(WorkerSettings.from_config(config, plan.weights, threads=0))
+    base = models.base
+    slots = config.personalize.slots
+    passes = math.ceil(people / slots)
+    step = _training_seconds(base, plan.method, slots=slots)
+    drawing = _drawing_seconds(base, config)
+    pictures = people * len(plan.grid.prompts) * config.generate.seeds
+    seconds = passes * slots * plan.method.steps * step + pictures * config.generate.steps * drawing
+    source = (
+        f"measured here: {step:.3f} s a training step, {drawing * 1000:.0f} ms a picture's sampling step; "
+        "without scoring"
+    )
+    return Expected(seconds, source)
+
+
+def _training_seconds(base: Any, method: Any, *, slots: int) -> float:
+    """Seconds of one step for each person, of a full pass."""
+    from faceid_core.personalize.slots import TrainingPhoto
+    from faceid_core.personalize.trainer import personalize
+
+    side = base.description.resolution
+    grey = np.full((side, side, 3), 127, np.uint8)
+    mask = np.zeros((side, side), np.float32)
+    mask[side // 4 : side // 2, side // 4 : side // 2] = 1
+    photos = [
+        TrainingPhoto(f"calibration-{n}", f"{n:064x}", grey, mask, np.ones((side, side), bool), "person")
+        for n in range(slots)
+    ]
+
+    def learn(steps: int) -> None:
+        shorter = method.model_copy(update={"steps": steps, "warmup_steps": 0})
+        list(personalize(base, photos, shorter, slots=slots, seed=0))
+
+    return _slope(learn, (2, 5)) / slots
+
+
+def _drawing_seconds(base: Any, config: NightlyConfig) -> float:
+    """Seconds of one sampling step for each picture, in batches of the configured size."""
+    from faceid_core.evaluate.generation import DrawRequest, draw
+
+    chosen = config.generate
+    requests = [DrawRequest("person", "a photo of V*", seed) for seed in range(chosen.batch)]
+
+    def draw_all(steps: int) -> None:
+        list(
+            draw(
+                base,
+                requests,
+                sampler=chosen.sampler,
+                steps=steps,
+                guidance=chosen.guidance,
+                batch=chosen.batch,
+            )
+        )
+
+    return _slope(draw_all, (2, 4)) / chosen.batch
+
+
+def _slope(act: Callable[[int], None], steps: Sequence[int]) -> float:
+    """Seconds that one more step takes: the start, which is paid once, falls out."""
+    act(steps[0])  # the first call also warms up what is warmed up once
+    seconds = []
+    for count in steps:
+        began = time.perf_counter()
+        act(count)
+        seconds.append(time.perf_counter() - began)
+    return max(1e-6, (seconds[1] - seconds[0]) / (steps[1] - steps[0]))

@@ -1,0 +1,126 @@
+"""The store: readable, writable, and its two conditional writes raced by threads on scratch names."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import Conflict
+from faceid_core.stages.models import open_configured_store
+from faceid_core.store import ObjectStore
+from faceid_core.store.layout import STORE, check_secret, read_layout
+from faceid_core.store.secret import IdentitySecret
+
+from .finding import Finding
+
+PREFIX = "doctor"
+RACERS = 8
+ROUNDS = 10
+
+
+def storage(config: NightlyConfig) -> Iterator[Finding]:
+    """Everything that a night asks of its store."""
+    store = open_configured_store(config.store, config.s3.model_dump())
+    exists = store.head(STORE) is not None
+    yield Finding("store", "ok", f"{store.url}: {'there' if exists else 'will be made by the first night'}")
+    yield from _secret(config, store, exists)
+    yield from examine(store)
+
+
+def _secret(config: NightlyConfig, store: ObjectStore, exists: bool) -> Iterator[Finding]:
+    if not exists:
+        yield Finding("identity secret", "ok", "will be made, or taken from the environment, with the store")
+        return
+    secret = IdentitySecret.load(config.store, make=False)
+    check_secret(store, read_layout(store), secret)
+    yield Finding("identity secret", "ok", f"the store's own, from {secret.source}")
+
+
+def examine(store: ObjectStore) -> Iterator[Finding]:
+    """Read, write, list, and both races, below a scratch prefix that is removed again."""
+    scratch = f"{PREFIX}/{uuid.uuid4().hex}"
+    try:
+        yield _plain(store, f"{scratch}/plain")
+        yield _race_create(store, f"{scratch}/create")
+        yield _race_swap(store, f"{scratch}/swap")
+    finally:
+        for info in list(store.list(f"{scratch}/")):
+            store.delete(info.name)
+    left = [info.name for info in store.list(f"{scratch}/")]
+    if left:
+        yield Finding("store: delete", "fail", f"{len(left)} scratch objects stayed", "allow DeleteObject")
+
+
+def _plain(store: ObjectStore, name: str) -> Finding:
+    began = time.perf_counter()
+    data = uuid.uuid4().bytes * 4096  # 64 KB
+    store.put_if_absent(name, data)
+    back, listed = store.get(name), [info.name for info in store.list(name)]
+    seconds = time.perf_counter() - began
+    if back != data or listed != [name]:
+        return Finding(
+            "store: read and write",
+            "fail",
+            "what was read or listed is not what was written",
+            "see the store",
+        )
+    state = "ok" if seconds < 3 else "warn"
+    advice = "" if state == "ok" else "a slow store makes a cached night slow; look at the network"
+    return Finding(
+        "store: read and write", state, f"write, read and list 64 KB in {seconds * 1000:.0f} ms", advice
+    )
+
+
+def _race_create(store: ObjectStore, name: str) -> Finding:
+    """Create-if-absent: of several writers of one name exactly one wins, and what stands there is his."""
+    for number in range(ROUNDS):
+        target = f"{name}-{number}"
+        wins = _together(lambda who, target=target: store.put_if_absent(target, b"%d" % who))
+        winners = [who for who, won in enumerate(wins) if won]
+        if len(winners) != 1 or store.get(target) != b"%d" % winners[0]:
+            return _unsafe(
+                "create if absent", f"{len(winners)} of {RACERS} writers of one name were told that they won"
+            )
+    return Finding("store: create if absent", "ok", f"{ROUNDS} races of {RACERS} writers, one winner each")
+
+
+def _race_swap(store: ObjectStore, name: str) -> Finding:
+    """Compare-and-swap: of several writers that read one version exactly one replaces it."""
+    store.put_if_absent(name, b"start")
+    for _ in range(ROUNDS):
+        etag = store.get_with_etag(name)[1]
+        mark = uuid.uuid4().hex.encode()
+
+        def swap(who: int, etag: str = etag, mark: bytes = mark) -> bool:
+            try:
+                store.replace_if_match(name, mark + b"%d" % who, etag)
+            except Conflict:
+                return False
+            return True
+
+        winners = [who for who, won in enumerate(_together(swap)) if won]
+        if len(winners) != 1 or store.get(name) != mark + b"%d" % winners[0]:
+            return _unsafe("compare and swap", f"{len(winners)} of {RACERS} writers replaced one version")
+    return Finding("store: compare and swap", "ok", f"{ROUNDS} races of {RACERS} writers, one winner each")
+
+
+def _together(act: Callable[[int], bool]) -> list[bool]:
+    """What each of several threads, started at the same moment, came to."""
+    barrier = Barrier(RACERS)
+
+    def one(who: int) -> bool:
+        barrier.wait()
+        return act(who)
+
+    with ThreadPoolExecutor(RACERS) as threads:
+        return list(threads.map(one, range(RACERS)))
+
+
+def _unsafe(what: str, found: str) -> Finding:
+    return Finding(
+        f"store: {what}", "fail", found, "this store is not safe for a night: use AWS S3, or a local folder"
+    )

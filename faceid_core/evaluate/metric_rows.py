@@ -1,0 +1,70 @@
+"""Rows of metrics: what was measured of each picture, and its form as a blob."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .grid import Prompt
+from .shards import ShardRow
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("seed", pa.int64()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("detail", pa.string()),
+    ],
+    metadata={"faceid.scores": "1"},
+)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One value of one picture; `value` None means not measurable, and `detail` then says why."""
+
+    prompt_id: str
+    seed: int
+    metric: str
+    value: float | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a metric knows besides the pictures: the reference photo, the class word, the prompts by id."""
+
+    reference: np.ndarray | None
+    class_word: str
+    prompts: Mapping[str, Prompt]
+
+
+def row_of(row: ShardRow, metric: str, value: float | None, detail: str = "") -> MetricRow:
+    """One value of one picture."""
+    # Rounded, so that the last bits of a matrix product do not make two equal scores differ.
+    rounded = None if value is None else round(value, 6)
+    return MetricRow(row.prompt_id, row.seed, metric, rounded, detail)
+
+
+def write_scores(rows: Sequence[MetricRow]) -> bytes:
+    """Parquet bytes of metric rows; the same rows always give the same bytes."""
+    table = pa.Table.from_pylist([row.__dict__ for row in rows], schema=_SCHEMA)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_scores(data: bytes) -> list[MetricRow]:
+    """The rows of `write_scores`."""
+    # A night reads thousands of these: as a dataset each would take three times as long.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
+        raise ValueError("these bytes are not scores of format 1")
+    columns = [table.column(field.name).to_pylist() for field in fields(MetricRow)]
+    return [MetricRow(*values) for values in zip(*columns, strict=True)]

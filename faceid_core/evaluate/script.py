@@ -1,0 +1,79 @@
+"""A short diffusers script, without this project, that draws an exported person as `draw` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from faceid_core.diffusion.describe import Description
+from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.prompts import fill
+
+from .exported import DrawOptions
+from .sampling import noise_seed
+
+_SCRIPT = """\
+import torch
+from diffusers import DiffusionPipeline, {sampler}
+{imports}
+pipe = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.{precision}{options})
+pipe.scheduler = {sampler}.from_config(pipe.scheduler.config)
+{load}
+noise = torch.randn(1, {shape}, generator=torch.Generator().manual_seed({seed}))
+picture = pipe({prompt!r}, latents=noise{dtype}, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+picture.save({picture!r})
+"""
+_ONE = "pipe.load_textual_inversion({file!r}, token={token!r})"
+# The second encoder pools at the highest token id, which an added token would be, unless it is told the right one.
+_TWO = """\
+vectors = load_file({file!r})
+pipe.load_textual_inversion(vectors["clip_l"], {token!r}, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+pipe.load_textual_inversion(vectors["clip_g"], {token!r}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
+pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"""
+
+
+def diffusers_script(
+    about: Description,
+    folder: str | Path,
+    file: str | Path,
+    prompt: str,
+    drawing: DrawOptions,
+    *,
+    token: str,
+    seed: int = 0,
+    picture: str = "picture.png",
+) -> str:
+    """The script's text.
+
+    Args:
+        about: of the base model; folder: where it lies, in diffusers' layout.
+        file: the person's Textual Inversion file.
+        prompt: with `V*` once.
+        seed: whose starting noise `draw` would use.
+        picture: file that the script writes.
+
+    Raises:
+        ConfigurationError: a sampler that this script could not name.
+    """
+    if not drawing.sampler.isidentifier():
+        raise ConfigurationError(f"the sampler {drawing.sampler!r} is no name of a diffusers scheduler")
+    two = about.pooled_width > 0
+    return _SCRIPT.format(
+        sampler=drawing.sampler,
+        imports="from safetensors.torch import load_file\n" if two else "",
+        base=str(folder),
+        precision=about.precision,
+        options="" if two else ", safety_checker=None",
+        load=(_TWO if two else _ONE).format(file=str(file), token=token),
+        shape=_numbers(about.latent_shape),
+        seed=noise_seed(seed, about.latent_shape),
+        prompt=fill(prompt, token),
+        dtype="" if about.precision == "float32" else f".to(torch.{about.precision})",
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        picture=picture,
+    )
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,147 @@
+"""Hands DeepFace the weight files that are here, and keeps it from downloading any."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from faceid_core.errors import ConfigurationError, MissingWeights
+
+from .catalogue import KnownFile, KnownModel, by_file
+
+# Of DeepFace's three engines the one whose weights are plain graphs: torch's are pickled.
+ENGINE = "onnx"
+_PACKAGE_FOLDERS = {"face_recognition_models": "models"}
+
+# Where files were found by whoever loads a model: name -> path. DeepFace asks by name alone.
+_found: dict[str, Path] = {}
+
+
+def home_folder() -> Path:
+    """DeepFace's own folder of weights."""
+    return Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights"
+
+
+def package_folder(package: str | None) -> Path | None:
+    """The folder of an installed package's model files; the package itself is not imported."""
+    if package is None:
+        return None
+    # Importing face_recognition_models asks for pkg_resources, which recent setuptools lack.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0]) / _PACKAGE_FOLDERS[package]
+
+
+def find_files(model: KnownModel, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """The files of one of DeepFace's models: in the given folders, DeepFace's own, or the package that has them.
+
+    Args:
+        folders: looked in first; the model's folder below each of them as well.
+
+    Raises:
+        MissingWeights: naming each absent file, its size where known, and where to put it.
+    """
+    places = [place for folder in folders for place in (folder / model.folder, folder)]
+    places.append(home_folder())
+    package = package_folder(model.package)
+    if package is not None:
+        places.append(package)
+    found = []
+    for file in model.files:
+        path = next((place / file.name for place in places if (place / file.name).is_file()), None)
+        if path is None:
+            raise MissingWeights(_missing(model, file, places[0]))
+        found.append(path)
+    return tuple(found)
+
+
+def _missing(model: KnownModel, file: KnownFile, place: Path) -> str:
+    size = f" ({file.bytes:,} bytes)" if file.bytes else ""
+    extra = f"pip install 'faceid[{_EXTRAS[model.package]}]' brings it; or " if model.package else ""
+    return (
+        f"{model.folder}: no file {file.name}{size} in {place}; {extra}put it there yourself, or let "
+        "`faceid models fetch` bring it: a run downloads nothing"
+    )
+
+
+_EXTRAS = {"face_recognition_models": "dlib"}
+
+
+def prepare_deepface() -> None:
+    """Import DeepFace so that it is quiet, reads onnx graphs, and takes the files that are here.
+
+    Raises:
+        ConfigurationError: the package is missing.
+    """
+    if importlib.util.find_spec("deepface") is None:
+        raise ConfigurationError(
+            "the deepface package is not installed; install it, or use the miniature faces and scorers"
+        )
+    os.environ["DEEPFACE_BACKEND_ENGINE"] = ENGINE
+    from deepface.commons import backend_utils, weight_utils
+    from deepface.commons.logger import Logger
+
+    if "DEEPFACE_LOG_LEVEL" not in os.environ:
+        # It prints to standard output, where a command's own answer belongs.
+        Logger().log_level = logging.WARNING
+    # Whoever loaded a detector first made DeepFace choose, once for the process; detectors do not depend on it.
+    backend_utils._backend_engine = ENGINE
+    weight_utils.download_weights_if_necessary = _local_file
+
+
+def _local_file(file_name: str, source_url: Any = None, compress_type: str | None = None) -> str:
+    """What DeepFace calls instead of its download: the path of a file that is here."""
+    name = Path(file_name).name
+    if name in _found and _found[name].is_file():
+        return str(_found[name])
+    known = by_file().get(name)
+    model = known[0] if known else KnownModel(f"DeepFace's {name}", (KnownFile(name),))
+    return str(next(path for path in find_files(model) if path.name == name))
+
+
+@contextmanager
+def serving(files: Sequence[Path]) -> Iterator[None]:
+    """While it lasts, DeepFace reads these files, wherever they lie."""
+    prepare_deepface()
+    before = dict(_found)
+    _found.update({path.name: path for path in files})
+    try:
+        yield
+    finally:
+        _found.clear()
+        _found.update(before)
+
+
+def forget(task: str) -> None:
+    """Make DeepFace load its models of a task anew: it keeps them by name, whatever file they came from."""
+    prepare_deepface()
+    from deepface.modules import modeling
+
+    getattr(modeling, "cached_models", {}).get(task, {}).clear()
+
+
+def build(task: str, name: str, files: Sequence[Path]) -> Any:
+    """DeepFace's own client of one model, made from files that are here.
+
+    Args:
+        task: of DeepFace's: facial_recognition, facial_attribute, face_detector.
+        name: of the model, as DeepFace calls it.
+
+    Raises:
+        ConfigurationError: a Python package that the model needs is missing, or a file is not what it is to be.
+    """
+    with serving(files):
+        from deepface.modules import modeling
+
+        try:
+            return modeling.get_model_class(task=task, model_name=name)()
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"DeepFace's {name} needs a package that is missing: {error}") from error
+        except (ImportError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(f"DeepFace's {name} cannot be loaded: {error}") from error

@@ -1,0 +1,158 @@
+"""faceid doctor: looks the machine over before the night."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from collections.abc import Iterator
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from faceid_core.config import NightlyConfig
+from faceid_core.doctor.finding import Finding, as_records, guarded
+from faceid_core.outcomes import EXIT_CONFIGURATION
+from flows.options import config_options
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_API_TIMEOUT_SECONDS = 10
+
+
+@click.command(short_help="Look the machine over before the night.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option(
+    "--cost-per-hour", type=click.FloatRange(0), help="Price of one worker for an hour, in any currency."
+)
+@click.option("--no-measuring", is_flag=True, help="Where no earlier run tells the time, leave it open.")
+@config_options
+def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no_measuring: bool) -> None:
+    """Check devices, memory, versions, weights, store, Prefect, Ray and disk, and say what the night will take.
+
+    The store's conditional writes are raced on scratch names, which are removed again. Exit status 0: the night can
+    run (there may be warnings); 3: it cannot.
+    """
+    findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
+    if as_json:
+        click.echo(json.dumps({"findings": as_records(findings), "ok": _fit(findings)}, indent=1))
+    else:
+        _say(findings)
+    raise click.exceptions.Exit(0 if _fit(findings) else EXIT_CONFIGURATION)
+
+
+def _fit(findings: list[Finding]) -> bool:
+    return all(each.state != "fail" for each in findings)
+
+
+def _say(findings: list[Finding]) -> None:
+    table = Table("check", "", "found", "what to do")
+    for each in findings:
+        colour = _COLOURS[each.state]
+        table.add_row(each.check, f"[{colour}]{each.state}[/]", _plain(each.found), _plain(each.advice))
+    console = Console(highlight=False)
+    console.print(table)
+    worst = [each for each in findings if each.state == "fail"]
+    console.print(f"{len(worst)} thing(s) keep the night from running" if worst else "the night can run")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def examine(
+    config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
+) -> list[Finding]:
+    """Every check; what one of them raises is its finding, and the others still run."""
+    from faceid_core.doctor import machine
+    from faceid_core.doctor.storage import storage
+    from faceid_core.doctor.weights import weights
+
+    found = [
+        *guarded("devices", lambda: machine.devices(config)),
+        *guarded("memory", lambda: machine.memory(config)),
+        *guarded("versions", machine.versions),
+        *guarded("weights", lambda: weights(config)),
+        *guarded("store", lambda: storage(config)),
+    ]
+    workers = 1
+    if config.execution.executor == "ray":
+        found += guarded("prefect", _prefect)
+        rays, workers = _ray(config)
+        found += rays
+    people, told = _people(config)
+    return [
+        *found,
+        *told,
+        *guarded("the night", lambda: _night(config, people, workers, cost_per_hour, measuring)),
+    ]
+
+
+def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
+    workers = 1
+
+    def check() -> list[Finding]:
+        nonlocal workers
+        from tasks.ray_check import check_ray
+
+        found, workers = check_ray(config)
+        return found
+
+    return guarded("ray", check), workers
+
+
+def _prefect() -> Iterator[Finding]:
+    """Whether the server that a run would use answers."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
+        return
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_API_TIMEOUT_SECONDS) as answer:
+            healthy = answer.status == 200
+        with urllib.request.urlopen(
+            f"{url.rstrip('/')}/admin/version", timeout=_API_TIMEOUT_SECONDS
+        ) as answer:
+            version = json.loads(answer.read())
+    except (OSError, ValueError) as error:
+        advice = "start it, or correct or unset PREFECT_API_URL"
+        yield Finding("prefect", "fail", f"{url} does not answer: {error}", advice)
+        return
+    from importlib.metadata import version as installed
+
+    ours = installed("prefect")
+    if not healthy:
+        yield Finding("prefect", "fail", f"{url} says that it is not well", "look at its log")
+    elif version.split(".")[:2] != ours.split(".")[:2]:
+        advice = "use the same minor version on both sides"
+        yield Finding("prefect", "warn", f"{url}: server {version}, this client {ours}", advice)
+    else:
+        yield Finding("prefect", "ok", f"{url}: server {version}, this client {ours}")
+
+
+def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
+    from faceid_core.night.people import read_people
+
+    people = 0
+
+    def read() -> Iterator[Finding]:
+        nonlocal people
+        people = len(read_people(config))
+        yield Finding("manifest", "ok" if people else "warn", f"{people} people in {config.identities}")
+
+    told = guarded("manifest", read)
+    return people, told
+
+
+def _night(
+    config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
+) -> Iterator[Finding]:
+    from faceid_core.doctor.expectation import calibrate, expectation
+    from faceid_core.doctor.machine import disk
+    from faceid_core.night.planning import plan_night
+
+    planned = plan_night(config)
+    pictures = len(planned.plan.grid.prompts) * config.generate.seeds
+    yield from disk(config, people, planned.plan.crop_pixels, pictures)
+    measure = calibrate if measuring else None
+    yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure)

@@ -1,0 +1,43 @@
+"""What Ray has to offer a night: the doctor's check of the cluster."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+from faceid_core.config import NightlyConfig
+from faceid_core.doctor.finding import Finding
+from tasks.workers import start_ray
+
+
+def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
+    """Whether the configured workers find room; joins or starts Ray, and leaves it again.
+
+    Returns:
+        The findings, and how many workers there would be.
+
+    Raises:
+        ConfigurationError: no cluster answers at the configured address.
+    """
+    execution = config.execution
+    start_ray(execution.ray_address, "doctor")
+    try:
+        total, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
+    threads = max(1, execution.threads_per_worker)
+    by_gpu = config.base_model.device == "cuda" or (config.base_model.device == "auto" and gpus >= 1)
+    room = int(min(cpus // threads, gpus) if by_gpu else cpus // threads)
+    workers = execution.workers or max(1, room)
+    where = execution.ray_address or os.environ.get("RAY_ADDRESS") or "started on this machine"
+    found = f"Ray {ray.__version__}, {where}: {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs; {workers} worker(s)"
+    if workers > room:
+        advice = f"there is room for {room}: lower execution.workers or execution.threads_per_worker"
+        return [Finding("ray", "fail", found, advice)], workers
+    if len(nodes) > 1 and not config.store.startswith("s3://"):
+        return [
+            Finding("ray", "fail", found, "a folder store is not shared by several nodes: use s3://")
+        ], workers
+    return [Finding("ray", "ok", found)], workers

@@ -1,0 +1,232 @@
+"""faceid doctor: each check tells a sound machine from an unsound one, and says what to do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner
+
+from faceid_core.config import NightlyConfig
+from faceid_core.doctor import machine
+from faceid_core.doctor.expectation import calibrate, expectation, from_results
+from faceid_core.doctor.finding import Finding, guarded
+from faceid_core.doctor.storage import PREFIX, examine
+from faceid_core.night.estimate import Estimate
+from faceid_core.night.planning import plan_night
+from flows import cli_doctor
+from flows.cli import cli
+
+INLINE = ["doctor", "--executor", "inline", "--no-measuring"]
+
+
+class Wrapped:
+    """A store in whose place tests put faults; and one lock around moto's conditional writes, which are not atomic."""
+
+    def __init__(self, store):
+        self._store, self._lock = store, threading.Lock()
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def put_if_absent(self, name, data):
+        with self._lock:
+            return self._store.put_if_absent(name, data)
+
+    def replace_if_match(self, name, data, etag):
+        with self._lock:
+            return self._store.replace_if_match(name, data, etag)
+
+
+class EverybodyWins(Wrapped):
+    """Create-if-absent that forgets its condition, as some clones of S3 do."""
+
+    def put_if_absent(self, name, data):
+        super().put_if_absent(name, data)
+        return True
+
+
+class LastWins(Wrapped):
+    """Compare-and-swap that forgets its condition."""
+
+    def replace_if_match(self, name, data, etag):
+        with self._lock:
+            return self._store.replace_if_match(name, data, self._store.get_with_etag(name)[1])
+
+
+def test_a_sound_store_passes_and_nothing_stays_in_it(any_store):
+    found = list(examine(Wrapped(any_store)))
+    assert [each.state for each in found] == ["ok"] * 3, found
+    assert "10 races of 8 writers" in found[1].found and list(any_store.list("")) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"), [(EverybodyWins, "create if absent"), (LastWins, "compare and swap")]
+)
+def test_a_store_without_conditions_fails(folder_store, kind, check):
+    failed = [each for each in examine(kind(folder_store)) if each.state == "fail"]
+    assert [each.check for each in failed] == [f"store: {check}"] and "8 of 8 writers" in failed[0].found
+    assert "AWS S3" in failed[0].advice and list(folder_store.list(f"{PREFIX}/")) == []
+
+
+def test_versions_are_held_to_ranges_and_pins():
+    def states(requirements, pins):
+        return {each.state: each.found for each in machine.versions(requirements, pins)}
+
+    import numpy
+
+    assert (
+        "1 libraries as in the pins"
+        in states(["numpy>=2", "pytest>=1; extra == 'test'"], {"numpy": numpy.__version__})["ok"]
+    )
+    assert "needed >=99" in states(["numpy>=99"], {})["fail"]
+    assert "tested with 2.0.0" in states(["numpy>=2"], {"numpy": "2.0.0"})["warn"]
+    assert "no-such-library is not installed" in states(["no-such-library"], {})["fail"]
+    assert not [each for each in machine.versions() if each.state == "fail"]
+
+
+def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    gpu = {each.check: each for each in machine.devices(NightlyConfig(base_model={"device": "cuda"}))}["gpu"]
+    assert gpu.state == "fail" and "base_model.device: cpu" in gpu.advice
+    assert {each.state for each in machine.devices(NightlyConfig())} == {"ok"}
+    (crowd,) = machine.memory(NightlyConfig(execution={"workers": 1024}))
+    monkeypatch.setattr(machine, "_memory_bytes", lambda: (10_000_000, 10_000_000))
+    (poor,) = machine.memory(NightlyConfig())
+    assert poor.state == "fail" and "execution.workers" in poor.advice and "1024 worker(s)" in crowd.found
+    store = NightlyConfig(store=str(tmp_path / "store"))
+    few = {each.check: each.state for each in machine.disk(store, 2, 64, 96)}
+    assert few == {"disk: temporary files": "ok", "disk: store": "ok"}
+    many = {each.check: each for each in machine.disk(store, 10**9, 512, 96)}["disk: store"]
+    assert many.state == "fail" and "make room" in many.advice
+
+
+def planned(tmp_path, **changes):
+    return plan_night(NightlyConfig(store=str(tmp_path / "store"), score={"named_people": 0}, **changes))
+
+
+def test_earlier_results_say_what_a_person_takes(tmp_path):
+    night = planned(tmp_path)
+    stages = {"personalise": 240.0, "generate": 80.0, "score-identity": 40.0}
+    known = replace(night, estimate=Estimate(stages, dict.fromkeys(stages, 5), (), 2))
+    told = list(expectation(known, workers=2, cost_per_hour=30.0))
+    assert [each.found for each in told] == [
+        "45.0 s (from 15 earlier results in this store)",
+        "8 of 8 people to compute: about 3 min on 2 worker(s), 0.10 worker hours, cost about 3.00",
+    ]
+    without = replace(night, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
+    assert "without score-leakage" in from_results(without).source
+    assert from_results(replace(night, estimate=Estimate(stages, {}, ("generate",), 2))) is None
+    (open_question,) = expectation(night, workers=1)
+    assert open_question.state == "warn" and "--no-measuring" in open_question.advice
+    (nothing,) = expectation(replace(night, stages=[]), workers=1)
+    assert "everything is cached" in nothing.found
+
+
+def test_without_earlier_results_it_is_measured(tmp_path):
+    night = planned(tmp_path, personalize={"slots": 1}, generate={"batch": 1, "steps": 10, "seeds": 1})
+    told = list(expectation(night, workers=1, measure=calibrate))
+    assert "measured here" in told[0].found and float(told[0].found.split()[0]) > 0
+    assert told[1].found.startswith("8 of 8 people to compute")
+
+
+def test_the_command_passes_a_sound_machine(tmp_path):
+    command = [*INLINE, "--store", str(tmp_path / "store"), "--json"]
+    told = CliRunner().invoke(cli, command, catch_exceptions=False)
+    answer = json.loads(told.output)
+    assert (told.exit_code, answer["ok"]) == (0, True), answer
+    states = {each["check"]: each["state"] for each in answer["findings"]}
+    assert states["weights: shipped"] == states["store: compare and swap"] == states["manifest"] == "ok"
+    assert states["seconds a person"] == "warn"
+
+
+def test_the_command_says_what_keeps_a_night_from_running(tmp_path):
+    settings = tmp_path / "night.yaml"
+    settings.write_text(
+        f"identities: {tmp_path / 'nobody.csv'}\nstore: {tmp_path / 'store'}\nfaces: {{backend: deepface}}\n"
+        f"score: {{scorers: photographs, recognisers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
+    )
+    told = CliRunner().invoke(cli, [*INLINE, "--config", str(settings), "--json"], catch_exceptions=False)
+    failed = {each["check"]: each for each in json.loads(told.output)["findings"] if each["state"] == "fail"}
+    assert told.exit_code == 3 and {"weights: recogniser", "manifest"} <= set(failed)
+    assert "24,227,283 bytes" in failed["weights: recogniser"]["found"]
+    assert "faceid models fetch" in failed["weights: recogniser"]["advice"]
+    table = CliRunner().invoke(cli, [*INLINE, "--config", str(settings)], catch_exceptions=False)
+    assert table.exit_code == 3 and "keep the night from running" in table.output
+
+
+def test_a_check_that_breaks_is_a_finding():
+    def broken():
+        raise OSError("no such device\nand more")
+
+    assert guarded("it", broken) == [
+        Finding(
+            "it", "fail", "OSError: no such device", "the check itself broke; the night would meet the same"
+        )
+    ]
+
+
+@pytest.fixture
+def prefect_api(monkeypatch):
+    """A server that answers as Prefect's does; what it says can be changed."""
+    from importlib.metadata import version
+
+    answers = {"/api/health": b"true", "/api/admin/version": json.dumps(version("prefect")).encode()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[self.path])
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_address[1]}/api")
+    yield answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
+    assert [each.state for each in cli_doctor._prefect()] == ["ok"]
+    prefect_api["/api/admin/version"] = b'"2.1.0"'
+    assert "server 2.1.0" in next(cli_doctor._prefect()).found
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    (gone,) = cli_doctor._prefect()
+    assert gone.state == "fail" and "PREFECT_API_URL" in gone.advice
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert next(cli_doctor._prefect()).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("execution", "store", "nodes", "state", "words"),
+    [
+        ({"workers": 2}, "s3://b/p", 2, "ok", "2 worker(s)"),
+        ({"workers": 0, "threads_per_worker": 4}, "s3://b/p", 1, "ok", "2 worker(s)"),
+        ({"workers": 9}, "s3://b/p", 1, "fail", "there is room for 8"),
+        ({"workers": 2}, "folder", 2, "fail", "use s3://"),
+    ],
+)
+def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, state, words):
+    from tasks import ray_check
+
+    monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
+    monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)
+    (found,), workers = ray_check.check_ray(NightlyConfig(store=store, execution=execution))
+    assert found.state == state and words in f"{found.found} {found.advice}" and workers >= 2
+
+
+@pytest.mark.exhaustive
+def test_the_real_ray_of_this_machine():
+    from tasks.ray_check import check_ray
+
+    (found,), workers = check_ray(NightlyConfig())
+    assert found.state == "ok" and workers == 1

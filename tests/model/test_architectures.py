@@ -1,0 +1,239 @@
+"""Stable Diffusion 1.5, 2.1 and XL at full layout: drawn and exported as diffusers draws; people are learned."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.describe import describe
+from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.evaluate.exported import DrawOptions
+from faceid_core.evaluate.generation import DrawRequest, draw
+from faceid_core.evaluate.sampling import start_noise
+from faceid_core.evaluate.script import diffusers_script
+from faceid_core.personalize.attention import StagedUNet, picture_sizes
+from faceid_core.personalize.conditioning import encode_plain
+from faceid_core.personalize.export import single_context, to_textual_inversion
+from faceid_core.personalize.method import Method
+from faceid_core.personalize.slots import TrainingPhoto
+from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.personalize.trainer import personalize
+from tests.helpers.architectures import KINDS, write_architecture
+from tests.helpers.tiny_people import tiny_photo
+
+PROMPT = "a photo of V* on the beach"
+DRAWING = DrawOptions("DDIMScheduler", 3, 4.0, 1)
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "sd21 epsilon"])
+def folder(request, tmp_path_factory):
+    kind, *prediction = request.param.split()
+    return write_architecture(
+        tmp_path_factory.mktemp(kind), kind, prediction_type=prediction[0] if prediction else None
+    )
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return load_base_model(folder, digest="d" * 64)
+
+
+@pytest.fixture(scope="module")
+def sdxl_folder(tmp_path_factory):
+    return write_architecture(tmp_path_factory.mktemp("sdxl"), "sdxl")
+
+
+@pytest.fixture(scope="module")
+def sdxl(sdxl_folder):
+    return load_base_model(sdxl_folder, digest="d" * 64)
+
+
+def tokens(base, *, stages=5, vectors=2):
+    """Made-up tokens with strong, differing vectors for every stage, side and text encoder."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: torch.randn(stages, 2, vectors, tower.width, generator=generator)
+        for name, tower in base.towers.items()
+    }
+    cuts = tuple(1000 * stage // stages for stage in range(1, stages))
+    kind = base.description.prediction_type
+    return IdentityTokens(tensors, "d" * 64, "person", "{}", cuts, 1000, kind, "1" * 64, {})
+
+
+def picture(base, subject, prompt=PROMPT, seed=2):
+    request = [DrawRequest(subject, prompt, seed)]
+    return next(draw(base, request, **DRAWING.arguments(), record_attention=False)).image
+
+
+def test_a_plain_text_is_what_diffusers_draws(base, folder):
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    theirs = pipe(
+        PROMPT.replace("V*", "woman"),
+        latents=start_noise(2, base.description.latent_shape)[None],
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        output_type="np",
+    ).images[0]
+    assert np.abs(picture(base, "woman") - theirs * 255).max() < 1.0
+    assert np.abs(picture(base, "man") - theirs * 255).max() > 2.0
+
+
+@pytest.mark.parametrize(
+    "sampler", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+)
+def test_every_sampler_takes_the_models_own_schedule(sdxl, sdxl_folder, sampler):
+    pipe = DiffusionPipeline.from_pretrained(sdxl_folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
+    noise = start_noise(2, sdxl.description.latent_shape)[None]
+    options = {"latents": noise, "num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
+    theirs = pipe(PROMPT.replace("V*", "woman"), **options).images[0]
+    request = [DrawRequest("woman", PROMPT, 2)]
+    ours = next(
+        draw(sdxl, request, sampler=sampler, steps=4, guidance=4.0, batch=1, record_attention=False)
+    ).image
+    assert np.abs(ours - theirs * 255).max() < 1.0
+
+
+def test_the_printed_script_draws_an_exported_person_as_we_do(base, folder, tmp_path):
+    from PIL import Image
+
+    each = {name: tensor[0, 0] for name, tensor in tokens(base).tensors.items()}
+    person = single_context(tokens(base), each)
+    file = tmp_path / "learned_embeds.safetensors"
+    file.write_bytes(to_textual_inversion(person))
+    script = diffusers_script(
+        base.description, folder, file, PROMPT, DRAWING, token="<v>", seed=2, picture=str(tmp_path / "p.png")
+    )
+    assert "faceid" not in script.replace(str(folder), "").replace(str(tmp_path), "")
+    assert len(script.splitlines()) <= 14
+    exec(compile(script, "script", "exec"), {})
+    theirs = np.asarray(Image.open(tmp_path / "p.png")).astype(int)
+    assert np.abs(picture(base, person) - theirs).max() <= 1
+    assert np.abs(picture(base, "person") - theirs).max() > 2
+
+
+def photo(original_pixels=0):
+    small = tiny_photo(3)
+    return TrainingPhoto(**{**vars(small), "original_pixels": original_pixels})
+
+
+def test_a_person_is_learned_and_the_tokens_hold_every_text_encoder(base):
+    method = Method(steps=2, samples_per_step=5, start="mean_name", parametrisation="name_basis", vectors=2)
+    (result,) = personalize(base, [photo()], method, slots=1)
+    assert {name: tuple(tensor.shape) for name, tensor in result.tokens.tensors.items()} == {
+        name: (5, 2, 2, tower.width) for name, tower in base.towers.items()
+    }
+    again = IdentityTokens.from_bytes(result.tokens.to_bytes())
+    assert np.array_equal(picture(base, again), picture(base, result.tokens))
+    for name, tensor in result.tokens.tensors.items():
+        assert float((tensor[0, 0] - tensor[4, 1]).norm()) > 0, f"{name} did not learn stages and sides apart"
+
+
+def test_sdxl_reads_the_pooled_embedding_and_the_sizes(sdxl):
+    staged = StagedUNet.of(sdxl)
+    latents, steps, rows = (
+        torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([500]),
+        torch.tensor([0]),
+    )
+    context = encode_plain(sdxl, "a photo")
+    other = encode_plain(sdxl, "a red hat on the beach").pooled
+
+    def predicted(pooled, original=None):
+        sizes = torch.tensor([picture_sizes(64, original)])
+        projection = staged.project(context.states, context.states, pooled)
+        return staged.predict(latents, steps, projection, rows, sizes=sizes)
+
+    with torch.no_grad():
+        usual = predicted(context.pooled)
+        plain = sdxl.unet(
+            latents,
+            steps,
+            encoder_hidden_states=context.states,
+            added_cond_kwargs={
+                "text_embeds": context.pooled,
+                "time_ids": torch.tensor([[64, 64, 0, 0, 64, 64]]),
+            },
+        ).sample
+        assert torch.allclose(usual, plain, atol=1e-5)
+        assert (predicted(other) - usual).abs().max() > 1e-4
+        assert (predicted(context.pooled, 500) - usual).abs().max() > 1e-4
+
+
+def test_sdxl_is_told_how_large_the_face_was_in_the_photo(sdxl):
+    method = Method(steps=1, samples_per_step=5)
+    learned = [
+        next(personalize(sdxl, [photo(pixels)], method, slots=1)).curve[0]["loss_diffusion"]
+        for pixels in (0, 64, 20)
+    ]
+    assert learned[0] == learned[1] != learned[2]
+
+
+def test_the_pooled_embedding_is_taken_at_the_end_of_the_text_not_at_the_person(sdxl):
+    from faceid_core.personalize.conditioning import encode, start_vectors, tokenize
+
+    tower = sdxl.towers["text_encoder_2"]
+    assert len(tower.tokenizer("woman", add_special_tokens=False).input_ids) == 1
+    held = encode(tower, tokenize(tower, PROMPT, 1), start_vectors(tower, "woman", 1)[None])
+    plain = encode_plain(sdxl, PROMPT.replace("V*", "woman"))
+    assert torch.allclose(held.pooled, plain.pooled, atol=1e-6)
+
+
+def test_the_vae_stays_in_float32_where_half_precision_would_overflow(sdxl_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "loud"
+    shutil.copytree(sdxl_folder, folder)
+    loud = load_base_model(folder)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    # A decoder whose first features are beyond float16's largest number, which its group norms bring back.
+    loud.vae.decoder.conv_in.weight.data.mul_(1e6)
+    loud.vae.save_pretrained(folder / "vae")
+    half = load_base_model(folder, precision="float16")
+    assert half.unet.dtype == torch.float16 and half.vae.dtype == torch.float32
+    assert np.array_equal(half.decode_latents(latents), loud.decode_latents(latents))
+    assert half.decode_latents(latents).std() > 2
+
+
+def changed(folder, tmp_path, name, **fields):
+    """A copy of the folder's configurations with some fields changed."""
+    for file in folder.rglob("*.json"):
+        target = tmp_path / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    path = tmp_path / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "told"),
+    [
+        ("model_index.json", {"text_encoder": [None, None]}, "the text encoders text_encoder_2; use Stable Diffusion"),
+        ("unet/config.json", {"projection_class_embeddings_input_dim": 99}, "SDXL refiners cannot be used"),
+        ("unet/config.json", {"time_cond_proj_dim": 256}, r"needs more than a prompt \(time_cond_proj_dim"),
+        ("unet/config.json", {"addition_embed_type": "image"}, "addition_embed_type image"),
+        ("unet/config.json", {"in_channels": 9}, "inpainting and depth models"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "predicts 'flow_prediction'"),
+    ],
+)  # fmt: skip
+def test_models_that_need_something_else_are_refused_by_name(sdxl_folder, tmp_path, name, fields, told):
+    with pytest.raises(ConfigurationError, match=told):
+        load_base_model(changed(sdxl_folder, tmp_path, name, **fields))
+
+
+def test_what_a_model_says_of_itself_is_taken(sdxl_folder, tmp_path):
+    folder = changed(sdxl_folder, tmp_path, "model_index.json", force_zeros_for_empty_prompt=False)
+    about = describe(folder, name="x", digest="", precision="float32")
+    assert about.penultimate and not about.zero_unconditional and about.pooled_width == 40
+    assert about.widths == {"text_encoder": 24, "text_encoder_2": 40}
+    (folder / "text_encoder_2" / "config.json").unlink()
+    with pytest.raises(MissingWeights, match=r"no file text_encoder_2/config\.json"):
+        load_base_model(folder)
