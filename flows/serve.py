@@ -16,7 +16,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from flows.options import config_options
 
-SERVER_START_SECONDS = 90
+SERVER_START_SECONDS = 240
 
 
 @click.command(short_help="Start a Prefect server with the deployments and their forms.")
