@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -223,7 +223,8 @@ def start_ray(address: str, run_id: str) -> threading.Event:
 
     def start_and_stay() -> None:
         try:
-            _init_ray(address, run_id)
+            with _without("SIGTERM handler is not set"):  # whoever runs the night has set its own
+                _init_ray(address, run_id)
         except BaseException as error:
             answer.put(error)
             return
@@ -234,6 +235,21 @@ def start_ray(address: str, run_id: str) -> threading.Event:
     if (error := answer.get()) is not None:
         raise error
     return ended
+
+
+@contextmanager
+def _without(text: str):
+    """Keep one of Ray's messages out of its log."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    ray_log = logging.getLogger("ray._private.worker")
+    ray_log.addFilter(others)
+    try:
+        yield
+    finally:
+        ray_log.removeFilter(others)
 
 
 def _init_ray(address: str, run_id: str) -> None:

@@ -159,7 +159,9 @@ def test_weights_that_would_be_downloaded_are_named(monkeypatch, tmp_path):
     (tmp_path / "weights" / "deepface-yunet").mkdir(parents=True)
     brought = tmp_path / "weights" / "deepface-yunet" / "face_detection_yunet_2023mar.onnx"
     brought.touch()
-    assert deepface_backend.find_weights("yunet", (tmp_path / "weights",)) == (brought,), "as models fetch puts it"
+    assert deepface_backend.find_weights("yunet", (tmp_path / "weights",)) == (brought,), (
+        "as models fetch puts it"
+    )
     monkeypatch.setattr(deepface_backend.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingWeights, match=r"predictor_5_face_landmarks\.dat \(9,150,489 bytes\).*dlib"):
         load_faces("deepface", model="dlib")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -16,6 +18,7 @@ from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.stages.score import Score
+from faceid_core.store import open_store
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
 from tests.end_to_end.test_inline_folder import outcomes
@@ -86,6 +89,28 @@ def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, 
     ]
     figures = tables.query("select identity_id from identity_summary where subject_kind = 'person'")
     assert figures.to_pylist() == [{"identity_id": "ann"}], "whoever was finished has figures"
+
+
+def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tmp_path, monkeypatch, capsys):
+    from flows.cli import main
+
+    config = tmp_path / "night.yaml"
+    config.write_text(small(str(tmp_path / "store"), people).model_dump_json())
+
+    def terminated(self, works, inputs, models, tick):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr(Score, "execute", terminated)
+    monkeypatch.setattr("sys.argv", ["faceid", "run", "--config", str(config)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and "goes on from there" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    rows = Tables(open_store(str(tmp_path / "store"))).query(
+        "select distinct outcome, reason from identity_outcomes"
+    )
+    assert rows.to_pylist() == [{"outcome": "not_reached", "reason": "interrupted"}]
 
 
 def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path, monkeypatch):
