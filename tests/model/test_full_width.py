@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,6 @@ print(result.curve[0]["loss_diffusion"], result.seconds)
 @pytest.mark.timeout(3600)
 def test_a_step_at_full_width_fits_in_20_gb(tmp_path):
     code = _STEP.format(folder=str(tmp_path / "sd15"))
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # bytes
     assert peak < 20e9, f"{peak / 1e9:.1f} GB"
