@@ -104,7 +104,7 @@ def explain(
         predicted = staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(base.device),
-            staged.project(contexts[:, 0], contexts[:, 1]),
+            staged.project_sides(contexts),
             rows.to(base.device),
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)

@@ -55,7 +55,7 @@ def test_models_and_figures_reach_the_tables(config):
     tables = Tables(night.store)
     rows = tables.query("select distinct metric, model, model_digest from image_metrics").to_pylist()
     models = {row["metric"]: row["model"] for row in rows}
-    assert models["identity"] == "photographs:deepface-opencv@1+deepface-ArcFace@1"
+    assert models["identity"] == "photographs:deepface-opencv@2+deepface-ArcFace@1"
     assert models["image_text"] == models["diversity"] == "photographs:clip-ViT-B/32@1"
     assert models["leakage:background"] == "photographs:deepface-opencv@1+ellipse"
     assert all(len(row["model_digest"]) == 64 for row in rows)
