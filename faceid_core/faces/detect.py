@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import PhotoRejected
 from .align import FACE_TEMPLATE, TRAINING_EYE_TARGETS, EyeTargets, align, transform_points
 from .protocols import Box, Face, FaceDetector, Point
-from .quality import Limits, check, measure
+from .quality import Limits, check, check_blur_without_eyes, measure
 
 # A face and the box that names it must share this much of their union.
 _LEAST_OVERLAP = 0.1
@@ -99,6 +99,7 @@ def detect_face(
     found = detector.detect([image])[0]
     face = _choose(found, face_box, limits)
     if face.left_eye is None or face.right_eye is None:
+        check_blur_without_eyes(image, face.box, limits)
         sentence = (
             "A face was found, but not both of its eyes. Send a photo from the front with the eyes open."
         )

@@ -13,7 +13,7 @@ import numpy as np
 from .. import photos
 from ..errors import PhotoRejected
 from .align import align
-from .protocols import Face
+from .protocols import Box, Face
 
 # Sharpness is measured on a copy of the face of this size, so that the photo's resolution does not count.
 _SHARPNESS_PIXELS = 96
@@ -54,6 +54,11 @@ class Limits:
     max_yaw_degrees: float | None = None
     max_clipped_share: float | None = None
     min_relative_size: float = 0.4
+
+    @property
+    def for_photographs(self) -> bool:
+        """Whether what only photographs have is limited."""
+        return self.max_yaw_degrees is not None or self.max_clipped_share is not None
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Limits:
@@ -104,6 +109,24 @@ def sharpness(grey: np.ndarray) -> float:
     # A floor of half a grey step keeps an even surface from dividing by nothing.
     spread = max(float(grey.var()), (0.5 / 255) ** 2)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / spread
+
+
+def check_blur_without_eyes(image: np.ndarray, box: Box, limits: Limits) -> None:
+    """Of a photograph's face whose eyes were not found: whether blur is why, by the sharpness of its box.
+
+    Raises:
+        PhotoRejected: too_blurred.
+    """
+    if not limits.for_photographs:
+        return
+    x0, y0, x1, y1 = (round(value) for value in box)
+    # A detector's box is about the part of the aligned copy that `measure` looks at.
+    width, height = (
+        round((end - start) * _SHARPNESS_PIXELS)
+        for start, end in zip(_FACE_PART, _FACE_PART[2:], strict=False)
+    )
+    small = cv2.resize(image[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_AREA)
+    _check_sharpness(sharpness(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255), limits)
 
 
 def cut_share(height: int, width: int, eyes: np.ndarray) -> float:
@@ -169,7 +192,10 @@ def check(figures: dict[str, float], limits: Limits) -> None:
             "without flash or hard sun."
         )
         raise PhotoRejected("badly_exposed", sentence, value=clipped, threshold=limits.max_clipped_share)
-    sharp = figures["sharpness"]
+    _check_sharpness(figures["sharpness"], limits)
+
+
+def _check_sharpness(sharp: float, limits: Limits) -> None:
     if sharp < limits.min_sharpness:
         sentence = (
             f"The face is blurred (sharpness {sharp:.3f}, at least {limits.min_sharpness:.3f} is needed). "

@@ -112,6 +112,8 @@ REJECTED = {
     "tiny": (lambda: encoded(resized(0.3)), ("face_too_small", "no_face")),
     "very tiny": (lambda: encoded(resized(0.05)), ("no_face",)),
     "blurred": (lambda: encoded(cv2.GaussianBlur(data.astronaut(), (0, 0), 3.0)), ("too_blurred",)),
+    # Too blurred for the eyes to be found: blur is the reason, not the eyes.
+    "much blurred": (lambda: encoded(cv2.GaussianBlur(data.astronaut(), (0, 0), 4.0)), ("too_blurred",)),
     "two faces": (
         lambda: encoded(np.concatenate([data.astronaut(), data.astronaut()], axis=1)),
         ("several_faces",),
