@@ -49,7 +49,11 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
     else:
         needs = needs_of(config)
         models = [model for _, model in scorers_of(config)]
-        models += [each.model for each in needs if each.role in ("base model", "detector") and each.model]
+        models += [
+            each.model
+            for each in needs
+            if each.role in ("base model", "detector", "face parser") and each.model
+        ]
     console = Console(highlight=False)
     with console.status("") as status:
 

@@ -42,8 +42,8 @@ class FacesConfig(Section):
     )
     parser_source: str = Field(
         "",
-        description="The segformer parser's folder, or its hub id if the hub's local cache holds it, such as "
-        "jonathandinu/face-parsing.",
+        description="The segformer parser's folder, or its hub id, such as jonathandinu/face-parsing (maybe "
+        "with @commit), if `weights` or the hub's local cache holds it.",
     )
     framing: Literal["auto", "close_up", "portrait"] = Field(
         "auto",

@@ -31,7 +31,7 @@ def load_faces(
         model: for DeepFace, which of its detectors, see `deepface_backend.WEIGHT_FILES`.
         parser: for DeepFace, one of `PARSERS`.
         parser_source: of a SegFormer, its folder or staged hub id.
-        weights: folder in which a DeepFace detector's files are looked for first.
+        weights: folder in which files that do not ship are looked for first.
         device: where a SegFormer runs.
 
     Raises:
@@ -48,11 +48,13 @@ def load_faces(
     if name == "deepface":
         from .deepface_backend import DeepFaceDetector
 
-        return DeepFaceDetector(model, _folders(weights)), load_parser(parser, parser_source, device=device)
+        return DeepFaceDetector(model, _folders(weights)), load_parser(
+            parser, parser_source, weights=weights, device=device
+        )
     raise ConfigurationError(f"faces backend {name!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def load_parser(name: str, source: str = "", *, device: str = "cpu") -> FaceParser:
+def load_parser(name: str, source: str = "", *, weights: str = "", device: str = "cpu") -> FaceParser:
     """A parser for photographs, by its name in `PARSERS`.
 
     Raises:
@@ -61,7 +63,7 @@ def load_parser(name: str, source: str = "", *, device: str = "cpu") -> FacePars
     if name == "segformer":
         from .segformer import SegFormerParser
 
-        return SegFormerParser(source, device=device)
+        return SegFormerParser(source, weights=weights, device=device)
     kind = _plain_parser(name)
     return kind()
 
@@ -105,7 +107,7 @@ def backend_digest(name: str, *, model: str = "opencv", weights: str = "") -> st
     return hashlib.sha256(photos.encode_json(record)).hexdigest()
 
 
-def parser_digest(name: str, source: str = "") -> str:
+def parser_digest(name: str, source: str = "", weights: str = "") -> str:
     """SHA-256 of what decides a photograph parser's answers: its files and the version of its own code.
 
     Raises:
@@ -114,7 +116,7 @@ def parser_digest(name: str, source: str = "") -> str:
     if name == "segformer":
         from .segformer import SegFormerParser, source_digest
 
-        record = [name, SegFormerParser.version, source_digest(source)]
+        record = [name, SegFormerParser.version, source_digest(source, weights)]
     else:
         kind = _plain_parser(name)
         record = [kind.name, kind.version]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ LABELS: dict[str, str] = {
     "neck_l": "accessory", "necklace": "accessory",
 }  # fmt: skip
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[0-9a-f]{40})?", re.ASCII)
 WEIGHT_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 # Size of jonathandinu/face-parsing's model.safetensors, for the message about a missing one: 84.6 million parameters.
 _USUAL_MEGABYTES = 340
@@ -42,7 +44,8 @@ class SegFormerParser:
     """A `SegformerForSemanticSegmentation` and its preprocessing.
 
     Args:
-        source: a folder in the layout of transformers, or a hub id whose files the local cache holds.
+        source: a folder in the layout of transformers, or a hub id whose files are in `weights` or the local cache.
+        weights: folder in which `faceid models fetch` puts hub models.
         device: where it runs.
 
     Raises:
@@ -53,8 +56,8 @@ class SegFormerParser:
     version = "1"
     approximate = False
 
-    def __init__(self, source: str, *, device: str = "cpu"):
-        folder = find_folder(source)
+    def __init__(self, source: str, *, weights: str = "", device: str = "cpu"):
+        folder = find_folder(source, weights)
         self.name = f"segformer:{Path(source).name}"
         self.device = device
         self._classes = _class_table(_json(folder / "config.json"), source)
@@ -93,8 +96,21 @@ class SegFormerParser:
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def find_folder(source: str) -> Path:
-    """The folder of a parser's files, by its path or, for a hub id, in the local cache of the hub.
+def fetched_folder(hub_id: str) -> str:
+    """The folder of a hub id in a folder of weights."""
+    return hub_id.replace("/", "--").replace("@", "--")
+
+
+def repository_of(source: str) -> tuple[str, str | None] | None:
+    """The hub's repository and the revision (None: the newest) that a source names; None if it is a folder."""
+    if not _HUB_ID.fullmatch(source) or Path(source).is_dir():
+        return None
+    repository, _, revision = source.partition("@")
+    return repository, revision or None
+
+
+def find_folder(source: str, weights: str = "") -> Path:
+    """The folder of a parser's files: its path or, for a hub id, in `weights` or else the local cache of the hub.
 
     Raises:
         MissingWeights: naming what is absent and where it belongs.
@@ -106,7 +122,8 @@ def find_folder(source: str) -> Path:
         )
     folder = Path(source)
     if not folder.is_dir():
-        folder = _staged(source)
+        fetched = Path(weights) / fetched_folder(source)
+        folder = fetched if weights and repository_of(source) and fetched.is_dir() else _staged(source)
     missing = [name for name in WEIGHT_FILES if not (folder / name).is_file()]
     if missing:
         raise MissingWeights(
@@ -116,9 +133,9 @@ def find_folder(source: str) -> Path:
     return folder
 
 
-def source_digest(source: str) -> str:
+def source_digest(source: str, weights: str = "") -> str:
     """SHA-256 over the files that a parser is loaded from."""
-    folder = find_folder(source)
+    folder = find_folder(source, weights)
     whole = hashlib.sha256()
     for name in WEIGHT_FILES:
         with (folder / name).open("rb") as stream:
@@ -132,12 +149,16 @@ def _staged(source: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, local_files_only=True, allow_patterns=list(WEIGHT_FILES)))
+        repository, revision = repository_of(source) or (source, None)
+        found = snapshot_download(
+            repository, revision=revision, local_files_only=True, allow_patterns=list(WEIGHT_FILES)
+        )
+        return Path(found)
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise MissingWeights(
             f"face parser {source} is neither a folder nor a hub id in the local cache of the hub (HF_HOME); bring "
-            f"{', '.join(WEIGHT_FILES)} (jonathandinu/face-parsing: {_USUAL_MEGABYTES} MB) there before the run, which "
-            "downloads nothing"
+            f"it with `faceid models fetch`, or {', '.join(WEIGHT_FILES)} there (jonathandinu/face-parsing: "
+            f"{_USUAL_MEGABYTES} MB), before the run, which downloads nothing"
         ) from error
 
 

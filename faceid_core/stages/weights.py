@@ -63,7 +63,7 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
         digests["face_detector"] = backend_digest(
             faces.backend, model=faces.detector, weights=weights_folder(config)
         )
-        digests["face_parser"] = parser_digest(faces.parser, faces.parser_source)
+        digests["face_parser"] = parser_digest(faces.parser, faces.parser_source, weights_folder(config))
     else:
         photos = SETS[SELECTION]
         digests["face_detector"] = lock.digest(photos["detector"])
@@ -179,7 +179,7 @@ def verify_faces(backend: str, models: Mapping[str, str], planned: Mapping[str, 
         found = backend_digest(backend, model=models["model"], weights=models["weights"])
         _require_planned(f"the face detector {models['model']}", found, planned["face_detector"])
     if "face_parser" in planned and models:
-        found = parser_digest(models["parser"], models["parser_source"])
+        found = parser_digest(models["parser"], models["parser_source"], models["weights"])
         _require_planned(f"the face parser {models['parser']}", found, planned["face_parser"])
 
 

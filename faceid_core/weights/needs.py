@@ -12,9 +12,11 @@ from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.diffusion.sources import hub_model as pinned
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.faces.deepface_backend import find_weights as find_detector
+from faceid_core.faces.segformer import WEIGHT_FILES, fetched_folder, find_folder, repository_of
+from faceid_core.stages.weights import weights_folder
 from faceid_core.store.models_lock import DamagedWeights
 
-from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownModel
+from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownFile, KnownModel
 from .deepface_files import find_files
 from .locate import WeightsPlace, check_file, digest_of, entry_of
 
@@ -50,7 +52,7 @@ def needs_of(config: NightlyConfig, *, check: bool = False) -> list[Need]:
     """
     place = place_of(config)
     scorers = [_known(role, model, place, check) for role, model in scorers_of(config)]
-    return [_base(config), _faces(config), *scorers]
+    return [_base(config), _faces(config), *_parser(config), *scorers]
 
 
 def place_of(config: NightlyConfig) -> WeightsPlace:
@@ -117,6 +119,22 @@ def _faces(config: NightlyConfig) -> Need:
     except FaceidError as error:
         return Need("detector", name, "missing", str(error), DETECTORS.get(detector))
     return Need("detector", name, "here", str(files[0].parent) if files else "in its package")
+
+
+def _parser(config: NightlyConfig) -> list[Need]:
+    """A face parser that is a network; the others need no files."""
+    faces = config.faces
+    if not faces.photographs or faces.parser != "segformer":
+        return []
+    source = faces.parser_source
+    try:
+        folder = find_folder(source, weights_folder(config))
+    except FaceidError as error:
+        files = tuple(KnownFile(name) for name in WEIGHT_FILES)
+        found = repository_of(source)
+        model = found and KnownModel(fetched_folder(source), files, hub=found[0], revision=found[1])
+        return [Need("face parser", source, "missing", str(error), model)]
+    return [Need("face parser", source, "here", str(folder))]
 
 
 def _known(role: str, model: KnownModel, place: WeightsPlace, check: bool) -> Need:

@@ -1,6 +1,7 @@
 """Parsers for photographs: a SegFormer from a folder in its real layout, and GrabCut by landmarks and colour."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,6 +114,16 @@ def test_a_staged_hub_id_is_its_snapshot(monkeypatch, tmp_path, folder):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     assert parser_digest("segformer", "somebody/face-parsing") == parser_digest("segformer", str(folder))
+
+    weights = tmp_path / "weights"
+    shutil.copytree(folder, weights / "somebody--face-parsing")
+    with (weights / "somebody--face-parsing" / "config.json").open("a") as stream:
+        stream.write(" ")
+    first = parser_digest("segformer", "somebody/face-parsing", str(weights))
+    assert first != parser_digest("segformer", str(folder)), "the folder of weights is looked in first"
+    assert load_parser("segformer", "somebody/face-parsing", weights=str(weights)).name.startswith(
+        "segformer"
+    )
 
 
 def changed(folder, tmp_path, **values):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
+from faceid_core.faces.segformer import WEIGHT_FILES, find_folder
 from faceid_core.store import DamagedWeights, ModelsLock
 from faceid_core.weights.catalogue import RECOGNISERS, KnownFile, KnownModel
 from faceid_core.weights.fetch import Place, fetch
@@ -220,6 +221,28 @@ def test_what_a_configuration_needs():
     assert (
         hub_model("/models/sd15") is None and hub_model("miniature") is None and hub_model("s3://b/x") is None
     )
+
+
+def test_a_face_parser_comes_from_the_hub_into_the_folder_where_runs_look(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name in WEIGHT_FILES:
+        file = server.folder / "face-parsing" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(name.encode())
+    source = f"org/face-parsing@{REVISION}"
+    config = NightlyConfig(
+        faces={"backend": "deepface", "parser": "segformer", "parser_source": source},
+        weights=str(tmp_path / "weights"),
+    )
+
+    def need():
+        return next(each for each in needs_of(config) if each.role == "face parser")
+
+    assert need().state == "missing"
+    (found,) = fetch([need().model], Place(config.weights))
+    assert found.state == "brought" and need().state == "here"
+    assert find_folder(source, config.weights) == tmp_path / "weights" / f"org--face-parsing--{REVISION}"
 
 
 def test_the_command_prints_what_became_of_each(server, tmp_path):
