@@ -98,7 +98,11 @@ class Night:
             without: Subjects whose earlier stages are not there yet (a dry run's), to be left out.
         """
         ahead = self._ahead.pop(stage, None)
-        return ahead.result() if ahead is not None else self._look_up(stage, without)
+        misses = ahead.result() if ahead is not None else self._look_up(stage, without)
+        early = sum("score-" in result for _, result in self._answered) if stage == "score" else 0
+        if early:
+            self.reporter.note(f"score: {early} results were computed while pictures were drawn")
+        return misses
 
     def look_ahead(self, stage: str, on_misses: Callable[[], object]) -> None:
         """Look a stage up in the background; `lookup` of it then takes the answer found here.
