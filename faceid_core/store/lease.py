@@ -24,6 +24,7 @@ NAME = "leases/run.json"
 _OF_RUNS = "leases/"
 _RENEWALS_PER_TTL = 4
 _LONGEST_POLL_SECONDS = 5.0
+_ATTEMPTS_AT_RELEASE = 2  # after a renewal that was answered too late the etag has to be asked for
 
 
 class StoreBusy(StoreError, ConfigurationError):
@@ -135,12 +136,18 @@ class RunLease:
         self._end()
         if self.lost:
             return
-        try:
-            self._store.replace_if_match(self.name, self._record(released=True), self._etag)
-        except StoreError as error:
-            log.warning(
-                "run %s could not release its lease, which runs out by itself: %s", self.run_id, error
-            )
+        for _ in range(_ATTEMPTS_AT_RELEASE):
+            try:
+                self._store.replace_if_match(self.name, self._record(released=True), self._etag)
+                return
+            except Conflict:
+                self._find_out_who_renewed()
+                if self.lost:
+                    return
+            except StoreError as error:
+                told = "run %s could not release its lease, which runs out by itself: %s"
+                log.warning(told, self.run_id, error)
+                return
 
     def __enter__(self) -> RunLease:
         return self
@@ -183,13 +190,24 @@ class RunLease:
         try:
             self._etag = self._store.replace_if_match(self.name, self._record(), self._etag)
         except Conflict:
-            self.lost = True
-            log.warning(
-                "run %s lost its lease to another run; results stay right, work may be done twice",
-                self.run_id,
-            )
+            self._find_out_who_renewed()
         except StoreError as error:
             log.warning("run %s could not renew its lease, will try again: %s", self.run_id, error)
+
+    def _find_out_who_renewed(self) -> None:
+        """A renewal whose answer came too late was ours; after anybody else's the lease is lost."""
+        try:
+            record, etag = self._read()
+        except StoreError as error:
+            log.warning("run %s could not look at its lease, will try again: %s", self.run_id, error)
+            return
+        if record.get("holder") == self._holder:
+            self._etag = etag
+            return
+        self.lost = True
+        log.warning(
+            "run %s lost its lease to another run; results stay right, work may be done twice", self.run_id
+        )
 
 
 def running_runs(store: ObjectStore) -> list[str]:

@@ -20,7 +20,13 @@ def compare_with(undisturbed: dict, ended: Ended, where: str) -> int:
     assert again["exit_status"] == 0, f"{where}: {again['reasons']}"
     assert set(again["outcomes"].values()) <= {"done", "cached"}, f"{where}: {again['reasons']}"
     for part in _COMPARED:
-        assert again[part] == undisturbed[part], f"{where}: {part} differ"
+        ours, theirs = again[part], undisturbed[part]
+        wrong = {
+            name: (ours.get(name), theirs.get(name))
+            for name in ours | theirs
+            if ours.get(name) != theirs.get(name)
+        }
+        assert not wrong, f"{where}: {part} differ: {wrong}"
     assert again["index"] > 0, where
     rows = sum(len(table) for table in again["tables"].values())
     return len(again["contents"]) + len(again["blobs"]) + rows

@@ -1,6 +1,6 @@
 """What exhaustive runs of the fault suite have passed: remembered, so that an interrupted one goes on, and counted.
 
-    python -m tests.helpers.fault_counts          # the table of docs/faults.md from work/faults/*.json
+python -m tests.helpers.fault_counts          # the table of docs/faults.md from work/faults/*.json
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-_CODE = ("data_contracts", "faceid_core", "tests/helpers", "tests/faults")
+_CODE = (
+    "data_contracts/**/*.py", "faceid_core/**/*.py", "tests/helpers/faulty.py", "tests/helpers/killed.py",
+    "tests/helpers/aftermath.py",
+)  # fmt: skip
 
 
 def folder() -> Path:
@@ -67,7 +70,7 @@ class FaultRecord:
 def code_digest() -> str:
     """A digest of every Python file that decides how a night meets a fault."""
     whole = sha256()
-    for path in sorted(path for top in _CODE for path in (REPOSITORY / top).rglob("*.py")):
+    for path in sorted(path for pattern in _CODE for path in REPOSITORY.glob(pattern)):
         whole.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())
     return whole.hexdigest()
 
@@ -82,9 +85,7 @@ def table() -> str:
         record = json.loads(path.read_text())
         counts = (record["counts"].get(name, 0) for name in ("faults", "runs", "compared"))
         figures = (len(record["passed"]), record["points"], *counts)
-        lines.append(
-            f"| {path.stem} | {' | '.join(f'{figure:,}' for figure in figures)} | {record['at']} |"
-        )
+        lines.append(f"| {path.stem} | {' | '.join(f'{figure:,}' for figure in figures)} | {record['at']} |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ _CHILD_SECONDS = 300
 # When and by which run a row was written, and how long it took, is no data.
 _NOT_DATA = {
     "run_id", "run_date", "seconds", "started_at", "finished_at", "outcome", "attempts", "done", "cached",
-    "worker_idle_mean", "worker_idle_most", "manifest_digest", "config_digest",
+    "workers", "workers_replaced", "worker_idle_mean", "worker_idle_most", "manifest_digest", "config_digest",
 }  # fmt: skip
 
 
