@@ -94,12 +94,15 @@ class RunLease:
     def try_take(cls, store: ObjectStore, run_id: str, name: str, *, ttl: float = 60.0) -> RunLease | None:
         """Take the lease of one piece of work, or None while another worker who is alive has it.
 
+        A process that asks for the same work twice under one run's id takes its own lease over.
+
         Args:
             name: the lease's object.
         """
         lease = cls(store, run_id, ttl, name)
         record, etag = lease._read()
-        if not _is_free(record) or not lease._take(etag):
+        # One that this process could neither use nor drop, because the store failed, would hold it up for a ttl.
+        if not (_is_free(record) or lease._is_of_this_process(record)) or not lease._take(etag):
             return None
         lease._thread.start()
         return lease
@@ -168,6 +171,10 @@ class RunLease:
             return True
         except Conflict:
             return False
+
+    def _is_of_this_process(self, record: dict) -> bool:
+        here = {"run_id": self.run_id, "host": socket.gethostname(), "process": os.getpid()}
+        return all(record.get(name) == value for name, value in here.items())
 
     def _record(self, *, released: bool = False) -> bytes:
         return canonical_json(
