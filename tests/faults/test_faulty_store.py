@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 
 import pytest
@@ -20,7 +19,7 @@ from tests.helpers.fault_counts import FaultRecord
 from tests.helpers.faulty import WRITES, FaultCount, Faults, FaultyStore
 from tests.helpers.killed import night_in_a_child
 
-SEED = int(os.environ.get("FACEID_FAULT_SEED") or random.SystemRandom().randrange(10**6))
+SEED = int(os.environ["FACEID_FAULT_SEED"])  # drawn and printed by tests/conftest.py
 RATES = (0.0, 0.1, 0.5, 0.9)
 PEOPLE_LEFT = (
     r"^(identities|common|tombstones)/"  # what belongs to people, so not the lease and the run's own records
@@ -64,7 +63,6 @@ CASES = {
 
 
 def test_a_night_with_a_tenth_of_its_calls_failing(night_on, undisturbed_pair):
-    print(f"FACEID_FAULT_SEED={SEED}")
     kind = ("refused", "late", "wrong", "torn")
     faults = Faults(seed=SEED, kinds=kind, rate=0.1, names=PEOPLE_LEFT)
     report, compared = survive(night_on, undisturbed_pair, faults, "sample")
