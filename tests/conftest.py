@@ -2,12 +2,26 @@
 
 import logging
 import os
+import random
 import uuid
 from dataclasses import dataclass
 
 import pytest
 
 TEST_SECRET = "5e" * 32
+
+
+FAULT_SEED = "FACEID_FAULT_SEED"
+
+
+def pytest_configure(config):
+    """Draw the seed of the fault points once, for all processes of this run of the tests."""
+    os.environ.setdefault(FAULT_SEED, str(random.SystemRandom().randrange(10**6)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which fault points were taken, so that the same ones can be taken again."""
+    terminalreporter.write_line(f"fault points: {FAULT_SEED}={os.environ[FAULT_SEED]}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from threading import Event, RLock
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import DamagedInput
+from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.identity import Identity
 from faceid_core.night.ahead import end_of_admissions, in_background
 from faceid_core.night.executor import Executor, Usage
@@ -127,7 +127,7 @@ class Night:
 
     def _lookup_one(self, stage: str, subject: Subject) -> tuple[int, list[Work]]:
         hits, misses = 0, []
-        cache = StageCache(self.store, subject.scope)
+        cache, forced = StageCache(self.store, subject.scope), self._forced(stage, subject)
         try:
             works = self.plan.works(stage, subject)
         except InputMissing as missing:
@@ -136,17 +136,27 @@ class Night:
         for work in works:
             if (subject.name, work.result) in self._answered:
                 continue  # it ran while pictures were drawn
-            manifest = None if self._forced(stage, subject) else cache.lookup(work.call)
-            if manifest is None:
-                misses.append(replace(work, replace=self._forced(stage, subject)))
-                continue
             try:
-                self.adopt(subject, work.result, manifest)
-                hits += 1
-            except DamagedInput as damage:
-                cache.quarantine(manifest, str(damage))
-                misses.append(work)
+                if not forced and self._adopt_cached(cache, subject, work):
+                    hits += 1
+                    continue
+            except StoreError as error:  # met at this person's results, so it ends this person's night only
+                self._fail(subject, stage, type(error).__name__, str(error))
+                return hits, []
+            misses.append(replace(work, replace=forced))
         return hits, misses
+
+    def _adopt_cached(self, cache: StageCache, subject: Subject, work: Work) -> bool:
+        """Adopt the result of a work if it is in the store and can be read."""
+        manifest = cache.lookup(work.call)
+        if manifest is None:
+            return False
+        try:
+            self.adopt(subject, work.result, manifest)
+            return True
+        except DamagedInput as damage:
+            cache.quarantine(manifest, str(damage))
+            return False
 
     def _forced(self, stage: str, subject: Subject) -> bool:
         run = self.config.run
@@ -281,8 +291,8 @@ class Night:
                 reject(self.accounts[subject.name], call.stage, done.reason, done.message, *figures)
                 return done
             message = "its result was not in the store"
-        except DamagedInput as damage:
-            message = str(damage)
+        except StoreError as error:  # a damaged rejection, or a store that does not answer
+            message = str(error)
         return replace(done, status="failed", reason="result_missing", message=message)
 
     def _fail(self, subject: Subject, stage: str, reason: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from faceid_core.errors import StoreError
 from faceid_core.stages.work import MADE_ELSEWHERE, Done, Work
@@ -75,21 +76,30 @@ class SharedWork:
         return True
 
     def _is_made(self, work: Work) -> bool:
-        return (
-            not work.replace
-            and StageCache(self._store, work.scope).peek(work.call.stage, work.call.key) is not None
-        )
+        if work.replace:
+            return False
+        try:
+            return StageCache(self._store, work.scope).peek(work.call.stage, work.call.key) is not None
+        except StoreError as error:
+            log.warning("%s: no look for stage %s: %s", work.subject, work.call.stage, error)
+            return False
 
     def _is_abandoned(self, work: Work, seen: dict[str, tuple[str, float]]) -> bool:
         """Whether nobody renews a work's lease any more; clocks may be wrong, so our own counts as well."""
         name, now = self._name(work), time.monotonic()
-        record, etag = RunLease.look(self._store, name)
+        try:
+            record, etag = RunLease.look(self._store, name)
+        except StoreError as error:
+            # Not to wait for ever on a store that is gone: whoever tries the work finds out.
+            log.warning("%s: no look at the lease of stage %s: %s", work.subject, work.call.stage, error)
+            return True
         if record is None:
             return True
         if name not in seen or seen[name][0] != etag:
             seen[name] = etag, now
         if now - seen[name][1] > float(record["ttl"]):
-            self._store.delete(name)
+            with suppress(StoreError):
+                self._store.delete(name)
             return True
         return False
 

@@ -102,7 +102,6 @@ class Worker:
 
     def _inputs(self, stage, work: Work) -> dict[str, bytes] | Done:
         """The work's input blobs by name, checked; a damaged one ends the work and names its producer."""
-        cache = StageCache(self.store, work.scope)
         blobs: dict[str, bytes] = {}
         for name, source in work.sources.items():
             try:
@@ -118,10 +117,19 @@ class Worker:
             if entry is not None:
                 blobs[JOURNAL] = entry
         if getattr(stage, "reuses", None) and not work.replace:
+            blobs |= self._earlier(stage, work)
+        return blobs
+
+    def _earlier(self, stage, work: Work) -> dict[str, bytes]:
+        """Earlier results that save a part of the work; without those that cannot be read it only takes longer."""
+        cache, blobs = StageCache(self.store, work.scope), {}
+        try:
             for number, manifest in enumerate(cache.manifests(work.call.stage)):
                 if stage.may_reuse(manifest.content["preimage"], work.call):
                     with suppress(DamagedInput, KeyError):
                         blobs[f"earlier:{number}"] = cache.read(manifest, stage.reuses)
+        except FaceidError as error:
+            log.warning("%s: earlier results of stage %s: %s", work.subject, work.call.stage, error)
         return blobs
 
     def _journal(self, work: Work) -> WorkJournal:

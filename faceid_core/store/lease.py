@@ -24,6 +24,7 @@ NAME = "leases/run.json"
 _OF_RUNS = "leases/"
 _RENEWALS_PER_TTL = 4
 _LONGEST_POLL_SECONDS = 5.0
+_ATTEMPTS_AT_RELEASE = 2  # after a renewal that was answered too late the etag has to be asked for
 
 
 class StoreBusy(StoreError, ConfigurationError):
@@ -93,12 +94,15 @@ class RunLease:
     def try_take(cls, store: ObjectStore, run_id: str, name: str, *, ttl: float = 60.0) -> RunLease | None:
         """Take the lease of one piece of work, or None while another worker who is alive has it.
 
+        A process that asks for the same work twice under one run's id takes its own lease over.
+
         Args:
             name: the lease's object.
         """
         lease = cls(store, run_id, ttl, name)
         record, etag = lease._read()
-        if not _is_free(record) or not lease._take(etag):
+        # One that this process could neither use nor drop, because the store failed, would hold it up for a ttl.
+        if not (_is_free(record) or lease._is_of_this_process(record)) or not lease._take(etag):
             return None
         lease._thread.start()
         return lease
@@ -135,12 +139,18 @@ class RunLease:
         self._end()
         if self.lost:
             return
-        try:
-            self._store.replace_if_match(self.name, self._record(released=True), self._etag)
-        except StoreError as error:
-            log.warning(
-                "run %s could not release its lease, which runs out by itself: %s", self.run_id, error
-            )
+        for _ in range(_ATTEMPTS_AT_RELEASE):
+            try:
+                self._store.replace_if_match(self.name, self._record(released=True), self._etag)
+                return
+            except Conflict:
+                self._find_out_who_renewed()
+                if self.lost:
+                    return
+            except StoreError as error:
+                told = "run %s could not release its lease, which runs out by itself: %s"
+                log.warning(told, self.run_id, error)
+                return
 
     def __enter__(self) -> RunLease:
         return self
@@ -161,6 +171,10 @@ class RunLease:
             return True
         except Conflict:
             return False
+
+    def _is_of_this_process(self, record: dict) -> bool:
+        here = {"run_id": self.run_id, "host": socket.gethostname(), "process": os.getpid()}
+        return all(record.get(name) == value for name, value in here.items())
 
     def _record(self, *, released: bool = False) -> bytes:
         return canonical_json(
@@ -183,13 +197,24 @@ class RunLease:
         try:
             self._etag = self._store.replace_if_match(self.name, self._record(), self._etag)
         except Conflict:
-            self.lost = True
-            log.warning(
-                "run %s lost its lease to another run; results stay right, work may be done twice",
-                self.run_id,
-            )
+            self._find_out_who_renewed()
         except StoreError as error:
             log.warning("run %s could not renew its lease, will try again: %s", self.run_id, error)
+
+    def _find_out_who_renewed(self) -> None:
+        """A renewal whose answer came too late was ours; after anybody else's the lease is lost."""
+        try:
+            record, etag = self._read()
+        except StoreError as error:
+            log.warning("run %s could not look at its lease, will try again: %s", self.run_id, error)
+            return
+        if record.get("holder") == self._holder:
+            self._etag = etag
+            return
+        self.lost = True
+        log.warning(
+            "run %s lost its lease to another run; results stay right, work may be done twice", self.run_id
+        )
 
 
 def running_runs(store: ObjectStore) -> list[str]:

@@ -249,6 +249,22 @@ def test_table_files_that_no_version_needs_go_and_readers_notice_nothing(folder_
     assert tables.read("runs").num_rows == 2
 
 
+def test_a_table_file_that_was_collected_is_not_counted_again(folder_store):
+    """Delta's log names replaced files for a week; a second collection must not promise to remove them once more."""
+    tables = Tables(folder_store)
+    rows = table_rows("r1", 1)
+    tables.publish("r1", rows)
+    again = {**rows, "runs": rows["runs"].set_column(*_doubled(rows["runs"], "seconds"))}
+    tables.publish("r1", again)
+    assert collect(folder_store, grace=0.0, delete=True).counts["table file"] == 1
+    assert collect(folder_store, grace=0.0).objects == 0
+
+
+def _doubled(table, column: str):
+    position = table.column_names.index(column)
+    return position, column, [[2 * value.as_py() + 1 for value in table[column]]]
+
+
 def test_scopes_are_listed_whole_on_both_stores(any_store):
     keys = [f"{digit}{'0' * 31}" for digit in "07f"]
     wanted = set()

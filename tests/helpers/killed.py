@@ -1,20 +1,28 @@
-"""Runs a small night in a child process that dies, as by SIGKILL, at the n-th write to its folder store."""
+"""Runs a small night in a child process whose stores are faulty: calls fail, lie, or kill it as by SIGKILL."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
-import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from faceid_core.config import NightlyConfig
+from tests.helpers.faulty import KILLED, WRITES, Faults
 
-_WRITES = ("put_if_absent", "replace_if_match", "delete")
-KILLED = 137
-_IMPORTED_ONCE = ["tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.night.drive"]
+__all__ = ["KILLED", "Ended", "night_in_a_child", "table_rows"]
+
+_IMPORTED_ONCE = [
+    "tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.night.drive", "deltalake", "duckdb",
+    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.night.opening",
+]  # fmt: skip
 _CHILD_SECONDS = 300
+# When and by which run a row was written, and how long it took, is no data.
+_NOT_DATA = {
+    "run_id", "run_date", "seconds", "started_at", "finished_at", "outcome", "attempts", "done", "cached",
+    "workers", "workers_replaced", "worker_idle_mean", "worker_idle_most", "manifest_digest", "config_digest",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,16 +33,32 @@ class Ended:
     report: dict | None
 
 
-def night_in_a_child(config: NightlyConfig, *, die_at: int | None = None, after: bool = False) -> Ended:
+def night_in_a_child(
+    config: NightlyConfig,
+    *,
+    die_at: int | None = None,
+    after: bool = False,
+    faults: Faults | None = None,
+    suffix: str | None = None,
+) -> Ended:
     """Run a night to its end, or until its write number `die_at`, just before or just after it is carried out.
 
     The child is forked from a server that has imported the libraries, which costs seconds, and done nothing else:
     delta-rs's threads, which other tests of this process may have started, do not survive a fork.
+
+    Args:
+        config: the night's.
+        die_at, after: the write at which it is killed, for a night with no other fault.
+        faults: what goes wrong instead; lifted before the child reads what the night left.
+        suffix: of the run's id, eight characters.
     """
+    faults = replace(faults or Faults(calls=WRITES), **({"die_at": die_at, "after": after} if die_at else {}))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED_ONCE)
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(theirs, config, die_at, after))
+    # The server that forks keeps the environment of the first test that asked it.
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("FACEID_", "AWS_"))}
+    child = context.Process(target=_child, args=(theirs, config, faults, suffix, environment))
     child.start()
     theirs.close()
     report = None
@@ -46,14 +70,17 @@ def night_in_a_child(config: NightlyConfig, *, die_at: int | None = None, after:
     child.join(_CHILD_SECONDS)
     if child.is_alive():
         child.kill()
-        raise AssertionError(f"the child that was to die at write {die_at} hangs")
+        raise AssertionError(f"the child that was to meet {faults} hangs")
     return Ended(child.exitcode, report)
 
 
-def _child(pipe, config: NightlyConfig, die_at: int | None, after: bool) -> None:
+def _child(pipe, config: NightlyConfig, faults: Faults, suffix: str | None, environment: dict) -> None:
+    from tests.helpers.faulty import break_stores
+
+    os.environ.update(environment)
     try:
-        writes = _count_writes(die_at, after)
-        report = _night(config) | {"writes": writes()}
+        count = break_stores(faults)
+        report = _night(config, count, suffix)
         pipe.send_bytes(json.dumps(report).encode())
         code = 0
     except BaseException:
@@ -63,61 +90,66 @@ def _child(pipe, config: NightlyConfig, die_at: int | None, after: bool) -> None
     os._exit(code)  # pytest's own exit handlers are the parent's business
 
 
-def _count_writes(die_at: int | None, after: bool):
-    from faceid_core.store.folder import FolderStore
-
-    lock, count = threading.Lock(), [0]
-
-    def counted(whole):
-        def write(self, *args, **kwargs):
-            with lock:
-                count[0] += 1
-                mine = count[0]
-            if mine == die_at and not after:
-                os._exit(KILLED)
-            result = whole(self, *args, **kwargs)
-            if mine == die_at:
-                os._exit(KILLED)
-            return result
-
-        return write
-
-    for name in _WRITES:
-        setattr(FolderStore, name, counted(getattr(FolderStore, name)))
-    return lambda: count[0]
-
-
-def _night(config: NightlyConfig) -> dict:
+def _night(config: NightlyConfig, count, suffix: str | None) -> dict:
+    from faceid_core.errors import FaceidError
     from faceid_core.night.drive import drive_inline
     from faceid_core.night.opening import open_night
     from faceid_core.night.reporter import LogReporter
+
+    night = ended = None
+    report = {"error": None, "clear": True, "run_id": None, "exit_status": None}
+    try:
+        night = open_night(config, LogReporter(), run_suffix=suffix)
+        ended = drive_inline(night)
+        report["exit_status"] = ended.exit_status
+    except Exception as error:
+        report |= {"error": f"{type(error).__name__}: {error}", "clear": isinstance(error, FaceidError)}
+    count.lift()
+    report |= {"writes": count.seen, "met": dict(count.met)}
+    return report if night is None else report | _left_by(night, ended)
+
+
+def _left_by(night, ended) -> dict:
+    """What a night left in its store, read without faults."""
+    from faceid_core.errors import DamagedInput
     from faceid_core.store import StageCache
     from faceid_core.tables import Tables
 
-    night = open_night(config, LogReporter())
-    ended = drive_inline(night)
-    tables = Tables(night.store)
     contents, blobs = {}, {}
     for subject in night.subjects.values():
         cache = StageCache(night.store, subject.scope)
         for result, manifest in subject.manifests.items():
             contents[f"{subject.name} {result}"] = manifest.content
             for name in manifest.outputs:
-                blobs[f"{subject.name} {result} {name}"] = len(
-                    cache.read(manifest, name)
-                )  # hashed on reading
-    summary = tables.query(
-        f"select * exclude (run_id, run_date, seconds) from identity_summary where run_id = '{night.run_id}'"
-    )
+                try:  # hashed on reading
+                    blobs[f"{subject.name} {result} {name}"] = len(cache.read(manifest, name))
+                except DamagedInput as damage:
+                    blobs[f"{subject.name} {result} {name}"] = str(damage)
     return {
-        "exit_status": ended.exit_status,
+        "run_id": night.run_id,
         "outcomes": {a.identity_id: str(a.outcome) for a in night.accounts.values()},
+        "reasons": {a.identity_id: f"{a.stage} {a.reason}: {a.message}" for a in night.accounts.values()},
         "computed": dict(night.computed),
         "contents": contents,
         "blobs": blobs,
-        "summary": json.loads(summary.to_pandas().to_json(orient="records")),
-        "pictures": tables.query(
-            "select count(*) n, count(distinct (generate_key, prompt_id, seed)) d from images"
-        ).to_pylist()[0],
-        "index": len(night.store.get(ended.published.index)),
+        "tables": table_rows(Tables(night.store), night.run_id),
+        "index": len(night.store.get(ended.published.index)) if ended else 0,
     }
+
+
+def table_rows(tables, run_id: str) -> dict[str, list[str]]:
+    """The data columns of what readers see: rows that belong to no run, and of the others those of one run."""
+    from data_contracts import NAMES, contract
+
+    found = {}
+    for name in NAMES:
+        rows = tables.read(name)
+        keep = [column for column in rows.column_names if column not in _NOT_DATA]
+        picked = rows.to_pylist()
+        if contract(name).per_run:
+            picked = [row for row in picked if row["run_id"] == run_id]
+        found[name] = sorted(
+            json.dumps({column: row[column] for column in keep}, default=repr, sort_keys=True)
+            for row in picked
+        )
+    return found
