@@ -130,6 +130,18 @@ def test_nothing_is_left_and_the_others_lose_nothing(filled):
     assert Tables(filled.store).read("runs").num_rows == 3
 
 
+def test_the_tables_can_be_asked_published_and_erased_from_afterwards(filled):
+    stays = SECRET.identity_key(STAYS)
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    tables = Tables(filled.store)
+    (row,) = tables.query(f"select count(*) as n from images where subject = '{stays}'").to_pylist()
+    assert row["n"] == 1
+    rows = rows_of(filled.night, "r3", 3)
+    assert tables.publish("r3", rows) and tables.read("images").num_rows == 2  # the one who is gone came back
+    receipt = erase(filled.store, SECRET, STAYS, longest_lease=0.0)
+    assert receipt.rows["images"] == 1 and set(tables.read("images")["subject"].to_pylist()) == {KEY}
+
+
 def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
     night = pretend_night(filled.config)
