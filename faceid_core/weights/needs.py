@@ -12,11 +12,12 @@ from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.diffusion.sources import hub_model as pinned
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.faces.deepface_backend import find_weights as find_detector
+from faceid_core.faces.segformer import find_folder as find_parser
 from faceid_core.store.models_lock import DamagedWeights
 
 from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownModel
 from .deepface_files import find_files
-from .locate import WeightsPlace, check_file, digest_of, entry_of
+from .locate import WeightsPlace, check_file, detector_folders, digest_of, entry_of
 
 State = Literal["ships", "here", "missing", "damaged"]
 
@@ -50,7 +51,7 @@ def needs_of(config: NightlyConfig, *, check: bool = False) -> list[Need]:
     """
     place = place_of(config)
     scorers = [_known(role, model, place, check) for role, model in scorers_of(config)]
-    return [_base(config), _faces(config), *scorers]
+    return [_base(config), _faces(config), *_parser(config), *scorers]
 
 
 def place_of(config: NightlyConfig) -> WeightsPlace:
@@ -113,10 +114,22 @@ def _faces(config: NightlyConfig) -> Need:
     detector = config.faces.detector
     name = f"{backend} {detector}"
     try:
-        files = find_detector(detector, place_of(config).folders)
+        files = find_detector(detector, detector_folders(detector, place_of(config)))
     except FaceidError as error:
         return Need("detector", name, "missing", str(error), DETECTORS.get(detector))
     return Need("detector", name, "here", str(files[0].parent) if files else "in its package")
+
+
+def _parser(config: NightlyConfig) -> list[Need]:
+    """The photographs' parser, where it is a network; whoever brings it puts it where the sentence says."""
+    faces = config.faces
+    if not faces.photographs or faces.parser != "segformer":
+        return []
+    try:
+        folder = find_parser(faces.parser_source)
+    except FaceidError as error:
+        return [Need("parser", "segformer", "missing", str(error))]
+    return [Need("parser", "segformer", "here", str(folder))]
 
 
 def _known(role: str, model: KnownModel, place: WeightsPlace, check: bool) -> Need:
