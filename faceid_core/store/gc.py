@@ -254,7 +254,8 @@ def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collect
 
     sizes = {info.name: info.size for info in store.list("tables/")}
     for name in vacuum(store, grace, delete=delete):
-        _count(found, "table file", 1, sizes.get(name, 0))
+        if name in sizes:  # the log also names files that an erasure has removed
+            _count(found, "table file", 1, sizes[name])
 
 
 def _count(found: Collected, kind: str, objects: int, size: int) -> None:
