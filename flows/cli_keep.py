@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from faceid_core.config import NightlyConfig
-from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
+from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION, EXIT_FAILURES
 from flows.cli_query import with_store
 
 _FINDINGS_TOLD = 50
@@ -153,11 +153,20 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
 
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))
-    if not yes:
-        click.confirm(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone", abort=True)
+    if not yes and not _agreed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
+        click.echo("nothing was erased", err=True)
+        raise click.exceptions.Exit(EXIT_CONFIGURATION)
     receipt = erase_person(store, secret, identity_id, wait=wait, say=lambda text: click.echo(text, err=True))
     shown = {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
     click.echo(json.dumps(shown, indent=2))
+
+
+def _agreed(question: str) -> bool:
+    """Whether somebody says yes; nobody there is a no."""
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        return False
 
 
 def size(count: int) -> str:

@@ -12,6 +12,7 @@ from prefect.flows import EntrypointType
 from prefect.schedules import Cron
 
 from faceid_core.config import NightlyConfig, changed
+from faceid_core.errors import ConfigurationError
 from flows.maintenance import collect_garbage, erase
 from flows.nightly import nightly
 from flows.on_demand import evaluate_only, personalize_one, study
@@ -72,12 +73,21 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
     Args:
         config: What the forms begin with.
         cron: When `nightly` is started, in the timezone of `run.timezone`; empty: by hand only.
+
+    Raises:
+        ConfigurationError: this is no cron line.
     """
+    try:
+        schedule = Cron(cron, timezone=config.run.timezone) if cron else None
+    except ValueError:
+        raise ConfigurationError(
+            f"--cron {cron!r} is no cron line; write five fields, as in '0 22 * * *' for every day at 22:00"
+        ) from None
     return [
         offer.flow.to_deployment(
             name=offer.name,
             parameters=offer.parameters(config),
-            schedule=Cron(cron, timezone=config.run.timezone) if cron and offer.name == "nightly" else None,
+            schedule=schedule if offer.name == "nightly" else None,
             concurrency_limit=ONE_AT_A_TIME,
             tags=[TAG, *offer.tags],
             description=offer.flow.description,

@@ -109,7 +109,8 @@ def find_base(
         source: "miniature", a known name, `hub:owner/name@revision`, a folder in diffusers' layout, a single
             `.safetensors` file in the original layout, or an `s3://` address of either.
         layout: of a single file: a source whose configurations and tokenizers describe it.
-        weights: folder in which hub models were put as `<owner>--<name>--<revision>`; empty: Hugging Face's own cache.
+        weights: folder or s3://bucket/prefix in which hub models were put as `<owner>--<name>--<revision>`; empty:
+            Hugging Face's own cache.
         s3: as `config.s3` has it.
 
     Raises:
@@ -119,7 +120,7 @@ def find_base(
     text = str(source)
     hub = hub_model(text)
     if hub is not None:
-        folder = _hub_folder(hub, text, weights)
+        folder = _hub_folder(hub, text, weights, s3 or {})
         require_files(folder, text)
         return BaseFiles(text, folder, whole=False)
     if text == MINIATURE:
@@ -147,22 +148,30 @@ def find_base(
     return BaseFiles(text, find_base(layout, weights=weights, s3=s3).folder, checkpoint=path)
 
 
-def _hub_folder(hub: HubModel, source: str, weights: str) -> Path:
-    """Where a hub revision lies on this machine."""
-    into = ""
-    if weights:
+def _hub_folder(hub: HubModel, source: str, weights: str, s3: Mapping[str, object]) -> Path:
+    """Where a hub revision lies on this machine; a bucket's is brought here."""
+    into, looked = "", ""
+    if weights.startswith("s3://"):
+        from .staging import stage
+
+        address = f"{weights.rstrip('/')}/{hub.folder}"
+        try:
+            return stage(address, s3)
+        except MissingWeights:
+            looked = f"at {address} nor "
+    elif weights:
         folder = Path(weights) / hub.folder
         if folder.is_dir():
             return folder
         looked, into = f"in {folder}", f" --local-dir {folder}"
-    else:
+    if not into:
         from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
             return Path(snapshot_download(hub.repository, revision=hub.revision, local_files_only=True))
         except LocalEntryNotFoundError:
-            looked = f"in Hugging Face's cache {constants.HF_HUB_CACHE}"
+            looked += f"in Hugging Face's cache {constants.HF_HUB_CACHE}"
     raise MissingWeights(
         f"base model {source!r}: {hub.repository} at revision {hub.revision} is not {looked}, and a night downloads "
         "nothing; bring it with: faceid models fetch "

@@ -34,19 +34,13 @@ def stage(url: str, s3: Mapping[str, object]) -> Path:
         MissingWeights: nothing lies there.
         StoreError: the bucket cannot be read.
     """
-    from faceid_core.store.s3 import S3Settings, S3Store
+    from faceid_core.stages.models import open_configured_store
+    from faceid_core.store import open_store
 
     url = url.rstrip("/")
     single = url.endswith(".safetensors")
     prefix, _, leaf = url.rpartition("/") if single else (url, "", "")
-    store = S3Store(
-        prefix,
-        S3Settings(
-            endpoint_url=s3.get("endpoint_url") or None,
-            region=s3.get("region") or None,
-            path_style=s3.get("path_style") or None,
-        ),
-    )
+    store = open_configured_store(prefix, s3) if s3 else open_store(prefix)
     place = cache_folder() / "base-models" / sha256_hex(url.encode())[:32]
     with _alone(place):
         wanted = {

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from faceid_core.diffusion.base import BaseModel
+from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.distil import Distilled, View, distil
 from faceid_core.personalize.tokens import IdentityTokens
 
@@ -64,6 +65,11 @@ def distil_tokens(
     texts = [prompt.text for prompt in grid.prompts]
     held_out = texts[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY]
     learned = [text for text in texts if text not in held_out]
+    if not held_out:
+        raise ConfigurationError(
+            f"grid {grid.name} has {len(texts)} prompts, and every {_HELD_OUT_EVERY}th is held out to measure on; name "
+            f"one with {_HELD_OUT_EVERY} prompts or more, as --generate-grid photographs"
+        )
     seeds = range(_FIRST_SEED, _FIRST_SEED + pictures_per_prompt)
     return distil(
         base,

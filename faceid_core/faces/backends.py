@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from .. import photos
 from ..errors import ConfigurationError
+from ..weights.locate import NOWHERE, WeightsPlace, detector_folders
 from .protocols import FaceDetector, FaceParser
 
 BACKENDS = ("miniature", "deepface")
@@ -21,6 +23,7 @@ def load_faces(
     parser: str = "grabcut",
     parser_source: str = "",
     weights: str = "",
+    s3: Mapping[str, object] | None = None,
     device: str = "cpu",
 ) -> tuple[FaceDetector, FaceParser]:
     """A detector and the parser that goes with it.
@@ -31,7 +34,8 @@ def load_faces(
         model: for DeepFace, which of its detectors, see `deepface_backend.WEIGHT_FILES`.
         parser: for DeepFace, one of `PARSERS`.
         parser_source: of a SegFormer, its folder or staged hub id.
-        weights: folder in which files that do not ship are looked for first.
+        weights: folder or s3://bucket/prefix in which files that do not ship are looked for first.
+        s3: as `config.s3` has it.
         device: where a SegFormer runs.
 
     Raises:
@@ -48,13 +52,16 @@ def load_faces(
     if name == "deepface":
         from .deepface_backend import DeepFaceDetector
 
-        return DeepFaceDetector(model, _folders(weights)), load_parser(
-            parser, parser_source, weights=weights, device=device
+        place = WeightsPlace(weights, s3 or {})
+        return DeepFaceDetector(model, detector_folders(model, place)), load_parser(
+            parser, parser_source, place=place, device=device
         )
     raise ConfigurationError(f"faces backend {name!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def load_parser(name: str, source: str = "", *, weights: str = "", device: str = "cpu") -> FaceParser:
+def load_parser(
+    name: str, source: str = "", *, place: WeightsPlace = NOWHERE, device: str = "cpu"
+) -> FaceParser:
     """A parser for photographs, by its name in `PARSERS`.
 
     Raises:
@@ -63,7 +70,7 @@ def load_parser(name: str, source: str = "", *, weights: str = "", device: str =
     if name == "segformer":
         from .segformer import SegFormerParser
 
-        return SegFormerParser(source, weights=weights, device=device)
+        return SegFormerParser(source, place=place, device=device)
     kind = _plain_parser(name)
     return kind()
 
@@ -80,11 +87,9 @@ def _plain_parser(name: str):
     raise ConfigurationError(f"face parser {name!r} is unknown; use one of {', '.join(PARSERS)}")
 
 
-def _folders(weights: str) -> tuple[Path, ...]:
-    return (Path(weights),) if weights else ()
-
-
-def backend_digest(name: str, *, model: str = "opencv", weights: str = "") -> str:
+def backend_digest(
+    name: str, *, model: str = "opencv", weights: str = "", s3: Mapping[str, object] | None = None
+) -> str:
     """SHA-256 of what decides a detector's answers: its files or package, and the version of its own code.
 
     Only for "deepface": the miniature's models have their digests in `models.lock`.
@@ -96,10 +101,10 @@ def backend_digest(name: str, *, model: str = "opencv", weights: str = "") -> st
         raise ConfigurationError(f"faces backend {name!r} has no digest of its own; see models.lock")
     from .deepface_backend import DeepFaceDetector, find_weights, package_version
 
+    folders = detector_folders(model, WeightsPlace(weights, s3 or {}))
     record = {
         "files": {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in find_weights(model, _folders(weights))
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in find_weights(model, folders)
         },
         "package": package_version(model),
         "detector": [model, DeepFaceDetector.version],
@@ -107,7 +112,7 @@ def backend_digest(name: str, *, model: str = "opencv", weights: str = "") -> st
     return hashlib.sha256(photos.encode_json(record)).hexdigest()
 
 
-def parser_digest(name: str, source: str = "", weights: str = "") -> str:
+def parser_digest(name: str, source: str = "", place: WeightsPlace = NOWHERE) -> str:
     """SHA-256 of what decides a photograph parser's answers: its files and the version of its own code.
 
     Raises:
@@ -116,7 +121,7 @@ def parser_digest(name: str, source: str = "", weights: str = "") -> str:
     if name == "segformer":
         from .segformer import SegFormerParser, source_digest
 
-        record = [name, SegFormerParser.version, source_digest(source, weights)]
+        record = [name, SegFormerParser.version, source_digest(source, place)]
     else:
         kind = _plain_parser(name)
         record = [kind.name, kind.version]

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ConfigurationError, MissingWeights
+from ..weights.catalogue import KnownFile, KnownModel
+from ..weights.locate import NOWHERE, WeightsPlace, digest_of, entry_of, files_of
 from .classes import INDEX
 from .protocols import Face
 
@@ -45,7 +47,7 @@ class SegFormerParser:
 
     Args:
         source: a folder in the layout of transformers, or a hub id whose files are in `weights` or the local cache.
-        weights: folder in which `faceid models fetch` puts hub models.
+        place: where `faceid models fetch` puts hub models.
         device: where it runs.
 
     Raises:
@@ -56,8 +58,8 @@ class SegFormerParser:
     version = "1"
     approximate = False
 
-    def __init__(self, source: str, *, weights: str = "", device: str = "cpu"):
-        folder = find_folder(source, weights)
+    def __init__(self, source: str, *, place: WeightsPlace = NOWHERE, device: str = "cpu"):
+        folder = find_folder(source, place)
         self.name = f"segformer:{Path(source).name}"
         self.device = device
         self._classes = _class_table(_json(folder / "config.json"), source)
@@ -96,21 +98,18 @@ class SegFormerParser:
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def fetched_folder(hub_id: str) -> str:
-    """The folder of a hub id in a folder of weights."""
-    return hub_id.replace("/", "--").replace("@", "--")
-
-
-def repository_of(source: str) -> tuple[str, str | None] | None:
-    """The hub's repository and the revision (None: the newest) that a source names; None if it is a folder."""
+def hub_parser(source: str) -> KnownModel | None:
+    """The model that a hub id (maybe with @commit) names; None if the source is a folder."""
     if not _HUB_ID.fullmatch(source) or Path(source).is_dir():
         return None
     repository, _, revision = source.partition("@")
-    return repository, revision or None
+    folder = source.replace("/", "--").replace("@", "--")
+    files = tuple(KnownFile(name) for name in WEIGHT_FILES)
+    return KnownModel(folder, files, hub=repository, revision=revision or None)
 
 
-def find_folder(source: str, weights: str = "") -> Path:
-    """The folder of a parser's files: its path or, for a hub id, in `weights` or else the local cache of the hub.
+def find_folder(source: str, place: WeightsPlace = NOWHERE) -> Path:
+    """The folder of a parser's files: its path or, for a hub id, in `place` or else the local cache of the hub.
 
     Raises:
         MissingWeights: naming what is absent and where it belongs.
@@ -122,8 +121,8 @@ def find_folder(source: str, weights: str = "") -> Path:
         )
     folder = Path(source)
     if not folder.is_dir():
-        fetched = Path(weights) / fetched_folder(source)
-        folder = fetched if weights and repository_of(source) and fetched.is_dir() else _staged(source)
+        model = hub_parser(source)
+        folder = (model and _fetched(model, place)) or _staged(source)
     missing = [name for name in WEIGHT_FILES if not (folder / name).is_file()]
     if missing:
         raise MissingWeights(
@@ -133,14 +132,23 @@ def find_folder(source: str, weights: str = "") -> Path:
     return folder
 
 
-def source_digest(source: str, weights: str = "") -> str:
+def source_digest(source: str, place: WeightsPlace = NOWHERE) -> str:
     """SHA-256 over the files that a parser is loaded from."""
-    folder = find_folder(source, weights)
+    folder = find_folder(source, place)
     whole = hashlib.sha256()
     for name in WEIGHT_FILES:
         with (folder / name).open("rb") as stream:
             whole.update(hashlib.file_digest(stream, "sha256").digest())
     return whole.hexdigest()
+
+
+def _fetched(model: KnownModel, place: WeightsPlace) -> Path | None:
+    """Where `models fetch` put a parser; a bucket's is brought here. None if it was not brought."""
+    if not place.is_bucket:
+        return next((each / model.folder for each in place.folders if (each / model.folder).is_dir()), None)
+    if model.folder not in place.lock().models:
+        return None
+    return files_of(model, place, digest=digest_of(entry_of(model, place)))[0].parent
 
 
 def _staged(source: str) -> Path:
@@ -149,7 +157,8 @@ def _staged(source: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        repository, revision = repository_of(source) or (source, None)
+        model = hub_parser(source)
+        repository, revision = (model.hub, model.revision) if model else (source, None)
         found = snapshot_download(
             repository, revision=revision, local_files_only=True, allow_patterns=list(WEIGHT_FILES)
         )

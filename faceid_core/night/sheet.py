@@ -9,7 +9,7 @@ from faceid_core.evaluate.shards import read_shard
 from faceid_core.report.contact_sheet import contact_sheet
 from faceid_core.stages.files import read_png
 from faceid_core.stages.generate import SHARD
-from faceid_core.store import ObjectStore, StageCache
+from faceid_core.store import ObjectStore, StageCache, is_erased
 
 
 def people_sheet(
@@ -35,6 +35,8 @@ def people_sheet(
         keys = person["stage_keys"]
         if "generate" not in keys or len(rows) == people:
             continue
+        if is_erased(store, person["identity_key"]):
+            continue  # erased since
         cache = StageCache(store, f"identities/{person['identity_key']}")
         shard = read_shard(cache.read(_manifest(cache, "generate", keys), SHARD))
         pictures = {row.prompt_id: row for row in shard if row.seed == seed}

@@ -23,7 +23,7 @@ class WorkerSettings:
     precision: str
     device: str
     faces_backend: str
-    face_models: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    face_models: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     scorers: str
     slots: int
     batch: int

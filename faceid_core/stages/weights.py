@@ -61,9 +61,11 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
 
         faces = config.faces
         digests["face_detector"] = backend_digest(
-            faces.backend, model=faces.detector, weights=weights_folder(config)
+            faces.backend, model=faces.detector, weights=config.weights, s3=config.s3.model_dump()
         )
-        digests["face_parser"] = parser_digest(faces.parser, faces.parser_source, weights_folder(config))
+        digests["face_parser"] = parser_digest(
+            faces.parser, faces.parser_source, WeightsPlace(config.weights, config.s3.model_dump())
+        )
     else:
         photos = SETS[SELECTION]
         digests["face_detector"] = lock.digest(photos["detector"])
@@ -86,24 +88,20 @@ def base_files(config: NightlyConfig) -> BaseFiles:
 
 
 def base_weights(config: NightlyConfig) -> str:
-    """The folder in which hub models lie: the base model's own, or that of all weights; empty for the hub's cache."""
-    return config.base_model.weights or weights_folder(config)
+    """Where hub models lie: the base model's own folder, or the place of all weights; empty for the hub's cache."""
+    return config.base_model.weights or config.weights
 
 
-def face_models(config: NightlyConfig) -> dict[str, str]:
+def face_models(config: NightlyConfig) -> dict[str, object]:
     """What `faces.backends.load_faces` is to load for photographs."""
     faces = config.faces
     return {
         "model": faces.detector,
-        "weights": weights_folder(config),
+        "weights": config.weights,
+        "s3": config.s3.model_dump(),
         "parser": faces.parser,
         "parser_source": faces.parser_source,
     }
-
-
-def weights_folder(config: NightlyConfig) -> str:
-    """The folder of all weights; empty if there is none, or if it is a bucket."""
-    return "" if config.weights.startswith("s3://") else config.weights
 
 
 def chosen_scorers(config: NightlyConfig) -> Chosen | None:
@@ -165,21 +163,23 @@ def verify_shipped(planned: Mapping[str, str]) -> None:
         shipped_lock().verify(name, SHIPPED.parent / name)
 
 
-def verify_faces(backend: str, models: Mapping[str, str], planned: Mapping[str, str]) -> None:
+def verify_faces(backend: str, models: Mapping[str, object], planned: Mapping[str, str]) -> None:
     """Check that the photographs' detector and parser are those that the run was planned with.
 
     Args:
         backend: of the faces, not the miniature's.
-        models: "model", "weights", "parser" and "parser_source", as `faces.backends.load_faces` takes them.
+        models: "model", "weights", "s3", "parser" and "parser_source", as `faces.backends.load_faces` takes them.
         planned: role -> the digest that stands in the stage keys; roles that are absent are not checked.
     """
     from faceid_core.faces.backends import backend_digest, parser_digest
 
     if "face_detector" in planned and models:
-        found = backend_digest(backend, model=models["model"], weights=models["weights"])
+        found = backend_digest(backend, model=models["model"], weights=models["weights"], s3=models["s3"])
         _require_planned(f"the face detector {models['model']}", found, planned["face_detector"])
     if "face_parser" in planned and models:
-        found = parser_digest(models["parser"], models["parser_source"], models["weights"])
+        found = parser_digest(
+            models["parser"], models["parser_source"], WeightsPlace(models["weights"], models["s3"])
+        )
         _require_planned(f"the face parser {models['parser']}", found, planned["face_parser"])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial, reduce
 from math import ceil
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from data_contracts import NAMES, contract
@@ -24,7 +25,8 @@ from .write import DeltaPlace, folder_name
 _ATTEMPTS = 20
 _KEYS_IN_A_PREDICATE = 500
 # Outcomes last: they say which keys the other tables hold of a person, should this be interrupted.
-_OF_A_PERSON = ("image_metrics", "images", "identity_summary", "identity_outcomes")
+_HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes")
+Values = tuple[tuple[str, ...], Sequence[str]]  # columns, and the values of which one of them has one
 
 
 def vacuum(store: ObjectStore, grace: float, *, delete: bool) -> list[str]:
@@ -81,7 +83,7 @@ def erase_rows(
     """
     place = DeltaPlace(store)
     keys = sorted({key for key in stage_keys if is_digest(key)} | stage_keys_of(store, identity_key))
-    removed = {name: _delete(place, name, _predicates(name, identity_key, keys)) for name in _OF_A_PERSON}
+    removed = {name: _delete(place, name, _of_a_person(name, identity_key, keys)) for name in _HOLD_PEOPLE}
     _advance(store, place)
     for name in NAMES:
         _vacuum(store, name, 0, delete=True, full=False)
@@ -107,24 +109,22 @@ def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
     )
 
 
-def _predicates(name: str, identity_key: str, keys: Sequence[str]) -> list[str]:
+def _of_a_person(name: str, identity_key: str, keys: Sequence[str]) -> list[Values]:
+    """Which rows of a table are a person's: whatever one of these finds."""
     if name in ("identity_outcomes", "identity_summary"):
-        return [f"identity_key = '{identity_key}'"]
+        return [(("identity_key",), [identity_key])]
     cuts = [keys[start : start + _KEYS_IN_A_PREDICATE] for start in range(0, len(keys), _KEYS_IN_A_PREDICATE)]
-    listed = [", ".join(f"'{key}'" for key in cut) for cut in cuts]
     if name == "images":
-        return [f"subject = '{identity_key}'", *(f"generate_key IN ({cut})" for cut in listed)]
-    return [f"generate_key IN ({cut}) OR score_key IN ({cut})" for cut in listed]
+        return [(("subject",), [identity_key]), *((("generate_key",), cut) for cut in cuts)]
+    return [(("generate_key", "score_key"), cut) for cut in cuts]
 
 
-def _delete(place: DeltaPlace, name: str, predicates: Sequence[str]) -> int:
+def _delete(place: DeltaPlace, name: str, wanted: Sequence[Values]) -> int:
     removed = 0
-    for predicate in predicates:
+    for columns, values in wanted:
         for _ in range(_ATTEMPTS):
             try:
-                removed += (
-                    place.read(name, lambda delta, predicate=predicate: _delete_rows(delta, predicate)) or 0
-                )
+                removed += place.read(name, partial(_delete_rows, columns=columns, values=values)) or 0
                 break
             except StoreError as error:
                 if not isinstance(error.__cause__, CommitFailedError):
@@ -136,8 +136,19 @@ def _delete(place: DeltaPlace, name: str, predicates: Sequence[str]) -> int:
     return removed
 
 
-def _delete_rows(delta: DeltaTable, predicate: str) -> int:
-    return int(delta.delete(predicate).get("num_deleted_rows") or 0)
+def _delete_rows(delta: DeltaTable, columns: Sequence[str], values: Sequence[str]) -> int:
+    """Remove the rows that have one of the values in one of the columns; how many there were."""
+    sought, count = pa.array(values, pa.string()), 0
+    for batch in delta.to_pyarrow_dataset().to_batches(columns=list(columns)):
+        hits = [pc.is_in(batch[column].cast(pa.string()), value_set=sought) for column in columns]
+        count += pc.sum(reduce(pc.or_, hits)).as_py() or 0
+    if count:
+        listed = ", ".join(f"'{value}'" for value in values)
+        predicate = " OR ".join(f"{column} IN ({listed})" for column in columns)
+        # Not `delta.delete`: the files that it writes hold string views, on which pyarrow and DuckDB cannot filter.
+        nothing = pa.schema(delta.schema().to_arrow()).empty_table()
+        write_deltalake(delta, nothing, mode="overwrite", predicate=predicate)
+    return count
 
 
 def _advance(store: ObjectStore, place: DeltaPlace) -> None:

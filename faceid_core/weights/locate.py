@@ -20,7 +20,7 @@ from faceid_core.store.models_lock import (
 )
 from faceid_core.store.objects import validate_name
 
-from .catalogue import KnownModel
+from .catalogue import DETECTORS, KnownModel
 from .deepface_files import find_files
 
 LOCK = "models.lock"
@@ -60,6 +60,9 @@ class WeightsPlace:
             return _bucket_lock(self.source, json.dumps(dict(self.s3), sort_keys=True))
         path = self.folders[0] / LOCK if self.folders else None
         return ModelsLock.load(path) if path is not None and path.exists() else None
+
+
+NOWHERE = WeightsPlace()
 
 
 @lru_cache(maxsize=8)
@@ -129,6 +132,26 @@ def files_of(model: KnownModel, place: WeightsPlace, *, digest: str) -> tuple[Pa
     for name, path in paths.items():
         check_file(model.folder, path, entry[name])
     return tuple(paths.values())
+
+
+def detector_folders(name: str, place: WeightsPlace) -> tuple[Path, ...]:
+    """Folders in which a face detector's files are looked for first; from a bucket they are brought here.
+
+    Raises:
+        MissingWeights, DamagedWeights: the bucket has no lock or no such file, and neither a package nor DeepFace's own
+            folder has it.
+    """
+    model = DETECTORS.get(name)
+    if not place.is_bucket or model is None:
+        return place.folders
+    if model.folder not in place.lock().models:
+        try:
+            find_files(model)
+            return ()
+        except MissingWeights:
+            pass  # what is said below names the bucket
+    digest = digest_of(entry_of(model, place))
+    return tuple(dict.fromkeys(path.parent for path in files_of(model, place, digest=digest)))
 
 
 def check_file(model: str, path: Path, wanted: Mapping) -> None:

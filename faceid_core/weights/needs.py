@@ -12,13 +12,12 @@ from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.diffusion.sources import hub_model as pinned
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.faces.deepface_backend import find_weights as find_detector
-from faceid_core.faces.segformer import WEIGHT_FILES, fetched_folder, find_folder, repository_of
-from faceid_core.stages.weights import weights_folder
+from faceid_core.faces.segformer import find_folder, hub_parser
 from faceid_core.store.models_lock import DamagedWeights
 
-from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownFile, KnownModel
+from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownModel
 from .deepface_files import find_files
-from .locate import WeightsPlace, check_file, digest_of, entry_of
+from .locate import WeightsPlace, check_file, detector_folders, digest_of, entry_of
 
 State = Literal["ships", "here", "missing", "damaged"]
 
@@ -115,7 +114,7 @@ def _faces(config: NightlyConfig) -> Need:
     detector = config.faces.detector
     name = f"{backend} {detector}"
     try:
-        files = find_detector(detector, place_of(config).folders)
+        files = find_detector(detector, detector_folders(detector, place_of(config)))
     except FaceidError as error:
         return Need("detector", name, "missing", str(error), DETECTORS.get(detector))
     return Need("detector", name, "here", str(files[0].parent) if files else "in its package")
@@ -128,12 +127,9 @@ def _parser(config: NightlyConfig) -> list[Need]:
         return []
     source = faces.parser_source
     try:
-        folder = find_folder(source, weights_folder(config))
+        folder = find_folder(source, place_of(config))
     except FaceidError as error:
-        files = tuple(KnownFile(name) for name in WEIGHT_FILES)
-        found = repository_of(source)
-        model = found and KnownModel(fetched_folder(source), files, hub=found[0], revision=found[1])
-        return [Need("face parser", source, "missing", str(error), model)]
+        return [Need("face parser", source, "missing", str(error), hub_parser(source))]
     return [Need("face parser", source, "here", str(folder))]
 
 

@@ -169,6 +169,22 @@ def test_a_bucket_may_hold_a_single_file(bucket, s3_server, folder, tmp_path, mo
     assert find_base(files.source, layout=f"s3://{bucket}/models/tiny").digest() != before
 
 
+def test_a_bucket_of_all_weights_holds_hub_models_too(
+    bucket, s3_server, folder, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, place = f"hub:someone/other@{REVISION}", f"s3://{bucket}/weights"
+    with pytest.raises(MissingWeights, match=f"is not at {place}/someone--other--{REVISION} nor in"):
+        find_base(source, weights=place)
+    assert find_base(f"hub:someone/model@{REVISION}", weights=place).folder.is_relative_to(cache)
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        key = f"weights/someone--other--{REVISION}/{file.relative_to(folder)}"
+        s3_server.client.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+    config = parse_config({"base_model": {"source": source}, "weights": place}, source="test")
+    there = shutil.copytree(folder, tmp_path / "all" / f"someone--other--{REVISION}").parent
+    assert find_weights(config).digests["base"] == find_base(source, weights=str(there)).digest()
+
+
 def test_an_empty_prefix_says_so(bucket):
     with pytest.raises(MissingWeights, match="no file of a model lies there"):
         find_base(f"s3://{bucket}/models/other")

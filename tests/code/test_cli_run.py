@@ -135,6 +135,20 @@ def test_a_dry_run_on_a_new_store_counts_the_people_and_makes_nothing(night, tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_a_sheet_leaves_out_who_was_erased_since(night, tmp_path):
+    copied = tmp_path / "store"
+    shutil.copytree(night.store, copied)
+    status = json.loads(max(copied.glob("runs/*/status.json")).read_text())
+    gone = next(each["identity_key"] for each in status["people"] if "generate" in each["stage_keys"])
+    shutil.rmtree(copied / "identities" / gone)
+    told = ["sheet", "--store", copied, "--out", tmp_path / "sheet.png"]
+    with pytest.raises(ConfigurationError, match="is gone from the store"):
+        faceid(*told)
+    (copied / "tombstones").mkdir()
+    (copied / "tombstones" / f"{gone}.json").write_text("{}")
+    assert faceid(*told).exit_code == 0
+
+
 def test_a_sheet_has_a_row_for_each_person(night, tmp_path):
     heights = []
     for people in (1, 2):

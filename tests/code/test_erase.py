@@ -19,8 +19,9 @@ from faceid_core.night import erase as erasing
 from faceid_core.night.erase import erase, finish_erasures, refuse_erased
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
-from faceid_core.outcomes import Outcome
+from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
 from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
+from faceid_core.store.gc import collect
 from faceid_core.store.verify import verify
 from faceid_core.tables import Tables, upkeep
 from flows.cli import cli
@@ -130,6 +131,19 @@ def test_nothing_is_left_and_the_others_lose_nothing(filled):
     assert Tables(filled.store).read("runs").num_rows == 3
 
 
+def test_the_tables_can_be_asked_published_and_erased_from_afterwards(filled):
+    stays = SECRET.identity_key(STAYS)
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    tables = Tables(filled.store)
+    (row,) = tables.query(f"select count(*) as n from images where subject = '{stays}'").to_pylist()
+    assert row["n"] == 1
+    rows = rows_of(filled.night, "r3", 3)
+    assert tables.publish("r3", rows) and tables.read("images").num_rows == 2  # the one who is gone came back
+    assert collect(filled.store, 0.0).counts["table file"] == 0  # the log still names what is gone
+    receipt = erase(filled.store, SECRET, STAYS, longest_lease=0.0)
+    assert receipt.rows["images"] == 1 and set(tables.read("images")["subject"].to_pylist()) == {KEY}
+
+
 def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
     night = pretend_night(filled.config)
@@ -214,7 +228,8 @@ def test_a_person_whom_the_store_never_saw_is_refused_from_now_on(filled):
 def test_the_command_asks_and_prints_the_receipt(filled):
     where = ["erase", GONE, "--store", str(filled.store.root)]
     told = CliRunner().invoke(cli, where, input="n\n")
-    assert told.exit_code == 1 and filled.store.head(layout.tombstone(KEY)) is None
+    assert told.exit_code == EXIT_CONFIGURATION and "nothing was erased" in told.output
+    assert filled.store.head(layout.tombstone(KEY)) is None
     told = CliRunner().invoke(cli, [*where, "--yes", "--no-wait"])
     assert told.exit_code == 0, told.output
     receipt = json.loads(told.output[told.output.index("{") :])

@@ -18,6 +18,7 @@ from faceid_core.faces.mask import make_mask
 from faceid_core.faces.parse import parse_face
 from faceid_core.faces.protocols import Face
 from faceid_core.miniature import people, renderer
+from faceid_core.weights.locate import WeightsPlace
 
 # Labels of jonathandinu/face-parsing, in its config.json's order.
 LABELS = (
@@ -119,11 +120,11 @@ def test_a_staged_hub_id_is_its_snapshot(monkeypatch, tmp_path, folder):
     shutil.copytree(folder, weights / "somebody--face-parsing")
     with (weights / "somebody--face-parsing" / "config.json").open("a") as stream:
         stream.write(" ")
-    first = parser_digest("segformer", "somebody/face-parsing", str(weights))
+    first = parser_digest("segformer", "somebody/face-parsing", WeightsPlace(str(weights)))
     assert first != parser_digest("segformer", str(folder)), "the folder of weights is looked in first"
-    assert load_parser("segformer", "somebody/face-parsing", weights=str(weights)).name.startswith(
-        "segformer"
-    )
+    assert load_parser(
+        "segformer", "somebody/face-parsing", place=WeightsPlace(str(weights))
+    ).name.startswith("segformer")
 
 
 def changed(folder, tmp_path, **values):

@@ -10,12 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
+from faceid_core.faces.backends import backend_digest
+from faceid_core.faces.deepface_backend import find_weights
 from faceid_core.faces.segformer import WEIGHT_FILES, find_folder
 from faceid_core.store import DamagedWeights, ModelsLock
-from faceid_core.weights.catalogue import RECOGNISERS, KnownFile, KnownModel
+from faceid_core.weights.catalogue import DETECTORS, RECOGNISERS, KnownFile, KnownModel
 from faceid_core.weights.fetch import Place, fetch
 from faceid_core.weights.hub import hub_revision
-from faceid_core.weights.locate import WeightsPlace, entry_of
+from faceid_core.weights.locate import WeightsPlace, detector_folders, entry_of
 from faceid_core.weights.needs import hub_model, needs_of
 from faceid_core.weights.transports import FetchFailed, bring
 from flows.cli import cli
@@ -127,6 +129,29 @@ def test_from_folder_to_bucket_to_folder(server, s3_server, tmp_path):
     (server.folder / "other.onnx").write_bytes(b"other")
     joining = KnownModel("deepface-Other", (KnownFile("other.onnx", (f"{server.url}/other.onnx",)),))
     assert fetch([joining], bucket)[0].state == "brought" and fetch([model], bucket)[0].state == "here"
+
+
+def test_a_detector_is_taken_from_a_bucket_of_weights(s3_server, tmp_path, monkeypatch):
+    bucket, folder = f"s3://{s3_server.new_bucket()}/weights", tmp_path / "folder"
+    for place in (bucket, str(folder)):
+        (brought,) = fetch([DETECTORS["dlib"]], Place(place))
+        assert brought.state == "brought", brought.sentence
+    monkeypatch.setattr("faceid_core.weights.deepface_files.package_folder", lambda package: None)
+    (file,) = find_weights("dlib", detector_folders("dlib", WeightsPlace(bucket)))
+    assert file.is_relative_to(tmp_path / "cache")
+    assert backend_digest("deepface", model="dlib", weights=bucket) == backend_digest(
+        "deepface", model="dlib", weights=str(folder)
+    )
+    night = NightlyConfig(faces={"backend": "deepface", "detector": "dlib"}, weights=bucket)
+    assert [need.state for need in needs_of(night)] == ["ships", "here"]
+    night = NightlyConfig(faces={"backend": "deepface", "detector": "yunet"}, weights=bucket)
+    assert f"models fetch --to {bucket}" in needs_of(night)[1].detail
+
+
+def test_a_parser_that_is_not_here_is_among_the_needs(tmp_path):
+    faces = {"backend": "deepface", "parser": "segformer", "parser_source": str(tmp_path)}
+    (need,) = [each for each in needs_of(NightlyConfig(faces=faces)) if each.role == "face parser"]
+    assert need.state == "missing" and str(tmp_path) in need.detail
 
 
 def test_an_interrupted_copy_from_a_bucket_goes_on(s3_server, tmp_path):
@@ -242,7 +267,10 @@ def test_a_face_parser_comes_from_the_hub_into_the_folder_where_runs_look(server
     assert need().state == "missing"
     (found,) = fetch([need().model], Place(config.weights))
     assert found.state == "brought" and need().state == "here"
-    assert find_folder(source, config.weights) == tmp_path / "weights" / f"org--face-parsing--{REVISION}"
+    assert (
+        find_folder(source, WeightsPlace(config.weights))
+        == tmp_path / "weights" / f"org--face-parsing--{REVISION}"
+    )
 
 
 def test_the_command_prints_what_became_of_each(server, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import StoreError
+from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.night.night import Night
 from faceid_core.night.one_person import OnePerson
 from faceid_core.night.runs import read_status, run_ids
@@ -58,6 +58,8 @@ def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
     )
     there = {each.name: each for each in client.read_deployments()}
     served = {each.name: each for each in deployments(NightlyConfig(), "0 22 * * *")}
+    with pytest.raises(ConfigurationError, match="no cron line"):
+        deployments(NightlyConfig(), "at ten")
     try:
         assert set(there) == set(served) == {offer.name for offer in OFFERS}
         for offer in OFFERS:
