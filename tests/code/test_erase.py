@@ -21,6 +21,7 @@ from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
 from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
+from faceid_core.store.gc import collect
 from faceid_core.store.verify import verify
 from faceid_core.tables import Tables, upkeep
 from flows.cli import cli
