@@ -44,7 +44,11 @@ class Workers:
     ):
         self._class, self._run_id, self._wanted = actor_class, run_id, wanted
         self._gpus = gpus_of_a_worker(settings) if with_gpu else 0
-        self._settings = replace(settings, threads=_threads(settings, bool(gpus_of_a_worker(settings))))
+        self._settings = replace(
+            settings,
+            threads=_threads(settings, bool(gpus_of_a_worker(settings))),
+            device=settings.device if with_gpu else "cpu",
+        )
         self._idle: queue.Queue = queue.Queue()
         self._clocks: dict[Any, Clock] = {}  # of actors that are ready
         self._starting: dict[Any, Any] = {}  # the answer awaited -> actor

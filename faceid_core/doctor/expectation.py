@@ -102,9 +102,9 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
 
     models = Models(WorkerSettings.from_config(config, plan.weights, threads=0))
     base = models.base
-    slots = config.personalize.slots
+    slots = config.personalize.slots or models.measured_slots(plan.method)
     passes = math.ceil(people / slots)
-    step = _training_seconds(base, plan.method, slots=slots)
+    step = _training_seconds(base, plan.method, slots, config.personalize.samples_at_once)
     drawing = _drawing_seconds(base, config)
     pictures = people * len(plan.grid.prompts) * config.generate.seeds
     seconds = passes * slots * plan.method.steps * step + pictures * config.generate.steps * drawing
@@ -115,7 +115,7 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
     return Expected(seconds, source)
 
 
-def _training_seconds(base: Any, method: Any, *, slots: int) -> float:
+def _training_seconds(base: Any, method: Any, slots: int, samples_at_once: int) -> float:
     """Seconds of one step for each person, of a full pass."""
     from faceid_core.personalize.slots import TrainingPhoto
     from faceid_core.personalize.trainer import personalize
@@ -131,7 +131,7 @@ def _training_seconds(base: Any, method: Any, *, slots: int) -> float:
 
     def learn(steps: int) -> None:
         shorter = method.model_copy(update={"steps": steps, "warmup_steps": 0})
-        list(personalize(base, photos, shorter, slots=slots, seed=0))
+        list(personalize(base, photos, shorter, slots=slots, samples_at_once=samples_at_once, seed=0))
 
     return _slope(learn, (2, 5)) / slots
 

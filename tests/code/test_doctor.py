@@ -128,8 +128,10 @@ def test_earlier_results_say_what_a_person_takes(tmp_path):
     assert "everything is cached" in nothing.found
 
 
-def test_without_earlier_results_it_is_measured(tmp_path):
-    night = planned(tmp_path, personalize={"slots": 1}, generate={"batch": 1, "steps": 10, "seeds": 1})
+@pytest.mark.parametrize("slots", [1, 0])
+def test_without_earlier_results_it_is_measured(tmp_path, monkeypatch, slots):
+    monkeypatch.setattr("faceid_core.personalize.slot_shape._CPU_SLOTS", 1)
+    night = planned(tmp_path, personalize={"slots": slots}, generate={"batch": 1, "steps": 10, "seeds": 1})
     told = list(expectation(night, workers=1, measure=calibrate))
     assert "measured here" in told[0].found and float(told[0].found.split()[0]) > 0
     assert told[1].found.startswith("8 of 8 people to compute")

@@ -22,7 +22,7 @@ class TroubledActor:
     """Stands in for a worker: what happens to a subject is written in its name, attempts are counted in a folder."""
 
     def __init__(self, settings: WorkerSettings, run_id: str):
-        self._folder = Path(settings.base_source or settings.store)
+        self._folder, self._device = Path(settings.base_source or settings.store), settings.device
 
     def ready(self):
         return True
@@ -30,7 +30,7 @@ class TroubledActor:
     def execute(self, works):
         for work in works:
             count = len(list(self._folder.glob(f"{work.subject}-*")))
-            (self._folder / f"{work.subject}-{count}-{os.getpid()}").touch()
+            (self._folder / f"{work.subject}-{count}-{os.getpid()}").write_text(self._device)
             yield ("tick", (work.subject, 0, 1))
             if "dies" in work.subject or ("once" in work.subject and count == 0):
                 os._exit(9)
@@ -116,6 +116,8 @@ def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_
         assert ends["score-detection slow-0"] < ends["personalise slow-2"], (
             "it did not wait for the stage's end"
         )
+        devices = [{path.read_text() for path in tmp_path.glob(f"slow-*-{n}-*")} for n in (0, 1)]
+        assert devices == [{"cuda"}, {"cpu"}], "who has no GPU must not ask for one"
         pids = {path.name.rsplit("-", 1)[1] for path in tmp_path.glob("slow-*-0-*")}
         assert (
             len(pids) == 1
