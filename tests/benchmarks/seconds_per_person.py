@@ -84,7 +84,7 @@ def _at(place: Place, settings: Settings) -> list[Row]:
     whole = load_grid("laboratory")
     grid = PromptGrid(whole.name, whole.prompts[:: 10 if settings.quick else 2], whole.digest)
     photos = real_photos(base, settings.people or (2 if settings.quick else SLOTS))
-    lengths = (4, 8) if settings.quick else (25, 50, 100)
+    lengths = (4, 8) if settings.quick else (5, 10, 25, 50, 100)
     theirs = script_levels(place, settings, base, scorers, grid, photos)
     ours = [our_level(base, scorers, grid, photos, steps) for steps in lengths]
     rows = [_told("script", level, place) for level in theirs] + [
