@@ -43,7 +43,7 @@ class BaseModelConfig(Section):
     )
     weights: str = Field(
         "",
-        description="Folder with hub models as <owner>--<name>--<revision>; empty takes the folder of all `weights`, or "
+        description="Folder with hub models as <owner>--<name>--<revision>; empty takes the place of all `weights`, or "
         "else Hugging Face's own cache.",
     )
     digest: str = Field(

@@ -18,6 +18,7 @@ from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
 
 SAMPLES = "miniature:samples"
+ERASED = "erased"  # why somebody with a tombstone is refused
 _POPULATION = re.compile(r"miniature:([a-z-]+):([0-9]+)")
 
 
@@ -122,7 +123,7 @@ def admit(
         account.close(
             Outcome.REFUSED,
             stage="admit",
-            reason="erased",
+            reason=ERASED,
             message="this person was erased; take the row out of the manifest, or lift the tombstone on a new consent",
         )
     elif identity.consent_expired(today):

@@ -15,6 +15,7 @@ from faceid_core.evaluate.photographs import key_roles
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.executor import Usage
 from faceid_core.night.night import Night
+from faceid_core.night.people import ERASED
 from faceid_core.outcomes import tally
 from faceid_core.stages.generate import STAGE as GENERATE
 from faceid_core.stages.score import FLOOR
@@ -91,7 +92,8 @@ def _outcome_rows(night: Night) -> Iterable[dict]:
         yield {
             "run_id": night.run_id,
             "run_date": night.run_date,
-            "identity_id": account.identity_id,
+            # Whoever was erased stays in the account, but an id must not come back into the tables with every night.
+            "identity_id": account.identity_key if account.reason == ERASED else account.identity_id,
             "identity_key": account.identity_key,
             "outcome": str(account.outcome),
             "stage": account.stage,

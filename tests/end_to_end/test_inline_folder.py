@@ -232,6 +232,10 @@ def test_a_person_erased_during_the_run_is_refused_and_the_others_go_on(small, p
     night.store.put_if_absent(tombstone(ann.name), b"{}")
     ended = drive_inline(night)
     assert ended.exit_status == 0 and outcomes(night) == {"ann": "refused", "bob": "done"}
+    listed = (
+        Tables(night.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
+    )
+    assert listed == [{"identity_id": "bob"}, {"identity_id": ann.name}], "an erased id does not come back"
 
 
 def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, people, tmp_path, monkeypatch):
