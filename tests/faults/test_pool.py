@@ -109,11 +109,11 @@ def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_
             drawn = done.work.call.stage == "personalise"
             return [work_of(done.work.subject, "score-detection")] if drawn else []
 
-        names = [f"slow-{number}" for number in range(3)]
+        names = [f"slow-{number}" for number in range(6)]
         works = [work_of(name, "personalise", base=True) for name in names]
         pool.execute(works, lambda *_: None, on_done, lambda: False)
-        assert len(ends) == 6
-        assert ends["score-detection slow-0"] < ends["personalise slow-2"], (
+        assert len(ends) == 12
+        assert ends["score-detection slow-0"] < ends["personalise slow-5"], (
             "it did not wait for the stage's end"
         )
         devices = [{path.read_text() for path in tmp_path.glob(f"slow-*-{n}-*")} for n in (0, 1)]
