@@ -14,6 +14,7 @@ from tests.helpers.killed import KILLED, night_in_a_child
 
 SEED = int(os.environ["FACEID_FAULT_SEED"])  # drawn and printed by tests/conftest.py
 SAMPLE = 2
+RACING = 4
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +23,20 @@ def calls(night_on, undisturbed) -> int:
     return night_in_a_child(night_on("counted"), faults=Faults(calls=CALLS)).report["writes"]
 
 
-def check(night_on, undisturbed, call: int, *, after: bool) -> int:
-    """Kill a night at a call, run it again, compare with the undisturbed one."""
+def check(night_on, undisturbed, calls: int, call: int, *, after: bool) -> int:
+    """Kill a night at one of so many calls, run it again, compare it with the undisturbed one."""
     where = f"killed {'after' if after else 'before'} call {call}"
     config = night_on(where.replace(" ", "-"))
     killed = night_in_a_child(config, faults=Faults(calls=CALLS, die_at=call, after=after))
-    assert killed.exit_code == KILLED, where
+    # The last calls race with the lease's release, and may not come.
+    assert killed.exit_code == KILLED or (killed.exit_code == 0 and call > calls - RACING), where
     return run_again(config, undisturbed, where)
 
 
 def test_killed_at_a_few_calls_the_night_goes_on(night_on, undisturbed, calls):
     chosen = random.Random(SEED)
     for _ in range(SAMPLE):
-        # The last calls race with the lease's release, and may not come.
-        assert check(night_on, undisturbed, chosen.randint(2, calls - 4), after=chosen.random() < 0.5) > 20
+        assert check(night_on, undisturbed, calls, chosen.randint(2, calls - RACING), after=chosen.random() < 0.5) > 20
 
 
 @pytest.mark.exhaustive
@@ -45,5 +46,5 @@ def test_killed_at_every_call_the_night_goes_on(night_on, undisturbed, calls):
     points = [f"{when} {call}" for call in range(1, calls + 1) for when in ("before", "after")]
     for point in record.left(points):
         when, call = point.split()
-        compared = check(night_on, undisturbed, int(call), after=when == "after")
+        compared = check(night_on, undisturbed, calls, int(call), after=when == "after")
         record.add(point, faults=1, runs=1, compared=compared)

@@ -21,6 +21,7 @@ from tests.helpers.killed import night_in_a_child
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 WAIT_SECONDS = 300
+POINTS = ["worker in training", "worker in generation", "head", "ctrl-c", "stopped with all its processes"]
 LONG = {  # long enough to be caught in the middle
     "personalize": {"method": {"steps": 40, "samples_per_step": 5}},
     "generate": {"seeds": 6, "steps": 10},
@@ -46,7 +47,9 @@ class Command:
         self.log = folder / "log"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows", "run", "--config", str(folder / "night.json")],
-            env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
+            env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
+            # Whoever runs the tests in the background has Ctrl-C ignored, and a child inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self._store = open_store(config.store)
 
@@ -69,6 +72,10 @@ class Command:
     def send(self, what: int) -> None:
         """Send the command itself a signal."""
         self._process.send_signal(what)
+
+    def send_to_all(self, what: int) -> None:
+        """Send a signal to the command and every process of its session, as systemd does when it stops a service."""
+        os.killpg(self._process.pid, what)
 
     def exit_status(self) -> int:
         """Wait for its end."""
@@ -112,7 +119,7 @@ def command(night_on, tmp_path):
 def ends_like(night_on, command, undisturbed: dict, point: str) -> None:
     """Require that what stands in the store now is whole and the undisturbed night's."""
     record = FaultRecord("ray-and-ctrl-c")
-    record.left(["worker in training", "worker in generation", "head", "ctrl-c"])
+    record.left(POINTS)
     inline = night_on(command.config.store, **LONG)
     compared = run_again(inline, undisturbed, point)
     record.add(point, faults=1, runs=1, compared=compared)
@@ -142,12 +149,13 @@ def test_a_lost_head_ends_the_night_and_the_next_one_goes_on(night_on, undisturb
     ends_like(night_on, command, undisturbed_long, "head")
 
 
-def test_ctrl_c_leaves_an_account_and_the_next_night_goes_on(night_on, undisturbed_long, command):
+@pytest.mark.parametrize("how", ["ctrl-c", "stopped with all its processes"])
+def test_interrupted_it_leaves_an_account_and_the_next_night_goes_on(night_on, undisturbed_long, command, how):
     night = command()
     night.wait_for("journal")
-    night.send(signal.SIGINT)
+    night.send(signal.SIGINT) if how == "ctrl-c" else night.send_to_all(signal.SIGTERM)
     assert night.exit_status() == 130, night.told()
     rows = Tables(open_store(command.config.store)).read("identity_outcomes").to_pylist()
     assert [(row["outcome"], row["reason"]) for row in rows] == [("not_reached", "interrupted")]
     assert command().exit_status() == 0
-    ends_like(night_on, command, undisturbed_long, "ctrl-c")
+    ends_like(night_on, command, undisturbed_long, how)

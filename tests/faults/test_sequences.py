@@ -108,9 +108,11 @@ def check(config_of, fresh, seed: int, length: int) -> tuple[int, int, int]:
         assert last[part] == alone[part], f"{where}: {part} differ"
     for name, rows in alone["tables"].items():
         found = last["tables"][name]
-        if name in ("images", "image_metrics"):  # those of earlier states stay
-            keys = {json.loads(row)["generate_key"] for row in rows}
-            found = [row for row in found if json.loads(row)["generate_key"] in keys]
+        if name in ("images", "image_metrics"):
+            # Those of earlier states stay: other pictures, and the floor's pictures scored against an earlier photo.
+            key = "score_key" if name == "image_metrics" else "generate_key"
+            keys = {json.loads(row)[key] for row in rows}
+            found = [row for row in found if json.loads(row)[key] in keys]
         assert found == rows, f"{where}: {name} differs"
     nothing_is_left_over(config, where)
     shutil.rmtree(Path(config.store))

@@ -137,11 +137,13 @@ class FaultyStore:
             raise StoreError(f"cannot {method} {name} in {self.url}: injected: refused; try again later")
         if kind == "slow":
             time.sleep(_SLOW_SECONDS)
-        with _full_disk(kind == "full"):
-            answer = getattr(self._inner, method)(name, *rest)
-            answer = list(answer) if method == "list" else answer
-        if dies:
-            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            with _full_disk(kind == "full"):
+                answer = getattr(self._inner, method)(name, *rest)
+                answer = list(answer) if method == "list" else answer
+        finally:
+            if dies:  # an object that is not there is an answer too
+                os.kill(os.getpid(), signal.SIGKILL)
         if kind == "late":
             raise StoreError(f"cannot {method} {name} in {self.url}: injected: timeout; check the network")
         if kind in ("wrong", "torn"):
