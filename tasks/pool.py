@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from tasks.actor import StageActor
 from tasks.workers import Workers, gpus_of_a_worker, room_beside_gpus, start_ray
 
 _LIGHT_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
-_CLOSE_SECONDS = 20.0  # Ray ends this process when its head has been silent for 60
 _MOST_AT_ONCE = 256  # batches under way or waiting for a worker
 
 
@@ -248,15 +246,6 @@ class RayPool:
         if self._closed:
             return
         self._closed = True
-        closing = threading.Thread(target=self._close, daemon=True)
-        closing.start()
-        closing.join(_CLOSE_SECONDS)
-        if closing.is_alive():
-            # Somebody stopped Ray's processes with ours (systemd does): a call to it blocks until it ends this
-            # process, and the accounts have still to be closed. Nothing of Ray is left that could be released.
-            atexit.unregister(ray.shutdown)
-
-    def _close(self) -> None:
         for workers in (self._workers, self._light):
             if workers is not None:
                 workers.close()
