@@ -45,7 +45,10 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
 @contextmanager
 def _stopped_like_ctrl_c():
-    """Let SIGTERM, by which systemd and Kubernetes stop a job, end a night as Ctrl-C does: accounts closed, rows out."""
+    """Let SIGTERM to this process, as Kubernetes sends it, end a night as Ctrl-C does: accounts closed, rows out.
+
+    It does not help where Ray's processes get one as well (systemd's default): see docs/design/night.md.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
