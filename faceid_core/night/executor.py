@@ -130,8 +130,8 @@ class InlineExecutor:
 
 
 def not_reached(work: Work) -> Done:
-    """The outcome of a work that was not begun."""
-    message = "the run was stopped, or finish_by passed, before it began; run again"
+    """The outcome of a work that was not begun, or whose answer was not waited for."""
+    message = "the run was stopped, or finish_by passed, before it was done; run again"
     return Done(work, "not_reached", reason="stopped", message=message, attempts=0)
 
 
