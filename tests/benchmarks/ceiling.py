@@ -61,7 +61,7 @@ def _at(place: Place, settings: Settings) -> list[Row]:
     drawn = count_operations(pictures)
     cases = {
         preset: lambda preset=preset: (
-            total(steps[preset]) / step_seconds(base, photos, samples, preset=preset, steps=4)[0]
+            total(steps[preset]) / step_seconds(base, photos, samples, preset=preset, steps=4).step
         )
         for preset in presets
     }
