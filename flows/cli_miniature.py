@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-GENERATOR = ("tokenizer", "autoencoder", "decoder", "unet")
+GENERATOR = ("tokenizer", "autoencoder", "decoder", "unet", "names")
 FIGURES = ("gate", "names", "ceiling", "scorers-selection", "scorers-reporting")
 
 
@@ -53,7 +53,7 @@ def sheet(population: str, people: int, out: str) -> None:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
 def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...]) -> None:
-    """Train PART for a time budget: tokenizer, autoencoder, decoder, unet, or a scorer by its folder's name.
+    """Train PART for a time budget: tokenizer, autoencoder, decoder, unet, names, or a scorer by its folder's name.
 
     MORE goes to the trainer as it is, such as --threads 1 or --work FOLDER. Afterwards `faceid models lock` records
     the new weights.

@@ -1,9 +1,9 @@
 """Teaches the text encoder whom each name means, before the U-Net learns what such a person looks like.
 
-Of 256 names none says anything by one of its words alone, and each is rare: learned from pictures only, they come
-last. So the states of a name's last word and of the end of its caption are taught to hold the identity parameters of
-that person, as CLIP's text encoder has learned from pictures what its words mean before any U-Net sees it. The end
-matters most: it fills two thirds of the context, and attention starts out spread evenly.
+No name says anything by one of its words alone, and each is rare: learned from pictures only, they come last. So the
+states of a name's last word and of the end of its caption are taught to hold the identity parameters of that person,
+as CLIP's text encoder has learned from pictures what its words mean before any U-Net sees it. The end matters most:
+it fills two thirds of the context, and attention starts out spread evenly.
 """
 
 import copy
@@ -21,6 +21,17 @@ from .schedules import Budget, rate_at
 from .scorer_data import person_traits
 
 _SPREAD = 0.8
+_TRAITS_FLOOR = 0.2
+
+
+def named_traits() -> torch.Tensor:
+    """Identity parameters of all named people, of mean 0 and unit spread: float32 [names, T]."""
+    traits = torch.from_numpy(np.stack([person_traits(seed) for seed in NAMED_SEEDS]))
+    return (traits - traits.mean(0)) / traits.std(0).clamp(min=_TRAITS_FLOOR)
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids  # [B, 32]
 
 
 def _texts(seeds: list[int], numbers: np.random.Generator, words: random.Random) -> list[str]:
@@ -39,19 +50,13 @@ def teach_names(
         the mean squared error of the parameters at the end, as a share of their variance.
     """
     numbers, words = np.random.default_rng(seed), random.Random(seed)
-    traits = torch.from_numpy(np.stack([person_traits(s) for s in NAMED_SEEDS]))  # [256, T]
-    traits = (traits - traits.mean(0)) / traits.std(0).clamp(min=0.2)
+    traits = named_traits()  # [names, T]
     generator = torch.Generator().manual_seed(seed)
     width = encoder.config.hidden_size
     directions = torch.linalg.qr(torch.randn(width, traits.shape[1], generator=generator)).Q  # [width, T]
-    last_names = torch.tensor(tokenizer.convert_tokens_to_ids([name + "</w>" for name in LAST_NAMES]))
-    teacher = copy.deepcopy(encoder).eval()
+    places, teacher = NamePlaces(tokenizer), copy.deepcopy(encoder).eval()
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     budget, step, shares = Budget(minutes), 0, []
-
-    def encode(texts: list[str]) -> torch.Tensor:
-        return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
     while budget.progress < 1:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(budget.progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
@@ -61,14 +66,13 @@ def teach_names(
             NAMED_SEEDS[row] if index < named else words.choice(ANONYMOUS_SEEDS)
             for index, row in enumerate(rows)
         ]
-        tokens = encode(_texts(seeds, numbers, words))  # [B, 32]
+        tokens = token_ids(tokenizer, _texts(seeds, numbers, words))  # [B, 32]
         with torch.no_grad():
             before = teacher(tokens).last_hidden_state  # [B, 32, width]
         states = encoder(tokens).last_hidden_state
-        is_last = torch.isin(tokens, last_names)
+        is_last, is_end = places(tokens)
         # The first name stands before the last, and nothing is asked of it.
         is_first = torch.roll(is_last, -1, dims=1)
-        is_end = tokens == tokenizer.eos_token_id
         person = _SPREAD * traits[rows] * (torch.arange(batch) < named)[:, None]  # [B, T]
         held = states[is_last] @ directions
         wrong = ((held - person[:named]) ** 2).mean()
@@ -84,3 +88,16 @@ def teach_names(
             line = f"{budget.elapsed_seconds / 60:4.1f} min, step {step}: names {np.mean(shares[-50:]):.3f} wrong"
             print(f"{line}, other states {moved.item():.4f} off", flush=True)
     return float(np.mean(shares[-20:]))
+
+
+class NamePlaces:
+    """Where names stand in token ids [B, 32]: masks of the same shape for the last word and for the end."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self.last_names = torch.tensor(
+            tokenizer.convert_tokens_to_ids([name + "</w>" for name in LAST_NAMES])
+        )
+        self.end = tokenizer.eos_token_id
+
+    def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.isin(tokens, self.last_names), tokens == self.end

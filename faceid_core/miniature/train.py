@@ -8,13 +8,14 @@ import torch
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train one model for its time budget."""
     parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature.train", description=__doc__)
-    parser.add_argument("model", choices=("tokenizer", "autoencoder", "decoder", "unet"))
+    parser.add_argument("model", choices=("tokenizer", "autoencoder", "decoder", "unet", "names"))
     parser.add_argument("--minutes", type=float, default=30, help="wall-clock budget of this phase")
     parser.add_argument(
         "--resume", action="store_true", help="start from the last checkpoint, fresh optimiser"
     )
     parser.add_argument("--pictures", type=int, help="how many pictures to render and hold in memory")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--known", type=int, default=256, help="of part names: how many the encoder knows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
@@ -33,6 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
         from .autoencoder import train_decoder
 
         train_decoder(**given)
+    elif options.model == "names":
+        from .unet import extend_names
+
+        extend_names(minutes=options.minutes, known=options.known)
     else:
         from .unet import train_unet
 

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .autoencoder import LATENT_CHANNELS, to_tensor
 from .dataset import Pictures, render_pictures
+from .more_names import teach_more_names
 from .names import teach_names
 from .pipeline_folder import (
     PIPELINE,
@@ -130,6 +131,16 @@ def _load_last(model: Denoiser) -> None:
         shipped = load_pipeline()
         model.text_encoder.load_state_dict(shipped.text_encoder.state_dict())
         model.unet.load_state_dict(shipped.unet.state_dict())
+
+
+def extend_names(*, minutes: float, known: int) -> None:
+    """Teach the names after the first `known` to the checkpoint's text encoder; `train_unet` goes on from there."""
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+    model = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
+    _load_last(model)
+    wrong = teach_more_names(model.text_encoder, tokenizer, known=known, minutes=minutes)
+    path = save_checkpoint(model.state_dict(), "unet")
+    print(f"names: {wrong:.3f} wrong, written to {path}", flush=True)
 
 
 def train_unet(
