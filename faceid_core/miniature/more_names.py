@@ -82,7 +82,15 @@ def teach_more_names(
 
     Returns:
         the mean squared error of the moved states at the end, as a share of the squares of the moves.
+
+    Raises:
+        ValueError: there are no named people beyond `known`.
     """
+    if not 1 < known < len(NAMED_SEEDS):
+        raise ValueError(
+            f"of {len(NAMED_SEEDS)} named people {known} are said to be known, so there is nobody to teach or to learn "
+            "from; lengthen people.NAMED_SEEDS first, and say with --known how many there were"
+        )
     numbers, words, places = np.random.default_rng(seed), random.Random(seed), NamePlaces(tokenizer)
     traits = named_traits()
     last_map, end_map, explained = how_traits_show(

@@ -30,8 +30,22 @@ def named_traits() -> torch.Tensor:
     return (traits - traits.mean(0)) / traits.std(0).clamp(min=_TRAITS_FLOOR)
 
 
+class NamePlaces:
+    """Where names stand in token ids [B, 32]: masks of the same shape for the last word and for the end."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self.last_names = torch.tensor(
+            tokenizer.convert_tokens_to_ids([name + "</w>" for name in LAST_NAMES])
+        )
+        self.end = tokenizer.eos_token_id
+
+    def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.isin(tokens, self.last_names), tokens == self.end
+
+
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids  # [B, 32]
+    """Token ids int64 [texts, 32], filled up with the end's."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def _texts(seeds: list[int], numbers: np.random.Generator, words: random.Random) -> list[str]:
@@ -88,16 +102,3 @@ def teach_names(
             line = f"{budget.elapsed_seconds / 60:4.1f} min, step {step}: names {np.mean(shares[-50:]):.3f} wrong"
             print(f"{line}, other states {moved.item():.4f} off", flush=True)
     return float(np.mean(shares[-20:]))
-
-
-class NamePlaces:
-    """Where names stand in token ids [B, 32]: masks of the same shape for the last word and for the end."""
-
-    def __init__(self, tokenizer: CLIPTokenizer):
-        self.last_names = torch.tensor(
-            tokenizer.convert_tokens_to_ids([name + "</w>" for name in LAST_NAMES])
-        )
-        self.end = tokenizer.eos_token_id
-
-    def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.isin(tokens, self.last_names), tokens == self.end

@@ -37,7 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.model == "names":
         from .unet import extend_names
 
-        extend_names(minutes=options.minutes, known=options.known)
+        try:
+            extend_names(minutes=options.minutes, known=options.known)
+        except ValueError as error:
+            parser.error(str(error))
     else:
         from .unet import train_unet
 

@@ -67,3 +67,8 @@ def test_new_names_are_learned_and_known_ones_stay(pipeline, monkeypatch):
     apart = (before - before.roll(1, dims=0)).pow(2).mean()  # between two people
     assert wrong < 0.5
     assert (after - before).pow(2).mean() < 0.2 * apart
+
+
+def test_without_anybody_new_there_is_a_clear_answer(pipeline):
+    with pytest.raises(ValueError, match="lengthen people.NAMED_SEEDS first"):
+        teach_more_names(pipeline.text_encoder, pipeline.tokenizer, known=len(NAMED_SEEDS), minutes=1)
