@@ -9,10 +9,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .captions import caption
 from .dataset import subject_of
-from .names import NamePlaces, named_traits, token_ids
+from .names import Losses, NamePlaces, improve, named_traits, token_ids
 from .people import ANONYMOUS_SEEDS, NAMED_SEEDS, name_of
 from .renderer import sample_shot
-from .schedules import Budget, rate_at
 
 
 def _open_captions(count: int, numbers: np.random.Generator, words: random.Random) -> list[str]:
@@ -98,11 +97,8 @@ def teach_more_names(
     )
     print(f"traits explain {explained:.2f} of the differences between the states of known names", flush=True)
     teacher = copy.deepcopy(encoder).eval()
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
-    budget, step, shares = Budget(minutes), 0, []
-    while budget.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(budget.progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
+
+    def losses() -> Losses:
         wanted = numbers.integers(0, len(NAMED_SEEDS), batch)
         stand_in = np.where(wanted < known, wanted, numbers.integers(0, known, batch))
         texts = _open_captions(batch, numbers, words)
@@ -126,13 +122,6 @@ def teach_more_names(
         is_first = torch.roll(is_last, -1, dims=1)
         error = (states - target) ** 2
         wrong, moved = error[is_last | is_end].mean(), error[~is_last & ~is_end & ~is_first].mean()
-        (wrong + moved).backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        step += 1
-        shares.append(wrong.item() / (moves[is_last | is_end] ** 2).mean().item())
-        if step % 50 == 0:
-            line = f"{budget.elapsed_seconds / 60:4.1f} min, step {step}: names {np.mean(shares[-50:]):.3f} wrong"
-            print(f"{line}, other states {moved.item():.4f} off", flush=True)
-    return float(np.mean(shares[-20:]))
+        return Losses(wrong, moved, float((moves[is_last | is_end] ** 2).mean()))
+
+    return improve(encoder, minutes, losses)

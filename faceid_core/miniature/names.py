@@ -8,6 +8,8 @@ it fills two thirds of the context, and attention starts out spread evenly.
 
 import copy
 import random
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,11 +71,8 @@ def teach_names(
     width = encoder.config.hidden_size
     directions = torch.linalg.qr(torch.randn(width, traits.shape[1], generator=generator)).Q  # [width, T]
     places, teacher = NamePlaces(tokenizer), copy.deepcopy(encoder).eval()
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
-    budget, step, shares = Budget(minutes), 0, []
-    while budget.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(budget.progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
+
+    def losses() -> Losses:
         rows = numbers.integers(0, len(NAMED_SEEDS), batch)
         named = batch * 3 // 4
         seeds = [
@@ -92,12 +91,33 @@ def teach_names(
         wrong = ((held - person[:named]) ** 2).mean()
         wanted = before + is_end[..., None] * (person @ directions.T)[:, None]
         moved = ((states - wanted)[~is_last & ~is_first] ** 2).mean()
-        (wrong + 3 * moved).backward()
+        return Losses(wrong, 3 * moved, _SPREAD**2)
+
+    return improve(encoder, minutes, losses)
+
+
+class Losses(NamedTuple):
+    """Of one batch: how wrong names are, by how much other states moved (weighted), and what `wrong` is a share of."""
+
+    wrong: torch.Tensor
+    moved: torch.Tensor
+    whole: float
+
+
+def improve(encoder: CLIPTextModel, minutes: float, losses: Callable[[], Losses]) -> float:
+    """Train for a time on the sum of both losses; returns the share of names that is wrong at the end."""
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    budget, step, shares = Budget(minutes), 0, []
+    while budget.progress < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(budget.progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
+        wrong, moved, whole = losses()
+        (wrong + moved).backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        shares.append(wrong.item() / _SPREAD**2)
+        shares.append(wrong.item() / whole)
         if step % 50 == 0:
             line = f"{budget.elapsed_seconds / 60:4.1f} min, step {step}: names {np.mean(shares[-50:]):.3f} wrong"
             print(f"{line}, other states {moved.item():.4f} off", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faceid_core.miniature import more_names
+from faceid_core.miniature import more_names, names
 from faceid_core.miniature.more_names import how_traits_show, teach_more_names
 from faceid_core.miniature.names import named_traits, token_ids
 from faceid_core.miniature.people import LAST_NAMES, NAMED_SEEDS, name_of
@@ -57,7 +57,7 @@ def test_new_names_are_learned_and_known_ones_stay(pipeline, monkeypatch):
 
     monkeypatch.setattr(more_names, "name_of", renamed)
     monkeypatch.setattr(more_names, "NAMED_SEEDS", NAMED_SEEDS[: KNOWN + 64])
-    monkeypatch.setattr(more_names, "Budget", Steps)
+    monkeypatch.setattr(names, "Budget", Steps)
     texts = [f"a photo of {name_of(seed)} on the beach" for seed in NAMED_SEEDS[:KNOWN]]
     with torch.no_grad():
         before = encoder(token_ids(tokenizer, texts)).last_hidden_state
@@ -70,5 +70,5 @@ def test_new_names_are_learned_and_known_ones_stay(pipeline, monkeypatch):
 
 
 def test_without_anybody_new_there_is_a_clear_answer(pipeline):
-    with pytest.raises(ValueError, match="lengthen people.NAMED_SEEDS first"):
+    with pytest.raises(ValueError, match=r"lengthen people\.NAMED_SEEDS first"):
         teach_more_names(pipeline.text_encoder, pipeline.tokenizer, known=len(NAMED_SEEDS), minutes=1)
