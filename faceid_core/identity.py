@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import math
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import manifest_rows, photos
-from .errors import ConfigurationError, InputContractError, PhotoRejected
+from .errors import ConfigurationError, InputContractError, PhotoRejected, StoreError
 from .manifest_rows import shown
 
 MANIFEST_NAMES = ("identities.csv", "identities.parquet")
@@ -23,6 +24,10 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # What is before the last slash is opened as a store: '#' and '?' would end its address there, and an empty
 # component would name another object than the one that is read.
 _S3_FOLDER = re.compile(r"s3://[^/#?\[\]\s]+(/[^/#?\x00-\x1f]+)*")
+# What opening a file says of its address; anything else is said of the disk or the mount.
+_OF_THE_ADDRESS = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, None,
+}  # fmt: skip
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://", re.ASCII)
 
 
@@ -141,6 +146,7 @@ def read_photo(identity: Identity, *, max_bytes: int = photos.MAX_BYTES) -> byte
 
     Raises:
         PhotoRejected: photo_missing, too_many_bytes or digest_mismatch.
+        StoreError: the disk or the mount fails, which is no fault of the photo's.
         ValueError: for an `s3://` photo, which the object store reads (then call `check_digest`).
     """
     if identity.photo.startswith("s3://"):
@@ -154,6 +160,11 @@ def read_photo(identity: Identity, *, max_bytes: int = photos.MAX_BYTES) -> byte
         with path.open("rb") as stream:
             data = stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _OF_THE_ADDRESS:
+            raise StoreError(
+                f"The photo at the given address{where} cannot be read ({error.strerror}). Check the disk or the mount, "
+                "and run again."
+            ) from error
         sentence = (
             f"There is no readable file at the given address{where}. Correct the path or add the photo."
         )

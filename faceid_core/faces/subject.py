@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import photos
 from ..errors import PhotoRejected
 from .align import align
 from .protocols import Box
@@ -40,6 +41,15 @@ class Cut:
             "quality": {},
             "given": True,
         }
+
+
+def read_subject_mask(data: bytes, *, max_bytes: int, max_pixels: int) -> np.ndarray:
+    """A mask from its picture's bytes, untrusted: bool [h, w], True where it is rather white than black.
+
+    Raises:
+        PhotoRejected: with any of the reasons of `photos.decode`.
+    """
+    return photos.decode(data, max_bytes=max_bytes, max_pixels=max_pixels).mean(axis=2) > 127
 
 
 def cut_subject(

@@ -198,7 +198,8 @@ class Night:
             if done.status == "damaged":
                 damaged.append(done)
                 return ()
-            settled.append(self.settle(_group(done.work), done))
+            done = self.settle(_group(done.work), done)
+            settled.append(done)
             following = self._scores_of(done) if executor.overlaps and stage == "generate" else ()
             ahead.extend(following)
             return following

@@ -16,7 +16,7 @@ from faceid_core.night.people import admit, common_subjects, read_people
 from faceid_core.night.photo_source import PhotoSource
 from faceid_core.night.reporter import Reporter
 from faceid_core.night.runs import new_run_id, write_request, write_status
-from faceid_core.outcomes import Account
+from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
@@ -157,4 +157,15 @@ def _admit_all(identities, store, secret, photos, today):
         for identity, (subject, account) in zip(identities, threads.map(one, identities), strict=True):
             subjects[subject.name], accounts[subject.name] = subject, account
             by_key[subject.name] = identity
+    _refuse_if_all_are_missing(list(accounts.values()))
     return subjects, accounts, by_key
+
+
+def _refuse_if_all_are_missing(accounts: list[Account]) -> None:
+    """Nobody's photo is there: a mount or a bucket is gone, and telling everybody to send another one helps nobody."""
+    looked_for = [account for account in accounts if account.outcome is not Outcome.REFUSED]
+    if len(looked_for) > 1 and all(account.reason == "photo_missing" for account in looked_for):
+        raise ConfigurationError(
+            f"none of the manifest's {len(looked_for)} photos is where it says; check that the disk is mounted or the "
+            f"bucket exists. Of the first: {looked_for[0].message}"
+        )

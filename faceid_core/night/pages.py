@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from faceid_core import photos
-from faceid_core.errors import ConfigurationError, DamagedInput, StoreError
+from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, StoreError
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
@@ -54,23 +54,24 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
 
 
 def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:
-    """Write a person's page unless it is there; whether one may be linked to."""
-    if night.store.head(name) is not None:
-        return True
+    """Write a person's page unless it is there; whether one may be linked to. What one page lacks ends no other."""
     try:
+        if night.store.head(name) is not None:
+            return True
         page = _person(night, subject, scores, summary)
-    except DamagedInput as damage:
-        cache = StageCache(night.store, subject.scope)
-        damaged = cache.by_key(damage.stage, damage.stage_key)
-        if damaged is not None:
-            cache.quarantine(damaged, str(damage))
-        night.reporter.note(f"{subject.name}: no page in this run, run again: {damage}")
+        # As late as can be: an erasure that began while the page was drawn must win.
+        if is_erased(night.store, subject.name):
+            return False
+        night.store.put_if_absent(name, page)
+        return True
+    except (StoreError, PhotoRejected) as error:
+        if isinstance(error, DamagedInput):
+            cache = StageCache(night.store, subject.scope)
+            damaged = cache.by_key(error.stage, error.stage_key)
+            if damaged is not None:
+                cache.quarantine(damaged, str(error))
+        night.reporter.note(f"{subject.name}: no page in this run, run again: {error}")
         return False
-    # As late as can be: an erasure that began while the page was drawn must win.
-    if is_erased(night.store, subject.name):
-        return False
-    night.store.put_if_absent(name, page)
-    return True
 
 
 def _pages_of_last_run(night: Night) -> dict[str, str]:

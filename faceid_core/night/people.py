@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, PhotoRejected
+from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity, read_manifest
 from faceid_core.night.photo_source import PhotoSource, mask_of
 from faceid_core.outcomes import Account, Outcome
@@ -124,7 +124,7 @@ def admit(
             Outcome.REFUSED,
             stage="admit",
             reason=ERASED,
-            message="this person was erased; take the row out of the manifest, or lift the tombstone on a new consent",
+            message="this person was erased; take the row out of the manifest; on a new consent enrol under a new id",
         )
     elif identity.consent_expired(today):
         account.close(
@@ -142,6 +142,8 @@ def admit(
             reject(
                 account, "admit", rejection.reason, rejection.sentence, rejection.value, rejection.threshold
             )
+        except StoreError as error:
+            account.close(Outcome.FAILED, stage="admit", reason=type(error).__name__, message=str(error))
     return subject, account
 
 

@@ -32,13 +32,15 @@ class PhotoSource:
         """The photo's bytes.
 
         Raises:
-            PhotoRejected: missing, unreadable, too large, or not the photo that the manifest's sha256 names.
-                The sentence names the manifest's line, never the address, which may be an id.
+            PhotoRejected: missing, at no address, too large, or not the photo that the manifest's sha256 names.
+            StoreError: where the photo lies cannot be read just now, which is no fault of the photo's.
+                Either sentence names the manifest's line, never the address, which may be an id.
         """
         if not identity.photo.startswith("s3://"):
             return read_photo(identity, max_bytes=self.max_bytes)
         folder, _, name = identity.photo.rpartition("/")
-        where = f"the address in line {identity.line} of the manifest"
+        line = identity.line
+        where = "the given address" if line is None else f"the address in line {line} of the manifest"
         try:
             store = self._open(folder)
             info = store.head(name)
@@ -49,9 +51,13 @@ class PhotoSource:
             if info.size > self.max_bytes:
                 raise photos.too_many_bytes(info.size, self.max_bytes)
             return check_digest(identity, store.get(name))
-        except (StoreError, ConfigurationError) as error:
-            sentence = f"The photo at {where} cannot be read ({type(error).__name__}). Check that the run may read it."
-            raise PhotoRejected("photo_unreadable", sentence) from error
+        except ConfigurationError as error:
+            raise PhotoRejected("photo_unreadable", f"There is no reading {where}. Correct it.") from error
+        except StoreError as error:
+            raise StoreError(
+                f"The photo at {where} cannot be read ({type(error).__name__}). Check that the run may read there, and "
+                "run again."
+            ) from error
 
     def _open(self, folder: str) -> ObjectStore:
         # A client takes a tenth of a second and holds its own connections: many threads share one.
@@ -88,7 +94,7 @@ def put_photo(night: Night, name: str) -> None:
     Raises:
         PhotoRejected: the photo vanished or changed since it was digested, or its format is not read here.
         IdentityErased: the person was erased meanwhile.
-        StoreError: the store fails.
+        StoreError: the store fails, or the place that the photo comes from.
     """
     subject = night.subjects[name]
     if subject.kind == "person":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faceid_core.errors import DamagedInput
+from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
 from faceid_core.evaluate.summary import SubjectScores, summarise
 from faceid_core.night.night import Night
@@ -66,9 +66,13 @@ def scores_of(night: Night, subject: Subject) -> SubjectScores:
 def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
     """Scores of everybody who finished, and the rows of `identity_summary` made from them.
 
-    A person whose scores cannot be read any more is closed as failed; the others are not touched.
+    A person whose scores cannot be read is closed as failed; the others are not touched.
+
+    Raises:
+        StoreError: nobody's can be read, so it is the store.
     """
     found = []
+    unread: list[tuple[Subject, StoreError]] = []
     for subject in finished_subjects(night):
         try:
             found.append((subject, scores_of(night, subject)))
@@ -76,15 +80,26 @@ def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dic
             manifest = StageCache(night.store, subject.scope).by_key(damage.stage, damage.stage_key)
             if manifest is not None:
                 StageCache(night.store, subject.scope).quarantine(manifest, str(damage))
-            if subject.kind == "person":
-                account = night.accounts[subject.name]
-                account.outcome = None
-                message = f"{damage}; run again: it is made anew"
-                account.close(Outcome.FAILED, stage=damage.stage, reason="damaged_input", message=message)
-            else:
-                night.failures_common[subject.name] = f"{damage}; run again: it is made anew"
+            message = f"{damage}; run again: it is made anew"
+            _close(night, subject, damage.stage, "damaged_input", message)
+        except StoreError as error:
+            unread.append((subject, error))
+    if unread and not found:
+        raise unread[0][1]
+    for subject, error in unread:
+        _close(night, subject, "score", type(error).__name__, f"{error}; run again")
     categories = {prompt.id: prompt.category for prompt in night.plan.grid.prompts}
     summary = summarise(
         [scores for _, scores in found], run_id=night.run_id, run_date=night.run_date, categories=categories
     )
     return found, summary
+
+
+def _close(night: Night, subject: Subject, stage: str, reason: str, message: str) -> None:
+    """Close a subject as failed although it had finished."""
+    if subject.kind != "person":
+        night.failures_common[subject.name] = message
+        return
+    account = night.accounts[subject.name]
+    account.outcome = None
+    account.close(Outcome.FAILED, stage=stage, reason=reason, message=message)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -19,12 +19,14 @@ import numpy as np
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import PhotoRejected
+from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.picture import overlay_mask
 from faceid_core.faces.prepare import Prepared, prepare_photo
 from faceid_core.faces.quality import Limits
+from faceid_core.faces.subject import cut_subject, read_subject_mask
 from faceid_core.identity import Identity
+from faceid_core.night.photo_source import PhotoSource, mask_of
 from faceid_core.stages.weights import face_models
 
 THUMBNAIL_PIXELS = 96
@@ -177,8 +179,6 @@ class _Worker:
     """Detector, parser and photo source of one process."""
 
     def __init__(self, trial: Trial):
-        from faceid_core.night.photo_source import PhotoSource
-
         self.trial = trial
         self.detector, self.parser = load_faces(**trial.faces)
         self.limits = Limits.of(trial.limits)
@@ -194,10 +194,9 @@ class _Worker:
 
         try:
             data = self.source.read(person)
-            made = self._prepare(data, person)
+            picture, figures, thumbnail = self._prepare(data, person)
             if self.trial.pictures is not None:
-                target = Path(self.trial.pictures) / f"{person.identity_id}.png"
-                target.write_bytes(made.picture())
+                (Path(self.trial.pictures) / f"{person.identity_id}.png").write_bytes(picture())
         except PhotoRejected as rejection:
             return tried(
                 "rejected",
@@ -207,14 +206,18 @@ class _Worker:
                 threshold=rejection.threshold,
                 thumbnail=self._photo(data),
             )
+        except StoreError as error:
+            return tried("failed", reason=type(error).__name__, sentence=str(error))
         except Exception as error:  # one person's trouble must not end the others' trial
             sentence = "This is a fault of faceid or of the machine, not of the photo."
             return tried("failed", reason=type(error).__name__, sentence=sentence)
-        thumbnail = _fitted(overlay_mask(made.detection.crop, made.mask))
-        return tried("usable", figures=_figures(made), thumbnail=thumbnail)
+        return tried("usable", figures=figures, thumbnail=_fitted(thumbnail))
 
-    def _prepare(self, data: bytes, person: Identity) -> Prepared:
-        return prepare_photo(
+    def _prepare(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+        """What makes the person's picture, the figures, and the crop with its mask."""
+        if person.subject_box or person.subject_mask:
+            return self._prepare_subject(data, person)
+        made = prepare_photo(
             data,
             detector=self.detector,
             parser=self.parser,
@@ -225,6 +228,25 @@ class _Worker:
             max_covered_share=self.trial.covered,
             face_box=person.face_box,
         )
+        return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
+
+    def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+        """A subject that the user pointed at: no face is looked for."""
+        limits = {"max_bytes": self.limits.max_bytes, "max_pixels": self.limits.max_pixels}
+        mask = None
+        if person.subject_mask:
+            mask = read_subject_mask(self.source.read(mask_of(person)), **limits)
+        cut = cut_subject(
+            photos.decode(data, **limits),
+            box=person.subject_box,
+            mask=mask,
+            crop_pixels=self.trial.size,
+            least_pixels=self.limits.min_face_pixels,
+        )
+        shown = overlay_mask(cut.crop, cut.inside.astype(np.float32))
+        share = {"photo_share": cut.valid.mean(), "mask_share": cut.inside.mean()}
+        figures = {name: round(float(value), 4) for name, value in share.items()}
+        return (lambda: photos.encode_png(shown)), figures, shown
 
     def _photo(self, data: bytes) -> np.ndarray | None:
         """A rejected photo, small, where it can be decoded at all."""

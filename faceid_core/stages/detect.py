@@ -68,13 +68,12 @@ def _is_given(parameters, blobs) -> bool:
 
 def _given(image, parameters, blobs):
     """The outputs for a subject that the user pointed at; raises PhotoRejected."""
-    from faceid_core import photos
-    from faceid_core.faces.subject import cut_subject
+    from faceid_core.faces.subject import cut_subject, read_subject_mask
 
     mask, box = None, parameters.get("subject_box")
     if "subject_mask" in blobs:
         limits = {name: parameters[name] for name in ("max_bytes", "max_pixels")}
-        mask = photos.decode(blobs["subject_mask"], **limits).mean(axis=2) > 127
+        mask = read_subject_mask(blobs["subject_mask"], **limits)
     cut = cut_subject(
         image,
         box=tuple(box) if box else None,

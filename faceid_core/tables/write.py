@@ -76,10 +76,10 @@ class DeltaPlace:
         agreed, rows = _checked(name, table)
         for _ in range(_ATTEMPTS):
             delta = self.open(name) or self._create(agreed)
-            fresh = _absent(rows, delta, agreed)
-            if fresh.num_rows == 0:
-                return 0
             try:
+                fresh = _absent(rows, delta, agreed)
+                if fresh.num_rows == 0:
+                    return 0
                 # A contract's minor version may have brought columns that the table has not seen.
                 wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
                 write_deltalake(
@@ -116,12 +116,12 @@ class DeltaPlace:
         agreed, rows = _checked(name, table)
         mine = pc.field("run_id") == run_id
         delta = self.open(name)
-        there = None if delta is None else delta.to_pyarrow_dataset().to_table(filter=mine)
-        if there is None or there.num_rows == 0:
-            return self.append(name, rows)
-        if _same_rows(there, rows, agreed):
-            return 0
         try:
+            there = None if delta is None else delta.to_pyarrow_dataset().to_table(filter=mine)
+            if there is None or there.num_rows == 0:
+                return self.append(name, rows)
+            if _same_rows(there, rows, agreed):
+                return 0
             write_deltalake(delta, rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
             return rows.num_rows
         except CommitFailedError as error:
@@ -151,12 +151,12 @@ class DeltaPlace:
         maker = [column for column in agreed.primary_key if column.endswith("_key")][-1]
         for _ in range(_ATTEMPTS):
             delta = self.open(name)
-            keys = [] if delta is None else _changed(rows, delta, agreed, maker)
-            if not keys:
-                return 0
-            again = rows.filter(pc.field(maker).isin(keys))
-            listed = ", ".join(f"'{key}'" for key in keys)
             try:
+                keys = [] if delta is None else _changed(rows, delta, agreed, maker)
+                if not keys:
+                    return 0
+                again = rows.filter(pc.field(maker).isin(keys))
+                listed = ", ".join(f"'{key}'" for key in keys)
                 write_deltalake(
                     delta,
                     again,

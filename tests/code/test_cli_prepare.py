@@ -101,6 +101,22 @@ def test_many_photos_in_two_processes_give_one_table_one_sheet_and_one_page(tmp_
     assert sheet.shape[1] > 4 * 96 and (sheet[110:, 10:100].std() > 20)
 
 
+def test_a_subject_that_is_no_person_is_cut_as_the_night_cuts_it(tmp_path):
+    """No face is looked for in a cat's photo; a box outside it is what turns it away."""
+    found = tmp_path / "photos"
+    found.mkdir()
+    (found / "cat.png").write_bytes(photos.encode_png(data.chelsea()))
+    (found / "identities.csv").write_text(
+        'identity_id,photo,class_word,subject_box\ncat,cat.png,cat,"100,20,300,220"\nno,cat.png,cat,"900,900,990,990"\n'
+    )
+    told, out = prepare(found, "--size", "64")
+    assert "1 of 2 photos are usable" in told
+    cat, no = rows(out)
+    assert cat["outcome"] == "usable" and 0.5 < float(cat["mask_share"]) < 0.8
+    assert (no["outcome"], no["reason"]) == ("rejected", "subject_outside")
+    assert photos.decode_png((out / "people" / "cat.png").read_bytes()).shape == (64, 64, 3)
+
+
 @pytest.mark.exhaustive
 def test_a_photo_that_kills_its_process_costs_itself_only(tmp_path, monkeypatch):
     found = tmp_path / "photos"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from faceid_core.config import S3Config
-from faceid_core.errors import PhotoRejected
+from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity
 from faceid_core.night import photo_source
+from faceid_core.night.opening import open_night
 from faceid_core.night.photo_source import PhotoSource
+from faceid_core.night.reporter import LogReporter
+from faceid_core.store import FolderStore, s3
+from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
+from tests.end_to_end.test_inline_folder import outcomes
 
 
 def source() -> PhotoSource:
@@ -19,11 +26,11 @@ def source() -> PhotoSource:
 
 def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
     bucket = s3_server.new_bucket()
-    people = []
+    those = []
     for number in range(8):
         name = f"{'even' if number % 2 == 0 else 'odd'}/{number}.jpg"
         s3_server.client.put_object(Bucket=bucket, Key=name, Body=b"%d" % number)
-        people.append(Identity(f"p{number}", f"s3://{bucket}/{name}", "person", line=number + 2))
+        those.append(Identity(f"p{number}", f"s3://{bucket}/{name}", "person", line=number + 2))
     opened = []
     whole = photo_source.open_configured_store
     monkeypatch.setattr(
@@ -31,7 +38,7 @@ def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
     )
     ours = source()
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(ours.read, people)) == [b"%d" % number for number in range(8)]
+        assert list(threads.map(ours.read, those)) == [b"%d" % number for number in range(8)]
     assert sorted(opened) == [f"s3://{bucket}/even", f"s3://{bucket}/odd"]
 
 
@@ -41,3 +48,41 @@ def test_an_address_that_is_none_rejects_that_person_without_naming_it():
         source().read(person)
     assert caught.value.reason == "photo_unreadable" and "line 7" in caught.value.sentence
     assert "bucket" not in caught.value.sentence
+
+
+def test_a_bucket_that_does_not_answer_is_a_failure_and_names_no_address(s3_server, monkeypatch):
+    """It would be told to the photo's supplier, and the night would end well, if it counted as a bad photo."""
+    person = Identity("p", f"s3://{s3_server.new_bucket()}/private/ann.jpg", "person", line=7)
+
+    def refuses(self, name):
+        raise StoreError(f"cannot look at {name}: AccessDenied")
+
+    monkeypatch.setattr(s3.S3Store, "head", refuses)
+    with pytest.raises(StoreError) as caught:
+        source().read(person)
+    assert "line 7" in str(caught.value) and "private" not in str(caught.value)
+
+
+def test_a_disk_that_fails_ends_that_persons_night_as_failed(small, people, tmp_path, monkeypatch):  # noqa: F811
+    whole = Path.open
+
+    def broken(self, *args, **kwargs):
+        if self.name.startswith("ann"):
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", broken)
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    night.release()
+    assert outcomes(night)["ann"] == "failed"
+    (ann,) = (each for each in night.accounts.values() if each.identity_id == "ann")
+    assert ann.stage == "admit" and "Input/output error" in ann.message and str(tmp_path) not in ann.message
+
+
+def test_a_mount_that_is_gone_is_told_before_anything_is_done(small, people, tmp_path):  # noqa: F811
+    for photo in people.parent.glob("*.png"):
+        photo.unlink()
+    store = tmp_path / "store"
+    with pytest.raises(ConfigurationError, match="none of the manifest's 2 photos"):
+        open_night(small(str(store), people), LogReporter())
+    assert not any(FolderStore(str(store)).list("runs"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from faceid_core.errors import StoreError
+from faceid_core.errors import PhotoRejected, StoreError
+from faceid_core.night import pages, publish
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
-from faceid_core.store import FolderStore, RunLease
+from faceid_core.store import FolderStore, RunLease, StageCache
 from faceid_core.store.layout import stage_lease
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.end_to_end.test_inline_folder import outcomes
@@ -50,6 +51,51 @@ def test_reads_that_only_save_work_may_fail(small, people, tmp_path, monkeypatch
     monkeypatch.setattr(Night, "execute", execute)
     assert drive_inline(night).exit_status == 0
     assert during == ["personalise", "generate"] and set(outcomes(night).values()) == {"done"}
+
+
+def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, people, tmp_path, monkeypatch):  # noqa: F811
+    """Bob has a page and rows although ann's scores answer nothing; the next night makes up for hers."""
+    config = small(str(tmp_path / "store"), people)
+    night = open_night(config, LogReporter())
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    whole = StageCache.read
+
+    def refuses(self, manifest, output):
+        if manifest.stage_key == ann.manifests["score-concepts"].stage_key:
+            raise StoreError("connection reset")
+        return whole(self, manifest, output)
+
+    def collect(night):
+        with monkeypatch.context() as patch:
+            patch.setattr(StageCache, "read", refuses)
+            return whole_collect(night)
+
+    whole_collect = publish.collect
+    monkeypatch.setattr(publish, "collect", collect)
+    assert drive_inline(night).exit_status == 2
+    assert outcomes(night) == {"ann": "failed", "bob": "done"}
+    assert (night.accounts[ann.name].stage, night.accounts[ann.name].reason) == ("score", "StoreError")
+    monkeypatch.setattr(publish, "collect", whole_collect)
+    again = open_night(config, LogReporter())
+    assert drive_inline(again).exit_status == 0 and not again.computed
+    assert outcomes(again) == {"ann": "cached", "bob": "cached"}
+
+
+def test_a_page_that_cannot_be_made_costs_itself_only(small, people, tmp_path, monkeypatch):  # noqa: F811
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    whole = pages._photo
+
+    def gone(night, subject):
+        if subject is ann:
+            raise PhotoRejected("photo_missing", "There is no object at the given address.")
+        return whole(night, subject)
+
+    monkeypatch.setattr(pages, "_photo", gone)
+    assert drive_inline(night).exit_status == 0
+    assert set(outcomes(night).values()) == {"done"}
+    paged = [s.identity_id for s in night.subjects.values() if any(night.store.list(f"{s.scope}/reports"))]
+    assert paged == ["bob"]
 
 
 def test_a_process_takes_over_its_own_lease_and_nobody_elses(folder_store):
