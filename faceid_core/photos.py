@@ -161,11 +161,6 @@ def encode_json(value: Any) -> bytes:
     return text.encode()
 
 
-def decode_json(data: bytes) -> Any:
-    """Read back what `encode_json` wrote."""
-    return json.loads(data)
-
-
 def _allowed_format(data: bytes) -> str:
     """The format by the first bytes, whatever the file is called."""
     found = _sniff(data)

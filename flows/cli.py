@@ -1,4 +1,4 @@
-"""The faceid command. Exit status: 0 complete, 1 our bug, 2 too many failures, 3 configuration."""
+"""The faceid command. Exit status: 0 complete, 1 our bug, 2 too many failures, 3 configuration, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMANDS = {
     "verify": ("flows.cli_keep", "verify", "Check every manifest and blob of a store."),
     "gc": ("flows.cli_keep", "gc", "Collect garbage in a store; says what it would remove unless told to."),
     "erase": ("flows.cli_keep", "erase", "Erase a person for good, with all versions and rows."),
-    "pin": ("flows.cli_keep", "pin", "Keep all results of a run, whatever gc --unused lets go."),
+    "pin": ("flows.cli_keep", "pin", "Keep all results of a run, whatever gc --unused-days lets go."),
     "prepare": (
         "flows.cli_prepare",
         "prepare",

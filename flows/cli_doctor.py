@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import click
 from rich.console import Console
@@ -108,12 +111,14 @@ def _prefect() -> Iterator[Finding]:
         yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
         return
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_API_TIMEOUT_SECONDS) as answer:
-            healthy = answer.status == 200
-        with urllib.request.urlopen(
-            f"{url.rstrip('/')}/admin/version", timeout=_API_TIMEOUT_SECONDS
-        ) as answer:
-            version = json.loads(answer.read())
+        healthy = _asked(url, "health") is True
+        version = _asked(url, "admin/version")
+    except urllib.error.HTTPError as error:
+        advice = "look at its log"
+        if error.code in (401, 403):
+            advice = "set PREFECT_API_AUTH_STRING to what the server has"
+        yield Finding("prefect", "fail", f"{url} refuses: {error}", advice)
+        return
     except (OSError, ValueError) as error:
         advice = "start it, or correct or unset PREFECT_API_URL"
         yield Finding("prefect", "fail", f"{url} does not answer: {error}", advice)
@@ -128,6 +133,17 @@ def _prefect() -> Iterator[Finding]:
         yield Finding("prefect", "warn", f"{url}: server {version}, this client {ours}", advice)
     else:
         yield Finding("prefect", "ok", f"{url}: server {version}, this client {ours}")
+
+
+def _asked(url: str, path: str) -> Any:
+    """What the server answers, with the credentials that Prefect's own client would send."""
+    request = urllib.request.Request(f"{url.rstrip('/')}/{path}")
+    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
+        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+    elif key := os.environ.get("PREFECT_API_KEY"):
+        request.add_header("Authorization", f"Bearer {key}")
+    with urllib.request.urlopen(request, timeout=_API_TIMEOUT_SECONDS) as answer:
+        return json.loads(answer.read())
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:

@@ -45,10 +45,18 @@ def plan(
     if kind == "json":
         click.echo(json.dumps(_record(found, cost_per_hour), indent=2))
         return
-    _print(found, cost_per_hour, people, Console(highlight=False))
+    tell(found, Console(highlight=False), cost_per_hour=cost_per_hour, people=people)
 
 
-def _print(found: NightPlan, cost_per_hour: float | None, people: bool, console: Console) -> None:
+def tell(
+    found: NightPlan, console: Console, *, cost_per_hour: float | None = None, people: bool = False
+) -> None:
+    """Print a plan.
+
+    Args:
+        cost_per_hour: of one worker; None leaves the cost out.
+        people: also a line per person.
+    """
     common = len(found.subjects) - len(found.accounts)
     console.print(f"{len(found.accounts)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)

@@ -24,7 +24,10 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     """
     console = Console(highlight=False)
     if dry_run:
-        _say_plan(config, console)
+        from faceid_core.night.planning import plan_night
+        from flows.cli_plan import tell
+
+        tell(plan_night(config), console)
         return
     from faceid_core.night.summary_rows import acceptance_line, closing_rows
     from flows.console import ConsoleReporter, final_table
@@ -84,25 +87,3 @@ def _prefect_settings() -> str:
     if url:
         return f"Prefect server {url}"
     return "starting a Prefect server for this run (set PREFECT_API_URL to use yours)"
-
-
-def _say_plan(config: NightlyConfig, console: Console) -> None:
-    """Look up every stage as far as the cache reaches; nothing is computed or recorded."""
-    from faceid_core.night.opening import open_night
-    from faceid_core.night.reporter import LogReporter
-    from faceid_core.stages import STAGES
-
-    night = open_night(config, LogReporter(), dry=True)
-    unknown: set[str] = set()
-    console.print(
-        f"{len(night.accounts)} identities, {len(night.subjects) - len(night.accounts)} for floor and ceiling"
-    )
-    for stage in STAGES:
-        misses = night.lookup(stage, without=unknown)
-        waiting = len(unknown)
-        unknown |= {work.subject for work in misses if stage != "score"}
-        more = f", {waiting} more wait for an earlier stage" if waiting else ""
-        console.print(f"{stage:<12} {len(misses)} to compute{more}")
-    rejected = [a for a in night.accounts.values() if not a.alive]
-    for account in rejected:
-        console.print(f"{account.identity_id}: {account.outcome}: {account.message}")

@@ -8,6 +8,7 @@ import click
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.identity import validate_identity_id
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from flows.options import config_options
 
@@ -54,7 +55,7 @@ def draw(
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
-    target = _target(out or f"{'-'.join(identity_ids)}.png")
+    target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
     people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
     subject = people if len(people) > 1 else people[0]
     chosen = config.generate
@@ -132,7 +133,7 @@ def tokens(
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
     from faceid_core.night.reading import newest_tokens
 
-    target = _target(out or f"{identity_id}.safetensors")
+    target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":
         raise ConfigurationError(
             "--script draws what other tools read: give --format textual-inversion with it"

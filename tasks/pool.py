@@ -85,11 +85,6 @@ class RayPool:
             raise
 
     @property
-    def replaced(self) -> int:
-        """Workers that were lost and replaced."""
-        return self.usage().replaced
-
-    @property
     def overlaps(self) -> bool:
         """Whether pictures can be scored while others are drawn: there is another worker for it."""
         return self._light is not None or len(self._workers) > 1

@@ -27,7 +27,7 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     finally:
         ray.shutdown()
     cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-    threads = max(1, execution.threads_per_worker)
+    threads = min(execution.threads(), max(1, cpus))  # as tasks.workers asks for
     by_gpu = config.base_model.device == "cuda" or (config.base_model.device == "auto" and gpus >= 1)
     room = int(min(cpus // threads, gpus) if by_gpu else cpus // threads)
     workers = execution.workers or max(1, room)

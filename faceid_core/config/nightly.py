@@ -34,8 +34,8 @@ class NightlyConfig(Section):
     identities: str = Field(
         "miniature:samples",
         min_length=1,
-        description="Who: identities.csv or .parquet, a folder of photos, 'miniature:samples' for the sample people, "
-        "or 'miniature:held-out:16' for so many of the people that studies report on.",
+        description="Who: identities.csv or .parquet (here or in S3), a folder of photos, 'miniature:samples' for the "
+        "sample people, or 'miniature:held-out:16' for so many of the people that studies report on.",
     )
     store: str = Field(
         "work/store",

@@ -42,15 +42,6 @@ def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None
     return parse_config(data, source=str(path) if path else "command line")
 
 
-def read_config(text: bytes, *, source: str) -> NightlyConfig:
-    """Validate the content of a YAML file.
-
-    Raises:
-        ConfigurationError: every problem at once, or that it is no YAML; `source` names the file.
-    """
-    return parse_config(_mapping(text, source=source), source=source)
-
-
 def _mapping(text: bytes, *, source: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text.decode("utf-8")) or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -174,7 +175,10 @@ class ExecutionConfig(Section):
         "grows or shrinks during the run).",
     )
     threads_per_worker: int = Field(
-        0, ge=0, le=256, description="CPU threads of an actor (0: this machine's cores / workers)."
+        0,
+        ge=0,
+        le=256,
+        description="CPU threads of an actor (0: this machine's cores / workers; all of them if workers is 0).",
     )
     ray_address: str = Field(
         "",
@@ -200,6 +204,10 @@ class ExecutionConfig(Section):
     stall_seconds: int = Field(
         1200, ge=10, le=86_400, description="An actor that reports no progress for so long is replaced."
     )
+
+    def threads(self) -> int:
+        """CPU threads of an actor, as configured or as this machine's cores divide among the workers."""
+        return self.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, self.workers))
 
 
 class RunConfig(Section):

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
-from faceid_core.faces.align import align, transform_points
+from faceid_core.faces.align import transform_points
 from faceid_core.faces.classes import INDEX, REGIONS
 from faceid_core.faces.protocols import Face
-
-from .scorers import Scorers
 
 # Hair belongs to how a person looks, and parsers label beards as hair: the placeholder may look there.
 ATTENTION_REGION = "face_hair"
 
 
-def face_masks(seen: Sequence[tuple[np.ndarray, Face]], scorers: Scorers) -> list[np.ndarray]:
-    """Where the face and its hair are in each picture [h, w, 3]: float32 [h, w] in 0..1.
-
-    The parser reads aligned crops; its labels are brought back to the pictures. Beyond the crop is no face.
+def face_mask(labels: np.ndarray, transform: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Where the face and its hair are in a picture: float32 [h, w] in 0..1. Beyond the crop is no face.
 
     Args:
-        seen: pictures, each with a face that has two eyes.
+        labels: uint8 [s, s], the parser's classes of the crop.
+        transform: float64 [2, 3], from the picture to the crop.
+        shape: height and width of the picture.
     """
-    crops, faces, transforms = [], [], []
-    for image, face in seen:
-        crop, _, transform = align(
-            image,
-            face.left_eye,
-            face.right_eye,
-            size=scorers.parser_pixels,
-            eye_targets=scorers.parser_eye_targets,
-        )
-        crops.append(crop)
-        faces.append(moved_face(face, transform))
-        transforms.append(transform)
-    if not crops:
-        return []
     inside = [INDEX[name] for name in REGIONS[ATTENTION_REGION]]
-    masks = np.isin(scorers.parser.parse(crops, faces), inside).astype(np.float32)  # [n, size, size]
-    return [
-        _brought_back(mask, transform, image.shape[:2])
-        for mask, transform, (image, _) in zip(masks, transforms, seen, strict=True)
-    ]
+    return _brought_back(np.isin(labels, inside).astype(np.float32), transform, shape)
 
 
 def moved_face(face: Face, transform: np.ndarray) -> Face:

@@ -24,6 +24,8 @@ _SCHEMA = pa.schema(
     metadata={"faceid.scores": "1"},
 )
 
+NO_REFERENCE_FACE = "no face in the reference photo"  # a detail: nothing can be compared with that photo
+
 
 @dataclass(frozen=True)
 class MetricRow:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import attributes as facial
-from .face_masks import face_masks, outside_share
+from .face_masks import face_mask, outside_share
 from .grid import Prompt
 from .leakage import judge, look_at
-from .metric_rows import Context, MetricRow, read_scores, write_scores
+from .metric_rows import NO_REFERENCE_FACE, Context, MetricRow, read_scores, write_scores
 from .metric_rows import row_of as _row
 from .pictures import Pictures, cut_face, embed_reference, has_eyes, largest_face
 from .protocols import ImageTextScorer, NamedConcepts
@@ -45,7 +45,7 @@ def _identity(pictures: Pictures, context: Context, name: str) -> list[MetricRow
         raise ValueError(f"the {name} metric compares with a reference photo; pass `reference`")
     target = embed_reference(pictures.scorers, context.reference)
     if target is None:
-        return [_row(row, name, None, "no face in the reference photo") for row in pictures.rows]
+        return [_row(row, name, None, NO_REFERENCE_FACE) for row in pictures.rows]
     acceptance = getattr(pictures.scorers.recogniser, "acceptance", None)
     found = []
     for row, face, vector in zip(pictures.rows, pictures.faces, pictures.embeddings, strict=True):
@@ -174,28 +174,17 @@ def attributes(pictures: Pictures, context: Context) -> list[MetricRow]:
 
 def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
     """Share of the placeholder's attention that lies outside the face and hair of the picture."""
-    measurable = [
-        (index, image, face)
-        for index, (row, image, face) in enumerate(
-            zip(pictures.rows, pictures.images, pictures.faces, strict=True)
-        )
-        if row.attention is not None and face is not None and has_eyes(face)
-    ]
-    masks = face_masks([(image, face) for _, image, face in measurable], pictures.scorers)
-    shares = {
-        index: outside_share(pictures.rows[index].attention, mask)
-        for (index, _, _), mask in zip(measurable, masks, strict=True)
-    }
+    if all(row.attention is None for row in pictures.rows):
+        return [_row(row, "attention", None, "no attention was recorded") for row in pictures.rows]
     found = []
-    for index, row in enumerate(pictures.rows):
-        value = shares.get(index)
+    for row, image, close in zip(pictures.rows, pictures.images, pictures.close, strict=True):
         if row.attention is None:
-            why = "no attention was recorded"
-        elif index not in shares:
-            why = "no face"
+            found.append(_row(row, "attention", None, "no attention was recorded"))
+        elif close is None:
+            found.append(_row(row, "attention", None, "no face"))
         else:
-            why = "" if value is not None else "the attention is empty"
-        found.append(_row(row, "attention", value, why))
+            value = outside_share(row.attention, face_mask(close.labels, close.transform, image.shape[:2]))
+            found.append(_row(row, "attention", value, "" if value is not None else "the attention is empty"))
     return found
 
 

@@ -20,15 +20,24 @@ from .shards import ShardRow
 
 @dataclass(frozen=True)
 class Close:
-    """A face cut out so that its eyes lie at fixed places.
+    """A face cut out so that its eyes lie at fixed places, and what the parser sees there.
 
     Args:
         crop: uint8 [s, s, 3].
-        background: bool [s, s], what the parser takes for background and lies within the picture.
+        valid: bool [s, s], False where the crop reaches beyond the picture.
+        labels: uint8 [s, s], the parser's classes.
+        transform: float64 [2, 3], from the picture to the crop.
     """
 
     crop: np.ndarray
-    background: np.ndarray
+    valid: np.ndarray
+    labels: np.ndarray
+    transform: np.ndarray
+
+    @property
+    def background(self) -> np.ndarray:
+        """What the parser takes for background and lies within the picture, bool [s, s]."""
+        return (self.labels == INDEX["background"]) & self.valid
 
 
 class Pictures:
@@ -90,7 +99,7 @@ class Pictures:
 
     @cached_property
     def close(self) -> list[Close | None]:
-        """The face of each picture cut out, with the background around it; None without a face with two eyes."""
+        """The face of each picture cut out and parsed; None without a face with two eyes."""
         return close_up(self.images, self.faces, self.scorers)
 
 
@@ -176,6 +185,6 @@ def close_up(
         [crop for _, _, (crop, _, _) in cut],
         [moved_face(face, transform) for _, face, (_, _, transform) in cut],
     )
-    for label, (index, _, (crop, valid, _)) in zip(labels, cut, strict=True):
-        result[index] = Close(crop, (label == INDEX["background"]) & valid)
+    for label, (index, _, (crop, valid, transform)) in zip(labels, cut, strict=True):
+        result[index] = Close(crop, valid, label, transform)
     return result

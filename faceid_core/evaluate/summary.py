@@ -9,7 +9,7 @@ from typing import Literal
 
 from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
 from .leakage import PARTS
-from .metrics import MetricRow
+from .metric_rows import NO_REFERENCE_FACE, MetricRow
 
 OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
 # Column -> metric of what is measured on photographs only.
@@ -59,7 +59,8 @@ def summarise(
     """Rows of the table `identity_summary`, one per subject, in the order given.
 
     A person's identity_fraction is (person - floor) / (ceiling - floor): the floor is the class word's
-    pictures against the person's own photo, the ceiling the mean of the named people of this run. The class
+    pictures against the person's own photo, the ceiling the mean of the named people of this run; a picture of the
+    person that shows no face counts as the floor. The class
     word's own identity and leakage are the means of its people's floors, with the interval over people.
 
     Args:
@@ -124,8 +125,20 @@ def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
     figures = _columns("identity_similarity", similarity)
     figures["identity_similarity_counting_faceless"] = counting_faceless(subject.scores)
     figures |= _columns("identity_gain", _interval(gain) if gain else NOTHING)
-    figures["identity_fraction"] = fraction(similarity.mean, mean_of(list(floor.values())), ceiling)
+    figures["identity_fraction"] = _way(subject, mean_of(list(floor.values())), ceiling)
     return figures
+
+
+def _way(subject: SubjectScores, floor: float | None, ceiling: float | None) -> float | None:
+    """How far a person is on the way from floor to ceiling, with pictures that show no face counted as the floor.
+
+    Left out, they would reward whoever has a face in the easy pictures only, or in a single one.
+    """
+    values = _comparable(subject.scores)
+    if floor is None or not values:
+        return None
+    mean = sum(floor if value is None else value for value in values) / len(values)
+    return fraction(mean, floor, ceiling)
 
 
 def _class_word_identity(people: Sequence[SubjectScores]) -> dict:
@@ -184,8 +197,12 @@ def _present(values: Iterable[float | None]) -> list[float]:
 
 def counting_faceless(rows: Sequence[MetricRow]) -> float | None:
     """Mean identity with faceless pictures counted as 0, so that a subject without a face still has one."""
-    values = [row.value or 0.0 for row in rows if row.metric == "identity"]
-    return mean_of(values)
+    return mean_of([value or 0.0 for value in _comparable(rows)])
+
+
+def _comparable(rows: Iterable[MetricRow]) -> list[float | None]:
+    """Identity of each picture, None without a face; no picture at all where the photo itself shows none."""
+    return [row.value for row in rows if row.metric == "identity" and row.detail != NO_REFERENCE_FACE]
 
 
 def fraction(value: float | None, floor: float | None, ceiling: float | None) -> float | None:

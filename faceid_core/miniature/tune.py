@@ -3,7 +3,8 @@
 Every combination of the values given is tried on the same people, photos and noise. What counts is how well the
 tokens explain other pictures of the person (`other_pictures.py`); no scorer is asked. With `--score` pictures are drawn
 too, and the selection set of scorers says how like and how obedient they are (`tune_scores.py`). With `--named` people
-whom the base model knows are learned from a photo each: the row of their names is what tokens could come to.
+whom the base model knows are learned from a photo each: the row of their names is what tokens could come to. Presets
+that start at names or learn along their components have these people's own names among them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from faceid_core.evaluate.cells import Cell
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.metrics import score
-from faceid_core.evaluate.pictures import Pictures, embed_reference
+from faceid_core.evaluate.pictures import Pictures
 from faceid_core.evaluate.scorers import load_scorers
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.personalize.tokens import IdentityTokens
@@ -58,8 +58,9 @@ def make_judge(
         ]
         pictures = Pictures(rows, scorers)
         photo = portrait(person)
-        alike = np.nan_to_num(pictures.embeddings, nan=0.0) @ embed_reference(scorers, photo)
         about = {"prompts": prompts, "class_word": "person", "scorers": scorers}
+        alike = [row.value or 0.0 for row in score("identity", pictures, reference=photo, **about)
+                 if row.metric == "identity"]  # fmt: skip
         obeyed = [
             row.value
             for row in score("concepts", pictures, **about)
@@ -67,7 +68,7 @@ def make_judge(
         ]
         leaked = score("leakage", pictures, reference=photo, **about)
         worn = [row.value for row in leaked if row.metric == "leakage:clothes" and row.value is not None]
-        return Scores(float(alike.mean()), float(np.mean(obeyed)), float(np.mean(worn)))
+        return Scores(float(np.mean(alike)), float(np.mean(obeyed)), float(np.mean(worn)))
 
     return judge
 

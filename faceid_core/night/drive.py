@@ -91,12 +91,10 @@ def executor_on_demand(make: Callable[[], Executor]):
 
 
 def worker_settings(night: Night) -> WorkerSettings:
-    """What this night's workers need; threads share the machine evenly unless configured."""
-    import os
-
-    execution = night.config.execution
-    threads = execution.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, execution.workers))
-    return WorkerSettings.from_config(night.config, night.plan.weights, threads=threads)
+    """What this night's workers need."""
+    return WorkerSettings.from_config(
+        night.config, night.plan.weights, threads=night.config.execution.threads()
+    )
 
 
 def drive_inline(night: Night) -> Finished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -22,7 +22,6 @@ from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
 from faceid_core.night.reporter import Reporter
 from faceid_core.outcomes import Account, Outcome
-from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import MADE_ELSEWHERE, Done, InputMissing, Subject, Work
@@ -87,7 +86,7 @@ class Night:
             )
         ]
 
-    def lookup(self, stage: str, *, without: Collection[str] = ()) -> list[Work]:
+    def lookup(self, stage: str) -> list[Work]:
         """Look the stage up for everybody alive; adopt hits, return the misses.
 
         Reads manifests only. A cached rejection closes the person's account just as a fresh one does; whoever lacks
@@ -95,10 +94,9 @@ class Night:
 
         Args:
             stage: One of STAGES.
-            without: Subjects whose earlier stages are not there yet (a dry run's), to be left out.
         """
         ahead = self._ahead.pop(stage, None)
-        misses = ahead.result() if ahead is not None else self._look_up(stage, without)
+        misses = ahead.result() if ahead is not None else self._look_up(stage)
         early = sum("score-" in result for _, result in self._answered) if stage == "score" else 0
         if early:
             self.reporter.note(f"score: {early} results were computed while pictures were drawn")
@@ -111,10 +109,10 @@ class Night:
             stage: the first one, whose inputs are there when the night is opened.
             on_misses: called in the background as soon as something is found that has to be computed.
         """
-        self._ahead[stage] = in_background(lambda: self._look_up(stage, ()), on_misses)
+        self._ahead[stage] = in_background(lambda: self._look_up(stage), on_misses)
 
-    def _look_up(self, stage: str, without: Collection[str]) -> list[Work]:
-        subjects = [subject for subject in self.alive() if subject.name not in without]
+    def _look_up(self, stage: str) -> list[Work]:
+        subjects = self.alive()
         if stage == "generate":  # floor first, so that people can be scored as soon as they are drawn
             subjects.sort(key=lambda subject: subject.kind == "person")
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
@@ -127,7 +125,7 @@ class Night:
 
     def _lookup_one(self, stage: str, subject: Subject) -> tuple[int, list[Work]]:
         hits, misses = 0, []
-        cache, forced = StageCache(self.store, subject.scope), self._forced(stage, subject)
+        cache, forced = StageCache(self.store, subject.scope), self.plan.forces(stage, subject)
         try:
             works = self.plan.works(stage, subject)
         except InputMissing as missing:
@@ -148,21 +146,17 @@ class Night:
 
     def _adopt_cached(self, cache: StageCache, subject: Subject, work: Work) -> bool:
         """Adopt the result of a work if it is in the store and can be read."""
-        manifest = cache.lookup(work.call)
+        # Without the lease somebody else may be at this store: a damaged result is then a miss, and stays where it is.
+        manifest = cache.look(work.call) if self.lease is None else cache.lookup(work.call)
         if manifest is None:
             return False
         try:
             self.adopt(subject, work.result, manifest)
             return True
         except DamagedInput as damage:
-            cache.quarantine(manifest, str(damage))
+            if self.lease is not None:
+                cache.quarantine(manifest, str(damage))
             return False
-
-    def _forced(self, stage: str, subject: Subject) -> bool:
-        run = self.config.run
-        if not run.force or subject.kind != "person":
-            return False
-        return run.from_stage is None or STAGES.index(stage) >= STAGES.index(run.from_stage)
 
     def adopt(self, subject: Subject, result: str, manifest: Manifest) -> None:
         """Keep a manifest; a rejection among its outputs ends the person's way.
@@ -239,7 +233,7 @@ class Night:
         if done.status != "done" or done.work.result != "generate":
             return []
         subject = self.subjects[done.work.subject]
-        forced = self._forced("score", subject)
+        forced = self.plan.forces("score", subject)
         return [replace(work, replace=forced) for work in self.plan.works("score", subject)]
 
     def _without_photos(self, text: str) -> str:

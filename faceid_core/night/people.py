@@ -8,10 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
-from faceid_core.identity import Identity, read_manifest
+from faceid_core.errors import ConfigurationError, ObjectMissing, PhotoRejected, StoreError
+from faceid_core.identity import Identity, parse_manifest, read_manifest
 from faceid_core.night.photo_source import PhotoSource, mask_of
 from faceid_core.outcomes import Account, Outcome
+from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.work import COMMON, Subject
 from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import sha256_hex
@@ -68,7 +69,7 @@ def read_people(config: NightlyConfig) -> list[Identity]:
         ConfigurationError: `run.only` names somebody who is not in the manifest, or the method does not suit subjects
             that are no people.
     """
-    people = read_manifest(manifest_source(config))
+    people = _manifest(config, manifest_source(config))
     wanted = set(config.run.only)
     unknown = wanted - {person.identity_id for person in people}
     if unknown:
@@ -79,6 +80,21 @@ def read_people(config: NightlyConfig) -> list[Identity]:
     chosen = [person for person in people if not wanted or person.identity_id in wanted]
     _refuse_names_for_things(config, chosen)
     return chosen
+
+
+def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
+    if not source.startswith("s3://"):
+        return read_manifest(source)
+    folder, _, name = source.rpartition("/")
+    try:
+        data = open_configured_store(folder, config.s3.model_dump()).get(name)
+    except ObjectMissing:
+        raise ConfigurationError(
+            f"there is no manifest {source}; a folder in S3 needs its manifest named"
+        ) from None
+    except StoreError as error:
+        raise ConfigurationError(f"the manifest {source} cannot be read: {error}") from error
+    return parse_manifest(data, source=source, base=folder)
 
 
 def _refuse_names_for_things(config: NightlyConfig, people: list[Identity]) -> None:

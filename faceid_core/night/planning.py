@@ -154,7 +154,7 @@ class _Walk:
         except InputMissing:
             return subject, 0, []
         for work in works:
-            if self._forced(stage, subject):
+            if self.plan.forces(stage, subject):
                 misses.append(Miss(subject.name, work, FORCED))
                 continue
             manifest = self._cache(work).look(work.call) if self.store else None
@@ -205,12 +205,6 @@ class _Walk:
 
     def _cache(self, work: Work) -> StageCache:
         return StageCache(self.store, work.scope)
-
-    def _forced(self, stage: str, subject: Subject) -> bool:
-        run = self.config.run
-        if not run.force or subject.kind != "person":
-            return False
-        return run.from_stage is None or STAGES.index(stage) >= STAGES.index(run.from_stage)
 
     def _floors_to_come(self, found: StagePlan) -> None:
         """People whose pictures are there, but not those of their class word, have their floors still to be scored."""

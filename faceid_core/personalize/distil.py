@@ -17,7 +17,14 @@ from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 
 from .attention import StagedUNet
-from .conditioning import both_sides, encode_vectors, identity_contexts, start_vectors, tokenize
+from .conditioning import (
+    TokenizedPrompt,
+    both_sides,
+    encode_vectors,
+    identity_contexts,
+    start_vectors,
+    tokenize,
+)
 from .contexts import Contexts, concatenated, stacked
 from .export import single_context
 from .losses import noised
@@ -137,6 +144,7 @@ class _Teacher:
     def __init__(self, base: BaseModel, tokens: IdentityTokens):
         self.base, self.tokens, self.staged = base, tokens, StagedUNet.of(base)
         self._contexts: dict[str, Contexts] = {}
+        self._tokenized: dict[tuple[str, int], dict[str, TokenizedPrompt]] = {}
 
     def loss(
         self, views: Sequence[View], student: Mapping[str, torch.Tensor], batch: int, seed: int, step: int
@@ -200,7 +208,9 @@ class _Teacher:
     def _single_context(self, prompt: str, vectors: Mapping[str, torch.Tensor]) -> Contexts:
         """The plain context [1, length, context width] with vectors [vectors, width] in the person's place."""
         count = len(next(iter(vectors.values())))
-        prompts = {name: tokenize(tower, prompt, count) for name, tower in self.base.towers.items()}
+        prompts = self._tokenized.setdefault((prompt, count), {})
+        if not prompts:
+            prompts |= {name: tokenize(tower, prompt, count) for name, tower in self.base.towers.items()}
         return encode_vectors(self.base, prompts, {name: each[None] for name, each in vectors.items()})
 
 

@@ -80,8 +80,8 @@ def attention_loss(
 ) -> torch.Tensor:
     """L_attention of each sample at one layer: squared distance of A_t from A_r, both from the same Q.
 
-    The queries are constants: they depend on earlier layers' values, and this loss is to move keys only.
-    So is A_r, the target.
+    The queries are constants: they depend on earlier layers' values, and this loss is to move keys only. (A part that
+    keys and values have in common, as in the default preset, it moves too.) So is A_r, the target.
 
     Args:
         query: [b, heads, pixels, d] of the training prompt's pass.

@@ -67,7 +67,11 @@ class Method(BaseModel):
         RELATIVE,
     )
     basis_size: int = _choice(
-        48, "Principal components of the name basis at each token position.", RELATIVE, ge=1, le=2048
+        48,
+        "Principal components of the name basis at each token position, if the names span so many.",
+        RELATIVE,
+        ge=1,
+        le=2048,
     )
     template: str = _choice("a photo of the face of {}", "Training prompt; {} is the person's place.", PAPER)
     attention_target: Literal["none", "reference", "mask", "reference_in_mask"] = _choice(
@@ -106,7 +110,7 @@ class Method(BaseModel):
     masked_loss: bool = _choice(
         False, "Restrict the diffusion loss to the face mask and divide by its area.", RECONSTRUCTION
     )
-    learning_rate: float = _choice(0.03, "AdamW's learning rate.", RECONSTRUCTION, gt=0.0, le=10.0)
+    learning_rate: float = _choice(0.06, "AdamW's learning rate.", RECONSTRUCTION, gt=0.0, le=10.0)
     schedule: Literal["constant", "cosine"] = _choice(
         "constant", "Learning rate after the warm-up: constant, or a cosine down to zero.", RECONSTRUCTION
     )

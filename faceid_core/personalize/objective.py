@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import StagedUNet, joined, picture_sizes
+from .attention import StagedUNet, picture_sizes
 from .conditioning import encode_vectors, person_positions, start_vectors, tokenize
 from .contexts import Contexts
 from .losses import diffusion_loss, noised, prediction_target
@@ -32,8 +32,7 @@ class _Batch:
     Attributes:
         x0, noise: [n, c, side, side]. weight, mask: [n, side, side]. timesteps: int64 [n], on the CPU.
         projections: of the contexts; rows: int64 [n], each sample's.
-        sizes: int64 [n, 6], picture sizes. seat: int64 [n], whose the sample is.
-        references: of the seats' reference contexts, or None.
+        sizes: int64 [n, 6], picture sizes. reference_rows: int64 [n], each sample's reference prompt.
     """
 
     x0: torch.Tensor
@@ -44,8 +43,7 @@ class _Batch:
     projections: Projections
     rows: torch.Tensor
     sizes: torch.Tensor
-    seat: torch.Tensor
-    references: Projections | None
+    reference_rows: torch.Tensor
 
 
 class Objective:
@@ -68,7 +66,9 @@ class Objective:
         self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
         self.positions = person_positions(self.prompts)
         self._distinct = min(method.samples_per_step, method.stages)
-        self._references: dict[str, Projections] = {}
+        # The reference prompt's keys, layer -> [class words met, heads, length, d], and each class word's row.
+        self._reference_keys: dict[str, torch.Tensor] = {}
+        self._reference_rows: dict[str, int] = {}
 
     def contexts(self, vectors: Mapping[str, torch.Tensor]) -> Contexts:
         """Contexts of the training prompt.
@@ -83,22 +83,25 @@ class Objective:
         return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.sides)
 
     @torch.no_grad()
-    def reference(self, class_word: str, starts: Mapping[str, torch.Tensor]) -> Projections:
-        """The reference prompt's projection, encoded and projected once for each class word.
+    def reference(self, class_word: str, starts: Mapping[str, torch.Tensor]) -> int:
+        """The row of the reference prompt's keys, which is encoded and projected once for each class word.
 
         Args:
             starts: text encoder -> float32 [vectors, width]; stands in the prompt where the method says so.
         """
-        if class_word not in self._references:
+        if class_word not in self._reference_rows:
             vectors = {
                 name: start_vectors(tower, class_word, self.method.vectors)[None]
                 if self.method.reference_subject == "class_word"
                 else starts[name][None]
                 for name, tower in self.base.towers.items()
             }
-            context = encode_vectors(self.base, self.prompts, vectors)  # [1, length, context width]
-            self._references[class_word] = self.staged.project(context.states, context.states, context.pooled)
-        return self._references[class_word]
+            states = encode_vectors(self.base, self.prompts, vectors).states  # [1, length, context width]
+            for name, layer in self.staged.project(states, states).layers.items():
+                known = self._reference_keys.get(name)
+                self._reference_keys[name] = layer.keys if known is None else torch.cat([known, layer.keys])
+            self._reference_rows[class_word] = len(self._reference_rows)
+        return self._reference_rows[class_word]
 
     def leaves(self, seats: Seats) -> dict[str, torch.Tensor]:
         """Everybody's vectors as one leaf per text encoder: [slots, stages, sides, vectors, width]."""
@@ -127,8 +130,9 @@ class Objective:
             # Each sample's context among the slots * distinct projected ones.
             rows=torch.cat([place * self._distinct + where for place, where in enumerate(places)]).to(device),
             sizes=self._sizes(seats).repeat_interleave(count, dim=0),
-            seat=torch.arange(len(seats), device=device).repeat_interleave(count),
-            references=self._references_of(seats),
+            reference_rows=torch.tensor(
+                [slot.reference if slot else 0 for slot in seats], device=device
+            ).repeat_interleave(count),
         )
         total = len(batch.rows)
         size = self.samples_at_once or total
@@ -229,13 +233,6 @@ class Objective:
         contexts = self.contexts({name: leaf[seat, picked].flatten(0, 1) for name, leaf in leaves.items()})
         return self.staged.project_sides(contexts)
 
-    def _references_of(self, seats: Seats) -> Projections | None:
-        """Every seat's reference contexts, where the attention loss compares with them."""
-        if self.method.attention_target not in ("reference", "reference_in_mask"):
-            return None
-        anyone = next(slot.reference for slot in seats if slot)
-        return joined([slot.reference if slot else anyone for slot in seats])
-
     def _comparison(self, batch: _Batch, part: slice) -> Comparison | MaskComparison | None:
         """What the attention loss of some samples needs."""
         method = self.method
@@ -247,8 +244,8 @@ class Objective:
                 batch.mask[part], person, method.attention_resolutions, method.attention_layers
             )
         return Comparison(
-            projections=batch.references,
-            rows=batch.seat[part],
+            keys=self._reference_keys,
+            rows=batch.reference_rows[part],
             columns=person if method.tokens_compared == "placeholder" else None,
             reduction=method.attention_reduction,
             largest_side=method.attention_resolutions,

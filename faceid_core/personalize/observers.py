@@ -50,7 +50,7 @@ class Comparison:
     """Asks a call for L_attention against a reference; afterwards `loss()` has it.
 
     Attributes:
-        projections: of the reference contexts (their keys are used).
+        keys: cross-attention layer -> keys of the reference contexts, [n, heads, length, d].
         rows: int64 [b], the reference row of each sample.
         columns: int64 [n] positions compared, None for all.
         reduction: "sum" or "mean" over pixels and tokens.
@@ -61,7 +61,7 @@ class Comparison:
         person: int64 [vectors], the person's positions; used with a mask.
     """
 
-    projections: Projections
+    keys: Mapping[str, torch.Tensor]
     rows: torch.Tensor
     columns: torch.Tensor | None
     reduction: str
@@ -82,7 +82,7 @@ class Comparison:
             attention_loss(
                 query,
                 key,
-                self.projections.layers[layer].keys.index_select(0, self.rows),
+                self.keys[layer].index_select(0, self.rows),
                 columns=self.columns,
                 reduction=self.reduction,
                 space=self.space,

@@ -10,7 +10,7 @@ from .method import Method
 
 # Learning rate, steps and samples per step of all: the best of the same trials, 1,000 samples a person
 # (docs/studies/tune.md).
-_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none", learning_rate=0.06)
+_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none")
 
 
 def _like(method: Method, **changes: Any) -> Method:
@@ -32,10 +32,9 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             reference_subject="start",
             attention_weight=0.0003,
             schedule="cosine",
-            learning_rate=0.06,
         ),
         # The paper as far as it is known, the rest as in its relatives: free vectors that start at the class word.
-        "semantic-fidelity-as-published": Method(learning_rate=0.06),
+        "semantic-fidelity-as-published": Method(),
         # Gal et al. 2022: one vector, nothing that holds its attention.
         "textual-inversion": _TEXTUAL_INVERSION,
         # The paper's own ablation: its attention loss on Textual Inversion.

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from faceid_core.diffusion.base import BaseModel
 
 from .method import Method
-from .observers import Projections
 from .parametrisation import Parametrisation
 from .random import chance, integer, normal
 from .stages import stage_of, stage_range
@@ -53,7 +52,7 @@ class Slot:
         masks: float32 [2, side, side], the face's share of each latent cell.
         starts: text encoder -> float32 [vectors, width], where the vectors began.
         learned: text encoder -> what is learned, and how the vectors follow from it.
-        reference: the class word's contexts, projected; one row.
+        reference: the class word's row among the objective's reference prompts.
         attention_before: float32 [h, w], attention on the person's positions before the first step.
         attempt: 1, or 2 after a restart; why: what ended the first attempt.
         seconds: this person's share of the time spent so far.
@@ -65,7 +64,7 @@ class Slot:
     masks: torch.Tensor
     starts: Mapping[str, torch.Tensor]
     learned: Mapping[str, Parametrisation]
-    reference: Projections
+    reference: int
     optimizer: torch.optim.AdamW
     attention_before: torch.Tensor
     attempt: int = 1

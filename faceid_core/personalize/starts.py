@@ -13,6 +13,8 @@ from .names import known_names
 from .prompts import training_prompt
 
 _FEWEST_NAMES = 8
+# Shorter components, as a share of the longest, are rounding: names share words, so they span fewer directions.
+_SHORTEST = 1e-5
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def name_basis(base: BaseModel, tower: TextTower, method: Method) -> torch.Tenso
     A coefficient of 1 is then a typical difference between names, at every position and for every component.
 
     Returns:
-        float32 [vectors, components, width].
+        float32 [vectors, components, width]; fewer components than `basis_size` where the names differ in fewer.
 
     Raises:
         ConfigurationError: too few names are known.
@@ -54,7 +56,8 @@ def name_basis(base: BaseModel, tower: TextTower, method: Method) -> torch.Tenso
     names = name_embeddings(base, tower, method)  # [names, vectors, width]
     centred = (names - names.mean(dim=0)).transpose(0, 1)  # [vectors, names, width]
     _, lengths, components = torch.linalg.svd(centred, full_matrices=False)
-    size = min(method.basis_size, components.shape[1])
+    spanned = int((lengths > _SHORTEST * lengths[:, :1]).sum(dim=1).max())
+    size = min(method.basis_size, spanned)
     deviations = lengths[:, :size, None] / (names.shape[0] - 1) ** 0.5
     return components[:, :size] * deviations
 

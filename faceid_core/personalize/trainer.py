@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 _PLATEAU_EVERY = 10  # steps between two looks at the photo's own loss
+# In float16 the gradient of a mean over a picture's latents is below the smallest normal number; a power of two, so
+# that nothing else is rounded otherwise. Constant, not GradScaler's: nobody's steps may depend on who shares the pass.
+_HALF_SCALE = 2.0**12
 _RESTART_RATE = 0.3  # learning rate of a second attempt, as a share of the method's
 
 
@@ -107,14 +110,16 @@ def personalize(
             elif slot is None and waiting:
                 photo = waiting.popleft()
                 seats[place] = trainer.admit(photo, entries.pop(photo.name, None))
+        faults = None
         try:
             faults = trainer.step(seats)
         except torch.OutOfMemoryError:
-            half = len(seats) // 2
-            if not half:
+            if len(seats) == 1:
                 raise
+        if faults is None:  # told after the exception is gone, whose traceback holds the activations
+            half = len(seats) // 2
             log.warning("out of memory with %d slots; going on with %d", len(seats), half)
-            # Nobody's step was taken yet. Those without a seat keep theirs, and go on when one is free.
+            # Those without a seat keep what they have learned, and go on when one is free.
             parked.extend(slot for slot in seats[half:] if slot)
             del seats[half:]
             torch.cuda.empty_cache()
@@ -209,18 +214,22 @@ class _Trainer:
         """
         began = time.perf_counter()
         method = self.method
-        taken = [place for place, slot in enumerate(seats) if slot is not None]
+        # Whoever has all steps already had the last one before the memory ran out for somebody else's.
+        taken = [place for place, slot in enumerate(seats) if slot and slot.step < method.steps]
+        if not taken:
+            return {}
         leaves = self.objective.leaves(seats)
         loss_diffusion, loss_attention = self.objective.losses(seats, leaves)  # [slots], [slots]
         # A sum, not a mean: a person's gradient must not depend on how many others there are.
         total = loss_diffusion + method.attention_weight * loss_attention
-        total[taken].sum().backward()
+        scale = _HALF_SCALE if self.base.dtype == torch.float16 else 1.0
+        (scale * total[taken].sum()).backward()
         losses = torch.stack([loss_diffusion, loss_attention]).detach().tolist()
 
         failures = {}
         for place in taken:
             slot = seats[place]
-            gradients = {name: leaf.grad[place] for name, leaf in leaves.items()}
+            gradients = {name: leaf.grad[place] / scale for name, leaf in leaves.items()}
             reason = step_fault(losses[0][place], losses[1][place], gradients)
             if reason:
                 failures[place] = reason
@@ -314,9 +323,9 @@ class _Trainer:
             return True
         if not method.patience or slot.step % _PLATEAU_EVERY:
             return False
+        began = time.perf_counter()
+        loss = self.objective.photo_loss(slot)
+        slot.seconds += time.perf_counter() - began
         return slot.plateau.reached(
-            self.objective.photo_loss(slot),
-            slot.step,
-            patience=method.patience,
-            tolerance=method.patience_tolerance,
+            loss, slot.step, patience=method.patience, tolerance=method.patience_tolerance
         )

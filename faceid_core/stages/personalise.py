@@ -14,7 +14,7 @@ class SlotStopped(Exception):
 class Personalise:
     """See the module's sentence. Outputs: tokens.safetensors, curve.json, attention.safetensors, training.json."""
 
-    name, version, batch = "personalise", 2, None  # None: the configured number of slots
+    name, version, batch = "personalise", 3, None  # None: the configured number of slots
     keeps_journal = True
 
     def execute(self, works, inputs, models, tick):

@@ -52,6 +52,15 @@ class Plan:
             scorer_names=found.names,
         )
 
+    def forces(self, stage: str, subject: Subject) -> bool:
+        """Whether the run computes the stage anew for a subject, whatever the store holds."""
+        from faceid_core.stages import STAGES
+
+        run = self.config.run
+        if not run.force or subject.kind != "person":
+            return False
+        return run.from_stage is None or STAGES.index(stage) >= STAGES.index(run.from_stage)
+
     def works(self, stage: str, subject: Subject) -> list[Work]:
         """Every piece of work of a stage ('score' is all metrics) for one subject whose inputs are there."""
         from faceid_core.stages import detect, generate, mask, parse, personalise, score

@@ -49,11 +49,6 @@ class SharedWork:
         if lease is not None:
             lease.drop()
 
-    def end_all(self) -> None:
-        """Let go of everything that is held still."""
-        while self._held:
-            self._held.popitem()[1].drop()
-
     def wait_for_one(self, works: Sequence[Work]) -> Iterator[None]:
         """Yield now and then until one of the works is made, or its worker has ended or died."""
         seen: dict[str, tuple[str, float]] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from faceid_core.config import GenerateConfig
-from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 
@@ -34,18 +33,6 @@ def studies() -> dict[str, Study]:
         found.append(_dial())
     found.append(_tune())
     return {study.name: study for study in found}
-
-
-def study_named(name: str) -> Study:
-    """The study of that name.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    known = studies()
-    if name not in known:
-        raise ConfigurationError(f"there is no study {name!r}; the studies are {', '.join(known)}")
-    return known[name]
 
 
 def _values(field_name: str) -> tuple:

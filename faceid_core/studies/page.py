@@ -62,6 +62,7 @@ def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig, measured: S
         yield f"\nNot measured yet: {', '.join(left)}."
     yield f"\n![The same figures]({study.name}.svg)\n"
     yield from _table(study, frame, measured)
+    yield from _diverged(frame, measured)
     if study.selects:
         yield from _selection(study, frame, measured)
         return
@@ -92,6 +93,20 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
             + [_mean(own[f"{category}_obeyed"]) for category in OBEYED_CATEGORIES]
         )
     yield from _markdown(header, rows)
+
+
+def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
+    """Of each variant whose training diverged: how many people a second attempt at a lower rate learned, or none did."""
+    told = []
+    for label in measured:
+        own = frame[(frame.kind == "person") & (frame.variant == label)]
+        again, never = int(own.restarted.fillna(0).sum()), int((own.samples == 0).sum())
+        if again or never:
+            told.append(
+                f"{label} ({again} learned by a second attempt at a lower rate, {never} not, counted as 0)"
+            )
+    if told:
+        yield f"\nTraining diverged: {', '.join(told)}."
 
 
 def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):

@@ -32,7 +32,15 @@ _FROM_SUMMARY = (
     "leakage_high",
     "leakage_floor",
 )
-FIGURES = ("balance", "concepts_fraction", *_FROM_SUMMARY, "leakage_excess", "seconds", "samples")
+FIGURES = (
+    "balance",
+    "concepts_fraction",
+    *_FROM_SUMMARY,
+    "leakage_excess",
+    "seconds",
+    "samples",
+    "restarted",
+)
 _WORDS = ("variant", "kind", "subject")
 _ORIGIN = ("device", "run_id", "variant_digest", "settings_digest")
 COLUMNS = (*_WORDS, *FIGURES, *_ORIGIN)
@@ -46,7 +54,7 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
     Args:
         variant: label.
         summary: rows of `evaluate.summary.summarise`.
-        origins: by identity id, of persons: device, run_id, samples.
+        origins: by identity id, of persons: device, run_id, samples, restarted.
     """
     obeyed = [row["concepts_obeyed"] for row in summary if row["subject_kind"] == "named"]
     ceiling = mean_of([value for value in obeyed if value is not None])
@@ -58,8 +66,6 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
         figures["concepts_fraction"] = None if concepts is None or not ceiling else concepts / ceiling
         figures["leakage_excess"] = _excess(row)
         if kind == PERSON:
-            # Left empty, the worst people would drop out of means and comparisons.
-            figures["identity_fraction"] = _identity(row)
             figures["balance"] = balance(figures["identity_fraction"], figures["concepts_fraction"])
             figures["seconds"] = row["seconds"]
         words = {
@@ -71,11 +77,14 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
     return rows
 
 
-def _identity(row: Mapping) -> float | None:
-    """A person without a face in any picture is as far from the ceiling as the class word, not unknown."""
-    if row["identity_fraction"] is None and row.get("detection") == 0:
-        return 0.0
-    return row["identity_fraction"]
+def stopped_row(variant: str, person: str, origin: Mapping) -> dict:
+    """The row of a person whom the variant could not learn: as far from the ceiling as the class word.
+
+    Left out, the worst people would drop out of means and comparisons, and a setting at which most people diverge could
+    be chosen for the few who did not.
+    """
+    figures = {"identity_fraction": 0.0, "balance": 0.0, "samples": 0}
+    return {"variant": variant, "kind": PERSON, "subject": person, **figures, **origin}
 
 
 def _excess(row: Mapping) -> float | None:

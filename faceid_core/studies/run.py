@@ -19,13 +19,14 @@ from faceid_core.night.scores import collect
 from faceid_core.outcomes import Outcome
 from faceid_core.stages import STAGES, stage_named
 from faceid_core.stages.files import read_json
+from faceid_core.stages.personalise import SlotStopped
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 from . import definitions
 from .page import write_page
-from .rows import PERSON, check_same, merged, read_rows, study_rows, write_rows
+from .rows import PERSON, check_same, merged, read_rows, stopped_row, study_rows, write_rows
 from .study import Study, Variant
 
 RunNight = Callable[[NightlyConfig], Night]
@@ -200,25 +201,38 @@ def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) ->
             origins[str(subject.identity_id)] = {
                 "device": drawn.provenance.get("device", ""),
                 "run_id": drawn.provenance.get("run_id", ""),
-                "samples": _samples(night, subject),
+                **_learning(night, subject),
             }
     rows = study_rows(variant.label, summary, origins)
+    rows += [
+        stopped_row(variant.label, account.identity_id, {"run_id": night.run_id})
+        for account in night.accounts.values()
+        if account.outcome is Outcome.FAILED and account.reason == SlotStopped.__name__
+    ]
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows
     ]
 
 
-def _samples(night: Night, subject: Subject) -> int | None:
-    """Noised copies of the photo that a person was learned from: a row of the curve is a step, also if it ended early."""
-    learned = subject.manifests.get("personalise")
+def _learning(night: Night, subject: Subject) -> dict[str, int]:
+    """How a person was learned.
+
+    Returns:
+        samples: noised copies of the photo; a row of the curve is a step, also if it ended early.
+        restarted: 1 if a first attempt diverged and the second, at a lower rate, made the tokens, else 0.
+        Nothing if that cannot be read.
+    """
+    learned, cache = subject.manifests.get("personalise"), StageCache(night.store, subject.scope)
     if learned is None:
-        return None
+        return {}
     try:
-        curve = read_json(StageCache(night.store, subject.scope).read(learned, "curve.json"))
+        curve = read_json(cache.read(learned, "curve.json"))
+        training = read_json(cache.read(learned, "training.json"))
     except DamagedInput:  # the figures do not rest on it
-        return None
-    return len(curve) * night.plan.method.samples_per_step
+        return {}
+    samples = len(curve) * night.plan.method.samples_per_step
+    return {"samples": samples, "restarted": int("restarted" in training)}
 
 
 def variant_digest(variant: Variant, config: NightlyConfig) -> str:

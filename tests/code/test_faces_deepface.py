@@ -1,5 +1,6 @@
 """The real-photograph path with no download: astronaut() through DeepFace's opencv detector, and every rejection."""
 
+import json
 import os
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def test_astronaut_all_the_way(faces):
 
 def test_facts_are_json_and_give_the_face_back(faces):
     found = detect_face(data.astronaut(), faces[0], crop_pixels=128)
-    again = face_from_facts(photos.decode_json(photos.encode_json(found.facts())))
+    again = face_from_facts(json.loads(photos.encode_json(found.facts())))
     assert isinstance(found, Detection)
     for name in ("box", "left_eye", "right_eye"):
         assert np.allclose(getattr(again, name), getattr(found.face_in_crop(), name), atol=0.02)

@@ -7,7 +7,7 @@ import pytest
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
-from faceid_core.evaluate.face_masks import face_masks, outside_share
+from faceid_core.evaluate.face_masks import face_mask, outside_share
 from faceid_core.evaluate.grid import parse_grid
 from faceid_core.evaluate.metrics import (
     METRICS,
@@ -15,7 +15,7 @@ from faceid_core.evaluate.metrics import (
     score,
     write_scores,
 )
-from faceid_core.evaluate.pictures import Pictures, largest_face
+from faceid_core.evaluate.pictures import Pictures, close_up, largest_face
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.faces.classes import INDEX, REGIONS
@@ -196,11 +196,17 @@ def test_image_text_is_asked_with_the_class_word(rows, scorers, oracle):
     assert found[0].value == pytest.approx(0.1)
 
 
+def mask_of(image, face, scorers):
+    """Where the face and its hair are, float32 [h, w]."""
+    (close,) = close_up([image], [face], scorers)
+    return face_mask(close.labels, close.transform, image.shape[:2])
+
+
 def test_face_mask_lies_where_the_face_is(scorers):
     """Half figure, turned by the alignment and back: the mask must come home to within a pixel."""
     for shot in (BEACH, HAT):
         truth = render(ANN, shot)
-        mask = face_masks([(truth.image, Face(truth.boxes[0], *truth.eyes[0], 1.0))], scorers)[0] > 0.5
+        mask = mask_of(truth.image, Face(truth.boxes[0], *truth.eyes[0], 1.0), scorers) > 0.5
         x0, y0, x1, y1 = truth.boxes[0]
         y, x = np.nonzero(mask)
         assert np.abs(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) - [x0, y0, x1, y1]).max() < 1.6
@@ -213,7 +219,7 @@ def test_attention_outside_the_face(rows, scorers):
     assert found[0].value is None and found[0].detail == "no attention was recorded"
     assert found[3].value is None and found[3].detail == "no face"
     image = rows[1].image
-    face = face_masks([(image, scorers.detector.detect([image])[0][0])], scorers)[0]
+    face = mask_of(image, scorers.detector.detect([image])[0][0], scorers)
     # Even attention: the share outside is the area outside.
     assert found[1].value == pytest.approx(1 - face.mean(), abs=0.01)
 
@@ -272,6 +278,6 @@ def test_the_miniatures_own_scorers_say_what_the_renderer_drew(rows, oracle):
         (r.prompt_id, r.seed): r.value for r in _score("concepts", pictures, real) if r.metric == "concepts"
     }
     assert named["beach", 0] == named["beach", 1] == 1 and named["hat-book", 0] == 0
-    mask = face_masks([(rows[1].image, pictures.faces[1])], real)[0] > 0.5
+    mask = mask_of(rows[1].image, pictures.faces[1], real) > 0.5
     truth = np.isin(render(BEN, BEACH).labels, [INDEX[name] for name in REGIONS["face_hair"]])
     assert (mask & truth).sum() / (mask | truth).sum() > 0.6

@@ -152,6 +152,21 @@ def test_when_memory_runs_out_half_the_slots_go_on_and_no_step_is_lost(base, mon
         )
 
 
+def test_whoever_had_the_last_step_when_memory_ran_out_gets_no_further_one(base, monkeypatch):
+    """The memory ends in the second person's update, when the first has just been moved for the last time."""
+    update, ends = trainer._Trainer._update, iter([True])
+
+    def short_of_memory(self, slot, gradients):
+        if slot.photo.name == "person-2" and slot.step == METHOD.steps - 1 and next(ends, False):
+            raise torch.OutOfMemoryError("no room")
+        update(self, slot, gradients)
+
+    monkeypatch.setattr(trainer._Trainer, "_update", short_of_memory)
+    found = {each.name: each for each in personalize(base, [tiny_photo(1), tiny_photo(2)], METHOD, slots=2)}
+    assert {name: each.slots for name, each in found.items()} == {"person-1": 1, "person-2": 1}
+    assert all(len(each.curve) == METHOD.steps for each in found.values())
+
+
 def test_memory_that_is_too_small_for_one_person_is_an_error(base, monkeypatch):
     def no_room(self, seats):
         raise torch.OutOfMemoryError("no room")

@@ -86,3 +86,16 @@ def test_a_mount_that_is_gone_is_told_before_anything_is_done(small, people, tmp
     with pytest.raises(ConfigurationError, match="none of the manifest's 2 photos"):
         open_night(small(str(store), people), LogReporter())
     assert not any(FolderStore(str(store)).list("runs"))
+
+
+def test_a_manifest_in_s3_and_its_photos_are_read_from_there(s3_server, small, people, tmp_path):  # noqa: F811
+    bucket = s3_server.new_bucket()
+    for path in people.parent.iterdir():
+        s3_server.client.upload_file(str(path), bucket, f"tonight/{path.name}")
+    config = small(str(tmp_path / "store"), f"s3://{bucket}/tonight/identities.csv")
+    night = open_night(config, LogReporter())
+    night.release()
+    assert outcomes(night) == {"ann": "None", "bob": "None"}, "nothing is wrong with anybody"
+    assert all(subject.photo_digest for subject in night.subjects.values() if subject.kind == "person")
+    with pytest.raises(ConfigurationError, match="there is no manifest"):
+        open_night(small(str(tmp_path / "store"), f"s3://{bucket}/tonight/other.csv"), LogReporter())

@@ -23,7 +23,15 @@ from faceid_core.studies.compare import (
 from faceid_core.studies.definitions import studies
 from faceid_core.studies.figure import study_figure
 from faceid_core.studies.page import write_page
-from faceid_core.studies.rows import check_same, frame_of, merged, read_rows, study_rows, write_rows
+from faceid_core.studies.rows import (
+    check_same,
+    frame_of,
+    merged,
+    read_rows,
+    stopped_row,
+    study_rows,
+    write_rows,
+)
 from faceid_core.studies.study import Claim
 
 
@@ -56,14 +64,14 @@ def test_rows_hold_fractions_of_the_ceiling_and_the_excess_over_the_floor():
         summary_row("named", concepts_obeyed=0.7),
         summary_row("person", identity_id="ann", identity_fraction=0.5, concepts_obeyed=0.6,
                     leakage=0.4, leakage_floor=0.1),
-        summary_row("person", identity_id="bob", concepts_obeyed=0.8, detection=0.0),
+        summary_row("person", identity_id="bob", identity_fraction=0.0, concepts_obeyed=0.8),
     ]  # fmt: skip
     made = study_rows("5", summary, {"ann": {"samples": 30, "run_id": "r"}})
     by_subject = {row["subject"]: row for row in made}
     ann, bob = by_subject["ann"], by_subject["bob"]
     assert ann["concepts_fraction"] == pytest.approx(0.75) and ann["balance"] == pytest.approx(0.6)
     assert ann["leakage_excess"] == pytest.approx(0.3) and ann["samples"] == 30
-    assert bob["balance"] == 0.0, "a person without a face in any picture is not left out of the mean"
+    assert bob["balance"] == 0.0
     assert bob["leakage_excess"] is None, "a run that did not measure leakage has none"
     assert {row["kind"]: row["variant"] for row in made} == {"floor": "", "ceiling": "", "person": "5"}
 
@@ -207,10 +215,14 @@ def test_every_claim_names_variants_and_measures_that_exist():
             assert {claim.better, *claim.worse} <= set(study.labels) and claim.measure in measures
 
 
-def test_a_person_without_a_face_stays_in_the_means_as_the_worst():
-    row = {"subject_kind": "person", "identity_id": "a", "subject": "k", "identity_fraction": None, "detection": 0.0,
-           "concepts_obeyed": 1.0, "seconds": 1.0}  # fmt: skip
-    ceiling = {"subject_kind": "named", "identity_id": None, "subject": "n", "identity_fraction": 1.0,
-               "concepts_obeyed": 1.0}  # fmt: skip
-    person = next(r for r in study_rows("v", [row, ceiling], {}) if r["kind"] == "person")
-    assert (person["identity_fraction"], person["balance"]) == (0.0, 0.0)
+def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(tmp_path):
+    study = studies()["tune"]
+    steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 50"
+    stopped = [stopped_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2, 3)]
+    restarted = rows(wild, [0.9], restarted=1, samples=1000)
+    frame = frame_of(rows(steady, [0.6] * 4, samples=1000) + restarted + stopped)
+    page, _ = write_page(study, frame, NightlyConfig(), tmp_path)
+    text = page.read_text()
+    assert "| prospect | 0.02 | 100 | 0.600" in text
+    assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 3 not, counted as 0)." in text
+    assert paired(frame, "balance", wild, steady).people == 4

@@ -7,7 +7,7 @@ import pytest
 
 from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
-from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.metric_rows import NO_REFERENCE_FACE, MetricRow
 from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarise
 
 ANN, BEN = "a" * 32, "b" * 32
@@ -77,8 +77,8 @@ def test_a_persons_row():
     # Pairs with a face in both: (.6 - .1), (.7 - .2), (.5 - .1), (.7 - .2)
     assert row["identity_gain"] == pytest.approx(1.9 / 4)
     assert row["identity_gain_low"] <= row["identity_gain"] <= row["identity_gain_high"]
-    # Floor .16, ceiling .8
-    assert row["identity_fraction"] == pytest.approx((0.66 - 0.16) / (0.8 - 0.16), abs=1e-5)
+    # Floor .16, ceiling .8; the picture without a face counts as the floor.
+    assert row["identity_fraction"] == pytest.approx(((3.3 + 0.16) / 6 - 0.16) / (0.8 - 0.16), abs=1e-5)
     assert row["concepts_obeyed"] == pytest.approx(0.75)
     assert row["single_concepts_obeyed"] == pytest.approx(5 / 6, abs=1e-5)
     assert (row["scene_obeyed"], row["mixed_obeyed"], row["clothing_obeyed"]) == (0.5, 1.0, None)
@@ -89,9 +89,16 @@ def test_a_persons_row():
 def test_a_person_without_a_single_face_has_no_similarity_but_counts_as_zero():
     row = _run(_subjects())[1]
     assert row["identity_similarity"] is None and row["identity_similarity_counting_faceless"] == 0
-    assert (
-        row["identity_gain"] is None and row["identity_fraction"] is None and row["concepts_obeyed"] is None
-    )
+    assert row["identity_gain"] is None and row["concepts_obeyed"] is None
+    assert row["identity_fraction"] == 0, "as far from the ceiling as the class word, and not left out"
+
+
+def test_a_photo_that_shows_no_face_to_the_scorers_is_no_reason_to_count_pictures_as_zero():
+    rows = [MetricRow(row.prompt_id, row.seed, "identity", None, NO_REFERENCE_FACE)
+            for row in _metric("identity", [None] * 6)]  # fmt: skip
+    named = SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6))
+    person = _run([SubjectScores("person", ANN, "woman", rows, rows, "ann", ANN), named])[0]
+    assert person["identity_similarity_counting_faceless"] is None and person["identity_fraction"] is None
 
 
 def test_the_class_words_identity_is_the_mean_of_its_peoples_floors():

@@ -23,7 +23,7 @@ NIGHT = (
     "select o.identity_id, count(*) as pictures, count(m.value) as faces, avg(m.value) as similarity "
     "from identity_outcomes o join images i using (generate_key) "
     "join image_metrics m on (m.generate_key, m.prompt_id, m.seed) = (i.generate_key, i.prompt_id, i.seed) "
-    "and m.score_key = o.score_keys['identity'] where o.run_id = '{run}' group by all order by all"
+    "and m.score_key = o.score_keys['score-identity'] where o.run_id = '{run}' group by all order by all"
 )
 
 

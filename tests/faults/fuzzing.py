@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from faceid_core import photos
-from faceid_core.config.parse import read_config
+from faceid_core.config.parse import load_config
 from faceid_core.errors import ConfigurationError, PhotoRejected
 from faceid_core.evaluate.grid import parse_grid
 from faceid_core.identity import parse_manifest
@@ -173,11 +173,14 @@ def _manifest(data: bytes) -> str:
 
 
 def _configuration(data: bytes) -> str:
-    try:
-        config = read_config(data, source="night.yaml")
-    except ConfigurationError as error:
-        assert "night.yaml" in str(error)
-        return "refused"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "night.yaml"
+        path.write_bytes(data)
+        try:
+            config = load_config(path)
+        except ConfigurationError as error:
+            assert "night.yaml" in str(error)
+            return "refused"
     assert len(config.digest()) == 64
     return "read"
 

@@ -82,7 +82,7 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert found["dies"].reason == found["hangs"].reason == "worker_lost"
     assert "no progress" in found["hangs"].message
     assert found["fails"].attempts >= 2 and found["fails"].reason == "it_does"
-    assert pool.replaced >= 4, "a worker for each loss"
+    assert pool.usage().replaced >= 4, "a worker for each loss"
     again = run(pool, "cleo")
     assert again["cleo"].status == "done", "the pool goes on after all that"
 
@@ -167,7 +167,7 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
         wait_for(2)
         thread.join(120)
         assert {done.status for done in found.values()} == {"done"} and len(found) == 80
-        assert pool.replaced == 1 and len(pool.usage().idle) == 2
+        assert pool.usage().replaced == 1 and len(pool.usage().idle) == 2
         assert max(done.attempts for done in found.values()) == 2, (
             "the attempt that the lost node cost is on record"
         )

@@ -49,7 +49,7 @@ def outcome_row(run_id: str, day: int, number: int) -> dict:
         "attempts": 1,
         "seconds": 1.5,
         "generate_key": digest("generate", number),
-        "score_keys": {"identity": digest("score", number)},
+        "score_keys": {"score-identity": digest("score", number)},
     }
 
 

@@ -53,6 +53,11 @@ def einsum_map(layer, hidden, contexts):
     return powers / powers.sum(-1, keepdim=True)
 
 
+def keys_of(projections):
+    """Layer -> keys."""
+    return {name: layer.keys for name, layer in projections.layers.items()}
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("columns", [None, [7]])
 def test_attention_loss_equals_an_einsum_on_captured_activations(base, reduction, columns):
@@ -60,7 +65,9 @@ def test_attention_loss_equals_an_einsum_on_captured_activations(base, reduction
     keys, values, reference = normal(3, 16, 32, seed=1), normal(3, 16, 32, seed=2), normal(2, 16, 32, seed=3)
     rows, reference_rows = torch.tensor([2, 0, 1, 2]), torch.tensor([0, 0, 1, 1])
     chosen = torch.tensor(columns) if columns else None
-    comparison = Comparison(staged.project(reference, reference), reference_rows, chosen, reduction, 4)
+    comparison = Comparison(
+        keys_of(staged.project(reference, reference)), reference_rows, chosen, reduction, 4
+    )
     _, hidden = predict_and_capture(
         staged,
         normal(4, 5, 8, 8),
@@ -135,6 +142,27 @@ def test_the_attention_losss_gradient_reaches_the_key_vectors_only(base):
     assert torch.count_nonzero(values) == 0
     assert (keys.flatten(1).norm(dim=1) > 0).all()
     assert (by_diffusion[0].flatten(2).norm(dim=-1) > 0).all()
+
+
+def test_half_precision_keeps_the_gradient_of_a_large_latents_mean(tmp_path):
+    """In float16 the gradient of a mean over many latents falls below its smallest numbers; scaled, it does not."""
+    weak = 1.0 / 2**14  # as over the 16,384 latents of a real model and ten samples, instead of 320 and five
+    method = Method(steps=1, samples_per_step=5, attention_target="none", weight_decay=0.0, gradient_clip=0.0)
+    moved = {}
+    for precision in ("float32", "float16"):
+        base = load_base_model(
+            write_tiny_pipeline(tmp_path / precision), precision=precision, digest="d" * 64
+        )
+        trainer = _Trainer(base, method, 0)
+        slot = trainer.admit(tiny_photo(1))
+        seen = []
+        trainer._update = lambda slot, gradients, seen=seen: seen.append(gradients["text_encoder"].clone())
+        losses = trainer.objective.losses
+        trainer.objective.losses = lambda *given, losses=losses: tuple(weak * each for each in losses(*given))
+        trainer.step([slot])
+        moved[precision] = seen[0]
+    exact, half = moved["float32"], moved["float16"]
+    assert (exact - half).norm() < 0.05 * exact.norm()
 
 
 def test_no_gradient_crosses_from_one_person_to_another(base):
