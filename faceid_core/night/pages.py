@@ -12,6 +12,7 @@ from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
 from faceid_core.night.runs import INDEX, PAGES, replace_object
+from faceid_core.night.scores import set_aside
 from faceid_core.report.index_page import index_page
 from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
@@ -66,10 +67,7 @@ def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, su
         return True
     except (StoreError, PhotoRejected) as error:
         if isinstance(error, DamagedInput):
-            cache = StageCache(night.store, subject.scope)
-            damaged = cache.by_key(error.stage, error.stage_key)
-            if damaged is not None:
-                cache.quarantine(damaged, str(error))
+            set_aside(StageCache(night.store, subject.scope), error)
         night.reporter.note(f"{subject.name}: no page in this run, run again: {error}")
         return False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
 from faceid_core.evaluate.summary import SubjectScores, summarise
@@ -77,9 +79,7 @@ def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dic
         try:
             found.append((subject, scores_of(night, subject)))
         except DamagedInput as damage:
-            manifest = StageCache(night.store, subject.scope).by_key(damage.stage, damage.stage_key)
-            if manifest is not None:
-                StageCache(night.store, subject.scope).quarantine(manifest, str(damage))
+            set_aside(StageCache(night.store, subject.scope), damage)
             message = f"{damage}; run again: it is made anew"
             _close(night, subject, damage.stage, "damaged_input", message)
         except StoreError as error:
@@ -93,6 +93,14 @@ def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dic
         [scores for _, scores in found], run_id=night.run_id, run_date=night.run_date, categories=categories
     )
     return found, summary
+
+
+def set_aside(cache: StageCache, damage: DamagedInput) -> None:
+    """Quarantine the result that is damaged, so that its stage runs again; where that fails, the next read does it."""
+    with suppress(StoreError):
+        manifest = cache.by_key(damage.stage, damage.stage_key)
+        if manifest is not None:
+            cache.quarantine(manifest, str(damage))
 
 
 def _close(night: Night, subject: Subject, stage: str, reason: str, message: str) -> None:
