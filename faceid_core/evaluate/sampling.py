@@ -31,6 +31,7 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     try:
         scheduler = kind.from_config(dict(config))
         scheduler.set_timesteps(steps)
+    # What diffusers' schedulers raise for settings that they do not have, NotImplementedError among them.
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise ConfigurationError(
             f"sampler {name} cannot do {steps} steps with this base model: {error}"

@@ -110,6 +110,7 @@ def test_a_small_face_in_a_large_photo_is_searched_for_in_its_parts():
 
 @pytest.fixture(scope="module")
 def dlib_detector():
+    # An extra, which has no wheel for every machine; the extra for tests brings it, so `make test` runs these.
     pytest.importorskip("dlib")
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("dlib's five-point predictor comes with the package face-recognition-models")
@@ -173,7 +174,9 @@ def test_retinaface_loads_a_file_of_its_layout_and_reads_its_answer(monkeypatch,
     import torch
     from retinaface.commons import backend_utils
 
-    if backend_utils.get_backend_engine() != "pytorch":
+    if (
+        backend_utils.get_backend_engine() != "pytorch"
+    ):  # TensorFlow is installed, whose files are of another kind
         pytest.skip("DeepFace runs on another engine here")
     weights = tmp_path / ".deepface" / "weights" / "retinaface.pth"
     weights.parent.mkdir(parents=True)

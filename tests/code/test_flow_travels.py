@@ -8,7 +8,7 @@ import sys
 import cloudpickle
 
 ARRIVED = """
-import sys, cloudpickle
+import sys, cloudpickle  # as Prefect's own runner does with what a server's process sent it
 flow = cloudpickle.loads(sys.stdin.buffer.read())
 config = flow.validate_parameters({"config": {"generate": {"seeds": "2"}}})["config"]
 assert config.generate.seeds == 2, config

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from faceid_core.errors import PhotoRejected, StoreError
-from faceid_core.night import pages, publish
+from faceid_core.night import drive, pages, publish
 from faceid_core.night.drive import drive_inline
+from faceid_core.night.executor import InlineExecutor
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
@@ -108,3 +109,53 @@ def test_a_process_takes_over_its_own_lease_and_nobody_elses(folder_store):
     assert again is not None
     again.drop()
     assert folder_store.head(name) is None
+
+
+def test_a_look_without_the_lease_sets_nothing_aside(small, people, tmp_path):  # noqa: F811
+    """Somebody else may be at the store: a damaged manifest is a miss for who only looks, and stays for who may mend."""
+    config = small(str(tmp_path / "store"), people)
+    night = open_night(config, LogReporter())
+    assert drive_inline(night).exit_status == 0
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    (damaged,) = (tmp_path / "store" / ann.scope / "stages" / "mask").glob("*.json")
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"torn")
+    look = open_night(config, LogReporter(), dry=True)
+    assert not look.lookup("detect") and not look.lookup("parse")
+    assert [work.subject for work in look.lookup("mask")] == [ann.name]
+    assert damaged.read_bytes() == b"torn"
+
+
+class Overlapping(InlineExecutor):
+    """Scores what was drawn in the same call, as the pool of several workers does."""
+
+    overlaps = True
+
+    def execute(self, works, tick, on_done, stop):
+        following = []
+
+        def done(each):
+            following.extend(on_done(each))
+            return ()
+
+        super().execute(works, tick, done, stop)
+        if following:
+            super().execute(following, tick, done, stop)
+
+
+def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path, monkeypatch):  # noqa: F811
+    """Her drawn pictures cannot be found when the outcome comes in: nothing of hers is scored, and bob goes on."""
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    monkeypatch.setattr(drive, "InlineExecutor", Overlapping)
+    whole = StageCache.by_key
+
+    def by_key(self, stage, key):
+        if stage == "generate" and self.scope == ann.scope:
+            raise StoreError("connection reset")
+        return whole(self, stage, key)
+
+    monkeypatch.setattr(StageCache, "by_key", by_key)
+    assert drive_inline(night).exit_status == 2
+    assert outcomes(night) == {"ann": "failed", "bob": "done"}
+    assert night.accounts[ann.name].reason == "result_missing"

@@ -261,6 +261,20 @@ def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatc
     assert Tables(folder_store).read("images").column_names == old.schema.names
 
 
+@pytest.mark.parametrize("read", ["_absent", "_changed", "_same_rows"])
+def test_a_read_that_fails_while_rows_are_added_is_the_storages_failure(folder_store, monkeypatch, read):
+    """The flow tries again after a StoreError; anything else it takes for a bug."""
+    tables = Tables(folder_store)
+    tables.publish("r1", night("r1", 1, people=1))
+
+    def refuses(*_):
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(write, read, refuses)
+    with pytest.raises(StoreError, match="connection reset"):
+        tables.publish("r1", night("r1", 1, people=1))
+
+
 def test_a_damaged_catalogue_or_a_lost_file_is_a_clear_error(folder_store):
     tables = Tables(folder_store)
     tables.publish("r1", night("r1", 1))

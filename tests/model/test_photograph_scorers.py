@@ -23,6 +23,7 @@ from faceid_core.weights.catalogue import RECOGNISERS
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
 
+# The extra for tests brings it, so `make test` runs these; it has no wheel for every machine.
 with_dlib = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models")),
     reason="the extra is not installed: pip install 'faceid[dlib]'",
