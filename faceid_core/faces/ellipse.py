@@ -36,10 +36,21 @@ class EllipseParser:
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
         """See `protocols.FaceParser`; without `faces`, eyes are taken to be at the training targets."""
-        found = [None] * len(crops) if faces is None else list(faces)
-        if len(found) != len(crops):
-            raise ValueError(f"{len(crops)} crops came with {len(found)} faces")
-        return np.stack([_label(crop.shape[0], face) for crop, face in zip(crops, found, strict=True)])
+        return np.stack([_label(crop.shape[0], face) for crop, face in with_faces(crops, faces)])
+
+
+def with_faces(
+    crops: Sequence[np.ndarray], faces: Sequence[Face] | None
+) -> list[tuple[np.ndarray, Face | None]]:
+    """Every crop with its face; None where no faces were given.
+
+    Raises:
+        ValueError: there are fewer or more faces than crops.
+    """
+    found = [None] * len(crops) if faces is None else list(faces)
+    if len(found) != len(crops):
+        raise ValueError(f"{len(crops)} crops came with {len(found)} faces")
+    return list(zip(crops, found, strict=True))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .classes import INDEX
-from .ellipse import Geometry, draw_parts, geometry_of
+from .ellipse import Geometry, draw_parts, geometry_of, with_faces
 from .protocols import Face
 
 # GrabCut works on a copy of this size: its time grows with the area, and a mask needs no more.
@@ -39,10 +39,7 @@ class GrabCutParser:
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
         """See `protocols.FaceParser`; without `faces`, eyes are taken to be at the training targets."""
-        found = [None] * len(crops) if faces is None else list(faces)
-        if len(found) != len(crops):
-            raise ValueError(f"{len(crops)} crops came with {len(found)} faces")
-        return np.stack([_label(crop, face) for crop, face in zip(crops, found, strict=True)])
+        return np.stack([_label(crop, face) for crop, face in with_faces(crops, faces)])
 
 
 def _label(crop: np.ndarray, face: Face | None) -> np.ndarray:

@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--pictures", type=int, help="how many pictures to render and hold in memory")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rate", type=float, help="of part unet: the phase's highest learning rate (0.001)")
     parser.add_argument("--known", type=int, default=256, help="of part names: how many the encoder knows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from .unet import train_unet
 
+        if options.rate:
+            given["rate"] = options.rate
         train_unet(**given)
 
 

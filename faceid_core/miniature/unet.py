@@ -150,6 +150,7 @@ def train_unet(
     pictures: int = 40_000,
     batch: int = 32,
     seed: int = 21,
+    rate: float = _PEAK_RATE,
 ) -> None:
     """Train for a time; write the checkpoint `unet` and, every five minutes and at the end, a whole pipeline.
 
@@ -159,6 +160,7 @@ def train_unet(
         minutes: wall-clock budget of the phase, the first step not counted.
         resume: start from the checkpoint, or from the shipped weights, with a fresh optimiser.
         pictures: how many are rendered and encoded in the course of training and held in memory.
+        rate: highest learning rate; a phase that goes on from good weights loses less ground with a lower one.
     """
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
@@ -175,7 +177,7 @@ def train_unet(
     scheduler = new_scheduler()
     alphas = scheduler.alphas_cumprod  # [1000]
     average = Average(model, 0.999)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
     budget, step, running = None, 0, []
     last_report = last_save = time.monotonic()
 
@@ -198,9 +200,9 @@ def train_unet(
         # Velocities as they are at high noise, where what a picture shows is settled; less at low noise.
         level = (_LEVEL_LIMIT / (snr + 1)).clamp(max=1)[:, None, None, None]
         progress = budget.progress if budget else 0.0
-        rate = rate_at(progress, step, peak=_PEAK_RATE, warm_up_steps=100, hold=_HOLD)
+        now_rate = rate_at(progress, step, peak=rate, warm_up_steps=100, hold=_HOLD)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = now_rate
         with torch.autocast("cpu", torch.bfloat16):
             predicted = model(noisy, timesteps, tokens)
         error = (predicted.float() - velocity) ** 2  # [B, C, 16, 16]
@@ -219,7 +221,7 @@ def train_unet(
                 f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}"
             )
             print(
-                f"{line}, rate {rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
+                f"{line}, rate {now_rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
                 flush=True,
             )
             last_report, running = now, []

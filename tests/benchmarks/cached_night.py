@@ -67,12 +67,12 @@ def require_light(night: Seen) -> None:
 
 
 def _on_s3(settings: Settings, store: Path, common: tuple[str, ...], people: int) -> list[Row]:
-    with counting_server(PREFIX) as (server, client):
+    with counting_server(PREFIX) as (server, client, environment):
         copy_store(store, client)
         nights, counts, busy = [], [], []
         for _ in range(settings.repeats):
             server.forget()
-            night = run_night(settings, "--store", f"s3://{BUCKET}/{PREFIX}", *common, **server.environment())
+            night = run_night(settings, "--store", f"s3://{BUCKET}/{PREFIX}", *common, **environment)
             require_light(night)
             nights.append(night)
             counts.append(Counter(server.requests))

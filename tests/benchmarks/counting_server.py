@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+
+from tests.helpers.honest_s3 import HonestServer
 
 from .child import joined_seconds
 
@@ -19,26 +20,14 @@ class CountingServer:
     Attributes:
         requests: (method, kind of object) -> number; the kind is the first name below the store's prefix, for what
             belongs to a person with the second one that is not the person's key: "identities/stages".
-        endpoint: its address.
     """
 
-    def __init__(self, prefix: str):
-        from moto.moto_server.werkzeug_app import (
-            DomainDispatcherApplication,
-            MotoRequestHandler,
-            create_backend_app,
-        )
-        from werkzeug.serving import make_server
-
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    def __init__(self, application, prefix: str):
         self.requests: Counter[tuple[str, str]] = Counter()
+        self._application = application
         self._start = f"/{BUCKET}/{prefix}/"
         self._spans: list[tuple[float, float]] = []
         self._lock = threading.Lock()
-        self._application = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=MotoRequestHandler)
-        self.endpoint = "http://{}:{}".format(*self._server.server_address[:2])
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def __call__(self, environ, start_response):
         first = time.monotonic()
@@ -69,28 +58,13 @@ class CountingServer:
             self.requests.clear()
             self._spans.clear()
 
-    def environment(self) -> dict[str, str]:
-        """By which a process reaches the server."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-        }
-
-    def close(self) -> None:
-        """Stop answering."""
-        self._server.shutdown()
-
 
 @contextmanager
 def counting_server(prefix: str):
-    """A server with its bucket, for as long as the block lasts."""
+    """What counts, a client and the environment of a server with its bucket, for as long as the block lasts."""
     import boto3
 
-    server = CountingServer(prefix)
+    server = HonestServer(lambda application: CountingServer(application, prefix))
     try:
         client = boto3.client(
             "s3",
@@ -100,6 +74,6 @@ def counting_server(prefix: str):
             region_name="us-east-1",
         )
         client.create_bucket(Bucket=BUCKET)
-        yield server, client
+        yield server.application, client, server.environment()
     finally:
         server.close()

@@ -16,6 +16,7 @@ from faceid_core.night.drive import drive_inline
 from faceid_core.night.opening import open_night
 from faceid_core.night.people import manifest_source, read_people
 from faceid_core.night.reporter import LogReporter
+from faceid_core.personalize import guards
 from faceid_core.studies import definitions
 from faceid_core.studies.definitions import studies
 from faceid_core.studies.rows import read_rows
@@ -67,9 +68,9 @@ def laboratory(tmp_path_factory):
     )
     config = load_config(folder / "night.yaml")
 
-    def ask(study="kv-split", run_night=no_night, people=2, seeds=1, config=config, **more):
+    def ask(study="kv-split", run_night=no_night, people=2, seeds=1, config=config, out="out", **more):
         return run_study(
-            studies()[study], config, people=people, seeds=seeds, out=folder / "out",
+            studies()[study], config, people=people, seeds=seeds, out=folder / out,
             run_night=run_night, say=str, **more,
         )  # fmt: skip
 
@@ -120,6 +121,20 @@ def test_studies_share_the_variant_that_is_the_default(laboratory):
     figures = ["subject", "balance", "identity_similarity", "concepts_obeyed", "run_id", "variant_digest"]
     on = own[own.variant == "on"][figures].reset_index(drop=True)
     assert shared[shared.variant == "0.003"][figures].reset_index(drop=True).equals(on)
+
+
+def test_people_whose_training_diverges_count_as_nothing_of_the_way(laboratory, monkeypatch):
+    monkeypatch.setattr(guards, "LONGEST_VECTOR", 0.1)
+    config = changed(laboratory.config, {"personalize.method.learning_rate": 0.11}, source="test")
+    answer = laboratory.ask(
+        run_night=night_until("none"), config=config, names=("off",), fresh=True, out="wild"
+    )
+    assert set(answer.absent["off"]) == {"held-out-200500", "held-out-200501"}
+    measured = read_rows(laboratory.folder / "wild" / "kv-split.csv").query("kind == 'person'")
+    assert set(measured.subject) == set(answer.absent["off"])
+    assert (measured.balance == 0).all() and (measured.identity_fraction == 0).all()
+    page = (laboratory.folder / "wild" / "kv-split.md").read_text()
+    assert "diverged: off (0 learned by a second attempt at a lower rate, 2 not, counted as 0)" in page
 
 
 def test_rows_measured_otherwise_are_refused_before_any_night(laboratory):

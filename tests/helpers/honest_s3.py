@@ -13,6 +13,7 @@ import logging
 import threading
 import zlib
 from collections import Counter
+from collections.abc import Callable
 
 _CHECKSUMS = {
     "HTTP_X_AMZ_CHECKSUM_SHA256": lambda data: hashlib.sha256(data).digest(),
@@ -79,9 +80,17 @@ def _refuse(start_response, header: str) -> list[bytes]:
 
 
 class HonestServer:
-    """The server in a thread of this process; the endpoint is its address, `application` the wrapper."""
+    """The server in a thread of this process.
 
-    def __init__(self):
+    Args:
+        wrap: from moto's WSGI application to the one that answers.
+
+    Attributes:
+        endpoint: its address.
+        application: what answers.
+    """
+
+    def __init__(self, wrap: Callable = HonestS3):
         from moto.moto_server.werkzeug_app import (
             DomainDispatcherApplication,
             MotoRequestHandler,
@@ -90,7 +99,7 @@ class HonestServer:
         from werkzeug.serving import make_server
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self.application = HonestS3(DomainDispatcherApplication(create_backend_app))
+        self.application = wrap(DomainDispatcherApplication(create_backend_app))
         self._server = make_server(
             "127.0.0.1", 0, self.application, threaded=True, request_handler=MotoRequestHandler
         )
@@ -105,6 +114,7 @@ class HonestServer:
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
         }
 
     def close(self) -> None:
