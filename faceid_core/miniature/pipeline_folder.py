@@ -73,6 +73,9 @@ def write_pipeline(
 
     The models given are turned into half precision.
     """
+    # Encoding leaves its padding and truncation in the tokenizer; saved, they would change the model's digest.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -21,7 +21,7 @@ from faceid_core.miniature.captions import caption
 from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
 from faceid_core.miniature.dataset import render_pictures
 from faceid_core.miniature.measure import round_trip
-from faceid_core.miniature.pipeline_folder import PIPELINE, load_pipeline
+from faceid_core.miniature.pipeline_folder import PIPELINE, load_pipeline, write_pipeline
 from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
 from faceid_core.miniature.samples import named_people, write_samples
 from faceid_core.miniature.unet import face_weights, stratified_timesteps
@@ -202,3 +202,15 @@ def test_the_pipeline_folder_loads_and_draws():
     ]
     assert drawn[0].shape == (64, 64, 3)
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_a_pipeline_that_was_used_is_written_as_it_was_read(tmp_path):
+    pipeline = load_pipeline()
+    pipeline.tokenizer(["a photo of person"], padding="max_length", truncation=True)
+    write_pipeline(pipeline.tokenizer, pipeline.text_encoder, pipeline.vae, pipeline.unet, tmp_path)
+    written = {
+        file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
+    }
+    assert written == {
+        file.relative_to(PIPELINE): file.read_bytes() for file in PIPELINE.rglob("*") if file.is_file()
+    }
