@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 
-from tests.helpers.honest_s3 import HonestServer
+from tests.helpers.honest_s3 import MotoServer
 
 from .child import joined_seconds
 
@@ -64,7 +64,7 @@ def counting_server(prefix: str):
     """What counts, a client and the environment of a server with its bucket, for as long as the block lasts."""
     import boto3
 
-    server = HonestServer(lambda application: CountingServer(application, prefix))
+    server = MotoServer(lambda application: CountingServer(application, prefix))
     try:
         client = boto3.client(
             "s3",

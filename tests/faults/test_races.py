@@ -20,7 +20,7 @@ from faceid_core.store import open_store
 from faceid_core.store.scopes import all_scopes
 from tests.helpers.aftermath import compare_with, nothing_is_left_over
 from tests.helpers.fault_counts import FaultRecord
-from tests.helpers.honest_s3 import HonestS3, HonestServer
+from tests.helpers.honest_s3 import HonestS3, MotoServer
 from tests.helpers.killed import night_in_a_child
 
 RACERS = 6
@@ -30,7 +30,7 @@ FEW, MANY = 25, 1000
 @pytest.fixture(scope="module")
 def honest_s3():
     """The server; this process and its children find it through the environment."""
-    server = HonestServer()
+    server = MotoServer()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():
             patch.setenv(name, value)

@@ -79,8 +79,8 @@ def _refuse(start_response, header: str) -> list[bytes]:
     return [body]
 
 
-class HonestServer:
-    """The server in a thread of this process.
+class MotoServer:
+    """moto's server, behind what is wrapped around it, in a thread of this process.
 
     Args:
         wrap: from moto's WSGI application to the one that answers.
