@@ -6,6 +6,7 @@ import sys
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from faceid_core.config import load_config
@@ -76,10 +77,10 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
         state = each.state
         if each.went_on_from:
             state += f", from {each.went_on_from / 1e6:,.1f} MB on"
-        table.add_row(each.name, state, size, each.digest[:12], each.sentence)
+        table.add_row(each.name, state, size, each.digest[:12], escape(each.sentence))
     shipped = [] if names else [each for each in needs_of(config) if each.model is None]
     for each in shipped:
-        table.add_row(each.name, each.state, "", "", each.detail)
+        table.add_row(each.name, each.state, "", "", escape(each.detail))
     console.print(table)
     failed = [each.name for each in found if each.state == "failed"]
     missing = [each.name for each in shipped if each.state == "missing"]

@@ -7,6 +7,7 @@ from functools import wraps
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
@@ -96,11 +97,11 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
             person["stage"] or "",
             person["reason"] or "",
             f"{person['seconds']:.1f}",
-            person["message"] or "",
+            escape(person["message"] or ""),
         )
     console.print(table)
     for name, message in record["common_failures"].items():
-        console.print(f"{name}: {message}")
+        console.print(f"{name}: {message}", markup=False)
 
 
 @click.command(short_help="Run SQL over the tables of a store.")

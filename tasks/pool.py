@@ -91,9 +91,9 @@ class RayPool:
 
     def _beside_gpus(self) -> Workers | None:
         """Workers without a GPU for what needs none, where others have one and CPUs are left."""
-        if not gpus_of_a_worker(self._settings):
+        if not gpus_of_a_worker(self._settings.device):
             return None
-        count = min(_LIGHT_PER_GPU_WORKER * len(self._workers), room_beside_gpus(self._settings))
+        count = min(_LIGHT_PER_GPU_WORKER * len(self._workers), room_beside_gpus(self._settings.threads))
         if not count:
             return None  # no CPU is left: those with a GPU do everything
         return Workers(self.actor_class, self._settings, self._run_id, wanted=count, with_gpu=False)

@@ -8,7 +8,7 @@ import ray
 
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.finding import Finding
-from tasks.workers import start_ray
+from tasks.workers import gpus_of_a_worker, room_for, start_ray, threads_of_a_worker
 
 
 def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
@@ -24,15 +24,15 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     start_ray(execution.ray_address, "doctor")
     try:
         total, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+        device, cpus = config.base_model.device, total.get("CPU", 0)
+        threads = min(threads_of_a_worker(execution.threads(), device), max(1, cpus))
+        room = room_for(total, threads, gpus_of_a_worker(device))
     finally:
         ray.shutdown()
-    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-    threads = min(execution.threads(), max(1, cpus))  # as tasks.workers asks for
-    by_gpu = config.base_model.device == "cuda" or (config.base_model.device == "auto" and gpus >= 1)
-    room = int(min(cpus // threads, gpus) if by_gpu else cpus // threads)
     workers = execution.workers or max(1, room)
     where = execution.ray_address or os.environ.get("RAY_ADDRESS") or "started on this machine"
-    found = f"Ray {ray.__version__}, {where}: {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs; {workers} worker(s)"
+    has = f"{len(nodes)} node(s), {cpus:g} CPUs, {total.get('GPU', 0):g} GPUs"
+    found = f"Ray {ray.__version__}, {where}: {has}; {workers} worker(s)"
     if workers > room:
         advice = f"there is room for {room}: lower execution.workers or execution.threads_per_worker"
         return [Finding("ray", "fail", found, advice)], workers

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -43,10 +44,10 @@ class Workers:
         self, actor_class: Any, settings: WorkerSettings, run_id: str, *, wanted: int, with_gpu: bool = True
     ):
         self._class, self._run_id, self._wanted = actor_class, run_id, wanted
-        self._gpus = gpus_of_a_worker(settings) if with_gpu else 0
+        self._gpus = gpus_of_a_worker(settings.device) if with_gpu else 0
         self._settings = replace(
             settings,
-            threads=_threads(settings, bool(gpus_of_a_worker(settings))),
+            threads=threads_of_a_worker(settings.threads, settings.device),
             device=settings.device if with_gpu else "cpu",
         )
         self._idle: queue.Queue = queue.Queue()
@@ -139,11 +140,7 @@ class Workers:
 
     def _room(self, resources: dict[str, float]) -> int:
         """For how many more actors these resources are enough."""
-        cpus, gpus = self._needs()
-        rooms = [int(resources.get("CPU", 0) // cpus)]
-        if gpus:
-            rooms.append(int(resources.get("GPU", 0) // gpus))
-        return min(rooms)
+        return room_for(resources, *self._needs())
 
     def _needs(self) -> tuple[float, float]:
         return min(max(1, self._settings.threads), ray.cluster_resources().get("CPU", 1)), self._gpus
@@ -194,23 +191,33 @@ class Workers:
         )
 
 
-def gpus_of_a_worker(settings: WorkerSettings) -> int:
-    """GPUs that a worker with the base model takes in the present Ray session."""
+def gpus_of_a_worker(device: str) -> int:
+    """GPUs that a worker with the base model takes in the present Ray session, by the configured device."""
     gpus = ray.cluster_resources().get("GPU", 0)
-    return int(settings.device == "cuda" or (settings.device == "auto" and gpus >= 1))
+    return int(device == "cuda" or (device == "auto" and gpus >= 1))
 
 
-def room_beside_gpus(settings: WorkerSettings) -> int:
+def threads_of_a_worker(threads: int, device: str) -> int:
+    """Threads that a worker takes; beside GPUs half of a GPU's share of the CPUs is left to workers without."""
+    return _beside_gpus(threads) if gpus_of_a_worker(device) else threads
+
+
+def room_for(resources: Mapping[str, float], cpus: float, gpus: int) -> int:
+    """For how many workers of so many CPUs and GPUs each these resources are enough."""
+    rooms = [int(resources.get("CPU", 0) // cpus)]
+    if gpus:
+        rooms.append(int(resources.get("GPU", 0) // gpus))
+    return min(rooms)
+
+
+def room_beside_gpus(threads: int) -> int:
     """How many workers without a GPU there is room for now."""
-    return int(ray.available_resources().get("CPU", 0) // max(1, _threads(settings, beside_gpus=True)))
+    return int(ray.available_resources().get("CPU", 0) // max(1, _beside_gpus(threads)))
 
 
-def _threads(settings: WorkerSettings, beside_gpus: bool) -> int:
-    """Threads of a worker; one with a GPU leaves half of its share of the CPUs to workers without."""
+def _beside_gpus(threads: int) -> int:
     total = ray.cluster_resources()
-    if not beside_gpus:
-        return settings.threads
-    return max(1, min(settings.threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
+    return max(1, min(threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
 
 
 def start_ray(address: str, run_id: str) -> threading.Event:

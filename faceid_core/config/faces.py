@@ -82,7 +82,7 @@ class FacesConfig(Section):
         30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
     )
     max_photo_pixels: int = Field(
-        50_000_000, ge=4_096, le=500_000_000, description="Largest accepted photo, in pixels."
+        50_000_000, ge=4_096, le=178_000_000, description="Largest accepted photo, in pixels."
     )
 
     @model_validator(mode="after")

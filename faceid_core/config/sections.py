@@ -114,7 +114,7 @@ class ScoreConfig(Section):
         min_length=1,
         max_length=2,
         description="Of photographs: the face recogniser of identity and, if two are named, that of identity_second, "
-        "by their DeepFace names. Dlib is pip install 'faceid[dlib]'.",
+        "by their DeepFace names. Dlib needs the extra 'dlib', which `make` installs.",
     )
     clips: tuple[Clip, ...] = Field(
         ("ViT-B/32",),
@@ -230,6 +230,9 @@ class RunConfig(Section):
     max_failed_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."
     )
+    require_consent: bool = Field(
+        False, description="Refuse whoever has neither consent_ref nor consent_until in the manifest."
+    )
     finish_by: dt.time | None = Field(
         None,
         description="Local time after which nobody is started on a stage up to personalise. Whoever has tokens by "
@@ -274,8 +277,14 @@ class S3Config(Section):
     """How an s3:// store is reached; credentials come from the usual AWS places, never from here."""
 
     endpoint_url: str = Field("", description="S3 endpoint other than AWS's own; empty for AWS.")
-    region: str = Field("", description="Region; empty takes AWS_REGION or the profile's.")
-    path_style: bool = Field(False, description="Bucket in the path, as most S3 clones need.")
+    region: str = Field(
+        "", description="Region; empty takes AWS_REGION, AWS_DEFAULT_REGION or the profile's."
+    )
+    path_style: bool | None = Field(
+        None,
+        description="Bucket in the path (true) or in the host's name (false); empty takes the path where there is an "
+        "endpoint_url, as most S3 clones need.",
+    )
     kms_key: str = Field(
         "",
         description="KMS key (id, alias or ARN) with which the store encrypts everything that is written; empty leaves "

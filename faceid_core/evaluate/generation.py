@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,7 @@ def draw(
     guidance: float = 5.0,
     batch: int = 16,
     record_attention: bool = True,
+    on_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Drawn]:
     """Draw pictures, in the order of the requests.
 
@@ -86,6 +87,7 @@ def draw(
         sampler: name of a diffusers scheduler.
         guidance: classifier-free guidance scale; 1 draws without guidance.
         batch: pictures drawn together.
+        on_step: called after every sampling step of a batch; a batch may take minutes.
 
     Raises:
         BaseMismatch: tokens of another base model, or of several in one prompt.
@@ -101,14 +103,23 @@ def draw(
                 person.require_base(base.description.digest)
                 request.use.within(person.stages)
     make_scheduler(sampler, base.scheduler_config, steps)
-    return _Drawing(base, sampler, steps, guidance, batch, record_attention).run(requests)
+    return _Drawing(base, sampler, steps, guidance, batch, record_attention, on_step).run(requests)
 
 
 class _Drawing:
     """One call of `draw`: what all its batches share."""
 
-    def __init__(self, base: BaseModel, sampler: str, steps: int, guidance: float, batch: int, record: bool):
-        self.base, self.sampler, self.steps = base, sampler, steps
+    def __init__(
+        self,
+        base: BaseModel,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        batch: int,
+        record: bool,
+        on_step: Callable[[], object],
+    ):
+        self.base, self.sampler, self.steps, self.on_step = base, sampler, steps, on_step
         self.guidance, self.batch, self.record = guidance, batch, record
         self.staged = StagedUNet.of(base)
         with torch.no_grad():
@@ -154,6 +165,7 @@ class _Drawing:
             [request.seed for request in filled],
             guidance=self.guidance,
             recording=recording,
+            on_step=self.on_step,
         )
         images = self.base.decode_latents(latents)  # [batch, resolution, resolution, 3]
         maps = recording.maps().to(torch.float16).cpu().numpy() if recording else [None] * self.batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -64,6 +64,7 @@ def denoise(
     *,
     guidance: float,
     recording: Recording | None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> torch.Tensor:
     """Draw latents from noise with classifier-free guidance.
 
@@ -74,6 +75,7 @@ def denoise(
         seeds: n seeds of the starting noise.
         guidance: scale; 1 or less draws without the unconditional half.
         recording: of the conditional samples' attention.
+        on_step: called after every step.
 
     Returns:
         float32 [n, channels, side, side].
@@ -102,4 +104,5 @@ def denoise(
             unconditional, conditional = prediction.chunk(2)
             prediction = unconditional + guidance * (conditional - unconditional)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
+        on_step()
     return latents

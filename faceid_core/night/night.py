@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,15 @@ log = logging.getLogger(__name__)
 LOOKUP_THREADS = 16
 # Whoever has tokens when finish_by passes is drawn and scored still; nobody new is started.
 ADMITTING_STAGES = ("detect", "parse", "mask", "personalise")
+
+
+@dataclass
+class _Look:
+    """What a lookup found of one subject's results of a stage."""
+
+    hits: int = 0
+    misses: list[Work] = field(default_factory=list)
+    error: StoreError | None = None
 
 
 @dataclass
@@ -117,32 +127,45 @@ class Night:
             subjects.sort(key=lambda subject: subject.kind == "person")
         with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
-        misses = [work for _, works in found for work in works]
+        self._close_unread(stage, subjects, found)
+        misses = [work for look in found for work in look.misses]
         if self.learned_only:
             misses = close_unlearned(stage, misses, self.accounts)
-        self.reporter.looked_up(stage, hits=sum(hits for hits, _ in found), misses=len(misses))
+        self.reporter.looked_up(stage, hits=sum(look.hits for look in found), misses=len(misses))
         return misses
 
-    def _lookup_one(self, stage: str, subject: Subject) -> tuple[int, list[Work]]:
-        hits, misses = 0, []
+    def _close_unread(self, stage: str, subjects: Sequence[Subject], looks: Sequence[_Look]) -> None:
+        """Close whoever's results cannot be read: that ends this person's night only.
+
+        Raises:
+            StoreError: nobody's of several can be read, so it is the store; nobody was closed, and it may be tried again.
+        """
+        unread = [(s, look.error) for s, look in zip(subjects, looks, strict=True) if look.error]
+        if len(unread) > 1 and not any(look.hits or look.misses for look in looks if not look.error):
+            raise unread[0][1]
+        for subject, error in unread:
+            self._fail(subject, stage, type(error).__name__, str(error))
+
+    def _lookup_one(self, stage: str, subject: Subject) -> _Look:
+        look = _Look()
         cache, forced = StageCache(self.store, subject.scope), self.plan.forces(stage, subject)
         try:
             works = self.plan.works(stage, subject)
         except InputMissing as missing:
             self._fail(subject, missing.stage, "no_outcome", str(missing))
-            return 0, []
+            return look
         for work in works:
             if (subject.name, work.result) in self._answered:
                 continue  # it ran while pictures were drawn
             try:
                 if not forced and self._adopt_cached(cache, subject, work):
-                    hits += 1
+                    look.hits += 1
                     continue
-            except StoreError as error:  # met at this person's results, so it ends this person's night only
-                self._fail(subject, stage, type(error).__name__, str(error))
-                return hits, []
-            misses.append(replace(work, replace=forced))
-        return hits, misses
+            except StoreError as error:
+                look.error, look.misses = error, []
+                return look
+            look.misses.append(replace(work, replace=forced))
+        return look
 
     def _adopt_cached(self, cache: StageCache, subject: Subject, work: Work) -> bool:
         """Adopt the result of a work if it is in the store and can be read."""
@@ -212,7 +235,9 @@ class Night:
                 group = _group(done.work)
                 settled.append(self.settle(group, Repair(self, executor).consumer(group, done)))
         except Exception as broken:
-            log.exception("stage %s broke", stage)
+            where = "".join(traceback.format_tb(broken.__traceback__))
+            told = self._without_photos(str(broken))
+            log.error("stage %s broke: %s: %s\n%s", stage, type(broken).__name__, told, where)
             error = broken
         finally:
             self.usage = executor.usage()

@@ -65,7 +65,9 @@ def open_night(
         # Read after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
         identities = people(config)
         photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
-        subjects, accounts, by_key = _admit_all(identities, store, secret, photos, run_date)
+        subjects, accounts, by_key = _admit_all(
+            identities, store, secret, photos, run_date, require_consent=config.run.require_consent
+        )
         for subject in common_subjects(config, list(subjects.values())):
             subjects[subject.name] = subject
         night = Night(
@@ -138,17 +140,21 @@ def look_at_people(
     identities = read_people(config)
     store, secret = open_store_checked(config, dry=True)
     photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
-    subjects, accounts, _ = _admit_all(identities, store, secret, photos, today)
+    subjects, accounts, _ = _admit_all(
+        identities, store, secret, photos, today, require_consent=config.run.require_consent
+    )
     for subject in common_subjects(config, list(subjects.values())):
         subjects[subject.name] = subject
     return (store if store.head(STORE) else None), subjects, accounts
 
 
-def _admit_all(identities, store, secret, photos, today):
+def _admit_all(identities, store, secret, photos, today, *, require_consent):
     erased = erased_people(store)
 
     def one(identity):
-        return admit(identity, secret, erased=erased, source=photos, today=today)
+        return admit(
+            identity, secret, erased=erased, source=photos, today=today, require_consent=require_consent
+        )
 
     subjects: dict[str, Subject] = {}
     accounts: dict[str, Account] = {}

@@ -13,6 +13,7 @@ from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
 from faceid_core.night.runs import INDEX, PAGES, replace_object
 from faceid_core.night.scores import set_aside
+from faceid_core.outcomes import Outcome
 from faceid_core.report.index_page import index_page
 from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
@@ -38,7 +39,9 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
         if subject.kind != "person" or subject.name in erased:
             continue
         name = _page_name(subject, common)
-        if known.get(subject.name) == name or _stands(night, name, subject, scores, summary):
+        # What was computed anew may have been collected as unused before, and its page with it.
+        cached = night.accounts[subject.name].outcome == Outcome.CACHED
+        if (cached and known.get(subject.name) == name) or _stands(night, name, subject, scores, summary):
             names[subject.name] = name
     replace_object(night.store, run_object(night.run_id, PAGES), canonical_json(names))
     accounts = [{k: v for k, v in asdict(a).items() if k != "identity_id"} for a in night.accounts.values()]

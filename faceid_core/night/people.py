@@ -116,6 +116,7 @@ def admit(
     erased: Collection[str],
     source: PhotoSource,
     today: dt.date,
+    require_consent: bool,
 ) -> tuple[Subject, Account]:
     """Give a person a key and an account, refuse who may not run, and digest the photo.
 
@@ -148,6 +149,13 @@ def admit(
             stage="admit",
             reason="consent_expired",
             message=f"consent ended on {identity.consent_until}; renew it and update consent_until",
+        )
+    elif require_consent and not (identity.consent_ref or identity.consent_until):
+        account.close(
+            Outcome.REFUSED,
+            stage="admit",
+            reason="consent_missing",
+            message="run.require_consent is set and the manifest names no consent; fill in consent_ref or consent_until",
         )
     else:
         try:

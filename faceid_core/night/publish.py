@@ -11,7 +11,8 @@ from faceid_core.evaluate.summary import aggregate
 from faceid_core.night.erase import refuse_erased
 from faceid_core.night.night import Night
 from faceid_core.night.pages import write_pages
-from faceid_core.night.rows import run_tables
+from faceid_core.night.people import ERASED
+from faceid_core.night.rows import Found, run_tables
 from faceid_core.night.scores import collect
 from faceid_core.outcomes import exit_status, tally
 from faceid_core.store.folder import plain_address
@@ -37,9 +38,12 @@ def publish(night: Night) -> Published:
     """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
     refuse_erased(night)
     found, summary = collect(night)
+    index = write_pages(night, found, summary)
+    # Pages of many people take minutes, and rows appended after an erasure's second sweep would stay for good.
+    refuse_erased(night)
+    found, summary = _not_erased(night, found, summary)
     status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
     overall = aggregate(summary) if summary else {}
-    index = write_pages(night, found, summary)
     Tables(night.store).publish(night.run_id, run_tables(night, found, summary, exit_status=status))
     root = plain_address(night.store.url)
     return Published(
@@ -53,6 +57,15 @@ def publish(night: Night) -> Published:
         figures=[_figure_row(row) for row in summary],
         summary=summary,
         overall=overall,
+    )
+
+
+def _not_erased(night: Night, found: Found, summary: list[dict]) -> tuple[Found, list[dict]]:
+    """Scores and summary rows without those of people who are refused as erased."""
+    erased = {key for key, account in night.accounts.items() if account.reason == ERASED}
+    return (
+        [(subject, scores) for subject, scores in found if subject.name not in erased],
+        [row for row in summary if row["identity_key"] not in erased],
     )
 
 

@@ -85,7 +85,8 @@ class Repair:
     def _planned(self, stage: str, work: Work) -> Work | None:
         """The consumer's work planned anew, because its input digests may have changed."""
         works = self._night.plan.works(stage, self._night.subjects[work.subject])
-        return next((w for w in works if w.result == work.result), None)
+        again = next((w for w in works if w.result == work.result), None)
+        return again and replace(again, replace=work.replace)
 
 
 def _made(subject: Subject, source: Source) -> bool:

@@ -16,6 +16,7 @@ from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.executor import Usage
 from faceid_core.night.night import Night
 from faceid_core.night.people import ERASED
+from faceid_core.night.runs import config_digest
 from faceid_core.outcomes import tally
 from faceid_core.stages.generate import STAGE as GENERATE
 from faceid_core.stages.score import FLOOR
@@ -44,7 +45,11 @@ def account_tables(night: Night, *, exit_status: int) -> dict[str, pa.Table]:
 
 
 def _table(name: str, rows: Iterable[dict]) -> pa.Table:
-    return contract(name).table(list(rows))
+    agreed = contract(name)
+    if not agreed.per_run:
+        # Two ids with one photo share stage keys, and so pictures and scores: one row stands for both.
+        rows = {tuple(row[column] for column in agreed.primary_key): row for row in rows}.values()
+    return agreed.table(list(rows))
 
 
 def _run_row(night: Night, exit_status: int) -> dict:
@@ -60,7 +65,7 @@ def _run_row(night: Night, exit_status: int) -> dict:
         "started_at": night.started_at,
         "finished_at": finished,
         "seconds": round((finished - night.started_at).total_seconds(), 3),
-        "config_digest": config.digest(),
+        "config_digest": config_digest(night),
         "manifest_digest": sha256_hex(canonical_json(sorted(manifest, key=str))),
         "base_model": config.base_model.source,
         "base_digest": night.plan.weights["base"],

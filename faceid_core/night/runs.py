@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from faceid_core import __version__
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ObjectMissing
+from faceid_core.evaluate.grid import STANDARD_GRIDS
 from faceid_core.outcomes import tally
 from faceid_core.store import ObjectStore
-from faceid_core.store.keys import canonical_json
+from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 
 if TYPE_CHECKING:
@@ -36,6 +37,14 @@ def run_title(night: Night) -> str:
     return f"{night.config.name}-{night.run_date:%Y-%m-%d}-{base}-{len(night.accounts)}"
 
 
+def config_digest(night: Night) -> str:
+    """sha256 over what decides results; a grid of one's own counts by its prompts, not by its file's name."""
+    digest = night.config.digest()
+    if night.config.generate.grid in STANDARD_GRIDS:
+        return digest
+    return sha256_hex(canonical_json([digest, night.plan.grid.digest]))
+
+
 def write_request(night: Night) -> None:
     """Record what was asked, once per run; ids that were typed stand here as keys, as everywhere outside tables."""
     config = night.config.model_dump(mode="json")
@@ -46,7 +55,7 @@ def write_request(night: Night) -> None:
         "started_at": night.started_at.isoformat(),
         "faceid_version": __version__,
         "config": config,
-        "config_digest": night.config.digest(),
+        "config_digest": config_digest(night),
         "weights": dict(night.plan.weights),
         "identities": sorted(night.accounts),
     }

@@ -57,16 +57,23 @@ class Generate:
                 yield index, error, {}
         shared = works[0].call.parameters
         assert all(work.call.parameters[name] == shared[name] for work in works for name in _SHARED)
+        drawing: list[tuple] = []  # whose picture is awaited, how many are drawn, of how many
+
+        def still_drawing() -> None:
+            tick(*drawing[0])
+
         pictures = draw(
             models.base,
             [request for sheet in sheets for request in sheet.requests],
             **{name: shared[name] for name in _SHARED},
             batch=models.settings.batch,
+            on_step=still_drawing,
         )
         started = time.monotonic()
         for sheet in sheets:
             drawn, constant = [], 0
             for cell in sheet.todo:
+                drawing[:] = [(sheet.subject, len(drawn), len(sheet.todo))]
                 picture = next(pictures)
                 constant += int(np.ptp(picture.image)) <= _CONSTANT
                 drawn.append(ShardRow.of(cell, picture.image, picture.attention))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.photographs import Chosen
@@ -39,7 +40,8 @@ class WorkerSettings:
     def from_config(
         cls, config: NightlyConfig, weights: Mapping[str, str], *, threads: int
     ) -> WorkerSettings:
-        """Flatten the configuration for a worker."""
+        """Flatten the configuration for a worker, which may have another working directory."""
+        config = _from_anywhere(config)
         return cls(
             store=config.store,
             s3=config.s3.model_dump(),
@@ -61,6 +63,26 @@ class WorkerSettings:
         )
 
 
+def _from_anywhere(config: NightlyConfig) -> NightlyConfig:
+    """The configuration with absolute addresses of local folders."""
+    base, faces = config.base_model, config.faces
+    return config.model_copy(
+        update={
+            "store": _absolute(config.store),
+            "weights": _absolute(config.weights),
+            "base_model": base.model_copy(
+                update={"source": _absolute(base.source), "weights": _absolute(base.weights)}
+            ),
+            "faces": faces.model_copy(update={"parser_source": _absolute(faces.parser_source)}),
+        }
+    )
+
+
+def _absolute(place: str) -> str:
+    """A folder's absolute path; addresses, names of models and '' as they are."""
+    return place if "://" in place or not place or not Path(place).exists() else str(Path(place).resolve())
+
+
 def open_configured_store(url: str, s3: Mapping[str, object]) -> ObjectStore:
     """Open the store of a configuration; empty S3 values are left to boto3's own sources."""
     if not url.startswith("s3://"):
@@ -72,7 +94,7 @@ def open_configured_store(url: str, s3: Mapping[str, object]) -> ObjectStore:
         s3=S3Settings(
             endpoint_url=s3["endpoint_url"] or None,
             region=s3["region"] or None,
-            path_style=s3["path_style"] or None,
+            path_style=s3["path_style"],
             kms_key=s3["kms_key"] or None,
             checksums=s3["checksums"],
             attempts=s3["attempts"],

@@ -67,7 +67,11 @@ class Personalise:
                     "attention.safetensors": Output(save(maps), "application/octet-stream"),
                     "training.json": json_output(training),
                 },
-                {"training_seconds": result.seconds, "slots": result.slots},
+                {
+                    "training_seconds": result.seconds,
+                    "slots": result.slots,
+                    "share_seconds": result.seconds,
+                },
             )
 
 

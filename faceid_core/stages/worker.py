@@ -82,23 +82,26 @@ class Worker:
                 inputs.append(blobs)
         if not ready:
             return
+        reading, since = (time.monotonic() - started) / len(ready), time.monotonic()
         try:
             for index, outputs, provenance in stage.execute(ready, inputs, self.models, tick):
                 work = ready[index]
                 if isinstance(outputs, Entry):
                     self._note(work, outputs)
                     continue
-                seconds = provenance.pop("share_seconds", None) or (time.monotonic() - started) / len(ready)
+                own = provenance.pop("share_seconds", None)
+                seconds = reading + (time.monotonic() - since if own is None else own)
                 open_works.pop(work.subject + work.call.key)
                 if isinstance(outputs, Exception):
                     self._clear_journal(work)
                     yield failed(work, outputs, seconds)
                 else:
                     yield self._commit(work, outputs, seconds, provenance)
+                since = time.monotonic()
         except Exception as error:  # a stage that breaks takes only this batch with it
             log.exception("stage %s broke", stage.name)
             for work in open_works.values():
-                yield failed(work, error, (time.monotonic() - started) / len(ready))
+                yield failed(work, error, reading + (time.monotonic() - since) / len(open_works))
 
     def _inputs(self, stage, work: Work) -> dict[str, bytes] | Done:
         """The work's input blobs by name, checked; a damaged one ends the work and names its producer."""

@@ -111,6 +111,26 @@ def test_a_run_id_that_cannot_be_one_is_refused(command, store, tmp_path, monkey
     assert code == EXIT_CONFIGURATION and "no run 'none-such'; it holds 20261124-nightly-1" in told
 
 
+def test_a_persons_message_is_told_as_it_is(store, tmp_path):
+    run = "runs/20261124-nightly-1"
+    request = {"run_id": "20261124-nightly-1", "started_at": "2026-11-24T22:00:00+00:00"}
+    advice = "pip install 'faceid[dlib]' brings it [/x]"
+    person = {
+        "identity_key": "0" * 20, "outcome": "failed", "stage": "detect", "reason": "x", "seconds": 1.0,
+        "message": advice,
+    }  # fmt: skip
+    status = {
+        "state": "complete", "at": "now", "outcomes": {"failed": 1}, "people": [person],
+        "common_failures": {"class-person": advice},
+    }  # fmt: skip
+    store.put_if_absent(f"{run}/request.json", json.dumps(request).encode())
+    store.put_if_absent(f"{run}/status.json", json.dumps(status).encode())
+    told = CliRunner().invoke(
+        cli, ["status", "--store", str(tmp_path / "store")], catch_exceptions=False, env={"COLUMNS": "200"}
+    )
+    assert told.output.count(advice) == 2
+
+
 def test_a_run_that_died_before_its_first_status_is_named(store, tmp_path):
     request = {"run_id": "20261124-nightly-1", "started_at": "2026-11-24T22:00:00+00:00"}
     store.put_if_absent("runs/20261124-nightly-1/request.json", json.dumps(request).encode())

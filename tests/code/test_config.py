@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig, load_config, parse_config
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.grid import load_grid
+from faceid_core.night.runs import config_digest
+from faceid_core.stages.models import WorkerSettings, open_configured_store
 
 
 def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
@@ -76,6 +81,45 @@ def test_where_and_how_a_run_executes_leaves_its_digest_alone():
     there = parse_config({"store": "s3://b/c", "execution": {"executor": "inline"}})
     assert here.digest() == there.digest()
     assert here.digest() != parse_config({"generate": {"seeds": 1}}).digest()
+
+
+def test_the_prompts_of_a_grid_of_ones_own_count_in_a_runs_digest(tmp_path):
+    grid = tmp_path / "grid.yaml"
+
+    def digest(config, text: str) -> str:
+        grid.write_text(f"name: own\nprompts: [{{id: one, text: '{text}', category: plain}}]")
+        plan = SimpleNamespace(grid=load_grid(config.generate.grid))
+        return config_digest(SimpleNamespace(config=config, plan=plan))
+
+    own, standard = parse_config({"generate": {"grid": str(grid)}}), parse_config({})
+    assert digest(own, "a V*") == digest(own, "a V*") != digest(own, "the V*")
+    assert digest(standard, "a V*") == digest(standard, "the V*") == standard.digest()
+
+
+@pytest.mark.parametrize(
+    ("s3", "path"),
+    [
+        ({}, False),
+        ({"endpoint_url": "http://localhost:9"}, True),
+        ({"endpoint_url": "http://localhost:9", "path_style": False}, False),
+        ({"path_style": True}, True),
+    ],
+)
+def test_the_bucket_is_in_the_path_as_configured_or_where_there_is_an_endpoint(s3, path, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    settings = parse_config({"s3": {"region": "eu-west-1", **s3}}).s3.model_dump()
+    assert open_configured_store("s3://bucket/p", settings).settings.by_path() is path
+
+
+def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("store", "weights"):
+        (tmp_path / name).mkdir()
+    config = parse_config({"store": "store", "weights": "weights", "base_model": {"source": "org/model"}})
+    settings = WorkerSettings.from_config(config, {}, threads=1)
+    assert (settings.store, settings.base_weights) == (str(tmp_path / "store"), str(tmp_path / "weights"))
+    assert settings.base_source == "org/model" and settings.face_models["weights"] == settings.base_weights
 
 
 def test_help_explains_every_leaf_of_the_configuration():

@@ -239,6 +239,26 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
     assert found.state == state and words in f"{found.found} {found.advice}" and workers >= 2
 
 
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        ({"workers": 0}, "8 worker(s)"),
+        ({"workers": 9}, "room for 8"),
+        ({"workers": 8, "threads_per_worker": 64}, "8 worker(s)"),
+    ],
+)
+def test_rays_room_beside_gpus_is_that_of_the_pool(monkeypatch, execution, words):
+    from tasks import ray_check
+
+    monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+    monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)
+    (found,), _ = ray_check.check_ray(NightlyConfig(execution=execution))
+    assert words in f"{found.found} {found.advice}"
+
+
 @pytest.mark.exhaustive
 def test_the_real_ray_of_this_machine():
     from tasks.ray_check import check_ray

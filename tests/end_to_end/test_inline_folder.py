@@ -154,6 +154,26 @@ def test_a_damaged_blob_is_made_again_and_used(small, people, tmp_path):
     assert again.manifests["generate"].content == ann.manifests["generate"].content
 
 
+def test_what_is_forced_is_forced_although_its_input_had_to_be_made_again(small, people, tmp_path):
+    store = str(tmp_path / "store")
+    first, _ = run(small(store, people))
+    ann = next(s for s in first.subjects.values() if s.identity_id == "ann")
+    blob = (
+        tmp_path
+        / "store"
+        / ann.scope
+        / "blobs"
+        / ann.manifests["personalise"].outputs["tokens.safetensors"].digest
+    )
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    forced = {"only": ("ann",), "force": True, "from_stage": "generate"}
+    second, ended = run(small(store, people, run=forced))
+    assert ended.exit_status == 0
+    drawn = second.subjects[ann.name].manifests["generate"].provenance
+    assert (drawn["run_id"], drawn["pictures_drawn"]) == (second.run_id, 6)
+
+
 def test_a_changed_grid_draws_only_what_is_new(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people)
     run(config)

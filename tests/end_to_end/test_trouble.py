@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,16 @@ from faceid_core.errors import StoreError
 from faceid_core.evaluate import metrics
 from faceid_core.night import drive as drive_module
 from faceid_core.night import pages
+from faceid_core.night import publish as publish_module
 from faceid_core.night.drive import drive_inline
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.stages.score import Score
-from faceid_core.store import open_store
+from faceid_core.store import StageCache, open_store
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
+from tests.end_to_end.conftest import write_manifest
 from tests.end_to_end.test_inline_folder import outcomes
 
 
@@ -181,13 +184,87 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     assert values.to_pylist() == [{"value": 0.125}]
 
 
-def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch):
+def test_a_page_that_was_collected_as_unused_is_written_again_when_its_results_are(small, people, tmp_path):
+    store = str(tmp_path / "store")
+    first = open_night(small(store, people), LogReporter())
+    drive_inline(first)
+    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
+    for info in list(first.store.list(f"identities/{ann}/")):
+        first.store.delete(info.name)
+    again = open_night(small(store, people), LogReporter())
+    index = again.store.get(drive_inline(again).published.index).decode()
+    (report,) = [info.name for info in again.store.list(f"identities/{ann}/reports/")]
+    assert report in index
+
+
+def test_two_ids_with_one_photo_are_both_published(small, people, tmp_path):
+    write_manifest(people.parent, [("ann", "ann.png"), ("twin", "ann.png"), ("bob", "bob.png")])
+    store = str(tmp_path / "store")
+    for expected in ("done", "cached"):
+        night = open_night(small(store, people), LogReporter())
+        assert drive_inline(night).exit_status == 0
+        assert outcomes(night) == {"ann": expected, "twin": expected, "bob": expected}
+    tables = Tables(night.store)
+    figures = tables.query(
+        f"select identity_id, identity_similarity from identity_summary where run_id = '{night.run_id}' "
+        "and subject_kind = 'person' order by identity_id"
+    ).to_pylist()
+    assert [row["identity_id"] for row in figures] == ["ann", "bob", "twin"]
+    assert figures[0]["identity_similarity"] == figures[2]["identity_similarity"]
+    pictures = tables.query("select count(*) as n from images where subject_kind = 'person'").to_pylist()
+    assert pictures == [{"n": 2 * 3 * 2}], "the pictures that two people share stand there once"
+
+
+def test_whoever_is_erased_while_the_pages_are_written_is_in_no_table(small, people, tmp_path, monkeypatch):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(a.identity_key for a in night.accounts.values() if a.identity_id == "ann")
+    whole = publish_module.write_pages
+
+    def erased_meanwhile(night, *rest):
+        index = whole(night, *rest)
+        night.store.put_if_absent(tombstone(ann), b"{}")
+        return index
+
+    monkeypatch.setattr(publish_module, "write_pages", erased_meanwhile)
+    drive_inline(night)
+    assert outcomes(night) == {"ann": "refused", "bob": "done"}
+    tables = Tables(night.store)
+    for name, column in (("identity_summary", "identity_id"), ("identity_outcomes", "identity_id")):
+        assert "ann" not in tables.read(name)[column].to_pylist()
+    assert ann not in tables.read("images")["subject"].to_pylist()
+
+
+def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_them(
+    small, people, tmp_path, monkeypatch
+):
+    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    whole, down = StageCache.lookup, {s.scope for s in night.subjects.values()}
+
+    def lookup(self, call):
+        if self.scope in down:
+            raise StoreError("the connection was reset")
+        return whole(self, call)
+
+    monkeypatch.setattr(StageCache, "lookup", lookup)
+    with pytest.raises(StoreError, match="reset"):
+        night.lookup("detect")
+    assert all(account.alive for account in night.accounts.values()), "it may be tried again"
+    down.intersection_update({ann.scope})
+    assert len(night.lookup("detect")) > 0
+    assert {a.identity_id: a.alive for a in night.accounts.values()} == {"ann": False, "bob": True}
+    night.release()
+
+
+def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch, caplog):
     night = open_night(small(str(tmp_path / "store"), people), LogReporter())
 
     def broken(self, name):
-        raise OSError(f"too many open files: {self.identities[name].photo!r}, ann.png")
+        where = self.identities[name].photo
+        raise OSError(f"too many open files: {where!r}, {Path(where).name}")
 
     monkeypatch.setattr(Night, "put_photo", lambda self, subject: broken(self, subject.name))
     drive_inline(night)
     told = {account.message for account in night.accounts.values()}
     assert told == {"OSError: too many open files: '(a photo)', (a photo)"}
+    assert "too many open files" in caplog.text and "ann.png" not in caplog.text
