@@ -20,8 +20,8 @@ PAPER = "semantic-fidelity-as-published"
 SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
 
 TUNING_SAMPLES = 1000
-TUNING_RATES = (0.02, 0.06)
-TUNING_STEPS = (50, 100)
+TUNING_RATES = (0.02, 0.06, 0.15, 0.4)
+TUNING_STEPS = (100, 200)
 
 
 def studies() -> dict[str, Study]:
