@@ -20,7 +20,13 @@ _FINDINGS_TOLD = 50
 @click.option(
     "--repair", is_flag=True, help="Set damaged results aside, so that the next run makes them again."
 )
-@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 256), help="Reads at a time.")
+@click.option(
+    "--threads",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Scopes read at the same time.",
+)
 @with_store
 def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
     """Read every manifest and every blob and say what is damaged, missing or orphaned. Exit status 2 if anything is.

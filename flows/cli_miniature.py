@@ -55,8 +55,9 @@ def sheet(population: str, people: int, out: str) -> None:
 def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...]) -> None:
     """Train PART for a time budget: tokenizer, autoencoder, decoder, unet, names, or a scorer by its folder's name.
 
-    MORE goes to the trainer as it is, such as --threads 1 or --work FOLDER. Afterwards `faceid models lock` records
-    the new weights.
+    MORE goes to the trainer as it is: --threads 1 for the generator's parts, --work FOLDER for scorers. The
+    generator's parts write to work/miniature, and `unet` writes a whole pipeline there, to be put in the shipped one's
+    place. Afterwards `faceid models lock` records the new weights.
     """
     from faceid_core.miniature.scorer_sets import SETS
 

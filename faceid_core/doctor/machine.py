@@ -170,13 +170,18 @@ def versions(
             others.append(f"{requirement.name} {version}, tested with {pins[requirement.name.lower()]}")
     python = platform.python_version()
     if wrong:
-        yield Finding("versions", "fail", "; ".join(wrong), "pip install --constraint constraints.txt faceid")
+        yield Finding(
+            "versions",
+            "fail",
+            "; ".join(wrong),
+            "make setup, or in the checkout: pip install -c constraints.txt -e .",
+        )
     if others:
         yield Finding(
             "versions",
             "warn",
             "; ".join(others),
-            "pip install --constraint constraints.txt; results may differ a little",
+            "make setup installs the tested ones; results may differ a little",
         )
     if not wrong and not others:
         against = "the pins" if pins else "the package's ranges (no constraints.txt here)"

