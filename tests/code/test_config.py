@@ -12,6 +12,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.night.runs import config_digest
 from faceid_core.stages.models import WorkerSettings, open_configured_store
+from faceid_core.store.s3 import S3Settings
 
 
 def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
@@ -110,6 +111,17 @@ def test_the_bucket_is_in_the_path_as_configured_or_where_there_is_an_endpoint(s
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     settings = parse_config({"s3": {"region": "eu-west-1", **s3}}).s3.model_dump()
     assert open_configured_store("s3://bucket/p", settings).settings.by_path() is path
+
+
+def test_the_region_is_taken_from_either_variable(monkeypatch):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    assert S3Settings().session().region_name == "eu-north-1"
+    assert S3Settings(region="us-west-2").session().region_name == "us-west-2"
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    assert S3Settings().session().region_name == "eu-west-3"
 
 
 def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
