@@ -14,7 +14,7 @@ READY  := $(VENV)/.ready
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "[1/2] creating $(VENV) and installing the pinned packages (about five minutes the first time)"
+	@echo "[1/2] creating $(VENV) and installing the pinned packages (one to five minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[test]' | { grep --line-buffered -E '^(Collecting|Successfully|ERROR)' || true; } | sed -u 's/^/      /'
