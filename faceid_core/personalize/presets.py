@@ -8,9 +8,10 @@ from typing import Any
 
 from .method import Method
 
-# Learning rate, steps and samples per step of all: the best of the same trials, 1,000 samples a person
-# (docs/studies/tune.md).
-_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none")
+# Learning rate, steps and samples per step of all: the best of the same trials, 1,000 samples a person, with the
+# miniature (docs/studies/tune.md). Rates are in units of the text encoder's embeddings: another base model wants its own.
+_LONG = {"steps": 200, "samples_per_step": 5}
+_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none", learning_rate=0.4)
 
 
 def _like(method: Method, **changes: Any) -> Method:
@@ -32,17 +33,19 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             reference_subject="start",
             attention_weight=0.0003,
             schedule="cosine",
+            learning_rate=0.02,
+            **_LONG,
         ),
         # The paper as far as it is known, the rest as in its relatives: free vectors that start at the class word.
-        "semantic-fidelity-as-published": Method(),
+        "semantic-fidelity-as-published": Method(learning_rate=1.0, **_LONG),
         # Gal et al. 2022: one vector, nothing that holds its attention.
         "textual-inversion": _TEXTUAL_INVERSION,
         # The paper's own ablation: its attention loss on Textual Inversion.
         "textual-inversion+attention": _like(
-            _TEXTUAL_INVERSION, attention_target="reference", steps=50, samples_per_step=20
+            _TEXTUAL_INVERSION, attention_target="reference", learning_rate=1.0, **_LONG
         ),
         # ProSpect: ten stages, K and V shared.
-        "prospect": _like(_TEXTUAL_INVERSION, stages=10),
+        "prospect": _like(_TEXTUAL_INVERSION, stages=10, learning_rate=1.0, **_LONG),
         # Break-A-Scene, the tokens of its first phase: diffusion loss on the mask only, attention drawn to the mask
         # (weight 1e-2, maps of 16 x 16).
         "break-a-scene": _like(
@@ -51,13 +54,20 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             attention_target="mask",
             attention_weight=0.01,
             attention_resolutions=16,
-            learning_rate=0.02,
+            learning_rate=1.0,
         ),
         # Celeb-Basis without its face encoder: two words as coefficients of the principal components of names.
-        "celeb-basis": _like(_TEXTUAL_INVERSION, vectors=2, parametrisation="name_basis", start="mean_name"),
+        "celeb-basis": _like(
+            _TEXTUAL_INVERSION, vectors=2, parametrisation="name_basis", start="mean_name", learning_rate=1.0
+        ),
         # Cross Initialization: two words that start at the text encoder's output for the mean name, and are held there.
         "cross-initialisation": _like(
-            _TEXTUAL_INVERSION, vectors=2, start="encoder_output", start_penalty=1e-5
+            _TEXTUAL_INVERSION,
+            vectors=2,
+            start="encoder_output",
+            start_penalty=1e-5,
+            learning_rate=1.0,
+            **_LONG,
         ),
     }
 )

@@ -20,7 +20,7 @@ PAPER = "semantic-fidelity-as-published"
 SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
 
 TUNING_SAMPLES = 1000
-TUNING_RATES = (0.02, 0.06, 0.15, 0.4)
+TUNING_RATES = (0.02, 0.06, 0.15, 0.4, 1.0)
 TUNING_STEPS = (100, 200)
 
 
@@ -170,14 +170,20 @@ def _presets() -> Study:
 
 
 def _parametrisation() -> Study:
-    # A rate for vectors is none for a network's weights: ProSpect's own, and ten times that.
+    # A rate for coefficients is none for free vectors, and none for a network's weights: the free preset's; ProSpect's
+    # own, and ten times that.
     return Study(
         name="parametrisation",
         question="What should be learned of a person: free vectors, a transformer block, or a place among known names?",
         variants=(
             _method("names", DEFAULT),
             _method("names without a common part", DEFAULT, common=False),
-            _method("free from the mean name", DEFAULT, parametrisation="free"),
+            _method(
+                "free from the mean name",
+                DEFAULT,
+                parametrisation="free",
+                learning_rate=PRESETS[PAPER].learning_rate,
+            ),
             _method("free from the class word", PAPER),
             _method("block rate 0.0001", PAPER, parametrisation="block", learning_rate=0.0001),
             _method("block rate 0.001", PAPER, parametrisation="block", learning_rate=0.001),
