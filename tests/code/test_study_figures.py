@@ -217,7 +217,7 @@ def test_every_claim_names_variants_and_measures_that_exist():
 
 def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(tmp_path):
     study = studies()["tune"]
-    steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 50"
+    steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 200"
     stopped = [stopped_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2, 3)]
     restarted = rows(wild, [0.9], restarted=1, samples=1000)
     frame = frame_of(rows(steady, [0.6] * 4, samples=1000) + restarted + stopped)
