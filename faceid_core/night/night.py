@@ -7,17 +7,17 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from threading import Event, RLock
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import DamagedInput, StoreError
+from faceid_core.errors import StoreError
 from faceid_core.identity import Identity
 from faceid_core.night.ahead import end_of_admissions, in_background
 from faceid_core.night.executor import Executor, Usage
-from faceid_core.night.learned import close_unlearned
+from faceid_core.night.lookup import look_up
 from faceid_core.night.people import reject
 from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
@@ -25,24 +25,14 @@ from faceid_core.night.reporter import Reporter
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import MADE_ELSEWHERE, Done, InputMissing, Subject, Work
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
 log = logging.getLogger(__name__)
 
-LOOKUP_THREADS = 16
 # Whoever has tokens when finish_by passes is drawn and scored still; nobody new is started.
 ADMITTING_STAGES = ("detect", "parse", "mask", "personalise")
-
-
-@dataclass
-class _Look:
-    """What a lookup found of one subject's results of a stage."""
-
-    hits: int = 0
-    misses: list[Work] = field(default_factory=list)
-    error: StoreError | None = None
 
 
 @dataclass
@@ -106,7 +96,7 @@ class Night:
             stage: One of STAGES.
         """
         ahead = self._ahead.pop(stage, None)
-        misses = ahead.result() if ahead is not None else self._look_up(stage)
+        misses = ahead.result() if ahead is not None else look_up(self, stage)
         early = sum("score-" in result for _, result in self._answered) if stage == "score" else 0
         if early:
             self.reporter.note(f"score: {early} results were computed while pictures were drawn")
@@ -119,67 +109,7 @@ class Night:
             stage: the first one, whose inputs are there when the night is opened.
             on_misses: called in the background as soon as something is found that has to be computed.
         """
-        self._ahead[stage] = in_background(lambda: self._look_up(stage), on_misses)
-
-    def _look_up(self, stage: str) -> list[Work]:
-        subjects = self.alive()
-        if stage == "generate":  # floor first, so that people can be scored as soon as they are drawn
-            subjects.sort(key=lambda subject: subject.kind == "person")
-        with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
-            found = list(threads.map(lambda subject: self._lookup_one(stage, subject), subjects))
-        self._close_unread(stage, subjects, found)
-        misses = [work for look in found for work in look.misses]
-        if self.learned_only:
-            misses = close_unlearned(stage, misses, self.accounts)
-        self.reporter.looked_up(stage, hits=sum(look.hits for look in found), misses=len(misses))
-        return misses
-
-    def _close_unread(self, stage: str, subjects: Sequence[Subject], looks: Sequence[_Look]) -> None:
-        """Close whoever's results cannot be read: that ends this person's night only.
-
-        Raises:
-            StoreError: nobody's of several can be read, so it is the store; nobody was closed, and it may be tried again.
-        """
-        unread = [(s, look.error) for s, look in zip(subjects, looks, strict=True) if look.error]
-        if len(unread) > 1 and not any(look.hits or look.misses for look in looks if not look.error):
-            raise unread[0][1]
-        for subject, error in unread:
-            self._fail(subject, stage, type(error).__name__, str(error))
-
-    def _lookup_one(self, stage: str, subject: Subject) -> _Look:
-        look = _Look()
-        cache, forced = StageCache(self.store, subject.scope), self.plan.forces(stage, subject)
-        try:
-            works = self.plan.works(stage, subject)
-        except InputMissing as missing:
-            self._fail(subject, missing.stage, "no_outcome", str(missing))
-            return look
-        for work in works:
-            if (subject.name, work.result) in self._answered:
-                continue  # it ran while pictures were drawn
-            try:
-                if not forced and self._adopt_cached(cache, subject, work):
-                    look.hits += 1
-                    continue
-            except StoreError as error:
-                look.error, look.misses = error, []
-                return look
-            look.misses.append(replace(work, replace=forced))
-        return look
-
-    def _adopt_cached(self, cache: StageCache, subject: Subject, work: Work) -> bool:
-        """Adopt the result of a work if it is in the store and can be read."""
-        # Without the lease somebody else may be at this store: a damaged result is then a miss, and stays where it is.
-        manifest = cache.look(work.call) if self.lease is None else cache.lookup(work.call)
-        if manifest is None:
-            return False
-        try:
-            self.adopt(subject, work.result, manifest)
-            return True
-        except DamagedInput as damage:
-            if self.lease is not None:
-                cache.quarantine(manifest, str(damage))
-            return False
+        self._ahead[stage] = in_background(lambda: look_up(self, stage), on_misses)
 
     def adopt(self, subject: Subject, result: str, manifest: Manifest) -> None:
         """Keep a manifest; a rejection among its outputs ends the person's way.
@@ -269,9 +199,13 @@ class Night:
                     text = text.replace(part, "(a photo)")
         return text
 
+    def answered(self, subject: str, result: str) -> bool:
+        """Whether a piece of work has had its outcome in this run."""
+        return (subject, result) in self._answered
+
     def settle_unanswered(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:
         """Enter a failure for every work that has no outcome yet: whatever ran it cannot answer any more."""
-        left = [work for work in works if (work.subject, work.result) not in self._answered]
+        left = [work for work in works if not self.answered(work.subject, work.result)]
         return [self.settle(stage, Done(work, "failed", "no_outcome", message)) for work in left]
 
     def put_photo(self, subject: Subject) -> None:
@@ -315,7 +249,7 @@ class Night:
             message = str(error)
         return replace(done, status="failed", reason="result_missing", message=message)
 
-    def _fail(self, subject: Subject, stage: str, reason: str, message: str) -> None:
+    def fail(self, subject: Subject, stage: str, reason: str, message: str) -> None:
         """Close a subject outside any piece of work."""
         with self._lock:
             if subject.kind == "person":

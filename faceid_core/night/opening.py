@@ -11,7 +11,8 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import Identity
 from faceid_core.night.learned import require_no_teaching
-from faceid_core.night.night import LOOKUP_THREADS, Night
+from faceid_core.night.lookup import LOOKUP_THREADS
+from faceid_core.night.night import Night
 from faceid_core.night.people import admit, common_subjects, read_people
 from faceid_core.night.photo_source import PhotoSource
 from faceid_core.night.reporter import Reporter
