@@ -34,7 +34,8 @@ def test_a_few_steps_of_training_explain_more_than_the_class_word(base):
     (photo,) = training_photos([8001])
     pictures = {"8001": other_pictures(base, 8001, clothes="striped shirt", count=6)}
     floor = explain(base, "person", pictures["8001"])
-    method = PRESETS["semantic-fidelity"].model_copy(update={"steps": 12})
+    chosen = {"steps": 12, "samples_per_step": 10, "learning_rate": 0.06}
+    method = PRESETS["semantic-fidelity"].model_copy(update=chosen)
     found, seconds, _ = try_method(base, method, [photo], pictures)
     assert found.face < floor.face and seconds > 0
 
