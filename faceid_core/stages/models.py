@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
+from faceid_core.diffusion.describe import MINIATURE
+from faceid_core.diffusion.sources import find_base, hub_model
 from faceid_core.evaluate.photographs import Chosen
 from faceid_core.personalize.method import Method
 from faceid_core.stages.weights import base_weights, chosen_scorers, face_models
@@ -66,12 +68,21 @@ class WorkerSettings:
 def _from_anywhere(config: NightlyConfig) -> NightlyConfig:
     """The configuration with absolute addresses of local folders."""
     base, faces = config.base_model, config.faces
+
+    def source(place: str) -> str:
+        named = place == MINIATURE or hub_model(place) is not None
+        return place if named else _absolute(place)  # a known name is none of a folder called like it
+
     return config.model_copy(
         update={
             "store": _absolute(config.store),
             "weights": _absolute(config.weights),
             "base_model": base.model_copy(
-                update={"source": _absolute(base.source), "weights": _absolute(base.weights)}
+                update={
+                    "source": source(base.source),
+                    "layout": source(base.layout),
+                    "weights": _absolute(base.weights),
+                }
             ),
             "faces": faces.model_copy(update={"parser_source": _absolute(faces.parser_source)}),
         }
@@ -123,7 +134,6 @@ class Models:
     def base(self):
         """The frozen text-to-image model."""
         from faceid_core.diffusion import load_base_model
-        from faceid_core.diffusion.sources import find_base
         from faceid_core.stages.weights import verify_base
 
         chosen = self.settings

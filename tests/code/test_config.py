@@ -126,11 +126,20 @@ def test_the_region_is_taken_from_either_variable(monkeypatch):
 
 def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("store", "weights"):
+    for name in ("store", "weights", "miniature", "sd15", "own"):
         (tmp_path / name).mkdir()
     config = parse_config({"store": "store", "weights": "weights", "base_model": {"source": "org/model"}})
     settings = WorkerSettings.from_config(config, {}, threads=1)
     assert (settings.store, settings.base_weights) == (str(tmp_path / "store"), str(tmp_path / "weights"))
+    sources = {
+        "miniature": "miniature",
+        "sd15": "sd15",
+        "./sd15": f"{tmp_path}/sd15",
+        "own": f"{tmp_path}/own",
+    }
+    for source, expected in sources.items():
+        config = parse_config({"store": "store", "base_model": {"source": source}})
+        assert WorkerSettings.from_config(config, {}, threads=1).base_source == expected
     assert settings.base_source == "org/model" and settings.face_models["weights"] == settings.base_weights
 
 
