@@ -19,6 +19,10 @@ class Outcome(StrEnum):
     NOT_REACHED = "not_reached"
 
 
+# Reasons of a failure that the same photo, method and seed bring again (their exceptions' names): training has begun anew
+# at a lower rate by itself by then, and pictures follow from tokens and seeds. No further attempt is made.
+UNLEARNABLE = frozenset({"SlotStopped", "ConstantPictures"})
+
 EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION = 0, 1, 2, 3
 
 

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.executor import OnDone, Stop, Tick, Usage, batches, not_reached
+from faceid_core.night.executor import OnDone, Stop, Tick, Usage, batches, may_try_again, not_reached
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import StageActor
@@ -184,7 +184,7 @@ class RayPool:
                         value.status == "elsewhere"
                     ):  # another run is at it: last in the queue, and then wait for it
                         again.append(_Try([replace(work, patient=True)], this.attempt, this.losses))
-                    elif value.status == "failed" and this.attempt < self._attempts:
+                    elif may_try_again(value) and this.attempt < self._attempts:
                         again.append(_Try([work], this.attempt + 1, this.losses))
                     else:
                         on_done(replace(value, attempts=this.attempt + this.losses))

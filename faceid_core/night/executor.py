@@ -10,6 +10,7 @@ from itertools import groupby
 from threading import RLock
 from typing import Protocol
 
+from faceid_core.outcomes import UNLEARNABLE
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 
@@ -111,7 +112,7 @@ class InlineExecutor:
             return
         for done in self._worker.execute(batch, tick):
             attempt = 1
-            while done.status == "failed" and attempt < self._attempts:
+            while may_try_again(done) and attempt < self._attempts:
                 attempt += 1
                 patient = replace(done.work, patient=True)
                 done = replace(next(iter(self._worker.execute([patient], tick))), attempts=attempt)
@@ -127,6 +128,11 @@ class InlineExecutor:
     def close(self) -> None:
         """Drop the models."""
         self._worker = None
+
+
+def may_try_again(done: Done) -> bool:
+    """Whether a further attempt can end otherwise: not if the person cannot be learned so, or nothing failed."""
+    return done.status == "failed" and done.reason not in UNLEARNABLE
 
 
 def not_reached(work: Work) -> Done:

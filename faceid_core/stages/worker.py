@@ -57,8 +57,9 @@ class Worker:
             mine, elsewhere, made = self.shared.begin(left)
             yield from made
             try:
-                if mine:
-                    yield from self._execute(mine, tick)
+                for done in self._execute(mine, tick) if mine else ():
+                    self.shared.end(done.work)  # before a further attempt at it takes the lease again
+                    yield done
             finally:
                 for work in mine:
                     self.shared.end(work)
@@ -172,7 +173,6 @@ class Worker:
         except FaceidError as error:
             return failed(work, error, seconds)
         self._clear_journal(work)
-        self.shared.end(work)
         if REJECTION in manifest.outputs:
             return rejected(work, read_json(outputs[REJECTION].data), seconds)
         return Done(work, "done", seconds=seconds)

@@ -16,10 +16,9 @@ from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.night.scores import collect
-from faceid_core.outcomes import Outcome
+from faceid_core.outcomes import UNLEARNABLE, Outcome
 from faceid_core.stages import STAGES, stage_named
 from faceid_core.stages.files import read_json
-from faceid_core.stages.personalise import SlotStopped
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
@@ -64,6 +63,12 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
         raise ConfigurationError(
             f"study {study.name} {'chooses settings' if study.selects else 'reports'} and must not ask "
             f"score.scorers {config.score.scorers!r}; set it to {wanted}"
+        )
+    if config.base_model.source != "miniature":
+        raise ConfigurationError(
+            f"study {study.name} compares people with those whom the miniature was taught by name, and "
+            f"base_model.source is {config.base_model.source!r}, of which nobody is known; compare its "
+            "settings by nights of their own"
         )
     lacking = {"identity", "concepts"} - set(config.score.metrics)
     if lacking or not config.score.named_people:
@@ -207,7 +212,7 @@ def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) ->
     rows += [
         stopped_row(variant.label, account.identity_id, {"run_id": night.run_id})
         for account in night.accounts.values()
-        if account.outcome is Outcome.FAILED and account.reason == SlotStopped.__name__
+        if account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE
     ]
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}

@@ -12,8 +12,11 @@ import pytest
 
 from faceid_core.config import parse_config
 from faceid_core.night.executor import InlineExecutor
+from faceid_core.outcomes import UNLEARNABLE
 from faceid_core.stages import sharing
+from faceid_core.stages.generate import ConstantPictures
 from faceid_core.stages.models import WorkerSettings
+from faceid_core.stages.personalise import SlotStopped
 from faceid_core.stages.work import MADE_ELSEWHERE, Work
 from faceid_core.store import Output, RunLease, StageCache, layout
 from faceid_core.store.keys import StageCall, canonical_json
@@ -30,7 +33,7 @@ class Slow:
     def __init__(self, seconds: float = 0.05):
         self.made: list[str] = []
         self.seconds = seconds
-        self.fails = False
+        self.fails: Exception | None = None
 
     def execute(self, works, inputs, models, tick):
         for index, work in enumerate(works):
@@ -38,7 +41,7 @@ class Slow:
             self.made.append(work.call.key)
             yield (
                 index,
-                ValueError("broken") if self.fails else {"x": Output(work.call.key.encode(), "x/y")},
+                self.fails or {"x": Output(work.call.key.encode(), "x/y")},
                 {},
             )
 
@@ -58,14 +61,14 @@ def works(count: int, stage: str = "personalise") -> list[Work]:
     return [Work(f"person-{number}", SCOPE, call, {}, stage) for number, call in enumerate(calls)]
 
 
-def executor(store, run_id: str) -> InlineExecutor:
+def executor(store, run_id: str, attempts: int = 1) -> InlineExecutor:
     config = parse_config({"store": store.url, "personalize": {"slots": 1}})
-    return InlineExecutor(WorkerSettings.from_config(config, {}, threads=0), run_id, attempts=1)
+    return InlineExecutor(WorkerSettings.from_config(config, {}, threads=0), run_id, attempts=attempts)
 
 
-def run(store, run_id: str, some: list[Work]) -> list:
+def run(store, run_id: str, some: list[Work], attempts: int = 1) -> list:
     done = []
-    executor(store, run_id).execute(some, lambda *_: None, done.append, lambda: False)
+    executor(store, run_id, attempts).execute(some, lambda *_: None, done.append, lambda: False)
     return done
 
 
@@ -112,11 +115,30 @@ def test_what_another_run_is_at_comes_last_and_the_rest_goes_on(folder_store, sl
 
 def test_a_worker_that_fails_lets_go_and_the_other_tries(folder_store, slow):
     (work,) = works(1)
-    slow.fails = True
+    slow.fails = ValueError("broken")
     assert [done.status for done in run(folder_store, "one", [work])] == ["failed"]
     assert leases(folder_store) == []
-    slow.fails = False
+    slow.fails = None
     assert [done.status for done in run(folder_store, "two", [work])] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(ValueError("broken"), 3), (SlotStopped("diverged"), 1), (ConstantPictures(3, 4), 1)],
+    ids=["anything", "diverged", "constant"],
+)
+def test_what_may_pass_is_tried_again_under_one_lease_at_a_time(
+    folder_store, slow, monkeypatch, error, attempts
+):
+    taken, dropped = [], []
+    take, drop = RunLease.try_take, RunLease.drop
+    monkeypatch.setattr(RunLease, "try_take", lambda *a: taken.append(len(taken) - len(dropped)) or take(*a))
+    monkeypatch.setattr(RunLease, "drop", lambda lease: dropped.append(1) or drop(lease))
+    slow.fails = error
+    (done,) = run(folder_store, "one", works(1), attempts=3)
+    assert (done.status, done.reason, done.attempts) == ("failed", type(error).__name__, attempts)
+    assert len(slow.made) == attempts and taken == [0] * attempts, "the lease before was let go of"
+    assert leases(folder_store) == [] and {"SlotStopped", "ConstantPictures"} == UNLEARNABLE
 
 
 @pytest.mark.parametrize("how", ["ran out", "its process is gone", "its clock is ahead"])

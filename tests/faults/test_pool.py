@@ -38,8 +38,9 @@ class TroubledActor:
                 time.sleep(600)
             if "slow" in work.subject:
                 time.sleep(1)
-            status = "failed" if "fails" in work.subject else "done"
-            yield ("done", Done(work, status, reason=None if status == "done" else "it_does"))
+            reason = "it_does" if "fails" in work.subject else None
+            reason = "SlotStopped" if "diverges" in work.subject else reason
+            yield ("done", Done(work, "failed" if reason else "done", reason=reason))
 
 
 class TroubledPool(RayPool):
@@ -85,6 +86,12 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert pool.usage().replaced >= 4, "a worker for each loss"
     again = run(pool, "cleo")
     assert again["cleo"].status == "done", "the pool goes on after all that"
+
+
+def test_a_person_who_diverges_is_not_trained_over_and_over(pool, tmp_path):
+    found = run(pool, "ann", "diverges")
+    assert (found["diverges"].status, found["diverges"].attempts) == ("failed", 1)
+    assert len(list(tmp_path.glob("diverges-*"))) == 1 and found["ann"].status == "done"
 
 
 def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
