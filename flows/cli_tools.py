@@ -142,7 +142,7 @@ def tokens(
     if kind == "textual-inversion":
         from flows.export import write_textual_inversion
 
-        data = write_textual_inversion(
+        write_textual_inversion(
             config,
             identity_id,
             data,
@@ -150,8 +150,10 @@ def tokens(
             steps=distil_steps,
             vectors=distil_vectors,
             measured=measure,
+            target=target,
         )
-    target.write_bytes(data)
+    else:
+        target.write_bytes(data)
     click.echo(f"wrote {target}")
     if script:
         from flows.export import write_script

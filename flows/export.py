@@ -28,24 +28,32 @@ def write_textual_inversion(
     steps: int,
     vectors: int | None,
     measured: bool,
-) -> bytes:
-    """The file's bytes; says on the console how exact it is.
+    target: Path,
+) -> None:
+    """Write the file; says on the console how exact it is.
 
     Args:
         native: the person's tokens file.
         token, steps, vectors: as in `to_textual_inversion` and `distil`.
-        measured: also draw the configured grid with the tokens, the file and the class word, and score it.
+        measured: also draw the configured grid with the tokens, the file and the class word, and score it; the file is
+            written before.
 
     Raises:
-        ConfigurationError: the token, the grid or a number cannot be used.
+        ConfigurationError: the token, the grid or a number cannot be used, or no configured metric can measure it.
     """
     tokens = IdentityTokens.from_bytes(native)
     console = Console(highlight=False)
     if is_exact(tokens):
         rest = ", and there is nothing to measure" if measured else ""
         console.print(f"exact: the tokens have one stage with K = V, so nothing is lost{rest}")
-        return to_textual_inversion(tokens, token=token)
+        target.write_bytes(to_textual_inversion(tokens, token=token))
+        return
     require_token(token)
+    metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
+    if measured and not metrics:
+        raise ConfigurationError(
+            f"--measure asks those of score.metrics that are among {', '.join(MEASURED)}, and none is; name one"
+        )
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
     grid, chosen = load_grid(config.generate.grid), config.generate
     drawing = DrawOptions(chosen.sampler, chosen.steps, chosen.guidance, chosen.batch)
@@ -55,6 +63,7 @@ def write_textual_inversion(
         f"network's predictions (the mean of the vectors {made.lost_by_mean:.1%}); {made.seconds:.0f} s",
         soft_wrap=True,
     )
+    target.write_bytes(to_textual_inversion(made.tokens, token=token, notes=made.notes()))
     if measured:
         subjects = {"native tokens": tokens, "exported file": made.tokens, "class word": tokens.class_word}
         figures = measure(
@@ -66,12 +75,12 @@ def write_textual_inversion(
             range(chosen.seeds),
             drawing,
             models.scorers,
+            metrics,
         )
-        table = Table("", *MEASURED)
+        table = Table("", *metrics)
         for name, found in figures.items():
-            table.add_row(name, *(f"{found[metric]:.3f}" for metric in MEASURED))
+            table.add_row(name, *(f"{found[metric]:.3f}" for metric in metrics))
         console.print(table)
-    return to_textual_inversion(made.tokens, token=token, notes=made.notes())
 
 
 def write_script(config: NightlyConfig, file: str, *, token: str, prompt: str, seed: int) -> str:

@@ -21,7 +21,8 @@ from .pictures import Pictures
 from .scorers import Scorers
 from .shards import ShardRow
 
-MEASURED = ("identity", "concepts", "detection")
+# Which metrics an export is measured by, of those that the configuration asks for.
+MEASURED = ("identity", "identity_second", "concepts", "image_text", "detection")
 # Every so many prompts of a grid one is held out: the loss is measured on prompts that distilling never saw.
 _HELD_OUT_EVERY = 4
 # Seeds of the pictures that distilling looks at, apart from the grid's 0, 1, 2, ...
@@ -90,12 +91,14 @@ def measure(
     seeds: Sequence[int],
     drawing: DrawOptions,
     scorers: Scorers,
+    metrics: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     """Draw the grid for each subject with the same noise and score it against one person's photo.
 
     Args:
         subjects: name -> tokens or a plain text.
         reference: the person's photo, uint8 [h, w, 3].
+        metrics: whose models the scorers hold.
 
     Returns:
         name -> metric -> mean over pictures; NaN where nothing could be measured.
@@ -125,7 +128,7 @@ def measure(
                     if row.metric == metric
                 ]
             )
-            for metric in MEASURED
+            for metric in metrics
         }
     return found
 

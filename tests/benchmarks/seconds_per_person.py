@@ -48,6 +48,7 @@ NAME = "seconds-per-person"
 PRESET, SLOTS = "semantic-fidelity", 8
 _CASE = "script's seconds over ours, same identity and concepts"
 _BARS = {"cpu": 2.0, "cuda": 4.0}
+_METRICS = ("identity", "concepts", "detection")
 _DRAWING = DrawOptions("DPMSolverMultistepScheduler", 12, 4.0, 32)
 _SEEDS = (0, 1)
 
@@ -194,7 +195,9 @@ def _scored(
             f"the training of {', '.join(lost)} stopped; the same people must stand on both sides"
         )
     found = [
-        measure(base, {"it": tokens[p.name]}, p.image, p.class_word, grid, _SEEDS, _DRAWING, scorers)["it"]
+        measure(
+            base, {"it": tokens[p.name]}, p.image, p.class_word, grid, _SEEDS, _DRAWING, scorers, _METRICS
+        )["it"]
         for p in photos
     ]
     figures = {name: np.nan_to_num([each[name] for each in found]) for name in ("identity", "concepts")}

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors import safe_open
 
+from faceid_core.errors import ConfigurationError
+from flows.cli import cli
 from tests.end_to_end.test_inline_folder import run
 
 GRID = """\
@@ -21,8 +23,6 @@ prompts:
 
 
 def ask(*arguments):
-    from flows.cli import cli
-
     answer = CliRunner().invoke(cli, [*arguments])
     assert answer.exit_code == 0, answer.output
     return answer.output
@@ -76,6 +76,12 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path):
                "--measure", "--out", str(file), *learned)  # fmt: skip
     assert "of the person's effect on the network's predictions" in told
     assert all(name in told for name in ("native tokens", "exported file", "class word", "identity"))
+    refused = CliRunner().invoke(
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--measure", "--score-metrics", "attention",
+              "--out", str(tmp_path / "none"), *learned],
+    )  # fmt: skip
+    assert isinstance(refused.exception, ConfigurationError) and "--measure asks" in str(refused.exception)
+    assert not (tmp_path / "none").exists()
     with safe_open(file, "pt") as opened:
         assert opened.get_tensor("<v>").shape[0] == 2
         fields = json.loads(opened.metadata()["faceid"])
