@@ -21,6 +21,7 @@ from faceid_core.outcomes import tally
 from faceid_core.stages.generate import STAGE as GENERATE
 from faceid_core.stages.score import FLOOR
 from faceid_core.stages.work import Subject
+from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 Found = Sequence[tuple[Subject, SubjectScores]]
@@ -164,7 +165,7 @@ def _scored(
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
-        model, weights = _scored_by(night, metric)
+        model, weights = scored_by(night, metric, manifest)
         yield {
             "generate_key": generate_key,
             "prompt_id": row.prompt_id,
@@ -179,13 +180,14 @@ def _scored(
         }
 
 
-def _scored_by(night: Night, metric: str) -> tuple[str, list[str]]:
-    """Which models measured a metric, in words, and their digests."""
-    scorers, roles = night.config.score.scorers, METRICS[metric].roles
-    names, weights = night.plan.scorer_names, night.plan.weights
-    if not names:
-        return f"{scorers}:{'+'.join(roles)}", [weights[role] for role in roles]
-    played = key_roles(metric, roles)
-    return f"{scorers}:{'+'.join(names[role] for role in played)}", [
-        weights[role] for role in played.values()
-    ]
+def scored_by(night: Night, metric: str, manifest: Manifest) -> tuple[str, list[str]]:
+    """Which models measured a metric, in words, and their digests as the key of the scores has them."""
+    scorers, roles, names = night.config.score.scorers, METRICS[metric].roles, night.plan.scorer_names
+    asked = manifest.content["preimage"]["weights"]
+    if names:
+        played = key_roles(metric, roles)
+        return f"{scorers}:{'+'.join(names[role] for role in played)}", [asked[role] for role in played]
+    backend = night.config.faces.backend
+    if METRICS[metric].detector_of_photos and asked["detector"] != night.plan.weights["detector"]:
+        return f"{backend}:{'+'.join(roles)}", [asked[role] for role in roles]
+    return f"{scorers}:{'+'.join(roles)}", [asked[role] for role in roles]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from faceid_core.evaluate.shards import ShardRow, write_shard
 from faceid_core.faces.backends import backend_digest
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
+from faceid_core.night.rows import scored_by
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.weights import shipped_lock
 from faceid_core.store.keys import StageCall
@@ -77,3 +79,17 @@ def test_identity_and_attention_are_keyed_by_the_scorers_own_detector(backend):
     calls = score_calls(backend)
     for stage in ("score-identity", "score-attention"):
         assert calls[stage].weights["detector"] == shipped_lock().digest("reporting_detector")
+
+
+def told_by_the_table(backend: str, metric: str) -> tuple[str, list[str]]:
+    config = NightlyConfig(faces={"backend": backend})
+    night = SimpleNamespace(config=config, plan=Plan.from_config(config))
+    preimage = score_calls(backend)[f"score-{metric}"].preimage()
+    return scored_by(night, metric, SimpleNamespace(content={"preimage": preimage}))
+
+
+def test_the_table_names_the_detector_that_looked():
+    ours, theirs = (told_by_the_table(backend, "detection") for backend in ("miniature", "deepface"))
+    assert ours == ("miniature:detector", [shipped_lock().digest("reporting_detector")])
+    assert theirs == ("deepface:detector", [backend_digest("deepface")])
+    assert told_by_the_table("miniature", "identity") == told_by_the_table("deepface", "identity")
