@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from faceid_core.errors import ObjectMissing
 from faceid_core.night.runs import STATUS, run_ids
+from faceid_core.stages.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.layout import identity_scope, run_object
 
@@ -57,18 +58,29 @@ class Pace:
     def __init__(self, store: ObjectStore | None):
         self._store, self._lock = store, Lock()
         self._seconds: dict[str, list[float]] = defaultdict(list)
+        self._pictures: dict[
+            str, int
+        ] = {}  # digest of a shard -> its pictures; a score's manifest does not tell them
 
     def add(self, manifest: Manifest) -> None:
-        """Take an earlier result into account."""
+        """Take an earlier result into account; a score counts if the shard that it is of was added before it."""
+        made, preimage = manifest.provenance, manifest.content["preimage"]
+        parameters = preimage.get("parameters", {})
+        if manifest.stage == "generate":
+            drawn = whole = len(parameters.get("prompts", ())) * parameters.get("seeds", 1)
+            drawn = made.get("pictures_drawn", drawn)
+            if SHARD in manifest.outputs:
+                self._pictures[manifest.outputs[SHARD].digest] = whole
+        else:
+            drawn = self._pictures.get(preimage.get("inputs", {}).get("pictures", ""))
         samples = self._seconds[manifest.stage]
         if len(samples) >= _SAMPLES:
             return
-        seconds = manifest.provenance.get("seconds")
-        copied = manifest.provenance.get("pictures_drawn") == 0  # a shard put together from earlier pictures
-        if isinstance(seconds, int | float) and seconds > 0 and not copied:
-            size = _size(
-                manifest.stage, manifest.content["preimage"].get("parameters", {}), manifest.provenance
-            )
+        seconds = made.get("seconds")
+        copied = drawn == 0  # a shard put together from earlier pictures
+        unknown = drawn is None and manifest.stage.startswith("score-")
+        if isinstance(seconds, int | float) and seconds > 0 and not copied and not unknown:
+            size = _size(manifest.stage, parameters, drawn)
             with self._lock:
                 samples.append(seconds / size)
 
@@ -114,12 +126,11 @@ def _works(row: StagePlan, plan: Plan, subjects: Mapping[str, Subject]):
     """(stage name, size) of everything that a stage has to do, misses first, then what waits."""
     from faceid_core.night.planning import expected_results
 
-    for miss in row.misses:
-        yield miss.work.call.stage, _size(miss.work.call.stage, miss.work.call.parameters, {})
     config = plan.config
+    pictures = len(plan.grid.prompts) * config.generate.seeds
+    for miss in row.misses:
+        yield miss.work.call.stage, _size(miss.work.call.stage, miss.work.call.parameters, pictures)
     parameters: dict[str, Any] = {
-        "prompts": plan.grid.prompts,
-        "seeds": config.generate.seeds,
         "steps": config.generate.steps,
         "method": plan.method.model_dump(mode="json") if row.stage == "personalise" else {},
     }
@@ -127,19 +138,16 @@ def _works(row: StagePlan, plan: Plan, subjects: Mapping[str, Subject]):
         names = expected_results(plan, subjects[subject], row.stage)
         for name in names[-count:]:
             stage = name.removeprefix("floor_")
-            yield stage, _size(stage, parameters, {})
+            yield stage, _size(stage, parameters, pictures)
 
 
-def _size(stage: str, parameters: Mapping, provenance: Mapping) -> float:
-    """How much work a call is, in units that its time grows with: training samples, sampler steps, prompts."""
+def _size(stage: str, parameters: Mapping, pictures: int | None) -> float:
+    """How much work a call is, in units that its time grows with: training samples, sampler steps, pictures."""
     if stage == "personalise":
         method = parameters.get("method", {})
         return float(method.get("steps") or 1) * float(method.get("samples_per_step") or 1)
     if stage == "generate":
-        pictures = provenance.get("pictures_drawn") or len(parameters.get("prompts", ())) * parameters.get(
-            "seeds", 1
-        )
-        return float(max(1, pictures) * (parameters.get("steps") or 1))
+        return float(max(1, pictures or 1) * (parameters.get("steps") or 1))
     if stage.startswith("score-"):
-        return float(max(1, len(parameters.get("prompts", ()))))
+        return float(max(1, pictures or 1))
     return 1.0

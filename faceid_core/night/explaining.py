@@ -51,7 +51,7 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, *, planned: boo
         ConfigurationError: no such stage or person, or no result to compare with.
         SecretMismatch: the secret is another than the store's.
     """
-    _require_stage(config, stage)
+    _require_stage(stage)
     store, secret = open_with_secret(config)
     cache = StageCache(store, identity_scope(secret.identity_key(validate_identity_id(identity_id))))
     results = _results(cache, stage)
@@ -67,7 +67,7 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, *, planned: boo
     return Explanation(_words("before", before), _words("newest", newest), leaves)
 
 
-def _require_stage(config: NightlyConfig, stage: str) -> None:
+def _require_stage(stage: str) -> None:
     from faceid_core.evaluate.metrics import METRICS
 
     scores = [f"score-{metric}" for metric in METRICS]

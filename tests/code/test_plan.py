@@ -14,6 +14,7 @@ from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.night.explaining import explain
 from faceid_core.night.planning import plan_night, told
+from faceid_core.night.runs import write_status
 from faceid_core.stages import STAGES
 from faceid_core.store.differences import differences
 from flows.cli import cli
@@ -27,7 +28,7 @@ def night(tmp_path_factory):
     """The configuration of a night of five people that ended, and its folder."""
     folder = tmp_path_factory.mktemp("pretended")
     config = pretend_config(str(folder / "store"), write_manifest(folder / "people", PEOPLE))
-    pretend_night(config)
+    write_status(pretend_night(config), "complete")
     return config
 
 
@@ -65,6 +66,15 @@ def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(
     assert seconds["personalise"] == pytest.approx(2 * SECONDS["personalise"])
     assert seconds["generate"] == pytest.approx(2 * SECONDS["generate"])
     assert found.estimate.wall_seconds == pytest.approx(found.estimate.worker_seconds / 2)
+
+
+def test_the_estimate_grows_with_the_pictures(night):
+    seeds = night.generate.seeds
+    found = plan_night(changed(night, {"generate.seeds": 3 * seeds}, source="test"))
+    (score,) = (row for row in found.stages if row.stage == "score")
+    calls = len(score.misses) + sum(score.waiting.values())
+    assert calls > PEOPLE and found.estimate.seconds["score"] == pytest.approx(3 * calls * 0.25)
+    assert found.estimate.seconds["generate"] == pytest.approx(3 * (PEOPLE + COMMON) * SECONDS["generate"])
 
 
 def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
@@ -183,6 +193,13 @@ def test_explain_names_the_stage_that_comes_first(night):
     found = explain(other, "person-000002", "generate", planned=True)
     assert "waits for mask" in found.before
     assert [leaf.path for leaf in found.leaves] == ["parameters.region"]
+
+
+def test_the_command_explains(night):
+    usual = ["explain", "person-000001", "personalise", "--planned", "--store", night.store]
+    people = ["--identities", night.identities, "--score-named-people", "1"]
+    told = CliRunner().invoke(cli, [*usual, *people, "--personalize-seed", "3"])
+    assert told.exit_code == 0 and "parameters.seed: 0 -> 3" in told.output, told.output
 
 
 def test_explain_refuses_what_it_cannot_compare(night):
