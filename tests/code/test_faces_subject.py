@@ -1,12 +1,15 @@
 """Subjects that are no people: the user's box or mask decides the crop and the mask, and no face is looked for."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceid_core import photos
 from faceid_core.errors import InputContractError, PhotoRejected
 from faceid_core.faces.mask import make_mask
-from faceid_core.faces.subject import cut_subject
+from faceid_core.faces.subject import cut_subject, read_subject_mask
 from faceid_core.identity import parse_manifest
 from faceid_core.stages.files import read_json, read_png
 from tests.helpers.stage_runs import models_for_tests, run_stage
@@ -95,6 +98,23 @@ def test_the_stages_step_aside():
     )["cat"]
     assert np.array_equal(read_png(masked["mask.png"]), read_png(found["subject.png"]))
     assert "_faces" not in vars(models), "no detector and no parser was loaded"
+
+
+def test_a_mask_with_transparent_parts_is_refused():
+    limits = {"max_bytes": 10**6, "max_pixels": 10**6}
+    inside = photo()[..., 0] == 230
+    cut_out = np.dstack([photo(), inside.astype(np.uint8) * 255])  # the subject, on nothing
+    with pytest.raises(PhotoRejected, match="transparent"):
+        read_subject_mask(png(cut_out), **limits)
+    opaque = np.full((*inside.shape, 4), 255, np.uint8)
+    opaque[..., :3] = inside[..., None] * np.uint8(255)
+    assert np.array_equal(read_subject_mask(png(opaque), **limits), inside)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()
 
 
 HEADER = "identity_id,photo,class_word,face_box,subject_box,subject_mask\n"
