@@ -16,11 +16,13 @@ _SCRIPT = """\
 import torch
 from diffusers import DiffusionPipeline, {sampler}
 {imports}
-pipe = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.{precision}{options})
+device, precision = ("cuda", torch.{precision}) if torch.cuda.is_available() else ("cpu", torch.float32)
+pipe = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=precision{options}).to(device)
 pipe.scheduler = {sampler}.from_config(pipe.scheduler.config)
 {load}
 noise = torch.randn(1, {shape}, generator=torch.Generator().manual_seed({seed}))
-picture = pipe({prompt!r}, latents=noise{dtype}, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+noise = noise.to(device, precision)
+picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
 picture.save({picture!r})
 """
 _ONE = "pipe.load_textual_inversion({file!r}, token={token!r})"
@@ -68,7 +70,6 @@ def diffusers_script(
         shape=_numbers(about.latent_shape),
         seed=noise_seed(seed, about.latent_shape),
         prompt=fill(prompt, token),
-        dtype="" if about.precision == "float32" else f".to(torch.{about.precision})",
         steps=drawing.steps,
         guidance=drawing.guidance,
         picture=picture,
