@@ -96,6 +96,10 @@ def write_pipeline(
             # transformers would load it in the stored type; the other parts load in float32.
             settings["dtype"] = "float32"
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+    # Whether downloads were refused when it was read says nothing about a tokenizer either.
+    written = folder / "tokenizer" / "tokenizer_config.json"
+    text = written.read_text("utf-8").replace('"local_files_only": true', '"local_files_only": false')
+    written.write_text(text, "utf-8")
 
 
 def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
