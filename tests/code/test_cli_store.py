@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION
+from faceid_core.outcomes import EXIT_BUG, EXIT_COMPLETE, EXIT_CONFIGURATION
 from faceid_core.store import IdentitySecret, initialise, open_store
 from flows.cli import cli, main
 
@@ -137,3 +137,12 @@ def test_a_run_that_died_before_its_first_status_is_named(store, tmp_path):
     told = CliRunner().invoke(cli, ["status", "--store", str(tmp_path / "store")], catch_exceptions=False)
     assert told.exit_code == EXIT_COMPLETE
     assert "run 20261124-nightly-1 started at 2026-11-24T22:00:00+00:00 but recorded no status" in told.output
+
+
+def test_a_bug_has_an_exit_status_of_its_own(store, monkeypatch, capsys):
+    def breaks(*_, **__):
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr("faceid_core.night.reading.open_existing", breaks)
+    code, told = faceid(monkeypatch, capsys, "gc", "--store", store.root)
+    assert code == EXIT_BUG == 1 and "nobody thought of this" in told and "this is a bug in faceid" in told

@@ -193,6 +193,18 @@ def test_the_second_sweep_waits_for_whatever_was_under_way(filled):
     require_erased(filled)
 
 
+def test_collecting_garbage_finishes_an_erasure_that_did_not_wait(filled):
+    erase(filled.store, SECRET, GONE, wait=False, longest_lease=0.0)
+    late = f"{layout.identity_scope(KEY)}/blobs/{'a' * 64}"
+    filled.store.put_if_absent(late, b"late")
+    told = CliRunner().invoke(cli, ["gc", "--store", str(filled.store.root)])
+    assert told.exit_code == 0 and "erasure of" not in told.output and filled.store.head(late) is not None
+    told = CliRunner().invoke(cli, ["gc", "--store", str(filled.store.root), "--delete"])
+    assert told.exit_code == 0 and f"erasure of {KEY}: complete" in told.output
+    assert filled.store.head(late) is None
+    require_erased(filled)
+
+
 def test_the_wait_is_as_long_as_the_longest_lease(filled, monkeypatch):
     slept = []
     monkeypatch.setattr(erasing.time, "sleep", slept.append)

@@ -29,3 +29,10 @@ def test_samples_lie_beside_the_store(store, expected, tmp_path, monkeypatch):
     named = manifest_source(NightlyConfig(store=store.format(root=tmp_path)))
     folder = Path(expected) if store.startswith("s3") else tmp_path / expected
     assert written == [folder] and named == str(folder / "identities.csv")
+
+
+def test_a_photo_that_was_exchanged_by_hand_stays(tmp_path):
+    config = NightlyConfig(store=str(tmp_path / "store"))
+    (photo, *_) = sorted(Path(manifest_source(config)).parent.glob("*.png"))
+    photo.write_bytes(b"exchanged")
+    assert Path(manifest_source(config)).parent == photo.parent and photo.read_bytes() == b"exchanged"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -211,9 +212,13 @@ def test_unused_results_go_after_their_days_unless_their_run_is_pinned(spoilt):
     assert CliRunner().invoke(cli, ["pin", run.name, "--store", str(root)]).exit_code == 0
     assert collect(store, unused_days=30).counts["unused result"] == 0
     assert CliRunner().invoke(cli, ["pin", run.name, "--remove", "--store", str(root)]).exit_code == 0
-    found = collect(store, unused_days=30, delete=True)
     # personalise, generate and the scores of the old seed; photos, crops and masks are used still.
     own = 1 + 1 + 6
+    for days, expected in (([], 0), (["--unused-days", "30"], PEOPLE * own)):
+        told = CliRunner().invoke(cli, ["gc", "--store", str(root), *days])
+        counted = dict(re.findall(r"^(.+?) +(\d+) ", told.output, re.MULTILINE))
+        assert told.exit_code == EXIT_COMPLETE and int(counted.get("unused result", 0)) == expected
+    found = collect(store, unused_days=30, delete=True)
     assert found.counts["unused result"] == PEOPLE * own
     assert found.counts["orphaned blob"] > 0
     assert verify(store).sound
