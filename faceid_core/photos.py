@@ -27,6 +27,7 @@ _ADVICE = "Save it as JPEG, PNG or WebP and send it again."
 # Telephones' own format, read where Pillow's plugin for it is installed.
 _HEIC_PLUGIN = "pillow_heif"
 HEIC_UNAVAILABLE = "heic_unavailable"
+TRANSPARENT = "transparent"
 
 # A larger colour profile than this is not a camera's.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
@@ -43,7 +44,9 @@ _ORIENTATIONS = {
 }
 
 
-def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, opaque: bool = False
+) -> np.ndarray:
     """Decode one photo from an untrusted source.
 
     The first frame only, turned as its EXIF orientation says, colours brought to sRGB where its profile can
@@ -53,12 +56,14 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
         data: the file's content.
         max_bytes: largest file that is looked at.
         max_pixels: largest width x height that is decoded.
+        opaque: refuse a picture with transparent parts.
 
     Returns:
         uint8 [h, w, 3], RGB.
 
     Raises:
-        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels or truncated.
+        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels, truncated or
+            transparent.
     """
     if len(data) > max_bytes:
         raise too_many_bytes(len(data), max_bytes)
@@ -76,6 +81,8 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
             _load(image)
             # A HEIC file's true size may turn out other than its header says.
             _check_pixels(image.size, max_pixels)
+            if opaque and _is_seen_through(image):
+                raise PhotoRejected(TRANSPARENT, "The picture has transparent parts. Send it opaque.")
             return _to_srgb(_upright(image))
     except PhotoRejected:
         raise
@@ -268,6 +275,16 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _is_seen_through(image: Image.Image) -> bool:
+    # 16-bit greyscale loses its transparent grey level below.
+    is_deep = image.mode.startswith("I")
+    return not is_deep and _has_alpha(image) and image.convert("RGBA").getextrema()[3][0] < 255
+
+
 def _to_srgb(image: Image.Image) -> np.ndarray:
     """uint8 [h, w, 3] of any mode that the allowed formats can have."""
     profile = image.info.get("icc_profile")
@@ -276,7 +293,7 @@ def _to_srgb(image: Image.Image) -> np.ndarray:
         grey = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255)
         image = Image.fromarray(np.rint(grey).astype(np.uint8))
     alpha = None
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")

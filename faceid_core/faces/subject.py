@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .. import photos
 from ..errors import PhotoRejected
@@ -51,15 +49,17 @@ def read_subject_mask(data: bytes, *, max_bytes: int, max_pixels: int) -> np.nda
     Raises:
         PhotoRejected: subject_mask_transparent, or any of the reasons of `photos.decode`.
     """
-    white = photos.decode(data, max_bytes=max_bytes, max_pixels=max_pixels).mean(axis=2) > 127
-    with Image.open(io.BytesIO(data)) as picture:  # within the limits, as decoding has found
-        seen_through = picture.convert("RGBA").getextrema()[3][0] < 255
-    if seen_through:  # on which ground it lies would decide what is white
+    try:
+        decoded = photos.decode(data, max_bytes=max_bytes, max_pixels=max_pixels, opaque=True)
+    except PhotoRejected as rejected:
+        if rejected.reason != photos.TRANSPARENT:
+            raise
+        # The ground on which it lies would decide what is white.
         sentence = (
             "The mask has transparent parts. Send it opaque: white where the subject is, black elsewhere."
         )
-        raise PhotoRejected("subject_mask_transparent", sentence)
-    return white
+        raise PhotoRejected("subject_mask_transparent", sentence) from None
+    return decoded.mean(axis=2) > 127
 
 
 def cut_subject(

@@ -110,6 +110,7 @@ def plan_works(plan, subject: Subject) -> list[Work]:
             parameters["subject_box"] = list(subject.subject_box)
         if subject.subject_mask_digest:
             sources["subject_mask"] = subject.subject_mask()
+            parameters["mask"] = "opaque"  # since version 1 once took transparent ones
     elif faces.crop_framing != "close_up":
         parameters["framing"] = faces.crop_framing
     return [plan.work(subject, "detect", STAGE.version, parameters, sources, roles)]
