@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from threading import Lock
@@ -89,8 +89,7 @@ class Pace:
     ) -> Estimate:
         """Expected seconds of the misses, and of what waits for them."""
         todo = [(row.stage, name, size) for row in stages for name, size in _works(row, plan, subjects)]
-        if any(not self._seconds.get(name) for _, name, _ in todo):
-            self._sample_last_run()
+        self._sample_last_runs({name for _, name, _ in todo})
         seconds: dict[str, float] = defaultdict(float)
         unknown, samples = set(), {}
         for stage, name, size in todo:
@@ -102,11 +101,11 @@ class Pace:
             seconds[stage] += median(found) * size
         return Estimate(dict(seconds), samples, tuple(sorted(unknown)), workers)
 
-    def _sample_last_run(self) -> None:
-        """Other people's results, where those who are planned have none yet."""
-        if self._store is None:
-            return
-        for run_id in reversed(run_ids(self._store)[-3:]):
+    def _sample_last_runs(self, wanted: Collection[str]) -> None:
+        """Other people's results, where those who are planned have none yet; a stopped run has not all either."""
+        for run_id in reversed(run_ids(self._store)[-3:] if self._store is not None else []):
+            if all(self._seconds.get(name) for name in wanted):
+                return
             try:
                 people = json.loads(self._store.get(run_object(run_id, STATUS)))["people"]
             except (ObjectMissing, ValueError, KeyError):
@@ -118,8 +117,6 @@ class Pace:
                     manifest = cache.peek(result.removeprefix("floor_"), key)
                     if manifest is not None:
                         self.add(manifest)
-            if computed:
-                return
 
 
 def _works(row: StagePlan, plan: Plan, subjects: Mapping[str, Subject]):

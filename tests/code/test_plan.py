@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,17 @@ def test_the_estimate_grows_with_the_pictures(night):
     assert found.estimate.seconds["generate"] == pytest.approx(3 * (PEOPLE + COMMON) * SECONDS["generate"])
 
 
+def test_a_run_that_was_stopped_leaves_the_estimate_of_what_it_did_not_reach(night, tmp_path):
+    shutil.copytree(Path(night.store), tmp_path / "store")
+    changes = {"store": str(tmp_path / "store"), "generate.seeds": 3 * night.generate.seeds}
+    stopped = changed(night, changes, source="test")
+    reached = tuple(stage for stage in STAGES if stage != "score")
+    write_status(pretend_night(stopped, stages=reached), "stopped")
+    found = plan_night(stopped)
+    assert numbers(found)["generate"][1:] == (0, 0) and found.estimate.unknown == ()
+    assert found.estimate.seconds["score"] > 0
+
+
 def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
     manifest = write_manifest(tmp_path, PEOPLE)
     (tmp_path / "000003.png").write_bytes(b"another photo")
@@ -122,8 +134,6 @@ def test_changed_weights_and_versions_are_reasons():
 
 
 def test_a_damaged_manifest_is_told_and_left_where_it_is(night, tmp_path):
-    import shutil
-
     shutil.copytree(Path(night.store), tmp_path / "store")
     (first, *_) = sorted((tmp_path / "store" / "identities").glob("*/stages/mask/*.json"))
     first.write_bytes(first.read_bytes()[:-9])
@@ -170,8 +180,6 @@ def test_the_command_says_cost_and_changes_nothing(night):
 
 
 def test_explain_compares_the_newest_two_or_with_what_would_be_computed(night, tmp_path):
-    import shutil
-
     shutil.copytree(Path(night.store), tmp_path / "store")
     own = changed(night, {"store": str(tmp_path / "store")}, source="test")
     found = explain(changed(own, {"personalize.seed": 3}, source="test"), "person-000001", "personalise")
