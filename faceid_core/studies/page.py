@@ -107,6 +107,13 @@ def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
             )
     if told:
         yield f"\nTraining diverged: {', '.join(told)}."
+    blank = []
+    for label in measured:
+        own = frame[(frame.kind == "person") & (frame.variant == label) & (frame.balance == 0)]
+        count = int((own.concepts_fraction.isna() & (own.samples > 0)).sum())
+        blank += [f"{label} ({count}, counted as 0)"] if count else []
+    if blank:
+        yield f"\nPeople whose pictures are of one colour: {', '.join(blank)}."
 
 
 def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):

@@ -78,7 +78,8 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
 
 
 def stopped_row(variant: str, person: str, origin: Mapping) -> dict:
-    """The row of a person whom the variant could not learn: as far from the ceiling as the class word.
+    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one colour: as far
+    from the ceiling as the class word.
 
     Left out, the worst people would drop out of means and comparisons, and a setting at which most people diverge could
     be chosen for the few who did not.

@@ -209,11 +209,11 @@ def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) ->
                 **_learning(night, subject),
             }
     rows = study_rows(variant.label, summary, origins)
-    rows += [
-        stopped_row(variant.label, account.identity_id, {"run_id": night.run_id})
-        for account in night.accounts.values()
-        if account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE
-    ]
+    for subject in night.subjects.values():
+        account = night.accounts.get(subject.name) if subject.kind == PERSON else None
+        if account and account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE:
+            origin = {"run_id": night.run_id, **_learning(night, subject)}
+            rows.append(stopped_row(variant.label, account.identity_id, origin))
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows

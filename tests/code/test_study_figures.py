@@ -218,11 +218,13 @@ def test_every_claim_names_variants_and_measures_that_exist():
 def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(tmp_path):
     study = studies()["tune"]
     steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 200"
-    stopped = [stopped_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2, 3)]
+    stopped = [stopped_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2)]
+    stopped.append(stopped_row(wild, "p3", {"run_id": "r", "samples": 1000, "restarted": 0}))
     restarted = rows(wild, [0.9], restarted=1, samples=1000)
     frame = frame_of(rows(steady, [0.6] * 4, samples=1000) + restarted + stopped)
     page, _ = write_page(study, frame, NightlyConfig(), tmp_path)
     text = page.read_text()
     assert "| prospect | 0.02 | 100 | 0.600" in text
-    assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 3 not, counted as 0)." in text
+    assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 2 not, counted as 0)." in text
+    assert f"People whose pictures are of one colour: {wild} (1, counted as 0)." in text
     assert paired(frame, "balance", wild, steady).people == 4
