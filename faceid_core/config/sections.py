@@ -185,7 +185,10 @@ class ExecutionConfig(Section):
         description="Address of a running Ray cluster; empty takes RAY_ADDRESS, or else starts one on this machine.",
     )
     attempts: int = Field(
-        2, ge=1, le=10, description="Tries for a person's stage before it counts as failed."
+        2,
+        ge=1,
+        le=10,
+        description="Tries for a person's stage before it counts as failed; a person who cannot be learned so has one.",
     )
     chunk: int = Field(
         32,

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors import safe_open
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, FaceidError
+from flows import export
 from flows.cli import cli
 from tests.end_to_end.test_inline_folder import run
 
@@ -64,7 +65,7 @@ def learned(small, people, tmp_path):
     return ["--store", store, "--generate-grid", str(grid), "--generate-steps", "2", "--generate-seeds", "1"]
 
 
-def test_draw_and_export_from_the_command_line(learned, tmp_path):
+def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     picture = tmp_path / "two.png"
     both = ["--identity", "ann", "--identity", "bob", "--prompt", "a photo of V1* and V2* on the beach"]
     ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--sides", "k", "--strength", "0.7",
@@ -82,6 +83,17 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path):
     )  # fmt: skip
     assert isinstance(refused.exception, ConfigurationError) and "--measure asks" in str(refused.exception)
     assert not (tmp_path / "none").exists()
+
+    def breaks(*arguments):
+        assert arguments[-1] == ("identity", "detection"), "what the night measures"
+        raise FaceidError("scoring broke")
+
+    monkeypatch.setattr(export, "measure", breaks)
+    kept = CliRunner().invoke(
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--measure", "--score-metrics",
+              "identity", "--score-metrics", "detection", "--out", str(tmp_path / "kept"), *learned],
+    )  # fmt: skip
+    assert str(kept.exception) == "scoring broke" and (tmp_path / "kept").stat().st_size > 100
     with safe_open(file, "pt") as opened:
         assert opened.get_tensor("<v>").shape[0] == 2
         fields = json.loads(opened.metadata()["faceid"])
