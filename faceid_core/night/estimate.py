@@ -58,9 +58,8 @@ class Pace:
     def __init__(self, store: ObjectStore | None):
         self._store, self._lock = store, Lock()
         self._seconds: dict[str, list[float]] = defaultdict(list)
-        self._pictures: dict[
-            str, int
-        ] = {}  # digest of a shard -> its pictures; a score's manifest does not tell them
+        # Digest of a shard -> its pictures; a score's manifest does not tell them.
+        self._pictures: dict[str, int] = {}
 
     def add(self, manifest: Manifest) -> None:
         """Take an earlier result into account; a score counts if the shard that it is of was added before it."""
@@ -89,7 +88,9 @@ class Pace:
     ) -> Estimate:
         """Expected seconds of the misses, and of what waits for them."""
         todo = [(row.stage, name, size) for row in stages for name, size in _works(row, plan, subjects)]
-        self._sample_last_runs({name for _, name, _ in todo})
+        wanted = {name for _, name, _ in todo}
+        if self._store is not None and not self._knows(wanted):
+            self._sample_last_runs(self._store, wanted)
         seconds: dict[str, float] = defaultdict(float)
         unknown, samples = set(), {}
         for stage, name, size in todo:
@@ -101,18 +102,21 @@ class Pace:
             seconds[stage] += median(found) * size
         return Estimate(dict(seconds), samples, tuple(sorted(unknown)), workers)
 
-    def _sample_last_runs(self, wanted: Collection[str]) -> None:
+    def _knows(self, wanted: Collection[str]) -> bool:
+        return all(self._seconds.get(name) for name in wanted)
+
+    def _sample_last_runs(self, store: ObjectStore, wanted: Collection[str]) -> None:
         """Other people's results, where those who are planned have none yet; a stopped run has not all either."""
-        for run_id in reversed(run_ids(self._store)[-3:] if self._store is not None else []):
-            if all(self._seconds.get(name) for name in wanted):
+        for run_id in reversed(run_ids(store)[-3:]):
+            if self._knows(wanted):
                 return
             try:
-                people = json.loads(self._store.get(run_object(run_id, STATUS)))["people"]
+                people = json.loads(store.get(run_object(run_id, STATUS)))["people"]
             except (ObjectMissing, ValueError, KeyError):
                 continue
             computed = [person for person in people if person.get("stage_keys")]
             for person in computed[:_SAMPLED_PEOPLE]:
-                cache = StageCache(self._store, identity_scope(person["identity_key"]))
+                cache = StageCache(store, identity_scope(person["identity_key"]))
                 for result, key in person["stage_keys"].items():
                     manifest = cache.peek(result.removeprefix("floor_"), key)
                     if manifest is not None:

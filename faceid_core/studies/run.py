@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from faceid_core.config import NightlyConfig, changed
+from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.errors import ConfigurationError, DamagedInput
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.night.night import Night
@@ -64,7 +65,7 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
             f"study {study.name} {'chooses settings' if study.selects else 'reports'} and must not ask "
             f"score.scorers {config.score.scorers!r}; set it to {wanted}"
         )
-    if config.base_model.source != "miniature":
+    if config.base_model.source != MINIATURE:
         raise ConfigurationError(
             f"study {study.name} compares people with those whom the miniature was taught by name, and "
             f"base_model.source is {config.base_model.source!r}, of which nobody is known; compare its "
