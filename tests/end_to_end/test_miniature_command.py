@@ -32,6 +32,7 @@ def test_a_sheet_has_a_row_for_each_person(tmp_path, population):
     assert heights[1] == pytest.approx(3 * heights[0], rel=0.1)
 
 
+@pytest.mark.exhaustive
 def test_the_card_measures_the_ceiling_and_keeps_what_was_not_asked_for(tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)
     card = tmp_path / "card.json"
@@ -69,6 +70,7 @@ def test_an_unknown_figure_is_named(tmp_path):
     assert not (tmp_path / "card.json").exists()
 
 
+@pytest.mark.exhaustive
 def test_the_card_measures_names_with_the_scorers_that_report(tmp_path):
     card = tmp_path / "card.json"
     result = faceid("card", "--figures", "names, ", "--people", 2, "--out", card)

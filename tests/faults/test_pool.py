@@ -143,6 +143,7 @@ def test_the_time_without_work_is_measured(pool):
     assert 0.1 < idle < 0.9 and pool.usage().replaced == 0
 
 
+@pytest.mark.exhaustive
 def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
     """Two, then three, then one node of a real cluster, all on this machine; RAY_ADDRESS says where it is."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -45,6 +45,7 @@ def test_known_names_hold_what_their_people_look_like(pipeline):
     assert right > 0.6 and wrong < right - 0.2
 
 
+@pytest.mark.exhaustive
 def test_new_names_are_learned_and_known_ones_stay(pipeline, monkeypatch):
     # 64 people are given names that mean somebody else, or nobody, until now.
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
