@@ -187,7 +187,7 @@ class RunLease:
         return cls(store, "", 0.0, name)._look(watch or LeaseWatch())
 
     def drop(self) -> None:
-        """Release and leave nothing behind, as befits a lease that is one of thousands."""
+        """Release and leave nothing behind; cheap enough for thousands of leases."""
         if self._stop.is_set():
             return
         self._end()

@@ -75,8 +75,10 @@ def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
             if "config" in deployed.parameters:
                 config = NightlyConfig.model_validate(deployed.parameters["config"])
                 assert config.store == "s3://bucket/nights" and config.identities == "/srv/identities.csv"
-                patient = NightlyConfig.model_validate(offered.parameters["config"]).run.on_busy
-                assert config.run.on_busy == patient == ("refuse" if offer.name == "nightly" else "wait")
+                patient = NightlyConfig.model_validate(offered.parameters["config"]).run
+                assert config.run.on_busy == patient.on_busy == "wait"
+                limit = 240.0 if offer.name == "nightly" else None
+                assert config.run.busy_wait_minutes == patient.busy_wait_minutes == limit
         (when,) = [schedule.schedule for schedule in there["nightly"].schedules]
         assert (when.cron, when.timezone) == ("0 22 * * *", "Europe/Berlin")
     finally:
