@@ -57,7 +57,7 @@ class PatientWait:
     def _text(self, wait: Wait) -> str:
         who = f"run {wait.run_id} on {wait.host}"
         if wait.in_doubt:
-            return f"{who} holds the store's lease and may be dead: watching for up to {wait.ttl:.0f} s whether it renews it"
+            return f"{who} holds the store's lease and may be dead: watching it for up to {wait.ttl:.0f} s"
         since = f" for {wait.seconds / 60:.0f} min" if wait.seconds >= 60 else ""
         run = self._config.run
         limits = [] if run.busy_wait_minutes is None else [f"at most {run.busy_wait_minutes:g} min"]

@@ -50,6 +50,8 @@ class Faults:
         calls: the methods that are counted, for `die_at`.
         die_at, after: the call at whose number the process kills itself, before it is carried out or after it.
         clock_seconds: how far the clock of the leases is ahead.
+        step_at, step_seconds: the wall clock is set by so many seconds there, for the rest of the night; a place of
+            `tests.helpers.killed.STEP_PLACES`.
     """
 
     seed: int = 0
@@ -61,6 +63,8 @@ class Faults:
     die_at: int | None = None
     after: bool = False
     clock_seconds: float = 0.0
+    step_at: str = ""
+    step_seconds: float = 0.0
 
 
 class FaultCount:
