@@ -39,7 +39,7 @@ _ATTEMPTS_AT_RELEASE = 2  # after a renewal that was answered too late the etag 
 
 
 class StoreBusy(StoreError, ConfigurationError):
-    """Another run holds the store, and this one was told not to wait: nothing was changed (exit status 3)."""
+    """Another run holds the store, and this one is not to wait, or no longer: nothing was changed (exit status 3)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class RunLease:
         self.run_id, self.ttl, self.name = run_id, ttl, name
         self.lost = False
         self._store, self._holder, self._etag = store, uuid.uuid4().hex, ""
+        self._written = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease-{run_id}", daemon=True)
 
@@ -191,6 +192,8 @@ class RunLease:
         if self._stop.is_set():
             return
         self._end()
+        if time.monotonic() - self._written > self.ttl:  # this process was stopped: it may be another's by now
+            self._find_out_who_renewed()
         if not self.lost:
             try:
                 self._store.delete(self.name)
@@ -245,10 +248,15 @@ class RunLease:
 
     def _take(self, etag: str | None) -> bool:
         try:
-            self._etag = self._store.replace_if_match(self.name, self._record(), etag)
+            self._write(etag)
             return True
         except Conflict:
             return False
+
+    def _write(self, etag: str | None) -> None:
+        began = time.monotonic()
+        self._etag = self._store.replace_if_match(self.name, self._record(), etag)
+        self._written = began
 
     def _is_of_this_process(self, record: LeaseRecord) -> bool:
         return record.run_id == self.run_id and record.process_token == process_token()
@@ -262,7 +270,7 @@ class RunLease:
 
     def _renew_once(self) -> None:
         try:
-            self._etag = self._store.replace_if_match(self.name, self._record(), self._etag)
+            self._write(self._etag)
         except Conflict:
             self._find_out_who_renewed()
         except StoreError as error:
