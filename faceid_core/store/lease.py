@@ -192,7 +192,8 @@ class RunLease:
         if self._stop.is_set():
             return
         self._end()
-        if time.monotonic() - self._written > self.ttl:  # this process was stopped: it may be another's by now
+        # A process that was stopped for so long may find another one's lease in its place.
+        if time.monotonic() - self._written > self.ttl:
             self._find_out_who_renewed()
         if not self.lost:
             try:
