@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
+
+if TYPE_CHECKING:
+    from faceid_core.store import ObjectStore
 
 
 def with_store(command):
@@ -69,6 +73,16 @@ def _without_status(request: dict) -> str:
     )
 
 
+def _who_waits(store: ObjectStore) -> list[str]:
+    """A line for each run that waits for the store; it has no record of its own yet."""
+    from faceid_core.store.lease import NAME, RunLease, waiting_runs
+
+    waiting = waiting_runs(store)
+    holder = RunLease.look(store, NAME).record if waiting else None
+    whom = "the store" if holder is None or holder.released else holder.who
+    return [f"{record.who} waits for {whom}" for record in waiting]
+
+
 @click.command(short_help="What became of a run.")
 @click.argument("run_id", required=False)
 @with_store
@@ -77,8 +91,10 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
 
     Reads the store alone: works while the run goes on, after it, and without Prefect.
     """
-    _, request, record = _find_run(config, run_id)
+    store, request, record = _find_run(config, run_id)
     console = Console(highlight=False)
+    for text in () if run_id else _who_waits(store):
+        console.print(text, markup=False, soft_wrap=True)
     if record is None:
         console.print(_without_status(request), soft_wrap=True)
         return

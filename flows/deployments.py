@@ -20,8 +20,23 @@ from flows.on_demand import evaluate_only, personalize_one, study
 TAG = "faceid"
 
 
+# Long enough for a run by hand to end, short enough for the night that begins at 22:00 to be over by morning.
+NIGHTLY_WAITS_MINUTES = 240.0
+
+
 def _night(config: NightlyConfig) -> dict[str, Any]:
     return {"config": config.model_dump(mode="json")}
+
+
+def _waiting_night(config: NightlyConfig) -> dict[str, Any]:
+    """Started by a schedule: it waits for another use of the store, but not for ever, since somebody should know."""
+    if config.run.on_busy == "share":
+        return _night(config)
+    minutes = config.run.busy_wait_minutes
+    settings = {"run.on_busy": "wait"}
+    if minutes is None:
+        settings["run.busy_wait_minutes"] = NIGHTLY_WAITS_MINUTES
+    return _night(changed(config, settings, source="deployment"))
 
 
 def _patient_night(config: NightlyConfig) -> dict[str, Any]:
@@ -56,7 +71,7 @@ class Offer:
 
 
 OFFERS = (
-    Offer("nightly", nightly, ("night",), _night),
+    Offer("nightly", nightly, ("night",), _waiting_night),
     Offer("personalize-one", personalize_one, ("by-hand",), _patient_night),
     Offer("evaluate-only", evaluate_only, ("by-hand",), _patient_night),
     Offer("study", study, ("by-hand",), _patient_night),

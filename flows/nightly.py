@@ -28,6 +28,7 @@ from tasks.artifacts import leave_artifacts, name_run
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, RETRIED, chunk, chunks, lookup
+from tasks.store_wait import shown_while_waiting
 from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
@@ -158,7 +159,10 @@ def _open(config: NightlyConfig, **opening: Any) -> Night:
     suffix = str(flow_run.get_id() or "").replace("-", "")[-8:] or None
     reporter = RunLogReporter(get_run_logger())
     scheduled = flow_run.get_scheduled_start_time()
-    return open_night(config, reporter, run_suffix=suffix, scheduled=scheduled, **opening)
+    with shown_while_waiting() as waiting:
+        return open_night(
+            config, reporter, run_suffix=suffix, scheduled=scheduled, waiting=waiting, **opening
+        )
 
 
 def _without_people(error: Exception) -> str:

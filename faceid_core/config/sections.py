@@ -230,6 +230,13 @@ class RunConfig(Section):
         description="When another night runs on this store: wait for its end, refuse to start, or share the work: "
         "both run, and neither learns or draws whom the other is at.",
     )
+    busy_wait_minutes: float | None = Field(
+        None,
+        ge=0.0,
+        le=10_080.0,
+        description="With on_busy: wait, how long before the run is refused after all; empty: as long as it takes. "
+        "A run that waits is refused as well when finish_by passes. The nightly deployment begins with 240.",
+    )
     max_failed_share: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."
     )
@@ -239,7 +246,8 @@ class RunConfig(Section):
     finish_by: dt.time | None = Field(
         None,
         description="Local time after which nobody is started on a stage up to personalise. Whoever has tokens by "
-        "then is still drawn, scored and published, so the run ends later than this.",
+        "then is still drawn, scored and published, so the run ends later than this. Read from the machine's clock "
+        "whenever somebody is to be started: one that is set in the night moves it.",
     )
     timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
     report_url: str = Field(

@@ -41,4 +41,11 @@ def end_of_admissions(config: NightlyConfig, scheduled_at: dt.datetime) -> dt.da
     end = dt.datetime.combine(start.date(), finish_by, tzinfo=zone)
     if end <= start:  # 06:00 for a night that was to begin at 22:00 is tomorrow's
         end += dt.timedelta(days=1)
-    return end
+    # Two times of one zone are compared as they read, and an hour of autumn reads the same twice.
+    return end.astimezone(dt.UTC)
+
+
+def past_end_of_admissions(config: NightlyConfig, scheduled_at: dt.datetime) -> bool:
+    """Whether `run.finish_by` has passed by the wall clock."""
+    end = end_of_admissions(config, scheduled_at)
+    return end is not None and dt.datetime.now(dt.UTC) >= end

@@ -104,10 +104,11 @@ def erase(
     key = secret.identity_key(validate_identity_id(identity_id))
     receipt = _bury(store, key)
     say(f"{key}: the tombstone stands: runs refuse this person from now on")
+    left = min(longest_lease, _seconds_until(receipt.sweep_again_at))
     if receipt.state != SWEPT or _due(receipt):
         receipt = _sweep(store, receipt, say, again_after=longest_lease)
+        left = longest_lease  # whatever the wall clock says by now
     if receipt.state == SWEPT and wait:
-        left = _seconds_until(receipt.sweep_again_at)
         say(f"{key}: sweeping once more in {left:.0f} s, when whatever was being written has ended")
         time.sleep(left)
         receipt = _sweep(store, receipt, say, again_after=longest_lease)

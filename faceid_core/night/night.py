@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from threading import Event, RLock
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import StoreError
 from faceid_core.identity import Identity
-from faceid_core.night.ahead import end_of_admissions, in_background
+from faceid_core.night.ahead import in_background, past_end_of_admissions
 from faceid_core.night.executor import Executor, Usage
 from faceid_core.night.lookup import look_up
 from faceid_core.night.people import reject
@@ -42,7 +43,8 @@ class Night:
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
-    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached.
+    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached. `began` is the start by the
+    clock that nobody sets, for durations.
     """
 
     run_id: str
@@ -64,6 +66,7 @@ class Night:
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
     usage: Usage = field(default_factory=Usage)
+    began: float = field(default_factory=time.monotonic)
     _ahead: dict[str, Future] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)
     _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
@@ -288,9 +291,15 @@ class Night:
         return sorted(wanted - set(account.stage_keys))
 
     def past_finish_by(self) -> bool:
-        """Whether the end of admissions has passed: the first such time of day after the scheduled start."""
-        end = end_of_admissions(self.config, self.scheduled_at)
-        return end is not None and dt.datetime.now(end.tzinfo) >= end
+        """Whether the end of admissions has passed: the first such time of day after the scheduled start.
+
+        Asked of the wall clock each time, so that one which is set right in the night counts as it is then.
+        """
+        return past_end_of_admissions(self.config, self.scheduled_at)
+
+    def seconds(self) -> float:
+        """How long the run has been going on, whatever was done to the machine's clock."""
+        return time.monotonic() - self.began
 
 
 def _group(work: Work) -> str:

@@ -17,6 +17,7 @@ from faceid_core.night.people import admit, common_subjects, read_people
 from faceid_core.night.photo_source import PhotoSource
 from faceid_core.night.reporter import Reporter
 from faceid_core.night.runs import new_run_id, write_request, write_status
+from faceid_core.night.waiting import PatientWait
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
@@ -35,6 +36,7 @@ def open_night(
     dry: bool = False,
     people: Callable[[NightlyConfig], list[Identity]] = read_people,
     learned_only: bool = False,
+    waiting: Callable[[str], None] | None = None,
 ) -> Night:
     """Take the store's lease, admit everybody and make the plan; no model is loaded and nothing is computed.
 
@@ -48,10 +50,12 @@ def open_night(
         dry: Take no lease and leave no record of the run.
         people: Says who takes part; asked again after a wait for the lease.
         learned_only: Teach nobody: draw and score those whose tokens the store holds.
+        waiting: Told for whom the run waits while another one holds the store; None tells the reporter.
 
     Raises:
         ConfigurationError: the run cannot start; nothing was changed.
-        StoreBusy: another run holds the store, and `run.on_busy` says not to wait; nothing was changed.
+        StoreBusy: another run holds the store, and `run.on_busy` says not to wait, or not for so long; nothing was
+            changed.
     """
     asked = dt.datetime.now(dt.UTC)
     run_date = (scheduled or asked).astimezone(config.run.zone).date()
@@ -61,7 +65,8 @@ def open_night(
     plan = Plan.from_config(config)
     people(config)  # a manifest with problems is told now, not after a night of waiting
     store, secret = open_store_checked(config, dry=dry)
-    lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy)
+    patience = PatientWait(config, store.url, scheduled or asked, waiting or reporter.note)
+    lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy, waiting=patience)
     try:
         # Read after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
         identities = people(config)

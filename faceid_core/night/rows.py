@@ -54,7 +54,8 @@ def _table(name: str, rows: Iterable[dict]) -> pa.Table:
 
 
 def _run_row(night: Night, exit_status: int) -> dict:
-    finished = dt.datetime.now(dt.UTC)
+    # The clock may be set in the night: the end is the start and the seconds since, or it could lie before it.
+    seconds = round(night.seconds(), 3)
     config = night.config
     manifest = [
         [a.identity_key, night.subjects[a.identity_key].photo_digest] for a in night.accounts.values()
@@ -64,8 +65,8 @@ def _run_row(night: Night, exit_status: int) -> dict:
         "run_date": night.run_date,
         "name": config.name,
         "started_at": night.started_at,
-        "finished_at": finished,
-        "seconds": round((finished - night.started_at).total_seconds(), 3),
+        "finished_at": night.started_at + dt.timedelta(seconds=seconds),
+        "seconds": seconds,
         "config_digest": config_digest(night),
         "manifest_digest": sha256_hex(canonical_json(sorted(manifest, key=str))),
         "base_model": config.base_model.source,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 
 from faceid_core.errors import StoreError
 from faceid_core.stages.work import MADE_ELSEWHERE, Done, Work
 from faceid_core.store import ObjectStore, RunLease, StageCache
 from faceid_core.store.layout import stage_lease
+from faceid_core.store.lease_record import LeaseState, LeaseWatch
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ class SharedWork:
     def __init__(self, store: ObjectStore, run_id: str):
         self._store, self._run_id = store, run_id
         self._held: dict[str, RunLease] = {}
+        # One for all works: leases of the same dead worker run out together, not one after the other.
+        self._watch = LeaseWatch()
 
     def begin(self, works: Sequence[Work]) -> tuple[list[Work], list[Work], list[Done]]:
         """Split works into those to do now, those that another worker is at, and those that are done already."""
@@ -51,17 +53,16 @@ class SharedWork:
 
     def wait_for_one(self, works: Sequence[Work]) -> Iterator[None]:
         """Yield now and then until one of the works is made, or its worker has ended or died."""
-        seen: dict[str, tuple[str, float]] = {}
         while True:
             for work in works:
-                if self._is_made(work) or self._is_abandoned(work, seen):
+                if self._is_made(work) or self._is_abandoned(work):
                     return
             yield
             time.sleep(POLL_SECONDS)
 
     def _take(self, work: Work) -> bool:
         try:
-            lease = RunLease.try_take(self._store, self._run_id, self._name(work))
+            lease = RunLease.try_take(self._store, self._run_id, self._name(work), self._watch)
         except StoreError as error:
             log.warning("%s: no lease on stage %s: %s", work.subject, work.call.stage, error)
             return True
@@ -79,24 +80,15 @@ class SharedWork:
             log.warning("%s: no look for stage %s: %s", work.subject, work.call.stage, error)
             return False
 
-    def _is_abandoned(self, work: Work, seen: dict[str, tuple[str, float]]) -> bool:
-        """Whether nobody renews a work's lease any more; clocks may be wrong, so our own counts as well."""
-        name, now = self._name(work), time.monotonic()
+    def _is_abandoned(self, work: Work) -> bool:
+        """Whether nobody renews a work's lease any more, so that it can be taken."""
         try:
-            record, etag = RunLease.look(self._store, name)
+            state = RunLease.look(self._store, self._name(work), self._watch).state
         except StoreError as error:
             # Not to wait for ever on a store that is gone: whoever tries the work finds out.
             log.warning("%s: no look at the lease of stage %s: %s", work.subject, work.call.stage, error)
             return True
-        if record is None:
-            return True
-        if name not in seen or seen[name][0] != etag:
-            seen[name] = etag, now
-        if now - seen[name][1] > float(record["ttl"]):
-            with suppress(StoreError):
-                self._store.delete(name)
-            return True
-        return False
+        return state in (LeaseState.FREE, LeaseState.OVERDUE)
 
     def _name(self, work: Work) -> str:
         return stage_lease(work.scope, work.call.stage, work.call.key)

@@ -14,7 +14,7 @@ from .cache import IdentityErased, Output, StageCache, erased_people, is_erased
 from .folder import FolderStore
 from .keys import StageCall, canonical_json, sha256_hex
 from .layout import initialise
-from .lease import RunLease, StoreBusy
+from .lease import RunLease, StoreBusy, Wait
 from .manifest import Manifest, OutputRef
 from .models_lock import DamagedWeights, ModelsLock, digest_folder, write_lock
 from .objects import ObjectInfo, ObjectStore
@@ -38,6 +38,7 @@ __all__ = [
     "StageCache",
     "StageCall",
     "StoreBusy",
+    "Wait",
     "canonical_json",
     "digest_folder",
     "erased_people",

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from ..errors import ConfigurationError, ObjectMissing
 from . import layout
 from .cache import StageCache
-from .lease import running_runs
+from .lease import abandoned_leases, running_runs
+from .lease_record import LeaseWatch
 from .manifest import Manifest
 from .objects import ObjectInfo, ObjectStore
 from .scopes import Scope, all_scopes, read_scope
@@ -84,14 +85,16 @@ def collect(
         StoreError: the store fails; what was not removed is found again next time.
     """
     say = say or (lambda _: None)
-    marks = _Marks.read(store, unused_days)
+    watch = LeaseWatch()
+    marks = _Marks.read(store, unused_days, watch, say)
     found = Collected(deleted=delete)
     with ThreadPoolExecutor(_THREADS) as pool:
         for part in pool.map(
-            lambda scope: _sweep_scope(store, scope, marks, grace, delete), all_scopes(store)
+            lambda scope: _sweep_scope(store, scope, marks, grace, delete, watch), all_scopes(store)
         ):
             found.add(part)
     say(f"people's and common results: {found.objects} objects")
+    _sweep_run_leases(store, watch, marks.now - grace, delete, found)
     count, size = store.sweep_unfinished(grace, delete=delete)
     _count(found, "unfinished write", count, size)
     _sweep_tables(store, grace, delete, found)
@@ -116,8 +119,14 @@ class _Marks:
     pages: frozenset[str]
 
     @classmethod
-    def read(cls, store: ObjectStore, unused_days: float | None) -> _Marks:
-        now, running = time.time(), running_runs(store)
+    def read(
+        cls,
+        store: ObjectStore,
+        unused_days: float | None,
+        watch: LeaseWatch,
+        say: Callable[[str], None],
+    ) -> _Marks:
+        now, running = time.time(), running_runs(store, watch, say=say)
         in_use = _people_of(store, running)
         oldest = None if unused_days is None else now - unused_days * 86_400
         used: set[str] = set()
@@ -166,7 +175,9 @@ def _stage_keys(status: str) -> set[str]:
         return set()
 
 
-def _sweep_scope(store: ObjectStore, scope: Scope, marks: _Marks, grace: float, delete: bool) -> Collected:
+def _sweep_scope(
+    store: ObjectStore, scope: Scope, marks: _Marks, grace: float, delete: bool, watch: LeaseWatch
+) -> Collected:
     found = Collected()
     if marks.is_in_use(scope.name):
         found.scopes_in_use = 1
@@ -185,7 +196,7 @@ def _sweep_scope(store: ObjectStore, scope: Scope, marks: _Marks, grace: float, 
     sweep.consider("abandoned journal", scope.journal)
     sweep.consider("abandoned lease", scope.leases)
     sweep.consider("unlinked page", (info for info in scope.reports if info.name not in marks.pages))
-    if delete and sweep.garbage and not _busy_meanwhile(store, scope.name):
+    if delete and sweep.garbage and not _busy_meanwhile(store, scope.name, watch):
         sweep.delete(scope.name)
     return found
 
@@ -242,10 +253,21 @@ class _Sweep:
             self._store.delete(info.name)
 
 
-def _busy_meanwhile(store: ObjectStore, scope: str) -> bool:
-    """Whether a night has begun on this scope since the marks were made."""
-    in_use = _people_of(store, running_runs(store))
+def _busy_meanwhile(store: ObjectStore, scope: str, watch: LeaseWatch) -> bool:
+    """Whether a night has begun on this scope since the marks were made; one in doubt counts."""
+    in_use = _people_of(store, running_runs(store, watch, wait=False))
     return in_use is None or (bool(in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in in_use))
+
+
+def _sweep_run_leases(
+    store: ObjectStore, watch: LeaseWatch, oldest: float, delete: bool, found: Collected
+) -> None:
+    """Leases that dead runs left under names of their own."""
+    for info in abandoned_leases(store, watch):
+        if info.modified <= oldest:
+            _count(found, "abandoned lease", 1, info.size)
+            if delete:
+                store.delete(info.name)
 
 
 def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collected) -> None:

@@ -21,6 +21,7 @@ from faceid_core.stages.work import MADE_ELSEWHERE, Work
 from faceid_core.store import Output, RunLease, StageCache, layout
 from faceid_core.store.keys import StageCall, canonical_json
 from faceid_core.store.lease import NAME, running_runs
+from faceid_core.store.lease_record import own_record
 
 SCOPE = f"identities/{'ab' * 16}"
 
@@ -145,7 +146,7 @@ def test_what_may_pass_is_tried_again_under_one_lease_at_a_time(
 def test_a_stale_lease_is_taken_over(folder_store, slow, how):
     (work,) = works(1)
     name = layout.stage_lease(SCOPE, "personalise", work.call.key)
-    record = {"run_id": "dead", "holder": "x", "host": "another", "process": 1, "ttl": 0.2, "released": False}
+    record = json.loads(own_record("dead", "x", 0.2).to_bytes()) | {"process_token": "", "host": "another"}
     if how == "ran out":
         record["renewed"] = time.time() - 10
     elif how == "its process is gone":
@@ -153,7 +154,7 @@ def test_a_stale_lease_is_taken_over(folder_store, slow, how):
         gone.wait()
         import socket
 
-        record |= {"host": socket.gethostname(), "process": gone.pid, "ttl": 3600.0, "renewed": time.time()}
+        record |= {"host": socket.gethostname(), "process": gone.pid, "ttl": 600.0, "renewed": time.time()}
     else:
         record["renewed"] = time.time() + 1e6
     folder_store.put_if_absent(name, canonical_json(record))

@@ -72,6 +72,20 @@ def test_a_dead_runs_lease_is_taken_over_and_the_dead_one_learns_of_it(any_store
         assert json.loads(any_store.get(lease.NAME))["run_id"] == "next"
 
 
+def test_a_worker_that_was_stopped_leaves_the_lease_of_its_successor_alone(folder_store):
+    name = "identities/x/leases/personalise/y.json"
+    stopped = RunLease.try_take(folder_store, "stopped", name, ttl=0.3)
+    stopped._stop.set()
+    stopped._thread.join()
+    time.sleep(0.4)
+    following = RunLease.try_take(folder_store, "next", name)
+    stopped._stop.clear()
+    stopped.drop()
+    assert json.loads(folder_store.get(name))["run_id"] == "next"
+    following.drop()
+    assert folder_store.head(name) is None
+
+
 def test_a_holder_whose_clock_runs_ahead_is_taken_over_by_ours(folder_store):
     dead = RunLease.acquire(folder_store, "dead", ttl=0.4)
     dead._stop.set()

@@ -16,7 +16,7 @@ from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.night.night import Night
 from faceid_core.night.one_person import OnePerson
 from faceid_core.night.runs import read_status, run_ids
-from faceid_core.store import initialise, is_erased, open_store
+from faceid_core.store import RunLease, initialise, is_erased, open_store
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
 
@@ -75,8 +75,10 @@ def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
             if "config" in deployed.parameters:
                 config = NightlyConfig.model_validate(deployed.parameters["config"])
                 assert config.store == "s3://bucket/nights" and config.identities == "/srv/identities.csv"
-                patient = NightlyConfig.model_validate(offered.parameters["config"]).run.on_busy
-                assert config.run.on_busy == patient == ("refuse" if offer.name == "nightly" else "wait")
+                patient = NightlyConfig.model_validate(offered.parameters["config"]).run
+                assert config.run.on_busy == patient.on_busy == "wait"
+                limit = 240.0 if offer.name == "nightly" else None
+                assert config.run.busy_wait_minutes == patient.busy_wait_minutes == limit
         (when,) = [schedule.schedule for schedule in there["nightly"].schedules]
         assert (when.cron, when.timezone) == ("0 22 * * *", "Europe/Berlin")
     finally:
@@ -256,6 +258,63 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     assert f"{cyd['identity_key']} not_reached in detect: no_tokens" in state.message
     strict = small(config.store, people, executor="inline", **changes)
     assert evaluate_only(strict, return_state=True).is_failed(), "a third of the people is above the limit"
+
+
+def test_a_night_that_waits_for_its_store_says_so_and_is_refused_at_its_deadline(
+    small, people, tmp_path, client, monkeypatch
+):
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.logging.handlers import APILogHandler
+
+    from flows.nightly import nightly
+
+    monkeypatch.setattr("faceid_core.store.lease._LONGEST_POLL_SECONDS", 0.2)
+    patient = {"on_busy": "wait", "busy_wait_minutes": 0.01}
+    config = small(str(tmp_path / "store"), people, executor="inline", run=patient)
+    store = open_store(str(tmp_path / "store"))
+    with RunLease.acquire(store, "20261125-by-hand-a"):
+        state = nightly(config, return_state=True)
+    assert state.is_failed() and "run 20261125-by-hand-a on " in state.message
+    assert "run.busy_wait_minutes is 0.01" in state.message and not run_ids(store)
+    (run,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    states = {each.name: each.message for each in client.read_flow_run_states(run.id)}
+    assert [name for name in states if name in ("WaitingForStore", "Running", "Failed")]
+    assert "waiting for run 20261125-by-hand-a on " in states["WaitingForStore"]
+    APILogHandler().flush()
+    assert any("waiting for run 20261125-by-hand-a" in each.message for each in client.read_logs(limit=200))
+
+
+def test_a_run_that_says_it_waits_keeps_its_deployments_slot(client):
+    """What `tasks.store_wait` does to a run's state, as a worker's run goes through it."""
+    from prefect import flow
+    from prefect.states import Completed, Pending, Running
+
+    from flows.deployments import ONE_AT_A_TIME
+    from tasks.store_wait import WAITING
+
+    @flow(persist_result=False)
+    def waits():
+        return None
+
+    deployment = client.create_deployment(
+        client.create_flow(waits), "waits", concurrency_limit=ONE_AT_A_TIME.limit,
+    )  # fmt: skip
+    try:
+        first, second = (client.create_flow_run_from_deployment(deployment) for _ in range(2))
+
+        def slots() -> int:
+            return client.read_deployment(deployment).global_concurrency_limit.active_slots
+
+        for state in (Pending(), Running(), Running(name=WAITING, message="for a run"), Running()):
+            client.set_flow_run_state(first.id, state)
+            assert slots() == 1, state.name
+            assert client.read_flow_run(first.id).state.name == state.name
+        client.set_flow_run_state(second.id, Pending())
+        assert not client.read_flow_run(second.id).state.is_pending(), "the slot is taken"
+        client.set_flow_run_state(first.id, Completed())
+        assert slots() == 0
+    finally:
+        client.delete_deployment(deployment)
 
 
 def test_a_store_is_kept_from_the_forms(client, tmp_path):

@@ -50,6 +50,8 @@ class Faults:
         calls: the methods that are counted, for `die_at`.
         die_at, after: the call at whose number the process kills itself, before it is carried out or after it.
         clock_seconds: how far the clock of the leases is ahead.
+        step_at, step_seconds: the wall clock is set by so many seconds there, for the rest of the night; a place of
+            `tests.helpers.killed.STEP_PLACES`.
     """
 
     seed: int = 0
@@ -61,6 +63,8 @@ class Faults:
     die_at: int | None = None
     after: bool = False
     clock_seconds: float = 0.0
+    step_at: str = ""
+    step_seconds: float = 0.0
 
 
 class FaultCount:
@@ -155,14 +159,14 @@ class FaultyStore:
 def break_stores(faults: Faults) -> FaultCount:
     """Put a faulty store around every store that this process opens from now on; there is no way back but `lift`."""
     from faceid_core import store
-    from faceid_core.store import lease, s3
+    from faceid_core.store import lease_record, s3
 
     count = FaultCount(faults)
     for module, name in ((store, "FolderStore"), (s3, "S3Store")):
         kind = getattr(module, name)
         setattr(module, name, lambda *args, kind=kind: FaultyStore(kind(*args), count))
     if faults.clock_seconds:
-        lease.time = SimpleNamespace(
+        lease_record.time = SimpleNamespace(
             time=lambda: time.time() + faults.clock_seconds, monotonic=time.monotonic, sleep=time.sleep
         )
     return count

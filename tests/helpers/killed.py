@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from faceid_core.config import NightlyConfig
 from tests.helpers.faulty import KILLED, WRITES, Faults
 
-__all__ = ["KILLED", "Ended", "night_in_a_child", "table_rows"]
+__all__ = ["KILLED", "STEP_PLACES", "Ended", "night_in_a_child", "table_rows"]
 
 _IMPORTED_ONCE = [
     "tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.night.drive", "deltalake", "duckdb",
     "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.night.opening",
 ]  # fmt: skip
 _CHILD_SECONDS = 300
+STEP_PLACES = ("detect", "parse", "mask", "personalise", "generate", "score", "accounts", "pages", "tables")
 # When and by which run a row was written, and how long it took, is no data.
 _NOT_DATA = {
     "run_id", "run_date", "seconds", "started_at", "finished_at", "outcome", "attempts", "done", "cached",
@@ -94,12 +95,12 @@ def _night(config: NightlyConfig, count, suffix: str | None) -> dict:
     from faceid_core.errors import FaceidError
     from faceid_core.night.drive import drive_inline
     from faceid_core.night.opening import open_night
-    from faceid_core.night.reporter import LogReporter
 
     night = ended = None
+    reporter = _step_the_clock(count.faults)
     report = {"error": None, "clear": True, "run_id": None, "exit_status": None}
     try:
-        night = open_night(config, LogReporter(), run_suffix=suffix)
+        night = open_night(config, reporter, run_suffix=suffix)
         ended = drive_inline(night)
         report["exit_status"] = ended.exit_status
     except Exception as error:
@@ -107,6 +108,42 @@ def _night(config: NightlyConfig, count, suffix: str | None) -> dict:
     count.lift()
     report |= {"writes": count.seen, "met": dict(count.met)}
     return report if night is None else report | _left_by(night, ended)
+
+
+def _step_the_clock(faults: Faults):
+    """A reporter for a night whose wall clock is set at a place, if the faults say so."""
+    from faceid_core.night import publish
+    from faceid_core.night.night import Night
+    from faceid_core.night.reporter import LogReporter
+    from faceid_core.tables import Tables
+    from tests.helpers.stepped_clock import SteppedClock
+
+    if not faults.step_at:
+        return LogReporter()
+    clock = SteppedClock().install()
+
+    def step(place: str) -> None:
+        if place == faults.step_at:
+            clock.seconds = faults.step_seconds
+
+    def stepping(owner, name: str, place: str) -> None:
+        whole = getattr(owner, name)
+
+        def stepped(*args, **more):
+            step(place)
+            return whole(*args, **more)
+
+        setattr(owner, name, stepped)
+
+    class SteppingReporter(LogReporter):
+        def looked_up(self, stage: str, **counts: int) -> None:
+            step(stage)
+            super().looked_up(stage, **counts)
+
+    stepping(Night, "finish", "accounts")
+    stepping(publish, "write_pages", "pages")
+    stepping(Tables, "publish", "tables")
+    return SteppingReporter()
 
 
 def _left_by(night, ended) -> dict:
@@ -127,6 +164,8 @@ def _left_by(night, ended) -> dict:
                     blobs[f"{subject.name} {result} {name}"] = str(damage)
     return {
         "run_id": night.run_id,
+        "lease_lost": night.lease.lost,
+        "seconds": [row["seconds"] for row in Tables(night.store).read("runs").to_pylist()],
         "outcomes": {a.identity_id: str(a.outcome) for a in night.accounts.values()},
         "reasons": {a.identity_id: f"{a.stage} {a.reason}: {a.message}" for a in night.accounts.values()},
         "computed": dict(night.computed),
