@@ -1,7 +1,8 @@
 """Untrusted bytes to a safe RGB image, or a named reason; and the fixed encodings of what we write ourselves.
 
 Nothing about a photo is believed before it is checked: its size in bytes, its format (by content, against a
-short list), its dimensions (before a pixel is decoded). What comes out is an array and no metadata.
+short list), its dimensions and the work that it asks for (before a pixel is decoded). What comes out is an array
+and no metadata.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
 from .errors import PhotoRejected
+from .photo_work import is_too_much_profile, refuse_too_much_work
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 50_000_000
@@ -62,8 +64,8 @@ def decode(
         uint8 [h, w, 3], RGB.
 
     Raises:
-        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels, truncated or
-            transparent.
+        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels, too_much_work,
+            truncated or transparent.
     """
     if len(data) > max_bytes:
         raise too_many_bytes(len(data), max_bytes)
@@ -73,6 +75,7 @@ def decode(
         _check_pixels(_webp_dimensions(data), max_pixels)
     if image_format == "PNG":
         _check_pixels(_png_dimensions(data), max_pixels)
+    refuse_too_much_work(data, image_format, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -308,6 +311,8 @@ def _to_srgb(image: Image.Image) -> np.ndarray:
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours by the embedded profile to sRGB; a profile that cannot be used is left out."""
     if not profile or len(profile) > _MAX_PROFILE_BYTES or image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    if is_too_much_profile(profile):
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
