@@ -40,13 +40,32 @@ class InputContractError(ConfigurationError):
         super().__init__(f"{source} has {len(self.problems)} problem(s):\n{listed(self.problems)}")
 
 
+class PhotosMissing(ConfigurationError):
+    """No photo of the manifest is where it says; `without_people` is the text without the address that it names."""
+
+    def __init__(self, text: str, *, first: str):
+        self.without_people = text
+        super().__init__(f"{text} Looked for: {first}")
+
+
 class PhotoRejected(FaceidError):
-    """A photo cannot be used. `reason` is a stable slug; `sentence` tells its supplier what to change."""
+    """A photo cannot be used. `reason` is a stable slug; `sentence` tells its supplier what to change.
+
+    `looked_for` is the address at which nothing was found. It may be an id: it is for screens of the machine that has the
+    manifest, never for logs, tables or Prefect, and no part of the text.
+    """
 
     def __init__(
-        self, reason: str, sentence: str, *, value: float | None = None, threshold: float | None = None
+        self,
+        reason: str,
+        sentence: str,
+        *,
+        value: float | None = None,
+        threshold: float | None = None,
+        looked_for: str | None = None,
     ):
         self.reason, self.sentence, self.value, self.threshold = reason, sentence, value, threshold
+        self.looked_for = looked_for
         super().__init__(f"{reason}: {sentence}")
 
 
