@@ -29,6 +29,7 @@ MOST_ROW_GROUPS = 10_000
 MOST_UNPACKED_BYTES = 1024 * 1024 * 1024
 MOST_CELLS = 32_000_000
 _LONGEST_CELL = 128 * 1024  # the csv module's own limit
+_LONGEST_BOX = 100
 _NAMES_TOLD = 20
 
 # What a header in one piece is separated by instead of commas.
@@ -144,7 +145,7 @@ def parquet_rows(data: bytes) -> Iterator[Row]:
         file = pq.ParquetFile(pa.BufferReader(data))
         schema = file.schema_arrow
         columns, fault = _columns(schema.names)
-        fault = fault or _parquet_faults(file)
+        fault = fault or _type_faults(columns, schema) or _parquet_faults(file)
         if fault:
             yield 0, fault
             return
@@ -233,6 +234,19 @@ def _parquet_faults(file: pq.ParquetFile) -> str | None:
     return None
 
 
+def _type_faults(columns: list[str], schema: pa.Schema) -> str | None:
+    """Columns of nested values, which may hold any number for one row."""
+    for name, field in zip(columns, schema, strict=True):
+        inner = field.type.value_type if _is_list(field.type) and name in BOXES else field.type
+        if pa.types.is_nested(inner) and name != _INDEX:
+            return f"{name} is of type {str(field.type)[:60]}; give text"
+    return None
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
 
@@ -243,6 +257,8 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     Raises:
         ValueError: a text is longer than any cell of a manifest.
     """
+    if _is_list(column.type) and (pc.max(pc.list_value_length(column)).as_py() or 0) > _LONGEST_BOX:
+        raise ValueError(f"a box of more than {_LONGEST_BOX} numbers; it has four")
     if not pa.types.is_dictionary(column.type):
         return column.to_pylist()
     values: list[Any] = []

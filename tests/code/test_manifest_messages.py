@@ -7,6 +7,7 @@ import unicodedata
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,6 +150,23 @@ def test_a_text_that_all_rows_repeat_is_not_unpacked():
     assert len(read(data)) == rows
     columns["consent_ref"] = pa.DictionaryArray.from_arrays(columns["consent_ref"].indices, ["x" * 200_000])
     assert "a cell of 200000 bytes, at most 131072" in refusal(parquet(columns))
+
+
+def test_parquet_of_polars_is_read():
+    buffer = io.BytesIO()
+    frame = pl.DataFrame(ROWS | {"consent_ref": ["form 7"], "face_box": [[1.0, 2.0, 3.0, 4.0]]})
+    frame.with_columns(pl.col("class_word").cast(pl.Categorical)).write_parquet(buffer)
+    (person,) = read(buffer.getvalue())
+    assert (person.consent_ref, person.face_box, person.class_word) == ("form 7", (1, 2, 3, 4), "person")
+
+
+def test_one_row_of_very_many_values_is_not_unpacked():
+    numbers = pa.ListArray.from_arrays(
+        pa.array([0, 1_000_000], pa.int32()), pa.nulls(1_000_000, pa.float64())
+    )
+    assert "a box of more than 100 numbers" in refusal(parquet(ROWS | {"face_box": numbers}))
+    assert "photo is of type list<" in refusal(parquet(ROWS | {"photo": [["a"]]}))
+    assert "subject_box is of type list<" in refusal(parquet(ROWS | {"subject_box": [[[1.0]]]}))
 
 
 def test_a_manifest_of_very_many_bytes_is_refused(tmp_path, monkeypatch):
