@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+# Of a list of problems a person reads the first; a message with a million of them stops terminals and logs.
+MOST_TOLD = 20
+_LONGEST_TOLD = 1_000
+
+
+def listed(problems: Sequence[str], *, count: int | None = None) -> str:
+    """The first problems, a line each, and how many more there are.
+
+    Args:
+        problems: all of them, or the first.
+        count: how many there are, where `problems` are not all.
+    """
+    lines = [
+        f"  - {text if len(text) <= _LONGEST_TOLD else text[: _LONGEST_TOLD - 3] + '...'}"
+        for text in problems[:MOST_TOLD]
+    ]
+    more = (len(problems) if count is None else count) - len(lines)
+    return "\n".join([*lines, f"  - and {more} more"] if more else lines)
+
 
 class FaceidError(Exception):
     """Base of every error that faceid raises on purpose; its text says what to do next."""
@@ -12,21 +33,39 @@ class ConfigurationError(FaceidError):
 
 
 class InputContractError(ConfigurationError):
-    """The identity manifest breaks its contract; `problems` holds one line for each row at fault."""
+    """The identity manifest breaks its contract; `problems` holds one line for each row at fault, the text the first."""
 
     def __init__(self, source: str, problems: list[str]):
         self.source, self.problems = source, list(problems)
-        listed = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"{source} has {len(self.problems)} problem(s):\n{listed}")
+        super().__init__(f"{source} has {len(self.problems)} problem(s):\n{listed(self.problems)}")
+
+
+class PhotosMissing(ConfigurationError):
+    """No photo of the manifest is where it says; `without_people` is the text without the address that it names."""
+
+    def __init__(self, text: str, *, first: str):
+        self.without_people = text
+        super().__init__(f"{text} Looked for: {first}")
 
 
 class PhotoRejected(FaceidError):
-    """A photo cannot be used. `reason` is a stable slug; `sentence` tells its supplier what to change."""
+    """A photo cannot be used. `reason` is a stable slug; `sentence` tells its supplier what to change.
+
+    `looked_for` is the address at which nothing was found. It may be an id: it is for screens of the machine that has the
+    manifest, never for logs, tables or Prefect, and no part of the text.
+    """
 
     def __init__(
-        self, reason: str, sentence: str, *, value: float | None = None, threshold: float | None = None
+        self,
+        reason: str,
+        sentence: str,
+        *,
+        value: float | None = None,
+        threshold: float | None = None,
+        looked_for: str | None = None,
     ):
         self.reason, self.sentence, self.value, self.threshold = reason, sentence, value, threshold
+        self.looked_for = looked_for
         super().__init__(f"{reason}: {sentence}")
 
 

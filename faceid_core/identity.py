@@ -14,8 +14,10 @@ from pathlib import Path
 from . import manifest_rows, photos
 from .errors import ConfigurationError, InputContractError, PhotoRejected, StoreError
 from .manifest_rows import shown
+from .missing_path import why_missing
 
 MANIFEST_NAMES = ("identities.csv", "identities.parquet")
+MOST_MANIFEST_BYTES = 256 * 1024 * 1024
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CLASS_WORD = re.compile(r"[a-z]{1,32}( [a-z]{1,32})?", re.ASCII)
@@ -28,6 +30,7 @@ _S3_FOLDER = re.compile(r"s3://[^/#?\[\]\s]+(/[^/#?\x00-\x1f]+)*")
 _OF_THE_ADDRESS = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, None,
 }  # fmt: skip
+_LINES_TOLD = 5
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://", re.ASCII)
 
 
@@ -119,9 +122,12 @@ def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Ide
             return _collect(str(path), manifest_rows.folder_rows(path, class_word), str(path.absolute()))
         path = inside[0]
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputContractError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+        with path.open("rb") as stream:
+            data = stream.read(MOST_MANIFEST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = "" if path.exists() else why_missing(str(source))
+        said = getattr(error, "strerror", None) or error
+        raise InputContractError(str(path), [f"cannot be read: {said}{why and f'; {why}'}"]) from error
     return parse_manifest(data, source=str(path), base=str(path.absolute().parent))
 
 
@@ -137,8 +143,16 @@ def parse_manifest(data: bytes, *, source: str, base: str) -> list[Identity]:
     Raises:
         InputContractError: with every problem at once.
     """
+    if len(data) > MOST_MANIFEST_BYTES:
+        raise too_large_a_manifest(source)
     rows = manifest_rows.parquet_rows(data) if data[:4] == b"PAR1" else manifest_rows.csv_rows(data)
     return _collect(source, rows, base)
+
+
+def too_large_a_manifest(source: str) -> InputContractError:
+    """The error for a manifest of more bytes than any list of people has."""
+    limit = MOST_MANIFEST_BYTES // 2**20
+    return InputContractError(source, [f"is larger than {limit} MiB; cut it into several"])
 
 
 def read_photo(identity: Identity, *, max_bytes: int = photos.MAX_BYTES) -> bytes:
@@ -165,13 +179,25 @@ def read_photo(identity: Identity, *, max_bytes: int = photos.MAX_BYTES) -> byte
                 f"The photo at the given address{where} cannot be read ({error.strerror}). Check the disk or the mount, "
                 "and run again."
             ) from error
-        sentence = (
-            f"There is no readable file at the given address{where}. Correct the path or add the photo."
-        )
-        raise PhotoRejected("photo_missing", sentence) from error
+        raise PhotoRejected(
+            "photo_missing", _missing_sentence(path, where), looked_for=identity.photo
+        ) from error
     if len(data) > max_bytes:
         raise photos.too_many_bytes(len(data), max_bytes)
     return check_digest(identity, data)
+
+
+def _missing_sentence(path: Path, where: str) -> str:
+    """Why a photo was not read, without its path: the sentence goes where ids may not."""
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError):
+        is_there = False
+    why = "" if is_there else why_missing(str(path))
+    return (
+        f"There is no readable file at the given address{where}{why and f': {why}'}. Correct the path or add the photo; "
+        "faceid plan names the path."
+    )
 
 
 def check_digest(identity: Identity, data: bytes) -> bytes:
@@ -204,7 +230,8 @@ def _collect(source: str, rows: Iterator[manifest_rows.Row], base: str) -> list[
             seen.setdefault(identity.identity_id, []).append(identity)
     for name, same in seen.items():
         if len(same) > 1:
-            lines = ", ".join(str(each.line) for each in same)
+            lines = ", ".join(str(each.line) for each in same[:_LINES_TOLD])
+            lines += f" and {len(same) - _LINES_TOLD} more" if len(same) > _LINES_TOLD else ""
             differ = len({each.photo for each in same}) > 1
             what = f"has {len(same)} photos" if differ else f"is listed {len(same)} times"
             problems.append(

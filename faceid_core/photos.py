@@ -1,7 +1,8 @@
 """Untrusted bytes to a safe RGB image, or a named reason; and the fixed encodings of what we write ourselves.
 
 Nothing about a photo is believed before it is checked: its size in bytes, its format (by content, against a
-short list), its dimensions (before a pixel is decoded). What comes out is an array and no metadata.
+short list), its dimensions and the work that it asks for (before a pixel is decoded). What comes out is an array
+and no metadata.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
 from .errors import PhotoRejected
+from .file_kinds import picture_format
+from .photo_work import is_too_much_profile, refuse_too_much_work
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 50_000_000
@@ -62,8 +65,8 @@ def decode(
         uint8 [h, w, 3], RGB.
 
     Raises:
-        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels, truncated or
-            transparent.
+        PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels, too_much_work,
+            truncated or transparent.
     """
     if len(data) > max_bytes:
         raise too_many_bytes(len(data), max_bytes)
@@ -73,6 +76,7 @@ def decode(
         _check_pixels(_webp_dimensions(data), max_pixels)
     if image_format == "PNG":
         _check_pixels(_png_dimensions(data), max_pixels)
+    refuse_too_much_work(data, image_format, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,7 +115,7 @@ def check_readable(data: bytes) -> None:
     Raises:
         PhotoRejected: heic_unavailable, which another machine, or this one after an installation, may not say.
     """
-    if _sniff(data) == "HEIC" and not heic_is_read():
+    if picture_format(data) == "HEIC" and not heic_is_read():
         raise PhotoRejected(
             HEIC_UNAVAILABLE,
             "Pictures in HEIC format are not read here, because the package pillow-heif is not installed. "
@@ -170,7 +174,7 @@ def encode_json(value: Any) -> bytes:
 
 def _allowed_format(data: bytes) -> str:
     """The format by the first bytes, whatever the file is called."""
-    found = _sniff(data)
+    found = picture_format(data)
     if found is None:
         raise PhotoRejected("not_an_image", f"The file is not a picture. {_ADVICE}")
     if found == "HEIC":
@@ -185,29 +189,6 @@ def _allowed_format(data: bytes) -> str:
     if found not in ALLOWED_FORMATS:
         raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")
     return found
-
-
-def _sniff(data: bytes) -> str | None:
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        if brand in (b"avif", b"avis"):
-            return "AVIF"
-        return "HEIC" if brand in (b"heic", b"heix", b"mif1", b"msf1", b"hevc") else None
-    known = {
-        b"GIF8": "GIF",
-        b"BM": "BMP",
-        b"II*\0": "TIFF",
-        b"MM\0*": "TIFF",
-        b"8BPS": "Photoshop",
-        b"%PDF": "PDF",
-    }
-    return next((name for magic, name in known.items() if data.startswith(magic)), None)
 
 
 def _png_dimensions(data: bytes) -> tuple[int, int]:
@@ -308,6 +289,8 @@ def _to_srgb(image: Image.Image) -> np.ndarray:
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours by the embedded profile to sRGB; a profile that cannot be used is left out."""
     if not profile or len(profile) > _MAX_PROFILE_BYTES or image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    if is_too_much_profile(profile):
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.yaml_text import read_yaml
 
 FILES = Path(__file__).parents[1] / "infra" / "prefect" / "automations"
 PLACE_OF_BLOCK = "notify-block"
@@ -58,7 +58,7 @@ def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
     found = []
     for file in files:
         for each in sorted(file.glob("*.yaml")) if file.is_dir() else [file]:
-            data = yaml.safe_load(each.read_text(encoding="utf-8"))
+            data = read_yaml(each.read_bytes(), source=str(each), what="an automation")
             if not isinstance(data, dict) or not {"name", "trigger", "actions"} <= set(data):
                 raise ConfigurationError(
                     f"{each} holds no automation: it needs the keys name, trigger and actions"

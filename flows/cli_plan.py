@@ -74,9 +74,10 @@ def tell(
     closed = [account for account in found.accounts.values() if not account.alive]
     told = closed if people else closed[:_PEOPLE_TOLD]
     for account in told:
-        console.print(
-            f"{account.identity_id}: {account.outcome}: {account.message}", soft_wrap=True, markup=False
-        )
+        missing = account.reason == "photo_missing"
+        where = f" Looked for: {found.looked_for(account.identity_key)}" if missing else ""
+        line = f"{account.identity_id}: {account.outcome}: {account.message}{where}"
+        console.print(line, soft_wrap=True, markup=False)
     if len(closed) > len(told):
         console.print(f"and {len(closed) - len(told)} more who are rejected or refused (--people lists them)")
     if people:

@@ -126,14 +126,25 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
 @click.option(
     "--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
-def query(sql: str, config: NightlyConfig, kind: str) -> None:
-    """Run SQL (DuckDB's dialect) over runs, identity_outcomes, images, image_metrics and identity_summary."""
+@click.option(
+    "--unlocked",
+    is_flag=True,
+    help="Run statements of every kind, and let them reach the machine's files, the network and extensions.",
+)
+def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
+    """Run SQL (DuckDB's dialect) over runs, identity_outcomes, images, image_metrics and identity_summary.
+
+    Only statements that read are run, and they reach these tables alone.
+    """
     import duckdb
 
     from faceid_core.errors import ConfigurationError
 
     try:
-        found = _tables(config).query(sql)
+        found = _tables(config).query(sql, locked=not unlocked)
+    except duckdb.PermissionException as error:
+        hint = "" if unlocked else "; a query reaches the store's tables alone, --unlocked lets it reach more"
+        raise ConfigurationError(f"the query cannot be run: {error}{hint}") from None
     except duckdb.Error as error:
         raise ConfigurationError(f"the query cannot be run: {error}") from None
     frame = found.to_pandas()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import yaml
 from rich.console import Console
 
 from faceid_core.config import NightlyConfig, load_config
+from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_FAILURES
 from faceid_core.studies.definitions import studies
+from faceid_core.yaml_text import read_yaml
 
 
 def _listed() -> str:
@@ -106,9 +107,9 @@ def _setting(text: str) -> tuple[str, object]:
     if not sign:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise click.BadParameter(f"{text!r} has a value that is no YAML", param_hint="--set") from None
+        return key, read_yaml(value, source="its value", what="a setting")
+    except ConfigurationError as error:
+        raise click.BadParameter(f"{text[:60]!r}: {error}", param_hint="--set") from None
 
 
 def _run_night(config: NightlyConfig, console: Console):

@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
+from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights, PhotosMissing
 from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
 from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor
 from faceid_core.night.night import Night
@@ -169,7 +169,7 @@ def _without_people(error: Exception) -> str:
     """What may stand in Prefect's database: a manifest's problems name people, so only their number is told."""
     if isinstance(error, InputContractError):
         return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
-    return str(error)
+    return error.without_people if isinstance(error, PhotosMissing) else str(error)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import MOST_TOLD, ConfigurationError, listed
+from faceid_core.yaml_text import MOST_BYTES, read_yaml
 
 from .nightly import NightlyConfig
 
@@ -18,13 +18,14 @@ def parse_config(data: dict[str, Any], *, source: str = "configuration") -> Nigh
     """Validate a mapping as a NightlyConfig.
 
     Raises:
-        ConfigurationError: every problem at once, each with its key and what would be right.
+        ConfigurationError: the first problems at once, each with its key and what would be right.
     """
     try:
         return NightlyConfig.model_validate(data)
     except ValidationError as error:
-        lines = [f"  - {_explain(problem)}" for problem in error.errors()]
-        raise ConfigurationError(f"{source} cannot be used:\n" + "\n".join(lines)) from None
+        found = error.errors(include_url=False, include_context=False)
+        lines = [_explain(problem) for problem in found[:MOST_TOLD]]
+        raise ConfigurationError(f"{source} cannot be used:\n{listed(lines, count=len(found))}") from None
 
 
 def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None) -> NightlyConfig:
@@ -32,7 +33,8 @@ def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            data = _mapping(Path(path).read_bytes(), source=str(path))
+            with Path(path).open("rb") as file:
+                data = _mapping(file.read(MOST_BYTES + 1), source=str(path))
         except FileNotFoundError:
             raise ConfigurationError(f"configuration file {path} does not exist") from None
         except OSError as error:
@@ -43,13 +45,7 @@ def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None
 
 
 def _mapping(text: bytes, *, source: str) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(text.decode("utf-8")) or {}
-    except RecursionError:
-        raise ConfigurationError(f"{source} is nested too deeply to be a configuration") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML lets through what Python says of dates and numbers that do not exist.
-        raise ConfigurationError(f"{source} is not valid YAML: {error}") from None
+    data = read_yaml(text, source=source, what="a configuration") or {}
     if not isinstance(data, dict):
         raise ConfigurationError(f"{source} must hold a mapping of sections, not {type(data).__name__}")
     return data
@@ -79,14 +75,28 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _explain(problem: dict[str, Any]) -> str:
     """One validation problem as 'key: what is wrong; what would be right'."""
-    where = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    where = ".".join(str(part)[:60] for part in problem["loc"]) or "configuration"
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(problem["loc"])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        close = difflib.get_close_matches(str(problem["loc"][-1])[:60], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
-    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    got = "" if isinstance(problem["input"], dict) else f" (got {_shown(problem['input'])})"
     return f"{where}: {problem['msg']}{got}"
+
+
+def _shown(value: Any) -> str:
+    """A value as messages show it, not too long."""
+    if isinstance(value, (list, tuple, set)):
+        is_short = len(value) <= 10 and not any(isinstance(each, (list, tuple, set, dict)) for each in value)
+        return f"[{', '.join(map(_shown, value))}]" if is_short else f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return f"a mapping of {len(value)}"
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of very many digits"
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _keys_beside(location: tuple[Any, ...]) -> list[str]:

@@ -10,11 +10,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import MOST_TOLD, ConfigurationError, listed
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.yaml_text import read_yaml
 
 PLACEHOLDER = "V*"
 CATEGORIES = ("plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style")
@@ -26,6 +26,12 @@ _PLACEHOLDER_WORD = re.compile(r"(?<![\w*])V\*(?![\w*])")
 # Ids stand in tables, in element ids of the report and in seeds.
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LONGEST_ID = 64
+# Some ten thousand prompts.
+_MOST_BYTES = 1024 * 1024
+_SHAPE = (
+    "a grid is a mapping of name and prompts, each prompt a mapping of id, text (with V* once) and category, as in\n"
+    "    name: mine\n    prompts:\n      - {id: beach, text: a photo of V* on the beach, category: scene}"
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,9 @@ def load_grid(source: str | Path | None = None) -> PromptGrid:
         return parse_grid(file.read_text(encoding="utf-8"), source=f"grid {source!r}")
     path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as stream:
+            text = stream.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
         known = ", ".join(STANDARD_GRIDS)
         raise ConfigurationError(
             f"the prompt grid {str(source)!r} cannot be read ({error}); give a YAML file or one of: {known}"
@@ -98,26 +105,24 @@ def load_grid(source: str | Path | None = None) -> PromptGrid:
     return parse_grid(text, source=str(source))
 
 
-def parse_grid(text: str, *, source: str) -> PromptGrid:
+def parse_grid(text: str | bytes, *, source: str) -> PromptGrid:
     """A grid from YAML text; `source` names it in errors.
 
     Raises:
         ConfigurationError: with every problem, one per line.
     """
-    try:
-        loaded = yaml.safe_load(text)
-    except RecursionError:
-        raise ConfigurationError(f"{source} is nested too deeply to be a prompt grid") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML lets through what Python says of dates and numbers that do not exist.
-        raise ConfigurationError(f"{source} is not YAML: {error}") from error
+    loaded = read_yaml(text, source=source, what="a prompt grid", most_bytes=_MOST_BYTES)
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("prompts"), list):
+        found = _found(loaded)
+        raise ConfigurationError(f"{source} holds {found}; {_SHAPE}")
     try:
         entries = _GridFile.model_validate(loaded)
     except ValidationError as error:
-        raise _refusal(source, [_said(loaded, problem) for problem in error.errors()]) from error
+        found = error.errors(include_url=False, include_context=False)
+        raise _refusal(source, [_said(loaded, each) for each in found[:MOST_TOLD]], len(found)) from None
     problems = _problems(entries.prompts)
     if problems:
-        raise _refusal(source, problems)
+        raise _refusal(source, problems, len(problems))
     prompts = tuple(
         Prompt(entry.id, entry.text, entry.category, _expected(entry)) for entry in entries.prompts
     )
@@ -162,9 +167,20 @@ def _said(loaded: object, problem: Mapping) -> str:
         name = entry.get("id") if isinstance(entry, dict) else None
         where = [f"prompt {name!r}" if name else f"prompt number {where[1] + 1}", *where[2:]]
     message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-    return f"{': '.join(str(part) for part in where) or 'the file'}: {message}"
+    return f"{': '.join(str(part)[:100] for part in where) or 'the file'}: {message}"
 
 
-def _refusal(source: str, problems: list[str]) -> ConfigurationError:
-    listed = "\n".join(f"  - {problem}" for problem in problems)
-    return ConfigurationError(f"{source} has {len(problems)} problem(s):\n{listed}")
+def _found(loaded: object) -> str:
+    """What stands in a file that is no grid."""
+    if loaded is None:
+        return "nothing"
+    if isinstance(loaded, list):
+        return f"a list of {len(loaded)}"
+    if isinstance(loaded, dict):
+        keys = ", ".join(str(key)[:60] for key in list(loaded)[:5]) or "nothing"
+        return "prompts that are no list" if "prompts" in loaded else f"a mapping of {keys}, and no prompts"
+    return f"one value ({str(loaded)[:60]!r})" if isinstance(loaded, str) else "one value"
+
+
+def _refusal(source: str, problems: list[str], count: int) -> ConfigurationError:
+    return ConfigurationError(f"{source} has {count} problem(s):\n{listed(problems, count=count)}")

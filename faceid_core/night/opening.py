@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, PhotosMissing
 from faceid_core.identity import Identity
 from faceid_core.night.learned import require_no_teaching
 from faceid_core.night.lookup import LOOKUP_THREADS
@@ -133,11 +133,11 @@ def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) 
 
 def look_at_people(
     config: NightlyConfig, today: dt.date
-) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account]]:
+) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account], dict[str, Identity]]:
     """Whoever a night of today would have before it, as `open_night` finds them; nothing is written.
 
     Returns:
-        The store, or None where there is none yet; subjects and accounts by name.
+        The store, or None where there is none yet; subjects and accounts by name; the manifest's rows by key.
 
     Raises:
         ConfigurationError: the run could not start.
@@ -146,12 +146,12 @@ def look_at_people(
     identities = read_people(config)
     store, secret = open_store_checked(config, dry=True)
     photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
-    subjects, accounts, _ = _admit_all(
+    subjects, accounts, by_key = _admit_all(
         identities, store, secret, photos, today, require_consent=config.run.require_consent
     )
     for subject in common_subjects(config, list(subjects.values())):
         subjects[subject.name] = subject
-    return (store if store.head(STORE) else None), subjects, accounts
+    return (store if store.head(STORE) else None), subjects, accounts, by_key
 
 
 def _admit_all(identities, store, secret, photos, today, *, require_consent):
@@ -169,15 +169,16 @@ def _admit_all(identities, store, secret, photos, today, *, require_consent):
         for identity, (subject, account) in zip(identities, threads.map(one, identities), strict=True):
             subjects[subject.name], accounts[subject.name] = subject, account
             by_key[subject.name] = identity
-    _refuse_if_all_are_missing(list(accounts.values()))
+    _refuse_if_all_are_missing(accounts, by_key)
     return subjects, accounts, by_key
 
 
-def _refuse_if_all_are_missing(accounts: list[Account]) -> None:
+def _refuse_if_all_are_missing(accounts: dict[str, Account], by_key: dict[str, Identity]) -> None:
     """Nobody's photo is there: a mount or a bucket is gone, and telling everybody to send another one helps nobody."""
-    looked_for = [account for account in accounts if account.outcome is not Outcome.REFUSED]
+    looked_for = [account for account in accounts.values() if account.outcome is not Outcome.REFUSED]
     if len(looked_for) > 1 and all(account.reason == "photo_missing" for account in looked_for):
-        raise ConfigurationError(
+        raise PhotosMissing(
             f"none of the manifest's {len(looked_for)} photos is where it says; check that the disk is mounted or the "
-            f"bucket exists. Of the first: {looked_for[0].message}"
+            f"bucket exists. Of the first: {looked_for[0].message}",
+            first=by_key[looked_for[0].identity_key].photo,
         )

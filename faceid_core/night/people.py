@@ -9,7 +9,13 @@ from pathlib import Path
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, ObjectMissing, PhotoRejected, StoreError
-from faceid_core.identity import Identity, parse_manifest, read_manifest
+from faceid_core.identity import (
+    MOST_MANIFEST_BYTES,
+    Identity,
+    parse_manifest,
+    read_manifest,
+    too_large_a_manifest,
+)
 from faceid_core.night.photo_source import PhotoSource, mask_of
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.stages.models import open_configured_store
@@ -87,7 +93,11 @@ def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
         return read_manifest(source)
     folder, _, name = source.rpartition("/")
     try:
-        data = open_configured_store(folder, config.s3.model_dump()).get(name)
+        store = open_configured_store(folder, config.s3.model_dump())
+        info = store.head(name)
+        if info is not None and info.size > MOST_MANIFEST_BYTES:
+            raise too_large_a_manifest(source)
+        data = store.get(name)
     except ObjectMissing:
         raise ConfigurationError(
             f"there is no manifest {source}; a folder in S3 needs its manifest named"

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from faceid_core import photos
 from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity, check_digest, read_photo
+from faceid_core.missing_path import composed_otherwise, slip_of_writing
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.work import Done, Work
 from faceid_core.store import IdentityErased, ObjectStore, StageCache
 from faceid_core.store.keys import sha256_hex
+from faceid_core.store.objects import validate_name
 
 if TYPE_CHECKING:
     from faceid_core.night.night import Night
@@ -43,10 +45,14 @@ class PhotoSource:
         where = "the given address" if line is None else f"the address in line {line} of the manifest"
         try:
             store = self._open(folder)
-            info = store.head(name)
+            # What cannot be a name is a slip of the manifest's, not trouble of the store's.
+            info = store.head(name) if _is_name(name) else None
             if info is None:
                 raise PhotoRejected(
-                    "photo_missing", f"There is no object at {where}. Correct it or upload the photo."
+                    "photo_missing",
+                    f"There is no object at {where}{_why_missing(store, name)}. Correct it or upload the photo; "
+                    "faceid plan names the address.",
+                    looked_for=identity.photo,
                 )
             if info.size > self.max_bytes:
                 raise photos.too_many_bytes(info.size, self.max_bytes)
@@ -65,6 +71,24 @@ class PhotoSource:
             if folder not in self._folders:
                 self._folders[folder] = open_configured_store(folder, self.s3)
             return self._folders[folder]
+
+
+def _why_missing(store: ObjectStore, name: str) -> str:
+    """What may be wrong with the name of an object that is not there, as the rest of a sentence."""
+    slip = slip_of_writing(name)
+    if slip:
+        return f": {slip}"
+    if any(store.head(twin) for twin in composed_otherwise(name) if _is_name(twin)):
+        return ": it is there with its accents composed otherwise (Unicode NFC and NFD)"
+    return ""
+
+
+def _is_name(name: str) -> bool:
+    try:
+        validate_name(name)
+    except StoreError:
+        return False
+    return True
 
 
 def put_photos(night: Night, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import DamagedInput
+from faceid_core.identity import Identity
 from faceid_core.night.estimate import Estimate, Pace
 from faceid_core.night.opening import look_at_people
 from faceid_core.night.people import reject
@@ -70,6 +71,12 @@ class NightPlan:
     plan: Plan
     store: ObjectStore | None
     estimate: Estimate
+    identities: dict[str, Identity]
+
+    def looked_for(self, subject: str) -> str:
+        """The addresses of a person's pictures, for the screen of the machine that has the manifest."""
+        person = self.identities[subject]
+        return " and ".join(address for address in (person.photo, person.subject_mask) if address)
 
     def why_of(self, subject: str) -> tuple[str, str] | None:
         """The first stage that a subject would compute, and why; None if everything is cached."""
@@ -90,12 +97,12 @@ def plan_night(config: NightlyConfig) -> NightPlan:
     """
     plan = Plan.from_config(config)
     today = dt.datetime.now(dt.UTC).astimezone(config.run.zone).date()
-    store, subjects, accounts = look_at_people(config, today)
+    store, subjects, accounts, identities = look_at_people(config, today)
     walk = _Walk(config, plan, store, subjects, accounts)
     with _no_cycles():
         stages = [walk.stage(name) for name in STAGES]
     estimate = walk.pace.estimate(stages, plan, subjects, workers=config.execution.workers)
-    return NightPlan(stages, accounts, subjects, plan, store, estimate)
+    return NightPlan(stages, accounts, subjects, plan, store, estimate, identities)
 
 
 @contextmanager

@@ -201,7 +201,9 @@ class _Worker:
             return tried(
                 "rejected",
                 reason=rejection.reason,
-                sentence=rejection.sentence,
+                sentence=rejection.sentence
+                if rejection.looked_for is None
+                else f"{rejection.sentence} Looked for: {rejection.looked_for}",
                 value=rejection.value,
                 threshold=rejection.threshold,
                 thumbnail=self._photo(data),

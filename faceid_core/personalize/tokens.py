@@ -143,7 +143,7 @@ def _read_fields(data: bytes) -> dict[str, Any]:
         fields = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_METADATA_KEY])
         if not isinstance(fields, dict):
             raise ValueError("the metadata is not a mapping")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnreadableTokens(
             "the file holds no identity tokens (a safetensors file written by this program was expected); "
             f"detail: {type(error).__name__}: {error}"

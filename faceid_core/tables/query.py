@@ -19,6 +19,7 @@ from data_contracts import NAMES, ContractError, contract
 from ..errors import StoreError
 from ..store.objects import ObjectStore
 from .catalogue import Catalogue, advance, read_catalogue
+from .sql import open_connection, require_reading
 from .write import DeltaPlace, in_one_line
 
 if TYPE_CHECKING:
@@ -94,22 +95,36 @@ class Tables:
         """
         return self._load(name, self._datasets()[name])
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, *, locked: bool = True) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with one view per table, named after it.
+
+        Args:
+            locked: nothing but these tables can be read, nothing written, and no setting changed. False opens the
+                machine's files, the network, extensions and this process's variables, as DuckDB by itself does.
 
         Raises:
             StoreError: if the storage fails.
         """
-        import duckdb
-
-        connection = duckdb.connect()
+        connection = open_connection(locked=locked)
         for name, dataset in self._datasets().items():
             connection.register(name, dataset)
         return connection
 
-    def query(self, sql: str) -> pa.Table:
-        """The rows that a query gives. Raises duckdb.Error for faulty SQL, StoreError."""
-        with self.connect() as connection:
+    def query(self, sql: str, *, locked: bool = True) -> pa.Table:
+        """The rows that a query gives.
+
+        Args:
+            sql: statements that read (SELECT and its kin); of several, the last one's rows are given.
+            locked: as in `connect`. False runs statements of every kind, too.
+
+        Raises:
+            ConfigurationError: locked, and a statement does not only read.
+            duckdb.Error: faulty SQL, or SQL that reaches for what is locked.
+            StoreError: if the storage fails.
+        """
+        with self.connect(locked=locked) as connection:
+            if locked:
+                require_reading(connection, sql)
             relation = connection.sql(sql)
             return pa.table({}) if relation is None else relation.to_arrow_table()
 

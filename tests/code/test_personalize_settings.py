@@ -130,6 +130,7 @@ def test_other_files_are_refused_in_words():
         (b"", "no identity tokens"),
         (b"\xff" * 40, "no identity tokens"),
         (save({"x": torch.ones(1)}), "no identity tokens"),
+        (save({"x": torch.ones(1)}, {"faceid": "[" * 100_000}), "no identity tokens"),
         (newer, "version 9"),
         (data[:-8], "damaged"),
     ):

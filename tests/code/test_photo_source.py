@@ -42,6 +42,29 @@ def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
     assert sorted(opened) == [f"s3://{bucket}/even", f"s3://{bucket}/odd"]
 
 
+@pytest.mark.parametrize(
+    ("there", "looked_for", "wanted"),
+    [
+        ("Zoe\u0308.jpg", "Zo\u00eb.jpg", "its accents composed otherwise"),
+        ("x.jpg", "photos\\x.jpg", "it holds backslashes"),
+        (
+            "x.jpg",
+            "y.jpg",
+            "There is no object at the address in line 7 of the manifest. Correct it or upload the photo",
+        ),
+    ],
+)
+def test_an_object_that_is_not_there_says_why_without_its_name(s3_server, there, looked_for, wanted):
+    bucket = s3_server.new_bucket()
+    s3_server.client.put_object(Bucket=bucket, Key=f"in/{there}", Body=b"1")
+    person = Identity("p", f"s3://{bucket}/in/{looked_for}", "person", line=7)
+    with pytest.raises(PhotoRejected) as caught:
+        source().read(person)
+    assert wanted in caught.value.sentence
+    assert caught.value.looked_for == person.photo and bucket not in str(caught.value)
+    assert looked_for not in str(caught.value)
+
+
 def test_an_address_that_is_none_rejects_that_person_without_naming_it():
     person = Identity("p", "s3://bucket/x#1/y.jpg", "person", line=7)
     with pytest.raises(PhotoRejected) as caught:
@@ -83,8 +106,14 @@ def test_a_mount_that_is_gone_is_told_before_anything_is_done(small, people, tmp
     for photo in people.parent.glob("*.png"):
         photo.unlink()
     store = tmp_path / "store"
-    with pytest.raises(ConfigurationError, match="none of the manifest's 2 photos"):
+    with pytest.raises(ConfigurationError, match="none of the manifest's 2 photos") as caught:
         open_night(small(str(store), people), LogReporter())
+    # The screen of the machine names the path; what goes to Prefect does not.
+    assert f"Looked for: {people.parent / 'ann.png'}" in str(caught.value)
+    from flows.nightly import _without_people
+
+    told = _without_people(caught.value)
+    assert "none of the manifest's 2 photos" in told and "ann" not in told and str(people.parent) not in told
     assert not any(FolderStore(str(store)).list("runs"))
 
 

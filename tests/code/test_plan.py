@@ -50,6 +50,15 @@ def test_a_cached_night_computes_nothing(night):
     assert numbers(found)["detect"] == (PEOPLE + 1, 0, 0)  # the named person has a photo as well
 
 
+def test_a_photo_that_is_not_there_is_named_with_its_path_on_this_screen(night, tmp_path):
+    people = write_manifest(tmp_path, PEOPLE)
+    lost = next(iter(sorted(tmp_path.rglob("*.png"))))
+    lost.rename(lost.with_suffix(".PNG"))
+    asked = ["plan", str(people), "--store", night.store, "--executor", "inline"]
+    told = CliRunner().invoke(cli, asked, terminal_width=400)
+    assert f"Looked for: {lost}" in told.output and "in other capital or small letters" in told.output
+
+
 def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(night, tmp_path):
     more = changed(
         night,

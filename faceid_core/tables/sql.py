@@ -1,0 +1,93 @@
+"""The DuckDB connection through which the tables are asked, and which statements may be asked of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import duckdb
+
+# A statement's type alone does not tell what it reads or writes (a common table expression may be a COPY), so the
+# engine itself is cut off: from files, network and extensions, from the caller's Python variables, and from a folder
+# for what exceeds memory, which would hold rows of people.
+_LOCKED = {
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_persistent_secrets": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+    "lock_configuration": "true",
+}
+_READING = ("SELECT", "EXPLAIN")
+
+
+def open_connection(*, locked: bool) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection in memory; a locked one reaches nothing but what is registered with it."""
+    import duckdb
+
+    return duckdb.connect(config=_LOCKED if locked else {})
+
+
+def require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse SQL that holds anything but statements that read.
+
+    Raises:
+        ConfigurationError: it is empty, or a statement is neither a SELECT nor an EXPLAIN of one.
+        duckdb.Error: it is no SQL.
+    """
+    kinds = _kinds(connection, sql)
+    if not kinds:
+        raise ConfigurationError("the query is empty; give a SELECT statement")
+    for kind in kinds:
+        if kind == "MULTI":
+            raise ConfigurationError(
+                "PIVOT makes a type before it reads, unless its values are named; write PIVOT ... ON ... IN (...), or "
+                "GROUP BY with FILTER (WHERE ...)"
+            )
+        if kind not in _READING:
+            raise ConfigurationError(
+                "only statements that read are run (SELECT, WITH, FROM, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN), not "
+                f"{kind}; `faceid query --unlocked`, or Tables.connect(locked=False) in Python, runs everything"
+            )
+
+
+def _kinds(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+    """The types of the statements, those behind an EXPLAIN among them: EXPLAIN ANALYZE runs its statement."""
+    try:
+        statements = connection.extract_statements(sql)
+        found = [(statement.type.name, statement.query) for statement in statements]
+    except ValueError:
+        # Kinds of statement that the Python package has no name for.
+        return ["that"]
+    kinds = []
+    for kind, text in found:
+        kinds += _explained_kinds(connection, text) if kind == "EXPLAIN" else [kind]
+    return kinds
+
+
+def _explained_kinds(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
+    import duckdb
+
+    try:
+        return _kinds(connection, _explained(text)) or ["EXPLAIN"]
+    except duckdb.ParserException:
+        # The whole was parsed, so what is left is part of a statement in parentheses; only a SELECT may stand in them.
+        return ["EXPLAIN"]
+
+
+def _explained(text: str) -> str:
+    """What follows EXPLAIN, ANALYZE and the options in parentheses; empty for a SELECT in parentheses."""
+    import duckdb
+
+    tokens = [at for at, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    depth = 0
+    for at in tokens[1:]:
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        is_option = depth > 0 or text[at] == ")"
+        if not is_option and text[at : at + 7].lower() not in ("analyze", "analyse"):
+            return text[at:]
+    return ""
