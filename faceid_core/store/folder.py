@@ -148,11 +148,11 @@ class FolderStore:
         try:
             if not self._is_there(parts):
                 return
-            with self._locked(name), beneath.opened(self.root, parts[:-1]) as folder:
+            absent = suppress(FileNotFoundError)
+            with self._locked(name), absent, beneath.opened(self.root, parts[:-1]) as folder:
                 os.unlink(parts[-1], dir_fd=folder)
         except OSError as error:
-            if not self._is_absent(name, error):
-                raise self._failed("delete", name, error) from error
+            raise self._failed("delete", name, error) from error
         # An erased person must not leave even a folder's name behind.
         for depth in range(len(parts) - 2, -1, -1):
             try:
@@ -202,7 +202,12 @@ class FolderStore:
 
     def _is_there(self, parts: Sequence[str]) -> bool:
         """Whether there is a file of this name. Raises LinkInStore, OSError."""
-        mode = beneath.mode_of(self.root, parts)
+        try:
+            mode = beneath.mode_of(self.root, parts)
+        except OSError as error:
+            if self._is_absent("/".join(parts), error):
+                return False
+            raise
         if mode is not None and stat.S_ISLNK(mode):
             raise LinkInStore(["/".join(parts)], str(self.root))
         return mode is not None and not stat.S_ISDIR(mode)
