@@ -241,7 +241,7 @@ def test_the_tables_library_meets_no_link_either(filled, tmp_path, level):
     tables = Tables(filled)
     uses = (
         lambda: tables.read("images"), lambda: tables.publish("r2", night("r2", 2)),
-        lambda: erase(filled, SECRET, "ann", wait=False), lambda: collect(filled, 0.0, True),
+        lambda: erase(filled, SECRET, "ann", wait=False), lambda: collect(filled, delete=True),
     )  # fmt: skip
     for use in uses:
         with pytest.raises(StoreError, match=f"{link} is a symbolic link"):
@@ -277,8 +277,10 @@ def test_collection_leaves_a_person_with_a_link_alone_and_goes_on(filled, tmp_pa
     other = SECRET.identity_key("bob")
     for key in (KEY, other):
         filled.put_if_absent(layout.blob(layout.identity_scope(key), sha256_hex(b"orphan")), b"orphan")
+        old = filled.root / layout.blob(layout.identity_scope(key), sha256_hex(b"orphan"))
+        os.utime(old, (1, 1))
     os.symlink(tmp_path, filled.root / f"identities/{KEY}/stages/linked")
-    found = collect(filled, 0.0, True)
+    found = collect(filled, delete=True)
     assert found.scopes_in_doubt == 1 and found.counts["orphaned blob"] == 1
     orphan = layout.blob(layout.identity_scope(KEY), sha256_hex(b"orphan"))
     assert filled.head(orphan) and not (filled.root / f"identities/{other}").exists()

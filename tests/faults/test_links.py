@@ -1,4 +1,4 @@
-"""A link in the place of any folder or file of a store that a night filled: an erasure never misses what lies behind it."""
+"""A link in the place of any folder or file of a filled store: an erasure never misses what lies behind it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_erasure_misses_nothing_behind_a_link_at_any_level(tmp_path):
         assert [finding.scope for finding in verify(store).findings if finding.kind == LINK] == [level]
         acts = (
             partial(Tables(store).publish, "r2", rows),
-            partial(collect, store, 0.0, True),
+            partial(collect, store, delete=True),
             partial(erase, store, SECRET, GONE, longest_lease=0.0),
         )
         refused = sum(is_refused(act, level) for act in acts)
