@@ -11,11 +11,12 @@ from threading import Barrier
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import Conflict
 from faceid_core.stages.models import open_configured_store
-from faceid_core.store import ObjectStore
+from faceid_core.store import FolderStore, ObjectStore
 from faceid_core.store.layout import STORE, check_secret, read_layout
 from faceid_core.store.secret import IdentitySecret
 
 from .finding import Finding
+from .folder import folder
 
 PREFIX = "doctor"
 RACERS = 8
@@ -28,6 +29,8 @@ def storage(config: NightlyConfig) -> Iterator[Finding]:
     exists = store.head(STORE) is not None
     yield Finding("store", "ok", f"{store.url}: {'there' if exists else 'will be made by the first night'}")
     yield from _secret(config, store, exists)
+    if isinstance(store, FolderStore) and store.root.exists():
+        yield from folder(store)
     yield from examine(store)
 
 

@@ -25,6 +25,8 @@ _ATTEMPTS_AT_VANISHING_FOLDER = 20
 _PEOPLE = "identities"
 # "s3:/bucket" and "file:folder" are slips of the pen, not folders; "./s3:/bucket" is one.
 _SCHEME = re.compile(r"(s3|s3a|file|gs|az|https?):", re.IGNORECASE)
+# Linux takes 255 bytes a name and 4,096 a path; the tables' files have some 200 below the root.
+_MOST_NAME_BYTES, _MOST_ROOT_BYTES = 255, 3_500
 _PERCENT_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
@@ -348,7 +350,7 @@ def folder_of(url: str) -> Path:
         raise ConfigurationError(
             f"{url!r} is not a store: in a file:// address write # as %23 and ? as %3F, or give the folder's path"
         )
-    return _resolved(unquote(parts.path))
+    return _resolved(unquote(parts.path, errors="surrogateescape"))
 
 
 def _resolved(path: str) -> Path:
@@ -362,6 +364,12 @@ def _resolved(path: str) -> Path:
         raise ConfigurationError(
             f"{str(root)!r} cannot be a store's folder: {fault}; the tables' library (delta-rs) reads such a path as "
             "another one. Rename the folder or choose another"
+        )
+    if len(os.fsencode(root)) > _MOST_ROOT_BYTES or any(
+        len(os.fsencode(part)) > _MOST_NAME_BYTES for part in root.parts
+    ):
+        raise ConfigurationError(
+            f"{str(root)!r} cannot be a store's folder: it is too long; choose a shorter path"
         )
     return root
 
