@@ -7,6 +7,7 @@ from collections.abc import Sequence
 # Of a list of problems a person reads the first; a message with a million of them stops terminals and logs.
 MOST_TOLD = 20
 _LONGEST_TOLD = 1_000
+_LINKS_TOLD = 5
 
 
 def listed(problems: Sequence[str], *, count: int | None = None) -> str:
@@ -75,6 +76,28 @@ class MissingWeights(FaceidError):
 
 class StoreError(FaceidError):
     """The object store refused or failed an operation."""
+
+
+class LinkInStore(StoreError):
+    """A name in a folder store is a symbolic link or lies behind one; `links` holds the links' names."""
+
+    def __init__(self, links: Sequence[str], root: str, *, wanted: str = ""):
+        """Say what to do about links below a store's root.
+
+        Args:
+            links: their names.
+            root: the store's folder.
+            wanted: what was to be done, for the beginning of the message.
+        """
+        self.links = tuple(links)
+        first = ", ".join(f"{root}/{link}" for link in self.links[:_LINKS_TOLD])
+        more = f" and {len(links) - _LINKS_TOLD} more" if len(links) > _LINKS_TOLD else ""
+        what = "is a symbolic link" if len(links) == 1 else "are symbolic links"
+        super().__init__(
+            f"{wanted}{': ' if wanted else ''}{first}{more} {what}. Links below a store's root are not followed: what "
+            "lies behind them is neither read nor erased. Put the real folder or file in the link's place, or erase "
+            "what is behind it and remove the link; then try again. The root itself may be a link"
+        )
 
 
 class ObjectMissing(StoreError):

@@ -30,6 +30,7 @@ COMMANDS = {
     "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),
+    "secret": ("flows.cli_secret", "secret", "Make the identity secret of a store that others share."),
     "serve": ("flows.serve", "serve", "Start a Prefect server with the deployments and their forms."),
     "automations": (
         "flows.cli_automations",

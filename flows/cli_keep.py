@@ -107,7 +107,7 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
         console.print(f"{found.scopes_in_use} scopes were left alone: a night is running")
     if found.scopes_in_doubt:
         console.print(
-            f"{found.scopes_in_doubt} scopes hold manifests that cannot be read: faceid verify --repair"
+            f"{found.scopes_in_doubt} scopes hold manifests that cannot be read, or symbolic links: faceid verify"
         )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
 from faceid_core.errors import ConfigurationError
+from faceid_core.private_files import FOLDER_MODE
 
 USUAL_CROP_PIXELS = 512
 # A longer list is read in the table and on the page.
@@ -87,7 +88,7 @@ def prepare(
     folder = _folder(out)
     own = folder / "people"
     if pictures:
-        own.mkdir(exist_ok=True)
+        own.mkdir(mode=FOLDER_MODE, exist_ok=True)
     pixels = size or (_crop_pixels(config) if config_file else USUAL_CROP_PIXELS)
     trial = Trial.of(config, size=pixels, pictures=own if pictures else None)
     begun = time.monotonic()
@@ -132,7 +133,7 @@ def _about(config: NightlyConfig, pixels: int) -> dict[str, str]:
 def _folder(out: str) -> Path:
     folder = Path(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write {out}: {error.strerror}; choose another --out") from None
     return folder

@@ -195,14 +195,13 @@ def export(folder: str, config: NightlyConfig) -> None:
 )
 def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, seed: int, out: str) -> None:
     """Draw a contact sheet: a row for each person of RUN_ID (default: the latest), photo first, then pictures."""
-    from pathlib import Path
-
     from faceid_core.errors import ConfigurationError
     from faceid_core.night.sheet import people_sheet
+    from faceid_core.private_files import write_private
 
     opened, request, record = _find_run(config, run_id)
     if record is None:
         raise ConfigurationError(f"{_without_status(request)}; name another run, or run again")
     wanted = [name.strip() for name in prompts.split(",") if name.strip()]
-    Path(out).write_bytes(people_sheet(opened, record, prompts=wanted, people=people, seed=seed))
+    write_private(out, people_sheet(opened, record, prompts=wanted, people=people, seed=seed))
     click.echo(f"wrote {out}")

@@ -10,6 +10,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
+from faceid_core.private_files import write_private
 from flows.options import config_options
 
 
@@ -74,7 +75,7 @@ def draw(
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )
-    target.write_bytes(contact_sheet([(prompt, [picture.image for picture in pictures])]))
+    write_private(target, contact_sheet([(prompt, [picture.image for picture in pictures])]))
     click.echo(f"wrote {target}")
 
 
@@ -153,7 +154,7 @@ def tokens(
             target=target,
         )
     else:
-        target.write_bytes(data)
+        write_private(target, data)
     click.echo(f"wrote {target}")
     if script:
         from flows.export import write_script

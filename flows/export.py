@@ -15,6 +15,7 @@ from faceid_core.evaluate.script import diffusers_script
 from faceid_core.night.reading import newest_crop
 from faceid_core.personalize.export import is_exact, require_token, to_textual_inversion
 from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.private_files import write_private
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.weights import base_files, find_weights
 
@@ -46,7 +47,7 @@ def write_textual_inversion(
     if is_exact(tokens):
         rest = ", and there is nothing to measure" if measured else ""
         console.print(f"exact: the tokens have one stage with K = V, so nothing is lost{rest}")
-        target.write_bytes(to_textual_inversion(tokens, token=token))
+        write_private(target, to_textual_inversion(tokens, token=token))
         return
     require_token(token)
     metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
@@ -63,7 +64,7 @@ def write_textual_inversion(
         f"network's predictions (the mean of the vectors {made.lost_by_mean:.1%}); {made.seconds:.0f} s",
         soft_wrap=True,
     )
-    target.write_bytes(to_textual_inversion(made.tokens, token=token, notes=made.notes()))
+    write_private(target, to_textual_inversion(made.tokens, token=token, notes=made.notes()))
     if measured:
         subjects = {"native tokens": tokens, "exported file": made.tokens, "class word": tokens.class_word}
         figures = measure(

@@ -10,12 +10,14 @@ from threading import Barrier
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import Conflict
+from faceid_core.night.opening import is_shared
 from faceid_core.stages.models import open_configured_store
-from faceid_core.store import ObjectStore
+from faceid_core.store import FolderStore, ObjectStore
 from faceid_core.store.layout import STORE, check_secret, read_layout
-from faceid_core.store.secret import IdentitySecret
+from faceid_core.store.secret import VARIABLE, IdentitySecret, has_secret, secret_file
 
 from .finding import Finding
+from .folder import folder
 
 PREFIX = "doctor"
 RACERS = 8
@@ -28,16 +30,37 @@ def storage(config: NightlyConfig) -> Iterator[Finding]:
     exists = store.head(STORE) is not None
     yield Finding("store", "ok", f"{store.url}: {'there' if exists else 'will be made by the first night'}")
     yield from _secret(config, store, exists)
+    if isinstance(store, FolderStore) and store.root.exists():
+        yield from folder(store)
     yield from examine(store)
 
 
 def _secret(config: NightlyConfig, store: ObjectStore, exists: bool) -> Iterator[Finding]:
-    if not exists:
-        yield Finding("identity secret", "ok", "will be made, or taken from the environment, with the store")
+    if exists:
+        secret = IdentitySecret.load(config.store, make=False)
+        check_secret(store, read_layout(store), secret)
+        yield Finding("identity secret", "ok", f"the store's own, from {secret.source}")
+        return
+    shared = is_shared(config)
+    if not has_secret():
+        yield (
+            Finding(
+                "identity secret",
+                "fail",
+                "there is none, and a store that others share is never given one unasked: the first night refuses",
+                f"make it once with faceid secret init, or set {VARIABLE}",
+            )
+            if shared
+            else Finding("identity secret", "ok", f"the first night makes it, in {secret_file()}")
+        )
         return
     secret = IdentitySecret.load(config.store, make=False)
-    check_secret(store, read_layout(store), secret)
-    yield Finding("identity secret", "ok", f"the store's own, from {secret.source}")
+    yield Finding(
+        "identity secret",
+        "ok",
+        f"the store will belong to the one from {secret.source}, fingerprint {secret.fingerprint}",
+        "keep a copy: without it the store cannot be used" if shared else "",
+    )
 
 
 def examine(store: ObjectStore) -> Iterator[Finding]:

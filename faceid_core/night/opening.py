@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ def open_night(
         require_no_teaching(config)
     plan = Plan.from_config(config)
     people(config)  # a manifest with problems is told now, not after a night of waiting
-    store, secret = open_store_checked(config, dry=dry)
+    store, secret = open_store_checked(config, dry=dry, say=reporter.note)
     patience = PatientWait(config, store.url, scheduled or asked, waiting or reporter.note)
     lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy, waiting=patience)
     try:
@@ -103,20 +104,41 @@ def open_night(
     return night
 
 
-def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[ObjectStore, IdentitySecret]:
+def open_store_checked(
+    config: NightlyConfig, *, dry: bool = False, say: Callable[[str], None] | None = None
+) -> tuple[ObjectStore, IdentitySecret]:
     """Open the store and make sure that it belongs to this secret; a dry look makes neither store nor secret.
 
+    Args:
+        config: the parsed configuration.
+        dry: only look.
+        say: told to which secret a new store that others share is bound.
+
     Raises:
-        ConfigurationError: the store exists, and its secret is not here.
+        ConfigurationError: the store exists, and its secret is not here; or it would be new and shared, and there is
+            no secret.
         SecretMismatch: the store was made with another secret.
     """
     store = open_configured_store(config.store, config.s3.model_dump())
     exists = store.head(STORE) is not None
     if dry:
         return store, _secret_for_a_look(config, store, exists)
-    secret = IdentitySecret.load(config.store, make=not exists)
+    shared = is_shared(config)
+    secret = IdentitySecret.load(config.store, make=not exists, shared=shared)
     initialise(store, secret)
+    if shared and not exists and say is not None:
+        say(
+            f"{config.store} is new and belongs to the identity secret from {secret.source} (fingerprint "
+            f"{secret.fingerprint}); keep a copy of it, without which the store cannot be used"
+        )
     return store, secret
+
+
+def is_shared(config: NightlyConfig) -> bool:
+    """Whether other machines use the store as well: one on S3, or one that the nodes of a running Ray cluster reach."""
+    execution = config.execution
+    cluster = execution.ray_address or os.environ.get("RAY_ADDRESS", "")
+    return config.store.startswith("s3://") or (execution.executor == "ray" and cluster not in ("", "local"))
 
 
 def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) -> IdentitySecret:

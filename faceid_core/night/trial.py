@@ -27,6 +27,7 @@ from faceid_core.faces.quality import Limits
 from faceid_core.faces.subject import cut_subject, read_subject_mask
 from faceid_core.identity import Identity
 from faceid_core.night.photo_source import PhotoSource, mask_of
+from faceid_core.private_files import write_private
 from faceid_core.stages.weights import face_models
 
 THUMBNAIL_PIXELS = 96
@@ -196,7 +197,7 @@ class _Worker:
             data = self.source.read(person)
             picture, figures, thumbnail = self._prepare(data, person)
             if self.trial.pictures is not None:
-                (Path(self.trial.pictures) / f"{person.identity_id}.png").write_bytes(picture())
+                write_private(Path(self.trial.pictures) / f"{person.identity_id}.png", picture())
         except PhotoRejected as rejection:
             return tried(
                 "rejected",

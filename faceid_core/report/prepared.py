@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..private_files import owner_only, write_private
 from . import pages
 from .thumbnails import thumbnail_sheet
 
@@ -32,14 +33,14 @@ def write_prepared(folder: Path, tried: Sequence[Tried], about: Mapping[str, str
         about: words about the trial by name, for the page.
     """
     rows = [_row(one) for one in tried]
-    with (folder / "prepared.csv").open("w", newline="", encoding="utf-8") as stream:
+    with open(folder / "prepared.csv", "w", newline="", encoding="utf-8", opener=owner_only) as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     _write_parquet(folder / "prepared.parquet", rows)
     cells = [(one.identity_id, one.outcome, one.reason, one.thumbnail) for one in tried]
-    (folder / "sheet.png").write_bytes(thumbnail_sheet(cells))
-    (folder / "index.html").write_bytes(rejections_page(rows, about))
+    write_private(folder / "sheet.png", thumbnail_sheet(cells))
+    write_private(folder / "index.html", rejections_page(rows, about))
 
 
 def rejections_page(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> bytes:
@@ -79,4 +80,5 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = {
         name: [None if row[name] is None else COLUMNS[name](row[name]) for row in rows] for name in COLUMNS
     }
-    pq.write_table(pa.table(columns, schema=schema), path)
+    with open(path, "wb", opener=owner_only) as file:
+        pq.write_table(pa.table(columns, schema=schema), file)

@@ -34,7 +34,8 @@ class Collected:
         bytes: kind of garbage -> bytes.
         kept_young: garbage that is within the grace period.
         scopes_in_use: scopes left alone because a running night works on them.
-        scopes_in_doubt: scopes whose blobs were left alone because a manifest there cannot be read (`faceid verify`).
+        scopes_in_doubt: scopes that were left alone because a manifest there cannot be read, or because they hold
+            symbolic links (`faceid verify`).
         deleted: whether the garbage was removed.
     """
 
@@ -181,6 +182,9 @@ def _sweep_scope(
     found = Collected()
     if marks.is_in_use(scope.name):
         found.scopes_in_use = 1
+        return found
+    if scope.links:
+        found.scopes_in_doubt = 1
         return found
     unused, live, doubt = _sort_manifests(store, scope, marks)
     sweep = _Sweep(store, marks.now - grace, found)

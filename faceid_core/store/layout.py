@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ..errors import ConfigurationError, ObjectMissing, SecretMismatch, StoreError
 from .folder import plain_address
 from .keys import canonical_json, is_digest, is_stage_name
-from .objects import ObjectStore
+from .objects import RESERVED, ObjectStore
 from .secret import IdentitySecret, is_identity_key
 
 LAYOUT_VERSION = 1
@@ -17,6 +17,10 @@ STORE = "store.json"
 CATALOGUE = "catalog/current.json"
 TOMBSTONES = "tombstones/"
 COMMON = "common"
+# Whatever stands at a store's root, the folder of temporary files and locks among it.
+TOP_NAMES = (
+    "identities", COMMON, "tables", "runs", "catalog", "leases", "tombstones", "doctor", STORE, RESERVED,
+)  # fmt: skip
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

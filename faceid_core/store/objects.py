@@ -62,6 +62,13 @@ class ObjectStore(Protocol):
         """Every object whose name starts with `prefix` (any string, as on S3), in the order of the names."""
         ...
 
+    def links(self, prefix: str = "") -> list[str]:
+        """Symbolic links at and below a folder's name, which no operation follows: each raises LinkInStore there.
+
+        A listing that meets one raises it after everything else was listed. S3 has none.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Remove the object; absent is fine."""
         ...

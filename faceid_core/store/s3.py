@@ -171,6 +171,9 @@ class S3Store:
         except (ClientError, BotoCoreError) as error:
             raise self._failed("list", prefix or "everything", error) from error
 
+    def links(self, prefix: str = "") -> list[str]:
+        return []
+
     def delete(self, name: str) -> None:
         try:
             self._client.delete_object(Bucket=self.bucket, Key=self._key(name))

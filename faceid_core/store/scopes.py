@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from ..errors import LinkInStore
 from . import layout
+from .folder import plain_address
 from .keys import is_digest, is_stage_name
 from .objects import ObjectInfo, ObjectStore
 from .secret import is_identity_key
@@ -24,6 +26,7 @@ class Scope:
         name: 'identities/<key>' or 'common'.
         manifests: (stage, stage key) -> object. blobs: digest -> object.
         journal, leases, quarantine, reports: objects of these folders. strange: everything that no faceid writes here.
+        links: names of symbolic links, behind which nobody looks.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Scope:
     quarantine: list[ObjectInfo] = field(default_factory=list)
     reports: list[ObjectInfo] = field(default_factory=list)
     strange: list[ObjectInfo] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
     def add(self, info: ObjectInfo) -> None:
         """Put an object of this scope where it belongs."""
@@ -52,34 +56,81 @@ class Scope:
 def list_in_parallel(
     store: ObjectStore, prefixes: Sequence[str], *, threads: int = LIST_THREADS
 ) -> Iterator[list[ObjectInfo]]:
-    """Listings of several prefixes, in their order, taken at the same time."""
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(lambda prefix: list(store.list(prefix)), prefixes)
+    """Listings of several prefixes, in their order, taken at the same time. Raises LinkInStore after them all."""
+    links: list[str] = []
+    for rows, found in _list_in_parallel(store, prefixes, threads):
+        links += found
+        yield rows
+    _refuse(store, links)
 
 
 def all_scopes(store: ObjectStore) -> Iterator[Scope]:
     """Every scope of a store, people's first; as many listings at a time as `LIST_THREADS`, each in pages on S3.
 
     Raises:
+        LinkInStore: after all scopes, if a symbolic link belongs to none of them, so that there may be more.
         StoreError: the store cannot be listed.
     """
     # Keys are hexadecimal, so that sixteen prefixes share the people evenly.
-    for rows in list_in_parallel(store, [f"identities/{digit}" for digit in _HEX]):
-        for name, group in groupby(rows, key=lambda info: "/".join(info.name.split("/", 2)[:2])):
+    stray: list[str] = []
+    for rows, links in _list_in_parallel(store, [f"identities/{digit}" for digit in _HEX], LIST_THREADS):
+        scopes = {}
+        for name, group in groupby(rows, key=lambda info: _scope_name(info.name)):
             if is_identity_key(name.partition("/")[2]):
-                yield _scope(name, list(group))
+                scopes[name] = _scope(name, list(group), [])
+        for link in links:
+            name = _scope_name(link)
+            if is_identity_key(name.partition("/")[2]):
+                scopes.setdefault(name, Scope(name)).links.append(link)
+            else:
+                stray.append(link)
+        yield from scopes.values()
     parts = [f"{layout.COMMON}/blobs/{digit}" for digit in _HEX]
     parts += [f"{layout.COMMON}/{folder}/" for folder in ("journal", "leases", "quarantine", "stages")]
-    yield _scope(layout.COMMON, [info for rows in list_in_parallel(store, parts) for info in rows])
+    listed = list(_list_in_parallel(store, parts, LIST_THREADS))
+    yield _scope(
+        layout.COMMON,
+        [info for rows, _ in listed for info in rows],
+        [link for _, links in listed for link in links],
+    )
+    _refuse(store, stray)
 
 
 def read_scope(store: ObjectStore, name: str) -> Scope:
     """One scope, listed anew."""
-    return _scope(name, list(store.list(f"{name}/")))
+    return _scope(name, *_list_with_links(store, f"{name}/"))
 
 
-def _scope(name: str, rows: Sequence[ObjectInfo]) -> Scope:
-    scope = Scope(name)
+def _list_in_parallel(
+    store: ObjectStore, prefixes: Sequence[str], threads: int
+) -> Iterator[tuple[list[ObjectInfo], list[str]]]:
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(lambda prefix: _list_with_links(store, prefix), prefixes)
+
+
+def _list_with_links(store: ObjectStore, prefix: str) -> tuple[list[ObjectInfo], list[str]]:
+    """What can be listed below a prefix, and the symbolic links behind which there may be more."""
+    rows: list[ObjectInfo] = []
+    try:
+        for info in store.list(prefix):
+            rows.append(info)
+    except LinkInStore as error:
+        return rows, list(error.links)
+    return rows, []
+
+
+def _refuse(store: ObjectStore, links: Sequence[str]) -> None:
+    if links:
+        found = sorted(set(links))
+        raise LinkInStore(found, plain_address(store.url))
+
+
+def _scope_name(name: str) -> str:
+    return "/".join(name.split("/", 2)[:2])
+
+
+def _scope(name: str, rows: Sequence[ObjectInfo], links: Sequence[str]) -> Scope:
+    scope = Scope(name, links=sorted(set(links)))
     for info in rows:
         scope.add(info)
     return scope

@@ -44,12 +44,14 @@ class IdentitySecret:
             )
 
     @classmethod
-    def load(cls, store_url: str, *, make: bool = True) -> IdentitySecret:
-        """The secret of this environment; a file is made, once, where there is neither variable nor file.
+    def load(cls, store_url: str, *, make: bool = True, shared: bool = False) -> IdentitySecret:
+        """The secret of this environment; for a new store of this machine alone a file is made where there is none.
 
         Args:
             store_url: the store's address; a secret inside the store that it protects is refused.
             make: False for a store that exists: a new secret would give its people other keys.
+            shared: other machines use the store as well, which one on s3:// always implies. It is given no secret
+                unasked: one that only this machine's home folder holds is lost with the machine, and the store with it.
 
         Returns:
             The secret from FACEID_IDENTITY_SECRET (hex or base64), or else from the file that
@@ -76,8 +78,37 @@ class IdentitySecret:
                     f"there is no identity secret here: {VARIABLE} is not set and {path} does not exist; bring "
                     f"the secret that {store_url} was made with, in {VARIABLE} or the file that {FILE_VARIABLE} names"
                 )
+            if shared or store_url.startswith("s3://"):
+                raise ConfigurationError(
+                    f"there is no identity secret here: {VARIABLE} is not set and {path} does not exist. {store_url} "
+                    "would be a new store that other machines share, and without the secret that it is made with it "
+                    f"can never be used again. Set {VARIABLE} to the secret that you keep for it, or make one with: "
+                    "faceid secret init"
+                )
             _create(path)
         return cls(_read(path), str(path))
+
+    @classmethod
+    def make(cls) -> IdentitySecret:
+        """Make a secret in this environment's file.
+
+        Returns:
+            The new secret; its `source` is the file.
+
+        Raises:
+            ConfigurationError: if there is one already, in the variable or the file, or the file cannot be made.
+        """
+        if text := os.environ.get(VARIABLE, "").strip():
+            there = cls(_decode(text, VARIABLE), VARIABLE)
+        else:
+            path = secret_file()
+            if _create(path):
+                return cls(_read(path), str(path))
+            there = cls(_read(path), str(path))
+        raise ConfigurationError(
+            f"there is an identity secret already: {there.source} (fingerprint {there.fingerprint}); nothing was "
+            "changed. Keep it: the stores that were made with it need it"
+        )
 
     def identity_key(self, identity_id: str) -> str:
         """The opaque key of an identity: 32 hex digits that say nothing without the secret."""
@@ -90,6 +121,11 @@ class IdentitySecret:
 
     def _mac(self, message: bytes) -> str:
         return hmac.new(self.value, message, hashlib.sha256).hexdigest()[:_HEX_DIGITS]
+
+
+def has_secret() -> bool:
+    """Whether this environment has a secret, in the variable or in the file; it may still be unusable."""
+    return bool(os.environ.get(VARIABLE, "").strip()) or secret_file().exists()
 
 
 def secret_file() -> Path:
@@ -130,7 +166,8 @@ def _read(path: Path) -> bytes:
     return _decode(text, str(path))
 
 
-def _create(path: Path) -> None:
+def _create(path: Path) -> bool:
+    """Write a new secret; False, and nothing changed, if there is a file already."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -144,8 +181,9 @@ def _create(path: Path) -> None:
             os.link(temporary, path)
         finally:
             os.unlink(temporary)
+        return True
     except FileExistsError:
-        return
+        return False
     except OSError as error:
         raise ConfigurationError(
             f"cannot make the identity secret {path}: {error.strerror}; set {VARIABLE} or {FILE_VARIABLE}"

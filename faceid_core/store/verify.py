@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
-from ..errors import ObjectMissing
+from ..errors import LinkInStore, ObjectMissing
 from . import layout
 from .cache import StageCache
 from .keys import sha256_hex
@@ -22,6 +22,7 @@ THREADS = 8
 _ORPHAN_AGE_SECONDS = 3600.0
 DAMAGED_MANIFEST, DAMAGED_BLOB, MISSING_BLOB = "damaged manifest", "damaged blob", "missing blob"
 MISSING_PHOTO, STRANGE, ERASED = "missing photo", "strange object", "remains of an erased person"
+LINK = "symbolic link"
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,23 @@ def verify(
     Args:
         store: any store.
         repair: set a manifest aside whose outputs cannot be read, and remove damaged blobs: the next run makes them
-            again. Photos are put back by the run that needs them.
+            again. Photos are put back by the run that needs them. A scope with symbolic links stays as it is.
         threads: how many scopes are read at the same time.
         progress: called with scopes done and scopes in all.
 
     Raises:
         StoreError: the store itself fails.
     """
-    scopes, found, lock = list(all_scopes(store)), Verified(), Lock()
+    scopes, found, lock = [], Verified(), Lock()
+    for link in store.links():
+        found.findings.append(
+            Finding(LINK, link, "it is not followed; put the real folder or file in its place")
+        )
+    try:
+        for scope in all_scopes(store):
+            scopes.append(scope)
+    except LinkInStore:  # comes last, and is among the findings
+        pass
 
     def one(scope: Scope) -> None:
         result = _Check(store, scope, repair).run()
@@ -113,7 +123,8 @@ class _Check:
     """The check of one scope."""
 
     def __init__(self, store: ObjectStore, scope: Scope, repair: bool):
-        self._store, self._scope, self._repair = store, scope, repair
+        # What lies behind a link is not lost: a result must not be set aside for it.
+        self._store, self._scope, self._repair = store, scope, repair and not scope.links
         self._cache = StageCache(store, scope.name)
         self._found = Verified()
         self._wrong: dict[str, str] = {}  # digest -> what is wrong with the blob
@@ -181,7 +192,7 @@ class _Check:
         """Whether a blob was written since the scope was listed, as beside a running night."""
         try:
             data = self._store.get(layout.blob(self._scope.name, digest))
-        except ObjectMissing:
+        except (ObjectMissing, LinkInStore):
             return False
         self._sizes[digest] = len(data)
         return sha256_hex(data) == digest
@@ -209,11 +220,11 @@ class _Check:
 
     def _erased(self) -> None:
         key = layout.identity_of_scope(self._scope.name)
-        if (
-            key
-            and self._store.head(layout.tombstone(key))
-            and read_scope(self._store, self._scope.name).blobs
-        ):
+        try:
+            erased = key is not None and self._store.head(layout.tombstone(key)) is not None
+        except LinkInStore:  # among the findings
+            return
+        if erased and read_scope(self._store, self._scope.name).blobs:
             self._say(ERASED, "objects stand under a tombstone; run the erasure again: faceid gc --delete")
 
     def _say(self, kind: str, detail: str, stage: str = "", key: str = "") -> None:

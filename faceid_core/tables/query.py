@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 from data_contracts import NAMES, ContractError, contract
 
 from ..errors import StoreError
+from ..private_files import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalogue import Catalogue, advance, read_catalogue
 from .sql import open_connection, require_reading
@@ -129,7 +130,7 @@ class Tables:
             return pa.table({}) if relation is None else relation.to_arrow_table()
 
     def export(self, folder: str | Path) -> list[Path]:
-        """Write every table as one plain Parquet file, for readers that know no Delta.
+        """Write every table as one plain Parquet file, the owner's alone, for readers that know no Delta.
 
         Args:
             folder: made if absent; files of the same names are replaced.
@@ -141,12 +142,13 @@ class Tables:
             StoreError: if the storage fails.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         files = []
         for name, dataset in self._datasets().items():
             file = folder / f"{name}.parquet"
             temporary = file.with_suffix(".parquet.new")
-            pq.write_table(self._load(name, dataset), temporary)
+            with open(temporary, "wb", opener=owner_only) as written:
+                pq.write_table(self._load(name, dataset), written)
             os.replace(temporary, file)
             files.append(file)
         return files

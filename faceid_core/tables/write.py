@@ -43,7 +43,7 @@ class DeltaPlace:
             store: any store.
             s3: how to reach S3; None for the store's own settings, or else the environment's.
         """
-        self.root = store.url
+        self.root, self._store = store.url, store
         self._s3 = s3 or getattr(store, "settings", None)
 
     def open(self, name: str, version: int | None = None) -> DeltaTable | None:
@@ -52,6 +52,8 @@ class DeltaPlace:
         Raises:
             StoreError: if the storage fails or the version is gone.
         """
+        if not self.root.startswith("s3://"):  # delta-rs would follow links
+            self._store.refuse_links(folder_name(contract(name)))
         try:
             return DeltaTable(self._uri(name), version=version, storage_options=self._options())
         except TableNotFoundError:
@@ -184,6 +186,8 @@ class DeltaPlace:
             raise self._failed("read", name, error) from error
 
     def _create(self, agreed: Contract) -> DeltaTable:
+        if not self.root.startswith("s3://"):  # delta-rs would make it as open as the umask lets it
+            self._store.make_folder(folder_name(agreed))
         try:
             return DeltaTable.create(
                 self._uri(agreed.name),

@@ -5,13 +5,19 @@ import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import pytest
+from click.testing import CliRunner
 
+from faceid_core.config import NightlyConfig
+from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
-from faceid_core.store import IdentitySecret, initialise
+from faceid_core.night.opening import open_store_checked
+from faceid_core.store import IdentitySecret, initialise, open_store
+from flows.cli import cli
 
-STORE = "s3://bucket/prefix"
+STORE, SHARED = "file:///srv/a-store", "s3://bucket/prefix"
 
 
 @pytest.fixture
@@ -65,6 +71,74 @@ def test_a_file_is_made_once_and_for_its_owner_only(no_secret):
     assert stat.S_IMODE(os.stat(no_secret).st_mode) == 0o600
     assert os.listdir(no_secret.parent) == ["identity-secret"]
     assert IdentitySecret.load(STORE).value in values
+
+
+def test_a_store_that_others_share_is_given_no_secret_unasked(no_secret):
+    for load in (lambda: IdentitySecret.load(SHARED), lambda: IdentitySecret.load(STORE, shared=True)):
+        with pytest.raises(ConfigurationError, match="faceid secret init") as told:
+            load()
+        assert str(no_secret) in str(told.value) and "FACEID_IDENTITY_SECRET" in str(told.value)
+    assert not no_secret.parent.exists()
+    made = IdentitySecret.make()
+    assert IdentitySecret.load(SHARED).value == IdentitySecret.load(STORE, shared=True).value == made.value
+
+
+def test_init_makes_the_secret_once_and_says_where_it_went_and_how_to_keep_it(no_secret):
+    told = CliRunner().invoke(cli, ["secret", "init"])
+    assert told.exit_code == 0 and stat.S_IMODE(os.stat(no_secret).st_mode) == 0o600
+    secret = IdentitySecret.load(SHARED)
+    for word in (str(no_secret), secret.fingerprint, "secret manager", "FACEID_IDENTITY_SECRET"):
+        assert word in told.output
+    assert secret.value.hex() not in told.output
+
+
+@pytest.mark.parametrize("where", ["file", "variable"])
+def test_init_replaces_no_secret(no_secret, monkeypatch, where):
+    if where == "file":
+        before = IdentitySecret.make()
+    else:
+        monkeypatch.setenv("FACEID_IDENTITY_SECRET", "ab" * 32)
+        before = IdentitySecret.load(STORE)
+    told = CliRunner().invoke(cli, ["secret", "init"]).exception
+    assert (
+        isinstance(told, ConfigurationError)
+        and before.fingerprint in str(told)
+        and before.source in str(told)
+    )
+    assert IdentitySecret.load(STORE).value == before.value and no_secret.exists() == (where == "file")
+
+
+def secret_finding(config):
+    """What the doctor says of the secret: the second of its findings on a store, before it races writers there."""
+    return list(islice(storage(config), 2))[1]
+
+
+@pytest.mark.parametrize("execution", [{}, {"ray_address": "auto"}], ids=["s3", "cluster"])
+def test_the_first_night_on_a_shared_store_needs_a_secret_and_says_which_it_took(
+    no_secret, s3_server, tmp_path, execution
+):
+    address = str(tmp_path / "store") if execution else f"s3://{s3_server.new_bucket()}/p"
+    config = NightlyConfig(store=address, execution=execution)
+    told = secret_finding(config)
+    assert told.state == "fail" and "faceid secret init" in told.advice
+    with pytest.raises(ConfigurationError, match="faceid secret init"):
+        open_store_checked(config)
+    assert not no_secret.exists() and open_store(address).head("store.json") is None
+    made, said = IdentitySecret.make(), []
+    told = secret_finding(config)
+    assert told.state == "ok" and made.fingerprint in told.found and "keep a copy" in told.advice
+    for _ in range(2):
+        assert open_store_checked(config, say=said.append)[1].value == made.value
+    (once,) = said
+    assert str(no_secret) in once and made.fingerprint in once and "keep a copy" in once
+
+
+def test_a_store_of_this_machine_alone_needs_no_step(no_secret, tmp_path):
+    config, said = NightlyConfig(store=str(tmp_path / "store")), []
+    told = secret_finding(config)
+    assert told.state == "ok" and str(no_secret) in told.found
+    open_store_checked(config, say=said.append)
+    assert no_secret.exists() and said == []
 
 
 def test_a_file_that_others_can_read_is_refused(no_secret):

@@ -1,0 +1,76 @@
+"""A link in the place of any folder or file of a filled store: an erasure never misses what lies behind it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+
+import pytest
+
+from faceid_core.errors import StoreError
+from faceid_core.night.erase import COMPLETE, SWEPT, Receipt, erase
+from faceid_core.store import layout, open_store
+from faceid_core.store.gc import collect
+from faceid_core.store.verify import LINK, verify
+from faceid_core.tables import Tables
+from tests.code.test_erase import GONE, KEY, SECRET, fill, leftovers, rows_of
+from tests.code.test_store_links import contents, replace_by_link
+from tests.helpers.fault_counts import FaultRecord
+
+KINDS = ("outside", "inside")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+def test_an_erasure_misses_nothing_behind_a_link_at_any_level(tmp_path):
+    original = fill(open_store(str(tmp_path / "original")), tmp_path, days=(1,))
+    rows = rows_of(original.night, "r2", 2)
+    record = FaultRecord("links-in-a-filled-store")
+    for point in record.left([f"{kind} {level}" for kind in KINDS for level in levels(original.store.root)]):
+        kind, _, level = point.partition(" ")
+        folder = tmp_path / "trial"
+        shutil.copytree(original.store.root, folder / "store")
+        store, outside = open_store(str(folder / "store")), folder / "outside"
+        replace_by_link(store.root / level, outside, kind)
+        behind = contents(outside)
+        assert [finding.scope for finding in verify(store).findings if finding.kind == LINK] == [level]
+        acts = (
+            partial(Tables(store).publish, "r2", rows),
+            partial(collect, store, delete=True),
+            partial(erase, store, SECRET, GONE, longest_lease=0.0),
+        )
+        refused = sum(is_refused(act, level) for act in acts)
+        assert contents(outside) == behind
+        stone = store.root / layout.tombstone(KEY)
+        if stone.is_file() and Receipt.from_bytes(stone.read_bytes(), KEY).state in (SWEPT, COMPLETE):
+            assert leftovers(store.root, GONE, KEY) == []
+            # Records of runs and the tombstone keep the key, wherever they lie.
+            assert level.startswith(("runs", "tombstones")) or leftovers(outside, GONE, KEY) == []
+        # With the real one in the link's place, as the message says, the same command ends the erasure.
+        os.remove(store.root / level)
+        moved = outside / "real" if kind == "outside" else (store.root / level).with_name("moved")
+        os.rename(moved, store.root / level)
+        assert erase(store, SECRET, GONE, longest_lease=0.0).state == COMPLETE
+        assert leftovers(store.root, GONE, KEY) == [] and verify(store).sound
+        record.add(point, faults=1, runs=1, compared=refused)
+        shutil.rmtree(folder)
+
+
+def levels(root) -> list[str]:
+    """Every folder of a store, and of each folder one file."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        shown = os.path.relpath(folder, root)
+        found += [os.path.normpath(os.path.join(shown, name)) for name in (*folders, *sorted(files)[:1])]
+    return sorted(name for name in found if not name.startswith(".tmp"))
+
+
+def is_refused(act, level: str) -> bool:
+    """Whether an act ends with the link's name; any other error fails the test."""
+    try:
+        act()
+    except StoreError as error:
+        assert f"{level} is a symbolic link" in str(error)
+        return True
+    return False
