@@ -23,6 +23,9 @@ class Outcome(StrEnum):
 # at a lower rate by itself by then, and pictures follow from tokens and seeds. No further attempt is made.
 UNLEARNABLE = frozenset({"SlotStopped", "ConstantPictures"})
 
+# Reasons that are a model's, not a person's: every worker has the same files, so no further attempt is made either.
+MODEL_AT_FAULT = frozenset({"UnusableWeights"})
+
 EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION = 0, 1, 2, 3
 
 
