@@ -7,6 +7,7 @@ taught. Only configuration files and tokenizers are read; no model is loaded and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from faceid_core.diffusion.token_count import TokenCounter
 from faceid_core.errors import ConfigurationError
@@ -17,6 +18,7 @@ from faceid_core.personalize.names import known_names, require_names
 from faceid_core.personalize.prompts import split_prompt, training_prompt
 from faceid_core.personalize.stages import stage_boundaries
 from faceid_core.stages.plan import Plan
+from faceid_core.stages.weights import FoundWeights
 
 # Start and end of the text take two places of a context.
 _FRAME = 2
@@ -41,22 +43,51 @@ def require_fit(plan: Plan, people: Sequence[Identity], named: Sequence[str] = (
     """
     problems = list(_settings(plan))
     if problems:
-        raise _refusal(plan, problems)
-    counters = {encoder: TokenCounter(folder) for encoder, folder in plan.tokenizers.items()}
-    texts = list(_texts(plan, people, named, {name: each.count for name, each in counters.items()}))
-    if texts:  # the model's own tokenizer has the last word, and takes seconds to import
-        texts = list(
-            _texts(plan, people, named, {name: each.count_exactly for name, each in counters.items()})
-        )
-    if texts:
-        raise _refusal(plan, texts)
+        raise _refusal(plan.base.name, problems)
+    _require(plan.base.name, plan.tokenizers, lambda counts: list(_texts(plan, people, named, counts)))
 
 
-def _refusal(plan: Plan, problems: Sequence[str]) -> ConfigurationError:
+def require_room(found: FoundWeights, texts: Mapping[str, str], vectors: int) -> None:
+    """Refuse prompts in which a person with so many vectors finds no room.
+
+    Args:
+        found: the base model and its tokenizers.
+        texts: what a prompt is called in messages -> the prompt, with `V*` once.
+        vectors: token positions that the person takes.
+
+    Raises:
+        ConfigurationError: with every problem, one per line, or a prompt without its one placeholder.
+        MissingWeights: a tokenizer's files are not there.
+    """
+    limit = found.base.context_length - _FRAME
+
+    def problems(counts: Counts) -> list[str]:
+        return [
+            f"{name} takes {tokens} tokens, {vectors} of them the person's, {encoder} reads {limit}; shorten it: {text!r}"
+            for encoder, count in counts.items()
+            for name, text in texts.items()
+            if (tokens := sum(map(count, split_prompt(text))) + vectors) > limit
+        ]
+
+    _require(found.base.name, found.tokenizers, problems)
+
+
+def _require(base: str, tokenizers: Mapping[str, Path], problems: Callable[[Counts], Sequence[str]]) -> None:
+    """Refuse where a look with the tokenizers finds problems, which the model's own ones confirm."""
+    counters = {encoder: TokenCounter(folder) for encoder, folder in tokenizers.items()}
+    if not problems({name: each.count for name, each in counters.items()}):
+        return
+    # They have the last word, and take seconds to import.
+    found = problems({name: each.count_exactly for name, each in counters.items()})
+    if found:
+        raise _refusal(base, found)
+
+
+def _refusal(base: str, problems: Sequence[str]) -> ConfigurationError:
     told = "\n".join(f"  - {problem}" for problem in problems[:_MOST_TOLD])
     more = f"\n  and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
     return ConfigurationError(
-        f"base model {plan.base.name!r} cannot run this configuration, {len(problems)} problem(s):\n{told}{more}"
+        f"base model {base!r} cannot run this configuration, {len(problems)} problem(s):\n{told}{more}"
     )
 
 
