@@ -74,6 +74,10 @@ class MissingWeights(FaceidError):
     """A model's files are absent; the text names the file, the folder and the command that brings it."""
 
 
+class UnusableWeights(MissingWeights):
+    """A model's files are there, and what they hold cannot be computed with; the text names the part."""
+
+
 class StoreError(FaceidError):
     """The object store refused or failed an operation."""
 

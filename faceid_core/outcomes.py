@@ -23,12 +23,24 @@ class Outcome(StrEnum):
 # at a lower rate by itself by then, and pictures follow from tokens and seeds. No further attempt is made.
 UNLEARNABLE = frozenset({"SlotStopped", "ConstantPictures"})
 
+# Reasons that are a model's, not a person's: every worker has the same files, so no further attempt is made either.
+MODEL_AT_FAULT = frozenset({"UnusableWeights"})
+
+WEAK = (
+    "the pictures are not surely more like the photo than the class word's are; try another photo, more steps or a lower "
+    "learning rate (personalize.method), or another personalize.preset"
+)
+
 EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION = 0, 1, 2, 3
 
 
 @dataclass
 class Account:
-    """One identity's way through a run; `outcome` stays None while it is under way."""
+    """One identity's way through a run; `outcome` stays None while it is under way.
+
+    `weak`: finished, and not surely above the class word; None where that cannot be told. `same_photo`: how many other
+    identities of the run have the very same photo; None where it was not read.
+    """
 
     identity_id: str
     identity_key: str
@@ -41,12 +53,27 @@ class Account:
     attempts: int = 0
     seconds: float = 0.0
     computed: bool = False
+    weak: bool | None = None
+    same_photo: int | None = None
     stage_keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def alive(self) -> bool:
         """Whether later stages still concern this identity."""
         return self.outcome is None
+
+    @property
+    def told(self) -> str | None:
+        """The sentence for the person who has to act: why it ended early, or what is to be remarked of the result."""
+        if self.message:
+            return self.message
+        remarks = [WEAK] if self.weak else []
+        if self.same_photo:
+            others = "another identity" if self.same_photo == 1 else f"{self.same_photo} other identities"
+            remarks.append(
+                f"{others} of this run ha{'s' if self.same_photo == 1 else 've'} the very same photo"
+            )
+        return "; ".join(remarks) or None
 
     def close(
         self,

@@ -29,12 +29,14 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
         tell(plan_night(config), console)
         return
-    from faceid_core.night.summary_rows import acceptance_line, closing_rows
+    from faceid_core.night.summary_rows import acceptance_line, closing_rows, remarks
     from flows.console import ConsoleReporter, final_table
 
     with ConsoleReporter(console) as reporter, _stopped_like_ctrl_c():
         night, finished = run_night(config, reporter)
     console.print(final_table(closing_rows(night, finished.published)))
+    for remark in remarks(night, lambda account: account.identity_id):
+        console.print(remark, style="yellow", markup=False, soft_wrap=True)
     for name, message in night.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)
     comes_to = acceptance_line(finished.published.overall)

@@ -10,6 +10,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
+from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
 from faceid_core.private_files import write_private
 from flows.options import config_options
 
@@ -92,7 +93,13 @@ def draw(
     show_default=True,
     help="native: everything; textual-inversion: what diffusers' load_textual_inversion and other tools read.",
 )
-@click.option("--token", default="<v>", show_default=True, help="The other tool's word for the person.")
+@click.option(
+    "--token",
+    default=DEFAULT_TOKEN,
+    show_default=True,
+    help="The other tool's word for the person, in lower case; {id} in it stands for the id, which whoever has the file "
+    "can read then, {key} for eight digits of the person's key.",
+)
 @click.option(
     "--distil-steps",
     default=300,
@@ -132,7 +139,7 @@ def tokens(
     script_seed: int,
 ) -> None:
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
-    from faceid_core.night.reading import newest_tokens
+    from faceid_core.night.reading import newest_tokens, open_with_secret
 
     target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":
@@ -140,28 +147,39 @@ def tokens(
             "--script draws what other tools read: give --format textual-inversion with it"
         )
     data = newest_tokens(config, identity_id)
-    if kind == "textual-inversion":
-        from flows.export import write_textual_inversion
-
-        write_textual_inversion(
-            config,
-            identity_id,
-            data,
-            token=token,
-            steps=distil_steps,
-            vectors=distil_vectors,
-            measured=measure,
-            target=target,
-        )
-    else:
+    if kind == "native":
         write_private(target, data)
-    click.echo(f"wrote {target}")
-    if script:
-        from flows.export import write_script
+        click.echo(f"wrote {target}")
+        return
+    from flows.export import write_script, write_textual_inversion
 
-        text = write_script(config, str(target), token=token, prompt=script_prompt, seed=script_seed)
-        _target(script).write_text(text, encoding="utf-8")
-        click.echo(f"wrote {script}")
+    word = token_for(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
+    # What cannot be used is said before the minutes of distilling.
+    text, drawing = "", _target(script) if script else None
+    if drawing:
+        text = write_script(
+            config,
+            str(target),
+            data,
+            token=word,
+            vectors=distil_vectors,
+            prompt=script_prompt,
+            seed=script_seed,
+        )
+    write_textual_inversion(
+        config,
+        identity_id,
+        data,
+        token=word,
+        steps=distil_steps,
+        vectors=distil_vectors,
+        measured=measure,
+        target=target,
+    )
+    click.echo(f"wrote {target}; in prompts the person is {word}")
+    if drawing:
+        drawing.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {drawing}")
 
 
 def _target(out: str) -> Path:

@@ -12,12 +12,15 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.exported import MEASURED, DrawOptions, distil_tokens, measure
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.script import diffusers_script
+from faceid_core.night.beforehand import require_room
 from faceid_core.night.reading import newest_crop
-from faceid_core.personalize.export import is_exact, require_token, to_textual_inversion
+from faceid_core.personalize.export import is_exact, to_textual_inversion
+from faceid_core.personalize.token_word import require_token
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.private_files import write_private
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.weights import base_files, find_weights
+from flows.step_progress import StepProgress
 
 
 def write_textual_inversion(
@@ -40,7 +43,8 @@ def write_textual_inversion(
             written before.
 
     Raises:
-        ConfigurationError: the token, the grid or a number cannot be used, or no configured metric can measure it.
+        ConfigurationError: the token, the grid or a number cannot be used, or no configured metric can measure it; said
+            before anything is computed.
     """
     tokens = IdentityTokens.from_bytes(native)
     console = Console(highlight=False)
@@ -50,15 +54,21 @@ def write_textual_inversion(
         write_private(target, to_textual_inversion(tokens, token=token))
         return
     require_token(token)
+    grid, chosen, found = load_grid(config.generate.grid), config.generate, find_weights(config)
+    texts = {f"prompt {prompt.id!r}": prompt.text for prompt in grid.prompts}
+    require_room(found, texts, max(tokens.vectors, vectors or 1))
     metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
     if measured and not metrics:
         raise ConfigurationError(
             f"--measure asks those of score.metrics that are among {', '.join(MEASURED)}, and none is; name one"
         )
-    models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
-    grid, chosen = load_grid(config.generate.grid), config.generate
+    reference = newest_crop(config, identity_id) if measured else None
+    models = Models(WorkerSettings.from_config(config, found.digests, threads=0))
     drawing = DrawOptions(chosen.sampler, chosen.steps, chosen.guidance, chosen.batch)
-    made = distil_tokens(models.base, tokens, grid, drawing, steps=steps, vectors=vectors)
+    console.print("loading the base model")
+    base = models.base
+    with StepProgress(console) as progress:
+        made = distil_tokens(base, tokens, grid, drawing, steps=steps, vectors=vectors, progress=progress)
     console.print(
         f"distilled: on held-out prompts and noise the file loses {made.lost:.1%} of the person's effect on the "
         f"network's predictions (the mean of the vectors {made.lost_by_mean:.1%}); {made.seconds:.0f} s",
@@ -67,28 +77,41 @@ def write_textual_inversion(
     write_private(target, to_textual_inversion(made.tokens, token=token, notes=made.notes()))
     if measured:
         subjects = {"native tokens": tokens, "exported file": made.tokens, "class word": tokens.class_word}
-        figures = measure(
-            models.base,
-            subjects,
-            newest_crop(config, identity_id),
-            tokens.class_word,
-            grid,
-            range(chosen.seeds),
-            drawing,
-            models.scorers,
-            metrics,
-        )
+        with StepProgress(console) as progress:
+            figures = measure(
+                base,
+                subjects,
+                reference,
+                tokens.class_word,
+                grid,
+                range(chosen.seeds),
+                drawing,
+                models.scorers,
+                metrics,
+                progress=progress,
+            )
         table = Table("", *metrics)
         for name, found in figures.items():
             table.add_row(name, *(f"{found[metric]:.3f}" for metric in metrics))
         console.print(table)
 
 
-def write_script(config: NightlyConfig, file: str, *, token: str, prompt: str, seed: int) -> str:
+def write_script(
+    config: NightlyConfig,
+    file: str,
+    native: bytes,
+    *,
+    token: str,
+    vectors: int | None,
+    prompt: str,
+    seed: int,
+) -> str:
     """A plain diffusers script that draws the exported file as `faceid draw` would, with the configured settings.
 
     Args:
-        file: path of the exported file.
+        file: path of the exported file, which need not be there yet.
+        native: the person's tokens file.
+        vectors: token positions that the person takes in the file; None for as many as the tokens take.
         prompt: with `V*` once.
 
     Raises:
@@ -102,6 +125,11 @@ def write_script(config: NightlyConfig, file: str, *, token: str, prompt: str, s
             "a script for a single-file base model is not written; unpack it once with diffusers' from_single_file and "
             "save_pretrained, and give base_model.source that folder"
         )
+    require_room(
+        find_weights(config),
+        {"--script-prompt": prompt},
+        vectors or IdentityTokens.from_bytes(native).vectors,
+    )
     chosen = config.generate
     return diffusers_script(
         describe(files.folder, name=about.source, digest="", precision=about.precision),

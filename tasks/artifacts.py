@@ -61,7 +61,8 @@ def _outcomes(night: Night) -> list[dict]:
             "outcome": str(account.outcome),
             "stage": account.stage or "",
             "reason": account.reason or "",
-            "message": account.message or "",
+            "weak": "" if account.weak is None else "weak" if account.weak else "no",
+            "message": account.told or "",
             "attempts": account.attempts,
             "seconds": round(account.seconds, 1),
         }

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn import functional as F
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, UnusableWeights
 
 from .cpu_attention import SelfAttention, needs_float32
 from .describe import MINIATURE, POOLING, Description, describe
@@ -147,12 +147,18 @@ def load_base_model(
 
     Raises:
         MissingWeights: a file is not there; the text names it.
+        UnusableWeights: a weight is no finite number, which would look as if nobody could be learned.
         ConfigurationError: the model's kind, the precision or the device cannot be used.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"base_model.device is {device}, and this machine has no CUDA device (torch {torch.__version__}); set it "
+            "to cpu or auto, or mend the driver"
+        )
     files = source if isinstance(source, BaseFiles) else find_base(source)
     about = describe(files.folder, name=files.source, digest=digest, precision=precision)
     dtype = PRECISIONS[precision]
@@ -164,21 +170,24 @@ def load_base_model(
                 for name, processor in parts.unet.attn_processors.items()
             }
         )
+    unet, vae = _freeze(parts.unet, device), _freeze(parts.vae, device)
+    encoders = {name: _freeze(model, device) for name, model in parts.encoders.items()}
+    _require_finite(about, {"unet": unet, "vae": vae, **encoders})
     return BaseModel(
         description=about,
-        unet=_freeze(parts.unet, device),
-        vae=_freeze(parts.vae, device),
+        unet=unet,
+        vae=vae,
         towers={
             name: TextTower(
                 name=name,
                 tokenizer=parts.tokenizers[name],
-                model=_freeze(model, device),
+                model=model,
                 length=about.context_length,
                 width=about.widths[name],
                 penultimate=about.penultimate,
                 pools=name in POOLING,
             )
-            for name, model in parts.encoders.items()
+            for name, model in encoders.items()
         },
         scheduler_config=dict(parts.scheduler.config),
         alphas_cumprod=parts.scheduler.alphas_cumprod.float(),
@@ -189,6 +198,37 @@ def load_base_model(
 
 def _freeze(model: torch.nn.Module, device: str) -> torch.nn.Module:
     return model.requires_grad_(False).eval().to(device)
+
+
+def _require_finite(about: Description, models: Mapping[str, torch.nn.Module]) -> None:
+    """Refuse weights that are NaN or infinite: with them every loss is NaN, and every person seems to be at fault.
+
+    Args:
+        about: of the base model.
+        models: part of the pipeline -> model, where it computes.
+
+    Raises:
+        UnusableWeights: naming part and weight.
+    """
+    for part, model in models.items():
+        for name, weight in model.state_dict().items():
+            # A sum in float32 is not finite if any term is not, and needs no copy of the weight.
+            if not weight.is_floating_point() or weight.sum(dtype=torch.float32).isfinite():
+                continue
+            odd = int((~weight.isfinite()).sum())
+            if odd:
+                half = (
+                    ""
+                    if about.precision == "float32" or part == "vae"
+                    else (
+                        f"; if the files are sound, {about.precision} is too small for them: set base_model.precision to "
+                        "float32"
+                    )
+                )
+                raise UnusableWeights(
+                    f"base model {about.name!r}: {odd} of {weight.numel()} numbers of {name} in {part} are NaN or "
+                    f"infinite, so nobody can be learned or drawn; bring the model's files again{half}"
+                )
 
 
 def _as_pixels(image: np.ndarray, resolution: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ from faceid_core.errors import MissingWeights
 
 from .describe import POOLING, Description, weights_variant
 from .sources import BaseFiles
+from .token_count import require_tokenizer
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> 
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
-    whole, pieces = ("tokenizer.json",), ("vocab.json", "merges.txt")
-    if not any(all((folder / name).is_file() for name in names) for names in (whole, pieces)):
-        raise MissingWeights(f"no file tokenizer.json, nor vocab.json and merges.txt, in folder {folder}")
+    require_tokenizer(folder)
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 

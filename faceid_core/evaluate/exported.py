@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.distil import Distilled, View, distil
+from faceid_core.personalize.distil import Distilled, Progress, View, distil
 from faceid_core.personalize.tokens import IdentityTokens
 
 from .cells import Cell
@@ -27,6 +27,10 @@ MEASURED = ("identity", "identity_second", "concepts", "image_text", "detection"
 _HELD_OUT_EVERY = 4
 # Seeds of the pictures that distilling looks at, apart from the grid's 0, 1, 2, ...
 _FIRST_SEED, _HELD_OUT_SEED = 1_000, 2_000
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress for callers who want none."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ def distil_tokens(
     steps: int = 300,
     vectors: int | None = None,
     pictures_per_prompt: int = 2,
+    progress: Progress = _silent,
 ) -> Distilled:
     """Distil a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
 
     Args:
         steps: optimiser steps.
         vectors: token positions of the result; as many as the tokens' by default.
+        progress: called with what is under way, how many steps of it are done, and of how many.
 
     Raises:
         BaseMismatch: tokens of another base model.
@@ -75,10 +81,13 @@ def distil_tokens(
     return distil(
         base,
         tokens,
-        _views(base, tokens, learned, seeds, drawing),
-        _views(base, tokens, held_out, (_HELD_OUT_SEED,), drawing),
+        _views(base, tokens, learned, seeds, drawing, progress, "drawing pictures to learn from"),
+        _views(
+            base, tokens, held_out, (_HELD_OUT_SEED,), drawing, progress, "drawing pictures to measure on"
+        ),
         steps=steps,
         vectors=vectors,
+        progress=progress,
     )
 
 
@@ -92,6 +101,7 @@ def measure(
     drawing: DrawOptions,
     scorers: Scorers,
     metrics: Sequence[str],
+    progress: Progress = _silent,
 ) -> dict[str, dict[str, float]]:
     """Draw the grid for each subject with the same noise and score it against one person's photo.
 
@@ -99,6 +109,7 @@ def measure(
         subjects: name -> tokens or a plain text.
         reference: the person's photo, uint8 [h, w, 3].
         metrics: whose models the scorers hold.
+        progress: as in `distil_tokens`.
 
     Returns:
         name -> metric -> mean over pictures; NaN where nothing could be measured.
@@ -107,10 +118,10 @@ def measure(
     for name, subject in subjects.items():
         wanted = [(prompt, seed) for prompt in grid.prompts for seed in seeds]
         requests = [DrawRequest(subject, prompt.text, seed) for prompt, seed in wanted]
-        drawn = draw(base, requests, **drawing.arguments(), record_attention=False)
+        drawn = _drawn(base, requests, drawing, progress, f"drawing with the {name}")
         rows = [
-            ShardRow.of(Cell(prompt, seed, name, ""), picture.image)
-            for (prompt, seed), picture in zip(wanted, drawn, strict=True)
+            ShardRow.of(Cell(prompt, seed, name, ""), image)
+            for (prompt, seed), image in zip(wanted, drawn, strict=True)
         ]
         pictures = Pictures(rows, scorers)
         found[name] = {
@@ -139,12 +150,32 @@ def _views(
     prompts: Sequence[str],
     seeds: Sequence[int],
     drawing: DrawOptions,
+    progress: Progress,
+    what: str,
 ) -> list[View]:
     """Pictures that the tokens draw, as latents."""
     requests = [DrawRequest(tokens, prompt, seed) for prompt in prompts for seed in seeds]
-    drawn = draw(base, requests, **drawing.arguments(), record_attention=False)
-    latents: list[torch.Tensor] = [base.encode_images([picture.image])[0] for picture in drawn]
+    drawn = _drawn(base, requests, drawing, progress, what)
+    latents: list[torch.Tensor] = [base.encode_images([image])[0] for image in drawn]
     return [View(request.prompt, latent) for request, latent in zip(requests, latents, strict=True)]
+
+
+def _drawn(
+    base: BaseModel, requests: Sequence[DrawRequest], drawing: DrawOptions, progress: Progress, what: str
+) -> Iterator[np.ndarray]:
+    """The requests' pictures; progress is told at each sampling step too, since a batch may take minutes."""
+    done = 0
+    pictures = draw(
+        base,
+        requests,
+        **drawing.arguments(),
+        record_attention=False,
+        on_step=lambda: progress(what, done, len(requests)),
+    )
+    for picture in pictures:
+        done += 1
+        progress(what, done, len(requests))
+        yield picture.image
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -10,6 +10,7 @@ from typing import Literal
 from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
 from .leakage import PARTS
 from .metric_rows import NO_REFERENCE_FACE, MetricRow
+from .weakness import is_weak
 
 OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
 # Column -> metric of what is measured on photographs only.
@@ -92,6 +93,7 @@ def summarise(
                     | leakage
                     | _of_photographs(subject, people)
                 ),
+                "weak": _weak(subject),
                 "personalise_key": subject.personalise_key,
                 "generate_key": subject.generate_key,
             }
@@ -127,6 +129,18 @@ def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
     figures |= _columns("identity_gain", _interval(gain) if gain else NOTHING)
     figures["identity_fraction"] = _way(subject, mean_of(list(floor.values())), ceiling)
     return figures
+
+
+def _weak(subject: SubjectScores) -> bool | None:
+    """Whether a person is not surely above the class word; None for floor and ceiling, and where it cannot be told."""
+    if subject.kind != "person":
+        return None
+    values = {
+        (row.prompt_id, row.seed): row.value
+        for row in subject.scores
+        if row.metric == "identity" and row.detail != NO_REFERENCE_FACE
+    }
+    return is_weak(values, _values(subject.floor, "identity"))
 
 
 def _way(subject: SubjectScores, floor: float | None, ceiling: float | None) -> float | None:
@@ -238,8 +252,8 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         rows: of `summarise`.
 
     Returns:
-        `people`, `named_people`: how many; `people_with_gain`: those whose gain is above 0 with its whole
-        interval; `over_people`: for each figure a dict with mean, low, high, floor (class word) and ceiling
+        `people`, `named_people`: how many; `people_with_gain`: those who are surely above the class word
+        (`is_weak`); `over_people`: for each figure a dict with mean, low, high, floor (class word) and ceiling
         (named people); `relative_to_class_word`: for each category, how often the prompt is obeyed as a share
         of how often the class word's pictures obey it.
     """
@@ -283,7 +297,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
     return {
         "people": len(people),
         "named_people": len(by_kind["named"]),
-        "people_with_gain": sum((row["identity_gain_low"] or 0) > 0 for row in people),
+        "people_with_gain": sum(row.get("weak") is False for row in people),
         "over_people": figures,
         "relative_to_class_word": relative,
     }

@@ -10,7 +10,7 @@ from itertools import groupby
 from threading import RLock
 from typing import Protocol
 
-from faceid_core.outcomes import UNLEARNABLE
+from faceid_core.outcomes import MODEL_AT_FAULT, UNLEARNABLE
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 
@@ -131,8 +131,8 @@ class InlineExecutor:
 
 
 def may_try_again(done: Done) -> bool:
-    """Whether a further attempt can end otherwise: not if the person cannot be learned so, or nothing failed."""
-    return done.status == "failed" and done.reason not in UNLEARNABLE
+    """Whether a further attempt can end otherwise: not if the person cannot be learned so, or a model is at fault."""
+    return done.status == "failed" and done.reason not in UNLEARNABLE | MODEL_AT_FAULT
 
 
 def not_reached(work: Work) -> Done:

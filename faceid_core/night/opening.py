@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import os
 import secrets
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, PhotosMissing
 from faceid_core.identity import Identity
+from faceid_core.night.beforehand import require_fit
 from faceid_core.night.learned import require_no_teaching
 from faceid_core.night.lookup import LOOKUP_THREADS
 from faceid_core.night.night import Night
-from faceid_core.night.people import admit, common_subjects, read_people
+from faceid_core.night.people import admit, common_subjects, names_of_ceiling, read_people
 from faceid_core.night.photo_source import PhotoSource
 from faceid_core.night.reporter import Reporter
 from faceid_core.night.runs import new_run_id, write_request, write_status
@@ -64,13 +66,17 @@ def open_night(
     if learned_only:
         require_no_teaching(config)
     plan = Plan.from_config(config)
-    people(config)  # a manifest with problems is told now, not after a night of waiting
+    # A manifest with problems, and texts that the model cannot read, are told now, not after a night of waiting.
+    asked_for = people(config)
+    require_fit(plan, asked_for, names_of_ceiling(config))
     store, secret = open_store_checked(config, dry=dry, say=reporter.note)
     patience = PatientWait(config, store.url, scheduled or asked, waiting or reporter.note)
     lease = None if dry else RunLease.acquire(store, run_id, on_busy=config.run.on_busy, waiting=patience)
     try:
         # Read after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
         identities = people(config)
+        if identities != asked_for:
+            require_fit(plan, identities, names_of_ceiling(config))
         photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
         subjects, accounts, by_key = _admit_all(
             identities, store, secret, photos, run_date, require_consent=config.run.require_consent
@@ -154,7 +160,7 @@ def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) 
 
 
 def look_at_people(
-    config: NightlyConfig, today: dt.date
+    config: NightlyConfig, plan: Plan, today: dt.date
 ) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account], dict[str, Identity]]:
     """Whoever a night of today would have before it, as `open_night` finds them; nothing is written.
 
@@ -166,6 +172,7 @@ def look_at_people(
         SecretMismatch: the store was made with another secret.
     """
     identities = read_people(config)
+    require_fit(plan, identities, names_of_ceiling(config))
     store, secret = open_store_checked(config, dry=True)
     photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
     subjects, accounts, by_key = _admit_all(
@@ -191,8 +198,17 @@ def _admit_all(identities, store, secret, photos, today, *, require_consent):
         for identity, (subject, account) in zip(identities, threads.map(one, identities), strict=True):
             subjects[subject.name], accounts[subject.name] = subject, account
             by_key[subject.name] = identity
+    _count_same_photos(subjects, accounts)
     _refuse_if_all_are_missing(accounts, by_key)
     return subjects, accounts, by_key
+
+
+def _count_same_photos(subjects: Mapping[str, Subject], accounts: Mapping[str, Account]) -> None:
+    """Enter how many others have a person's photo: one photo under two names is a slip more often than a wish."""
+    found = Counter(subject.photo_digest for subject in subjects.values())
+    for name, account in accounts.items():
+        digest = subjects[name].photo_digest
+        account.same_photo = found[digest] - 1 if digest else None
 
 
 def _refuse_if_all_are_missing(accounts: dict[str, Account], by_key: dict[str, Identity]) -> None:

@@ -13,7 +13,7 @@ from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
 from faceid_core.night.runs import INDEX, PAGES, replace_object
 from faceid_core.night.scores import set_aside
-from faceid_core.outcomes import Outcome
+from faceid_core.outcomes import WEAK, Outcome
 from faceid_core.report.index_page import index_page
 from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
@@ -24,7 +24,7 @@ from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 from faceid_core.tables import Tables
 
-PAGE_VERSION = 3
+PAGE_VERSION = 4
 
 
 def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
@@ -44,7 +44,10 @@ def write_pages(night: Night, found: Sequence[tuple[Subject, SubjectScores]], su
         if (cached and known.get(subject.name) == name) or _stands(night, name, subject, scores, summary):
             names[subject.name] = name
     replace_object(night.store, run_object(night.run_id, PAGES), canonical_json(names))
-    accounts = [{k: v for k, v in asdict(a).items() if k != "identity_id"} for a in night.accounts.values()]
+    accounts = [
+        {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.told}
+        for a in night.accounts.values()
+    ]
     page = index_page(
         run=_run(night),
         accounts=accounts,
@@ -143,7 +146,8 @@ def _person(night: Night, subject: Subject, scores: SubjectScores, summary: list
             "identity_key": subject.name,
             "class_word": subject.class_word,
             "outcome": str(account.outcome),
-            "message": account.message or "",
+            "message": account.message or (WEAK if account.weak else ""),
+            "weak": bool(account.weak),
         },
         photo=photo,
         crop=read_png(blob("detect", "crop.png")),

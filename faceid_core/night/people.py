@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
+from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.errors import ConfigurationError, ObjectMissing, PhotoRejected, StoreError
 from faceid_core.identity import (
     MOST_MANIFEST_BYTES,
@@ -194,6 +195,15 @@ def reject(
     account.value, account.threshold = value, threshold
 
 
+def names_of_ceiling(config: NightlyConfig) -> list[str]:
+    """The people whom the base model knows by name and who are drawn as the ceiling."""
+    if config.base_model.source != MINIATURE or not config.score.named_people:
+        return []
+    from faceid_core.miniature.people import NAMED_SEEDS, name_of
+
+    return [name_of(seed) for seed in NAMED_SEEDS[: config.score.named_people]]
+
+
 def common_subjects(config: NightlyConfig, people: list[Subject]) -> list[Subject]:
     """The floor and the ceiling: one subject per class word in use, and named people whom the base model knows."""
     subjects = [
@@ -206,7 +216,7 @@ def common_subjects(config: NightlyConfig, people: list[Subject]) -> list[Subjec
         )
         for word in sorted({person.class_word for person in people})
     ]
-    if config.base_model.source == "miniature" and config.score.named_people:
+    if config.base_model.source == MINIATURE and config.score.named_people:
         from faceid_core.miniature.samples import named_people
 
         for name, png in named_people(config.score.named_people):

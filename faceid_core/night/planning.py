@@ -97,7 +97,7 @@ def plan_night(config: NightlyConfig) -> NightPlan:
     """
     plan = Plan.from_config(config)
     today = dt.datetime.now(dt.UTC).astimezone(config.run.zone).date()
-    store, subjects, accounts, identities = look_at_people(config, today)
+    store, subjects, accounts, identities = look_at_people(config, plan, today)
     walk = _Walk(config, plan, store, subjects, accounts)
     with _no_cycles():
         stages = [walk.stage(name) for name in STAGES]

@@ -105,7 +105,7 @@ def _outcome_rows(night: Night) -> Iterable[dict]:
             "outcome": str(account.outcome),
             "stage": account.stage,
             "reason": account.reason,
-            "message": account.message,
+            "message": account.told,
             "value": account.value,
             "threshold": account.threshold,
             "attempts": account.attempts,
@@ -115,6 +115,8 @@ def _outcome_rows(night: Night) -> Iterable[dict]:
                 for stage in ("detect", "parse", "mask", "personalise", "generate")
             },
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
+            "weak": None if account.reason == ERASED else account.weak,
+            "same_photo": account.same_photo,
         }
 
 

@@ -69,7 +69,7 @@ def write_status(night: Night, state: str, **more) -> None:
     """
     people = []
     for account in night.accounts.values():
-        row = asdict(account)
+        row = asdict(account) | {"message": account.told}
         del row["identity_id"]
         people.append(row)
     record = {

@@ -68,7 +68,7 @@ def scores_of(night: Night, subject: Subject) -> SubjectScores:
 def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
     """Scores of everybody who finished, and the rows of `identity_summary` made from them.
 
-    A person whose scores cannot be read is closed as failed; the others are not touched.
+    A person whose scores cannot be read is closed as failed; of the others the account says whether they are weak.
 
     Raises:
         StoreError: nobody's can be read, so it is the store.
@@ -92,6 +92,9 @@ def collect(night: Night) -> tuple[list[tuple[Subject, SubjectScores]], list[dic
     summary = summarise(
         [scores for _, scores in found], run_id=night.run_id, run_date=night.run_date, categories=categories
     )
+    for row in summary:
+        if row["subject_kind"] == "person":
+            night.accounts[row["identity_key"]].weak = row["weak"]
     return found, summary
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published
-from faceid_core.outcomes import Outcome
+from faceid_core.outcomes import WEAK, Account, Outcome
 
 MOST_NAMED = 10
 # Of `identity_summary`, in the order of the console's table.
@@ -20,6 +20,7 @@ def closing_rows(night: Night, published: Published) -> list[dict]:
     for account in night.accounts.values():
         figures = by_key.get(account.identity_key, {})
         outcome = str(account.outcome) + (f" ({account.reason})" if account.reason else "")
+        outcome += ", weak" if account.weak else ""
         rows.append(
             {
                 "identity": account.identity_id,
@@ -64,8 +65,32 @@ def acceptance_line(overall: Mapping) -> str:
     return "; ".join(parts)
 
 
+def remarks(night: Night, name: Callable[[Account], str]) -> list[str]:
+    """What a run says of finished people that is no failure: who is weak, and who has one and the same photo.
+
+    Args:
+        night: whose accounts are closed.
+        name: how a person is called: by id in a terminal, by key everywhere else.
+    """
+    weak = [name(account) for account in night.accounts.values() if account.weak]
+    told = [f"weak: {_some(weak)}: {WEAK}"] if weak else []
+    alike: dict[str | None, list[str]] = {}
+    for account in night.accounts.values():
+        if account.same_photo:
+            alike.setdefault(night.subjects[account.identity_key].photo_digest, []).append(name(account))
+    if alike:
+        groups = _some([" = ".join(people[:MOST_NAMED]) for people in alike.values()])
+        told.append(f"one and the same photo: {groups}; check the manifest")
+    return told
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
 def ended(night: Night, published: Published) -> str:
-    """How a run ended, in a sentence for whoever sees nothing else: counts, and who has no pictures and why."""
+    """How a run ended, for whoever sees nothing else: counts, who has no pictures and why, whose are weak."""
     without = [a for a in night.accounts.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
     told = [
         f"{account.identity_key} {account.outcome} in {account.stage}: {account.reason or 'see its message'}"
@@ -73,6 +98,7 @@ def ended(night: Night, published: Published) -> str:
     ]
     if len(without) > MOST_NAMED:
         told.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
+    told += remarks(night, lambda account: account.identity_key)
     return "; ".join([published.sentence, *told])
 
 

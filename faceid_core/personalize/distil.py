@@ -7,7 +7,7 @@ the single context is drawn towards the prediction with the staged contexts. Nei
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -32,6 +32,7 @@ from .random import normal, seeded_generator
 from .stages import stage_of
 from .tokens import IdentityTokens
 
+Progress = Callable[[str, int, int], object]
 _LEVELS = 10  # noise levels at which a view is compared when the loss is measured
 _NEAR, _LOOKED_AT = 0.5, 4  # the mean is a start if it loses less than this on so many of the views
 
@@ -88,6 +89,7 @@ def distil(
     learning_rate: float = 0.02,
     vectors: int | None = None,
     seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
 ) -> Distilled:
     """Learn vectors whose single context predicts as the staged contexts do.
 
@@ -99,6 +101,7 @@ def distil(
         held_out: pictures, of other prompts and noise, on which the loss is measured.
         steps: of AdamW, with a rate that falls to 0 as a cosine; 0 takes the mean over stages and sides.
         vectors: token positions of the result; as many as the tokens' by default.
+        progress: called with what is under way, how many steps of it are done, and of how many.
 
     Raises:
         BaseMismatch: tokens of another base model.
@@ -111,13 +114,13 @@ def distil(
             f"steps of at least 0 ({steps}), a batch of at least 1 ({batch}) and vectors of at least 1 ({vectors})"
         )
     began = time.perf_counter()
-    teacher = _Teacher(base, tokens)
+    teacher = _Teacher(base, tokens, progress)
     count = vectors or tokens.vectors
     mean = single_context(tokens, _mean_vectors(tokens, count))
-    lost_by_mean = teacher.lost_share(held_out, mean, seed)
+    lost_by_mean = teacher.lost_share(held_out, mean, seed, "measuring the mean, views")
     result, lost = mean, lost_by_mean
     if steps:
-        near = teacher.lost_share(views[:_LOOKED_AT], mean, seed) < _NEAR
+        near = teacher.lost_share(views[:_LOOKED_AT], mean, seed, "looking for a start, views") < _NEAR
         student = {
             name: (mean.tensors[name][0, 0] if near else start_vectors(tower, tokens.class_word, count))
             .to(base.device)
@@ -132,8 +135,9 @@ def distil(
             optimizer.zero_grad()
             teacher.loss(views, student, batch, seed, step).backward()
             optimizer.step()
+            progress("distilling, steps", step + 1, steps)
         result = single_context(tokens, student)
-        lost = teacher.lost_share(held_out, result, seed)
+        lost = teacher.lost_share(held_out, result, seed, "measuring the result, views")
     seconds = time.perf_counter() - began
     return Distilled(result, mean, lost_by_mean, lost, steps, seconds)
 
@@ -141,8 +145,9 @@ def distil(
 class _Teacher:
     """The frozen network with the person's staged contexts, one set for each prompt."""
 
-    def __init__(self, base: BaseModel, tokens: IdentityTokens):
+    def __init__(self, base: BaseModel, tokens: IdentityTokens, progress: Progress):
         self.base, self.tokens, self.staged = base, tokens, StagedUNet.of(base)
+        self._progress = progress
         self._contexts: dict[str, Contexts] = {}
         self._tokenized: dict[tuple[str, int], dict[str, TokenizedPrompt]] = {}
 
@@ -167,7 +172,7 @@ class _Teacher:
         return (found.float() - target.float()).square().mean()
 
     @torch.no_grad()
-    def lost_share(self, views: Sequence[View], student: IdentityTokens, seed: int) -> float:
+    def lost_share(self, views: Sequence[View], student: IdentityTokens, seed: int, what: str) -> float:
         """||student - teacher||^2 / ||class word - teacher||^2 over views and noise levels."""
         total = self.base.description.training_timesteps
         timesteps = torch.tensor([int((level + 0.5) * total / _LEVELS) for level in range(_LEVELS)])
@@ -178,6 +183,7 @@ class _Teacher:
         vectors = {name: each[0, 0].to(self.base.device) for name, each in student.tensors.items()}
         lost = effect = 0.0
         for place, view in enumerate(views):
+            self._progress(what, place, len(views))
             noise = normal((_LEVELS, *view.latent.shape), "distil", "held out", seed, place)
             latents = self._noised([view] * _LEVELS, noise, timesteps)
             contexts = stacked([self._staged_context(view.prompt, int(t)) for t in timesteps])
@@ -187,6 +193,7 @@ class _Teacher:
                 single = one.map(lambda part: part.expand(_LEVELS, *part.shape[1:]))
                 distance = float((self._predict(latents, timesteps, single).float() - target).square().sum())
                 lost, effect = (lost + distance, effect) if name == "student" else (lost, effect + distance)
+        self._progress(what, len(views), len(views))
         return lost / max(effect, 1e-12)
 
     def _noised(self, views: Sequence[View], noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

@@ -16,9 +16,9 @@ from safetensors.torch import save
 
 from faceid_core.errors import ConfigurationError
 
+from .token_word import TOKEN, require_token
 from .tokens import IdentityTokens
 
-TOKEN = "<v>"
 _METADATA_KEY = "faceid"
 # The names by which other tools know the two text encoders of SDXL.
 _TWO_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -65,18 +65,6 @@ def to_textual_inversion(
     # One metadata entry with sorted JSON: safetensors writes several entries in no fixed order.
     metadata = {_METADATA_KEY: json.dumps(fields, sort_keys=True, separators=(",", ":"))}
     return save({names[name]: tokens.tensors[name][0, 0].contiguous() for name in tokens.tensors}, metadata)
-
-
-def require_token(token: str) -> None:
-    """Refuse a token that another tool could not find in a prompt.
-
-    Raises:
-        ConfigurationError: it is not one word in lower case.
-    """
-    if not token or any(character.isspace() for character in token) or token != token.lower():
-        raise ConfigurationError(
-            f"the token {token!r} must be one word in lower case without spaces, such as {TOKEN}"
-        )
 
 
 def single_context(tokens: IdentityTokens, vectors: Mapping[str, torch.Tensor]) -> IdentityTokens:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from faceid_core.errors import ConfigurationError
+
+_FEWEST_NAMES = 8
 # Public figures whom the Stable Diffusion models draw well, as first and last word; Celeb-Basis and Cross
 # Initialization take theirs from lists of the same kind. Names whose words are not single tokens are left out at use.
 PUBLIC_FIGURES = (
@@ -42,3 +45,22 @@ def known_names(names: str, base_name: str) -> Sequence[str]:
 
         return [name_of(seed) for seed in NAMED_SEEDS]
     return PUBLIC_FIGURES
+
+
+def require_names(found: int, names: str, encoder: str) -> None:
+    """Refuse starts and bases made of too few names.
+
+    Args:
+        found: how many of the names are two tokens long, as is needed.
+        names: as in `known_names`.
+        encoder: the text encoder whose tokenizer counted.
+
+    Raises:
+        ConfigurationError: there are fewer than eight.
+    """
+    if found < _FEWEST_NAMES:
+        raise ConfigurationError(
+            f"only {found} names of the list {names!r} are two tokens long for {encoder}; set names to "
+            "the list that the base model knows (miniature, public_figures), or choose start class_word and "
+            "parametrisation free or block"
+        )

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 
 from faceid_core.diffusion.base import BaseModel, TextTower
-from faceid_core.errors import ConfigurationError
 
 from .conditioning import encode, start_vectors, tokenize
 from .method import Method
-from .names import known_names
+from .names import known_names, require_names
 from .prompts import training_prompt
 
-_FEWEST_NAMES = 8
 # Shorter components, as a share of the longest, are rounding: names share words, so they span fewer directions.
 _SHORTEST = 1e-5
 
@@ -78,12 +76,7 @@ def name_embeddings(base: BaseModel, tower: TextTower, method: Method) -> torch.
         for name in known_names(method.names, base.description.name)
         if len(found := tower.tokenizer(name, add_special_tokens=False).input_ids) == 2
     ]
-    if len(ids) < _FEWEST_NAMES:
-        raise ConfigurationError(
-            f"only {len(ids)} names of the list {method.names!r} are two tokens long for {tower.name}; set names to "
-            "the list that the base model knows (miniature, public_figures), or choose start class_word and "
-            "parametrisation free or block"
-        )
+    require_names(len(ids), method.names, tower.name)
     words = tower.token_embedding.weight[torch.tensor(ids)].float()  # [names, 2, width]
     if method.vectors == 1:
         return words.mean(dim=1, keepdim=True)

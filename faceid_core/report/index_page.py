@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from faceid_core.evaluate.summary import aggregate
 
@@ -21,6 +21,8 @@ _SHOWN = (
     "threshold",
     "attempts",
     "seconds",
+    "weak",
+    "same_photo",
 )
 _SET_ASIDE = {
     "rejected": "Rejected photos",
@@ -43,7 +45,7 @@ def index_page(
     Args:
         run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
         accounts: one for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
-            `value`, `threshold`, `attempts`, `seconds`.
+            `value`, `threshold`, `attempts`, `seconds`, `weak`, `same_photo`.
         summary: rows of `evaluate.summary.summarise`.
         person_urls: identity key to the address of the person's page as seen from this one.
         notes: sentences for the foot of the page, such as what went wrong with floor or ceiling.
@@ -73,11 +75,19 @@ def index_page(
         ],
         set_aside=[
             {"title": title, "accounts": found}
-            for outcome, title in _SET_ASIDE.items()
-            if (found := [account for account in shown if account["outcome"] == outcome])
+            for title, belongs in _groups()
+            if (found := [account for account in shown if belongs(account)])
         ],
         notes=notes,
     )
+
+
+def _groups() -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
+    """Titles of the lists of people who ended early or need a look, and who belongs to each."""
+    for outcome, title in _SET_ASIDE.items():
+        yield title, lambda account, outcome=outcome: account["outcome"] == outcome
+    yield "Weak: not surely above the class word", lambda account: bool(account["weak"])
+    yield "One photo under several ids", lambda account: bool(account["same_photo"])
 
 
 def _person(account: Mapping, row: Mapping | None, url: str | None) -> dict:

@@ -43,7 +43,8 @@ def person_page(
 
     Args:
         run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
-        person: `identity_key`, `class_word`, `outcome`, and `message`, empty if there is nothing to say.
+        person: `identity_key`, `class_word`, `outcome`, `weak` (not surely above the class word), and `message`, empty if
+            there is nothing to say.
         photo: uint8 [h, w, 3], as it was given.
         crop: uint8 [s, s, 3], aligned; mask, attention maps and tokens belong to it.
         mask: float [s, s] in 0..1.
@@ -66,7 +67,7 @@ def person_page(
     return pages.render(
         "person.html",
         run={"about": {}} | dict(run),
-        person={"message": ""} | dict(person),
+        person={"message": "", "weak": False} | dict(person),
         summary=own,
         floor=floor,
         scale=own and _scale(own, floor, ceiling),

@@ -49,10 +49,10 @@ class Generate:
         from faceid_core.evaluate.generation import draw
         from faceid_core.evaluate.shards import ShardRow, assemble, write_shard
 
-        sheets = []
+        base, sheets = models.base, []
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             try:
-                sheets.append(_sheet(index, work, blobs, models.base.description.digest))
+                sheets.append(_sheet(index, work, blobs, base.description.digest))
             except FaceidError as error:  # tokens that cannot be used are their owner's trouble only
                 yield index, error, {}
         shared = works[0].call.parameters
@@ -63,7 +63,7 @@ class Generate:
             tick(*drawing[0])
 
         pictures = draw(
-            models.base,
+            base,
             [request for sheet in sheets for request in sheet.requests],
             **{name: shared[name] for name in _SHARED},
             batch=models.settings.batch,

@@ -10,6 +10,7 @@ from pathlib import Path
 from faceid_core.config import NightlyConfig
 from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.diffusion.sources import find_base, hub_model
+from faceid_core.errors import UnusableWeights
 from faceid_core.evaluate.photographs import Chosen
 from faceid_core.personalize.method import Method
 from faceid_core.stages.weights import base_weights, chosen_scorers, face_models
@@ -120,6 +121,7 @@ class Models:
 
     def __init__(self, settings: WorkerSettings):
         self.settings = settings
+        self._unusable_base: UnusableWeights | None = None
 
     @cached_property
     def device(self) -> str:
@@ -130,9 +132,23 @@ class Models:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return self.settings.device
 
-    @cached_property
+    @property
     def base(self):
-        """The frozen text-to-image model."""
+        """The frozen text-to-image model.
+
+        Raises:
+            FaceidError: it cannot be loaded. One that cannot be computed with is not loaded again for the next person.
+        """
+        if self._unusable_base is not None:
+            raise self._unusable_base
+        try:
+            return self._base
+        except UnusableWeights as error:
+            self._unusable_base = error
+            raise
+
+    @cached_property
+    def _base(self):
         from faceid_core.diffusion import load_base_model
         from faceid_core.stages.weights import verify_base
 

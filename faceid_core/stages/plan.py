@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from faceid_core.config import NightlyConfig
+from faceid_core.diffusion.describe import Description
 from faceid_core.evaluate.grid import PromptGrid, load_grid
 from faceid_core.personalize.method import Method
 from faceid_core.stages.weights import find_weights
@@ -19,17 +21,16 @@ class Plan:
 
     `weights` maps a role (base, detector, parser, recogniser, image_text) to the digest of its files;
     `scorer_names` are for tables: the photographs' scorers by role;
-    `crop_pixels` is the base model's picture side, at which faces are aligned. `floors` is filled in as the run goes:
-    the manifest of each class word's pictures, against which people's identity floor is measured. `reads_sizes` says
-    whether the base model is told the sizes of pictures (SDXL), so that training needs the photo's.
+    `base` says what the base model is, `tokenizers` where its text encoders' tokenizers lie. `floors` is filled in as
+    the run goes: the manifest of each class word's pictures, against which people's identity floor is measured.
     """
 
     config: NightlyConfig
     method: Method
     grid: PromptGrid
     weights: Mapping[str, str]
-    crop_pixels: int
-    reads_sizes: bool = False
+    base: Description
+    tokenizers: Mapping[str, Path]
     scorer_names: Mapping[str, str] = field(default_factory=dict)
     floors: dict[str, Manifest] = field(default_factory=dict)
 
@@ -47,10 +48,20 @@ class Plan:
             method=config.personalize.resolved(),
             grid=load_grid(config.generate.grid),
             weights=found.digests,
-            crop_pixels=found.base_resolution,
-            reads_sizes=found.base_reads_sizes,
+            base=found.base,
+            tokenizers=found.tokenizers,
             scorer_names=found.names,
         )
+
+    @property
+    def crop_pixels(self) -> int:
+        """The base model's picture side, at which faces are aligned."""
+        return self.base.resolution
+
+    @property
+    def reads_sizes(self) -> bool:
+        """Whether the base model is told the sizes of pictures (SDXL), so that training needs the photo's."""
+        return self.base.pooled_width > 0
 
     def forces(self, stage: str, subject: Subject) -> bool:
         """Whether the run computes the stage anew for a subject, whatever the store holds."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, describe
+from faceid_core.diffusion.describe import MINIATURE, Description, describe
 from faceid_core.diffusion.sources import BaseFiles, find_base
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate import photographs
@@ -23,14 +24,14 @@ class FoundWeights:
 
     Attributes:
         digests: by role.
-        base_resolution: the base model's picture side in pixels.
-        base_reads_sizes: whether it reads pictures' sizes (SDXL).
+        base: what the base model is.
+        tokenizers: text encoder -> the folder of its tokenizer.
         names: of scorers by role, for tables.
     """
 
     digests: Mapping[str, str]
-    base_resolution: int
-    base_reads_sizes: bool
+    base: Description
+    tokenizers: Mapping[str, Path]
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,7 +78,8 @@ def find_weights(config: NightlyConfig) -> FoundWeights:
             f"{base.digest}; bring the right files, or correct the digest"
         )
     about = describe(files.folder, name=base.source, digest=digests["base"], precision=base.precision)
-    return FoundWeights(digests, about.resolution, about.pooled_width > 0, names_of(config))
+    tokenizers = {encoder: files.folder / tokenizer for encoder, tokenizer in about.encoders.items()}
+    return FoundWeights(digests, about, tokenizers, names_of(config))
 
 
 def base_files(config: NightlyConfig) -> BaseFiles:

@@ -100,7 +100,10 @@ class Worker:
                     yield self._commit(work, outputs, seconds, provenance)
                 since = time.monotonic()
         except Exception as error:  # a stage that breaks takes only this batch with it
-            log.exception("stage %s broke", stage.name)
+            if isinstance(error, FaceidError):
+                log.error("stage %s: %s", stage.name, error)
+            else:
+                log.exception("stage %s broke", stage.name)
             for work in open_works.values():
                 yield failed(work, error, reading + (time.monotonic() - since) / len(open_works))
 

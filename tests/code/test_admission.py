@@ -1,4 +1,4 @@
-"""Who may run: a consent that ended refuses, and one that is missing where the configuration asks for it."""
+"""Who may run: an ended consent refuses, and one that is missing where it is asked for; whose photos are one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import datetime as dt
 import pytest
 
 from faceid_core.identity import Identity
+from faceid_core.night.opening import open_night
 from faceid_core.night.people import admit
+from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import Outcome
 from faceid_core.store.secret import IdentitySecret
+from tests.helpers.pretend_night import pretend_config, write_manifest
 
 TODAY = dt.date(2027, 3, 1)
 
@@ -40,3 +43,17 @@ def test_consent(consent, required, reason):
     )
     assert account.reason == reason and account.outcome == (Outcome.REFUSED if reason else None)
     assert (subject.photo_digest is None) == bool(reason), "no photo of whoever may not run is read"
+
+
+def test_whoever_has_the_very_same_photo_is_counted(tmp_path):
+    manifest = write_manifest(tmp_path / "people", 4)
+    for copy in ("000002.png", "000003.png"):
+        (manifest.parent / copy).write_bytes((manifest.parent / "000000.png").read_bytes())
+    (manifest.parent / "000001.png").unlink()
+    night = open_night(pretend_config(str(tmp_path / "store"), manifest), LogReporter())
+    night.release()
+    found = {account.identity_id: account.same_photo for account in night.accounts.values()}
+    assert found == {"person-000000": 2, "person-000001": None, "person-000002": 2, "person-000003": 2}
+    assert [account.outcome for account in night.accounts.values()].count(None) == 3, (
+        "nobody is rejected for it"
+    )

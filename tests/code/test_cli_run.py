@@ -18,12 +18,13 @@ from faceid_core import photos
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
+from faceid_core.outcomes import WEAK
 from faceid_core.personalize.tokens import IdentityTokens
 from flows.cli import cli
 from tests.end_to_end.conftest import GRID, shot
 
 STAGES = ("detect", "parse", "mask", "personalise", "generate", "score")
-SUMMARY = "select subject_kind, concepts_obeyed, identity_gain_low from identity_summary"
+SUMMARY = "select subject_kind, concepts_obeyed, identity_id, weak from identity_summary"
 
 
 def faceid(*arguments):
@@ -70,10 +71,29 @@ def test_a_run_says_what_it_comes_to(night):
     rows = json.loads(figures.output)
     people = [row for row in rows if row["subject_kind"] == "person"]
     (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
-    gained = sum((row["identity_gain_low"] or 0) > 0 for row in people)
+    gained = sum(row["weak"] is False for row in people)
     assert f"{gained} of 2 surely above the class word" in night.run.output
     share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
     assert f"concepts obeyed {share:.0%} as often as with the class word" in night.run.output
+
+
+def test_a_run_says_who_is_weak(night):
+    asked = (
+        "select o.identity_id, o.weak, o.same_photo, o.message, s.weak as figure from identity_outcomes o "
+    )
+    asked += "join identity_summary s using (run_id, identity_key)"
+    rows = json.loads(faceid("query", asked, "--store", night.store, "--format", "json").output)
+    weak = [row["identity_id"] for row in rows if row["weak"]]
+    assert weak, "three steps teach hardly anybody; if they do now, take fewer"
+    assert f"weak: {', '.join(sorted(weak))}: {WEAK}" in night.run.output
+    assert all(row["weak"] is row["figure"] and row["same_photo"] == 0 for row in rows)
+    assert all(row["message"] == (WEAK if row["weak"] else None) for row in rows)
+    status = faceid("status", "--store", night.store).output
+    assert ("try another" in status) == bool(weak)
+    index = next((night.store / "runs").glob("*/index.html")).read_text()
+    assert index.count('<span class="badge weak">weak</span>') == len(weak)
+    pages = [page.read_text() for page in (night.store / "identities").glob("*/reports/*.html")]
+    assert sum("badge weak" in page and "try another photo" in page for page in pages) == len(weak)
 
 
 def test_a_lost_floor_and_ceiling_are_told(night, tmp_path):

@@ -227,6 +227,27 @@ def test_the_index_accounts_for_everybody(night):
     assert f"; {share:.0%} of the class word's" in text.replace(" %", "%")
 
 
+def test_weak_people_and_shared_photos_are_told_on_both_pages(night):
+    accounts = [
+        {"identity_key": ANN, "outcome": "done", "weak": True, "same_photo": 0, "message": "try more steps"},
+        {"identity_key": BEN, "outcome": "cached", "weak": False, "same_photo": 1, "message": "one photo"},
+    ]
+    text = _Page(_index(night, accounts)).text
+    assert "Weak: not surely above the class word" in text and "try more steps" in text
+    assert "One photo under several ids" in text and "one photo" in text
+    plain = [account | {"weak": None, "same_photo": None} for account in accounts]
+    assert "Weak" not in _Page(_index(night, plain)).text
+    person = {
+        "identity_key": ANN,
+        "class_word": "woman",
+        "outcome": "done",
+        "weak": True,
+        "message": "try this",
+    }
+    page = person_page(run=RUN, person=person, photo=np.zeros((8, 8, 3), np.uint8))
+    assert b'<span class="badge weak">weak</span>' in page and "try this" in _Page(page).text
+
+
 def test_an_index_without_figures_is_still_a_page(night):
     accounts = [{"identity_key": CY, "outcome": "not_reached", "reason": "deadline"}]
     empty = SimpleNamespace(rows=[])

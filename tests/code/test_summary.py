@@ -9,6 +9,7 @@ from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
 from faceid_core.evaluate.metric_rows import NO_REFERENCE_FACE, MetricRow
 from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarise
+from faceid_core.evaluate.weakness import is_weak
 
 ANN, BEN = "a" * 32, "b" * 32
 CATEGORIES = {"s": "scene", "m": "mixed", "c": "clothing"}
@@ -24,7 +25,7 @@ COLUMNS = (
     *("leakage_excess", "leakage_excess_low", "leakage_excess_high"),
     *("leakage_clothes", "leakage_background", "leakage_framing", "leakage_position"),
     *("identity_accepted", "identity_second", "image_text_second", "diversity", "attributes_kept"),
-    *("personalise_key", "generate_key"),
+    *("weak", "personalise_key", "generate_key"),
 )
 
 
@@ -134,6 +135,56 @@ def test_the_run_as_a_whole():
     assert total["relative_to_class_word"]["concepts_obeyed"] == pytest.approx(0.75 / (5 / 6), abs=1e-5)
     assert total["relative_to_class_word"]["action_obeyed"] is None
     assert aggregate([])["people"] == 0
+
+
+def test_whoever_is_not_surely_above_the_class_word_is_weak():
+    ann, ben, word, named, _ = _run(_subjects())
+    assert (ann["weak"], ben["weak"], word["weak"], named["weak"]) == (False, True, None, None)
+    no_floor = SubjectScores("person", ANN, "woman", _metric("identity", [0.9] * 6), (), "ann", ANN)
+    assert _run([no_floor])[0]["weak"] is None, "nothing to compare with"
+
+
+def _cells(values):
+    """So many prompts with four seeds each."""
+    return {(f"p{place // 4}", place % 4): value for place, value in enumerate(values)}
+
+
+def _strangers(seed=0):
+    """Similarities of the class word's pictures as the miniature has them: another face in each."""
+    return np.random.default_rng(seed).normal(0.0, 0.2, 96)
+
+
+def test_one_wrong_face_in_all_pictures_does_not_pass_for_the_person():
+    floor = _cells(_strangers())
+    # Nearer to the photo than strangers are on average, and that for sure; but as near as one stranger in seven.
+    wrong = _cells(np.random.default_rng(1).normal(0.22, 0.08, 96))
+    gain = [wrong[cell] - floor[cell] for cell in floor]
+    assert over_pictures(gain, [prompt for prompt, _ in floor]).low > 0.1
+    assert is_weak(wrong, floor) is True
+    assert is_weak(_cells(np.random.default_rng(1).normal(0.45, 0.15, 96)), floor) is False
+
+
+def test_pictures_without_a_face_count_as_the_class_word_s():
+    floor, good = _cells(_strangers()), _cells([0.6] * 96)
+    some = {cell: value if place % 6 else None for place, (cell, value) in enumerate(good.items())}
+    few = {cell: value if place < 4 else None for place, (cell, value) in enumerate(good.items())}
+    assert is_weak(some, floor) is False and is_weak(few, floor) is True
+    assert is_weak(dict.fromkeys(floor), floor) is True
+
+
+def test_two_pairs_are_the_least_from_which_weakness_is_told():
+    assert is_weak({("p", 0): 0.9}, {("p", 0): 0.1}) is None
+    assert is_weak({("p", 0): 0.9}, {("p", 1): 0.1, ("p", 2): 0.1}) is None
+    assert is_weak({("p", 0): 0.9, ("q", 0): 0.8}, {("p", 0): 0.1, ("q", 0): 0.2}) is False
+
+
+def test_of_tokens_that_came_to_nothing_few_are_not_told():
+    # Each draws one face of nobody, so its likeness to the photo is one more draw of what strangers have.
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        found.append(is_weak(_cells(rng.normal(0, 0.2) + rng.normal(0, 0.08, 96)), _cells(_strangers(seed))))
+    assert sum(found) >= 0.9 * len(found)
 
 
 def test_what_photographs_alone_have_stands_beside_it_and_the_class_word_has_the_floors():

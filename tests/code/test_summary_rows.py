@@ -1,6 +1,9 @@
-"""The closing line of a run: only what was measured."""
+"""The closing words of a run: only what was measured, who is weak, who shares a photo."""
 
-from faceid_core.night.summary_rows import acceptance_line
+from types import SimpleNamespace
+
+from faceid_core.night.summary_rows import acceptance_line, closing_rows, ended, remarks
+from faceid_core.outcomes import WEAK, Account, Outcome
 
 
 def overall(way, gain, obeyed) -> dict:
@@ -20,3 +23,46 @@ def test_what_is_missing_is_left_out():
     assert acceptance_line(overall(None, 0.2, None)) == "2 of 3 surely above the class word"
     assert acceptance_line(overall(0.0, None, None)).startswith("on average 0% of the way")
     assert acceptance_line(overall(None, None, None)) == acceptance_line({}) == ""
+
+
+def people(*fates):
+    """A night whose accounts are closed, from (id, photo, whether weak)."""
+    photos = [photo for _, photo, _ in fates]
+    accounts, subjects = {}, {}
+    for name, photo, weak in fates:
+        account = Account(name, f"key-{name}", Outcome.DONE, weak=weak, same_photo=photos.count(photo) - 1)
+        accounts[account.identity_key] = account
+        subjects[account.identity_key] = SimpleNamespace(photo_digest=photo)
+    return SimpleNamespace(accounts=accounts, subjects=subjects)
+
+
+def test_weak_people_and_shared_photos_are_named():
+    night = people(("ann", "1", True), ("bob", "2", False), ("cy", "2", None), ("dan", "3", False))
+    told = remarks(night, lambda account: account.identity_id)
+    assert told == [f"weak: ann: {WEAK}", "one and the same photo: bob = cy; check the manifest"]
+    for words in ("another photo", "more steps", "lower learning rate", "personalize.preset"):
+        assert words in WEAK
+    assert remarks(people(("ann", "1", False), ("bob", "2", None)), str) == []
+    many = remarks(
+        people(*((f"p{number}", str(number), True) for number in range(30))), lambda a: a.identity_id
+    )
+    assert many == [f"weak: {', '.join(f'p{number}' for number in range(10))} and 20 more: {WEAK}"]
+    published = SimpleNamespace(sentence="run r: 4 done", summary=[], overall={})
+    assert ended(night, published).startswith(
+        f"run r: 4 done; weak: key-ann: {WEAK}; one and the same photo: key-bob"
+    )
+    assert [row["outcome"] for row in closing_rows(night, published)] == [
+        "done, weak",
+        "done",
+        "done",
+        "done",
+    ]
+
+
+def test_an_account_tells_what_is_to_be_done():
+    assert Account("a", "k", Outcome.DONE, weak=False, same_photo=0).told is None
+    assert Account("a", "k", Outcome.DONE, weak=True).told == WEAK
+    both = Account("a", "k", Outcome.DONE, weak=True, same_photo=2).told
+    assert both == f"{WEAK}; 2 other identities of this run have the very same photo"
+    failed = Account("a", "k", Outcome.FAILED, message="no face", same_photo=1)
+    assert failed.told == "no face"

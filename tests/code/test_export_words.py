@@ -1,0 +1,56 @@
+"""What an exported person is called, and progress that cannot be shown."""
+
+from __future__ import annotations
+
+import errno
+import io
+
+import pytest
+from rich.console import Console
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
+from flows.step_progress import StepProgress
+
+KEY = "3f2a9c1b" * 4
+
+
+@pytest.mark.parametrize(
+    ("pattern", "word"),
+    [(DEFAULT_TOKEN, "<3f2a9c1b>"), ("<{id}>", "<ann-smith>"), ("sks", "sks"), ("v-{id}-{key}", "v-ann-smith-3f2a9c1b")],
+)  # fmt: skip
+def test_the_word_is_the_key_s_the_id_s_or_one_s_own(pattern, word):
+    assert token_for(pattern, "Ann-Smith", KEY) == word
+
+
+@pytest.mark.parametrize("pattern", ["", "two words", "<V>", "<{ID}>"])
+def test_a_word_that_no_prompt_can_hold_is_refused(pattern):
+    with pytest.raises(ConfigurationError, match="must be one word in lower case"):
+        token_for(pattern, "ann", KEY)
+
+
+def test_progress_is_a_line_for_each_thing_under_way():
+    out = io.StringIO()
+    with StepProgress(Console(file=out, width=80)) as progress:
+        for step in range(1, 4):
+            progress("drawing", step, 3)
+        progress("distilling, steps", 1, 300)
+    assert out.getvalue().splitlines() == ["drawing: 1 of 3", "distilling, steps: 1 of 300"]
+
+
+class _LeavesLikeRich(Console):
+    """rich leaves the process when nothing reads its pipe any more; here without replacing the test's own output."""
+
+    def on_broken_pipe(self) -> None:
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.ENOSPC, "no space left on device")])
+def test_progress_that_cannot_be_shown_ends_no_work(error):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise error
+
+    with StepProgress(_LeavesLikeRich(file=Gone())) as progress:
+        progress("drawing", 1, 3)
+        progress("drawing", 2, 3)
