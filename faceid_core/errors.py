@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FaceidError(Exception):
     """Base of every error that faceid raises on purpose; its text says what to do next."""
@@ -36,6 +39,26 @@ class MissingWeights(FaceidError):
 
 class StoreError(FaceidError):
     """The object store refused or failed an operation."""
+
+
+class StoreRefused(StoreError):
+    """The store refuses us as things are set: credentials, rights, region, endpoint, clock. Trying again is no use.
+
+    At the opening of a run or command this is a `ConfigurationError` (`as_configuration`); later it is a store's trouble.
+    """
+
+    def __init__(self, message: str, advice: str = ""):
+        self.advice = advice
+        super().__init__(message)
+
+
+@contextmanager
+def as_configuration() -> Iterator[None]:
+    """Before any work is done, a store that refuses us is a matter of configuration."""
+    try:
+        yield
+    except StoreRefused as refusal:
+        raise ConfigurationError(str(refusal)) from refusal
 
 
 class ObjectMissing(StoreError):
