@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, StoreRefused, as_configuration
 from faceid_core.identity import Identity
 from faceid_core.night.learned import require_no_teaching
 from faceid_core.night.lookup import LOOKUP_THREADS
@@ -22,10 +22,12 @@ from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
 from faceid_core.store import ObjectStore, RunLease, erased_people, initialise
-from faceid_core.store.layout import STORE, check_secret, read_layout
+from faceid_core.store.layout import STORE, check_secret, exists, read_layout
+from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import IdentitySecret
 
 
+@as_configuration()
 def open_night(
     config: NightlyConfig,
     reporter: Reporter,
@@ -98,20 +100,31 @@ def open_night(
     return night
 
 
+@as_configuration()
 def open_store_checked(config: NightlyConfig, *, dry: bool = False) -> tuple[ObjectStore, IdentitySecret]:
     """Open the store and make sure that it belongs to this secret; a dry look makes neither store nor secret.
 
     Raises:
-        ConfigurationError: the store exists, and its secret is not here.
+        ConfigurationError: the store exists, and its secret is not here; it refuses us; its tables would lie elsewhere.
         SecretMismatch: the store was made with another secret.
     """
     store = open_configured_store(config.store, config.s3.model_dump())
-    exists = store.head(STORE) is not None
+    refuse_unfit_for_tables(store)
+    there = exists(store)
     if dry:
-        return store, _secret_for_a_look(config, store, exists)
-    secret = IdentitySecret.load(config.store, make=not exists)
+        return store, _secret_for_a_look(config, store, there)
+    secret = IdentitySecret.load(config.store, make=not there)
     initialise(store, secret)
+    _probe_tables(store)
     return store, secret
+
+
+def _probe_tables(store: ObjectStore) -> None:
+    """On S3 the tables go through a library of its own: that it writes to the same place is known before the work."""
+    if hasattr(store, "address"):
+        from faceid_core.tables.write import DeltaPlace
+
+        DeltaPlace(store).probe("runs")
 
 
 def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) -> IdentitySecret:
@@ -126,6 +139,7 @@ def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) 
         return IdentitySecret(secrets.token_bytes(32), "nothing but this look")
 
 
+@as_configuration()
 def look_at_people(
     config: NightlyConfig, today: dt.date
 ) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account]]:
@@ -171,6 +185,10 @@ def _admit_all(identities, store, secret, photos, today, *, require_consent):
 def _refuse_if_all_are_missing(accounts: list[Account]) -> None:
     """Nobody's photo is there: a mount or a bucket is gone, and telling everybody to send another one helps nobody."""
     looked_for = [account for account in accounts if account.outcome is not Outcome.REFUSED]
+    if looked_for and all(account.reason == StoreRefused.__name__ for account in looked_for):
+        raise ConfigurationError(
+            f"none of the manifest's {len(looked_for)} photos may be read. Of the first: {looked_for[0].message}"
+        )
     if len(looked_for) > 1 and all(account.reason == "photo_missing" for account in looked_for):
         raise ConfigurationError(
             f"none of the manifest's {len(looked_for)} photos is where it says; check that the disk is mounted or the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
 from .keys import sha256_hex
 from .objects import RESERVED, ObjectInfo, validate_name, validate_prefix
 
+_MISSPELT_S3 = re.compile(r"s3[an]?:/?/?", re.IGNORECASE)
 # A deletion prunes empty folders, which can take one away under a writer's feet; the writer makes it again.
 _ATTEMPTS_AT_VANISHING_FOLDER = 20
 
@@ -235,6 +237,8 @@ def folder_of(url: str) -> Path:
     Raises:
         ConfigurationError: if it is not a local address.
     """
+    if _MISSPELT_S3.match(url):
+        raise ConfigurationError(f"{url} is not a store; an S3 store's address begins with s3:// in lower case")
     if "://" not in url:
         if not url:
             raise ConfigurationError(

@@ -251,8 +251,10 @@ def _busy_meanwhile(store: ObjectStore, scope: str) -> bool:
 def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collected) -> None:
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
     from ..tables.upkeep import vacuum
+    from ..tables.write import store_of_tables
 
-    sizes = {info.name: info.size for info in store.list("tables/")}
+    files = store_of_tables(store)
+    sizes = {info.name: info.size for info in files.list("tables/")} if files else {}
     for name in vacuum(store, grace, delete=delete):
         if name in sizes:  # Delta's log goes on to name files that an earlier collection removed
             _count(found, "table file", 1, sizes[name])

@@ -101,22 +101,24 @@ class S3Address:
         return twin if possible else None
 
 
-def refuse_unfit_for_tables(store) -> None:
-    """Refuse a store below whose prefix a night's rows would land elsewhere, or nowhere.
-
-    Raises:
-        ConfigurationError: with what to do about a store that is there already.
-    """
+def unfit_for_tables(store) -> str | None:
+    """Why a night's rows would land elsewhere than the store, or nowhere, and what to do; None where they would not."""
     address: S3Address | None = getattr(store, "address", None)
     fault = address.fault_for_tables if address else None
     if fault is None:
-        return
+        return None
     tables = address.of_tables()
     there = f" (its tables, if there are any, lie below {tables.url}/tables)" if tables else ""
-    raise ConfigurationError(
-        f"no night can run on {address.url}: the prefix holds {fault}. Choose another prefix; a store that is there "
-        f"already can be read, verified and erased from, and moved{there}: docs/keeping-a-store.md, 'Addresses'"
+    return (
+        f"the prefix of {address.url} holds {fault}. Choose another prefix; a store that is there already can be read, "
+        f"verified, erased from and moved{there}: docs/keeping-a-store.md, 'Addresses'"
     )
+
+
+def refuse_unfit_for_tables(store) -> None:
+    """Refuse to run a night on such a store. Raises ConfigurationError."""
+    if fault := unfit_for_tables(store):
+        raise ConfigurationError(f"no night can run here: {fault}")
 
 
 def _has_control_characters(text: str) -> bool:
