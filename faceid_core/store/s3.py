@@ -16,7 +16,7 @@ from botocore.parsers import ResponseParserError
 from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError, StoreRefused
 from .objects import ObjectInfo, validate_name, validate_prefix
 from .s3_address import S3Address
-from .s3_advice import NO_S3, Advice, advise, code_of
+from .s3_advice import NO_S3, Advice, advise, code_of, is_page
 from .s3_patience import Patience
 from .s3_settings import S3Settings, is_aws
 
@@ -90,6 +90,7 @@ class S3Store:
         events = self._client.meta.events
         events.register_first("needs-retry.s3", Patience(self.url))
         events.register("before-sign.s3", self._note_request)
+        events.register("before-parse.s3.HeadBucket", _end_redirects)
 
     @property
     def on_aws(self) -> bool:
@@ -133,10 +134,10 @@ class S3Store:
             try:
                 answer, data = self._persist(read, ())
             except ClientError as error:
-                if code_of(error) in _MISSING:
+                if code_of(error) in _MISSING and not is_page(error.response):
                     raise ObjectMissing(f"{name} is not in {self.url}") from None
                 raise
-        if _is_html(answer) and not name.endswith(".html") and _begins_as_html(data):
+        if is_page(answer) and not name.endswith(".html") and _begins_as_html(data):
             raise self._no_s3("read", name, "it is a web page")
         return data, self._field(answer, "ETag", "read", name)
 
@@ -221,7 +222,7 @@ class S3Store:
                 if code_of(error) not in _MISSING:
                     raise
                 return
-        if _is_html(answer) and answer["ResponseMetadata"]["HTTPStatusCode"] != 204:
+        if is_page(answer) and answer["ResponseMetadata"]["HTTPStatusCode"] != 204:
             raise self._no_s3("delete", name, "it is a web page")
 
     def download(self, name: str, path: str) -> None:
@@ -268,7 +269,7 @@ class S3Store:
                 answer = self._client.delete_objects(
                     Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True}
                 )
-                if _is_html(answer):
+                if is_page(answer):
                     raise self._no_s3(*what, "it is a web page")
                 for refusal in answer.get("Errors", ()):
                     name = refusal.get("Key", prefix)[len(start) :]
@@ -282,7 +283,7 @@ class S3Store:
     def _pages(self, method: str, prefix: str, verb: str, name: str) -> Iterator[dict]:
         """The pages of a listing, each of which must be one."""
         for page in self._client.get_paginator(method).paginate(Bucket=self.bucket, Prefix=prefix):
-            if _is_html(page) or not {"IsTruncated", "Name", "Bucket"} & set(page):
+            if is_page(page) or not {"IsTruncated", "Name", "Bucket"} & set(page):
                 raise self._no_s3(verb, name, "it is no listing")
             yield page
 
@@ -366,9 +367,10 @@ class S3Store:
         )
 
 
-def _is_html(answer: Mapping) -> bool:
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return headers.get("content-type", "").lower().startswith("text/html")
+def _end_redirects(response_dict: dict, **_) -> None:
+    """Keep boto3 from asking without end where a bucket is, of a proxy that redirects that question too."""
+    if 300 <= response_dict["status_code"] < 400 and "x-amz-bucket-region" not in response_dict["headers"]:
+        response_dict["status_code"] = 400
 
 
 def _begins_as_html(data: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -103,6 +104,8 @@ ADVICE: dict[str, Advice] = {
     **dict.fromkeys(THROTTLED, _SLOW),
 }
 _KMS = Advice("check s3.kms_key, and allow kms:GenerateDataKey and kms:Decrypt on it")
+# boto3 takes a web page with status 200 for a 500; a gateway's own pages of 502 to 504 are its trouble.
+_CODES_OF_PAGES = {"400", "404", "405", "500"}
 _UNKNOWN = Advice("see the service's message", refused=False)
 # The first that fits: the special ones come before their families.
 _OF_EXCEPTIONS: tuple[tuple[type[Exception], Advice], ...] = (
@@ -137,6 +140,12 @@ _OF_WORDS: tuple[tuple[str, Advice], ...] = (
 _CODE, _NAMED_REGION = re.compile(r"<Code>([\w.]+)</Code>"), re.compile(r"<Region>([\w-]+)</Region>")
 
 
+def is_page(answer: Mapping) -> bool:
+    """Whether an answer, as boto3 gives it, is a web page."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers.get("content-type", "").lower().startswith("text/html")
+
+
 def code_of(error: boto.ClientError) -> str:
     """The service's code; a status where the answer had no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -145,11 +154,14 @@ def code_of(error: boto.ClientError) -> str:
 def advise(error: Exception) -> Advice:
     """What to do about an error of boto3's."""
     if isinstance(error, boto.ClientError):
+        if is_page(error.response) and code_of(error) in _CODES_OF_PAGES:
+            return NO_S3
         return _with_details(_of_code(code_of(error)), error)
     for kind, advice in _OF_EXCEPTIONS:
         if isinstance(error, kind):
             return advice
-    return advise_words(str(error))
+    # What boto3 says of a connection leaves out why it failed.
+    return advise_words(f"{error} {getattr(error, 'kwargs', {}).get('error', '')}")
 
 
 def advise_words(text: str) -> Advice:
@@ -176,8 +188,9 @@ def _with_details(advice: Advice, error: boto.ClientError) -> Advice:
         how = f"{abs(ahead) / 60:.0f} min {'ahead of' if ahead > 0 else 'behind'} the service's"
         return Advice(f"{advice.text}; it is {how}", advice.refused)
     advice = _in_region(advice, answer.get("Region") or headers.get("x-amz-bucket-region"))
-    if advice.text.startswith(_REGION.text) and answer.get("Endpoint"):
-        return Advice(f"{advice.text}; the answer names the endpoint {answer['Endpoint']}", advice.refused)
+    named = answer.get("Endpoint") or headers.get("location")
+    if advice.text.startswith(_REGION.text) and named:
+        return Advice(f"{advice.text}, or s3.endpoint_url; the answer names {named}")
     return advice
 
 

@@ -152,6 +152,7 @@ def _open_s3(address: str, start: int, version: str, s3: Mapping[str, object]) -
     store, name = s3_object(address, s3)
     info = store.head(name)
     if info is None:
+        any(store.list(name))  # where it is the bucket that is missing, this says so
         raise StoreError("there is no such object")
     begins = start if version == info.etag and start < info.size else 0
     return Stream(begins, store.read_from(name, begins, info.etag), info.size, info.etag)
