@@ -238,7 +238,9 @@ def folder_of(url: str) -> Path:
         ConfigurationError: if it is not a local address.
     """
     if _MISSPELT_S3.match(url):
-        raise ConfigurationError(f"{url} is not a store; an S3 store's address begins with s3:// in lower case")
+        raise ConfigurationError(
+            f"{url} is not a store; an S3 store's address begins with s3:// in lower case"
+        )
     if "://" not in url:
         if not url:
             raise ConfigurationError(

@@ -152,7 +152,9 @@ class S3Store:
                 Bucket=self.bucket, Key=self._key(name), Range=f"bytes={start}-", IfMatch=etag
             )
             if answer.get("ETag") != etag:
-                raise self._no_s3("read", name, f"it has ETag {answer.get('ETag')} where {etag} was asked for")
+                raise self._no_s3(
+                    "read", name, f"it has ETag {answer.get('ETag')} where {etag} was asked for"
+                )
             yield from answer["Body"].iter_chunks(_PIECE_BYTES)
 
     def put_file(self, name: str, path: str) -> None:
@@ -346,7 +348,8 @@ class S3Store:
     def _ask_for_the_reason(self, name: str, error: ClientError) -> Exception:
         """An answer to HEAD has no body, and so no reason; one to a GET of a single byte has."""
         try:
-            self._client.get_object(Bucket=self.bucket, Key=self._key(name), Range="bytes=0-0")["Body"].close()
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(name), Range="bytes=0-0")
+            answer["Body"].close()
         except ClientError as reason:
             return error if code_of(reason) in _MISSING | {"InvalidRange", "416"} else reason
         except (BotoCoreError, ResponseParserError):

@@ -70,7 +70,9 @@ class S3Address:
         """Why the Delta library cannot keep tables below this prefix; None where it can."""
         parts = self.prefix.split("/") if self.prefix else []
         if _ESCAPE.search(self.prefix):
-            return "a percent sign with two digits, which the tables' library decodes: they would lie elsewhere"
+            return (
+                "a percent sign with two digits, which the tables' library decodes: they would lie elsewhere"
+            )
         if "" in parts:
             return "an empty part between two slashes, which the tables' library refuses"
         if "." in parts or ".." in parts:

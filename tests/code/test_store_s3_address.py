@@ -21,7 +21,19 @@ from faceid_core.tables.write import DeltaPlace, storage_options
 from tests.helpers.honest_s3 import MotoServer
 from tests.helpers.table_rows import night as table_rows
 
-STRANGE = ["n b", "größe", "e\u0301", "日本", "a+b&c=d", "[a]{b}|c^d", 'q"<x>`', "a\\b", "100%", "..b", "a;b,c@d$!*'()"]
+STRANGE = [
+    "n b",
+    "größe",
+    "e\u0301",
+    "日本",
+    "a+b&c=d",
+    "[a]{b}|c^d",
+    'q"<x>`',
+    "a\\b",
+    "100%",
+    "..b",
+    "a;b,c@d$!*'()",
+]
 UNFIT = ["n%20b", "n%41b", "a%2Fb", "n//b", "x/./p", "x/../p", "x" * 800]
 
 
@@ -83,7 +95,9 @@ def of_earlier_days(s3_server, prefix, monkeypatch):
 
 def outcomes(run_id, day):
     """Rows of the two tables that every run has: five tables take a minute on this server."""
-    return {name: rows for name, rows in table_rows(run_id, day).items() if name in ("runs", "identity_outcomes")}
+    return {
+        name: rows for name, rows in table_rows(run_id, day).items() if name in ("runs", "identity_outcomes")
+    }
 
 
 @pytest.fixture
@@ -244,6 +258,14 @@ def test_only_what_a_night_has_to_write_is_written_at_the_opening(s3_server):
     open_store_checked(config)
     before = keys_of(s3_server, bucket)
     assert before == ["p/store.json", "p/tables/runs/v1/_delta_log/00000000000000000000.json"]
-    open_existing(config)
+    asked = []
+    looked_at = open_existing(config)
+    looked_at._client.meta.events.register(
+        "before-send.s3", lambda request, **_: asked.append(request.method)
+    )
+    verify(looked_at)
+    collect(looked_at, 0.0)
+    Tables(looked_at).read("runs")
+    assert asked and set(asked) <= {"GET", "HEAD"}
     open_store_checked(config)
     assert keys_of(s3_server, bucket) == before and CATALOGUE not in str(before)
