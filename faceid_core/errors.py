@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 # Of a list of problems a person reads the first; a message with a million of them stops terminals and logs.
 MOST_TOLD = 20
@@ -102,6 +103,26 @@ class LinkInStore(StoreError):
             "lies behind them is neither read nor erased. Put the real folder or file in the link's place, or erase "
             "what is behind it and remove the link; then try again. The root itself may be a link"
         )
+
+
+class StoreRefused(StoreError):
+    """The store refuses us as things are set: credentials, rights, region, endpoint, clock. Trying again is no use.
+
+    At the opening of a run or command this is a `ConfigurationError` (`as_configuration`); later it is a store's trouble.
+    """
+
+    def __init__(self, message: str, advice: str = ""):
+        self.advice = advice
+        super().__init__(message)
+
+
+@contextmanager
+def as_configuration() -> Iterator[None]:
+    """Before any work is done, a store that refuses us is a matter of configuration."""
+    try:
+        yield
+    except StoreRefused as refusal:
+        raise ConfigurationError(str(refusal)) from refusal
 
 
 class ObjectMissing(StoreError):

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from faceid_core.config import load_config
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.outcomes import EXIT_CONFIGURATION
 from flows.cli_tools import models
 
@@ -56,7 +56,7 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
             if each.role in ("base model", "detector", "face parser") and each.model
         ]
     console = Console(highlight=False)
-    with console.status("") as status:
+    with console.status("") as status, as_configuration():
 
         def tell(done: int, total: int | None) -> None:
             status.update(f"{done / 1e6:,.0f} of {f'{total / 1e6:,.0f}' if total else '?'} MB")

@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from faceid_core.errors import DamagedInput, StoreError
+from faceid_core.errors import DamagedInput, StoreError, StoreRefused
 from faceid_core.night.executor import Executor
 from faceid_core.night.night import Night
 from faceid_core.stages.work import Done, Work
@@ -28,7 +28,7 @@ FIRST_DELAY_SECONDS = 5.0
 def store_hiccup(_task: Any, _run: Any, state: State) -> bool:
     """Whether the store failed, so that waiting may help; anything else would fail again."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StoreError) and not isinstance(error, DamagedInput)
+    return isinstance(error, StoreError) and not isinstance(error, DamagedInput | StoreRefused)
 
 
 # For what only reads and writes the store and comes to the same when it is done again.

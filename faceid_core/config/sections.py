@@ -287,14 +287,16 @@ class RunConfig(Section):
 class S3Config(Section):
     """How an s3:// store is reached; credentials come from the usual AWS places, never from here."""
 
-    endpoint_url: str = Field("", description="S3 endpoint other than AWS's own; empty for AWS.")
+    endpoint_url: str = Field(
+        "", description="S3 endpoint other than AWS's own; empty takes AWS_ENDPOINT_URL, AWS's files, or AWS."
+    )
     region: str = Field(
         "", description="Region; empty takes AWS_REGION, AWS_DEFAULT_REGION or the profile's."
     )
     path_style: bool | None = Field(
         None,
-        description="Bucket in the path (true) or in the host's name (false); empty takes the path where there is an "
-        "endpoint_url, as most S3 clones need.",
+        description="Bucket in the path (true) or in the host's name (false); empty takes the path where the endpoint is "
+        "not AWS's, as most S3 clones need.",
     )
     kms_key: str = Field(
         "",
@@ -310,7 +312,7 @@ class S3Config(Section):
         5,
         ge=1,
         le=20,
-        description="Tries of a request that fails or is told to slow down, with growing pauses.",
+        description="Tries of a request that fails, with growing pauses; one that is told to slow down has more.",
     )
     timeout_seconds: float = Field(
         60.0, ge=1.0, le=3600.0, description="How long an answer may take before the request is tried again."

@@ -13,7 +13,8 @@ from faceid_core.errors import Conflict
 from faceid_core.night.opening import is_shared
 from faceid_core.stages.models import open_configured_store
 from faceid_core.store import FolderStore, ObjectStore
-from faceid_core.store.layout import STORE, check_secret, read_layout
+from faceid_core.store.layout import check_secret, exists, read_layout
+from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import VARIABLE, IdentitySecret, has_secret, secret_file
 
 from .finding import Finding
@@ -27,12 +28,14 @@ ROUNDS = 10
 def storage(config: NightlyConfig) -> Iterator[Finding]:
     """Everything that a night asks of its store."""
     store = open_configured_store(config.store, config.s3.model_dump())
-    exists = store.head(STORE) is not None
-    yield Finding("store", "ok", f"{store.url}: {'there' if exists else 'will be made by the first night'}")
-    yield from _secret(config, store, exists)
+    refuse_unfit_for_tables(store)
+    there = exists(store)
+    yield Finding("store", "ok", f"{store.url}: {'there' if there else 'will be made by the first night'}")
+    yield from _secret(config, store, there)
     if isinstance(store, FolderStore) and store.root.exists():
         yield from folder(store)
     yield from examine(store)
+    yield examine_tables(store)
 
 
 def _secret(config: NightlyConfig, store: ObjectStore, exists: bool) -> Iterator[Finding]:
@@ -76,6 +79,43 @@ def examine(store: ObjectStore) -> Iterator[Finding]:
     left = [info.name for info in store.list(f"{scratch}/")]
     if left:
         yield Finding("store: delete", "fail", f"{len(left)} scratch objects stayed", "allow DeleteObject")
+
+
+def examine_tables(store: ObjectStore) -> Finding:
+    """Whether what the tables' library writes below a scratch prefix is what the store sees; it is removed again."""
+    import pyarrow as pa
+    from deltalake import DeltaTable, write_deltalake
+    from deltalake.exceptions import DeltaError
+
+    from faceid_core.tables.write import in_one_line, storage_options, table_address
+
+    scratch = f"{PREFIX}/{uuid.uuid4().hex}"
+    mark, began = uuid.uuid4().hex, time.perf_counter()
+    try:
+        options = storage_options(store) if hasattr(store, "address") else None
+        address = table_address(store, scratch)
+        write_deltalake(address, pa.table({"mark": [mark]}), storage_options=options)
+        back = DeltaTable(address, storage_options=options).to_pyarrow_table()["mark"].to_pylist()
+        seen = [info.name for info in store.list(f"{scratch}/_delta_log/")]
+    except (DeltaError, OSError) as error:
+        advice = "see the service's message"
+        if hasattr(store, "address"):
+            from faceid_core.store.s3_advice import advise_words
+
+            advice = advise_words(in_one_line(error)).text
+        return Finding("store: tables", "fail", in_one_line(error), advice)
+    finally:
+        for info in list(store.list(f"{scratch}/")):
+            store.delete(info.name)
+    if back != [mark] or not seen:
+        return Finding(
+            "store: tables",
+            "fail",
+            "what the tables' library wrote the store does not see",
+            "look for proxies and for AWS_ variables that only one of the two reads; choose a plain prefix",
+        )
+    seconds = time.perf_counter() - began
+    return Finding("store: tables", "ok", f"a table written, read and seen in {seconds * 1000:.0f} ms")
 
 
 def _plain(store: ObjectStore, name: str) -> Finding:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, PhotosMissing
+from faceid_core.errors import ConfigurationError, PhotosMissing, StoreRefused, as_configuration
 from faceid_core.identity import Identity
 from faceid_core.night.beforehand import require_fit
 from faceid_core.night.learned import require_no_teaching
@@ -26,10 +26,12 @@ from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
 from faceid_core.store import ObjectStore, RunLease, erased_people, initialise
-from faceid_core.store.layout import STORE, check_secret, read_layout
+from faceid_core.store.layout import STORE, check_secret, exists, read_layout
+from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import IdentitySecret
 
 
+@as_configuration()
 def open_night(
     config: NightlyConfig,
     reporter: Reporter,
@@ -110,6 +112,7 @@ def open_night(
     return night
 
 
+@as_configuration()
 def open_store_checked(
     config: NightlyConfig, *, dry: bool = False, say: Callable[[str], None] | None = None
 ) -> tuple[ObjectStore, IdentitySecret]:
@@ -122,17 +125,19 @@ def open_store_checked(
 
     Raises:
         ConfigurationError: the store exists, and its secret is not here; or it would be new and shared, and there is
-            no secret.
+            no secret; it refuses us; its tables would lie elsewhere.
         SecretMismatch: the store was made with another secret.
     """
     store = open_configured_store(config.store, config.s3.model_dump())
-    exists = store.head(STORE) is not None
+    refuse_unfit_for_tables(store)
+    there = exists(store)
     if dry:
-        return store, _secret_for_a_look(config, store, exists)
+        return store, _secret_for_a_look(config, store, there)
     shared = is_shared(config)
-    secret = IdentitySecret.load(config.store, make=not exists, shared=shared)
+    secret = IdentitySecret.load(config.store, make=not there, shared=shared)
     initialise(store, secret)
-    if shared and not exists and say is not None:
+    _probe_tables(store)
+    if shared and not there and say is not None:
         say(
             f"{config.store} is new and belongs to the identity secret from {secret.source} (fingerprint "
             f"{secret.fingerprint}); keep a copy of it, without which the store cannot be used"
@@ -147,6 +152,14 @@ def is_shared(config: NightlyConfig) -> bool:
     return config.store.startswith("s3://") or (execution.executor == "ray" and cluster not in ("", "local"))
 
 
+def _probe_tables(store: ObjectStore) -> None:
+    """On S3 the tables go through a library of its own: that it writes to the same place is known before the work."""
+    if hasattr(store, "address"):
+        from faceid_core.tables.write import DeltaPlace
+
+        DeltaPlace(store).probe("runs")
+
+
 def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) -> IdentitySecret:
     if exists:
         secret = IdentitySecret.load(config.store, make=False)
@@ -159,6 +172,7 @@ def _secret_for_a_look(config: NightlyConfig, store: ObjectStore, exists: bool) 
         return IdentitySecret(secrets.token_bytes(32), "nothing but this look")
 
 
+@as_configuration()
 def look_at_people(
     config: NightlyConfig, plan: Plan, today: dt.date
 ) -> tuple[ObjectStore | None, dict[str, Subject], dict[str, Account], dict[str, Identity]]:
@@ -214,6 +228,10 @@ def _count_same_photos(subjects: Mapping[str, Subject], accounts: Mapping[str, A
 def _refuse_if_all_are_missing(accounts: dict[str, Account], by_key: dict[str, Identity]) -> None:
     """Nobody's photo is there: a mount or a bucket is gone, and telling everybody to send another one helps nobody."""
     looked_for = [account for account in accounts.values() if account.outcome is not Outcome.REFUSED]
+    if looked_for and all(account.reason == StoreRefused.__name__ for account in looked_for):
+        raise ConfigurationError(
+            f"none of the manifest's {len(looked_for)} photos may be read. Of the first: {looked_for[0].message}"
+        )
     if len(looked_for) > 1 and all(account.reason == "photo_missing" for account in looked_for):
         raise PhotosMissing(
             f"none of the manifest's {len(looked_for)} photos is where it says; check that the disk is mounted or the "

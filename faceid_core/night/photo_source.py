@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from faceid_core import photos
-from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
+from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError, StoreRefused
 from faceid_core.identity import Identity, check_digest, read_photo
 from faceid_core.missing_path import composed_otherwise, slip_of_writing
 from faceid_core.stages.models import open_configured_store
@@ -59,6 +59,9 @@ class PhotoSource:
             return check_digest(identity, store.get(name))
         except ConfigurationError as error:
             raise PhotoRejected("photo_unreadable", f"There is no reading {where}. Correct it.") from error
+        except StoreRefused as error:
+            text = f"The photo at {where} cannot be read: {error.advice}."
+            raise StoreRefused(text, error.advice) from error
         except StoreError as error:
             raise StoreError(
                 f"The photo at {where} cannot be read ({type(error).__name__}). Check that the run may read there, and "

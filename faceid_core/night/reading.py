@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.identity import validate_identity_id
 from faceid_core.stages.models import open_configured_store
 from faceid_core.store import ObjectStore, StageCache
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+@as_configuration()
 def open_existing(config: NightlyConfig) -> ObjectStore:
     """The configured store, if there is one.
 
     Raises:
-        ConfigurationError: there is no store at that address, or one of another layout.
+        ConfigurationError: there is no store at that address, one of another layout, or one that refuses us.
         StoreError: its own record cannot be read.
     """
     store = open_configured_store(config.store, config.s3.model_dump())

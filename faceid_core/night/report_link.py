@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import quote, urlencode
 
 from faceid_core.night.night import Night
@@ -25,7 +24,7 @@ def report_link(night: Night, index: str) -> str:
         return f"{base.rstrip('/')}/{quote(index)}"
     if not night.store.url.startswith("s3://"):
         return (folder_of(night.store.url).absolute() / index).as_uri()
-    if night.config.s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL"):
+    if not night.store.on_aws:
         return f"{night.store.url.rstrip('/')}/{index}"
     bucket, _, prefix = night.store.url.removeprefix("s3://").partition("/")
     name = "/".join(part for part in (prefix.strip("/"), index) if part)

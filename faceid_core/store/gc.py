@@ -277,8 +277,10 @@ def _sweep_run_leases(
 def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collected) -> None:
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
     from ..tables.upkeep import vacuum
+    from ..tables.write import store_of_tables
 
-    sizes = {info.name: info.size for info in store.list("tables/")}
+    files = store_of_tables(store)
+    sizes = {info.name: info.size for info in files.list("tables/")} if files else {}
     for name in vacuum(store, grace, delete=delete):
         if name in sizes:  # Delta's log goes on to name files that an earlier collection removed
             _count(found, "table file", 1, sizes[name])

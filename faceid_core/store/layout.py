@@ -45,10 +45,29 @@ def initialise(store: ObjectStore, secret: IdentitySecret) -> dict:
         "secret_fingerprint": secret.fingerprint,
     }
     if store.put_if_absent(STORE, canonical_json(wanted)):
+        _require_read_back(store, canonical_json(wanted))
         return wanted
     found = read_layout(store)
     check_secret(store, found, secret)
     return found
+
+
+def exists(store: ObjectStore) -> bool:
+    """Whether there is a store. Raises StoreError, also for a missing bucket, which a look at one name conceals."""
+    return any(info.name == STORE for info in store.list(STORE))
+
+
+def _require_read_back(store: ObjectStore, data: bytes) -> None:
+    """The first write of a store is read again: what claims success may have kept nothing."""
+    try:
+        back = store.get(STORE)
+    except ObjectMissing:
+        back = b""
+    if back != data:
+        raise StoreError(
+            f"{STORE} was written to {store.url} and {len(back)} other bytes of {len(data)} were read back; what answers "
+            "there keeps nothing: check the store's address and endpoint"
+        )
 
 
 def read_layout(store: ObjectStore) -> dict:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.parsers import ResponseParserError
 
-from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
+from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError, StoreRefused
 from .objects import ObjectInfo, validate_name, validate_prefix
-from .s3_settings import S3Settings
+from .s3_address import S3Address
+from .s3_advice import NO_S3, Advice, advise, code_of, is_page
+from .s3_patience import Patience
+from .s3_settings import S3Settings, is_aws
 
 __all__ = ["S3Settings", "S3Store"]
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST = {"PreconditionFailed", "412"}
 _BUSY = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_DENIED = ("AccessDenied", "403")
 _MEDIA_TYPES = {
     ".json": "application/json",
     ".html": "text/html; charset=utf-8",
@@ -27,17 +34,6 @@ _MEDIA_TYPES = {
     ".jpg": "image/jpeg",
     ".parquet": "application/vnd.apache.parquet",
 }
-# What to do about the refusals that people meet.
-_ADVICE = {
-    "NoSuchBucket": "create the bucket or correct the store's address",
-    "AccessDenied": "allow GetObject, PutObject, DeleteObject and ListBucket on the bucket and prefix",
-    "403": "allow GetObject, PutObject, DeleteObject and ListBucket on the bucket and prefix",
-    "InvalidAccessKeyId": "check the credentials in the environment or the profile",
-    "SignatureDoesNotMatch": "check the credentials in the environment or the profile",
-    "ExpiredToken": "renew the credentials",
-    "PermanentRedirect": "set the bucket's region",
-    "SlowDown": "lower the number of workers or try again later",
-}
 _PURGE_ADVICE = (
     "allow ListBucketVersions and DeleteObjectVersion on the bucket and prefix, and lift object locks"
 )
@@ -45,6 +41,26 @@ _SWEEP_ADVICE = "allow ListBucketMultipartUploads and ListMultipartUploadParts o
 _ATTEMPTS = 6
 _PIECE_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.05
+_ERRORS = (ClientError, BotoCoreError, ResponseParserError, S3UploadFailedError)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How boto3 reached the bucket last, for a library that has to do the same.
+
+    Attributes:
+        endpoint: with the bucket in the host's name unless `by_path`.
+        region: that the request was signed for.
+        by_path: the bucket is the first part of the path.
+        access_key, secret_key, token: the credentials in force; empty where there are none.
+    """
+
+    endpoint: str
+    region: str
+    by_path: bool
+    access_key: str = field(default="", repr=False)
+    secret_key: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
 
 
 class S3Store:
@@ -60,20 +76,49 @@ class S3Store:
         Raises:
             ConfigurationError: if the address or the settings cannot be used.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-            raise ConfigurationError(f"{url} is not an S3 address; give s3://bucket/prefix")
         self.settings = settings or S3Settings()
-        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
-        self.url = f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+        self.address = S3Address.parse(url)
+        self.bucket, self.prefix, self.url = self.address.bucket, self.address.prefix, self.address.url
+        self._last: tuple[str, str] | None = None  # address and region of the last request
         try:
-            self._client = self.settings.session().client(
-                "s3",
-                endpoint_url=self.settings.endpoint(),
-                config=self.settings.client_config(),
-            )
+            self._session = self.settings.session()
+            self._client = self.settings.client(self._session)
         except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(f"cannot set up S3 for {self.url}: {error}") from error
+            raise ConfigurationError(
+                f"cannot set up S3 for {self.url}: {error}; {advise(error).text}"
+            ) from error
+        events = self._client.meta.events
+        events.register_first("needs-retry.s3", Patience(self.url))
+        events.register("before-sign.s3", self._note_request)
+        events.register("before-parse.s3.HeadBucket", _end_redirects)
+
+    @property
+    def on_aws(self) -> bool:
+        """Whether the endpoint in force is AWS's own."""
+        return is_aws(self._client.meta.endpoint_url)
+
+    def reached(self) -> Reached:
+        """How boto3 reaches the bucket, with fresh credentials; asks the store something if nothing was asked yet.
+
+        Raises:
+            StoreError: nothing was asked yet, and the store does not answer.
+        """
+        if self._last is None:
+            any(self.list("store.json"))
+        url, region = self._last
+        parts = urlsplit(url)
+        by_path = not (parts.hostname or "").lower().startswith(f"{self.bucket.lower()}.")
+        base = urlsplit(self._client.meta.endpoint_url).path.rstrip("/")
+        found = self._session.get_credentials()
+        keys = found.get_frozen_credentials() if found else None
+        return Reached(
+            f"{parts.scheme}://{parts.netloc}{base}",
+            region,
+            by_path,
+            (keys and keys.access_key) or "",
+            (keys and keys.secret_key) or "",
+            (keys and keys.token) or "",
+        )
 
     def get(self, name: str) -> bytes:
         return self.get_with_etag(name)[0]
@@ -81,18 +126,20 @@ class S3Store:
     def get_with_etag(self, name: str) -> tuple[bytes, str]:
         key = self._key(name)
 
-        def read() -> tuple[bytes, str]:
+        def read() -> tuple[Mapping, bytes]:
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            return answer["Body"].read(), answer["ETag"]
+            return answer, answer["Body"].read()
 
-        try:
-            return self._persist(read, ())
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                raise ObjectMissing(f"{name} is not in {self.url}") from None
-            raise self._failed("read", name, error) from error
-        except BotoCoreError as error:
-            raise self._failed("read", name, error) from error
+        with self._told("read", name):
+            try:
+                answer, data = self._persist(read, ())
+            except ClientError as error:
+                if code_of(error) in _MISSING and not is_page(error.response):
+                    raise ObjectMissing(f"{name} is not in {self.url}") from None
+                raise
+        if is_page(answer) and not name.endswith(".html") and _begins_as_html(data):
+            raise self._no_s3("read", name, "it is a web page")
+        return data, self._field(answer, "ETag", "read", name)
 
     def read_from(self, name: str, start: int, etag: str) -> Iterator[bytes]:
         """The pieces of an object from a byte on, as long as it still has `etag`: for files too large for memory.
@@ -100,54 +147,57 @@ class S3Store:
         Raises:
             StoreError: it is gone, changed, or its body broke off.
         """
-        try:
+        with self._told("read", name):
             answer = self._client.get_object(
                 Bucket=self.bucket, Key=self._key(name), Range=f"bytes={start}-", IfMatch=etag
             )
+            if answer.get("ETag") != etag:
+                raise self._no_s3(
+                    "read", name, f"it has ETag {answer.get('ETag')} where {etag} was asked for"
+                )
             yield from answer["Body"].iter_chunks(_PIECE_BYTES)
-        except (ClientError, BotoCoreError) as error:
-            raise self._failed("read", name, error) from error
 
     def put_file(self, name: str, path: str) -> None:
         """Write a file as an object, in parts where it is large; what stands there is replaced."""
-        try:
-            encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key}
-            extra = encryption if self.settings.kms_key else None
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key}
+        extra = encryption if self.settings.kms_key else None
+        with self._told("write", name):
             self._client.upload_file(path, self.bucket, self._key(name), ExtraArgs=extra)
-        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
-            raise self._failed("write", name, error) from error
+        written, size = self.head(name), os.path.getsize(path)
+        if written is None or written.size != size:
+            raise self._no_s3("write", name, f"{written.size if written else 'no'} bytes of {size} arrived")
 
     def head(self, name: str) -> ObjectInfo | None:
-        try:
-            answer = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                return None
-            raise self._failed("look up", name, error) from error
-        except BotoCoreError as error:
-            raise self._failed("look up", name, error) from error
-        return ObjectInfo(name, answer["ContentLength"], answer["ETag"], answer["LastModified"].timestamp())
+        with self._told("look up", name):
+            try:
+                answer = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+        size, etag, modified = (
+            self._field(answer, each, "look up", name) for each in ("ContentLength", "ETag", "LastModified")
+        )
+        return ObjectInfo(name, size, etag, modified.timestamp())
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        try:
-            self._put(name, data, IfNoneMatch="*")
-        except ClientError as error:
-            if _code(error) in _LOST:
-                return False
-            raise self._failed("write", name, error) from error
-        except BotoCoreError as error:
-            raise self._failed("write", name, error) from error
-        return True
+        with self._told("write", name):
+            try:
+                answer = self._put(name, data, IfNoneMatch="*")
+            except ClientError as error:
+                if code_of(error) in _LOST:
+                    return False
+                raise
+        return bool(self._field(answer, "ETag", "write", name))
 
     def replace_if_match(self, name: str, data: bytes, etag: str | None) -> str:
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-        try:
-            return self._put(name, data, **condition)["ETag"]
-        except ClientError as error:
-            if _code(error) not in _LOST | _MISSING:
-                raise self._failed("replace", name, error) from error
-        except BotoCoreError as error:
-            raise self._failed("replace", name, error) from error
+        with self._told("replace", name):
+            try:
+                return self._field(self._put(name, data, **condition), "ETag", "replace", name)
+            except ClientError as error:
+                if code_of(error) not in _LOST | _MISSING:
+                    raise
         # A request answered too late is sent again and then loses to itself: what stands there is ours.
         try:
             current, current_etag = self.get_with_etag(name)
@@ -159,29 +209,26 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         validate_prefix(prefix)
-        start = f"{self.prefix}/" if self.prefix else ""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=start + prefix
-        )
-        try:
-            for page in pages:
+        start, told = self.address.start, prefix or "everything"
+        with self._told("list", told):
+            for page in self._pages("list_objects_v2", start + prefix, "list", told):
                 for row in page.get("Contents", ()):
                     name = row["Key"][len(start) :]
                     yield ObjectInfo(name, row["Size"], row["ETag"], row["LastModified"].timestamp())
-        except (ClientError, BotoCoreError) as error:
-            raise self._failed("list", prefix or "everything", error) from error
 
     def links(self, prefix: str = "") -> list[str]:
         return []
 
     def delete(self, name: str) -> None:
-        try:
-            self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
-        except ClientError as error:
-            if _code(error) not in _MISSING:
-                raise self._failed("delete", name, error) from error
-        except BotoCoreError as error:
-            raise self._failed("delete", name, error) from error
+        with self._told("delete", name):
+            try:
+                answer = self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
+            except ClientError as error:
+                if code_of(error) not in _MISSING:
+                    raise
+                return
+        if is_page(answer) and answer["ResponseMetadata"]["HTTPStatusCode"] != 204:
+            raise self._no_s3("delete", name, "it is a web page")
 
     def download(self, name: str, path: str) -> None:
         """Write an object to a file, in parts where it is large.
@@ -189,10 +236,8 @@ class S3Store:
         Raises:
             StoreError: it cannot be read, or changed meanwhile.
         """
-        try:
+        with self._told("read", name):
             self._client.download_file(self.bucket, self._key(name), path)
-        except (ClientError, BotoCoreError) as error:
-            raise self._failed("read", name, error) from error
 
     def purge(self, prefix: str) -> int:
         validate_prefix(prefix)
@@ -203,11 +248,9 @@ class S3Store:
         return self._purge(prefix, lambda row: not row["IsLatest"] or "Size" not in row)
 
     def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
-        start, count, size, now = f"{self.prefix}/" if self.prefix else "", 0, 0, time.time()
-        try:
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=start
-            )
+        count, size, now, what = 0, 0, time.time(), ("sweep unfinished uploads of", "the bucket")
+        with self._told(*what, denied=_SWEEP_ADVICE):
+            pages = self._pages("list_multipart_uploads", self.address.start, *what)
             for row in [row for page in pages for row in page.get("Uploads", ())]:
                 if now - row["Initiated"].timestamp() <= age:
                     continue
@@ -216,20 +259,14 @@ class S3Store:
                 count, size = count + 1, size + sum(part["Size"] for part in parts)
                 if delete:
                     self._client.abort_multipart_upload(**which)
-        except (ClientError, BotoCoreError) as error:
-            raise self._failed(
-                "sweep unfinished uploads of", "the bucket", error, denied=_SWEEP_ADVICE
-            ) from error
         return count, size
 
     def _purge(self, prefix: str, wanted: Callable[[dict], bool]) -> int:
         """Remove versions and delete markers, a thousand in a request."""
-        start, found = f"{self.prefix}/" if self.prefix else "", 0
-        try:
-            pages = self._client.get_paginator("list_object_versions").paginate(
-                Bucket=self.bucket, Prefix=start + prefix
-            )
-            for page in pages:
+        start, found = self.address.start, 0
+        what = ("remove all versions of", prefix or "everything")
+        with self._told(*what, denied=_PURGE_ADVICE):
+            for page in self._pages("list_object_versions", start + prefix, *what):
                 rows = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
                 keys = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows if wanted(row)]
                 if not keys:
@@ -237,6 +274,8 @@ class S3Store:
                 answer = self._client.delete_objects(
                     Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True}
                 )
+                if is_page(answer):
+                    raise self._no_s3(*what, "it is a web page")
                 for refusal in answer.get("Errors", ()):
                     name = refusal.get("Key", prefix)[len(start) :]
                     told = f"{refusal.get('Code')}: {refusal.get('Message')}"
@@ -244,15 +283,22 @@ class S3Store:
                         f"cannot remove all versions of {name} in {self.url}: {told}; {_PURGE_ADVICE}"
                     )
                 found += len(keys)
-        except (ClientError, BotoCoreError) as error:
-            raise self._failed(
-                "remove all versions of", prefix or "everything", error, denied=_PURGE_ADVICE
-            ) from error
         return found
+
+    def _pages(self, method: str, prefix: str, verb: str, name: str) -> Iterator[dict]:
+        """The pages of a listing, each of which must be one."""
+        for page in self._client.get_paginator(method).paginate(Bucket=self.bucket, Prefix=prefix):
+            if is_page(page) or not {"IsTruncated", "Name", "Bucket"} & set(page):
+                raise self._no_s3(verb, name, "it is no listing")
+            yield page
+
+    def _note_request(self, request, region_name: str, **_) -> None:
+        signing = request.context.get("signing") or {}
+        self._last = request.url, signing.get("region") or region_name
 
     def _key(self, name: str) -> str:
         validate_name(name)
-        return f"{self.prefix}/{name}" if self.prefix else name
+        return self.address.start + name
 
     def _put(self, name: str, data: bytes, **condition: str) -> dict:
         suffix = os.path.splitext(name)[1].lower()
@@ -275,7 +321,7 @@ class S3Store:
             try:
                 return request()
             except ClientError as error:
-                if _code(error) not in again:
+                if code_of(error) not in again:
                     raise
             except (HTTPClientError, IncompleteReadError):
                 pass
@@ -283,14 +329,55 @@ class S3Store:
             pause *= 2
         return request()
 
-    def _failed(self, verb: str, name: str, error: Exception, *, denied: str = "") -> StoreError:
-        advice = "check the endpoint, the network and the credentials"
-        if isinstance(error, ClientError):
-            advice = _ADVICE.get(_code(error), "see the service's message")
-            if denied and _code(error) in ("AccessDenied", "403"):
-                advice = denied
-        return StoreError(f"cannot {verb} {name} in {self.url}: {error}; {advice}")
+    @contextmanager
+    def _told(self, verb: str, name: str, *, denied: str = "") -> Iterator[None]:
+        """Turn boto3's errors into the store's: what could not be done to which object, why, and what to change."""
+        try:
+            yield
+        except _ERRORS as error:
+            raise self._failed(verb, name, error, denied) from error
+
+    def _failed(self, verb: str, name: str, error: Exception, denied: str) -> StoreError:
+        if isinstance(error, S3UploadFailedError) and isinstance(error.__context__, ClientError):
+            error = error.__context__
+        if isinstance(error, ClientError) and error.operation_name == "HeadObject":
+            error = self._ask_for_the_reason(name, error)
+        advice = advise(error)
+        if denied and isinstance(error, ClientError) and code_of(error) in _DENIED:
+            advice = Advice(denied)
+        text = f"cannot {verb} {name} in {self.url}: {error}; {advice.text}"
+        return StoreRefused(text, advice.text) if advice.refused else StoreError(text)
+
+    def _ask_for_the_reason(self, name: str, error: ClientError) -> Exception:
+        """An answer to HEAD has no body, and so no reason; one to a GET of a single byte has."""
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(name), Range="bytes=0-0")
+            answer["Body"].close()
+        except ClientError as reason:
+            return error if code_of(reason) in _MISSING | {"InvalidRange", "416"} else reason
+        except (BotoCoreError, ResponseParserError):
+            pass
+        return error
+
+    def _field(self, answer: Mapping, field: str, verb: str, name: str):
+        """What an answer must hold."""
+        if answer.get(field) in (None, ""):
+            raise self._no_s3(verb, name, f"it has no {field}")
+        return answer[field]
+
+    def _no_s3(self, verb: str, name: str, fault: str) -> StoreRefused:
+        endpoint = self._client.meta.endpoint_url
+        return StoreRefused(
+            f"cannot {verb} {name} in {self.url}: the answer of {endpoint} is none of S3's: {fault}; {NO_S3.text}",
+            NO_S3.text,
+        )
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _end_redirects(response_dict: dict, **_) -> None:
+    """Keep boto3 from asking without end where a bucket is, of a proxy that redirects that question too."""
+    if 300 <= response_dict["status_code"] < 400 and "x-amz-bucket-region" not in response_dict["headers"]:
+        response_dict["status_code"] = 400
+
+
+def _begins_as_html(data: bytes) -> bool:
+    return data.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))

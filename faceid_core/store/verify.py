@@ -15,6 +15,7 @@ from .cache import StageCache
 from .keys import sha256_hex
 from .manifest import Manifest
 from .objects import ObjectInfo, ObjectStore
+from .s3_address import unfit_for_tables
 from .scopes import Scope, all_scopes, read_scope
 
 THREADS = 8
@@ -23,6 +24,7 @@ _ORPHAN_AGE_SECONDS = 3600.0
 DAMAGED_MANIFEST, DAMAGED_BLOB, MISSING_BLOB = "damaged manifest", "damaged blob", "missing blob"
 MISSING_PHOTO, STRANGE, ERASED = "missing photo", "strange object", "remains of an erased person"
 LINK = "symbolic link"
+MISPLACED = "misplaced tables"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def verify(
     done: list[str] = []
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, scopes))
+    if fault := unfit_for_tables(store):
+        found.findings.append(Finding(MISPLACED, "tables", fault))
     found.findings.sort(key=lambda finding: (finding.scope, finding.kind, finding.stage, finding.stage_key))
     return found
 

@@ -26,20 +26,13 @@ from .write import DeltaPlace, in_one_line
 if TYPE_CHECKING:
     import duckdb
 
-    from ..store.s3 import S3Settings
-
 
 class Tables:
     """The tables of one store."""
 
-    def __init__(self, store: ObjectStore, s3: S3Settings | None = None):
-        """Look at a store's tables; nothing is read yet.
-
-        Args:
-            store: any store.
-            s3: how the Delta library reaches S3; None for the store's own settings.
-        """
-        self._store, self._place = store, DeltaPlace(store, s3)
+    def __init__(self, store: ObjectStore):
+        """Look at a store's tables; nothing is read yet."""
+        self._store, self._place = store, DeltaPlace(store)
 
     def append(self, name: str, table: pa.Table) -> int:
         """Add rows whose primary key is not there yet, unseen until `publish`; how many were added.

@@ -20,7 +20,7 @@ from ..store.keys import is_digest
 from ..store.objects import ObjectStore
 from ..store.secret import is_identity_key
 from .catalogue import advance, read_catalogue
-from .write import DeltaPlace, folder_name
+from .write import DeltaPlace, folder_name, store_of_tables
 
 _ATTEMPTS = 20
 _KEYS_IN_A_PREDICATE = 500
@@ -81,6 +81,9 @@ def erase_rows(
     Raises:
         StoreError: the storage fails; doing it again completes it.
     """
+    files = store_of_tables(store)
+    if files is None:
+        return {}
     place = DeltaPlace(store)
     keys = sorted({key for key in stage_keys if is_digest(key)} | stage_keys_of(store, identity_key))
     removed = {name: _delete(place, name, _of_a_person(name, identity_key, keys)) for name in _HOLD_PEOPLE}
@@ -93,8 +96,8 @@ def erase_rows(
     checkpoints = {name: place.read(name, _checkpoint) for name in NAMES}
     _advance(store, place)
     for name, version in checkpoints.items():
-        _forget_log(store, name, version)
-    store.purge_old_versions("tables/")
+        _forget_log(files, name, version)
+    files.purge_old_versions("tables/")
     return {name: count for name, count in removed.items() if count}
 
 
@@ -152,14 +155,28 @@ def _delete_rows(delta: DeltaTable, columns: Sequence[str], values: Sequence[str
 
 
 def _advance(store: ObjectStore, place: DeltaPlace) -> None:
-    advance(store, place, read_catalogue(store)[0].run_id)
+    for each in _with_catalogue(store):
+        advance(each, place, read_catalogue(each)[0].run_id)
+
+
+def _with_catalogue(store: ObjectStore) -> list[ObjectStore]:
+    """The stores whose catalogue names versions of these tables: an address of earlier days shares another's."""
+    files = store_of_tables(store)
+    shared = files is not None and files is not store and read_catalogue(files)[1] is not None
+    return [store, files] if shared else [store]
+
+
+def _shown(store: ObjectStore, name: str) -> set[int]:
+    """The versions of a table that readers see."""
+    found = {read_catalogue(each)[0].versions.get(name) for each in _with_catalogue(store)}
+    return {version for version in found if version is not None}
 
 
 def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bool) -> list[str]:
-    place, shown = DeltaPlace(store), read_catalogue(store)[0].versions.get(name)
+    place, shown = DeltaPlace(store), _shown(store, name)
 
     def files(delta: DeltaTable) -> list[str]:
-        kept = sorted({delta.version(), *([] if shown is None else [shown])})
+        kept = sorted({delta.version(), *shown})
         options = {"enforce_retention_duration": False, "full": full, "keep_versions": kept}
         # Without a look first, a table with nothing to remove would get two empty commits.
         found = delta.vacuum(hours, dry_run=True, **options)
@@ -173,19 +190,19 @@ def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bo
 
 def _sweep_unnamed(store: ObjectStore, name: str, age: float) -> None:
     """Remove data files older than `age` seconds that neither the newest nor the catalogue's version names."""
-    place, folder = DeltaPlace(store), folder_name(contract(name))
+    place, folder, place_of_files = DeltaPlace(store), folder_name(contract(name)), store_of_tables(store)
     oldest = time.time() - age
     old = [
         info.name
-        for info in store.list(f"{folder}/")
+        for info in place_of_files.list(f"{folder}/")
         if "/_delta_log/" not in info.name and info.modified <= oldest
     ]
-    versions = {None, read_catalogue(store)[0].versions.get(name)}
+    versions = {None, *_shown(store, name)}
     # After the listing: what was committed meanwhile is named.
     named = {file for version in versions for file in place.read(name, _files, version) or ()}
     for file in old:
         if file.removeprefix(f"{folder}/") not in named:
-            store.delete(file)
+            place_of_files.delete(file)
 
 
 def _files(delta: DeltaTable) -> list[str]:

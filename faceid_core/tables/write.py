@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -13,14 +14,16 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from data_contracts import Contract, contract
 
-from ..errors import StoreError
+from ..errors import ConfigurationError, StoreError, StoreRefused
 from ..store.folder import folder_of
 from ..store.objects import ObjectStore
 
 if TYPE_CHECKING:
-    from ..store.s3 import S3Settings
+    from ..store.s3 import S3Store
 
 _ATTEMPTS = 20
+# The library's own pauses are short; with these it outlasts a store that refuses every other request.
+_RETRIES = {"max_retries": "16", "backoff_config.max_backoff": "8s", "retry_timeout": "180s"}
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 # One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen anew.
 _EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
@@ -33,18 +36,30 @@ def folder_name(agreed: Contract) -> str:
     return f"tables/{agreed.name}/v{agreed.major}"
 
 
+def store_of_tables(store: ObjectStore) -> ObjectStore | None:
+    """The store below which the tables of a store lie: itself, or for an address of earlier days its decoded twin.
+
+    Returns:
+        None where no table can have been written.
+    """
+    address = getattr(store, "address", None)
+    if address is None or address.fault_for_tables is None:
+        return store
+    twin = address.of_tables()
+    if twin is None:
+        return None
+    from ..store.s3 import S3Store
+
+    return S3Store(twin.url, store.settings)
+
+
 class DeltaPlace:
     """Where the tables of one store lie, for a library that reaches the storage by itself."""
 
-    def __init__(self, store: ObjectStore, s3: S3Settings | None = None):
-        """Take the address from the store.
-
-        Args:
-            store: any store.
-            s3: how to reach S3; None for the store's own settings, or else the environment's.
-        """
-        self.root, self._store = store.url, store
-        self._s3 = s3 or getattr(store, "settings", None)
+    def __init__(self, store: ObjectStore):
+        """Take address, endpoint, region and credentials from the store."""
+        self.root = store.url
+        self._store = store_of_tables(store)
 
     def open(self, name: str, version: int | None = None) -> DeltaTable | None:
         """The table at a version, or at its latest; None if it was never written.
@@ -52,6 +67,8 @@ class DeltaPlace:
         Raises:
             StoreError: if the storage fails or the version is gone.
         """
+        if self._store is None:
+            return None
         if not self.root.startswith("s3://"):  # delta-rs would follow links
             self._store.refuse_links(folder_name(contract(name)))
         try:
@@ -60,6 +77,22 @@ class DeltaPlace:
             return None
         except (DeltaError, OSError) as error:
             raise self._failed("open", name, error) from error
+
+    def probe(self, name: str) -> None:
+        """Make sure that this library and the store mean the same place; a table that is not there is made, empty.
+
+        Raises:
+            ConfigurationError: what one writes the other does not see.
+            StoreError: the storage fails.
+        """
+        log = f"{folder_name(contract(name))}/_delta_log/"
+        if self.open(name) is None:
+            self._create(contract(name))
+        if self._store is None or not any(self._store.list(log)):
+            raise ConfigurationError(
+                f"the tables of {self.root} cannot be kept there: what the tables' library wrote as {log} the store does "
+                "not list. Look for proxies and for AWS_ variables that only one of the two reads; choose a plain prefix"
+            )
 
     def append(self, name: str, table: pa.Table) -> int:
         """Add the rows whose primary key is not there yet; the others stay as they were first written.
@@ -186,6 +219,8 @@ class DeltaPlace:
             raise self._failed("read", name, error) from error
 
     def _create(self, agreed: Contract) -> DeltaTable:
+        if self._store is None:
+            raise StoreError(f"no table can be kept below {self.root}; use a store with a plain prefix")
         if not self.root.startswith("s3://"):  # delta-rs would make it as open as the umask lets it
             self._store.make_folder(folder_name(agreed))
         try:
@@ -205,22 +240,26 @@ class DeltaPlace:
             return delta
 
     def _uri(self, name: str) -> str:
-        folder = folder_name(contract(name))
-        return (
-            f"{self.root}/{folder}" if self.root.startswith("s3://") else str(folder_of(self.root) / folder)
-        )
+        return table_address(self._store, folder_name(contract(name)))
 
     def _options(self) -> dict[str, str] | None:
-        if not self.root.startswith("s3://"):
-            return None
-        from ..store.s3 import S3Settings
-
-        return storage_options(self._s3 or S3Settings())
+        return storage_options(self._store) | _RETRIES if hasattr(self._store, "address") else None
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
-        return StoreError(
-            f"cannot {verb} table {name} in {self.root}: {in_one_line(error)}; check space and network"
-        )
+        told = in_one_line(error)
+        if not hasattr(self._store, "address"):
+            return StoreError(f"cannot {verb} table {name} in {self.root}: {told}; check space and network")
+        from ..store.s3_advice import advise_words
+
+        advice = advise_words(told)
+        text = f"cannot {verb} table {name} in {self.root}: {told}; {advice.text}"
+        return StoreRefused(text, advice.text) if advice.refused else StoreError(text)
+
+
+def table_address(store: ObjectStore, folder: str) -> str:
+    """A table's address as the Delta library reads it, for the same place as the store's own keys."""
+    address = getattr(store, "address", None)
+    return f"{address.encoded}/{folder}" if address else str(folder_of(store.url) / folder)
 
 
 def _checked(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
@@ -247,29 +286,38 @@ def in_one_line(error: Exception) -> str:
     return " ".join(_COLOUR.sub("", str(error)).split())
 
 
-def storage_options(settings: S3Settings) -> dict[str, str]:
-    """What delta-rs needs to reach the same S3 as boto3 does, with the same credentials.
+def storage_options(store: S3Store) -> dict[str, str]:
+    """What the Delta library needs to reach a bucket exactly as the store's own client does, by the same credentials.
 
     Asked for anew before each use, so that credentials which expire are fresh.
+
+    Raises:
+        StoreError: the store does not answer.
+        ConfigurationError: an environment variable would mix other credentials in.
     """
-    session = settings.session()
+    reached, settings = store.reached(), store.settings
     options = {
         # Commits by conditional put: no lock table beside the bucket.
         "conditional_put": "etag",
-        "aws_region": session.region_name or "us-east-1",
-        "aws_virtual_hosted_style_request": "false" if settings.by_path() else "true",
+        "aws_region": reached.region,
+        "aws_virtual_hosted_style_request": str(not reached.by_path).lower(),
+        "aws_endpoint": reached.endpoint,
+        # The library prefers the variable AWS_ENDPOINT_URL_S3 to its own option, unless it is told this one too.
+        "aws_endpoint_url_s3": reached.endpoint,
+        "allow_http": str(reached.endpoint.startswith("http://")).lower(),
+        "timeout": f"{settings.timeout_seconds:g}s",
     }
-    credentials = session.get_credentials()
-    if credentials:
-        frozen = credentials.get_frozen_credentials()
-        options |= {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
-        if frozen.token:
-            options["aws_session_token"] = frozen.token
+    if reached.access_key:
+        options |= {"aws_access_key_id": reached.access_key, "aws_secret_access_key": reached.secret_key}
+    if reached.token:
+        options["aws_session_token"] = reached.token
+    elif os.environ.get("AWS_SESSION_TOKEN"):
+        raise ConfigurationError(
+            "AWS_SESSION_TOKEN is set, but the credentials in force come from elsewhere and have no token: the tables' "
+            "library would send both; unset it, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with it"
+        )
     if settings.kms_key:
         options |= {"aws_server_side_encryption": "aws:kms", "aws_sse_kms_key_id": settings.kms_key}
-    options["timeout"] = f"{settings.timeout_seconds:g}s"
-    if endpoint := settings.endpoint():
-        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
     return options
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceid_core.errors import StoreError
+from faceid_core.errors import StoreError, as_configuration
 from faceid_core.store.models_lock import DamagedWeights
 
 _CHUNK_BYTES = 1024 * 1024
@@ -68,6 +68,7 @@ def bring(
 
     Raises:
         FetchFailed: the source cannot be read, or broke off.
+        ConfigurationError: a bucket refuses us: credentials, rights, region.
         DamagedWeights: what came is not what the digest says; it is removed.
     """
     packed = address.endswith(".bz2") and target.suffix != ".bz2"
@@ -95,7 +96,8 @@ def _receive(address: str, arriving: Path, s3: Mapping[str, object], tell: Tell)
     noted = _version_of(arriving)
     version = noted.read_text() if have and noted.exists() else ""
     try:
-        stream = _open(address, have, version, s3)
+        with as_configuration():
+            stream = _open(address, have, version, s3)
         start = stream.start
         noted.write_text(stream.version)
         with open(arriving, "r+b" if start else "wb") as file:
@@ -150,6 +152,7 @@ def _open_s3(address: str, start: int, version: str, s3: Mapping[str, object]) -
     store, name = s3_object(address, s3)
     info = store.head(name)
     if info is None:
+        any(store.list(name))  # where it is the bucket that is missing, this says so
         raise StoreError("there is no such object")
     begins = start if version == info.etag and start < info.size else 0
     return Stream(begins, store.read_from(name, begins, info.etag), info.size, info.etag)

@@ -35,7 +35,7 @@ def tables(any_store):
 def delta(store, name, version=None):
     """The Delta table as a stranger would open it."""
     if store.url.startswith("s3://"):
-        return DeltaTable(f"{store.url}/tables/{name}/v1", version, storage_options(store.settings))
+        return DeltaTable(f"{store.url}/tables/{name}/v1", version, storage_options(store))
     return DeltaTable(store.root / "tables" / name / "v1", version)
 
 
