@@ -19,7 +19,8 @@ from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
 from faceid_core.stages.generate import SHARD
 from faceid_core.stages.work import Subject
-from faceid_core.store import Manifest, StageCache, erased_people, is_erased
+from faceid_core.store import IdentityErased, Manifest, StageCache, erased_people
+from faceid_core.store.cache import refuse_erased
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 from faceid_core.tables import Tables
@@ -63,11 +64,12 @@ def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, su
         if night.store.head(name) is not None:
             return True
         page = _person(night, subject, scores, summary)
-        # As late as can be: an erasure that began while the page was drawn must win.
-        if is_erased(night.store, subject.name):
-            return False
+        refuse_erased(night.store, subject.name, "the page")
         night.store.put_if_absent(name, page)
+        refuse_erased(night.store, subject.name, "the page", written=[name])
         return True
+    except IdentityErased:
+        return False
     except (StoreError, PhotoRejected) as error:
         if isinstance(error, DamagedInput):
             set_aside(StageCache(night.store, subject.scope), error)
