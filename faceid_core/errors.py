@@ -42,6 +42,14 @@ class ObjectMissing(StoreError):
     """No object has that name."""
 
 
+class DamagedRecord(StoreError):
+    """A record of the store is not what its name says: cut off, edited by hand, or forged."""
+
+    def __init__(self, name: str, url: str, detail: str, advice: str):
+        self.name, self.detail = name, detail
+        super().__init__(f"{name} in {url} cannot be understood ({detail}); {advice}")
+
+
 class Conflict(StoreError):
     """A conditional replace lost: the object changed since it was read."""
 

@@ -12,6 +12,7 @@ from . import layout
 from .keys import StageCall, plain, sha256_hex
 from .manifest import Manifest
 from .objects import ObjectStore
+from .tombstone import reopen
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ def refuse_erased(store: ObjectStore, identity_key: str | None, what: str, *, wr
         StoreError: the store fails; `faceid gc --delete` removes what is left.
     """
     if identity_key and is_erased(store, identity_key):
+        written = list(written)
+        if written:
+            reopen(store, identity_key)  # first, should this process be killed, or the bucket keep versions
         for name in written:
             store.delete(name)
         raise IdentityErased(f"identity {identity_key} was erased; {what} was not kept")

@@ -20,6 +20,9 @@ from .scopes import Scope, all_scopes, read_scope
 from .verify import named_digests
 
 GRACE_SECONDS = 7 * 86_400.0
+# What a running process may have written and not linked yet (a blob, half a file, rows before their commit) is younger.
+# A lease does not tell: one that was not renewed in time counts as dead, and its process may still go on.
+SHORTEST_GRACE_SECONDS = 3600.0
 _THREADS = 8
 _PAGE = re.compile(r"identities/[0-9a-f]{32}/reports/[A-Za-z0-9._-]+\.html")
 
