@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 # A writer looks for the tombstone right before its last write, and a lease is dead when it is not renewed for so long:
 # whatever began before the tombstone has ended by then, or is undone by its own next look.
 LONGEST_LEASE_SECONDS = 60.0
-_LONGEST_WAIT_SECONDS = 86_400.0  # a second sweep that is due later than this is a clock's mistake, and due now
+_LONGEST_WAIT_SECONDS = (
+    86_400.0  # a second sweep that is due later than this is a clock's mistake, and due now
+)
 # Clocks of machines and of the store differ; files are looked at again from so long before a completion.
 _CLOCKS_DIFFER_SECONDS = 86_400.0
 
@@ -118,7 +120,9 @@ def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> set[s
     complete = {key: receipt for key, receipt in receipts.items() if receipt.state == COMPLETE}
     if not complete:
         return set()
-    oldest = min(dt.datetime.fromisoformat(r.completed_at or r.erased_at).timestamp() for r in complete.values())
+    oldest = min(
+        dt.datetime.fromisoformat(r.completed_at or r.erased_at).timestamp() for r in complete.values()
+    )
     people = {key: receipt.stage_keys for key, receipt in complete.items()}
     return people_in_files(store, people, since=oldest - _CLOCKS_DIFFER_SECONDS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from faceid_core.errors import ObjectMissing
-from faceid_core.night.runs import STATUS, run_ids
+from faceid_core.errors import DamagedRecord, ObjectMissing
+from faceid_core.night.runs import read_accounts, run_ids
 from faceid_core.stages.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache
-from faceid_core.store.layout import identity_scope, run_object
+from faceid_core.store.layout import identity_scope
 
 if TYPE_CHECKING:
     from faceid_core.night.planning import StagePlan
@@ -111,8 +110,8 @@ class Pace:
             if self._knows(wanted):
                 return
             try:
-                people = json.loads(store.get(run_object(run_id, STATUS)))["people"]
-            except (ObjectMissing, ValueError, KeyError):
+                people = read_accounts(store, run_id)["people"]
+            except (ObjectMissing, DamagedRecord):
                 continue
             computed = [person for person in people if person.get("stage_keys")]
             for person in computed[:_SAMPLED_PEOPLE]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,7 +10,7 @@ from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, 
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
-from faceid_core.night.runs import INDEX, PAGES, replace_object
+from faceid_core.night.runs import INDEX, PAGES, read_pages, replace_object
 from faceid_core.night.scores import set_aside
 from faceid_core.outcomes import Outcome
 from faceid_core.report.index_page import index_page
@@ -80,9 +79,8 @@ def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, su
 def _pages_of_last_run(night: Night) -> dict[str, str]:
     """Identity key -> page, as the run that readers see recorded them; what is not known there is looked for."""
     try:
-        found = json.loads(night.store.get(run_object(Tables(night.store).catalogue().run_id, PAGES)))
-        return found if isinstance(found, dict) else {}
-    except (ConfigurationError, StoreError, ValueError):
+        return read_pages(night.store, Tables(night.store).catalogue().run_id)
+    except (ConfigurationError, StoreError):
         return {}
 
 

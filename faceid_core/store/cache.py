@@ -46,7 +46,9 @@ def erased_people(store: ObjectStore) -> frozenset[str]:
     return frozenset(layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES))
 
 
-def refuse_erased(store: ObjectStore, identity_key: str | None, what: str, *, written: Iterable[str] = ()) -> None:
+def refuse_erased(
+    store: ObjectStore, identity_key: str | None, what: str, *, written: Iterable[str] = ()
+) -> None:
     """Call before and after each write of a person's data: what was written beside an erasure is removed again.
 
     Only the look after the write makes sure of it. This process may be stopped for any time between a look and its

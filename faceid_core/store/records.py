@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints, ValidationError
 
 from ..errors import DamagedRecord
 from .objects import ObjectStore
@@ -24,6 +24,10 @@ class Record(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields, those of a later version among them."""
+        return self.model_dump()
+
 
 class StoreRecord(Record):
     """`store.json`: what the store was made with."""
@@ -37,7 +41,7 @@ class RequestRecord(Record):
 
     run_id: str
     started_at: str
-    identities: list[str]
+    identities: list[str] | None = None
     config: dict[str, Any] = {}
 
 
@@ -59,7 +63,7 @@ class PersonRecord(Record):
 class StatusRecord(Record):
     """A run's `status.json`: how far it is, and everybody's account."""
 
-    run_id: str
+    run_id: str = ""
     state: str
     at: str
     outcomes: dict[str, Count] = {}
@@ -84,7 +88,10 @@ class CatalogueRecord(Record):
     published_at: str
 
 
-_PAGES = TypeAdapter(dict[PersonKey, str], config=ConfigDict(strict=True))
+class PagesRecord(RootModel[dict[PersonKey, str]]):
+    """A run's `pages.json`: identity key -> page."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 def read_record(store: ObjectStore, name: str, model: type[Model], advice: str) -> Model:
@@ -109,14 +116,6 @@ def parse_record(data: bytes, model: type[Model], *, name: str, url: str, advice
         return model.model_validate_json(data)
     except ValidationError as error:
         raise DamagedRecord(name, url, _in_a_line(error), advice) from None
-
-
-def parse_pages(data: bytes) -> dict[str, str]:
-    """A run's `pages.json`: identity key -> page; empty where it is damaged, for pages are found without it."""
-    try:
-        return _PAGES.validate_json(data)
-    except ValidationError:
-        return {}
 
 
 def _in_a_line(error: ValidationError) -> str:

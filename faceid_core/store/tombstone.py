@@ -74,6 +74,8 @@ class Receipt:
     @classmethod
     def checked(cls, data: bytes, identity_key: str) -> Receipt:
         """As `from_bytes`. Raises ValueError, saying what is wrong, for what is no receipt of this person."""
+        if data == b"{}":  # a tombstone that an operator put there
+            return cls(identity_key, moment())
         try:
             found = _adapter().validate_json(data)
             if found.identity_key != identity_key or json.loads(data).get("format") != FORMAT:
@@ -141,7 +143,9 @@ def seconds_until(when: str | None) -> float:
     return max(0.0, (dt.datetime.fromisoformat(when) - dt.datetime.now(dt.UTC)).total_seconds())
 
 
-def _exchange(store: ObjectStore, identity_key: str, next_one: Callable[[Receipt | None], Receipt]) -> Receipt:
+def _exchange(
+    store: ObjectStore, identity_key: str, next_one: Callable[[Receipt | None], Receipt]
+) -> Receipt:
     name = tombstone(identity_key)
     for _ in range(_ATTEMPTS):
         try:

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts import contract
+from data_contracts import NAMES, contract
 
-from ..errors import ObjectMissing
+from ..errors import DamagedRecord, ObjectMissing, StoreError
+from ..store.layout import CATALOGUE
 from ..store.objects import ObjectInfo, ObjectStore
+from .catalogue import read_catalogue
 from .upkeep import HOLD_PEOPLE, named_files
-from .write import DeltaPlace, folder_name
+from .write import DeltaPlace, data_files, folder_name
 
 # Columns that tell whose a row is, by table.
 _COLUMNS = {
@@ -62,6 +64,36 @@ def people_in_files(
                 found |= whose(name, columns)
             elif unnamed:
                 found |= set(people)
+    return found
+
+
+def damage(store: ObjectStore) -> list[tuple[str, str]]:
+    """What readers of the tables would run into: where, and what is wrong."""
+    found = []
+    try:
+        shown = read_catalogue(store)[0].versions
+    except DamagedRecord as error:
+        shown, found = {}, [(CATALOGUE, str(error))]
+    place = DeltaPlace(store)
+    for name in NAMES:
+        folder = folder_name(contract(name))
+        for version in {shown.get(name), None}:
+            try:
+                named = place.read(name, data_files, version) or set()
+            except StoreError as error:
+                found.append((folder, str(error)))
+                continue
+            there = (
+                {info.name.removeprefix(f"{folder}/") for info in store.list(f"{folder}/")}
+                if named
+                else set()
+            )
+            gone = sorted(named - there)
+            if gone:
+                found.append(
+                    (folder, f"{len(gone)} files are gone, {gone[0]} among them; restore them from a backup")
+                )
+                break
     return found
 
 

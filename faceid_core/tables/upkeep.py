@@ -26,7 +26,9 @@ _ATTEMPTS = 20
 _KEYS_IN_A_PREDICATE = 500
 # Outcomes last: they say which keys the other tables hold of a person, should this be interrupted.
 HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes")
-Values = tuple[tuple[str, ...], Sequence[str], str]  # columns, values of which one of them has one, and a condition
+Values = tuple[
+    tuple[str, ...], Sequence[str], str
+]  # columns, values of which one of them has one, and a condition
 # An erased person who is in the manifest still has a row in every night's account, with the key in place of the id.
 _NOT_AN_ACCOUNT = "identity_id <> identity_key"
 

@@ -194,7 +194,9 @@ class DeltaPlace:
                 continue
             except (DeltaError, OSError) as error:
                 raise self._failed(verb, name, error) from error
-        raise StoreError(f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were written; try again")
+        raise StoreError(
+            f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were written; try again"
+        )
 
     def _let_go_of_swept(self, name: str, delta: DeltaTable, ours: set[str]) -> None:
         """Take files of our own commit out of the table that were swept before it."""
@@ -203,7 +205,9 @@ class DeltaPlace:
             return
         gone = {unquote(path) for path in delta.repair(dry_run=True)["files_removed"]}
         if gone <= ours:  # whatever else is missing is damage, and is restored rather than forgotten
-            log.warning("%d files of table %s were swept before their commit and are written again", len(gone), name)
+            log.warning(
+                "%d files of table %s were swept before their commit and are written again", len(gone), name
+            )
             delta.repair()
 
     def read(
