@@ -66,5 +66,11 @@ class DamagedInput(StoreError):
         super().__init__(f"stage {stage} ({stage_key[:12]}): {detail}; its producer has to run again")
 
 
+class OutputMissing(DamagedInput, KeyError):
+    """A manifest names no such output; where its stage makes one, the manifest is not what the stage wrote."""
+
+    __str__ = Exception.__str__  # KeyError's own puts quotes around the sentence
+
+
 class BaseMismatch(FaceidError):
     """Tokens were learned on another base model than the one that is to use them."""

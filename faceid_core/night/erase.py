@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from faceid_core.errors import StoreError
+from faceid_core.errors import DamagedRecord, StoreError
 from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import Outcome
 from faceid_core.store import ObjectStore
@@ -99,6 +99,7 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     Raises:
         StoreError: the store fails; what is left is left to the next time.
     """
+    say = say or (lambda _: None)
     receipts = {}
     for info in list(store.list("tombstones/")):
         key = info.name.rpartition("/")[2].removesuffix(".json")
@@ -109,7 +110,12 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     for key, receipt in receipts.items():
         remains = key in came_back or any(True for _ in store.list(f"{identity_scope(key)}/"))
         if receipt.state == BEGUN or remains or (receipt.state == SWEPT and _due(receipt)):
-            found.append(_sweep(store, receipt, say or (lambda _: None), again_after=LONGEST_LEASE_SECONDS))
+            try:
+                found.append(_sweep(store, receipt, say, again_after=LONGEST_LEASE_SECONDS))
+            except (
+                DamagedRecord
+            ) as error:  # such as the catalogue; what else there is to collect is collected
+                say(f"{key}: the erasure is not complete and waits for the next time: {error}")
     return found
 
 

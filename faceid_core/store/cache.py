@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ..errors import Conflict, DamagedInput, ObjectMissing, StoreError
+from ..errors import Conflict, DamagedInput, ObjectMissing, OutputMissing, StoreError
 from . import layout
 from .keys import StageCall, plain, sha256_hex
 from .manifest import Manifest
@@ -112,7 +112,7 @@ class StageCache:
         try:
             data = self.store.get(layout.stage_manifest(self.scope, stage, stage_key))
             return Manifest.from_bytes(data, stage=stage, stage_key=stage_key)
-        except (ObjectMissing, ValueError, RecursionError):
+        except (ObjectMissing, ValueError):
             return None
 
     def by_key(self, stage: str, stage_key: str) -> Manifest | None:
@@ -155,9 +155,11 @@ class StageCache:
 
         Raises:
             DamagedInput: if the blob is absent or is not what the manifest says.
-            KeyError: if the stage has no such output.
+            OutputMissing: if it names no such output.
         """
-        output = manifest.outputs[output_name]
+        output = manifest.outputs.get(output_name)
+        if output is None:
+            raise OutputMissing(manifest.stage, manifest.stage_key, f"it has no output {output_name}")
         if output_name in manifest.inline:
             return manifest.inline[output_name]
         try:
@@ -222,7 +224,7 @@ class StageCache:
             return None
         try:
             return Manifest.from_bytes(data, stage=stage, stage_key=stage_key), etag
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             self._set_aside(stage, stage_key, data, str(error))
             return None
 

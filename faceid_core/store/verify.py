@@ -166,7 +166,7 @@ class _Check:
         self._found.manifests += 1
         try:
             return Manifest.from_bytes(data, stage=stage, stage_key=key)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             self._say(DAMAGED_MANIFEST, str(error), stage, key)
             if self._repair and self._cache.by_key(stage, key) is None:
                 self._found.repaired += 1
