@@ -37,6 +37,7 @@ WRONG = {
     "list of lists": "[[1], {}]",
     "object": "{}",
     "text": '"x"',
+    "markup": '"[/x]"',
     "no text": '""',
     "truth": "true",
     "negative": "-1",
