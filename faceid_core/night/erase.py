@@ -119,18 +119,28 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     return found
 
 
-def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> set[str]:
+def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> frozenset[str]:
     """People whose erasure is complete and of whom a file of the tables that was written later holds rows."""
     from faceid_core.tables.remains import people_in_files
 
     complete = {key: receipt for key, receipt in receipts.items() if receipt.state == COMPLETE}
     if not complete:
-        return set()
-    oldest = min(
-        dt.datetime.fromisoformat(r.completed_at or r.erased_at).timestamp() for r in complete.values()
-    )
+        return frozenset()
+    began = moment()
+    since = min(_known_until(receipt) for receipt in complete.values()) - _CLOCKS_DIFFER_SECONDS
     people = {key: receipt.stage_keys for key, receipt in complete.items()}
-    return people_in_files(store, people, since=oldest - _CLOCKS_DIFFER_SECONDS)
+    found = people_in_files(store, people, since=since)
+    for key, receipt in complete.items():
+        # So that not every file is read every night. A day's files are read again anyway, so once a day will do.
+        old = time.time() - _known_until(receipt) > _CLOCKS_DIFFER_SECONDS
+        if old and not found.unreadable and key not in found.people:
+            record(store, replace(receipt, looked_at=began))
+    return found.people
+
+
+def _known_until(receipt: Receipt) -> float:
+    when = receipt.looked_at or receipt.completed_at or receipt.erased_at
+    return dt.datetime.fromisoformat(when).timestamp()
 
 
 def refuse_erased(night: Night) -> dict[str, tuple[str, ...]]:
@@ -189,11 +199,12 @@ def _sweep(
         raise StoreError(
             f"objects of {key} were written while it was erased; erase again: faceid gc --delete"
         )
-    done = second and not people_in_files(store, {key: keys}, unnamed=True)
+    waiting = people_in_files(store, {key: keys}, unnamed=True)
+    done = second and not waiting.people and not waiting.unreadable
     if second and not done:
         say(
-            f"{key}: a file that no table names yet holds rows of this person; it is removed when no run can be about "
-            "to add it, an hour after it was written: faceid gc --delete"
+            f"{key}: a file that no table names yet holds rows of this person, or is half written; it is removed when no "
+            "run can be about to add it, an hour after it was written: faceid gc --delete"
         )
     return record(
         store,
@@ -202,6 +213,7 @@ def _sweep(
             state=COMPLETE if done else SWEPT,
             sweep_again_at=None if done else moment(again_after),
             completed_at=moment() if done else None,
+            looked_at=None,
             objects=receipt.objects + objects,
             rows=dict(Counter(receipt.rows) + Counter(rows)),
         ),

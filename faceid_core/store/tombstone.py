@@ -44,6 +44,7 @@ class Receipt:
         objects: objects and versions removed, over all sweeps.
         rows: table -> rows removed, over all sweeps.
         stage_keys: of the person's pictures and scores: rows of scores that a stopped process brings are found by them.
+        looked_at: until when a complete erasure's tables were looked at again, and nothing of the person had come back.
         late: writes of the person that a process undid because the tombstone stood by then.
     """
 
@@ -57,6 +58,7 @@ class Receipt:
     objects: Count = 0
     rows: dict[str, Count] = field(default_factory=dict)
     stage_keys: tuple[Digest, ...] = ()
+    looked_at: Moment | None = None
     late: Count = 0
 
     def to_bytes(self) -> bytes:

@@ -270,7 +270,7 @@ def _tables(store: ObjectStore) -> list[Finding]:
     keys = {layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES)}
     people = {key: read_receipt(store, key).stage_keys for key in keys if is_identity_key(key)}
     try:
-        left = people_in_files(store, people)
+        left = people_in_files(store, people).people
     except StoreError as error:  # the catalogue or a table's log, which is told above
         return found or [Finding(DAMAGED_TABLE, "tables", str(error))]
     told = "files of the tables hold rows of a person under a tombstone; run the erasure again: faceid gc --delete"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,13 +28,22 @@ _COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class Remains:
+    """The erased people of whom files hold rows, and whether a file could not be read, which a writer may be about to
+    finish."""
+
+    people: frozenset[str]
+    unreadable: bool
+
+
 def people_in_files(
     store: ObjectStore,
     people: Mapping[str, Collection[str]],
     *,
     since: float = 0.0,
     unnamed: bool = False,
-) -> set[str]:
+) -> Remains:
     """The erased people of whom a data file of a table holds rows.
 
     The account of an erased person, which every night writes as long as the manifest has a row, is none of these. Nor
@@ -43,16 +53,16 @@ def people_in_files(
         store: any store.
         people: identity key -> stage keys of the person's pictures and scores.
         since: leave out files that were written before, in seconds since 1970.
-        unnamed: look only at files that neither the newest version nor the one that readers see consists of. One that
-            cannot be read may be anybody's.
+        unnamed: look only at files that neither the newest version nor the one that readers see consists of.
 
     Raises:
         StoreError: the storage fails.
     """
     if not people:
-        return set()
+        return Remains(frozenset(), unreadable=False)
     whose = _owners(people, lambda: _claimed(store, people))
     found: set[str] = set()
+    unreadable = False
     for name in HOLD_PEOPLE:
         files = [info for info in _data_files(store, name) if info.modified >= since]
         if unnamed and files:
@@ -60,11 +70,11 @@ def people_in_files(
             files = [info for info in files if info.name not in named]
         for info in files:
             columns = _read(store, info, _COLUMNS[name])
-            if columns is not None:
+            if columns is None:
+                unreadable = True
+            else:
                 found |= whose(name, columns)
-            elif unnamed:
-                found |= set(people)
-    return found
+    return Remains(frozenset(found), unreadable)
 
 
 def damage(store: ObjectStore) -> list[tuple[str, str]]:

@@ -188,7 +188,7 @@ class DeltaPlace:
                     schema_mode=change.schema_mode,
                     commit_properties=_EXACTLY_NEXT,
                 )
-                self._let_go_of_swept(name, delta, data_files(delta) - before)
+                self._let_go_of_swept(name, data_files(delta) - before)
                 written = change.rows.num_rows
             except CommitFailedError:
                 continue
@@ -198,17 +198,20 @@ class DeltaPlace:
             f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were written; try again"
         )
 
-    def _let_go_of_swept(self, name: str, delta: DeltaTable, ours: set[str]) -> None:
+    def _let_go_of_swept(self, name: str, ours: set[str]) -> None:
         """Take files of our own commit out of the table that were swept before it."""
         folder = folder_name(contract(name))
         if all(self._store.head(f"{folder}/{file}") for file in ours):
             return
-        gone = {unquote(path) for path in delta.repair(dry_run=True)["files_removed"]}
-        if gone <= ours:  # whatever else is missing is damage, and is restored rather than forgotten
+        newest = self.open(name)  # an erasure may have taken them out of the table already
+        if newest is None or not ours & data_files(newest):
+            return
+        gone = {unquote(path) for path in newest.repair(dry_run=True)["files_removed"]}
+        if gone and gone <= ours:  # whatever else is missing is damage, and is restored rather than forgotten
             log.warning(
                 "%d files of table %s were swept before their commit and are written again", len(gone), name
             )
-            delta.repair()
+            newest.repair()
 
     def read(
         self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None

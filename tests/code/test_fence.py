@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import replace as replace_in
 
+import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
@@ -21,6 +23,7 @@ from faceid_core.store import (
     layout,
     open_store,
 )
+from faceid_core.store.gc import SHORTEST_GRACE_SECONDS
 from faceid_core.store.journal import WorkJournal
 from faceid_core.store.tombstone import read_receipt, record, reopen
 from faceid_core.store.verify import verify
@@ -110,6 +113,38 @@ def test_an_erasure_beside_which_a_write_was_undone_is_not_complete_yet(folder_s
     reopen(folder_store, KEY)
     put_off = record(folder_store, replace_in(known, state="complete", completed_at=known.erased_at))
     assert (put_off.state, put_off.late) == ("swept", 1)
+
+
+def test_files_that_a_stopped_writer_left_are_looked_at_before_an_erasure_is_complete(folder_store):
+    """Rows that no version names: the writer died between its file and its commit."""
+    rows = table_rows("r1", 1)
+    Tables(folder_store).publish("r1", rows)
+    stray = folder_store.root / "tables/identity_outcomes/v1/run_date=2026-11-01/part-stray.parquet"
+    pq.write_table(_of_the_erased(rows["identity_outcomes"]), stray)
+    assert erase(folder_store, SECRET, WHO, longest_lease=0.0).state == "swept" and stray.exists()
+    assert [receipt.state for receipt in finish_erasures(folder_store)] == ["swept"]
+    then = stray.stat().st_mtime - 2 * SHORTEST_GRACE_SECONDS
+    os.utime(stray, (then, then))
+    receipt = record(folder_store, replace_in(read_receipt(folder_store, KEY), sweep_again_at=None))
+    assert receipt.state == "swept"
+    assert [receipt.state for receipt in finish_erasures(folder_store)] == ["complete"]
+    assert not stray.exists()
+
+
+def test_scores_that_a_stopped_process_brings_are_found_by_their_stage_keys_unless_they_are_anothers_too(
+    folder_store,
+):
+    """Their rows hold no person. Two ids with one photo share them, and one of the two may stay."""
+    tables, rows = Tables(folder_store), table_rows("r1", 1, people=1)
+    key = rows["image_metrics"]["generate_key"][0].as_py()
+    erase(folder_store, SECRET, WHO, longest_lease=0.0)
+    record(folder_store, replace_in(read_receipt(folder_store, KEY), stage_keys=(key,)))
+    tables.publish("r1", rows)
+    assert finish_erasures(folder_store) == [] and tables.read("image_metrics").num_rows == 2
+    nobodys = table_rows("r2", 2, people=0)
+    tables.publish("r1", rows | {name: nobodys[name] for name in ("identity_outcomes", "identity_summary")})
+    assert [receipt.rows for receipt in finish_erasures(folder_store)] == [{"image_metrics": 2, "images": 2}]
+    assert tables.read("image_metrics").num_rows == 0 and tables.read("runs").num_rows == 1
 
 
 def test_files_that_were_swept_before_their_commit_are_written_again(folder_store, monkeypatch):
