@@ -129,6 +129,14 @@ class ObjectMissing(StoreError):
     """No object has that name."""
 
 
+class DamagedRecord(StoreError):
+    """A record of the store is not what its name says: cut off, edited by hand, or forged."""
+
+    def __init__(self, name: str, url: str, detail: str, advice: str):
+        self.name, self.detail = name, detail
+        super().__init__(f"{name} in {url} cannot be understood ({detail}); {advice}")
+
+
 class Conflict(StoreError):
     """A conditional replace lost: the object changed since it was read."""
 
@@ -143,6 +151,12 @@ class DamagedInput(StoreError):
     def __init__(self, stage: str, stage_key: str, detail: str):
         self.stage, self.stage_key, self.detail = stage, stage_key, detail
         super().__init__(f"stage {stage} ({stage_key[:12]}): {detail}; its producer has to run again")
+
+
+class OutputMissing(DamagedInput, KeyError):
+    """A manifest names no such output; where its stage makes one, the manifest is not what the stage wrote."""
+
+    __str__ = Exception.__str__  # KeyError's own puts quotes around the sentence
 
 
 class BaseMismatch(FaceidError):

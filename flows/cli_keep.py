@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from math import isfinite
 
 import click
 from rich.console import Console
@@ -14,6 +15,16 @@ from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION, EXIT_FAILURE
 from flows.cli_query import with_store
 
 _FINDINGS_TOLD = 50
+
+
+class _Days(click.FloatRange):
+    """Days as people type them: a number, which neither nan nor inf is."""
+
+    def convert(self, value, param, ctx) -> float:
+        days = super().convert(value, param, ctx)
+        if not isfinite(days):
+            self.fail(f"{value} is no number of days", param, ctx)
+        return days
 
 
 @click.command(short_help="Check every manifest and blob of a store.")
@@ -73,12 +84,12 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
     "--grace-days",
     default=7.0,
     show_default=True,
-    type=click.FloatRange(0),
-    help="Nothing younger is ever removed.",
+    type=_Days(0, 36_500),
+    help="Nothing younger is ever removed; an hour at least, for a running process may be about to name it.",
 )
 @click.option(
     "--unused-days",
-    type=click.FloatRange(0),
+    type=_Days(0, 36_500),
     help="Also let go of people's results that no run of so many days used; see faceid pin.  [default: keep all]",
 )
 @with_store
@@ -97,18 +108,28 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
         for receipt in finish_erasures(store, say=lambda text: console.print(text, soft_wrap=True)):
             console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
     found = collect(store, grace_days * 86_400, delete, unused_days=unused_days)
+    if found.grace > grace_days * 86_400:
+        console.print(
+            f"--grace-days {grace_days:g} was raised: the grace period is one hour at least, since what a running "
+            "process wrote last is named by nothing yet",
+            soft_wrap=True,
+        )
     for kind, count in sorted(found.counts.items()):
         console.print(f"{kind:<22} {count:>8}  {size(found.bytes[kind])}")
     verb = "removed" if delete else "would be removed (with --delete)"
     console.print(f"{found.objects} objects, {size(sum(found.bytes.values()))} {verb}")
     if found.kept_young:
-        console.print(f"{found.kept_young} more are within the grace period of {grace_days:g} days")
+        console.print(
+            f"{found.kept_young} more are within the grace period of {found.grace / 86_400:.3g} days"
+        )
     if found.scopes_in_use:
         console.print(f"{found.scopes_in_use} scopes were left alone: a night is running")
     if found.scopes_in_doubt:
         console.print(
             f"{found.scopes_in_doubt} scopes hold manifests that cannot be read, or symbolic links: faceid verify"
         )
+    for told in found.damaged:
+        console.print(f"damaged record: {told}", soft_wrap=True, markup=False)
 
 
 @click.command(short_help="Keep all results of a run.")

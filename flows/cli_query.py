@@ -96,22 +96,24 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
     for text in () if run_id else _who_waits(store):
         console.print(text, markup=False, soft_wrap=True)
     if record is None:
-        console.print(_without_status(request), soft_wrap=True)
+        console.print(_without_status(request), soft_wrap=True, markup=False)
         return
     console.print(
-        f"run {request['run_id']}: {record['state']}, as of {record['at']}, started {request['started_at']}"
+        f"run {request['run_id']}: {record['state']}, as of {record['at']}, started {request['started_at']}",
+        markup=False,
     )
     console.print(
         ", ".join(f"{count} {name}" for name, count in record["outcomes"].items() if count)
-        or "nobody finished"
+        or "nobody finished",
+        markup=False,
     )
     table = Table("identity key", "outcome", "stage", "reason", "seconds", "message")
     for person in record["people"]:
         table.add_row(
             person["identity_key"],
-            person["outcome"] or "under way",
-            person["stage"] or "",
-            person["reason"] or "",
+            escape(person["outcome"] or "under way"),
+            escape(person["stage"] or ""),
+            escape(person["reason"] or ""),
             f"{person['seconds']:.1f}",
             escape(person["message"] or ""),
         )

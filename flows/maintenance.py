@@ -112,7 +112,7 @@ def course_of_collection(what: CollectionRequest, place: StorePlace) -> State:
     about = (
         f"{found.objects} objects, {sum(found.bytes.values())} bytes {done}; {found.kept_young} too young, "
         f"{found.scopes_in_use} scopes in use by a night, {found.scopes_in_doubt} in doubt (faceid verify), "
-        f"{len(finished)} erasures gone on with"
+        f"{len(finished)} erasures gone on with, {len(found.damaged)} damaged records"
     )
     create_table_artifact(table=rows, key="garbage", description=about)
     return Completed(message=about)

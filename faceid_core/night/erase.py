@@ -1,77 +1,50 @@
 """Erasing a person: tombstone, every object with all its versions, every row, and once more after the longest lease.
 
 The tombstone is the record as well: written first, it says how far the erasure is, and in the end it is the receipt.
+A process that was stopped may write at any later time. It looks for the tombstone behind each write and undoes it
+(`store.cache.refuse_erased`, `night.fence`); what one leaves that is killed in between, `finish_erasures` finds.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from faceid_core.errors import Conflict, ObjectMissing, StoreError
+from faceid_core.errors import DamagedRecord, StoreError
 from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import Outcome
 from faceid_core.store import ObjectStore
-from faceid_core.store.keys import canonical_json
+from faceid_core.store.gc import SHORTEST_GRACE_SECONDS
 from faceid_core.store.layout import identity_scope, tombstone
 from faceid_core.store.lease import running_runs
-from faceid_core.store.scopes import read_scope
+from faceid_core.store.scopes import Scope, read_scope
 from faceid_core.store.secret import IdentitySecret, is_identity_key
+from faceid_core.store.tombstone import (
+    BEGUN,
+    COMPLETE,
+    SWEPT,
+    Receipt,
+    moment,
+    read_receipt,
+    record,
+    seconds_until,
+)
 
 if TYPE_CHECKING:
     from faceid_core.night.night import Night
 
-FORMAT = "faceid-erasure/1"
 # A writer looks for the tombstone right before its last write, and a lease is dead when it is not renewed for so long:
-# whatever began before the tombstone has ended by then, or ends at its next look.
+# whatever began before the tombstone has ended by then, or is undone by its own next look.
 LONGEST_LEASE_SECONDS = 60.0
-BEGUN, SWEPT, COMPLETE = "begun", "swept", "complete"
-_ATTEMPTS = 20
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What an erasure did, as it stands in the tombstone; holds the identity key, never the id.
-
-    Attributes:
-        identity_key: who.
-        erased_at: when the tombstone was written, UTC, ISO 8601.
-        state: 'begun', 'swept' when the second sweep is still to come, 'complete' after it.
-        sweep_again_at: when the second sweep is due, UTC, ISO 8601; None before the first sweep and when complete.
-        completed_at: when the second sweep ended.
-        objects: objects and versions removed, over all sweeps.
-        rows: table -> rows removed, over all sweeps.
-        stage_keys: of the person's results, until their rows are gone.
-    """
-
-    identity_key: str
-    erased_at: str
-    state: str = BEGUN
-    sweep_again_at: str | None = None
-    completed_at: str | None = None
-    objects: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
-    stage_keys: tuple[str, ...] = ()
-
-    def to_bytes(self) -> bytes:
-        """The tombstone as it is stored."""
-        return canonical_json({"format": FORMAT, **asdict(self)})
-
-    @classmethod
-    def from_bytes(cls, data: bytes, identity_key: str) -> Receipt:
-        """Read a tombstone; one that says nothing else than that it stands is an erasure that has only begun."""
-        try:
-            record = json.loads(data)
-            if record.pop("format") != FORMAT:
-                raise ValueError("another format")
-            return cls(**record | {"stage_keys": tuple(record["stage_keys"]), "identity_key": identity_key})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return cls(identity_key, _now())
+_LONGEST_WAIT_SECONDS = (
+    86_400.0  # a second sweep that is due later than this is a clock's mistake, and due now
+)
+# Clocks of machines and of the store differ; files are looked at again from so long before a completion.
+_CLOCKS_DIFFER_SECONDS = 86_400.0
 
 
 def erase(
@@ -104,7 +77,7 @@ def erase(
     key = secret.identity_key(validate_identity_id(identity_id))
     receipt = _bury(store, key)
     say(f"{key}: the tombstone stands: runs refuse this person from now on")
-    left = min(longest_lease, _seconds_until(receipt.sweep_again_at))
+    left = min(longest_lease, seconds_until(receipt.sweep_again_at))
     if receipt.state != SWEPT or _due(receipt):
         receipt = _sweep(store, receipt, say, again_after=longest_lease)
         left = longest_lease  # whatever the wall clock says by now
@@ -116,7 +89,10 @@ def erase(
 
 
 def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = None) -> list[Receipt]:
-    """Do the second sweep of every erasure that is due, and the first of those that were interrupted.
+    """Do the second sweep of every erasure that is due, and sweep again wherever something of a person has come back.
+
+    Of a complete erasure everything that was written since is looked at: objects, and rows in files of the tables,
+    whether a version names them or not.
 
     Returns:
         The receipts of erasures that were gone on with.
@@ -124,101 +100,126 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     Raises:
         StoreError: the store fails; what is left is left to the next time.
     """
-    found = []
+    say = say or (lambda _: None)
+    receipts = {}
     for info in list(store.list("tombstones/")):
         key = info.name.rpartition("/")[2].removesuffix(".json")
-        if not is_identity_key(key):
-            continue
-        receipt = Receipt.from_bytes(store.get(info.name), key)
-        remains = any(True for _ in store.list(f"{identity_scope(key)}/"))
+        if is_identity_key(key) and info.name == tombstone(key):
+            receipts[key] = read_receipt(store, key)
+    came_back = _with_new_rows(store, receipts)
+    found = []
+    for key, receipt in receipts.items():
+        remains = key in came_back or any(True for _ in store.list(f"{identity_scope(key)}/"))
         if receipt.state == BEGUN or remains or (receipt.state == SWEPT and _due(receipt)):
-            found.append(_sweep(store, receipt, say or (lambda _: None), again_after=LONGEST_LEASE_SECONDS))
+            try:
+                found.append(_sweep(store, receipt, say, again_after=LONGEST_LEASE_SECONDS))
+            except (
+                DamagedRecord
+            ) as error:  # such as the catalogue; what else there is to collect is collected
+                say(f"{key}: the erasure is not complete and waits for the next time: {error}")
     return found
 
 
-def refuse_erased(night: Night) -> None:
-    """Before a night publishes: whoever was erased while it ran is refused, and has no figure in its tables."""
+def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> frozenset[str]:
+    """People whose erasure is complete and of whom a file of the tables that was written later holds rows."""
+    from faceid_core.tables.remains import people_in_files
+
+    complete = {key: receipt for key, receipt in receipts.items() if receipt.state == COMPLETE}
+    if not complete:
+        return frozenset()
+    began = moment()
+    since = min(_known_until(receipt) for receipt in complete.values()) - _CLOCKS_DIFFER_SECONDS
+    people = {key: receipt.stage_keys for key, receipt in complete.items()}
+    found = people_in_files(store, people, since=since)
+    for key, receipt in complete.items():
+        # So that not every file is read every night. A day's files are read again anyway, so once a day will do.
+        old = time.time() - _known_until(receipt) > _CLOCKS_DIFFER_SECONDS
+        if old and not found.unreadable and key not in found.people:
+            record(store, replace(receipt, looked_at=began))
+    return found.people
+
+
+def _known_until(receipt: Receipt) -> float:
+    when = receipt.looked_at or receipt.completed_at or receipt.erased_at
+    return dt.datetime.fromisoformat(when).timestamp()
+
+
+def refuse_erased(night: Night) -> dict[str, tuple[str, ...]]:
+    """Refuse whoever was erased while a night ran: they have no figure in its tables.
+
+    Returns:
+        The people who were not refused before, with the stage keys of their results in this night.
+    """
     stones = {info.name.rpartition("/")[2].removesuffix(".json") for info in night.store.list("tombstones/")}
-    for key in stones & set(night.accounts):
+    late = {}
+    for key in sorted(stones & set(night.accounts)):
         account = night.accounts[key]
         if account.reason != "erased":
+            late[key] = tuple(account.stage_keys.values())
             account.outcome, account.value, account.threshold = None, None, None
             account.stage_keys.clear()
             message = "this person was erased while the run was going on; nothing of theirs is published"
             account.close(Outcome.REFUSED, stage="publish", reason="erased", message=message)
+    return late
 
 
 def _bury(store: ObjectStore, key: str) -> Receipt:
     """The tombstone, written before anything else is done."""
-    known = tuple(sorted({stage_key for _, stage_key in read_scope(store, identity_scope(key)).manifests}))
-    new = Receipt(key, _now(), stage_keys=known)
+    new = Receipt(key, moment(), stage_keys=_keys_of_rows(read_scope(store, identity_scope(key))))
     if store.put_if_absent(tombstone(key), new.to_bytes()):
         return new
-    return Receipt.from_bytes(store.get(tombstone(key)), key)
+    return read_receipt(store, key)
+
+
+def _keys_of_rows(scope: Scope) -> tuple[str, ...]:
+    """The stage keys under which tables hold pictures and scores."""
+    made = {key for stage, key in scope.manifests if stage == "generate" or stage.startswith("score-")}
+    return tuple(sorted(made))
 
 
 def _sweep(
     store: ObjectStore, receipt: Receipt, say: Callable[[str], None], *, again_after: float
 ) -> Receipt:
     """Remove everything that is there, and say so in the tombstone."""
-    from faceid_core.tables.upkeep import erase_rows
+    from faceid_core.tables.remains import people_in_files
+    from faceid_core.tables.upkeep import erase_rows, stage_keys_of
 
     key, second = receipt.identity_key, receipt.state != BEGUN
-    scope = read_scope(store, identity_scope(key))
-    keys = {*receipt.stage_keys, *(stage_key for _, stage_key in scope.manifests)}
-    if keys != set(receipt.stage_keys):  # known before their names go, should this be interrupted
-        receipt = _record(store, replace(receipt, stage_keys=tuple(sorted(keys))))
+    made = _keys_of_rows(read_scope(store, identity_scope(key)))
+    keys = {*receipt.stage_keys, *made, *stage_keys_of(store, key)}
+    if keys != set(receipt.stage_keys) or receipt.state == COMPLETE:
+        # Recorded before their names go, and before a completion is no longer true, should this be interrupted.
+        state = SWEPT if second else BEGUN
+        receipt = record(store, replace(receipt, state=state, stage_keys=tuple(sorted(keys))))
     objects = store.purge(f"{identity_scope(key)}/")
     say(f"{key}: {objects} objects and versions removed")
     store.sweep_unfinished(again_after, delete=second)
-    unnamed_age = None if running_runs(store) else again_after
-    rows = erase_rows(store, key, keys, unnamed_age=unnamed_age)
+    rows = erase_rows(store, key, keys, unnamed_age=None if running_runs(store) else SHORTEST_GRACE_SECONDS)
     say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
         raise StoreError(
             f"objects of {key} were written while it was erased; erase again: faceid gc --delete"
         )
-    return _record(
+    waiting = people_in_files(store, {key: keys}, unnamed=True)
+    done = second and not waiting.people and not waiting.unreadable
+    if second and not done:
+        say(
+            f"{key}: a file that no table names yet holds rows of this person, or is half written; it is removed when no "
+            "run can be about to add it, an hour after it was written: faceid gc --delete"
+        )
+    return record(
         store,
         replace(
             receipt,
-            state=COMPLETE if second else SWEPT,
-            sweep_again_at=None if second else _now(again_after),
-            completed_at=_now() if second else None,
+            state=COMPLETE if done else SWEPT,
+            sweep_again_at=None if done else moment(again_after),
+            completed_at=moment() if done else None,
+            looked_at=None,
             objects=receipt.objects + objects,
             rows=dict(Counter(receipt.rows) + Counter(rows)),
-            stage_keys=() if second else receipt.stage_keys,
         ),
     )
 
 
-def _record(store: ObjectStore, receipt: Receipt) -> Receipt:
-    """Put the receipt in the tombstone's place; the tombstone is never absent meanwhile."""
-    name = tombstone(receipt.identity_key)
-    for _ in range(_ATTEMPTS):
-        try:
-            etag = store.get_with_etag(name)[1]
-        except ObjectMissing:
-            etag = None
-        try:
-            store.replace_if_match(name, receipt.to_bytes(), etag)
-            return receipt
-        except Conflict:
-            continue
-    raise StoreError(
-        f"{name} in {store.url} keeps changing; is the person erased by another process as well?"
-    )
-
-
 def _due(receipt: Receipt) -> bool:
-    return _seconds_until(receipt.sweep_again_at) <= 0
-
-
-def _seconds_until(moment: str | None) -> float:
-    if moment is None:
-        return 0.0
-    return max(0.0, (dt.datetime.fromisoformat(moment) - dt.datetime.now(dt.UTC)).total_seconds())
-
-
-def _now(later: float = 0.0) -> str:
-    return (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=later)).isoformat(timespec="milliseconds")
+    return not 0.0 < seconds_until(receipt.sweep_again_at) <= _LONGEST_WAIT_SECONDS

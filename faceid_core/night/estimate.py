@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from faceid_core.errors import ObjectMissing
-from faceid_core.night.runs import STATUS, run_ids
+from faceid_core.errors import DamagedRecord, ObjectMissing
+from faceid_core.night.runs import read_accounts, run_ids
 from faceid_core.stages.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache
-from faceid_core.store.layout import identity_scope, run_object
+from faceid_core.store.layout import identity_scope
 
 if TYPE_CHECKING:
     from faceid_core.night.planning import StagePlan
@@ -63,25 +62,31 @@ class Pace:
 
     def add(self, manifest: Manifest) -> None:
         """Take an earlier result into account; a score counts if the shard that it is of was added before it."""
-        made, preimage = manifest.provenance, manifest.content["preimage"]
-        parameters = preimage.get("parameters", {})
+        samples, seconds = self._seconds[manifest.stage], manifest.provenance.get("seconds", 0)
+        if len(samples) >= _SAMPLES and manifest.stage != "generate":
+            return
+        try:
+            size = self._size_of(manifest)
+        except (TypeError, ValueError, AttributeError, ArithmeticError):
+            return  # parameters that no stage of ours was called with
+        if size and seconds > 0 and len(samples) < _SAMPLES:
+            with self._lock:
+                samples.append(seconds / size)
+
+    def _size_of(self, manifest: Manifest) -> float | None:
+        """How much work a result was; None where it tells nothing of the time that such work takes."""
+        preimage = manifest.content["preimage"]
+        parameters = preimage["parameters"]
         if manifest.stage == "generate":
             drawn = whole = len(parameters.get("prompts", ())) * parameters.get("seeds", 1)
-            drawn = made.get("pictures_drawn", drawn)
+            drawn = manifest.provenance.get("pictures_drawn", drawn)
             if SHARD in manifest.outputs:
                 self._pictures[manifest.outputs[SHARD].digest] = whole
         else:
-            drawn = self._pictures.get(preimage.get("inputs", {}).get("pictures", ""))
-        samples = self._seconds[manifest.stage]
-        if len(samples) >= _SAMPLES:
-            return
-        seconds = made.get("seconds")
+            drawn = self._pictures.get(preimage["inputs"].get("pictures", ""))
         copied = drawn == 0  # a shard put together from earlier pictures
         unknown = drawn is None and manifest.stage.startswith("score-")
-        if isinstance(seconds, int | float) and seconds > 0 and not copied and not unknown:
-            size = _size(manifest.stage, parameters, drawn)
-            with self._lock:
-                samples.append(seconds / size)
+        return None if copied or unknown else _size(manifest.stage, parameters, drawn)
 
     def estimate(
         self, stages: Sequence[StagePlan], plan: Plan, subjects: Mapping[str, Subject], *, workers: int
@@ -111,8 +116,8 @@ class Pace:
             if self._knows(wanted):
                 return
             try:
-                people = json.loads(store.get(run_object(run_id, STATUS)))["people"]
-            except (ObjectMissing, ValueError, KeyError):
+                people = read_accounts(store, run_id)["people"]
+            except (ObjectMissing, DamagedRecord):
                 continue
             computed = [person for person in people if person.get("stage_keys")]
             for person in computed[:_SAMPLED_PEOPLE]:

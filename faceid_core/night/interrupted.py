@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 
+import pyarrow as pa
+
 from faceid_core.errors import FaceidError
 from faceid_core.night.erase import refuse_erased
+from faceid_core.night.fence import publish_fenced
 from faceid_core.night.night import Night
 from faceid_core.night.rows import account_tables, run_tables
 from faceid_core.night.scores import collect
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, Outcome
-from faceid_core.tables import Tables
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +39,17 @@ def publish_rows(night: Night, error: BaseException) -> None:
     # Ctrl-C, a cancellation and the house's own errors leave people unreached; anything else is a bug of ours.
     ours = isinstance(error, Exception) and not isinstance(error, FaceidError)
     status = EXIT_BUG if ours else EXIT_FAILURES
+
+    def rows() -> dict[str, pa.Table]:
+        try:
+            refuse_erased(night)
+            found, summary = collect(night)
+            return run_tables(night, found, summary, exit_status=status)
+        except Exception as broken:
+            log.warning("run %s: its figures are not published: %s", night.run_id, broken)
+            return account_tables(night, exit_status=status)
+
     try:
-        refuse_erased(night)
-        found, summary = collect(night)
-        tables = run_tables(night, found, summary, exit_status=status)
-    except Exception as broken:
-        log.warning("run %s: its figures are not published: %s", night.run_id, broken)
-        tables = account_tables(night, exit_status=status)
-    try:
-        Tables(night.store).publish(night.run_id, tables)
+        publish_fenced(night, rows)
     except Exception as broken:
         log.warning("run %s: its outcomes are not in the tables: %s", night.run_id, broken)

@@ -24,7 +24,7 @@ from faceid_core.night.photo_source import PhotoSource, put_photo, put_photos
 from faceid_core.night.repair import Repair
 from faceid_core.night.reporter import Reporter
 from faceid_core.outcomes import Account, Outcome
-from faceid_core.stages.files import REJECTION, read_json
+from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
@@ -122,7 +122,7 @@ class Night:
         """
         record = None
         if REJECTION in manifest.outputs:
-            record = read_json(StageCache(self.store, subject.scope).read(manifest, REJECTION))
+            record = read_rejection(manifest, StageCache(self.store, subject.scope).read(manifest, REJECTION))
         subject.manifests[result] = manifest
         if subject.kind == "class_word" and result == "generate":
             self.plan.floors[subject.class_word] = manifest

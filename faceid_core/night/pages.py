@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,7 +10,7 @@ from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, 
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.night.night import Night
-from faceid_core.night.runs import INDEX, PAGES, replace_object
+from faceid_core.night.runs import INDEX, PAGES, read_pages, replace_object
 from faceid_core.night.scores import set_aside
 from faceid_core.outcomes import WEAK, Outcome
 from faceid_core.report.index_page import index_page
@@ -19,7 +18,8 @@ from faceid_core.report.person_page import person_page
 from faceid_core.stages.files import read_json, read_png
 from faceid_core.stages.generate import SHARD
 from faceid_core.stages.work import Subject
-from faceid_core.store import Manifest, StageCache, erased_people, is_erased
+from faceid_core.store import IdentityErased, Manifest, StageCache, erased_people
+from faceid_core.store.cache import refuse_erased
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 from faceid_core.tables import Tables
@@ -66,11 +66,12 @@ def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, su
         if night.store.head(name) is not None:
             return True
         page = _person(night, subject, scores, summary)
-        # As late as can be: an erasure that began while the page was drawn must win.
-        if is_erased(night.store, subject.name):
-            return False
+        refuse_erased(night.store, subject.name, "the page")
         night.store.put_if_absent(name, page)
+        refuse_erased(night.store, subject.name, "the page", written=[name])
         return True
+    except IdentityErased:
+        return False
     except (StoreError, PhotoRejected) as error:
         if isinstance(error, DamagedInput):
             set_aside(StageCache(night.store, subject.scope), error)
@@ -81,9 +82,8 @@ def _stands(night: Night, name: str, subject: Subject, scores: SubjectScores, su
 def _pages_of_last_run(night: Night) -> dict[str, str]:
     """Identity key -> page, as the run that readers see recorded them; what is not known there is looked for."""
     try:
-        found = json.loads(night.store.get(run_object(Tables(night.store).catalogue().run_id, PAGES)))
-        return found if isinstance(found, dict) else {}
-    except (ConfigurationError, StoreError, ValueError):
+        return read_pages(night.store, Tables(night.store).catalogue().run_id)
+    except (ConfigurationError, StoreError):
         return {}
 
 

@@ -21,7 +21,7 @@ from faceid_core.night.opening import look_at_people
 from faceid_core.night.people import reject
 from faceid_core.outcomes import Account
 from faceid_core.stages import STAGES
-from faceid_core.stages.files import REJECTION, read_json
+from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import InputMissing, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, StageCache
@@ -175,7 +175,7 @@ class _Walk:
         """Keep a hit; False if it is a rejection that cannot be read, which a run would look at again."""
         if REJECTION in manifest.outputs:
             try:
-                record = read_json(self._cache(work).read(manifest, REJECTION))
+                record = read_rejection(manifest, self._cache(work).read(manifest, REJECTION))
             except DamagedInput:
                 return False
             if subject.kind == "person":

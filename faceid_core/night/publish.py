@@ -6,9 +6,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.night.erase import refuse_erased
+from faceid_core.night.fence import publish_fenced
 from faceid_core.night.night import Night
 from faceid_core.night.pages import write_pages
 from faceid_core.night.people import ERASED
@@ -16,7 +19,6 @@ from faceid_core.night.rows import Found, run_tables
 from faceid_core.night.scores import collect
 from faceid_core.outcomes import exit_status, tally
 from faceid_core.store.folder import plain_address
-from faceid_core.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,22 @@ class Published:
 
 def publish(night: Night) -> Published:
     """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
-    refuse_erased(night)
-    found, summary = collect(night)
-    index = write_pages(night, found, summary)
-    # Pages of many people take minutes, and rows appended after an erasure's second sweep would stay for good.
-    refuse_erased(night)
-    found, summary = _not_erased(night, found, summary)
-    status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
+    published: list[tuple[str, list[dict]]] = []
+
+    def rows() -> dict[str, pa.Table]:
+        refuse_erased(night)
+        found, summary = collect(night)
+        index = write_pages(night, found, summary)
+        # Pages of many people take minutes: an erasure that began meanwhile need not be undone.
+        refuse_erased(night)
+        found, summary = _not_erased(night, found, summary)
+        published[:] = [(index, summary)]
+        status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
+        return run_tables(night, found, summary, exit_status=status)
+
+    publish_fenced(night, rows)
+    index, summary = published[0]
     overall = aggregate(summary) if summary else {}
-    Tables(night.store).publish(night.run_id, run_tables(night, found, summary, exit_status=status))
     root = plain_address(night.store.url)
     return Published(
         index=index,

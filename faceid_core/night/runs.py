@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 import uuid
 from dataclasses import asdict
@@ -17,12 +16,14 @@ from faceid_core.evaluate.grid import STANDARD_GRIDS
 from faceid_core.outcomes import tally
 from faceid_core.store import ObjectStore
 from faceid_core.store.keys import canonical_json, sha256_hex
-from faceid_core.store.layout import run_object
+from faceid_core.store.layout import is_run_id, run_object
+from faceid_core.store.records import PagesRecord, RequestRecord, StatusRecord, read_record
 
 if TYPE_CHECKING:
     from faceid_core.night.night import Night
 
 REQUEST, STATUS, INDEX, PAGES = "request.json", "status.json", "index.html", "pages.json"
+_ANOTHER_RUN = "name another run, or run again"
 
 
 def new_run_id(config: NightlyConfig, run_date: dt.date, suffix: str | None = None) -> str:
@@ -100,8 +101,9 @@ def read_request(store: ObjectStore, run_id: str) -> dict:
     Raises:
         ConfigurationError: no run can have this id.
         ObjectMissing: there is no such run.
+        DamagedRecord: its record is something else.
     """
-    return json.loads(store.get(run_object(run_id, REQUEST)))
+    return read_record(store, run_object(run_id, REQUEST), RequestRecord, _ANOTHER_RUN).as_dict()
 
 
 def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
@@ -110,11 +112,26 @@ def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
     Raises:
         ConfigurationError: no run can have this id.
         ObjectMissing: there is no such run, or it ended before it recorded a status.
+        DamagedRecord: one of its records is something else.
     """
-    return read_request(store, run_id), json.loads(store.get(run_object(run_id, STATUS)))
+    return read_request(store, run_id), read_accounts(store, run_id)
+
+
+def read_accounts(store: ObjectStore, run_id: str) -> dict:
+    """A run's status alone. Raises as `read_status` does."""
+    return read_record(store, run_object(run_id, STATUS), StatusRecord, _ANOTHER_RUN).as_dict()
+
+
+def read_pages(store: ObjectStore, run_id: str) -> dict[str, str]:
+    """Identity key -> page, as a run recorded them. Raises as `read_status` does."""
+    return dict(read_record(store, run_object(run_id, PAGES), PagesRecord, _ANOTHER_RUN).root)
 
 
 def run_ids(store: ObjectStore) -> list[str]:
     """All runs of the store, oldest first."""
-    asked = [info for info in store.list("runs/") if info.name.endswith(f"/{REQUEST}")]
-    return [info.name.split("/")[1] for info in sorted(asked, key=lambda info: (info.modified, info.name))]
+    asked = []
+    for info in store.list("runs/"):
+        _, run_id, name = (*info.name.split("/", 2), "")[:3]
+        if name == REQUEST and is_run_id(run_id):
+            asked.append((info.modified, info.name, run_id))
+    return [run_id for *_, run_id in sorted(asked)]

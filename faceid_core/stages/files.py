@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from faceid_core.errors import PhotoRejected
-from faceid_core.store.cache import Output
+from faceid_core.errors import DamagedInput, PhotoRejected
+from faceid_core.store.cache import Manifest, Output
 from faceid_core.store.keys import canonical_json
 
 REJECTION = "rejection.json"
@@ -35,6 +35,23 @@ def rejection_output(rejection: PhotoRejected) -> dict[str, Output]:
         "threshold": None if rejection.threshold is None else float(rejection.threshold),
     }
     return {REJECTION: json_output(record)}
+
+
+def read_rejection(manifest: Manifest, data: bytes) -> dict[str, Any]:
+    """The record of a rejection, among a result's outputs. Raises DamagedInput if it is something else."""
+    try:
+        record = json.loads(data)
+        texts = record["reason"], record["sentence"]
+        figures = record["value"], record["threshold"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        texts, figures = (), ()
+    sound = all(isinstance(text, str) for text in texts)
+    sound &= all(figure is None or type(figure) in (int, float) for figure in figures)
+    if not texts or not sound:
+        raise DamagedInput(
+            manifest.stage, manifest.stage_key, f"{REJECTION} says neither reason nor sentence"
+        )
+    return record
 
 
 def read_json(data: bytes) -> Any:

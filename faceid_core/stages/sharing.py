@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from faceid_core.errors import StoreError
 from faceid_core.stages.work import MADE_ELSEWHERE, Done, Work
-from faceid_core.store import ObjectStore, RunLease, StageCache
-from faceid_core.store.layout import stage_lease
+from faceid_core.store import IdentityErased, ObjectStore, RunLease, StageCache
+from faceid_core.store.cache import refuse_erased
+from faceid_core.store.layout import identity_of_scope, stage_lease
 from faceid_core.store.lease_record import LeaseState, LeaseWatch
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,11 @@ class SharedWork:
             if work.call.stage not in SHARED_STAGES:
                 mine.append(work)
                 continue
-            taken = self._take(work)
+            try:
+                taken = self._take(work)
+            except IdentityErased as error:
+                done.append(Done(work, "refused", reason="erased", message=str(error)))
+                continue
             if not taken:
                 elsewhere.append(work)
             elif self._is_made(work):  # since it was looked up, which may be hours ago
@@ -61,14 +66,20 @@ class SharedWork:
             time.sleep(POLL_SECONDS)
 
     def _take(self, work: Work) -> bool:
+        """Whether this worker may do a work now. Raises IdentityErased."""
+        person = identity_of_scope(work.scope)
         try:
+            refuse_erased(self._store, person, "its work")
             lease = RunLease.try_take(self._store, self._run_id, self._name(work), self._watch)
+            if lease is None:
+                return False
+            self._held[self._name(work)] = lease
+            refuse_erased(self._store, person, "its work")
+        except IdentityErased:
+            self.end(work)  # a lease is an object of the person's too
+            raise
         except StoreError as error:
             log.warning("%s: no lease on stage %s: %s", work.subject, work.call.stage, error)
-            return True
-        if lease is None:
-            return False
-        self._held[self._name(work)] = lease
         return True
 
     def _is_made(self, work: Work) -> bool:

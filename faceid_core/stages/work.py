@@ -95,10 +95,10 @@ class Subject:
         """Locate an output of a finished stage.
 
         Raises:
-            InputMissing: that stage left no result.
+            InputMissing: that stage left no result, or one without this output.
         """
         manifest = self.manifests.get(result)
-        if manifest is None:
+        if manifest is None or output not in manifest.outputs:
             raise InputMissing(self.name, result)
         return Source(self.scope, manifest.stage, manifest.stage_key, manifest.outputs[output].digest)
 

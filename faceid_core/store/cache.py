@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from ..errors import Conflict, DamagedInput, ObjectMissing, StoreError
+from ..errors import Conflict, DamagedInput, ObjectMissing, OutputMissing, StoreError
 from . import layout
 from .keys import StageCall, plain, sha256_hex
 from .manifest import Manifest
 from .objects import ObjectStore
+from .tombstone import reopen
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,33 @@ def is_erased(store: ObjectStore, identity_key: str) -> bool:
 def erased_people(store: ObjectStore) -> frozenset[str]:
     """The keys of everybody whose tombstone stands now; one listing, where a night would ask for each person."""
     return frozenset(layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES))
+
+
+def refuse_erased(
+    store: ObjectStore, identity_key: str | None, what: str, *, written: Iterable[str] = ()
+) -> None:
+    """Call before and after each write of a person's data: what was written beside an erasure is removed again.
+
+    Only the look after the write makes sure of it. This process may be stopped for any time between a look and its
+    write; an erasure that began and ended meanwhile has then swept before the object was there.
+
+    Args:
+        store: any store.
+        identity_key: whose data it is; None for what belongs to nobody.
+        what: in words, for the error.
+        written: names of the objects that stand since the last look.
+
+    Raises:
+        IdentityErased: the person's tombstone stands; the objects are gone.
+        StoreError: the store fails; `faceid gc --delete` removes what is left.
+    """
+    if identity_key and is_erased(store, identity_key):
+        written = list(written)
+        if written:
+            reopen(store, identity_key)  # first, should this process be killed, or the bucket keep versions
+        for name in written:
+            store.delete(name)
+        raise IdentityErased(f"identity {identity_key} was erased; {what} was not kept")
 
 
 class StageCache:
@@ -83,7 +112,7 @@ class StageCache:
         try:
             data = self.store.get(layout.stage_manifest(self.scope, stage, stage_key))
             return Manifest.from_bytes(data, stage=stage, stage_key=stage_key)
-        except (ObjectMissing, ValueError, RecursionError):
+        except (ObjectMissing, ValueError):
             return None
 
     def by_key(self, stage: str, stage_key: str) -> Manifest | None:
@@ -116,18 +145,21 @@ class StageCache:
         manifest = Manifest(
             call.stage, call.key, _content(call, outputs), plain(provenance, "provenance"), inline
         )
-        # Again, as late as can be: an erasure that began while blobs were written must win.
-        self._refuse_erased()
-        return self._replace(manifest) if replace else self._create(manifest)
+        standing = self._replace(manifest) if replace else self._create(manifest)
+        blobs = (layout.blob(self.scope, output.digest) for output in manifest.outputs.values())
+        self._refuse_erased(self._name(call.stage, call.key), *blobs)
+        return standing
 
     def read(self, manifest: Manifest, output_name: str) -> bytes:
         """The bytes of one output, hashed.
 
         Raises:
             DamagedInput: if the blob is absent or is not what the manifest says.
-            KeyError: if the stage has no such output.
+            OutputMissing: if it names no such output.
         """
-        output = manifest.outputs[output_name]
+        output = manifest.outputs.get(output_name)
+        if output is None:
+            raise OutputMissing(manifest.stage, manifest.stage_key, f"it has no output {output_name}")
         if output_name in manifest.inline:
             return manifest.inline[output_name]
         try:
@@ -150,7 +182,9 @@ class StageCache:
         """
         self._refuse_erased()
         self._put_blob(data)
-        return sha256_hex(data)
+        digest = sha256_hex(data)
+        self._refuse_erased(layout.blob(self.scope, digest))
+        return digest
 
     def read_blob(self, digest: str, *, stage: str, stage_key: str) -> bytes:
         """Bytes by their digest, hashed; `stage` and `stage_key` say in an error who made them.
@@ -190,16 +224,17 @@ class StageCache:
             return None
         try:
             return Manifest.from_bytes(data, stage=stage, stage_key=stage_key), etag
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             self._set_aside(stage, stage_key, data, str(error))
             return None
 
     def _set_aside(self, stage: str, stage_key: str, data: bytes, reason: str) -> None:
         log.warning("%s: manifest of stage %s (%s) set aside: %s", self.scope, stage, stage_key[:12], reason)
-        self.store.put_if_absent(
-            layout.quarantined(self.scope, stage, stage_key, sha256_hex(data)[:12]), data
-        )
+        aside = layout.quarantined(self.scope, stage, stage_key, sha256_hex(data)[:12])
+        self.store.put_if_absent(aside, data)
         self.store.delete(layout.stage_manifest(self.scope, stage, stage_key))
+        with suppress(IdentityErased):  # to whoever reads, a result of theirs is a miss
+            self._refuse_erased(aside)
 
     def _put_blob(self, data: bytes) -> None:
         name = layout.blob(self.scope, sha256_hex(data))
@@ -240,9 +275,8 @@ class StageCache:
                 continue
         raise StoreError(f"{name} in {self.store.url} keeps changing; is another forced run on this store?")
 
-    def _refuse_erased(self) -> None:
-        if self.identity_key and is_erased(self.store, self.identity_key):
-            raise IdentityErased(f"identity {self.identity_key} was erased; its result was not kept")
+    def _refuse_erased(self, *written: str) -> None:
+        refuse_erased(self.store, self.identity_key, "its result", written=written)
 
 
 def _content(call: StageCall, outputs: Mapping[str, Output]) -> dict:

@@ -28,7 +28,10 @@ def differences(before: Mapping, after: Mapping) -> list[Leaf]:
 
     Lists of unequal length differ as a whole where they hold plain values, and entry by entry else.
     """
-    return sorted(_differing("", before, after), key=lambda leaf: leaf.path)
+    try:
+        return sorted(_differing("", before, after), key=lambda leaf: leaf.path)
+    except RecursionError:  # no stage makes such parameters
+        return [Leaf("parameters", "nested too deeply to compare", "others")]
 
 
 def shown(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
@@ -10,17 +9,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..errors import ConfigurationError, ObjectMissing
+from ..errors import ConfigurationError, DamagedRecord, ObjectMissing
 from . import layout
 from .cache import StageCache
 from .lease import abandoned_leases, running_runs
 from .lease_record import LeaseWatch
 from .manifest import Manifest
 from .objects import ObjectInfo, ObjectStore
+from .records import RequestRecord, StatusRecord, read_record
 from .scopes import Scope, all_scopes, read_scope
 from .verify import named_digests
 
 GRACE_SECONDS = 7 * 86_400.0
+# What a running process may have written and not linked yet (a blob, half a file, rows before their commit) is younger.
+# A lease does not tell: one that was not renewed in time counts as dead, and its process may still go on.
+SHORTEST_GRACE_SECONDS = 3600.0
 _THREADS = 8
 _PAGE = re.compile(r"identities/[0-9a-f]{32}/reports/[A-Za-z0-9._-]+\.html")
 
@@ -36,6 +39,8 @@ class Collected:
         scopes_in_use: scopes left alone because a running night works on them.
         scopes_in_doubt: scopes that were left alone because a manifest there cannot be read, or because they hold
             symbolic links (`faceid verify`).
+        damaged: records that cannot be understood, and what was left alone because of it.
+        grace: the grace period in seconds that was kept, which may be longer than the one asked for.
         deleted: whether the garbage was removed.
     """
 
@@ -44,6 +49,8 @@ class Collected:
     kept_young: int = 0
     scopes_in_use: int = 0
     scopes_in_doubt: int = 0
+    damaged: list[str] = field(default_factory=list)
+    grace: float = GRACE_SECONDS
     deleted: bool = False
 
     @property
@@ -66,6 +73,7 @@ def collect(
     delete: bool = False,
     *,
     unused_days: float | None = None,
+    now: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Collected:
     """Find, and with `delete` remove, what nothing refers to and what is older than `grace` seconds.
@@ -76,10 +84,11 @@ def collect(
 
     Args:
         store: any store.
-        grace: seconds since an object was written in which it is never swept.
+        grace: seconds since an object was written in which it is never swept; SHORTEST_GRACE_SECONDS at least.
         delete: False only reports.
         unused_days: also let go of people's results that no run of so many days used and no pin keeps; None keeps
             all results. What belongs to nobody (`common`) always stays.
+        now: the moment from which ages count, in seconds since 1970; None for the present.
         say: told what is going on, in words without ids.
 
     Raises:
@@ -87,8 +96,10 @@ def collect(
     """
     say = say or (lambda _: None)
     watch = LeaseWatch()
-    marks = _Marks.read(store, unused_days, watch, say)
-    found = Collected(deleted=delete)
+    now = time.time() if now is None else now
+    grace = grace if grace > SHORTEST_GRACE_SECONDS else SHORTEST_GRACE_SECONDS  # also where it is no number
+    found = Collected(deleted=delete, grace=grace)
+    marks = _Marks.read(store, unused_days, now, watch, say, found.damaged)
     with ThreadPoolExecutor(_THREADS) as pool:
         for part in pool.map(
             lambda scope: _sweep_scope(store, scope, marks, grace, delete, watch), all_scopes(store)
@@ -96,7 +107,7 @@ def collect(
             found.add(part)
     say(f"people's and common results: {found.objects} objects")
     _sweep_run_leases(store, watch, marks.now - grace, delete, found)
-    count, size = store.sweep_unfinished(grace, delete=delete)
+    count, size = store.sweep_unfinished(grace - (now - time.time()), delete=delete)
     _count(found, "unfinished write", count, size)
     _sweep_tables(store, grace, delete, found)
     say(f"unfinished writes and table files: {found.objects} objects in all")
@@ -124,13 +135,15 @@ class _Marks:
         cls,
         store: ObjectStore,
         unused_days: float | None,
+        now: float,
         watch: LeaseWatch,
         say: Callable[[str], None],
+        damaged: list[str],
     ) -> _Marks:
-        now, running = time.time(), running_runs(store, watch, say=say)
+        running = running_runs(store, watch, say=say)
         in_use = _people_of(store, running)
         oldest = None if unused_days is None else now - unused_days * 86_400
-        used: set[str] = set()
+        used: set[str] | None = None if unused_days is None else set()
         pages: set[str] = set()
         runs: dict[str, dict[str, ObjectInfo]] = {}
         for info in store.list("runs/"):
@@ -141,9 +154,13 @@ class _Marks:
             if oldest is not None and newest < oldest and "pin.json" not in objects and run_id not in running:
                 continue
             pages |= set(_PAGE.findall(_text(store, objects.get("index.html"))))
-            if unused_days is not None:
-                used |= _stage_keys(_text(store, objects.get("status.json")))
-        return cls(now, in_use, None if unused_days is None else frozenset(used), frozenset(pages))
+            if used is not None and "status.json" in objects:
+                try:
+                    used |= _stage_keys(store, objects["status.json"].name)
+                except DamagedRecord as error:
+                    damaged.append(f"{error}; unused results stay: nobody knows which ones that run used")
+                    used = None
+        return cls(now, in_use, None if used is None else frozenset(used), frozenset(pages))
 
     def is_in_use(self, scope: str) -> bool:
         """Whether a running night may be working in a scope."""
@@ -156,9 +173,12 @@ def _people_of(store: ObjectStore, running: Iterable[str]) -> frozenset[str] | N
     people: set[str] = set()
     for run_id in running:
         try:
-            people |= set(json.loads(store.get(layout.run_object(run_id, "request.json")))["identities"])
-        except (ObjectMissing, ConfigurationError, ValueError, KeyError, TypeError):
-            return None  # it is only just beginning
+            asked = read_record(store, layout.run_object(run_id, "request.json"), RequestRecord, "")
+        except (ObjectMissing, ConfigurationError, DamagedRecord):
+            return None  # it is only just beginning, or nobody can say for whom it runs
+        if asked.identities is None:
+            return None
+        people.update(asked.identities)
     return frozenset(people)
 
 
@@ -169,11 +189,13 @@ def _text(store: ObjectStore, info: ObjectInfo | None) -> str:
         return ""
 
 
-def _stage_keys(status: str) -> set[str]:
+def _stage_keys(store: ObjectStore, name: str) -> set[str]:
+    """The results that a run used, by its status. Raises DamagedRecord."""
     try:
-        return {key for person in json.loads(status)["people"] for key in person["stage_keys"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record = read_record(store, name, StatusRecord, "faceid pin keeps its results")
+    except ObjectMissing:
         return set()
+    return {key for person in record.people for key in person.stage_keys.values()}
 
 
 def _sweep_scope(
@@ -281,9 +303,11 @@ def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collect
 
     files = store_of_tables(store)
     sizes = {info.name: info.size for info in files.list("tables/")} if files else {}
-    for name in vacuum(store, grace, delete=delete):
-        if name in sizes:  # Delta's log goes on to name files that an earlier collection removed
-            _count(found, "table file", 1, sizes[name])
+    try:
+        for name in vacuum(store, grace, delete=delete):
+            _count(found, "table file", 1, sizes.get(name, 0))
+    except DamagedRecord as error:
+        found.damaged.append(f"{error}; the tables' files stay")
 
 
 def _count(found: Collected, kind: str, objects: int, size: int) -> None:

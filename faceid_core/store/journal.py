@@ -6,7 +6,7 @@ import logging
 
 from ..errors import Conflict, FaceidError, ObjectMissing, StoreError
 from . import layout
-from .cache import IdentityErased, is_erased
+from .cache import refuse_erased
 from .keys import StageCall, sha256_hex
 from .objects import ObjectStore
 
@@ -49,17 +49,17 @@ class WorkJournal:
             IdentityErased: the person was erased meanwhile.
             StoreError: the store fails.
         """
-        if self.identity_key and is_erased(self.store, self.identity_key):
-            raise IdentityErased(f"identity {self.identity_key} was erased; its training was not kept")
+        refuse_erased(self.store, self.identity_key, "its training")
         body = self.run_id.encode() + b"\n" + entry
         name, data = self._name(call), bytes.fromhex(sha256_hex(body)) + body
         for _ in range(_ATTEMPTS):
             found = self.store.head(name)
             try:
                 self.store.replace_if_match(name, data, found.etag if found else None)
-                return
             except Conflict:
                 continue
+            refuse_erased(self.store, self.identity_key, "its training", written=[name])
+            return
         raise StoreError(f"{name} in {self.store.url} keeps changing; are two workers on the same work?")
 
     def clear(self, call: StageCall) -> None:

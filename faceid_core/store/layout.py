@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
@@ -10,6 +9,7 @@ from ..errors import ConfigurationError, ObjectMissing, SecretMismatch, StoreErr
 from .folder import plain_address
 from .keys import canonical_json, is_digest, is_stage_name
 from .objects import RESERVED, ObjectStore
+from .records import StoreRecord, read_record
 from .secret import IdentitySecret, is_identity_key
 
 LAYOUT_VERSION = 1
@@ -37,7 +37,7 @@ def initialise(store: ObjectStore, secret: IdentitySecret) -> dict:
     Raises:
         SecretMismatch: if the store was made with another secret, which would give every person a second key.
         ConfigurationError: if the layout is one that this version does not know.
-        StoreError: if `store.json` cannot be understood.
+        DamagedRecord: if `store.json` cannot be understood.
     """
     wanted = {
         "format": "faceid-store",
@@ -75,23 +75,18 @@ def read_layout(store: ObjectStore) -> dict:
 
     Raises:
         ConfigurationError: if there is no store at this address, or one whose layout this version does not know.
-        StoreError: if `store.json` cannot be understood.
+        DamagedRecord: if `store.json` cannot be understood.
     """
     try:
-        found = json.loads(store.get(STORE))
-        version, _ = found["layout_version"], found["secret_fingerprint"]
+        found = read_record(store, STORE, StoreRecord, "restore it from a backup").as_dict()
     except ObjectMissing:
         raise ConfigurationError(
             f"there is no store at {plain_address(store.url)} (no {STORE}); check the address in --store or --config, "
             "or make a store there with: faceid run"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{STORE} in {store.url} cannot be understood ({error}); restore it from a backup"
-        ) from error
-    if version != LAYOUT_VERSION:
+    if found["layout_version"] != LAYOUT_VERSION:
         raise ConfigurationError(
-            f"{store.url} has layout {version}, this faceid writes layout {LAYOUT_VERSION}; "
+            f"{store.url} has layout {found['layout_version']}, this faceid writes layout {LAYOUT_VERSION}; "
             "use the faceid that made it, or another store"
         )
     return found
@@ -183,13 +178,18 @@ def pin(run_id: str) -> str:
     return run_object(run_id, "pin.json")
 
 
+def is_run_id(text: str) -> bool:
+    """Whether this can be a run's id."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
 def run_object(run_id: str, name: str) -> str:
     """An object of one run's own record.
 
     Raises:
         ConfigurationError: if the run's id, which people type, cannot stand in a path.
     """
-    if not _RUN_ID.fullmatch(run_id):
+    if not is_run_id(run_id):
         raise ConfigurationError(
             f"run id {run_id!r} is not allowed: 1 to 128 of A-Z a-z 0-9 . _ -, a letter or digit first"
         )

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from .keys import FORMAT as STAGE_FORMAT
 from .keys import StageCall, canonical_json, is_digest, sha256_hex, spelt
 
 FORMAT = "faceid-manifest/1"
+_PREIMAGE = {"format", "stage", "version", "parameters", "precision", "inputs", "weights"}
+_MOST = 2**53  # larger counts and durations are no measurements
 # How the parts of a stored manifest, which is canonical JSON, follow one another.
 _CONTENT = b'{"content":'
 _BEGIN = _CONTENT + b'{"outputs":'
@@ -78,7 +81,10 @@ class Manifest:
         Raises:
             ValueError: saying what is wrong with it.
         """
-        record = json.loads(data, parse_constant=_refuse_constant)
+        try:
+            record = json.loads(data, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(f"it is not of the format {FORMAT}")
         content, provenance = record.get("content"), record.get("provenance")
@@ -92,7 +98,9 @@ class Manifest:
             raise ValueError("its key is not the digest of its preimage")
         if preimage.get("stage") != stage:
             raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
+        _check_preimage(preimage)
         _check_outputs(content.get("outputs"))
+        _check_provenance(provenance)
         found = cls(stage, stage_key, content, provenance)
         return replace(found, inline=_inline(record.get("inline"), found.outputs))
 
@@ -120,9 +128,12 @@ class Manifest:
             outputs = json.loads(data[len(_BEGIN) : at], parse_constant=_refuse_constant)
             record = json.loads(b"{" + tail[len(_FORMAT) :], parse_constant=_refuse_constant)
             _check_outputs(outputs)
+            if not record.keys() <= {"inline", "provenance"} or not isinstance(
+                record.get("provenance"), dict
+            ):
+                return None
+            _check_provenance(record["provenance"])
         except (ValueError, RecursionError):
-            return None
-        if not record.keys() <= {"inline", "provenance"} or not isinstance(record.get("provenance"), dict):
             return None
         content = {"outputs": outputs, "preimage": call.preimage()}
         found = cls(call.stage, call.key, content, record["provenance"])
@@ -137,6 +148,31 @@ def _spelt(content: dict) -> tuple[bytes, bytes]:
     return b'{"outputs":%b,"preimage":%b}' % (spelt(content["outputs"]), preimage), preimage
 
 
+def _check_preimage(preimage: dict) -> None:
+    """What a `StageCall` may be made of: whoever can write the store can give any preimage a fitting key."""
+    version = preimage.get("version")
+    if preimage.keys() != _PREIMAGE or preimage["format"] != STAGE_FORMAT:
+        raise ValueError(f"its preimage is not of the format {STAGE_FORMAT}")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError("its stage has no version")
+    if not isinstance(preimage["parameters"], dict) or not isinstance(preimage["precision"], str):
+        raise ValueError("its parameters or its precision are of another kind")
+    for part in ("inputs", "weights"):
+        if not isinstance(preimage[part], dict) or not all(map(is_digest, preimage[part].values())):
+            raise ValueError(f"its {part} are no digests by name")
+
+
+def _check_provenance(provenance: dict) -> None:
+    """What others go by: names, times and the seconds that estimates are made from; the rest is only shown."""
+    for name in ("run_id", "finished_at", "device"):
+        if not isinstance(provenance.get(name, ""), str):
+            raise ValueError(f"its provenance has no {name}")
+    for name in ("seconds", "pictures_drawn"):
+        figure = provenance.get(name, 0)
+        if type(figure) not in (int, float) or not 0 <= figure <= _MOST:  # neither True nor what is no number
+            raise ValueError(f"its provenance has no {name}")
+
+
 def _check_outputs(outputs) -> None:
     if not isinstance(outputs, list):
         raise ValueError("its outputs are not a list")
@@ -146,7 +182,7 @@ def _check_outputs(outputs) -> None:
             raise ValueError("an output lacks a field")
         if not isinstance(row["name"], str) or row["name"] in names:
             raise ValueError("an output has no name of its own")
-        if not is_digest(row["digest"]) or not isinstance(row["size"], int) or row["size"] < 0:
+        if not is_digest(row["digest"]) or type(row["size"]) is not int or not 0 <= row["size"] <= _MOST:
             raise ValueError(f"output {row['name']} has no digest or size")
         if not isinstance(row["media_type"], str):
             raise ValueError(f"output {row['name']} has no media type")

@@ -7,24 +7,30 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 
-from ..errors import LinkInStore, ObjectMissing
+from ..errors import DamagedRecord, LinkInStore, ObjectMissing, StoreError
 from . import layout
-from .cache import StageCache
+from .cache import StageCache, is_erased
 from .keys import sha256_hex
 from .manifest import Manifest
 from .objects import ObjectInfo, ObjectStore
+from .records import PagesRecord, RequestRecord, StatusRecord, read_record
 from .s3_address import unfit_for_tables
-from .scopes import Scope, all_scopes, read_scope
+from .scopes import Scope, all_scopes
+from .secret import is_identity_key
+from .tombstone import Receipt, read_receipt
 
 THREADS = 8
+_RUN_RECORDS = {"request.json": RequestRecord, "status.json": StatusRecord, "pages.json": PagesRecord}
 # A blob that is younger may belong to a result whose manifest is about to be written.
 _ORPHAN_AGE_SECONDS = 3600.0
 DAMAGED_MANIFEST, DAMAGED_BLOB, MISSING_BLOB = "damaged manifest", "damaged blob", "missing blob"
 MISSING_PHOTO, STRANGE, ERASED = "missing photo", "strange object", "remains of an erased person"
 LINK = "symbolic link"
 MISPLACED = "misplaced tables"
+DAMAGED_RECORD, DAMAGED_TABLE = "damaged record", "damaged table"
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def verify(
     threads: int = THREADS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
-    """Read every manifest and every blob of a store, many at a time.
+    """Read every manifest, blob and record of a store, many at a time, and see that its tables are whole.
 
     Args:
         store: any store.
@@ -117,6 +123,10 @@ def verify(
     done: list[str] = []
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, scopes))
+        found.findings += [
+            finding for each in pool.map(partial(_record, store), _records(store)) for finding in each
+        ]
+    found.findings += _tables(store)
     if fault := unfit_for_tables(store):
         found.findings.append(Finding(MISPLACED, "tables", fault))
     found.findings.sort(key=lambda finding: (finding.scope, finding.kind, finding.stage, finding.stage_key))
@@ -171,7 +181,7 @@ class _Check:
         self._found.manifests += 1
         try:
             return Manifest.from_bytes(data, stage=stage, stage_key=key)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             self._say(DAMAGED_MANIFEST, str(error), stage, key)
             if self._repair and self._cache.by_key(stage, key) is None:
                 self._found.repaired += 1
@@ -224,15 +234,66 @@ class _Check:
 
     def _erased(self) -> None:
         key = layout.identity_of_scope(self._scope.name)
+        # Listed anew: an erasure that is going on has removed much of it by now.
         try:
-            erased = key is not None and self._store.head(layout.tombstone(key)) is not None
+            remains = (
+                key
+                and is_erased(self._store, key)
+                and any(True for _ in self._store.list(f"{self._scope.name}/"))
+            )
         except LinkInStore:  # among the findings
             return
-        if erased and read_scope(self._store, self._scope.name).blobs:
+        if remains:
             self._say(ERASED, "objects stand under a tombstone; run the erasure again: faceid gc --delete")
 
     def _say(self, kind: str, detail: str, stage: str = "", key: str = "") -> None:
         self._found.findings.append(Finding(kind, self._scope.name, detail, stage, key))
+
+
+def _records(store: ObjectStore) -> list[str]:
+    """The records that are read outside the scopes."""
+    runs = [info.name for info in store.list("runs/") if info.name.split("/", 2)[-1] in _RUN_RECORDS]
+    return [*runs, *(info.name for info in store.list(layout.TOMBSTONES))]
+
+
+def _record(store: ObjectStore, name: str) -> list[Finding]:
+    """What is wrong with one of them, if anything is."""
+    key = layout.identity_of_tombstone(name)
+    try:
+        if not name.startswith(layout.TOMBSTONES):
+            read_record(
+                store, name, _RUN_RECORDS[name.rpartition("/")[2]], "restore it, or remove the run's record"
+            )
+        elif not is_identity_key(key):
+            return [Finding(STRANGE, layout.TOMBSTONES.rstrip("/"), f"{name} is no person's; remove it")]
+        else:
+            Receipt.checked(store.get(name), key)
+    except ObjectMissing:
+        pass
+    except DamagedRecord as error:
+        return [Finding(DAMAGED_RECORD, name.rpartition("/")[0], str(error))]
+    except ValueError as error:
+        told = f"{name}: {error}; the person stays refused, and faceid gc --delete erases and records again"
+        return [Finding(DAMAGED_RECORD, layout.TOMBSTONES.rstrip("/"), told)]
+    return []
+
+
+def _tables(store: ObjectStore) -> list[Finding]:
+    """What the tables lack, and what they hold of erased people."""
+    # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
+    if not any(True for _ in store.list("tables/")) and store.head(layout.CATALOGUE) is None:
+        return []
+    from ..tables.remains import damage, people_in_files
+
+    found = [Finding(DAMAGED_TABLE, where, detail) for where, detail in damage(store)]
+    keys = {layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES)}
+    people = {key: read_receipt(store, key).stage_keys for key in keys if is_identity_key(key)}
+    try:
+        left = people_in_files(store, people).people
+    except StoreError as error:  # the catalogue or a table's log, which is told above
+        return found or [Finding(DAMAGED_TABLE, "tables", str(error))]
+    told = "files of the tables hold rows of a person under a tombstone; run the erasure again: faceid gc --delete"
+    return found + [Finding(ERASED, layout.identity_scope(key), told) for key in sorted(left)]
 
 
 def named_digests(manifests: list[Manifest]) -> set[str]:

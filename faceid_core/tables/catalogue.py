@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from data_contracts import NAMES, contract
 
-from ..errors import Conflict, ObjectMissing, StoreError
+from ..errors import Conflict, DamagedRecord, ObjectMissing, StoreError
 from ..store.keys import canonical_json
 from ..store.layout import CATALOGUE
 from ..store.objects import ObjectStore
+from ..store.records import CatalogueRecord, parse_record
 from .write import DeltaPlace, folder_name
 
 FORMAT = "faceid-catalogue/1"
@@ -55,27 +55,23 @@ def read_catalogue(store: ObjectStore) -> tuple[Catalogue, str | None]:
     """The catalogue and its etag; an empty one and None before the first run.
 
     Raises:
-        StoreError: if it cannot be understood.
+        DamagedRecord: if it cannot be understood.
     """
     try:
         data, etag = store.get_with_etag(CATALOGUE)
     except ObjectMissing:
         return Catalogue(), None
-    try:
-        record = json.loads(data)
-        if record["format"] != FORMAT:
-            raise ValueError(f"its format is {record['format']!r}")
-        # A table of another major version is another table, which this version of faceid cannot read.
-        versions = {
-            name: int(row["version"])
-            for name, row in record["tables"].items()
-            if name in NAMES and row["folder"] == folder_name(contract(name))
-        }
-        return Catalogue(versions, record["sequence"], record["run_id"], record["published_at"]), etag
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{CATALOGUE} in {store.url} cannot be understood ({error}); delete it and publish a run again"
-        ) from error
+    advice = "delete it and publish a run again"
+    record = parse_record(data, CatalogueRecord, name=CATALOGUE, url=store.url, advice=advice)
+    if record.format != FORMAT:
+        raise DamagedRecord(CATALOGUE, store.url, f"its format is {record.format[:40]!r}", advice)
+    # A table of another major version is another table, which this version of faceid cannot read.
+    versions = {
+        name: row.version
+        for name, row in record.tables.items()
+        if name in NAMES and row.folder == folder_name(contract(name))
+    }
+    return Catalogue(versions, record.sequence, record.run_id, record.published_at), etag
 
 
 def advance(store: ObjectStore, place: DeltaPlace, run_id: str) -> Catalogue:

@@ -20,13 +20,17 @@ from ..store.keys import is_digest
 from ..store.objects import ObjectStore
 from ..store.secret import is_identity_key
 from .catalogue import advance, read_catalogue
-from .write import DeltaPlace, folder_name, store_of_tables
+from .write import DeltaPlace, data_files, folder_name, store_of_tables
 
 _ATTEMPTS = 20
 _KEYS_IN_A_PREDICATE = 500
 # Outcomes last: they say which keys the other tables hold of a person, should this be interrupted.
-_HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes")
-Values = tuple[tuple[str, ...], Sequence[str]]  # columns, and the values of which one of them has one
+HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes")
+Values = tuple[
+    tuple[str, ...], Sequence[str], str
+]  # columns, values of which one of them has one, and a condition
+# An erased person who is in the manifest still has a row in every night's account, with the key in place of the id.
+_NOT_AN_ACCOUNT = "identity_id <> identity_key"
 
 
 def vacuum(store: ObjectStore, grace: float, *, delete: bool) -> list[str]:
@@ -62,7 +66,12 @@ def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
 
 
 def erase_rows(
-    store: ObjectStore, identity_key: str, stage_keys: Iterable[str], *, unnamed_age: float | None
+    store: ObjectStore,
+    identity_key: str,
+    stage_keys: Iterable[str],
+    *,
+    unnamed_age: float | None,
+    versions: bool = True,
 ) -> dict[str, int]:
     """Remove a person's rows from every table, and the files and log entries that held them.
 
@@ -74,6 +83,7 @@ def erase_rows(
         stage_keys: of the person's results, known from elsewhere; those that the tables know are added.
         unnamed_age: files that no version names go as well when they were written so many seconds ago: a writer that
             died left them. None while a night runs, whose files they may be.
+        versions: also remove what the bucket keeps of replaced and deleted files, which a night may not do.
 
     Returns:
         table -> rows removed.
@@ -86,7 +96,7 @@ def erase_rows(
         return {}
     place = DeltaPlace(store)
     keys = sorted({key for key in stage_keys if is_digest(key)} | stage_keys_of(store, identity_key))
-    removed = {name: _delete(place, name, _of_a_person(name, identity_key, keys)) for name in _HOLD_PEOPLE}
+    removed = {name: _delete(place, name, _of_a_person(name, identity_key, keys)) for name in HOLD_PEOPLE}
     _advance(store, place)
     for name in NAMES:
         _vacuum(store, name, 0, delete=True, full=False)
@@ -97,7 +107,8 @@ def erase_rows(
     _advance(store, place)
     for name, version in checkpoints.items():
         _forget_log(files, name, version)
-    files.purge_old_versions("tables/")
+    if versions:
+        files.purge_old_versions("tables/")
     return {name: count for name, count in removed.items() if count}
 
 
@@ -114,24 +125,31 @@ def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
 
 def _of_a_person(name: str, identity_key: str, keys: Sequence[str]) -> list[Values]:
     """Which rows of a table are a person's: whatever one of these finds."""
-    if name in ("identity_outcomes", "identity_summary"):
-        return [(("identity_key",), [identity_key])]
+    if name == "identity_outcomes":
+        return [(("identity_key",), [identity_key], _NOT_AN_ACCOUNT)]
+    if name == "identity_summary":
+        return [(("identity_key",), [identity_key], "")]
     cuts = [keys[start : start + _KEYS_IN_A_PREDICATE] for start in range(0, len(keys), _KEYS_IN_A_PREDICATE)]
     if name == "images":
-        return [(("subject",), [identity_key]), *((("generate_key",), cut) for cut in cuts)]
-    return [(("generate_key", "score_key"), cut) for cut in cuts]
+        return [(("subject",), [identity_key], ""), *((("generate_key",), cut, "") for cut in cuts)]
+    return [(("generate_key", "score_key"), cut, "") for cut in cuts]
 
 
 def _delete(place: DeltaPlace, name: str, wanted: Sequence[Values]) -> int:
+    """Remove rows until a look finds none: a commit that was held up while another process cut the log is no proof."""
     removed = 0
-    for columns, values in wanted:
+    for columns, values, condition in wanted:
+        step = partial(_delete_rows, columns=columns, values=values, condition=condition)
         for _ in range(_ATTEMPTS):
             try:
-                removed += place.read(name, partial(_delete_rows, columns=columns, values=values)) or 0
-                break
+                found = place.read(name, step) or 0
             except StoreError as error:
                 if not isinstance(error.__cause__, CommitFailedError):
                     raise
+                continue
+            if found == 0:
+                break
+            removed += found
         else:
             raise StoreError(
                 f"table {name} in {place.root} keeps changing; erase again when the night has ended"
@@ -139,15 +157,22 @@ def _delete(place: DeltaPlace, name: str, wanted: Sequence[Values]) -> int:
     return removed
 
 
-def _delete_rows(delta: DeltaTable, columns: Sequence[str], values: Sequence[str]) -> int:
+def _delete_rows(delta: DeltaTable, columns: Sequence[str], values: Sequence[str], condition: str) -> int:
     """Remove the rows that have one of the values in one of the columns; how many there were."""
     sought, count = pa.array(values, pa.string()), 0
-    for batch in delta.to_pyarrow_dataset().to_batches(columns=list(columns)):
-        hits = [pc.is_in(batch[column].cast(pa.string()), value_set=sought) for column in columns]
-        count += pc.sum(reduce(pc.or_, hits)).as_py() or 0
+    more = ("identity_id", "identity_key") if condition else ()
+    for batch in delta.to_pyarrow_dataset().to_batches(columns=list(dict.fromkeys((*columns, *more)))):
+        hits = reduce(
+            pc.or_, [pc.is_in(batch[column].cast(pa.string()), value_set=sought) for column in columns]
+        )
+        if condition:
+            hits = pc.and_(hits, pc.not_equal(batch["identity_id"], batch["identity_key"]))
+        count += pc.sum(hits).as_py() or 0
     if count:
         listed = ", ".join(f"'{value}'" for value in values)
         predicate = " OR ".join(f"{column} IN ({listed})" for column in columns)
+        if condition:
+            predicate = f"({predicate}) AND {condition}"
         # Not `delta.delete`: the files that it writes hold string views, on which pyarrow and DuckDB cannot filter.
         nothing = pa.schema(delta.schema().to_arrow()).empty_table()
         write_deltalake(delta, nothing, mode="overwrite", predicate=predicate)
@@ -173,41 +198,50 @@ def _shown(store: ObjectStore, name: str) -> set[int]:
 
 
 def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bool) -> list[str]:
-    place, shown = DeltaPlace(store), _shown(store, name)
+    """Files that the newest and the catalogue's version do without; `full`: those that no version names as well."""
+    place, folder = DeltaPlace(store), folder_name(contract(name))
+    objects = store_of_tables(store)
+    if objects is None:
+        return []
 
     def files(delta: DeltaTable) -> list[str]:
-        kept = sorted({delta.version(), *shown})
+        kept = sorted({delta.version(), *_shown(store, name)})
         options = {"enforce_retention_duration": False, "full": full, "keep_versions": kept}
         # Without a look first, a table with nothing to remove would get two empty commits.
         found = delta.vacuum(hours, dry_run=True, **options)
-        if delete and found:
+        if delete and found and not full:
             delta.vacuum(hours, dry_run=False, **options)
-        return found
+        return [f"{folder}/{unquote(file)}" for file in found]
 
-    folder = folder_name(contract(name))
-    return [f"{folder}/{file}" for file in place.read(name, files) or ()]
+    found = set(place.read(name, files) or ())
+    if found:  # the log goes on to name what was removed earlier
+        found &= {info.name for info in objects.list(f"{folder}/")}
+    if delete and full:
+        # Not by delta-rs, whose list is as old as its look: what was committed meanwhile stays.
+        for file in found - named_files(store, name) if found else ():
+            objects.delete(file)
+    return sorted(found)
+
+
+def named_files(store: ObjectStore, name: str) -> set[str]:
+    """The data files, as objects of the store, of a table's newest version and of the one that readers see."""
+    place, folder = DeltaPlace(store), folder_name(contract(name))
+    versions = {None, *_shown(store, name)}
+    found = (place.read(name, data_files, version) or () for version in versions)
+    return {f"{folder}/{file}" for files in found for file in files}
 
 
 def _sweep_unnamed(store: ObjectStore, name: str, age: float) -> None:
     """Remove data files older than `age` seconds that neither the newest nor the catalogue's version names."""
-    place, folder, place_of_files = DeltaPlace(store), folder_name(contract(name)), store_of_tables(store)
-    oldest = time.time() - age
+    objects, oldest = store_of_tables(store), time.time() - age
     old = [
         info.name
-        for info in place_of_files.list(f"{folder}/")
+        for info in (objects.list(f"{folder_name(contract(name))}/") if objects else ())
         if "/_delta_log/" not in info.name and info.modified <= oldest
     ]
-    versions = {None, *_shown(store, name)}
     # After the listing: what was committed meanwhile is named.
-    named = {file for version in versions for file in place.read(name, _files, version) or ()}
-    for file in old:
-        if file.removeprefix(f"{folder}/") not in named:
-            place_of_files.delete(file)
-
-
-def _files(delta: DeltaTable) -> list[str]:
-    actions = pa.table(delta.get_add_actions(flatten=True))
-    return [unquote(path) for path in actions["path"].to_pylist()]
+    for file in set(old) - named_files(store, name) if old else ():
+        objects.delete(file)
 
 
 def _checkpoint(delta: DeltaTable) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +24,8 @@ from ..store.objects import ObjectStore
 if TYPE_CHECKING:
     from ..store.s3 import S3Store
 
+log = logging.getLogger(__name__)
+
 _ATTEMPTS = 20
 # The library's own pauses are short; with these it outlasts a store that refuses every other request.
 _RETRIES = {"max_retries": "16", "backoff_config.max_backoff": "8s", "retry_timeout": "180s"}
@@ -29,6 +34,16 @@ _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Rows to commit, and how."""
+
+    rows: pa.Table
+    mode: Literal["append", "overwrite"]
+    predicate: str | None = None
+    schema_mode: Literal["merge"] | None = None
 
 
 def folder_name(agreed: Contract) -> str:
@@ -109,29 +124,16 @@ class DeltaPlace:
             StoreError: if the storage fails.
         """
         agreed, rows = _checked(name, table)
-        for _ in range(_ATTEMPTS):
-            delta = self.open(name) or self._create(agreed)
-            try:
-                fresh = _absent(rows, delta, agreed)
-                if fresh.num_rows == 0:
-                    return 0
-                # A contract's minor version may have brought columns that the table has not seen.
-                wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
-                write_deltalake(
-                    delta,
-                    fresh,
-                    mode="append",
-                    schema_mode="merge" if wider else None,
-                    commit_properties=_EXACTLY_NEXT,
-                )
-                return fresh.num_rows
-            except CommitFailedError:
-                continue
-            except (DeltaError, OSError) as error:
-                raise self._failed("append to", name, error) from error
-        raise StoreError(
-            f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were added; try again"
-        )
+
+        def absent(delta: DeltaTable) -> _Change | None:
+            fresh = _absent(rows, delta, agreed)
+            if fresh.num_rows == 0:
+                return None
+            # A contract's minor version may have brought columns that the table has not seen.
+            wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
+            return _Change(fresh, mode="append", schema_mode="merge" if wider else None)
+
+        return self._until_it_stands(agreed, "append to", absent)
 
     def replace_run(self, name: str, run_id: str, table: pa.Table) -> int:
         """Let these be the rows of a run in a table, whatever an earlier attempt of it wrote, in one commit.
@@ -152,19 +154,18 @@ class DeltaPlace:
         mine = pc.field("run_id") == run_id
         delta = self.open(name)
         try:
-            there = None if delta is None else delta.to_pyarrow_dataset().to_table(filter=mine)
-            if there is None or there.num_rows == 0:
+            if delta is None or delta.to_pyarrow_dataset().count_rows(filter=mine) == 0:
                 return self.append(name, rows)
-            if _same_rows(there, rows, agreed):
-                return 0
-            write_deltalake(delta, rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
-            return rows.num_rows
-        except CommitFailedError as error:
-            raise StoreError(
-                f"table {name} in {self.root} changed while run {run_id} was published again; try again"
-            ) from error
         except (DeltaError, OSError) as error:
             raise self._failed("replace rows of", name, error) from error
+
+        def others(delta: DeltaTable) -> _Change | None:
+            there = delta.to_pyarrow_dataset().to_table(filter=mine)
+            if _same_rows(there, rows, agreed):
+                return None
+            return _Change(rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
+
+        return self._until_it_stands(agreed, "replace rows of", others)
 
     def replace_changed(self, name: str, table: pa.Table) -> int:
         """Let a stage's rows be those of its last computation: `--force` may bring other values under the same key.
@@ -184,29 +185,68 @@ class DeltaPlace:
         """
         agreed, rows = _checked(name, table)
         maker = [column for column in agreed.primary_key if column.endswith("_key")][-1]
+        if self.open(name) is None:
+            return 0
+
+        def changed(delta: DeltaTable) -> _Change | None:
+            keys = _changed(rows, delta, agreed, maker)
+            if not keys:
+                return None
+            listed = ", ".join(f"'{key}'" for key in keys)
+            again = rows.filter(pc.field(maker).isin(keys))
+            return _Change(again, mode="overwrite", predicate=f"{maker} IN ({listed})")
+
+        return self._until_it_stands(agreed, "replace rows of", changed)
+
+    def _until_it_stands(
+        self, agreed: Contract, verb: str, wanted: Callable[[DeltaTable], _Change | None]
+    ) -> int:
+        """Commit what a table lacks, and look again until it lacks nothing; how many rows the last commit wrote.
+
+        A commit's word is not enough. This process may be stopped inside it for longer than files that no version
+        names are kept, or while an erasure ends the table's log; the commit then names files that are gone, or is one
+        that no reader comes upon.
+        """
+        name, written = agreed.name, 0
         for _ in range(_ATTEMPTS):
-            delta = self.open(name)
+            delta = self.open(name) or self._create(agreed)
             try:
-                keys = [] if delta is None else _changed(rows, delta, agreed, maker)
-                if not keys:
-                    return 0
-                again = rows.filter(pc.field(maker).isin(keys))
-                listed = ", ".join(f"'{key}'" for key in keys)
+                change = wanted(delta)
+                if change is None:
+                    return written
+                before = data_files(delta)
                 write_deltalake(
                     delta,
-                    again,
-                    mode="overwrite",
-                    predicate=f"{maker} IN ({listed})",
+                    change.rows,
+                    mode=change.mode,
+                    predicate=change.predicate,
+                    schema_mode=change.schema_mode,
                     commit_properties=_EXACTLY_NEXT,
                 )
-                return again.num_rows
+                self._let_go_of_swept(name, data_files(delta) - before)
+                written = change.rows.num_rows
             except CommitFailedError:
                 continue
             except (DeltaError, OSError) as error:
-                raise self._failed("replace rows of", name, error) from error
+                raise self._failed(verb, name, error) from error
         raise StoreError(
-            f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were replaced; try again"
+            f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were written; try again"
         )
+
+    def _let_go_of_swept(self, name: str, ours: set[str]) -> None:
+        """Take files of our own commit out of the table that were swept before it."""
+        folder = folder_name(contract(name))
+        if all(self._store.head(f"{folder}/{file}") for file in ours):
+            return
+        newest = self.open(name)  # an erasure may have taken them out of the table already
+        if newest is None or not ours & data_files(newest):
+            return
+        gone = {unquote(path) for path in newest.repair(dry_run=True)["files_removed"]}
+        if gone and gone <= ours:  # whatever else is missing is damage, and is restored rather than forgotten
+            log.warning(
+                "%d files of table %s were swept before their commit and are written again", len(gone), name
+            )
+            newest.repair()
 
     def read(
         self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None
@@ -262,6 +302,12 @@ def table_address(store: ObjectStore, folder: str) -> str:
     return f"{address.encoded}/{folder}" if address else str(folder_of(store.url) / folder)
 
 
+def data_files(delta: DeltaTable) -> set[str]:
+    """The files that a version of a table consists of, by their path below its folder."""
+    actions = pa.table(delta.get_add_actions(flatten=True))
+    return {unquote(path) for path in actions["path"].to_pylist()}
+
+
 def _checked(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
     """A table's contract, and the rows in its columns and types. Raises ContractError."""
     agreed = contract(name)
@@ -275,10 +321,10 @@ def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
         return False
     order = [(name, "ascending") for name in agreed.primary_key]
     first, second = (
-        each.select(agreed.schema.names).cast(agreed.schema).sort_by(order).to_pylist()
+        repr(each.select(agreed.schema.names).cast(agreed.schema).sort_by(order).to_pylist())
         for each in (there, rows)
     )
-    return first == second
+    return first == second  # as text, in which a figure that is no number equals itself
 
 
 def in_one_line(error: Exception) -> str:

@@ -116,7 +116,7 @@ def test_a_persons_message_is_told_as_it_is(store, tmp_path):
     request = {"run_id": "20261124-nightly-1", "started_at": "2026-11-24T22:00:00+00:00"}
     advice = "pip install 'faceid[dlib]' brings it [/x]"
     person = {
-        "identity_key": "0" * 20, "outcome": "failed", "stage": "detect", "reason": "x", "seconds": 1.0,
+        "identity_key": "0" * 32, "outcome": "failed", "stage": "detect", "reason": "x", "seconds": 1.0,
         "message": advice,
     }  # fmt: skip
     status = {

@@ -16,11 +16,12 @@ from faceid_core.night.planning import plan_night
 from faceid_core.night.runs import write_status
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
 from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
-from faceid_core.store.gc import GRACE_SECONDS, collect
+from faceid_core.store.gc import GRACE_SECONDS, SHORTEST_GRACE_SECONDS, collect
 from faceid_core.store.lease import running_runs
 from faceid_core.store.scopes import all_scopes, list_in_parallel
 from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
+from faceid_core.tables.upkeep import vacuum
 from flows.cli import cli
 from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
 from tests.helpers.table_rows import night as table_rows
@@ -143,6 +144,28 @@ def test_garbage_goes_when_it_is_old_and_only_when_asked(spoilt):
     assert verify(store).sound and sum(len(row.misses) for row in plan_night(config).stages) == 0
 
 
+@pytest.mark.parametrize("days", ["0", "0.001", "nan"])
+def test_no_grace_period_is_shorter_than_what_a_running_process_may_be_about_to_name(spoilt, days):
+    """Blobs before their manifest, half-written files and rows before their commit are younger than an hour."""
+    _, root = spoilt
+    made = garbage(root)
+    Tables(open_store(str(root))).publish("r1", table_rows("r1", 1))
+    about_to_be_added = root / "tables" / "runs" / "v1" / "run_date=2026-11-01" / "part-new.parquet"
+    shutil.copy(next(about_to_be_added.parent.glob("part-*.parquet")), about_to_be_added)
+    young = [*made.values(), about_to_be_added]
+    age(root, SHORTEST_GRACE_SECONDS - 60)
+    told = CliRunner().invoke(cli, ["gc", "--store", str(root), "--delete", "--grace-days", days])
+    assert all(path.exists() for path in young), told.output
+    if days != "nan":
+        assert told.exit_code == EXIT_COMPLETE
+        assert "grace period is one hour at least" in told.output
+        age(root, SHORTEST_GRACE_SECONDS + 60)
+        assert collect(open_store(str(root)), grace=0.0, delete=True).objects == len(young)
+        assert not any(path.exists() for path in young)
+    else:
+        assert told.exit_code != EXIT_COMPLETE and "is no number of days" in told.output
+
+
 def test_a_page_that_a_run_links_to_stays(spoilt):
     _, root = spoilt
     page = garbage(root)["unlinked page"]
@@ -261,8 +284,9 @@ def test_a_table_file_that_was_collected_is_not_counted_again(folder_store):
     tables.publish("r1", rows)
     again = {**rows, "runs": rows["runs"].set_column(*_doubled(rows["runs"], "seconds"))}
     tables.publish("r1", again)
-    assert collect(folder_store, grace=0.0, delete=True).counts["table file"] == 1
-    assert collect(folder_store, grace=0.0).objects == 0
+    assert len(vacuum(folder_store, 0.0, delete=True)) == 1
+    assert vacuum(folder_store, 0.0, delete=False) == []
+    assert collect(folder_store).objects == 0
 
 
 def _doubled(table, column: str):
@@ -298,7 +322,7 @@ def test_collecting_keeps_what_a_result_names_on_both_stores(any_store):
     orphan = cache.put_blob(b"nobody's")
     before = collect(any_store, grace=3600.0, delete=True)
     assert before.objects == 0 and before.kept_young == 1
-    found = collect(any_store, grace=-60.0, delete=True)
+    found = collect(any_store, delete=True, now=time.time() + AGED)
     assert dict(found.counts) == {"orphaned blob": 1} and found.bytes["orphaned blob"] == len(b"nobody's")
     assert cache.read(made, "crop.png") == b"crop"
     assert any_store.head(layout.blob(cache.scope, photo)) and not any_store.head(

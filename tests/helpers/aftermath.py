@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from faceid_core.config import NightlyConfig
 from faceid_core.stages.models import open_configured_store
 from faceid_core.store import StageCache
-from faceid_core.store.gc import collect
+from faceid_core.store.gc import GRACE_SECONDS, collect
 from faceid_core.store.scopes import all_scopes
 from faceid_core.store.verify import named_digests, verify
+from faceid_core.tables.upkeep import vacuum
 from tests.helpers.killed import Ended, night_in_a_child
 
 _COMPARED = ("contents", "blobs", "tables")
@@ -43,10 +46,13 @@ def run_again(config: NightlyConfig, undisturbed: dict, where: str, *, collected
 def nothing_is_left_over(config: NightlyConfig, where: str) -> None:
     """Collect the garbage, then require that every result can be read and that nothing stands there unneeded."""
     store = open_configured_store(config.store, config.s3.model_dump())
-    collect(store, grace=0.0, delete=True)
+    later = time.time() + 2 * GRACE_SECONDS
+    collect(store, delete=True, now=later)
+    vacuum(store, 0.0, delete=True)
     checked = verify(store)
     assert checked.sound, f"{where}: {[str(finding) for finding in checked.findings]}"
-    left = collect(store, grace=0.0)
+    left = collect(store, now=later)
+    assert vacuum(store, 0.0, delete=False) == [], where
     assert left.objects == 0 and left.scopes_in_doubt == left.scopes_in_use == 0, f"{where}: {left}"
     for scope in all_scopes(store):
         cache = StageCache(store, scope.name)

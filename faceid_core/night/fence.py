@@ -1,0 +1,35 @@
+"""A publication that no erasure slips past, however long the process is stopped between a look and a write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+
+from faceid_core.night.erase import refuse_erased
+from faceid_core.night.night import Night
+from faceid_core.store.tombstone import reopen
+from faceid_core.tables import Tables
+from faceid_core.tables.upkeep import erase_rows
+
+
+def publish_fenced(night: Night, rows: Callable[[], Mapping[str, pa.Table]]) -> None:
+    """Write a run's rows; of whoever turns out to be erased by then they are removed, and the rest is written again.
+
+    Args:
+        night: whose rows these are.
+        rows: makes them from the accounts as they stand, without people who are refused as erased.
+
+    Raises:
+        ContractError: if a table breaks its contract.
+        StoreError: if the storage fails.
+    """
+    while True:
+        Tables(night.store).publish(night.run_id, rows())
+        late = refuse_erased(night)
+        if not late:
+            return
+        for key, stage_keys in late.items():
+            # First, should this process be killed; and versions in a bucket are for the erasure to remove.
+            reopen(night.store, key)
+            erase_rows(night.store, key, stage_keys, unnamed_age=None, versions=False)
