@@ -230,7 +230,7 @@ def make_executor(night: Night) -> Executor:
     execution = night.config.execution
     if execution.executor == "inline":
         return InlineExecutor(worker_settings(night), night.run_id, attempts=execution.attempts)
-    if not execution.ray_address:
+    if not (execution.ray_address or os.environ.get("RAY_ADDRESS")):
         # Whoever reaches Ray's ports can run code here. This setting, read when Ray is imported, keeps a local
         # Ray on the loopback address on Linux as it is on other systems.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock
 
+from faceid_core.errors import ConfigurationError
 from faceid_core.night.executor import Executor, InlineExecutor, close_within
 from faceid_core.night.interrupted import account_at_the_end, say
 from faceid_core.night.night import Night
@@ -57,14 +58,21 @@ def executor_on_demand(make: Callable[[], Executor]):
     closing it longer than `CLOSE_SECONDS`: a cluster that is gone would hold it up.
     """
     made: list[Executor] = []
+    refused: list[ConfigurationError] = []
     making, over = Lock(), Event()
 
     def get() -> Executor:
         with making:
             if over.is_set():
                 raise RuntimeError("the run is over, and its workers with it")
+            if refused:  # the answer would be the same, after the same wait
+                raise refused[0]
             if not made:
-                made.append(make())
+                try:
+                    made.append(make())
+                except ConfigurationError as error:
+                    refused.append(error)
+                    raise
             return made[0]
 
     def close() -> None:
