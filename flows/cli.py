@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from faceid_core import __version__
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
+from flows.loopback import reach_loopback_directly
 from flows.stopping import EXIT_INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
@@ -72,6 +75,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turn known errors into one clear message and the exit status that the house promises."""
+    reach_loopback_directly(os.environ)
     try:
         with stopped_like_ctrl_c():
             code = cli.main(standalone_mode=False)
