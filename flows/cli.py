@@ -12,7 +12,7 @@ from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
 from flows.display import keep_showing
 from flows.loopback import reach_loopback_directly
-from flows.stopping import EXIT_INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
+from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
@@ -110,5 +110,5 @@ def main() -> None:
             raise
         code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:
-        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+        click.echo(INTERRUPTED, err=True)
     leave(code or 0)

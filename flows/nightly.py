@@ -16,7 +16,7 @@ from prefect.states import Completed, Crashed, Failed, State
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
 from faceid_core.night.drive import (
-    CLOSE_SECONDS,
+    STOPPED_CLOSE_SECONDS,
     Finished,
     drive,
     drive_here,
@@ -72,7 +72,7 @@ def _stage_flow(stage: str):
         except BaseException as error:
             # Interrupted: leaving the flow asks Prefect and waits for every chunk under way, so the account comes first.
             leave_account(night, error)
-            close_within(CLOSE_SECONDS, EXECUTORS[run_id].close)
+            close_within(STOPPED_CLOSE_SECONDS, EXECUTORS[run_id].close)
             raise
         finally:
             MISSES.pop((run_id, stage), None)

@@ -7,6 +7,7 @@ once. See docs/design/night.md, "Stopped by a signal".
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted; what was finished is kept, the same command goes on from there"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ARRIVE_SECONDS = 3.0  # for the interruption to reach our own code; Prefect's may be waiting for a server
 LINGER_SECONDS = 10.0  # for workers and Prefect to be told, once the account stands
@@ -102,6 +104,8 @@ class _Watch:
                 threading.Thread(target=self._see_to_the_end, name="stopping", daemon=True).start()
             elif count >= _AT_ONCE:
                 end_now(EXIT_INTERRUPTED)
+            elif count > 1:
+                _say("the account of the run is being written; a third signal ends it at once")
         for descriptor in (self._reads, self._writes):
             os.close(descriptor)
 
@@ -115,7 +119,15 @@ class _Watch:
         for night in open_nights:
             nights.leave_account(night, KeyboardInterrupt(self._stopped))
         if not self._over.wait(LINGER_SECONDS):
+            _say(INTERRUPTED)
             end_now(EXIT_INTERRUPTED)
+
+
+def _say(text: str) -> None:
+    """Tell standard error from a thread that nothing may hold up."""
+    with suppress(OSError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{text}\n".encode())
 
 
 def is_interruption(error: BaseException) -> bool:

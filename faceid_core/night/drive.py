@@ -17,6 +17,7 @@ from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
 
 CLOSE_SECONDS = 20.0  # for workers to go; they write nothing by then
+STOPPED_CLOSE_SECONDS = 4.0  # the same of a run that is stopped, which Prefect is still to be told
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def executor_on_demand(make: Callable[[], Executor]):
     """Yield a function that gives the run's one executor, made at the first call, closed at the end.
 
     Several threads may ask; whoever comes while it is being made waits for it. The end waits for neither making nor
-    closing it longer than `CLOSE_SECONDS`: a cluster that is gone would hold it up.
+    closing it longer than `CLOSE_SECONDS` (`STOPPED_CLOSE_SECONDS`): a cluster that is gone would hold it up.
     """
     made: list[Executor] = []
     refused: list[ConfigurationError] = []
@@ -80,11 +81,13 @@ def executor_on_demand(make: Callable[[], Executor]):
             for executor in made:
                 executor.close()
 
+    seconds = STOPPED_CLOSE_SECONDS
     try:
         yield get
+        seconds = CLOSE_SECONDS
     finally:
         over.set()
-        close_within(CLOSE_SECONDS, close)
+        close_within(seconds, close)
 
 
 def worker_settings(night: Night) -> WorkerSettings:

@@ -42,7 +42,7 @@ def outcomes(store) -> list[dict]:
 
 
 def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypatch, caplog):
-    monkeypatch.setattr(driving, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(driving, "STOPPED_CLOSE_SECONDS", 0.2)
     seen, release = [], threading.Event()
 
     class Hangs:
@@ -62,7 +62,7 @@ def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypat
 
 
 def test_workers_that_are_still_started_hold_up_no_end(monkeypatch):
-    monkeypatch.setattr(driving, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(driving, "STOPPED_CLOSE_SECONDS", 0.2)
     starting, started, closed = threading.Event(), threading.Event(), threading.Event()
 
     class Slow:
@@ -170,7 +170,10 @@ def stuck():
 
     def start(script: str, linger: float, *arguments: str):
         process = subprocess.Popen(
-            [sys.executable, "-c", STUCK + script, str(linger), *arguments], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", STUCK + script, str(linger), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process, process.stdout.readline().strip()
@@ -185,7 +188,8 @@ def test_a_stopped_process_ends_in_time_with_its_account_wherever_it_is(stuck, t
     config = pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 2))
     process, run_id = stuck(WITH_NIGHT, 0.5, config.model_dump_json())
     process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 130
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from there" in told
     store = open_store(config.store)
     assert outcomes(store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
     assert "SIGHUP" in read_status(store, run_id)[1]["error"]

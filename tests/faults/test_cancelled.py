@@ -1,4 +1,4 @@
-"""A night of `faceid serve` that is cancelled, as the button in the Prefect UI does it: its account stands, with its rows."""
+"""A night of `faceid serve` that is cancelled, as by the button in the Prefect UI: its account stands, with its rows."""
 
 from __future__ import annotations
 
