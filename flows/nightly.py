@@ -38,7 +38,7 @@ from tasks.prefect_server import why_out_of_reach
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, RETRIED, chunk, chunks, lookup
-from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach
+from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach, was_out_of_reach
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
@@ -241,10 +241,21 @@ def run_nightly(night: Night, get: Callable[[], Executor]) -> Finished:
 
 def _run_stage(night: Night, stage: str) -> None:
     """A stage's sub-flow; where Prefect is out of reach the stage runs all the same, unseen."""
+    # Once Prefect was lost it is asked first: its client would try for a minute at every stage that is left.
+    if was_out_of_reach() and (away := _still_away()):
+        run_unseen(night, stage, _OPENERS[night.run_id], away)
+        return
     try:
         STAGE_FLOWS[stage](night.run_id)
     except OUT_OF_REACH as error:
         run_unseen(night, stage, _OPENERS[night.run_id], error)
+
+
+def _still_away() -> str:
+    try:
+        return why_out_of_reach(patience=0.0)
+    except ConfigurationError as error:  # something else answers by now, which ends no night under way
+        return str(error)
 
 
 def _publish(night: Night) -> Published:

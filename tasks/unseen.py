@@ -30,7 +30,7 @@ def was_out_of_reach() -> bool:
     return bool(_told)
 
 
-def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], error: Exception) -> None:
+def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], error: object) -> None:
     """Run what is left of a stage; whatever its sub-flow finished is a hit by now.
 
     Args:
