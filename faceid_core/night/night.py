@@ -228,6 +228,7 @@ class Night:
             done = self._with_manifest(subject, done)
         with self._lock:
             if self._books_closed:
+                self._answered.add((subject.name, done.work.result))
                 return done
             here = done.reason != MADE_ELSEWHERE
             self.computed[done.work.call.stage] += here and done.status == "done"

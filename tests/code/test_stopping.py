@@ -107,6 +107,7 @@ def test_an_answer_that_comes_after_the_account_changes_nothing(night):
     night.fail(night.subjects[work.subject], "detect", "late", "late")
     account = night.accounts[work.subject]
     assert (account.reason, account.seconds) == ("interrupted", 0.0) and not night.failures_common
+    assert night.settle_unanswered("detect", [work], "not once more") == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
