@@ -43,11 +43,12 @@ def outcomes(store) -> list[dict]:
 
 def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypatch, caplog):
     monkeypatch.setattr(driving, "STOPPED_CLOSE_SECONDS", 0.2)
-    seen, release = [], threading.Event()
+    seen, closing, release = [], threading.Event(), threading.Event()
 
     class Hangs:
         def close(self):
             seen.append((night.ended, len(outcomes(night.store)), running_runs(night.store)))
+            closing.set()
             release.wait(20)
 
     def stopped(stage):
@@ -56,6 +57,7 @@ def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypat
 
     with pytest.raises(KeyboardInterrupt), executor_on_demand(Hangs) as get:
         drive(night, stopped)
+    assert closing.wait(20)
     assert seen == [(True, 2, [])], "the account stands, and the store is free, before the workers are told"
     assert left_behind() and "left behind" in caplog.text
     release.set()
