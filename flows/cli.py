@@ -10,6 +10,9 @@ import click
 from faceid_core import __version__
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
+from flows.display import keep_showing
+from flows.loopback import reach_loopback_directly
+from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
@@ -48,6 +51,8 @@ COMMANDS = {
     "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the night."),
     "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
 }
+# What these print is what they are called for; what the others print is about their work. "" is `faceid --help`.
+_PRODUCT_IS_PRINTED = {"query", "key", "status", "plan", "explain", ""}
 
 
 class _LazyGroup(click.Group):
@@ -75,16 +80,20 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turn known errors into one clear message and the exit status that the house promises."""
+    reach_loopback_directly(os.environ)
+    called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+    keep_showing(product=called in _PRODUCT_IS_PRINTED)
     try:
-        code = cli.main(standalone_mode=False)
+        with stopped_like_ctrl_c():
+            code = cli.main(standalone_mode=False)
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except click.Abort:  # Ctrl-C, as click tells it
+        code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = EXIT_CONFIGURATION
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
-        code = 130
     except (ConfigurationError, MissingWeights) as error:
         click.echo(f"error: {error}", err=True)
         code = EXIT_CONFIGURATION
@@ -97,14 +106,10 @@ def main() -> None:
         traceback.print_exc()
         click.echo("this is a bug in faceid; the traceback above says where", err=True)
         code = EXIT_BUG
+    except BaseException as error:
+        if not is_interruption(error):
+            raise
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:
+        click.echo(INTERRUPTED, err=True)
     leave(code or 0)
-
-
-def leave(code: int) -> None:
-    """End the process; at once where Prefect is out of reach, whose client would try every event for seconds."""
-    sys.stdout.flush()
-    unseen = sys.modules.get("tasks.unseen")
-    if unseen is not None and unseen.was_out_of_reach():
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

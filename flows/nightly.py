@@ -15,8 +15,16 @@ from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights, PhotosMissing
-from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
-from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor
+from faceid_core.night.drive import (
+    STOPPED_CLOSE_SECONDS,
+    Finished,
+    drive,
+    drive_here,
+    executor_on_demand,
+    worker_settings,
+)
+from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor, close_within
+from faceid_core.night.interrupted import account_at_the_end, leave_account
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.publish import Published, publish
@@ -24,12 +32,14 @@ from faceid_core.night.reporter import Reporter
 from faceid_core.night.summary_rows import ended
 from faceid_core.outcomes import EXIT_COMPLETE
 from faceid_core.stages import STAGES
+from flows.stopping import watched
 from tasks.artifacts import leave_artifacts, name_run
+from tasks.prefect_server import why_out_of_reach
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, RETRIED, chunk, chunks, lookup
 from tasks.store_wait import shown_while_waiting
-from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach
+from tasks.unseen import OUT_OF_REACH, run_unseen, say_out_of_reach, was_out_of_reach
 
 # A run started from the command line listens with its console and wants the night back; the flow's own
 # parameters and results are stored by Prefect, so neither can travel through them.
@@ -58,10 +68,12 @@ def _stage_flow(stage: str):
                 if not state.is_completed():
                     message = f"its task ended before it had an outcome ({state.name}); run again"
                     night.settle_unanswered(stage, misses[first - 1 : last], message)
-        except BaseException:
-            # Interrupted: without this, leaving the flow would wait for every chunk under way.
-            night.cancelled.set()
-            EXECUTORS[run_id].close()
+        except OUT_OF_REACH:
+            raise  # the stage goes on unseen, with the same workers
+        except BaseException as error:
+            # Interrupted: leaving the flow asks Prefect and waits for every chunk under way, so the account comes first.
+            leave_account(night, error)
+            close_within(STOPPED_CLOSE_SECONDS, EXECUTORS[run_id].close)
             raise
         finally:
             MISSES.pop((run_id, stage), None)
@@ -113,9 +125,13 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=_without_people(error))
     if opened:
-        finished = run_nightly(*opened)
+        try:
+            finished = run_nightly(*opened)
+        except BaseException as error:
+            _outcome.get()["error"] = error
+            raise
     else:
-        with started_ahead(night) as get:
+        with watched(), started_ahead(night) as get:
             finished = run_nightly(night, get)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
     message = ended(night, finished.published)
@@ -127,30 +143,45 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
 def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Finished]:
     """Run the flow in this process with a listener; used by `faceid run`.
 
-    The night is opened before the flow, so that whatever refuses it is said at once and stays out of Prefect.
+    The night is opened before the flow, so that whatever refuses it is said at once and stays out of Prefect. Where
+    Prefect is out of reach, or cannot start the flow, the night runs all the same, unseen.
 
     Raises:
+        ConfigurationError: what PREFECT_API_URL names is no Prefect server, or refuses us; nothing was opened.
         Exception: whatever refused the night, or ended the flow before it could publish.
     """
+    # Within a flow, as a variant of a study is, Prefect has been reached already.
+    out_of_reach = "" if flow_run.get_id() else why_out_of_reach()
     night = open_night(config, reporter)
-    held: dict = {}
-    try:
-        with started_ahead(night) as get:
-            opened, outcome = _opened.set((night, get)), _outcome.set(held)
-            try:
-                state = nightly(config, return_state=True)
-            except OUT_OF_REACH as error:
-                if "finished" not in held:
-                    raise
-                say_out_of_reach(night, "the flow's end", error)
-            finally:
-                _opened.reset(opened)
-                _outcome.reset(outcome)
-    finally:
-        night.release()  # a flow that Prefect could not start has driven nothing
+    with started_ahead(night) as get:
+        if out_of_reach:
+            return night, _run_without_prefect(night, get, reporter, out_of_reach)
+        held: dict = {}
+        opened, outcome = _opened.set((night, get)), _outcome.set(held)
+        try:
+            state = nightly(config, return_state=True)
+        except Exception as error:  # Prefect's: what the flow itself raises is in its state
+            if "error" in held:
+                raise held["error"] from error
+            if "finished" not in held:
+                return night, _run_without_prefect(night, get, reporter, f"{type(error).__name__}: {error}")
+            say_out_of_reach(night, "the flow's end", error)
+        finally:
+            _opened.reset(opened)
+            _outcome.reset(outcome)
     if "finished" not in held:
         state.result()
     return night, held["finished"]
+
+
+def _run_without_prefect(night: Night, get: Callable[[], Executor], reporter: Reporter, why: str) -> Finished:
+    """Run a night of which Prefect does not know, which only costs its view."""
+    reporter.note(
+        f"Prefect is out of reach, so this run is not in its UI: {why}. It goes on without; "
+        f"`faceid status` tells how far it is"
+    )
+    say_out_of_reach(night, "the whole run", why)
+    return drive_here(night, get)
 
 
 def _open(config: NightlyConfig, **opening: Any) -> Night:
@@ -176,9 +207,10 @@ def _without_people(error: Exception) -> str:
 def started_ahead(night: Night):
     """Yield a function that gives the run's executor; it starts meanwhile, if the first stage has work for it.
 
-    Prefect's server and Ray take seconds each to start, so the second does not wait for the first.
+    Prefect's server and Ray take seconds each to start, so the second does not wait for the first. A flow that Prefect
+    could not start, or that was stopped outside our own code, has its account written here, before the workers go.
     """
-    with executor_on_demand(lambda: make_executor(night)) as get:
+    with executor_on_demand(lambda: make_executor(night)) as get, account_at_the_end(night):
         if night.config.execution.executor != "inline":
             night.look_ahead(STAGES[0], get)
         yield get
@@ -213,10 +245,21 @@ def run_nightly(night: Night, get: Callable[[], Executor]) -> Finished:
 
 def _run_stage(night: Night, stage: str) -> None:
     """A stage's sub-flow; where Prefect is out of reach the stage runs all the same, unseen."""
+    # Once Prefect was lost it is asked first: its client would try for a minute at every stage that is left.
+    if was_out_of_reach() and (away := _still_away()):
+        run_unseen(night, stage, _OPENERS[night.run_id], away)
+        return
     try:
         STAGE_FLOWS[stage](night.run_id)
     except OUT_OF_REACH as error:
         run_unseen(night, stage, _OPENERS[night.run_id], error)
+
+
+def _still_away() -> str:
+    try:
+        return why_out_of_reach(patience=0.0)
+    except ConfigurationError as error:  # something else answers by now, which ends no night under way
+        return str(error)
 
 
 def _publish(night: Night) -> Published:
@@ -232,7 +275,7 @@ def make_executor(night: Night) -> Executor:
     execution = night.config.execution
     if execution.executor == "inline":
         return InlineExecutor(worker_settings(night), night.run_id, attempts=execution.attempts)
-    if not execution.ray_address:
+    if not (execution.ray_address or os.environ.get("RAY_ADDRESS")):
         # Whoever reaches Ray's ports can run code here. This setting, read when Ray is imported, keeps a local
         # Ray on the loopback address on Linux as it is on other systems.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

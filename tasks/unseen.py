@@ -19,7 +19,7 @@ OUT_OF_REACH = (httpx.HTTPError, ObjectNotFound)
 _told: list[str] = []
 
 
-def say_out_of_reach(night: Night, what: str, error: Exception) -> None:
+def say_out_of_reach(night: Night, what: str, error: object) -> None:
     """Log that something went on without Prefect, and remember that it did."""
     _told.append(what)
     log.warning("run %s: %s goes on unseen, Prefect is out of reach: %s", night.run_id, what, error)
@@ -30,7 +30,7 @@ def was_out_of_reach() -> bool:
     return bool(_told)
 
 
-def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], error: Exception) -> None:
+def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], error: object) -> None:
     """Run what is left of a stage; whatever its sub-flow finished is a hit by now.
 
     Args:

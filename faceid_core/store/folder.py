@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigurationError, Conflict, LinkInStore, ObjectMissing, StoreError
 from . import beneath
+from .file_lock import lock_file
 from .keys import sha256_hex
 from .objects import RESERVED, ObjectInfo, validate_name, validate_prefix
 
@@ -29,6 +29,7 @@ _SCHEME = re.compile(r"(s3|s3a|file|gs|az|https?):", re.IGNORECASE)
 # Linux takes 255 bytes a name and 4,096 a path; the tables' files have some 200 below the root.
 _MOST_NAME_BYTES, _MOST_ROOT_BYTES = 255, 3_500
 _PERCENT_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+_LOCK_SECONDS = 60.0  # held for one write
 
 
 class FolderStore:
@@ -312,7 +313,8 @@ class FolderStore:
         with beneath.made(self.root, (RESERVED, "locks")) as folder:
             lock = os.open(_lock_of(name), flags, beneath.FILE_MODE, dir_fd=folder)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            path = self._private / "locks" / _lock_of(name)
+            lock_file(lock, f"{name} in {self.url}", seconds=_LOCK_SECONDS, path=path)
             yield
         finally:
             os.close(lock)
