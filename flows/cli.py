@@ -84,19 +84,26 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
         code = 130
-    except (ConfigurationError, MissingWeights) as error:
-        click.echo(f"error: {error}", err=True)
-        code = EXIT_CONFIGURATION
-    except FaceidError as error:
-        click.echo(f"error: {error}", err=True)
-        code = EXIT_FAILURES
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        click.echo("this is a bug in faceid; the traceback above says where", err=True)
-        code = EXIT_BUG
+    except Exception as error:
+        code = _tell(error)
     leave(code or 0)
+
+
+def _tell(error: Exception) -> int:
+    """Say what ended a command; returns the exit status."""
+    if not isinstance(error, FaceidError):
+        from flows.expected import explained
+
+        error = explained(error) or error
+    if isinstance(error, FaceidError):
+        click.echo(f"error: {error}", err=True)
+        configuration = isinstance(error, ConfigurationError | MissingWeights)
+        return EXIT_CONFIGURATION if configuration else EXIT_FAILURES
+    import traceback
+
+    traceback.print_exception(error)
+    click.echo("this is a bug in faceid; the traceback above says where", err=True)
+    return EXIT_BUG
 
 
 def leave(code: int) -> None:

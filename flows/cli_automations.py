@@ -36,8 +36,12 @@ def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
     """Make the automations of FILES (default: all of infra/prefect/automations) on the server of PREFECT_API_URL.
 
     One that is there by name is brought up to date, so calling this again changes nothing. Automations that send a
-    message are made when it is known where to: by --notify, now or in an earlier call.
+    message are made when it is known where to: by --notify, now or in an earlier call. One that was switched off
+    on the server stays off.
     """
+    from flows.prefect_server import require_server
+
+    require_server()
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -57,8 +61,13 @@ def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
     """
     found = []
     for file in files:
+        if not file.exists():
+            raise ConfigurationError(f"{file} is not there; a clone of the repository has the automations")
         for each in sorted(file.glob("*.yaml")) if file.is_dir() else [file]:
-            data = yaml.safe_load(each.read_text(encoding="utf-8"))
+            try:
+                data = yaml.safe_load(each.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise ConfigurationError(f"{each} cannot be read as YAML: {error}") from None
             if not isinstance(data, dict) or not {"name", "trigger", "actions"} <= set(data):
                 raise ConfigurationError(
                     f"{each} holds no automation: it needs the keys name, trigger and actions"
@@ -73,8 +82,13 @@ def needs_block(automation: dict[str, Any]) -> bool:
 
 
 def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
-    """Make an automation, or bring the one of its name up to date; says which."""
+    """Make an automation, or bring the one of its name up to date, on or off as it was left; says which.
+
+    Raises:
+        ConfigurationError: Prefect does not know such an automation.
+    """
     from prefect.events.schemas.automations import AutomationCore
+    from pydantic import ValidationError
 
     actions = [
         {**action, "block_document_id": block}
@@ -82,13 +96,24 @@ def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
         else action
         for action in automation["actions"]
     ]
-    wanted = AutomationCore.model_validate({**automation, "actions": actions})
+    try:
+        wanted = AutomationCore.model_validate({**automation, "actions": actions})
+    except ValidationError as error:
+        raise ConfigurationError(f"automation {automation['name']!r} is none of Prefect's: {error}") from None
     there = client.read_automations_by_name(wanted.name)
     if there:
+        wanted.enabled = there[0].enabled
         client.update_automation(there[0].id, wanted)
         return "brought up to date"
     client.create_automation(wanted)
     return "made"
+
+
+def put_silent(client: Any) -> None:
+    """Make or bring up to date those of infra/ that send no message."""
+    for automation in read_automations((FILES,)):
+        if not needs_block(automation):
+            put(client, automation, None)
 
 
 def save_block(url: str, kind: str) -> str:
