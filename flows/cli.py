@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
 
 from faceid_core import __version__
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
+from flows.stopping import EXIT_INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
@@ -75,17 +73,23 @@ def cli() -> None:
 def main() -> None:
     """Entry point: turn known errors into one clear message and the exit status that the house promises."""
     try:
-        code = cli.main(standalone_mode=False)
+        with stopped_like_ctrl_c():
+            code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except click.Abort:  # Ctrl-C, as click tells it
+        code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = EXIT_CONFIGURATION
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
-        code = 130
     except Exception as error:
         code = _tell(error)
+    except BaseException as error:
+        if not is_interruption(error):
+            raise
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:
+        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
     leave(code or 0)
 
 
@@ -104,13 +108,3 @@ def _tell(error: Exception) -> int:
     traceback.print_exception(error)
     click.echo("this is a bug in faceid; the traceback above says where", err=True)
     return EXIT_BUG
-
-
-def leave(code: int) -> None:
-    """End the process; at once where Prefect is out of reach, whose client would try every event for seconds."""
-    sys.stdout.flush()
-    unseen = sys.modules.get("tasks.unseen")
-    if unseen is not None and unseen.was_out_of_reach():
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from contextlib import contextmanager
 
 import click
 from rich.console import Console
@@ -32,8 +30,9 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
         return
     from faceid_core.night.summary_rows import acceptance_line, closing_rows
     from flows.console import ConsoleReporter, final_table
+    from flows.stopping import watched
 
-    with ConsoleReporter(console) as reporter, _stopped_like_ctrl_c():
+    with watched(), ConsoleReporter(console) as reporter:
         night, finished = run_night(config, reporter)
     console.print(final_table(closing_rows(night, finished.published)))
     for name, message in night.failures_common.items():
@@ -47,25 +46,10 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     raise click.exceptions.Exit(finished.exit_status)
 
 
-@contextmanager
-def _stopped_like_ctrl_c():
-    """Let SIGTERM to this process, as Kubernetes sends it, end a night as Ctrl-C does: accounts closed, rows out.
-
-    It does not help where Ray's processes get one as well (systemd's default): see docs/design/night.md.
-    """
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def run_night(config: NightlyConfig, reporter):
     """Run a night with the executor that the configuration names; returns the night and how it ended."""
+    from flows.stopping import slow_to_leave
+
     if config.execution.executor == "inline":
         from faceid_core.night.drive import drive_inline
         from faceid_core.night.opening import open_night
@@ -73,6 +57,7 @@ def run_night(config: NightlyConfig, reporter):
         night = open_night(config, reporter)
         return night, drive_inline(night)
     reporter.note(_prefect_settings())
+    slow_to_leave("Prefect and Ray")
     from flows.nightly import run_from_here
 
     return run_from_here(config, reporter)

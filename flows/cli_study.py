@@ -114,7 +114,8 @@ def _setting(text: str) -> tuple[str, object]:
 def _run_night(config: NightlyConfig, console: Console):
     from flows.cli_run import run_night
     from flows.console import ConsoleReporter
+    from flows.stopping import watched
 
-    with ConsoleReporter(console) as reporter:
+    with watched(), ConsoleReporter(console) as reporter:
         night, _ = run_night(config, reporter)
     return night

@@ -15,8 +15,9 @@ from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
-from faceid_core.night.drive import Finished, drive, executor_on_demand, worker_settings
-from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor
+from faceid_core.night.drive import CLOSE_SECONDS, Finished, drive, executor_on_demand, worker_settings
+from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor, close_within
+from faceid_core.night.interrupted import account_at_the_end, leave_account
 from faceid_core.night.night import Night
 from faceid_core.night.opening import open_night
 from faceid_core.night.publish import Published, publish
@@ -24,6 +25,7 @@ from faceid_core.night.reporter import Reporter
 from faceid_core.night.summary_rows import ended
 from faceid_core.outcomes import EXIT_COMPLETE
 from faceid_core.stages import STAGES
+from flows.stopping import watched
 from tasks.artifacts import leave_artifacts, name_run
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
@@ -57,10 +59,12 @@ def _stage_flow(stage: str):
                 if not state.is_completed():
                     message = f"its task ended before it had an outcome ({state.name}); run again"
                     night.settle_unanswered(stage, misses[first - 1 : last], message)
-        except BaseException:
-            # Interrupted: without this, leaving the flow would wait for every chunk under way.
-            night.cancelled.set()
-            EXECUTORS[run_id].close()
+        except OUT_OF_REACH:
+            raise  # the stage goes on unseen, with the same workers
+        except BaseException as error:
+            # Interrupted: leaving the flow asks Prefect and waits for every chunk under way, so the account comes first.
+            leave_account(night, error)
+            close_within(CLOSE_SECONDS, EXECUTORS[run_id].close)
             raise
         finally:
             MISSES.pop((run_id, stage), None)
@@ -114,7 +118,7 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
     if opened:
         finished = run_nightly(*opened)
     else:
-        with started_ahead(night) as get:
+        with watched(), started_ahead(night) as get:
             finished = run_nightly(night, get)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
     message = ended(night, finished.published)
@@ -133,20 +137,17 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     """
     night = open_night(config, reporter)
     held: dict = {}
-    try:
-        with started_ahead(night) as get:
-            opened, outcome = _opened.set((night, get)), _outcome.set(held)
-            try:
-                state = nightly(config, return_state=True)
-            except OUT_OF_REACH as error:
-                if "finished" not in held:
-                    raise
-                say_out_of_reach(night, "the flow's end", error)
-            finally:
-                _opened.reset(opened)
-                _outcome.reset(outcome)
-    finally:
-        night.release()  # a flow that Prefect could not start has driven nothing
+    with started_ahead(night) as get:
+        opened, outcome = _opened.set((night, get)), _outcome.set(held)
+        try:
+            state = nightly(config, return_state=True)
+        except OUT_OF_REACH as error:
+            if "finished" not in held:
+                raise
+            say_out_of_reach(night, "the flow's end", error)
+        finally:
+            _opened.reset(opened)
+            _outcome.reset(outcome)
     if "finished" not in held:
         state.result()
     return night, held["finished"]
@@ -172,9 +173,10 @@ def _without_people(error: Exception) -> str:
 def started_ahead(night: Night):
     """Yield a function that gives the run's executor; it starts meanwhile, if the first stage has work for it.
 
-    Prefect's server and Ray take seconds each to start, so the second does not wait for the first.
+    Prefect's server and Ray take seconds each to start, so the second does not wait for the first. A flow that Prefect
+    could not start, or that was stopped outside our own code, has its account written here, before the workers go.
     """
-    with executor_on_demand(lambda: make_executor(night)) as get:
+    with executor_on_demand(lambda: make_executor(night)) as get, account_at_the_end(night):
         if night.config.execution.executor != "inline":
             night.look_ahead(STAGES[0], get)
         yield get
@@ -228,7 +230,7 @@ def make_executor(night: Night) -> Executor:
     execution = night.config.execution
     if execution.executor == "inline":
         return InlineExecutor(worker_settings(night), night.run_id, attempts=execution.attempts)
-    if not execution.ray_address:
+    if not (execution.ray_address or os.environ.get("RAY_ADDRESS")):
         # Whoever reaches Ray's ports can run code here. This setting, read when Ray is imported, keeps a local
         # Ray on the loopback address on Linux as it is on other systems.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -16,6 +16,7 @@ from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.night.one_person import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from flows.nightly import course_of_the_flow, run_from_here
+from flows.stopping import watched
 from tasks.run_log import RunLogReporter
 
 
@@ -82,17 +83,18 @@ def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
     if about.selects:
         settings["score.scorers"] = SELECTION_SCORERS[0]
     try:
-        answer = run_study(
-            about,
-            changed(config, settings, source="study"),
-            people=request.people or about.people,
-            seeds=request.seeds or about.seeds,
-            names=request.variants,
-            out=Path(request.out),
-            run_night=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
-            say=log.info,
-            fresh=request.fresh,
-        )
+        with watched():
+            answer = run_study(
+                about,
+                changed(config, settings, source="study"),
+                people=request.people or about.people,
+                seeds=request.seeds or about.seeds,
+                names=request.variants,
+                out=Path(request.out),
+                run_night=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
+                say=log.info,
+                fresh=request.fresh,
+            )
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=str(error))
     for page in (file for file in answer.files if file.suffix == ".md"):

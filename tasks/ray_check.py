@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import ray
 
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.finding import Finding
-from tasks.workers import gpus_of_a_worker, room_for, start_ray, threads_of_a_worker
+from tasks.workers import cluster_address, gpus_of_a_worker, room_for, start_ray, threads_of_a_worker
 
 
 def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
@@ -30,7 +28,8 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     finally:
         ray.shutdown()
     workers = execution.workers or max(1, room)
-    where = execution.ray_address or os.environ.get("RAY_ADDRESS") or "started on this machine"
+    address, setting = cluster_address(execution.ray_address)
+    where = f"{address} by {setting}" if address else "started on this machine"
     has = f"{len(nodes)} node(s), {cpus:g} CPUs, {total.get('GPU', 0):g} GPUs"
     found = f"Ray {ray.__version__}, {where}: {has}; {workers} worker(s)"
     if workers > room:

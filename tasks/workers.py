@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayError
@@ -23,6 +25,12 @@ log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
 ACTOR_START_SECONDS = 180
+REACH_SECONDS = (
+    20.0  # for a cluster's head to take a connection; one that is just being started may need some
+)
+JOIN_SECONDS = 60.0  # for a head that takes connections to let this process in
+LOCAL_START_SECONDS = 180.0  # for Ray to start on this machine, beside whatever else it is at
+_SAY_SECONDS = 20.0  # of waiting in silence
 _LOOK_SECONDS = 1.0  # between two looks for room, while a batch waits for a worker
 _MOST_FAILED_STARTS = 3
 
@@ -109,9 +117,15 @@ class Workers:
         with self._lock:
             for _ in range(count):
                 self._start()
-            deadline = time.monotonic() + ACTOR_START_SECONDS
-            while self._starting and time.monotonic() < deadline:
+            began, told = time.monotonic(), False
+            while self._starting and time.monotonic() - began < ACTOR_START_SECONDS:
                 self._welcome(timeout=min(_LOOK_SECONDS, ACTOR_START_SECONDS))
+                if self._starting and not told and time.monotonic() - began > _SAY_SECONDS:
+                    told = True
+                    log.warning(
+                        "%d of %d workers are ready; waiting up to %d s for the others to find room and start",
+                        len(self._clocks), count, ACTOR_START_SECONDS,
+                    )  # fmt: skip
             if self._starting and (self._wanted or not self._clocks):
                 raise ConfigurationError(self._no_room(f"only {len(self._clocks)} of {count} workers"))
             for actor in list(self._starting.values()):
@@ -220,16 +234,30 @@ def _beside_gpus(threads: int) -> int:
     return max(1, min(threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
 
 
-def start_ray(address: str, run_id: str) -> threading.Event:
-    """Join the cluster at an address, or that of RAY_ADDRESS, or start Ray on this machine.
+def cluster_address(configured: str) -> tuple[str, str]:
+    """Where the cluster is that a run joins, and the setting that says so; empty where Ray is started on this machine.
+
+    Args:
+        configured: `execution.ray_address`; where it is empty RAY_ADDRESS counts, which Ray sets for its own jobs.
+    """
+    setting = "execution.ray_address" if configured else "RAY_ADDRESS (in the environment)"
+    address = configured or os.environ.get("RAY_ADDRESS", "")
+    return ("", "") if address in ("", "local") else (address, setting)
+
+
+def start_ray(configured: str, run_id: str) -> threading.Event:
+    """Join the cluster of `cluster_address`, or start Ray on this machine.
 
     Returns:
         To be set when Ray is no longer needed: until then the thread that started it stays, since Linux kills a local
         Ray's processes with the very thread that started them, and that of the caller may be a passing one.
 
     Raises:
-        ConfigurationError: no cluster answers there.
+        ConfigurationError: no cluster answers there in time, or Ray does not start.
     """
+    address, setting = cluster_address(configured)
+    if address:
+        _require_head(address, setting)
     ended, answer = threading.Event(), queue.Queue()
 
     def start_and_stay() -> None:
@@ -243,9 +271,55 @@ def start_ray(address: str, run_id: str) -> threading.Event:
         ended.wait()
 
     threading.Thread(target=start_and_stay, daemon=True, name="ray").start()
-    if (error := answer.get()) is not None:
+    seconds = JOIN_SECONDS if address else LOCAL_START_SECONDS
+    try:
+        error = answer.get(timeout=seconds)
+    except queue.Empty:
+        error = TimeoutError(f"no answer in {seconds:.0f} s")
+    if error is None:
+        return ended
+    if not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError)):
         raise error
-    return ended
+    if address:
+        raise _no_cluster(address, setting, error) from error
+    raise ConfigurationError(
+        f"Ray does not start on this machine ({error}); its logs are in /tmp/ray/session_latest/logs. "
+        "Set execution.executor: inline to do without it"
+    ) from error
+
+
+def _require_head(address: str, setting: str) -> None:
+    """Ray itself tries an address for minutes before it says anything.
+
+    Raises:
+        ConfigurationError: nothing takes a connection there.
+    """
+    if address == "auto":  # Ray looks up what was started on this machine, and says at once if nothing was
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        host, port = parts.hostname, parts.port or (10001 if "://" in address else None)
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise ConfigurationError(f"{setting}: {address!r} is no address of a Ray cluster; give host:port")
+    deadline = time.monotonic() + REACH_SECONDS
+    while True:
+        try:
+            left = max(0.1, deadline - time.monotonic())
+            with socket.create_connection((host, port), timeout=min(5.0, left)):
+                return
+        except OSError as error:
+            if time.monotonic() + _LOOK_SECONDS > deadline:
+                raise _no_cluster(address, setting, error) from error
+        time.sleep(_LOOK_SECONDS)
+
+
+def _no_cluster(address: str, setting: str, error: BaseException) -> ConfigurationError:
+    return ConfigurationError(
+        f"{setting}: no Ray cluster answers at {address!r} ({error}); start one with `ray start --head`, correct the "
+        "address, or unset both execution.ray_address and RAY_ADDRESS to start Ray on this machine"
+    )
 
 
 @contextmanager
@@ -265,15 +339,8 @@ def _without(text: str):
 
 def _init_ray(address: str, run_id: str) -> None:
     common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
-    address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"execution.ray_address: no Ray cluster answers at {address!r} ({error}); start one with "
-                "`ray start --head`, or leave it empty, and RAY_ADDRESS unset, to run on this machine"
-            ) from error
+        ray.init(address=address, **common)
         return
     local = {
         "num_cpus": os.cpu_count(),

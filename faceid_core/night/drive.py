@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock
 
-from faceid_core.errors import StoreError
-from faceid_core.night.executor import Executor, InlineExecutor
-from faceid_core.night.interrupted import close_accounts, publish_rows
+from faceid_core.errors import ConfigurationError
+from faceid_core.night.executor import Executor, InlineExecutor, close_within
+from faceid_core.night.interrupted import account_at_the_end, say
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published, publish
-from faceid_core.night.runs import write_status
 from faceid_core.outcomes import exit_status
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
 
-log = logging.getLogger(__name__)
+CLOSE_SECONDS = 20.0  # for workers to go; they write nothing by then
 
 
 @dataclass(frozen=True)
@@ -36,58 +34,57 @@ def drive(
     """Run all stages, close every account, publish, give the night's lease back.
 
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
-    and publishes them, and lets the interruption through.
+    and publishes them (`leave_account`), and lets the interruption through.
     """
-    published = None
-    try:
+    with account_at_the_end(night):
         for stage in STAGES:
             run_stage(stage)
-            _say(night, "running", stage=stage)
+            say(night, "running", stage=stage)
         night.finish()
         published = publish_run(night)
         status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
-        _say(night, "complete", exit_status=status, index=published.index)
+        with night.ending:
+            if not night.ended:
+                say(night, "complete", exit_status=status, index=published.index)
+            night.ended = True
         return Finished(night.run_id, status, published)
-    except BaseException as error:
-        ended = f"{type(error).__name__}: {error}"
-        close_accounts(night, ended)
-        _say(night, "interrupted", error=ended)
-        if published is None:
-            publish_rows(night, error)
-        raise
-    finally:
-        night.release()
-
-
-def _say(night: Night, state: str, **more) -> None:
-    """Record the run's status; a record that fails neither ends a night nor hides what ended it."""
-    try:
-        write_status(night, state, **more)
-    except StoreError as error:
-        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, error)
 
 
 @contextmanager
 def executor_on_demand(make: Callable[[], Executor]):
     """Yield a function that gives the run's one executor, made at the first call, closed at the end.
 
-    Several threads may ask; whoever comes while it is being made waits for it.
+    Several threads may ask; whoever comes while it is being made waits for it. The end waits for neither making nor
+    closing it longer than `CLOSE_SECONDS`: a cluster that is gone would hold it up.
     """
     made: list[Executor] = []
-    making = Lock()
+    refused: list[ConfigurationError] = []
+    making, over = Lock(), Event()
 
     def get() -> Executor:
         with making:
+            if over.is_set():
+                raise RuntimeError("the run is over, and its workers with it")
+            if refused:  # the answer would be the same, after the same wait
+                raise refused[0]
             if not made:
-                made.append(make())
+                try:
+                    made.append(make())
+                except ConfigurationError as error:
+                    refused.append(error)
+                    raise
             return made[0]
+
+    def close() -> None:
+        with making:
+            for executor in made:
+                executor.close()
 
     try:
         yield get
     finally:
-        with making:
-            for executor in made:
-                executor.close()
+        over.set()
+        close_within(CLOSE_SECONDS, close)
 
 
 def worker_settings(night: Night) -> WorkerSettings:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from threading import RLock
+from threading import RLock, Thread
+from threading import enumerate as threads
 from typing import Protocol
 
 from faceid_core.outcomes import UNLEARNABLE
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
+
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 32  # works handed out together where the worker decides how many share a pass
 
@@ -128,6 +132,34 @@ class InlineExecutor:
     def close(self) -> None:
         """Drop the models."""
         self._worker = None
+
+
+_CLOSING = "closing"  # the name of threads that close what may hang
+
+
+def close_within(seconds: float, close: Callable[[], None]) -> bool:
+    """Call what closes workers or services, in a thread of its own; whether it came to an end in so many seconds.
+
+    What takes longer goes on, see `left_behind`.
+    """
+
+    def closing() -> None:
+        try:
+            close()
+        except Exception as error:
+            log.warning("what a run had started could not be closed: %s: %s", type(error).__name__, error)
+
+    thread = Thread(target=closing, name=_CLOSING, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("what a run had started is not closed after %.0f s; it is left behind", seconds)
+    return not thread.is_alive()
+
+
+def left_behind() -> bool:
+    """Whether something is being closed still that was not waited for; a process that ends should not wait either."""
+    return any(thread.name == _CLOSING for thread in threads())
 
 
 def may_try_again(done: Done) -> bool:

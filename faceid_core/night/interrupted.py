@@ -3,16 +3,80 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+from contextlib import contextmanager
 
-from faceid_core.errors import FaceidError
+from faceid_core.errors import FaceidError, StoreError
 from faceid_core.night.erase import refuse_erased
 from faceid_core.night.night import Night
 from faceid_core.night.rows import account_tables, run_tables
+from faceid_core.night.runs import write_status
 from faceid_core.night.scores import collect
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, Outcome
 from faceid_core.tables import Tables
 
 log = logging.getLogger(__name__)
+
+# Ray ends a process 60 s after its cluster went: whatever takes longer is not waited for.
+ACCOUNT_SECONDS = 50.0
+# Nights of this process whose account does not stand yet.
+OPEN: dict[str, Night] = {}
+
+
+@contextmanager
+def account_at_the_end(night: Night):
+    """Run a block of a night; whatever ends it, the night's account stands afterwards and its lease is given back.
+
+    Blocks may be nested: the innermost one that is interrupted writes the account, the others find it written.
+    """
+    OPEN[night.run_id] = night
+    try:
+        yield
+    except BaseException as error:
+        leave_account(night, error)
+        raise
+    finally:
+        OPEN.pop(night.run_id, None)
+        night.release()
+
+
+def leave_account(night: Night, error: BaseException) -> None:
+    """Close everybody's account, record the run as interrupted and publish its rows, unless that is done already.
+
+    It needs the store only, neither workers nor Prefect, and comes before they are closed. It is written in a thread
+    of its own, which a second signal cannot break into; that thread is waited for up to `ACCOUNT_SECONDS`.
+
+    Args:
+        night: The interrupted night; it starts nothing more.
+        error: What ended it.
+    """
+    # Ray's handler of SIGTERM sets an alarm that aborts the process after three seconds.
+    signal.alarm(0)
+    night.cancelled.set()
+    # Not a daemon: a process that ends meanwhile waits for it.
+    thread = threading.Thread(target=_leave_once, args=(night, error), name=f"account-{night.run_id}")
+    thread.start()
+    thread.join(ACCOUNT_SECONDS)
+
+
+def _leave_once(night: Night, error: BaseException) -> None:
+    with night.ending:
+        if night.ended:
+            return
+        night.ended = True
+        ended = f"{type(error).__name__}: {error}"
+        close_accounts(night, ended)
+        say(night, "interrupted", error=ended)
+        publish_rows(night, error)
+
+
+def say(night: Night, state: str, **more) -> None:
+    """Record the run's status; a record that fails neither ends a night nor hides what ended it."""
+    try:
+        write_status(night, state, **more)
+    except StoreError as error:
+        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, error)
 
 
 def close_accounts(night: Night, ended: str) -> None:
@@ -22,6 +86,7 @@ def close_accounts(night: Night, ended: str) -> None:
         night: The interrupted night.
         ended: What ended it.
     """
+    night.close_books()
     for account in night.accounts.values():
         if account.alive and not night.missing(account):
             account.finish()

@@ -42,7 +42,8 @@ class Night:
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
-    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached.
+    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached. `ended`, under `ending`: whether
+    its account stands, of a night that ran to its end or of one that was interrupted.
     """
 
     run_id: str
@@ -64,15 +65,23 @@ class Night:
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)
     usage: Usage = field(default_factory=Usage)
+    ended: bool = False
+    ending: RLock = field(default_factory=RLock, repr=False)
     _ahead: dict[str, Future] = field(default_factory=dict, repr=False)
     _lock: RLock = field(default_factory=RLock, repr=False)
     _answered: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _repairs: RLock = field(default_factory=RLock, repr=False)
+    _books_closed: bool = field(default=False, repr=False)
 
     def release(self) -> None:
         """Let the next night in; safe to call twice."""
         if self.lease is not None:
             self.lease.release()
+
+    def close_books(self) -> None:
+        """Enter no further outcome: the account is being written, and workers may still answer."""
+        with self._lock:
+            self._books_closed = True
 
     def alive(self) -> list[Subject]:
         """Subjects that later stages still concern, people first, in the manifest's order."""
@@ -218,6 +227,8 @@ class Night:
         if done.status in ("done", "rejected"):
             done = self._with_manifest(subject, done)
         with self._lock:
+            if self._books_closed:
+                return done
             here = done.reason != MADE_ELSEWHERE
             self.computed[done.work.call.stage] += here and done.status == "done"
             if subject.kind == "person":
@@ -238,7 +249,8 @@ class Night:
             manifest = StageCache(self.store, subject.scope).by_key(call.stage, call.key)
             if manifest is not None:
                 with self._lock:
-                    self.adopt(subject, done.work.result, manifest)
+                    if not self._books_closed:
+                        self.adopt(subject, done.work.result, manifest)
                 return done
             if done.status == "rejected" and subject.kind == "person":  # the photo never reached the store
                 figures = done.value, done.threshold
@@ -252,6 +264,8 @@ class Night:
     def fail(self, subject: Subject, stage: str, reason: str, message: str) -> None:
         """Close a subject outside any piece of work."""
         with self._lock:
+            if self._books_closed:
+                return
             if subject.kind == "person":
                 self.accounts[subject.name].close(Outcome.FAILED, stage=stage, reason=reason, message=message)
             else:

@@ -1,4 +1,4 @@
-"""The real command under Prefect and Ray, while a worker or Ray's head is killed, or somebody presses Ctrl-C."""
+"""The real command under Prefect and Ray, while a worker or Ray's head is killed, or it is stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from faceid_core.night.runs import read_status
 from faceid_core.store import open_store
+from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
 from tests.helpers.aftermath import run_again
 from tests.helpers.fault_counts import FaultRecord
@@ -21,7 +23,15 @@ from tests.helpers.killed import night_in_a_child
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 WAIT_SECONDS = 300
-POINTS = ["worker in training", "worker in generation", "head", "ctrl-c"]
+GONE_SECONDS = 30  # for a stopped night to end, and its processes with it
+STOPS = {
+    "ctrl-c": (signal.SIGINT, False),
+    "ctrl-c in a terminal": (signal.SIGINT, True),
+    "terminated": (signal.SIGTERM, False),
+    "terminated by a service manager": (signal.SIGTERM, True),
+    "its terminal closed": (signal.SIGHUP, False),
+}
+POINTS = ["worker in training", "worker in generation", "head", *STOPS]
 LONG = {  # long enough to be caught in the middle
     "personalize": {"method": {"steps": 40, "samples_per_step": 5}},
     "generate": {"seeds": 6, "steps": 10},
@@ -69,9 +79,14 @@ class Command:
                     found.append(process)
         return found
 
-    def send(self, what: int) -> None:
-        """Send the command itself a signal."""
-        self._process.send_signal(what)
+    def stop(self, what: int, *, everybody: bool) -> list[psutil.Process]:
+        """Send the command a signal, or all its processes at once; returns them."""
+        top = psutil.Process(self._process.pid)
+        family = [top, *top.children(recursive=True)]
+        for process in family if everybody else [top]:
+            with suppress(psutil.Error):
+                process.send_signal(what)
+        return family
 
     def exit_status(self) -> int:
         """Wait for its end."""
@@ -145,13 +160,23 @@ def test_a_lost_head_ends_the_night_and_the_next_one_goes_on(night_on, undisturb
     ends_like(night_on, command, undisturbed_long, "head")
 
 
-def test_ctrl_c_leaves_an_account_and_the_next_night_goes_on(night_on, undisturbed_long, command):
+@pytest.mark.parametrize("point", STOPS)
+def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
+    night_on, undisturbed_long, command, point
+):
+    what, everybody = STOPS[point]
     night = command()
     night.wait_for("journal")
-    night.send(signal.SIGINT)
+    family, began = night.stop(what, everybody=everybody), time.monotonic()
     assert night.exit_status() == 130, night.told()
-    (row,) = Tables(open_store(command.config.store)).read("identity_outcomes").to_pylist()
+    assert time.monotonic() - began < GONE_SECONDS, night.told()
+    _, alive = psutil.wait_procs(family, timeout=GONE_SECONDS)
+    assert not alive, "nobody is left behind"
+    store = open_store(command.config.store)
+    (row,) = Tables(store).read("identity_outcomes").to_pylist()
     # The pool answers for works that it had; the night for whoever it had not handed out.
     assert (row["outcome"], row["reason"]) in (("not_reached", "stopped"), ("not_reached", "interrupted"))
+    (run,) = Tables(store).read("runs").to_pylist()
+    assert read_status(store, run["run_id"])[1]["state"] == "interrupted" and not running_runs(store)
     assert command().exit_status() == 0
-    ends_like(night_on, command, undisturbed_long, "ctrl-c")
+    ends_like(night_on, command, undisturbed_long, point)

@@ -1,0 +1,155 @@
+"""How a command is stopped: SIGTERM and SIGHUP do what Ctrl-C does, and a night's account stands before the process ends.
+
+The first signal interrupts. The second is left alone, since the account is being written; the third ends the process at
+once. See docs/design/night.md, "Stopped by a signal".
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+EXIT_INTERRUPTED = 130
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ARRIVE_SECONDS = 3.0  # for the interruption to reach our own code; Prefect's may be waiting for a server
+LINGER_SECONDS = 10.0  # for workers and Prefect to be told, once the account stands
+LEAVE_SECONDS = 30.0  # for Prefect and Ray to go at the end of a process
+_AT_ONCE = 3  # the signal that ends the process whatever it is at
+APART_SECONDS = 1.0  # a terminal or a service manager may send one stop as several signals
+_FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of a process that Prefect started for one flow run
+
+_active: list[_Watch] = []
+_slow_to_leave: list[str] = []
+
+
+@contextmanager
+def stopped_like_ctrl_c():
+    """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does; one that is ignored stays so, as under nohup."""
+
+    def interrupt(number: int, frame: object) -> None:
+        as_ctrl_c = signal.getsignal(signal.SIGINT)
+        if callable(as_ctrl_c):
+            as_ctrl_c(signal.SIGINT, frame)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # otherwise it is ignored, or Prefect's
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def watched():
+    """Run nights in a block, and see that a signal ends them within bounds and with their account written.
+
+    A signal raises an exception in the main thread, which usually does all that is needed. But it may be deep in
+    Prefect's client then, which waits for a server that was stopped as well; or in one long computation. So the account
+    is also written from here, and a process that has not ended `LINGER_SECONDS` later is ended.
+    """
+    if _active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with stopped_like_ctrl_c():
+        watch = _Watch()
+        _active.append(watch)
+        try:
+            yield
+        finally:
+            _active.remove(watch)
+            watch.end()
+
+
+class _Watch:
+    """Reads signals from the descriptor to which Python writes their numbers at once, whatever the main thread is at."""
+
+    def __init__(self):
+        self._reads, self._writes = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._writes, False)
+        self._before = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
+        self._stopped, self._over = "", threading.Event()
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+
+    def end(self) -> None:
+        """Stop watching. A process that Prefect started is watched to its very end: what follows is Prefect's code."""
+        if self._stopped and os.environ.get(_FLOW_RUN):
+            return
+        self._over.set()
+        signal.set_wakeup_fd(self._before)
+        os.write(self._writes, b"\0")
+
+    def _listen(self) -> None:
+        count, last = 0, -APART_SECONDS
+        while not self._over.is_set():
+            number = os.read(self._reads, 1)[0]
+            if number not in STOPS:
+                continue
+            # Ray's handler of SIGTERM sets an alarm that aborts the process after three seconds.
+            signal.alarm(0)
+            now = time.monotonic()
+            count, last = count + (now - last >= APART_SECONDS), now
+            if count == 1 and not self._stopped:
+                self._stopped = signal.Signals(number).name
+                threading.Thread(target=self._see_to_the_end, name="stopping", daemon=True).start()
+            elif count >= _AT_ONCE:
+                end_now(EXIT_INTERRUPTED)
+        for descriptor in (self._reads, self._writes):
+            os.close(descriptor)
+
+    def _see_to_the_end(self) -> None:
+        nights = sys.modules.get("faceid_core.night.interrupted")  # imported by whatever opens one
+        open_nights = list(nights.OPEN.values()) if nights else []
+        arrived = time.monotonic() + ARRIVE_SECONDS
+        while any(not night.cancelled.is_set() for night in open_nights):
+            if time.monotonic() > arrived or self._over.wait(0.05):
+                break
+        for night in open_nights:
+            nights.leave_account(night, KeyboardInterrupt(self._stopped))
+        if not self._over.wait(LINGER_SECONDS):
+            end_now(EXIT_INTERRUPTED)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether this is Ctrl-C, or what a signal raises in a flow of Prefect's."""
+    prefect = sys.modules.get("prefect.exceptions")
+    return isinstance(error, KeyboardInterrupt) or bool(
+        prefect and isinstance(error, prefect.TerminationSignal)
+    )
+
+
+def slow_to_leave(what: str) -> None:
+    """Note that this process has started what may hold up its end; see `leave`."""
+    _slow_to_leave.append(what)
+
+
+def leave(code: int) -> None:
+    """End the process with this exit status; what Prefect and Ray still want to do at its end has a bound."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    unseen, executors = sys.modules.get("tasks.unseen"), sys.modules.get("faceid_core.night.executor")
+    if (unseen and unseen.was_out_of_reach()) or (executors and executors.left_behind()):
+        end_now(code)
+    if _slow_to_leave:
+        seconds = LINGER_SECONDS if code == EXIT_INTERRUPTED else LEAVE_SECONDS
+        timer = threading.Timer(seconds, end_now, (code,))
+        timer.daemon = True
+        timer.start()
+    sys.exit(code)
+
+
+def end_now(code: int) -> None:
+    """End the process at once, with the Prefect server that it started; Ray's processes end with it by themselves."""
+    servers = sys.modules.get("prefect.server.api.server")
+    for server in list(servers.SubprocessASGIServer._instances.values()) if servers else ():
+        with suppress(Exception):
+            server.server_process.kill()
+    os._exit(code)

@@ -1,0 +1,203 @@
+"""A night that is stopped: its account stands before workers and Prefect are told, whatever comes meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from faceid_core.night import drive as driving
+from faceid_core.night import interrupted
+from faceid_core.night.drive import drive, executor_on_demand
+from faceid_core.night.executor import left_behind
+from faceid_core.night.interrupted import OPEN, account_at_the_end, leave_account
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+from faceid_core.night.runs import read_status
+from faceid_core.stages.work import Done
+from faceid_core.store import open_store
+from faceid_core.store.lease import running_runs
+from faceid_core.tables import Tables
+from flows.stopping import stopped_like_ctrl_c
+from tests.helpers.pretend_night import pretend_config, write_manifest
+
+
+@pytest.fixture
+def night(tmp_path):
+    """An open night of two people."""
+    night = open_night(
+        pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 2)), LogReporter()
+    )
+    yield night
+    night.release()
+
+
+def outcomes(store) -> list[dict]:
+    return Tables(store).query("select outcome, reason from identity_outcomes").to_pylist()
+
+
+def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypatch, caplog):
+    monkeypatch.setattr(driving, "CLOSE_SECONDS", 0.2)
+    seen, release = [], threading.Event()
+
+    class Hangs:
+        def close(self):
+            seen.append((night.ended, len(outcomes(night.store)), running_runs(night.store)))
+            release.wait(20)
+
+    def stopped(stage):
+        get()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), executor_on_demand(Hangs) as get:
+        drive(night, stopped)
+    assert seen == [(True, 2, [])], "the account stands, and the store is free, before the workers are told"
+    assert left_behind() and "left behind" in caplog.text
+    release.set()
+
+
+def test_workers_that_are_still_started_hold_up_no_end(monkeypatch):
+    monkeypatch.setattr(driving, "CLOSE_SECONDS", 0.2)
+    starting, started, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self):
+            starting.set()
+            started.wait(20)
+
+        def close(self):
+            closed.set()
+
+    with suppress(KeyboardInterrupt), executor_on_demand(Slow) as get:
+        threading.Thread(target=get, daemon=True).start()
+        starting.wait(20)
+        raise KeyboardInterrupt
+    assert not closed.is_set()
+    started.set()
+    assert closed.wait(20), "what was started too late is closed all the same"
+
+
+def test_a_second_interruption_does_not_lose_the_account(night, monkeypatch):
+    whole = interrupted.publish_rows
+
+    def interrupted_again(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.3)
+        whole(*arguments)
+
+    monkeypatch.setattr(interrupted, "publish_rows", interrupted_again)
+    with pytest.raises(KeyboardInterrupt), account_at_the_end(night):
+        raise KeyboardInterrupt("the first")
+    leave_account(night, ValueError("comes too late"))
+    assert outcomes(night.store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
+    record = read_status(night.store, night.run_id)[1]
+    assert record["state"] == "interrupted" and "the first" in record["error"]
+    assert night.run_id not in OPEN
+
+
+def test_an_answer_that_comes_after_the_account_changes_nothing(night):
+    (work, *_) = night.lookup("detect")
+    leave_account(night, KeyboardInterrupt())
+    night.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
+    night.fail(night.subjects[work.subject], "detect", "late", "late")
+    account = night.accounts[work.subject]
+    assert (account.reason, account.seconds) == ("interrupted", 0.0) and not night.failures_common
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_does_what_ctrl_c_does(number):
+    before = signal.getsignal(number)
+    try:
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(KeyboardInterrupt), stopped_like_ctrl_c():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)
+        with stopped_like_ctrl_c():
+            signal.raise_signal(number)  # as under nohup
+    finally:
+        signal.signal(number, before)
+
+
+def test_rays_alarm_is_cleared(night):
+    signal.alarm(300)
+    try:
+        leave_account(night, KeyboardInterrupt())
+        assert signal.alarm(0) == 0
+    finally:
+        signal.alarm(0)
+
+
+# Its main thread is somewhere that no exception leaves, as in Prefect's client, or in one long computation.
+STUCK = """
+import signal, sys, time
+from flows import stopping
+
+stopping.ARRIVE_SECONDS, stopping.LINGER_SECONDS, stopping.APART_SECONDS = 0.2, float(sys.argv[1]), 0.3
+
+def stuck(told):
+    for number in stopping.STOPS:
+        signal.signal(number, lambda *_: None)
+    print(told, flush=True)
+    time.sleep(60)
+"""
+WITH_NIGHT = """
+from faceid_core.config import NightlyConfig
+from faceid_core.night.interrupted import account_at_the_end
+from faceid_core.night.opening import open_night
+from faceid_core.night.reporter import LogReporter
+
+with stopping.watched():
+    night = open_night(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())
+    with account_at_the_end(night):
+        stuck(night.run_id)
+"""
+WITHOUT = """
+with stopping.watched():
+    stuck("here")
+"""
+
+
+@pytest.fixture
+def stuck():
+    """Start a process with such a main thread; gives it and what it told."""
+    started = []
+
+    def start(script: str, linger: float, *arguments: str):
+        process = subprocess.Popen(
+            [sys.executable, "-c", STUCK + script, str(linger), *arguments], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_stopped_process_ends_in_time_with_its_account_wherever_it_is(stuck, tmp_path):
+    config = pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 2))
+    process, run_id = stuck(WITH_NIGHT, 0.5, config.model_dump_json())
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 130
+    store = open_store(config.store)
+    assert outcomes(store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
+    assert "SIGHUP" in read_status(store, run_id)[1]["error"]
+
+
+def test_the_third_signal_ends_a_process_at_once(stuck):
+    process, _ = stuck(WITHOUT, 60)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):  # together: one stop
+        process.send_signal(number)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None, "the second is left alone"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130

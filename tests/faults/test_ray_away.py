@@ -1,0 +1,75 @@
+"""A Ray cluster that nobody started, or that something else answers for: refused in time, by the setting's name."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.night.drive import executor_on_demand
+from tasks import workers
+from tasks.workers import cluster_address, start_ray
+
+
+@pytest.fixture
+def nobody():
+    """A port on which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent():
+    """A port that takes connections and says nothing, as another service's may."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_the_environments_address_counts_where_none_is_configured(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster_address("") == ("", "")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster_address("") == ("10.0.0.1:6379", "RAY_ADDRESS (in the environment)")
+    assert cluster_address("auto") == ("auto", "execution.ray_address")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert cluster_address("") == ("", "")
+
+
+@pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
+def test_an_address_of_nobody_is_refused_in_time_by_its_settings_name(nobody, monkeypatch, setting):
+    monkeypatch.setattr(workers, "REACH_SECONDS", 1.5)
+    configured = nobody if setting == "execution.ray_address" else ""
+    monkeypatch.setenv("RAY_ADDRESS", nobody)
+    with pytest.raises(ConfigurationError, match=f"^{setting}.*{nobody}.*ray start --head"):
+        start_ray(configured, "test")
+
+
+@pytest.mark.parametrize("address", ["head", "head:port", "ray://", "10.0.0.1:99999"])
+def test_what_is_no_address_is_refused_at_once(address):
+    with pytest.raises(ConfigurationError, match="give host:port"):
+        start_ray(address, "test")
+
+
+def test_a_service_that_is_no_ray_is_given_up(silent, monkeypatch):
+    monkeypatch.setattr(workers, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "_init_ray", lambda *_: time.sleep(20))  # Ray itself tries for minutes
+    with pytest.raises(ConfigurationError, match="no answer in"):
+        start_ray(silent, "test")
+
+
+def test_a_refusal_is_not_waited_for_twice():
+    asked = []
+
+    def refuse():
+        asked.append(threading.current_thread())
+        raise ConfigurationError("nobody answers")
+
+    with executor_on_demand(refuse) as get:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="nobody answers"):
+                get()
+    assert len(asked) == 1
