@@ -48,15 +48,15 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
     from flows.prefect_server import configured_server, require_server
 
     if configured_server():
-        _serve(config, cron, require_server(), own=False)
+        _serve(config, cron, require_server(), None)
         return
-    with _own_server(host, port) as url:
-        _serve(config, cron, url, own=True)
+    with _own_server(host, port) as (url, server):
+        _serve(config, cron, url, server)
 
 
 @contextmanager
 def _own_server(host: str, port: int):
-    """A server of ours for as long as the block lasts; yields its API's address, which the environment names as well.
+    """A server of ours for as long as the block lasts; yields its API's address, named in the environment too, and it.
 
     Raises:
         ConfigurationError: it cannot be started there.
@@ -73,7 +73,7 @@ def _own_server(host: str, port: int):
         os.environ["PREFECT_API_URL"] = f"{origin}/api"
         refresh_prefect()
         click.echo(f"its pages ask once for the string of {string.source}{_shown(string.value)}")
-        yield os.environ["PREFECT_API_URL"]
+        yield os.environ["PREFECT_API_URL"], server
     finally:
         server.terminate()
         try:
@@ -140,7 +140,15 @@ def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> 
     raise ConfigurationError(f"the Prefect server did not answer within {SERVER_START_SECONDS} s")
 
 
-def _serve(config: NightlyConfig, cron: str, url: str, *, own: bool) -> None:
+def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen | None) -> None:
+    """Register the deployments and serve them.
+
+    Args:
+        config: What the forms begin with.
+        cron: The nightly schedule.
+        url: The server's API.
+        server: Its process if it is ours.
+    """
     import asyncio
 
     from prefect.client.orchestration import get_client
@@ -152,8 +160,9 @@ def _serve(config: NightlyConfig, cron: str, url: str, *, own: bool) -> None:
     from flows.prefect_server import without_credentials
     from flows.serving_runner import ServingRunner
 
+    own = server is not None
     started = StartedRuns(OWN_SERVER if own else url)
-    runner = ServingRunner(started, click.echo)
+    runner = ServingRunner(started, click.echo, lambda: server is None or server.poll() is None)
     numbers = []
     with get_client(sync_client=True) as client:
         for deployment in deployments(config, cron):

@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import httpx
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
 from prefect.runner._starter_engine import EngineCommandStarter
 
+from faceid_core.errors import ConfigurationError
 from flows.lost_runs import StartedRuns
+from flows.stopping import APART_SECONDS, STOPS
 
 # A run that is told to stop writes its account and rows first; only one that is not done by then is killed.
 STOP_SECONDS = 60.0
 _TELL_SECONDS = 20.0  # for the runner to tell Prefect of a killed run
 _START_SECONDS = 3.0  # for a run that was just being started to get its process
 _POLL_SECONDS = 0.1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class RunsOwnGroup:
@@ -57,26 +59,38 @@ class ServingRunner(Runner):
     Args:
         started: Where the processes of its runs are remembered.
         say: Prints a line for the operator.
+        server_lives: Whether it is worth while to wait for a server that does not answer.
     """
 
-    def __init__(self, started: StartedRuns, say: Callable[[str], None]):
+    def __init__(
+        self,
+        started: StartedRuns,
+        say: Callable[[str], None],
+        server_lives: Callable[[], bool] = lambda: True,
+    ):
         # Schedules stay as they are for the next `faceid serve`.
         super().__init__(name="faceid", pause_on_shutdown=False)
-        self._started, self._say = started, say
-        self._times_told = 0
+        self._started, self._say, self._server_lives = started, say, server_lives
+        self._times_told, self._last_told, self._stop = 0, -APART_SECONDS, asyncio.Event()
 
     async def serve(self) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for the runs' accounts."""
-        told, loop = asyncio.Event(), asyncio.get_running_loop()
+        """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for the runs' accounts.
+
+        Raises:
+            ConfigurationError: the server has ended for good.
+        """
+        loop = asyncio.get_running_loop()
 
         def tell() -> None:
-            self._times_told += 1
-            told.set()
+            now = time.monotonic()
+            self._times_told += now - self._last_told >= APART_SECONDS
+            self._last_told = now
+            self._stop.set()
 
-        for each in _SIGNALS:
+        for each in STOPS:
             if signal.getsignal(each) is not signal.SIG_IGN:  # as under nohup
                 loop.add_signal_handler(each, tell)
-        serving, waiting = asyncio.create_task(self.start()), asyncio.create_task(told.wait())
+        serving, waiting = asyncio.create_task(self.start()), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
@@ -86,6 +100,10 @@ class ServingRunner(Runner):
             serving.cancel()
             with suppress(asyncio.CancelledError):
                 await serving
+        if not self._times_told:
+            raise ConfigurationError(
+                "the Prefect server has ended; its runs were ended too, start both again"
+            )
 
     def handle_sigterm(self, *_: object) -> None:
         """Called beside the handler that `serve` has set; Prefect's own would end the process at once."""
@@ -115,6 +133,24 @@ class ServingRunner(Runner):
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def _poll(self) -> None:
+        """Look for runs that are due. Prefect's own loop gives up after minutes without a server, and kills the runs."""
+        away = False
+        while not self.stopping:
+            try:
+                await self._get_and_submit_flow_runs()
+                away = False
+            except httpx.HTTPError as error:
+                if not self._server_lives():
+                    self._stop.set()
+                    return
+                if not away:
+                    self._say(
+                        f"the Prefect server does not answer ({error or type(error).__name__}); waiting for it"
+                    )
+                away = True
+            await asyncio.sleep(self.query_seconds)
+
     def _signal(self, run_id, how: Callable[[ProcessHandle], None]) -> None:
         handle = self._process_manager.get(run_id)
         if handle is not None:
@@ -124,6 +160,7 @@ class ServingRunner(Runner):
     async def __aenter__(self):
         await super().__aenter__()
         self._scheduled_run_poller._resolve_starter = self._starter
+        self._scheduled_run_poller.run = self._poll
         manager = self._process_manager
         add, remove, kill = manager.add, manager.remove, manager.kill
 
