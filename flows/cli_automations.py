@@ -68,12 +68,21 @@ def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
                 data = yaml.safe_load(each.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise ConfigurationError(f"{each} cannot be read as YAML: {error}") from None
-            if not isinstance(data, dict) or not {"name", "trigger", "actions"} <= set(data):
+            if (
+                not isinstance(data, dict)
+                or not {"name", "trigger", "actions"} <= set(data)
+                or not _acts(data)
+            ):
                 raise ConfigurationError(
                     f"{each} holds no automation: it needs the keys name, trigger and actions"
                 )
             found.append(data)
     return found
+
+
+def _acts(data: dict[str, Any]) -> bool:
+    actions = data["actions"]
+    return isinstance(actions, list) and all(isinstance(each, dict) for each in actions)
 
 
 def needs_block(automation: dict[str, Any]) -> bool:
@@ -117,9 +126,15 @@ def put_silent(client: Any) -> None:
 
 
 def save_block(url: str, kind: str) -> str:
-    """Keep the address on the server; returns the block's id."""
+    """Keep the address on the server; returns the block's id.
+
+    Raises:
+        ConfigurationError: it is no such webhook's address.
+    """
     from prefect.blocks import notifications
 
+    if not url.startswith(("https://", "http://")):
+        raise ConfigurationError("--notify is no address of a webhook: it begins with https://")
     if kind == "webhook":
         # The block's own url is shown to everyone; its secrets are encrypted.
         block = notifications.CustomWebhookNotificationBlock(
@@ -130,7 +145,10 @@ def save_block(url: str, kind: str) -> str:
         )
     else:
         made = {"slack": notifications.SlackWebhook, "teams": notifications.MicrosoftTeamsWebhook}
-        block = made[kind](url=url)
+        try:
+            block = made[kind](url=url)
+        except ValueError as error:
+            raise ConfigurationError(f"--notify is no address of a {kind} webhook: {error}") from None
     return str(block.save(BLOCK, overwrite=True))
 
 

@@ -182,10 +182,23 @@ def test_files_that_hold_no_automation_are_named(monkeypatch, capsys, tmp_path, 
 
     server, address = answering
     server.answer = (200, b'"3.8.8"')
-    for text in ("a: [", "- 1", "name: x\ntrigger: {type: nonsense}\nactions: []\n"):
+    named = "name: x\ntrigger: {type: nonsense}\nactions: "
+    for text in ("a: [", "- 1", f"{named}3\n", f"{named}[]\n"):
         (tmp_path / "a.yaml").write_text(text)
         with temporary_settings({PREFECT_API_URL: address}):
             monkeypatch.setattr("flows.cli_automations.known_block", lambda: None)
             assert run_cli(monkeypatch, "automations", str(tmp_path / "a.yaml")) == 3, text
         told = capsys.readouterr().err
         assert "Traceback" not in told and ("a.yaml" in told or "'x'" in told), told
+
+
+@pytest.mark.parametrize("kind", ["slack", "teams", "webhook"])
+def test_what_is_no_webhook_is_told_without_its_text(monkeypatch, capsys, kind, answering):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    server, address = answering
+    server.answer = (200, b'"3.8.8"')
+    with temporary_settings({PREFECT_API_URL: address}):
+        assert run_cli(monkeypatch, "automations", "--notify", "sesame", "--notify-kind", kind) == 3
+    told = capsys.readouterr().err
+    assert "--notify" in told and "bug" not in told and "sesame" not in told
