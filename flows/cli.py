@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from faceid_core import __version__
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
+from flows.display import keep_showing
+from flows.loopback import reach_loopback_directly
 from flows.stopping import EXIT_INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
@@ -45,6 +50,8 @@ COMMANDS = {
     "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the night."),
     "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
 }
+# What these print is what they are called for; what the others print is about their work. "" is `faceid --help`.
+_PRODUCT_IS_PRINTED = {"query", "key", "status", "plan", "explain", ""}
 
 
 class _LazyGroup(click.Group):
@@ -72,9 +79,13 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turn known errors into one clear message and the exit status that the house promises."""
+    reach_loopback_directly(os.environ)
+    called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+    keep_showing(product=called in _PRODUCT_IS_PRINTED)
     try:
         with stopped_like_ctrl_c():
             code = cli.main(standalone_mode=False)
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.Abort:  # Ctrl-C, as click tells it

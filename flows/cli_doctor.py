@@ -14,8 +14,10 @@ from rich.table import Table
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.finding import Finding, as_records, guarded
 from faceid_core.outcomes import EXIT_CONFIGURATION
+from faceid_core.private import without_credentials
 from flows.options import config_options
-from flows.prefect_server import ask, without_credentials
+from flows.prefect_server import ask
+from flows.stopping import slow_to_leave
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -95,6 +97,8 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
         nonlocal workers
         from tasks.ray_check import check_ray
 
+        slow_to_leave("Ray")
+
         found, workers = check_ray(config)
         return found
 
@@ -114,12 +118,14 @@ def _prefect() -> Iterator[Finding]:
         version = ask(url, "admin/version", *credentials)
     except urllib.error.HTTPError as error:
         advice = "look at its log"
+        if error.code < 500:
+            advice = "correct PREFECT_API_URL, which ends in /api"
         if error.code in (401, 403):
             advice = "set PREFECT_API_AUTH_STRING to what the server has"
         yield Finding("prefect", "fail", f"{where} refuses: {error}", advice)
         return
     except (OSError, ValueError) as error:
-        advice = "start it, or correct or unset PREFECT_API_URL"
+        advice = "start it, or correct or unset PREFECT_API_URL; a night would run without its UI"
         yield Finding("prefect", "fail", f"{where} does not answer: {error}", advice)
         return
     from importlib.metadata import version as installed

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.private import without_credentials
 from flows.options import config_options
 
 
@@ -72,7 +73,7 @@ def _prefect_settings() -> str:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     from flows.prefect_auth import close_own_server
-    from flows.prefect_server import configured_server, may_start_server, without_credentials
+    from flows.prefect_server import configured_server, may_start_server
 
     url = configured_server()
     if url:

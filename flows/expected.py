@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from faceid_core.errors import ConfigurationError, FaceidError, StoreError
+from faceid_core.private import without_credentials
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _RESOURCES = {
@@ -78,7 +79,7 @@ def _prefect(error: BaseException) -> FaceidError | None:
 def _http(error: BaseException) -> FaceidError | None:
     if not _is(error, "httpx", "HTTPError", "InvalidURL"):
         return None
-    from flows.prefect_server import refused, unreachable, without_credentials
+    from flows.prefect_server import refused, unreachable
 
     address = ""
     with suppress(AttributeError, RuntimeError):  # some have no request, others lost it

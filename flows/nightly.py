@@ -15,7 +15,14 @@ from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights
-from faceid_core.night.drive import CLOSE_SECONDS, Finished, drive, executor_on_demand, worker_settings
+from faceid_core.night.drive import (
+    CLOSE_SECONDS,
+    Finished,
+    drive,
+    drive_here,
+    executor_on_demand,
+    worker_settings,
+)
 from faceid_core.night.executor import MOST_AT_ONCE, Executor, InlineExecutor, close_within
 from faceid_core.night.interrupted import account_at_the_end, leave_account
 from faceid_core.night.night import Night
@@ -27,6 +34,7 @@ from faceid_core.outcomes import EXIT_COMPLETE
 from faceid_core.stages import STAGES
 from flows.stopping import watched
 from tasks.artifacts import leave_artifacts, name_run
+from tasks.prefect_server import why_out_of_reach
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
 from tasks.stage_tasks import EXECUTORS, MISSES, NIGHTS, RETRIED, chunk, chunks, lookup
@@ -116,7 +124,11 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=_without_people(error))
     if opened:
-        finished = run_nightly(*opened)
+        try:
+            finished = run_nightly(*opened)
+        except BaseException as error:
+            _outcome.get()["error"] = error
+            raise
     else:
         with watched(), started_ahead(night) as get:
             finished = run_nightly(night, get)
@@ -130,20 +142,28 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
 def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Finished]:
     """Run the flow in this process with a listener; used by `faceid run`.
 
-    The night is opened before the flow, so that whatever refuses it is said at once and stays out of Prefect.
+    The night is opened before the flow, so that whatever refuses it is said at once and stays out of Prefect. Where
+    Prefect is out of reach, or cannot start the flow, the night runs all the same, unseen.
 
     Raises:
+        ConfigurationError: what PREFECT_API_URL names is no Prefect server, or refuses us; nothing was opened.
         Exception: whatever refused the night, or ended the flow before it could publish.
     """
+    # Within a flow, as a variant of a study is, Prefect has been reached already.
+    out_of_reach = "" if flow_run.get_id() else why_out_of_reach()
     night = open_night(config, reporter)
-    held: dict = {}
     with started_ahead(night) as get:
+        if out_of_reach:
+            return night, _run_without_prefect(night, get, reporter, out_of_reach)
+        held: dict = {}
         opened, outcome = _opened.set((night, get)), _outcome.set(held)
         try:
             state = nightly(config, return_state=True)
-        except OUT_OF_REACH as error:
+        except Exception as error:  # Prefect's: what the flow itself raises is in its state
+            if "error" in held:
+                raise held["error"] from error
             if "finished" not in held:
-                raise
+                return night, _run_without_prefect(night, get, reporter, f"{type(error).__name__}: {error}")
             say_out_of_reach(night, "the flow's end", error)
         finally:
             _opened.reset(opened)
@@ -151,6 +171,16 @@ def run_from_here(config: NightlyConfig, reporter: Reporter) -> tuple[Night, Fin
     if "finished" not in held:
         state.result()
     return night, held["finished"]
+
+
+def _run_without_prefect(night: Night, get: Callable[[], Executor], reporter: Reporter, why: str) -> Finished:
+    """Run a night of which Prefect does not know, which only costs its view."""
+    reporter.note(
+        f"Prefect is out of reach, so this run is not in its UI: {why}. It goes on without; "
+        f"`faceid status` tells how far it is"
+    )
+    say_out_of_reach(night, "the whole run", why)
+    return drive_here(night, get)
 
 
 def _open(config: NightlyConfig, **opening: Any) -> Night:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.private_file import config_folder, make_once, read_private
+from faceid_core.private import config_folder, make_once, read_private
+from flows.loopback import reach_loopback_directly
 
 # Reserved by RFC 2606, so no page comes from there. Empty or "null" would let some in: files and sandboxed frames.
 NO_ORIGIN = "https://none.invalid"
 _SERVERS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 _ORIGINS = ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,9 @@ def close_own_server(origin: str = NO_ORIGIN) -> AuthString:
     os.environ.update(dict.fromkeys(_SERVERS, string.value))
     if not any(name in os.environ for name in _ORIGINS):
         os.environ[_ORIGINS[0]] = origin
-    _keep_loopback_from_proxies()
+    reach_loopback_directly(os.environ)  # a proxy would be sent the string
     refresh_prefect()
     return string
-
-
-def _keep_loopback_from_proxies() -> None:
-    """A proxy of the environment would be sent the string, and would look for the server on its own machine."""
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
 
 
 def refresh_prefect() -> None:

@@ -7,12 +7,12 @@ import json
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.private import without_credentials
 
 ASK_SECONDS = 10
-CLOUD = "https://api.prefect.cloud/"  # has no version to ask for
 
 
 def configured_server() -> str | None:
@@ -40,7 +40,7 @@ def may_start_server() -> bool:
 
 
 def require_server() -> str:
-    """The address of a server that answers and lets us in, asked once and within seconds.
+    """The address of a server that answers and lets us in, asked within seconds.
 
     Prefect's client would try for a minute, and without an address would start a server that ends with the command.
 
@@ -53,19 +53,12 @@ def require_server() -> str:
             "PREFECT_API_URL is not set: name the server, as in PREFECT_API_URL=http://127.0.0.1:4200/api "
             "for that of `faceid serve`"
         )
-    from prefect.settings import get_current_settings
+    from tasks.prefect_server import why_out_of_reach
 
-    api = get_current_settings().api
-    secrets = [each.get_secret_value() if each else "" for each in (api.auth_string, api.key)]
-    try:
-        ask(url, "admin/version", *secrets)
-    except urllib.error.HTTPError as error:
-        if not (error.code == 404 and url.startswith(CLOUD)):
-            raise ConfigurationError(refused(url, error.code)) from None
-    except json.JSONDecodeError:
-        raise ConfigurationError(refused(url, 404)) from None
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(unreachable(url, error)) from None
+    if why := why_out_of_reach():
+        raise ConfigurationError(
+            f"PREFECT_API_URL: {why}; start the server and look at its log, or correct or unset PREFECT_API_URL"
+        )
     return url
 
 
@@ -104,14 +97,7 @@ def refused(url: str, status: int) -> str:
 
 def unreachable(url: str, error: Exception) -> str:
     """What to say of a server that does not answer."""
-    reason = getattr(error, "reason", None) or error
     return (
-        f"the Prefect server of PREFECT_API_URL, {without_credentials(url)}, does not answer ({reason}): "
-        "start it, or correct or unset PREFECT_API_URL"
+        f"the Prefect server of PREFECT_API_URL, {without_credentials(url)}, does not answer ({error}): "
+        "start it and look at its log, or correct or unset PREFECT_API_URL"
     )
-
-
-def without_credentials(url: str) -> str:
-    """The address without a user and password that somebody wrote into it."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -16,6 +16,7 @@ import click
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.private import without_credentials
 from flows.options import config_options
 
 SERVER_START_SECONDS = 240
@@ -157,7 +158,6 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     from flows.deployments import deployments
     from flows.kept_switches import keep_switches
     from flows.lost_runs import OWN_SERVER, StartedRuns, close_lost_runs
-    from flows.prefect_server import without_credentials
     from flows.serving_runner import ServingRunner
 
     own = server is not None

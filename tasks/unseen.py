@@ -19,7 +19,7 @@ OUT_OF_REACH = (httpx.HTTPError, ObjectNotFound)
 _told: list[str] = []
 
 
-def say_out_of_reach(night: Night, what: str, error: Exception) -> None:
+def say_out_of_reach(night: Night, what: str, error: object) -> None:
     """Log that something went on without Prefect, and remember that it did."""
     _told.append(what)
     log.warning("run %s: %s goes on unseen, Prefect is out of reach: %s", night.run_id, what, error)

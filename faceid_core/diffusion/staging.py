@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from faceid_core.errors import MissingWeights
+from faceid_core.store.file_lock import lock_file
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.models_lock import cache_folder
 from faceid_core.store.objects import validate_name
 
 _SUFFIXES = (".json", ".txt", ".safetensors")
+_STAGING_SECONDS = 3 * 3600.0  # for another process to bring a large model over a slow line
 
 
 def stage(url: str, s3: Mapping[str, object]) -> Path:
@@ -81,5 +82,5 @@ def _bring(store, wanted: Mapping[str, list], place: Path) -> None:
 def _alone(place: Path) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     with open(place.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock, f"the copy of {place.name}", seconds=_STAGING_SECONDS)
         yield

@@ -101,10 +101,20 @@ def drive_inline(night: Night) -> Finished:
         return InlineExecutor(worker_settings(night), night.run_id, attempts=night.config.execution.attempts)
 
     with executor_on_demand(make) as get:
+        return drive_here(night, get)
 
-        def run_stage(stage: str) -> None:
-            works = night.lookup(stage)
-            if works:
-                night.execute(stage, works, get())
 
-        return drive(night, run_stage)
+def drive_here(night: Night, get: Callable[[], Executor]) -> Finished:
+    """The whole night without Prefect.
+
+    Args:
+        night: an open night.
+        get: gives the run's executor.
+    """
+
+    def run_stage(stage: str) -> None:
+        works = night.lookup(stage)
+        if works:
+            night.execute(stage, works, get())
+
+    return drive(night, run_stage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -13,11 +12,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigurationError, Conflict, ObjectMissing, StoreError
+from .file_lock import lock_file
 from .keys import sha256_hex
 from .objects import RESERVED, ObjectInfo, validate_name, validate_prefix
 
 # A deletion prunes empty folders, which can take one away under a writer's feet; the writer makes it again.
 _ATTEMPTS_AT_VANISHING_FOLDER = 20
+_LOCK_SECONDS = 60.0  # held for one write
 
 
 class FolderStore:
@@ -214,7 +215,7 @@ class FolderStore:
         self._make_folder(folder)
         # 256 lock files serve all names: one each would leave a file behind for every erased object.
         with open(folder / sha256_hex(name.encode())[:2], "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock, f"{name} in {self.url}", seconds=_LOCK_SECONDS)
             yield
 
     def _make_folder(self, folder: Path) -> None:

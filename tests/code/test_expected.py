@@ -120,9 +120,14 @@ def test_a_bug_is_still_called_one(monkeypatch, capsys):
         assert "this is a bug in faceid" in capsys.readouterr().err
 
 
+VERSION = b'"3.8.8"'
+
+
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self):
         code, body = self.server.answer
+        if body == VERSION and self.path.endswith("/health"):
+            body = b"true"
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -147,6 +152,8 @@ def answering():
 def test_commands_that_need_a_server_say_which_setting_is_wrong(monkeypatch, capsys, command, answering):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    # Asked once: a server that is away is given ten seconds otherwise, since it may just be restarting.
+    monkeypatch.setattr("tasks.prefect_server.PATIENCE_SECONDS", 0)
     server, address = answering
     cases = [
         ("http://127.0.0.1:9/api", None, ["PREFECT_API_URL", "does not answer"]),
@@ -181,7 +188,7 @@ def test_files_that_hold_no_automation_are_named(monkeypatch, capsys, tmp_path, 
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     server, address = answering
-    server.answer = (200, b'"3.8.8"')
+    server.answer = (200, VERSION)
     named = "name: x\ntrigger: {type: nonsense}\nactions: "
     for text in ("a: [", "- 1", f"{named}3\n", f"{named}[]\n"):
         (tmp_path / "a.yaml").write_text(text)
@@ -197,7 +204,7 @@ def test_what_is_no_webhook_is_told_without_its_text(monkeypatch, capsys, kind, 
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     server, address = answering
-    server.answer = (200, b'"3.8.8"')
+    server.answer = (200, VERSION)
     with temporary_settings({PREFECT_API_URL: address}):
         assert run_cli(monkeypatch, "automations", "--notify", "sesame", "--notify-kind", kind) == 3
     told = capsys.readouterr().err

@@ -58,6 +58,7 @@ def test_a_string_of_the_environment_wins(monkeypatch):
 
 
 def test_a_proxy_of_the_environment_is_not_sent_the_string(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "example.org")
     close_own_server()
     assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"

@@ -1,8 +1,7 @@
-"""`faceid serve` on a real Prefect server: stopped, killed and started again, with runs under way and switches off."""
+"""What `faceid serve` serves with, on a real Prefect server: stopped and killed with a run under way."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,11 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from prefect.client.schemas.schedules import CronSchedule
 
-from faceid_core.config import NightlyConfig
-from flows.lost_runs import OWN_SERVER, StartedRun, StartedRuns, close_lost_runs, started_here
+from flows.lost_runs import StartedRuns, close_lost_runs
 
+pytestmark = pytest.mark.exhaustive
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 120
 SERVE = """
@@ -146,7 +144,6 @@ def test_serve_that_is_stopped_ends_its_run_with_an_account_and_tells_prefect(se
     assert served.places_taken() == 0
 
 
-@pytest.mark.exhaustive
 def test_a_run_that_does_not_end_is_killed_and_told(serving):
     served = serving(stop_seconds=3)
     run, folder = served.start_run(stubborn=True)
@@ -156,7 +153,6 @@ def test_a_run_that_does_not_end_is_killed_and_told(serving):
     assert served.places_taken() == 0
 
 
-@pytest.mark.exhaustive
 def test_a_second_signal_does_not_wait(serving):
     served = serving()
     run, _ = served.start_run(stubborn=True)
@@ -189,96 +185,3 @@ def test_runs_that_were_killed_with_serve_are_closed_at_its_next_start_and_livin
     state = served.state(run)
     assert state.is_crashed() and "run it again" in state.message and served.parts(run) == ["CRASHED"]
     assert served.places_taken() == 0 and not list(started)
-
-    # Marked a second time, as the automation of lost runs may: the place of the successor is not given back.
-    successor = client.create_flow_run_from_deployment(served.deployment, parameters={"folder": "/"})
-    from prefect.states import Crashed, Pending
-
-    client.set_flow_run_state(successor.id, Pending())
-    assert served.places_taken() == 1
-    client.set_flow_run_state(run.id, Crashed(), force=True)
-    assert served.places_taken() == 1
-    # A run that had its place but no process yet is nobody's record; on a server of ours it is closed.
-    assert close_lost_runs(client, started, [served.deployment], own=False) == []
-    assert close_lost_runs(client, started, [served.deployment], own=True) == [successor.name]
-    assert served.places_taken() == 0
-
-
-def register(client, cron: str):
-    """Register all deployments, as `serve` does at its start; returns nightly."""
-    from flows.deployments import deployments
-    from flows.kept_switches import keep_switches
-
-    for deployment in deployments(NightlyConfig(), cron):
-        keep_switches(client, deployment)
-        deployment.apply()
-    return client.read_deployment_by_name("nightly/nightly")
-
-
-def schedules(deployment) -> dict[str, bool]:
-    return {each.schedule.cron: each.active for each in deployment.schedules}
-
-
-def test_a_schedule_that_is_switched_off_stays_off(client):
-    nightly = register(client, "0 22 * * *")
-    assert schedules(nightly) == {"0 22 * * *": True} and not nightly.paused
-    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
-    assert schedules(register(client, "0 22 * * *")) == {"0 22 * * *": False}
-    nightly = register(client, "0 23 * * *")
-    assert schedules(nightly) == {"0 23 * * *": False}, "another time is not switched on"
-    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=True)
-    assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True}
-
-    # What was added on the server is kept, and what was switched off whole, whichever deployment it is.
-    client.create_deployment_schedules(nightly.id, [(CronSchedule(cron="5 5 * * *"), False)])
-    assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True, "5 5 * * *": False}
-    assert schedules(register(client, "")) == {"5 5 * * *": False}, "without --cron there is none of ours"
-    assert schedules(register(client, "0 22 * * *")) == {"5 5 * * *": False, "0 22 * * *": True}
-    erase = client.read_deployment_by_name("erase/erase")
-    for deployment in (erase, nightly):
-        client.pause_deployment(deployment.id)
-    assert register(client, "0 22 * * *").paused
-    assert client.read_deployment_by_name("erase/erase").paused
-    client.resume_deployment(nightly.id)
-    assert not register(client, "0 22 * * *").paused
-
-
-def test_the_automation_of_lost_runs_is_there_once_and_stays_switched_off(client):
-    from flows.cli_automations import put_silent
-
-    put_silent(client)
-    (lost,) = client.read_automations_by_name("faceid lost runs")
-    assert lost.enabled
-    client.pause_automation(lost.id)
-    put_silent(client)
-    (lost,) = client.read_automations_by_name("faceid lost runs")
-    assert not lost.enabled
-    assert not client.read_automations_by_name("faceid failures"), "nobody said where messages go"
-
-
-def test_a_process_is_known_again_by_its_run_and_machine(monkeypatch, tmp_path):
-    run_id = "6f3c0f0e-1111-4222-8333-123456789abc"
-    sleeper = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"]
-    environment = {**os.environ, "PREFECT__FLOW_RUN_ID": run_id}
-    child = subprocess.Popen(sleeper, env=environment, stdout=subprocess.PIPE)
-    child.stdout.readline()
-    here = started_here(run_id, OWN_SERVER, child.pid)
-    try:
-        assert here.is_running() is True
-        changed = {"run_id": run_id.replace("1111", "2222"), "boot": "another", "pid": 2**22 + 1}
-        for name, value in changed.items():
-            assert StartedRun(**{**vars(here), name: value}).is_running() is False, name
-        for name in ("host", "namespace"):
-            assert StartedRun(**{**vars(here), name: "another"}).is_running() is None, name
-    finally:
-        child.kill()
-        child.wait()
-    assert here.is_running() is False
-
-    started = StartedRuns(OWN_SERVER)
-    started.remember(run_id, child.pid)
-    (folder,) = tmp_path.glob("state/faceid/*")
-    (folder / "torn.json").write_text(json.dumps(vars(here))[:20])
-    assert [record.run_id for record in started] == [run_id] and not list(StartedRuns("another"))
-    started.forget(run_id)
-    assert not list(started) and not list(folder.iterdir())

@@ -170,3 +170,22 @@ def test_a_server_that_stays_away_costs_its_view_only(server, small, people, tmp
     _, record = read_status(store, run_id)
     assert record["state"] == "complete" and record["outcomes"]["done"] == 2
     assert Tables(store).read("runs")["run_id"].to_pylist() == [run_id]
+
+
+def test_a_server_that_was_never_there_costs_its_view_only(small, people, tmp_path):  # noqa: F811
+    config = tmp_path / "night.json"
+    config.write_text(small(str(tmp_path / "store"), people, executor="inline").model_dump_json())
+    command = [sys.executable, "-m", "flows", "run", "--config", str(config)]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
+        # Inline in the file would do without Prefect: the pool of workers is what a nightly has.
+        ended = subprocess.run(
+            [*command, "--executor", "ray"], env={**os.environ, "PREFECT_API_URL": url}, timeout=WAIT_SECONDS,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Prefect is out of reach" in ended.stdout
+    store = open_store(str(tmp_path / "store"))
+    (run,) = Tables(store).read("runs").to_pylist()
+    assert read_status(store, run["run_id"])[1]["state"] == "complete" and run["done"] == 2

@@ -1,10 +1,11 @@
-"""Small secrets in files of their own: made once, readable by their owner alone."""
+"""Small secrets: in files that are made once and that only their owner can read; out of addresses that are shown."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from faceid_core.errors import ConfigurationError
 
@@ -56,3 +57,12 @@ def read_private(path: Path) -> str:
             f"{path} can be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}"
         )
     return text
+
+
+def without_credentials(url: str) -> str:
+    """An address without the user and password that somebody wrote into it; whatever is no address stays as it is."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,104 @@
+"""The Prefect server that a run would use, asked before anything is opened: its client itself tries for minutes."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.private import config_folder, without_credentials
+
+ANSWER_SECONDS = 10.0
+PATIENCE_SECONDS = 10.0  # a server may just be restarting
+_PAUSE_SECONDS = 2.0
+_BUSY = {408, 425, 429}
+_REFUSED = {401, 403, 407}
+
+
+def why_out_of_reach() -> str:
+    """Why the server that Prefect's settings name cannot be told of a run, in words; empty if it can.
+
+    Empty as well where they name none, and the run starts a server of its own.
+
+    Raises:
+        ConfigurationError: the address is none, something else than Prefect answers there, or it refuses us.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        return ""
+    _require_address(url)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while why := _ask(url):
+        if time.monotonic() + _PAUSE_SECONDS > deadline:
+            return why
+        time.sleep(_PAUSE_SECONDS)
+    return ""
+
+
+def _require_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ConfigurationError(
+            f"PREFECT_API_URL: {without_credentials(url)!r} is no address of a Prefect server; give one like "
+            "http://host:4200/api, or unset it to have the run start a server of its own"
+        )
+
+
+def _ask(url: str) -> str:
+    """One attempt, with the credentials and certificates that Prefect's own client takes.
+
+    Returns:
+        Why there was no answer, or none for now; empty if all is well.
+
+    Raises:
+        ConfigurationError: waiting will not change what was answered.
+    """
+    shown = without_credentials(url)
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client,
+        ):
+            answers = [client.request("GET", "/health")]
+            if (
+                "api.prefect.cloud" not in url
+            ):  # whose server tells no version, and asks for credentials throughout
+                answers.append(client.request("GET", "/admin/version"))
+            told = [answer.json() for answer in answers]
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in _REFUSED:
+            raise ConfigurationError(
+                f"the Prefect server at PREFECT_API_URL {shown} refuses this run (status {status}); set "
+                "PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the server was started with; that of "
+                f"`faceid serve` stands in {config_folder() / 'prefect-auth'} of who runs it"
+            ) from None
+        if status < 500 and status not in _BUSY:
+            raise _no_prefect(url, f"status {status}") from None
+        return f"{shown} answers with status {status}"
+    except httpx.HTTPError as error:
+        return f"{shown} does not answer: {str(error) or type(error).__name__}"
+    except ValueError:
+        raise _no_prefect(url, "something else than JSON") from None
+    if told[0] is not True or not all(isinstance(each, str) for each in told[1:]):
+        raise _no_prefect(url, "something else than its health and version")
+    return ""
+
+
+def _no_prefect(url: str, found: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"PREFECT_API_URL: what answers at {without_credentials(url)} is no Prefect API ({found}); the address ends "
+        "in /api, as in http://host:4200/api"
+    )
