@@ -94,18 +94,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = EXIT_CONFIGURATION
-    except (ConfigurationError, MissingWeights) as error:
-        click.echo(f"error: {error}", err=True)
-        code = EXIT_CONFIGURATION
-    except FaceidError as error:
-        click.echo(f"error: {error}", err=True)
-        code = EXIT_FAILURES
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        click.echo("this is a bug in faceid; the traceback above says where", err=True)
-        code = EXIT_BUG
+    except Exception as error:
+        code = _tell(error)
     except BaseException as error:
         if not is_interruption(error):
             raise
@@ -113,3 +103,20 @@ def main() -> None:
     if code == EXIT_INTERRUPTED:
         click.echo(INTERRUPTED, err=True)
     leave(code or 0)
+
+
+def _tell(error: Exception) -> int:
+    """Say what ended a command; returns the exit status."""
+    if not isinstance(error, FaceidError):
+        from flows.expected import explained
+
+        error = explained(error) or error
+    if isinstance(error, FaceidError):
+        click.echo(f"error: {error}", err=True)
+        configuration = isinstance(error, ConfigurationError | MissingWeights)
+        return EXIT_CONFIGURATION if configuration else EXIT_FAILURES
+    import traceback
+
+    traceback.print_exception(error)
+    click.echo("this is a bug in faceid; the traceback above says where", err=True)
+    return EXIT_BUG

@@ -36,8 +36,12 @@ def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
     """Make the automations of FILES (default: all of infra/prefect/automations) on the server of PREFECT_API_URL.
 
     One that is there by name is brought up to date, so calling this again changes nothing. Automations that send a
-    message are made when it is known where to: by --notify, now or in an earlier call.
+    message are made when it is known where to: by --notify, now or in an earlier call. One that was switched off
+    on the server stays off.
     """
+    from flows.prefect_server import require_server
+
+    require_server()
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -57,14 +61,28 @@ def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
     """
     found = []
     for file in files:
+        if not file.exists():
+            raise ConfigurationError(f"{file} is not there; a clone of the repository has the automations")
         for each in sorted(file.glob("*.yaml")) if file.is_dir() else [file]:
-            data = read_yaml(each.read_bytes(), source=str(each), what="an automation")
-            if not isinstance(data, dict) or not {"name", "trigger", "actions"} <= set(data):
+            try:
+                data = read_yaml(each.read_bytes(), source=str(each), what="an automation")
+            except OSError as error:
+                raise ConfigurationError(f"{each} cannot be read: {error.strerror}") from None
+            if (
+                not isinstance(data, dict)
+                or not {"name", "trigger", "actions"} <= set(data)
+                or not _acts(data)
+            ):
                 raise ConfigurationError(
                     f"{each} holds no automation: it needs the keys name, trigger and actions"
                 )
             found.append(data)
     return found
+
+
+def _acts(data: dict[str, Any]) -> bool:
+    actions = data["actions"]
+    return isinstance(actions, list) and all(isinstance(each, dict) for each in actions)
 
 
 def needs_block(automation: dict[str, Any]) -> bool:
@@ -73,8 +91,13 @@ def needs_block(automation: dict[str, Any]) -> bool:
 
 
 def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
-    """Make an automation, or bring the one of its name up to date; says which."""
+    """Make an automation, or bring the one of its name up to date, on or off as it was left; says which.
+
+    Raises:
+        ConfigurationError: Prefect does not know such an automation.
+    """
     from prefect.events.schemas.automations import AutomationCore
+    from pydantic import ValidationError
 
     actions = [
         {**action, "block_document_id": block}
@@ -82,19 +105,36 @@ def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
         else action
         for action in automation["actions"]
     ]
-    wanted = AutomationCore.model_validate({**automation, "actions": actions})
+    try:
+        wanted = AutomationCore.model_validate({**automation, "actions": actions})
+    except ValidationError as error:
+        raise ConfigurationError(f"automation {automation['name']!r} is none of Prefect's: {error}") from None
     there = client.read_automations_by_name(wanted.name)
     if there:
+        wanted.enabled = there[0].enabled
         client.update_automation(there[0].id, wanted)
         return "brought up to date"
     client.create_automation(wanted)
     return "made"
 
 
+def put_silent(client: Any) -> None:
+    """Make or bring up to date those of infra/ that send no message."""
+    for automation in read_automations((FILES,)):
+        if not needs_block(automation):
+            put(client, automation, None)
+
+
 def save_block(url: str, kind: str) -> str:
-    """Keep the address on the server; returns the block's id."""
+    """Keep the address on the server; returns the block's id.
+
+    Raises:
+        ConfigurationError: it is no such webhook's address.
+    """
     from prefect.blocks import notifications
 
+    if not url.startswith(("https://", "http://")):
+        raise ConfigurationError("--notify is no address of a webhook: it begins with https://")
     if kind == "webhook":
         # The block's own url is shown to everyone; its secrets are encrypted.
         block = notifications.CustomWebhookNotificationBlock(
@@ -105,7 +145,10 @@ def save_block(url: str, kind: str) -> str:
         )
     else:
         made = {"slack": notifications.SlackWebhook, "teams": notifications.MicrosoftTeamsWebhook}
-        block = made[kind](url=url)
+        try:
+            block = made[kind](url=url)
+        except ValueError as error:
+            raise ConfigurationError(f"--notify is no address of a {kind} webhook: {error}") from None
     return str(block.save(BLOCK, overwrite=True))
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import click
 from rich.console import Console
@@ -17,11 +14,12 @@ from rich.table import Table
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.finding import Finding, as_records, guarded
 from faceid_core.outcomes import EXIT_CONFIGURATION
+from faceid_core.private import without_credentials
 from flows.options import config_options
+from flows.prefect_server import ask
 from flows.stopping import slow_to_leave
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
-_API_TIMEOUT_SECONDS = 10
 
 
 @click.command(short_help="Look the machine over before the night.")
@@ -113,42 +111,33 @@ def _prefect() -> Iterator[Finding]:
     if not url:
         yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
         return
+    where = without_credentials(url)
+    credentials = [os.environ.get(name, "") for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")]
     try:
-        healthy = _asked(url, "health") is True
-        version = _asked(url, "admin/version")
+        healthy = ask(url, "health", *credentials) is True
+        version = ask(url, "admin/version", *credentials)
     except urllib.error.HTTPError as error:
         advice = "look at its log"
         if error.code < 500:
             advice = "correct PREFECT_API_URL, which ends in /api"
         if error.code in (401, 403):
             advice = "set PREFECT_API_AUTH_STRING to what the server has"
-        yield Finding("prefect", "fail", f"{url} refuses: {error}", advice)
+        yield Finding("prefect", "fail", f"{where} refuses: {error}", advice)
         return
     except (OSError, ValueError) as error:
         advice = "start it, or correct or unset PREFECT_API_URL; a night would run without its UI"
-        yield Finding("prefect", "fail", f"{url} does not answer: {error}", advice)
+        yield Finding("prefect", "fail", f"{where} does not answer: {error}", advice)
         return
     from importlib.metadata import version as installed
 
     ours = installed("prefect")
     if not healthy:
-        yield Finding("prefect", "fail", f"{url} says that it is not well", "look at its log")
+        yield Finding("prefect", "fail", f"{where} says that it is not well", "look at its log")
     elif version.split(".")[:2] != ours.split(".")[:2]:
         advice = "use the same minor version on both sides"
-        yield Finding("prefect", "warn", f"{url}: server {version}, this client {ours}", advice)
+        yield Finding("prefect", "warn", f"{where}: server {version}, this client {ours}", advice)
     else:
-        yield Finding("prefect", "ok", f"{url}: server {version}, this client {ours}")
-
-
-def _asked(url: str, path: str) -> Any:
-    """What the server answers, with the credentials that Prefect's own client would send."""
-    request = urllib.request.Request(f"{url.rstrip('/')}/{path}")
-    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
-        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
-    elif key := os.environ.get("PREFECT_API_KEY"):
-        request.add_header("Authorization", f"Bearer {key}")
-    with urllib.request.urlopen(request, timeout=_API_TIMEOUT_SECONDS) as answer:
-        return json.loads(answer.read())
+        yield Finding("prefect", "ok", f"{where}: server {version}, this client {ours}")
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:

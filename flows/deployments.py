@@ -18,6 +18,7 @@ from flows.nightly import nightly
 from flows.on_demand import evaluate_only, personalize_one, study
 
 TAG = "faceid"
+SCHEDULE = "faceid-cron"  # tells the schedule of --cron from those that are added on the server
 
 
 # Long enough for a run by hand to end, short enough for the night that begins at 22:00 to be over by morning.
@@ -93,7 +94,7 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
         ConfigurationError: this is no cron line.
     """
     try:
-        schedule = Cron(cron, timezone=config.run.timezone) if cron else None
+        schedule = Cron(cron, timezone=config.run.timezone, slug=SCHEDULE) if cron else None
     except ValueError:
         raise ConfigurationError(
             f"--cron {cron!r} is no cron line; write five fields, as in '0 22 * * *' for every day at 22:00"

@@ -14,6 +14,7 @@ from prefect.settings import (
 )
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.private import config_folder, without_credentials
 
 ANSWER_SECONDS = 10.0
 PATIENCE_SECONDS = 10.0  # a server may just be restarting
@@ -53,7 +54,7 @@ def _require_address(url: str) -> None:
         sound = False
     if not sound:
         raise ConfigurationError(
-            f"PREFECT_API_URL: {url!r} is no address of a Prefect server; give one like "
+            f"PREFECT_API_URL: {without_credentials(url)!r} is no address of a Prefect server; give one like "
             "http://host:4200/api, or unset it to have the run start a server of its own"
         )
 
@@ -67,6 +68,7 @@ def _ask(url: str) -> str:
     Raises:
         ConfigurationError: waiting will not change what was answered.
     """
+    shown = without_credentials(url)
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -82,14 +84,15 @@ def _ask(url: str) -> str:
         status = error.response.status_code
         if status in _REFUSED:
             raise ConfigurationError(
-                f"the Prefect server at PREFECT_API_URL {url} refuses this run (status {status}); set "
-                "PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the server was started with"
+                f"the Prefect server at PREFECT_API_URL {shown} refuses this run (status {status}); set "
+                "PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the server was started with; that of "
+                f"`faceid serve` stands in {config_folder() / 'prefect-auth'} of who runs it"
             ) from None
         if status < 500 and status not in _BUSY:
             raise _no_prefect(url, f"status {status}") from None
-        return f"{url} answers with status {status}"
+        return f"{shown} answers with status {status}"
     except httpx.HTTPError as error:
-        return f"{url} does not answer: {str(error) or type(error).__name__}"
+        return f"{shown} does not answer: {str(error) or type(error).__name__}"
     except ValueError:
         raise _no_prefect(url, "something else than JSON") from None
     if told[0] is not True or not all(isinstance(each, str) for each in told[1:]):
@@ -99,6 +102,6 @@ def _ask(url: str) -> str:
 
 def _no_prefect(url: str, found: str) -> ConfigurationError:
     return ConfigurationError(
-        f"PREFECT_API_URL: what answers at {url} is no Prefect API ({found}); the address ends in /api, as in "
-        "http://host:4200/api"
+        f"PREFECT_API_URL: what answers at {without_credentials(url)} is no Prefect API ({found}); the address ends "
+        "in /api, as in http://host:4200/api"
     )

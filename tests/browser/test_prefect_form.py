@@ -19,12 +19,14 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from faceid_core.night.runs import read_status, run_ids
 from faceid_core.store import open_store
+from flows.prefect_auth import auth_file
 
 pytestmark = pytest.mark.browser
 
@@ -54,6 +56,8 @@ def page():
         browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(WAIT_SECONDS * 250)
+        page.asked = set()  # hosts; pictures in the page itself have none
+        page.on("request", lambda request: page.asked.add(urlsplit(request.url).netloc))
         yield page
         browser.close()
 
@@ -126,6 +130,23 @@ def _printed_addresses(log: Path, server: subprocess.Popen) -> dict[str, str]:
     )
 
 
+@pytest.fixture(scope="module")
+def signed_in(page, served):
+    """The page of somebody who has typed the string once, where the server asks for it."""
+    addresses, _ = served
+    page.goto(addresses["nightly"])
+    field = page.locator("input[type=password]")
+    field.wait_for()
+    assert "/login" in page.url and "nightly" not in page.inner_text("body")
+    _picture(page, "prefect-login")
+    for string in ("faceid:guess", auth_file().read_text().strip()):
+        field.fill(string)
+        page.get_by_role("button", name=re.compile("log ?in", re.IGNORECASE)).click()
+        page.wait_for_timeout(1500)
+        assert ("/login" in page.url) == (string == "faceid:guess")
+    return page
+
+
 def _picture(page, name: str) -> None:
     """Keep what the page shows, where FACEID_SCREENSHOTS says."""
     folder = os.environ.get("FACEID_SCREENSHOTS")
@@ -148,7 +169,20 @@ def _fill(page, label: str, value: str) -> None:
     field.locator("xpath=../..").locator("input").fill(value)
 
 
-def test_the_form_explains_every_choice_and_offers_lists(page, served):
+def test_the_string_is_asked_for_once_and_stands_in_no_address(signed_in, served, folder):
+    addresses, _ = served
+    secret = auth_file().read_text().strip()
+    _open_form(signed_in, addresses["nightly"])
+    signed_in.reload()
+    signed_in.get_by_text("Everything that one nightly run needs to know.").first.wait_for()
+    assert secret not in signed_in.url
+    assert secret not in (folder / "serve.log").read_text(), "what is no terminal may be a log"
+    server = urlsplit(addresses["nightly"]).netloc
+    assert signed_in.asked - {""} == {server}, "the pages ask nothing of anybody else"
+
+
+def test_the_form_explains_every_choice_and_offers_lists(signed_in, served):
+    page = signed_in
     addresses, _ = served
     _open_form(page, addresses["nightly"])
     _picture(page, "prefect-form")
@@ -165,7 +199,8 @@ def test_the_form_explains_every_choice_and_offers_lists(page, served):
         assert chosen.count() == 1, f"{value} is chosen from a list, not typed"
 
 
-def test_a_night_is_started_from_the_form_and_its_report_is_opened(page, served, reports):
+def test_a_night_is_started_from_the_form_and_its_report_is_opened(signed_in, served, reports):
+    page = signed_in
     addresses, folder = served
     _open_form(page, addresses["nightly"])
     _fill(page, "Seeds", "2")
@@ -207,7 +242,8 @@ def test_a_night_is_started_from_the_form_and_its_report_is_opened(page, served,
     _picture(page, "report-person")
 
 
-def test_an_impossible_value_is_refused_with_its_name(page, served):
+def test_an_impossible_value_is_refused_with_its_name(signed_in, served):
+    page = signed_in
     addresses, folder = served
     before = run_ids(open_store(str(folder)))
     _open_form(page, addresses["nightly"])
@@ -217,7 +253,8 @@ def test_an_impossible_value_is_refused_with_its_name(page, served):
     assert run_ids(open_store(str(folder))) == before, "nothing was started"
 
 
-def test_a_person_can_be_asked_for_without_json(page, served):
+def test_a_person_can_be_asked_for_without_json(signed_in, served):
+    page = signed_in
     addresses, folder = served
     before = run_ids(open_store(str(folder)))
     assert set(addresses) == {

@@ -373,3 +373,97 @@ def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, clie
     assert page.data == (tmp_path / "out" / "kv-split.md").read_text(encoding="utf-8")
     again = study(request, config, return_state=True)
     assert "0 variants computed, 1 were in the store" in again.message
+
+
+def register(client, cron: str):
+    """Register two deployments, as `serve` does with all at its start; returns nightly."""
+    from flows.deployments import deployments
+    from flows.kept_switches import keep_switches
+
+    for deployment in deployments(NightlyConfig(), cron):
+        if deployment.name in ("nightly", "erase"):
+            keep_switches(client, deployment)
+            deployment.apply()
+    return client.read_deployment_by_name("nightly/nightly")
+
+
+def schedules(deployment) -> dict[str, bool]:
+    return {each.schedule.cron: each.active for each in deployment.schedules}
+
+
+def test_a_schedule_that_is_switched_off_stays_off(client):
+    from prefect.client.schemas.schedules import CronSchedule
+
+    nightly = register(client, "0 22 * * *")
+    assert schedules(nightly) == {"0 22 * * *": True} and not nightly.paused
+    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
+    assert schedules(register(client, "0 22 * * *")) == {"0 22 * * *": False}
+    nightly = register(client, "0 23 * * *")
+    assert schedules(nightly) == {"0 23 * * *": False}, "another time is not switched on"
+    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=True)
+    assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True}
+
+    # What was added on the server is kept, and what was switched off whole, whichever deployment it is.
+    client.create_deployment_schedules(nightly.id, [(CronSchedule(cron="5 5 * * *"), False)])
+    assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True, "5 5 * * *": False}
+    assert schedules(register(client, "")) == {"5 5 * * *": False}, "without --cron there is none of ours"
+    assert schedules(register(client, "0 22 * * *")) == {"5 5 * * *": False, "0 22 * * *": True}
+    erase = client.read_deployment_by_name("erase/erase")
+    for deployment in (erase, nightly):
+        client.pause_deployment(deployment.id)
+    assert register(client, "0 22 * * *").paused
+    assert client.read_deployment_by_name("erase/erase").paused
+    client.resume_deployment(nightly.id)
+    assert not register(client, "0 22 * * *").paused
+
+
+def test_the_automation_of_lost_runs_is_there_once_and_stays_switched_off(client):
+    from flows.cli_automations import put_silent
+
+    for there in client.read_automations():
+        client.delete_automation(there.id)
+    put_silent(client)
+    (lost,) = client.read_automations_by_name("faceid lost runs")
+    assert lost.enabled
+    client.pause_automation(lost.id)
+    put_silent(client)
+    (lost,) = client.read_automations_by_name("faceid lost runs")
+    assert not lost.enabled
+    assert not client.read_automations_by_name("faceid failures"), "nobody said where messages go"
+
+
+def test_a_run_that_ended_untold_is_closed_and_gives_back_its_own_place_only(client, monkeypatch, tmp_path):
+    from prefect.states import Crashed, Pending, Running
+
+    from flows.lost_runs import StartedRuns, close_lost_runs
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    nightly = register(client, "")
+
+    def started() -> object:
+        run = client.create_flow_run_from_deployment(nightly.id, parameters={"config": {}})
+        client.set_flow_run_state(run.id, Pending())
+        return run
+
+    def places_taken() -> int:
+        return client.read_deployment(nightly.id).global_concurrency_limit.active_slots
+
+    lost, runs = started(), StartedRuns("http://here/api")
+    client.set_flow_run_state(lost.id, Running())
+    runs.remember(lost.id, 2**22 + 1)  # above every process id
+    assert places_taken() == 1
+    assert close_lost_runs(client, StartedRuns("http://there/api"), [nightly.id], own=False) == []
+    assert client.read_flow_run(lost.id).state.is_running(), "what another machine runs is not judged"
+    assert close_lost_runs(client, runs, [nightly.id], own=False) == [lost.name]
+    state = client.read_flow_run(lost.id).state
+    assert state.is_crashed() and "run it again" in state.message
+    assert places_taken() == 0 and not list(runs)
+
+    # Marked a second time, as the automation of lost runs may, it does not give back its successor's place.
+    successor = started()
+    client.set_flow_run_state(lost.id, Crashed(), force=True)
+    assert places_taken() == 1
+    # A run that had its place but no process yet has no record; on a server of ours it is lost.
+    assert close_lost_runs(client, runs, [nightly.id], own=False) == []
+    assert close_lost_runs(client, runs, [nightly.id], own=True) == [successor.name]
+    assert places_taken() == 0

@@ -1,0 +1,146 @@
+"""The door of a Prefect server of ours: its string, and what a caller without it is answered."""
+
+from __future__ import annotations
+
+import base64
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from faceid_core.errors import ConfigurationError
+from flows import prefect_auth
+from flows.prefect_auth import NO_ORIGIN, auth_file, close_own_server, load_auth_string
+
+NAMES = (*prefect_auth._SERVERS, *prefect_auth._ORIGINS, "PREFECT_API_URL", "NO_PROXY", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch, tmp_path):
+    """A user who has set nothing; afterwards Prefect reads the settings that it had."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that it is restored whatever the code does to it
+        monkeypatch.delenv(name)
+    yield
+    monkeypatch.undo()
+    prefect_auth.refresh_prefect()
+
+
+def test_the_string_is_made_once_and_is_its_owners_alone():
+    with ThreadPoolExecutor(8) as threads:
+        strings = {string.value for string in threads.map(lambda _: load_auth_string(), range(32))}
+    (value,) = strings
+    user, _, password = value.partition(":")
+    assert user == "faceid" and len(password) == 32
+    assert auth_file().stat().st_mode & 0o777 == 0o600
+    assert value not in repr(load_auth_string()) and str(auth_file()) in repr(load_auth_string())
+    assert [path.name for path in auth_file().parent.iterdir()] == ["prefect-auth"]
+
+
+def test_a_string_that_others_can_read_or_that_is_none_is_refused():
+    load_auth_string()
+    auth_file().chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        load_auth_string()
+    auth_file().chmod(0o600)
+    for text in ("", "no colon", ":", "a:b c", "a:"):
+        auth_file().write_text(text)
+        with pytest.raises(ConfigurationError, match="remove it"):
+            load_auth_string()
+
+
+def test_a_string_of_the_environment_wins(monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:mine")
+    assert load_auth_string().value == "me:mine" and not auth_file().exists()
+    close_own_server()
+    assert os.environ["PREFECT_API_AUTH_STRING"] == "me:mine"
+
+
+def test_a_proxy_of_the_environment_is_not_sent_the_string(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    close_own_server()
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
+
+
+def basic(string: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(string.encode()).decode()}"}
+
+
+OWN, FOREIGN = (
+    "http://127.0.0.1:4299",
+    ("https://evil.example", "http://127.0.0.1:8000", "null", "http://localhost:4299"),
+)
+
+
+@pytest.fixture
+def closed():
+    """A server's application as the process that `serve` starts makes it, and the string."""
+    from prefect.server.api.server import create_app
+    from starlette.testclient import TestClient
+
+    string = close_own_server(OWN).value
+    return TestClient(create_app(ignore_cache=True), raise_server_exceptions=False), string
+
+
+def test_a_server_of_ours_answers_nobody_without_the_string(closed):
+    client, string = closed
+    ask = {"flow_runs": {}, "limit": 1}
+    for headers in ({}, basic("faceid:"), basic("faceid:guess"), {"Authorization": f"Bearer {string}"}):
+        assert client.get("/api/admin/version", headers=headers).status_code == 401
+        for path in ("deployments/filter", "flow_runs/filter", "flow_runs/", "automations/filter"):
+            assert client.post(f"/api/{path}", json=ask, headers=headers).status_code == 401, (path, headers)
+        assert client.get("/api/admin/settings", headers=headers).status_code == 401
+    assert client.get("/api/health").status_code == 200
+    assert client.get("/api/admin/version", headers=basic(string)).status_code == 200
+    assert string not in client.get("/ui-settings").text
+
+
+@pytest.mark.parametrize("path", ["events/out", "events/in", "logs/out"])
+def test_its_streams_are_closed_without_the_string(closed, path):
+    from starlette.websockets import WebSocketDisconnect
+
+    client, _ = closed
+    for protocols in ([], ["prefect"]):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect(f"/api/{path}", subprotocols=protocols) as stream,
+        ):
+            stream.send_json({"type": "auth", "token": "faceid:guess"})
+            stream.receive_json()
+
+
+def test_a_server_of_ours_lets_no_foreign_page_read_its_answers(closed):
+    client, string = closed
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin in FOREIGN:
+        asked = client.options("/api/flow_runs/filter", headers={"Origin": origin, **preflight})
+        read = client.get("/api/admin/version", headers={"Origin": origin, **basic(string)})
+        assert asked.status_code == 400
+        for answer in (asked, read):
+            assert "access-control-allow-origin" not in answer.headers, origin
+    own = client.options("/api/flow_runs/filter", headers={"Origin": OWN, **preflight})
+    assert own.headers["access-control-allow-origin"] == OWN
+
+
+def test_a_runs_own_server_is_closed_and_a_users_is_left_alone(monkeypatch):
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED, temporary_settings
+
+    from flows.cli_run import _prefect_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://me:secret@prefect.example/api"}):
+        told = _prefect_settings()
+    assert "prefect.example" in told and "secret" not in told
+    assert not any(name in os.environ for name in prefect_auth._SERVERS) and not auth_file().exists()
+
+    with (
+        temporary_settings({PREFECT_SERVER_EPHEMERAL_ENABLED: False}, restore_defaults=[PREFECT_API_URL]),
+        pytest.raises(ConfigurationError, match="PREFECT_API_URL is not set"),
+    ):
+        _prefect_settings()
+
+    with temporary_settings({PREFECT_SERVER_EPHEMERAL_ENABLED: True}, restore_defaults=[PREFECT_API_URL]):
+        _prefect_settings()
+    assert {os.environ[name] for name in prefect_auth._SERVERS} == {load_auth_string().value}
+    assert os.environ["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == NO_ORIGIN
