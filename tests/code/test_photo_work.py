@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -154,6 +156,50 @@ def test_work_without_end_is_refused_before_a_decoder_sees_it(name, monkeypatch)
     rejection = caught.value
     assert rejection.reason == "too_much_work" and "save it as a plain JPEG" in rejection.sentence
     assert rejection.value > rejection.threshold > 0
+
+
+def riff(*chunks: bytes) -> bytes:
+    body = b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def piece(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
+def crowded_exif() -> bytes:
+    """An EXIF block in which very many tags name the same large value."""
+    tags = b"".join(struct.pack("<HHII", tag, 7, 500_000, 8) for tag in range(20_000))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 20_000) + tags + bytes(500_000)
+
+
+FRAME = piece(b"ANMF", bytes(6) + b"\x3f\0\0" * 2 + b"\x0a\0\0\0" + encoded(FACE, "WEBP")[12:])
+CANVAS = piece(b"VP8X", b"\x02\0\0\0" + b"\x3f\0\0" * 2)
+# What Pillow and libwebp bound by themselves, or never look at.
+BOUNDED_BY_LIBRARIES = {
+    "texts that unpack to much": lambda: png(
+        chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000), 9)) * 1_000
+    ),
+    "a profile that unpacks to much": lambda: png(
+        chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(50_000_000), 9))
+    ),
+    "pixels that unpack to much": lambda: png(
+        idat=chunk(b"IDAT", zlib.compress(ROWS + bytes(100_000_000), 9))
+    ),
+    "camera data of a PNG": lambda: png(chunk(b"eXIf", crowded_exif())),
+    "frames of a WebP": lambda: riff(CANVAS, piece(b"ANIM", bytes(6)), FRAME * 1_000),
+    "chunks of a WebP": lambda: riff(CANVAS, piece(b"abcd") * 100_000, encoded(FACE, "WEBP")[12:]),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED_BY_LIBRARIES)
+def test_what_libraries_bound_themselves_stays_bounded(name):
+    data = BOUNDED_BY_LIBRARIES[name]()
+    assert len(data) < 2_000_000
+    begun = time.process_time()
+    with suppress(PhotoRejected):
+        assert photos.decode(data).shape == (64, 64, 3)
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("size", [(1, 70_000), (70_000, 1)])
