@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from boto3.exceptions import S3UploadFailedError
@@ -91,6 +92,12 @@ class S3Store:
         events.register_first("needs-retry.s3", Patience(self.url))
         events.register("before-sign.s3", self._note_request)
         events.register("before-parse.s3.HeadBucket", _end_redirects)
+
+    @cached_property
+    def twin(self) -> S3Store | None:
+        """For an address of earlier days the store below which its tables lie; None where there can be none."""
+        address = self.address.of_tables()
+        return None if address is None else S3Store(address.url, self.settings)
 
     @property
     def on_aws(self) -> bool:

@@ -58,14 +58,7 @@ def store_of_tables(store: ObjectStore) -> ObjectStore | None:
         None where no table can have been written.
     """
     address = getattr(store, "address", None)
-    if address is None or address.fault_for_tables is None:
-        return store
-    twin = address.of_tables()
-    if twin is None:
-        return None
-    from ..store.s3 import S3Store
-
-    return S3Store(twin.url, store.settings)
+    return store if address is None or address.fault_for_tables is None else store.twin
 
 
 class DeltaPlace:

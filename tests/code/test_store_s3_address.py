@@ -130,6 +130,9 @@ def test_rows_that_an_earlier_address_misplaced_are_read_found_and_erased(s3_ser
     found = [finding for finding in verify(store).findings if finding.kind == MISPLACED]
     assert len(found) == 1 and f"{twin}/tables" in found[0].detail
     collect(store, 0.0)
+    moved = copied(s3_server.client, store, twin)
+    assert verify(moved).findings == [] and Tables(moved).read("runs").equals(Tables(store).read("runs"))
+    moved.purge("")
     removed = erase_rows(store, key, (), unnamed_age=0.0)
     assert removed["identity_outcomes"] == 1
     assert key not in Tables(store).read("identity_outcomes")["identity_key"].to_pylist()
@@ -137,6 +140,19 @@ def test_rows_that_an_earlier_address_misplaced_are_read_found_and_erased(s3_ser
     for name in keys_of(s3_server, store.bucket):
         body = s3_server.client.get_object(Bucket=store.bucket, Key=name)["Body"].read()
         assert key.encode() not in body, name
+
+
+def copied(client, store, twin):
+    """The store at a new prefix, as the documentation says to move it."""
+    moved = open_store(f"s3://{store.bucket}/moved")
+    for start, end in ((store.address.start, "moved/"), (f"{twin}/tables/", "moved/tables/")):
+        for row in client.list_objects_v2(Bucket=store.bucket, Prefix=start)["Contents"]:
+            client.copy_object(
+                Bucket=store.bucket,
+                Key=end + row["Key"].removeprefix(start),
+                CopySource={"Bucket": store.bucket, "Key": row["Key"]},
+            )
+    return moved
 
 
 @pytest.mark.exhaustive
