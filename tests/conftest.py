@@ -47,6 +47,7 @@ def quiet_environment(tmp_path_factory):
         patch.setenv("FACEID_IDENTITY_SECRET", TEST_SECRET)
         patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_STATE_HOME", str(home / "state"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "credentials"))
         patch.setenv("AWS_CONFIG_FILE", str(home / "config-of-aws"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
