@@ -75,7 +75,7 @@ class _Watch:
     """Reads signals from the descriptor to which Python writes their numbers at once, whatever the main thread is at."""
 
     def __init__(self):
-        self._reads, self._writes = os.pipe2(os.O_CLOEXEC)
+        self._reads, self._writes = os.pipe()
         os.set_blocking(self._writes, False)
         self._before = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
         self._stopped, self._over = "", threading.Event()
@@ -87,12 +87,11 @@ class _Watch:
             return
         self._over.set()
         signal.set_wakeup_fd(self._before)
-        os.write(self._writes, b"\0")
+        os.write(self._writes, b"\0")  # no signal's number
 
     def _listen(self) -> None:
         count, last = 0, -APART_SECONDS
-        while not self._over.is_set():
-            number = os.read(self._reads, 1)[0]
+        while number := os.read(self._reads, 1)[0]:
             if number not in STOPS:
                 continue
             # Ray's handler of SIGTERM sets an alarm that aborts the process after three seconds.

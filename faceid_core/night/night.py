@@ -177,9 +177,12 @@ class Night:
                 group = _group(done.work)
                 settled.append(self.settle(group, Repair(self, executor).consumer(group, done)))
         except Exception as broken:
-            where = "".join(traceback.format_tb(broken.__traceback__))
-            told = self._without_photos(str(broken))
-            log.error("stage %s broke: %s: %s\n%s", stage, type(broken).__name__, told, where)
+            told = f"{type(broken).__name__}: {self._without_photos(str(broken))}"
+            if self.cancelled.is_set():  # its workers are being closed, or were stopped with it
+                log.info("stage %s was stopped: %s", stage, told)
+            else:
+                where = "".join(traceback.format_tb(broken.__traceback__))
+                log.error("stage %s broke: %s\n%s", stage, told, where)
             error = broken
         finally:
             self.usage = executor.usage()
