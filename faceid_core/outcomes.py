@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,6 +30,8 @@ WEAK = (
     "the pictures are not surely more like the photo than the class word's are; try another photo, more steps or a lower "
     "learning rate (personalize.method), or another personalize.preset"
 )
+
+MOST_NAMED = 10  # people in one sentence
 
 EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION = 0, 1, 2, 3
 
@@ -90,6 +92,12 @@ class Account:
     def finish(self) -> None:
         """End a way that met no obstacle: done if anything was computed, else cached."""
         self.close(Outcome.DONE if self.computed else Outcome.CACHED)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def tally(accounts: Iterable[Account]) -> dict[str, int]:

@@ -57,6 +57,8 @@ def tell(
         cost_per_hour: of one worker; None leaves the cost out.
         people: also a line per person.
     """
+    from faceid_core.night.people import shared_photos
+
     common = len(found.subjects) - len(found.accounts)
     console.print(f"{len(found.accounts)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)
@@ -71,6 +73,8 @@ def tell(
             console.print(f"{row.stage}: {count} because: {why}", soft_wrap=True, markup=False)
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
+    if shared := shared_photos(found.accounts, found.subjects, lambda account: account.identity_id):
+        console.print(shared, soft_wrap=True, markup=False)
     closed = [account for account in found.accounts.values() if not account.alive]
     told = closed if people else closed[:_PEOPLE_TOLD]
     for account in told:

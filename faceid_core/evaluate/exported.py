@@ -10,7 +10,7 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.distil import Distilled, Progress, View, distil
+from faceid_core.personalize.distil import Distilled, Progress, View, distil, silent
 from faceid_core.personalize.tokens import IdentityTokens
 
 from .cells import Cell
@@ -27,10 +27,6 @@ MEASURED = ("identity", "identity_second", "concepts", "image_text", "detection"
 _HELD_OUT_EVERY = 4
 # Seeds of the pictures that distilling looks at, apart from the grid's 0, 1, 2, ...
 _FIRST_SEED, _HELD_OUT_SEED = 1_000, 2_000
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress for callers who want none."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def distil_tokens(
     steps: int = 300,
     vectors: int | None = None,
     pictures_per_prompt: int = 2,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Distilled:
     """Distil a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
 
@@ -101,7 +97,7 @@ def measure(
     drawing: DrawOptions,
     scorers: Scorers,
     metrics: Sequence[str],
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, dict[str, float]]:
     """Draw the grid for each subject with the same noise and score it against one person's photo.
 

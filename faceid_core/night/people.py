@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
@@ -18,7 +18,7 @@ from faceid_core.identity import (
     too_large_a_manifest,
 )
 from faceid_core.night.photo_source import PhotoSource, mask_of
-from faceid_core.outcomes import Account, Outcome
+from faceid_core.outcomes import MOST_NAMED, Account, Outcome, some_of
 from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.work import COMMON, Subject
 from faceid_core.store.folder import folder_of
@@ -180,6 +180,23 @@ def admit(
         except StoreError as error:
             account.close(Outcome.FAILED, stage="admit", reason=type(error).__name__, message=str(error))
     return subject, account
+
+
+def shared_photos(
+    accounts: Mapping[str, Account], subjects: Mapping[str, Subject], name: Callable[[Account], str]
+) -> str:
+    """Which people have one and the same photo, in a sentence; empty if nobody has.
+
+    Args:
+        accounts, subjects: by identity key.
+        name: how a person is called: by id in a terminal, by key everywhere else.
+    """
+    alike: dict[str | None, list[str]] = {}
+    for key, account in accounts.items():
+        if account.same_photo:
+            alike.setdefault(subjects[key].photo_digest, []).append(name(account))
+    groups = [" = ".join(people[:MOST_NAMED]) for people in alike.values()]
+    return f"one and the same photo: {some_of(groups)}; check the manifest" if groups else ""
 
 
 def reject(

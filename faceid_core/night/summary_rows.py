@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from faceid_core.night.night import Night
+from faceid_core.night.people import shared_photos
 from faceid_core.night.publish import Published
-from faceid_core.outcomes import WEAK, Account, Outcome
+from faceid_core.outcomes import MOST_NAMED, WEAK, Account, Outcome, some_of
 
-MOST_NAMED = 10
 # Of `identity_summary`, in the order of the console's table.
 FIGURES = ("identity_similarity", "concepts_obeyed", "leakage", "detection")
 
@@ -73,20 +73,9 @@ def remarks(night: Night, name: Callable[[Account], str]) -> list[str]:
         name: how a person is called: by id in a terminal, by key everywhere else.
     """
     weak = [name(account) for account in night.accounts.values() if account.weak]
-    told = [f"weak: {_some(weak)}: {WEAK}"] if weak else []
-    alike: dict[str | None, list[str]] = {}
-    for account in night.accounts.values():
-        if account.same_photo:
-            alike.setdefault(night.subjects[account.identity_key].photo_digest, []).append(name(account))
-    if alike:
-        groups = _some([" = ".join(people[:MOST_NAMED]) for people in alike.values()])
-        told.append(f"one and the same photo: {groups}; check the manifest")
-    return told
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    told = [f"weak: {some_of(weak)}: {WEAK}"] if weak else []
+    shared = shared_photos(night.accounts, night.subjects, name)
+    return told + ([shared] if shared else [])
 
 
 def ended(night: Night, published: Published) -> str:

@@ -37,6 +37,10 @@ _LEVELS = 10  # noise levels at which a view is compared when the loss is measur
 _NEAR, _LOOKED_AT = 0.5, 4  # the mean is a start if it loses less than this on so many of the views
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Progress for callers who want none."""
+
+
 @dataclass(frozen=True)
 class View:
     """A picture of the person that the tokens drew.
@@ -89,7 +93,7 @@ def distil(
     learning_rate: float = 0.02,
     vectors: int | None = None,
     seed: int = 0,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Distilled:
     """Learn vectors whose single context predicts as the staged contexts do.
 
@@ -145,7 +149,7 @@ def distil(
 class _Teacher:
     """The frozen network with the person's staged contexts, one set for each prompt."""
 
-    def __init__(self, base: BaseModel, tokens: IdentityTokens, progress: Progress):
+    def __init__(self, base: BaseModel, tokens: IdentityTokens, progress: Progress = silent):
         self.base, self.tokens, self.staged = base, tokens, StagedUNet.of(base)
         self._progress = progress
         self._contexts: dict[str, Contexts] = {}
@@ -172,7 +176,7 @@ class _Teacher:
         return (found.float() - target.float()).square().mean()
 
     @torch.no_grad()
-    def lost_share(self, views: Sequence[View], student: IdentityTokens, seed: int, what: str) -> float:
+    def lost_share(self, views: Sequence[View], student: IdentityTokens, seed: int, what: str = "") -> float:
         """||student - teacher||^2 / ||class word - teacher||^2 over views and noise levels."""
         total = self.base.description.training_timesteps
         timesteps = torch.tensor([int((level + 0.5) * total / _LEVELS) for level in range(_LEVELS)])

@@ -313,7 +313,7 @@ class FolderStore:
         with beneath.made(self.root, (RESERVED, "locks")) as folder:
             lock = os.open(_lock_of(name), flags, beneath.FILE_MODE, dir_fd=folder)
         try:
-            path = self._private / "locks" / _lock_of(name)
+            path = self.root / RESERVED / "locks" / _lock_of(name)
             lock_file(lock, f"{name} in {self.url}", seconds=_LOCK_SECONDS, path=path)
             yield
         finally:

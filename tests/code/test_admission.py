@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 
 import pytest
+from rich.console import Console
 
 from faceid_core.identity import Identity
 from faceid_core.night.opening import open_night
 from faceid_core.night.people import admit
+from faceid_core.night.planning import plan_night
 from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import Outcome
 from faceid_core.store.secret import IdentitySecret
+from flows.cli_plan import tell
 from tests.helpers.pretend_night import pretend_config, write_manifest
 
 TODAY = dt.date(2027, 3, 1)
@@ -57,3 +61,6 @@ def test_whoever_has_the_very_same_photo_is_counted(tmp_path):
     assert [account.outcome for account in night.accounts.values()].count(None) == 3, (
         "nobody is rejected for it"
     )
+    out = io.StringIO()
+    tell(plan_night(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
+    assert "one and the same photo: person-000000 = person-000002 = person-000003" in out.getvalue()
