@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 from ..errors import DamagedRecord, LinkInStore, ObjectMissing, StoreError
 from . import layout
@@ -21,6 +23,8 @@ from .s3_address import unfit_for_tables
 from .scopes import Scope, all_scopes
 from .secret import is_identity_key
 from .tombstone import Receipt, read_receipt
+
+_Listed = TypeVar("_Listed")
 
 THREADS = 8
 _RUN_RECORDS = {"request.json": RequestRecord, "status.json": StatusRecord, "pages.json": PagesRecord}
@@ -106,11 +110,7 @@ def verify(
         found.findings.append(
             Finding(LINK, link, "it is not followed; put the real folder or file in its place")
         )
-    try:
-        for scope in all_scopes(store):
-            scopes.append(scope)
-    except LinkInStore:  # comes last, and is among the findings
-        pass
+    scopes += _not_behind_links(all_scopes(store))
 
     def one(scope: Scope) -> None:
         result = _Check(store, scope, repair).run()
@@ -252,8 +252,15 @@ class _Check:
 
 def _records(store: ObjectStore) -> list[str]:
     """The records that are read outside the scopes."""
-    runs = [info.name for info in store.list("runs/") if info.name.split("/", 2)[-1] in _RUN_RECORDS]
-    return [*runs, *(info.name for info in store.list(layout.TOMBSTONES))]
+    runs = [info.name for info in _not_behind_links(store.list("runs/"))]
+    tombstones = [info.name for info in _not_behind_links(store.list(layout.TOMBSTONES))]
+    return [*(name for name in runs if name.split("/", 2)[-1] in _RUN_RECORDS), *tombstones]
+
+
+def _not_behind_links(listed: Iterable[_Listed]) -> Iterator[_Listed]:
+    """What a listing finds; a symbolic link, which ends it, is among the findings already."""
+    with suppress(LinkInStore):
+        yield from listed
 
 
 def _record(store: ObjectStore, name: str) -> list[Finding]:
@@ -268,7 +275,7 @@ def _record(store: ObjectStore, name: str) -> list[Finding]:
             return [Finding(STRANGE, layout.TOMBSTONES.rstrip("/"), f"{name} is no person's; remove it")]
         else:
             Receipt.checked(store.get(name), key)
-    except ObjectMissing:
+    except (ObjectMissing, LinkInStore):
         pass
     except DamagedRecord as error:
         return [Finding(DAMAGED_RECORD, name.rpartition("/")[0], str(error))]
@@ -281,12 +288,16 @@ def _record(store: ObjectStore, name: str) -> list[Finding]:
 def _tables(store: ObjectStore) -> list[Finding]:
     """What the tables lack, and what they hold of erased people."""
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
-    if not any(True for _ in store.list("tables/")) and store.head(layout.CATALOGUE) is None:
+    try:
+        if not any(True for _ in store.list("tables/")) and store.head(layout.CATALOGUE) is None:
+            return []
+    except LinkInStore:  # nothing reads tables with a link among them
         return []
     from ..tables.remains import damage, people_in_files
 
     found = [Finding(DAMAGED_TABLE, where, detail) for where, detail in damage(store)]
-    keys = {layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES)}
+    stones = _not_behind_links(store.list(layout.TOMBSTONES))
+    keys = {layout.identity_of_tombstone(info.name) for info in stones}
     people = {key: read_receipt(store, key).stage_keys for key in keys if is_identity_key(key)}
     try:
         left = people_in_files(store, people).people

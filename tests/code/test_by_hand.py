@@ -13,6 +13,7 @@ from faceid_core.identity import validate_class_word, validate_identity_id
 from faceid_core.night.learned import require_no_teaching
 from faceid_core.night.one_person import OnePerson
 from faceid_core.night.report_link import report_link
+from faceid_core.store import open_store
 
 
 def one(**changes) -> OnePerson:
@@ -52,7 +53,7 @@ def test_what_the_form_accepts_is_what_a_manifest_accepts(tmp_path, monkeypatch)
 
 def night_at(store: str, url: str, **run):
     config = NightlyConfig(store=store, run=run)
-    return SimpleNamespace(config=config, store=SimpleNamespace(url=url))
+    return SimpleNamespace(config=config, store=open_store(url))
 
 
 def test_the_report_is_linked_to_where_it_can_be_seen(tmp_path, monkeypatch):
@@ -67,6 +68,7 @@ def test_the_report_is_linked_to_where_it_can_be_seen(tmp_path, monkeypatch):
         "https://s3.console.aws.amazon.com/s3/object/b?prefix=some%2Fprefix%2Fruns%2F20261123-nightly-1a%2Findex.html"
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    bucket = night_at("s3://b/some/prefix", "s3://b/some/prefix")
     assert report_link(bucket, index) == f"s3://b/some/prefix/{index}"
 
 
