@@ -97,7 +97,7 @@ def joined_seconds(spans: list[tuple[float, float]]) -> float:
 
 def attach(clock: Clock) -> None:
     """Put the stopwatch around a night's turns."""
-    from faceid_core.night import drive, executor, night, opening, publish
+    from faceid_core.night import drive, executor, fence, night, opening, publish
     from flows.console import ConsoleReporter
 
     clock.around(opening, "open_night", "opening")
@@ -105,7 +105,7 @@ def attach(clock: Clock) -> None:
     clock.around(night.Night, "execute", "execute")
     clock.around(publish, "collect", "publish: scores")
     clock.around(publish, "write_pages", "publish: pages")
-    clock.around(publish.Tables, "publish", "publish: tables")
+    clock.around(fence.Tables, "publish", "publish: tables")
     clock.at(drive, "worker_settings", "executor")
     clock.at(ConsoleReporter, "tick", "first progress")
     clock.at(ConsoleReporter, "settled", "first progress")
