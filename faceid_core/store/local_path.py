@@ -24,7 +24,7 @@ def usable_folder(path: str) -> Path:
         root = Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, links in a circle, a zero byte
         raise ConfigurationError(f"{path!r} cannot be a store's folder: {error}") from error
-    if root.exists() and not root.is_dir():
+    if os.path.exists(root) and not os.path.isdir(root):
         raise ConfigurationError(f"{str(root)!r} cannot be a store's folder: it is a file; give a folder")
     fault = _fault(str(root))
     if fault:
