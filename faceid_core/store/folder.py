@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import time
-import unicodedata
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from ..errors import ConfigurationError, Conflict, LinkInStore, ObjectMissing, S
 from . import beneath
 from .file_lock import lock_file
 from .keys import sha256_hex
+from .local_path import usable_folder
 from .objects import RESERVED, ObjectInfo, validate_name, validate_prefix
 
 _MISSPELT_S3 = re.compile(r"s3[an]?:/?/?", re.IGNORECASE)
@@ -26,10 +26,13 @@ _ATTEMPTS_AT_VANISHING_FOLDER = 20
 _PEOPLE = "identities"
 # "s3:/bucket" and "file:folder" are slips of the pen, not folders; "./s3:/bucket" is one.
 _SCHEME = re.compile(r"(s3|s3a|file|gs|az|https?):", re.IGNORECASE)
+<<<<<<< HEAD
 # Linux takes 255 bytes a name and 4,096 a path; the tables' files have some 200 below the root.
 _MOST_NAME_BYTES, _MOST_ROOT_BYTES = 255, 3_500
 _PERCENT_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _LOCK_SECONDS = 60.0  # held for one write
+=======
+>>>>>>> fix-folder
 
 
 class FolderStore:
@@ -340,7 +343,7 @@ def folder_of(url: str) -> Path:
             "the store's address is empty; give a folder, file:///folder or s3://bucket/prefix"
         )
     if "://" not in url and not _SCHEME.match(url):
-        return _resolved(url)
+        return usable_folder(url)
     # Not `urlsplit` on line breaks and the like: it drops them, and the store would be another folder.
     parts = urlsplit(url) if url.isprintable() else None
     if (
@@ -357,43 +360,7 @@ def folder_of(url: str) -> Path:
         raise ConfigurationError(
             f"{url!r} is not a store: in a file:// address write # as %23 and ? as %3F, or give the folder's path"
         )
-    return _resolved(unquote(parts.path, errors="surrogateescape"))
-
-
-def _resolved(path: str) -> Path:
-    """The folder, absolute and without links, if every library that works in it reads its path in the same way."""
-    try:
-        root = Path(path).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, links in a circle, a zero byte
-        raise ConfigurationError(f"{path!r} cannot be a store's folder: {error}") from error
-    fault = _fault(str(root))
-    if fault:
-        raise ConfigurationError(
-            f"{str(root)!r} cannot be a store's folder: {fault}; the tables' library (delta-rs) reads such a path as "
-            "another one. Rename the folder or choose another"
-        )
-    if len(os.fsencode(root)) > _MOST_ROOT_BYTES or any(
-        len(os.fsencode(part)) > _MOST_NAME_BYTES for part in root.parts
-    ):
-        raise ConfigurationError(
-            f"{str(root)!r} cannot be a store's folder: it is too long; choose a shorter path"
-        )
-    return root
-
-
-def _fault(path: str) -> str | None:
-    """What in a path delta-rs reads as something else, which would only show when a whole night is published."""
-    odd = sorted({character for character in path if character in "\\[]|^"})
-    if odd:
-        return f"it holds {' '.join(odd)}"
-    escape = _PERCENT_ESCAPE.search(path)
-    if escape:
-        return f"it holds {escape[0]}, a percent sign before two hexadecimal digits"
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in path):
-        return "it holds a line break or another control character"
-    if any(unicodedata.category(character) == "Cs" for character in path):
-        return "its name is not UTF-8"
-    return None
+    return usable_folder(unquote(parts.path, errors="surrogateescape"))
 
 
 def plain_address(url: str) -> str:

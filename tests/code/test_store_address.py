@@ -115,6 +115,12 @@ def test_links_in_a_circle_are_no_store(tmp_path):
         open_store(str(tmp_path / "loop" / "store"))
 
 
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match="it is a file; give a folder"):
+        open_store(str(tmp_path / "file"))
+
+
 def test_a_path_that_is_too_long_is_refused(tmp_path):
     for path in (tmp_path / ("a" * 256), tmp_path.joinpath(*["a" * 200] * 18)):
         with pytest.raises(ConfigurationError, match="too long; choose a shorter path"):
