@@ -375,13 +375,13 @@ def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, clie
     assert "0 variants computed, 1 were in the store" in again.message
 
 
-def register(client, cron: str):
-    """Register two deployments, as `serve` does with all at its start; returns nightly."""
+def register(client, cron: str, *names: str):
+    """Register deployments, as `serve` does with all at its start; returns nightly."""
     from flows.deployments import deployments
     from flows.kept_switches import keep_switches
 
     for deployment in deployments(NightlyConfig(), cron):
-        if deployment.name in ("nightly", "erase"):
+        if deployment.name in ("nightly", *names):
             keep_switches(client, deployment)
             deployment.apply()
     return client.read_deployment_by_name("nightly/nightly")
@@ -394,27 +394,22 @@ def schedules(deployment) -> dict[str, bool]:
 def test_a_schedule_that_is_switched_off_stays_off(client):
     from prefect.client.schemas.schedules import CronSchedule
 
-    nightly = register(client, "0 22 * * *")
+    nightly = register(client, "0 22 * * *", "erase")
     assert schedules(nightly) == {"0 22 * * *": True} and not nightly.paused
     client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
-    assert schedules(register(client, "0 22 * * *")) == {"0 22 * * *": False}
-    nightly = register(client, "0 23 * * *")
+    client.pause_deployment(client.read_deployment_by_name("erase/erase").id)
+    nightly = register(client, "0 23 * * *", "erase")
     assert schedules(nightly) == {"0 23 * * *": False}, "another time is not switched on"
-    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=True)
-    assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True}
+    assert client.read_deployment_by_name("erase/erase").paused
 
-    # What was added on the server is kept, and what was switched off whole, whichever deployment it is.
+    # What was added on the server is kept; without --cron there is no schedule of ours, and a new one is on.
+    client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=True)
     client.create_deployment_schedules(nightly.id, [(CronSchedule(cron="5 5 * * *"), False)])
     assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True, "5 5 * * *": False}
-    assert schedules(register(client, "")) == {"5 5 * * *": False}, "without --cron there is none of ours"
-    assert schedules(register(client, "0 22 * * *")) == {"5 5 * * *": False, "0 22 * * *": True}
-    erase = client.read_deployment_by_name("erase/erase")
-    for deployment in (erase, nightly):
-        client.pause_deployment(deployment.id)
-    assert register(client, "0 22 * * *").paused
-    assert client.read_deployment_by_name("erase/erase").paused
-    client.resume_deployment(nightly.id)
-    assert not register(client, "0 22 * * *").paused
+    assert schedules(register(client, "")) == {"5 5 * * *": False}
+    client.pause_deployment(nightly.id)
+    nightly = register(client, "0 22 * * *")
+    assert schedules(nightly) == {"5 5 * * *": False, "0 22 * * *": True} and nightly.paused
 
 
 def test_the_automation_of_lost_runs_is_there_once_and_stays_switched_off(client):
