@@ -26,13 +26,7 @@ _ATTEMPTS_AT_VANISHING_FOLDER = 20
 _PEOPLE = "identities"
 # "s3:/bucket" and "file:folder" are slips of the pen, not folders; "./s3:/bucket" is one.
 _SCHEME = re.compile(r"(s3|s3a|file|gs|az|https?):", re.IGNORECASE)
-<<<<<<< HEAD
-# Linux takes 255 bytes a name and 4,096 a path; the tables' files have some 200 below the root.
-_MOST_NAME_BYTES, _MOST_ROOT_BYTES = 255, 3_500
-_PERCENT_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _LOCK_SECONDS = 60.0  # held for one write
-=======
->>>>>>> fix-folder
 
 
 class FolderStore:
