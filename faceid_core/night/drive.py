@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.night.executor import Executor, InlineExecutor, close_within
-from faceid_core.night.interrupted import account_at_the_end, say
+from faceid_core.night.interrupted import account_at_the_end
 from faceid_core.night.night import Night
 from faceid_core.night.publish import Published, publish
+from faceid_core.night.runs import write_status
 from faceid_core.outcomes import exit_status
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
+
+log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 20.0  # for workers to go; they write nothing by then
 STOPPED_CLOSE_SECONDS = 4.0  # the same of a run that is stopped, which Prefect is still to be told
@@ -40,15 +44,23 @@ def drive(
     with account_at_the_end(night):
         for stage in STAGES:
             run_stage(stage)
-            say(night, "running", stage=stage)
+            _say(night, "running", stage=stage)
         night.finish()
         published = publish_run(night)
         status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
         with night.ending:
             if not night.ended:
-                say(night, "complete", exit_status=status, index=published.index)
+                _say(night, "complete", exit_status=status, index=published.index)
             night.ended = True
         return Finished(night.run_id, status, published)
+
+
+def _say(night: Night, state: str, **more) -> None:
+    """Record the run's status; a record that fails ends no night."""
+    try:
+        write_status(night, state, **more)
+    except StoreError as error:
+        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, error)
 
 
 @contextmanager

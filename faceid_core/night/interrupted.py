@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from faceid_core.errors import FaceidError, StoreError
+from faceid_core.errors import FaceidError
 from faceid_core.night.erase import refuse_erased
 from faceid_core.night.fence import publish_fenced
 from faceid_core.night.night import Night
@@ -69,16 +69,11 @@ def _leave_once(night: Night, error: BaseException) -> None:
         night.ended = True
         ended = f"{type(error).__name__}: {error}"
         close_accounts(night, ended)
-        say(night, "interrupted", error=ended)
+        try:
+            write_status(night, "interrupted", error=ended)
+        except Exception as broken:  # its rows may come out all the same
+            log.warning("run %s: that it was interrupted is not recorded: %s", night.run_id, broken)
         publish_rows(night, error)
-
-
-def say(night: Night, state: str, **more) -> None:
-    """Record the run's status; a record that fails neither ends a night nor hides what ended it."""
-    try:
-        write_status(night, state, **more)
-    except StoreError as error:
-        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, error)
 
 
 def close_accounts(night: Night, ended: str) -> None:
