@@ -109,7 +109,9 @@ def _setting(text: str) -> tuple[str, object]:
     try:
         return key, read_yaml(value, source="its value", what="a setting")
     except ConfigurationError as error:
-        raise click.BadParameter(f"{text[:60]!r}: {error}", param_hint="--set") from None
+        raise click.BadParameter(
+            f"{text[:60]!r} has a value that is no YAML: {error}", param_hint="--set"
+        ) from None
 
 
 def _run_night(config: NightlyConfig, console: Console):
