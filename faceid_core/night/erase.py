@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from faceid_core.errors import DamagedRecord, StoreError
+from faceid_core.errors import DamagedRecord, LinkInStore, StoreError
 from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import Outcome
 from faceid_core.store import ObjectStore
@@ -109,14 +109,12 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     came_back = _with_new_rows(store, receipts)
     found = []
     for key, receipt in receipts.items():
-        remains = key in came_back or any(True for _ in store.list(f"{identity_scope(key)}/"))
-        if receipt.state == BEGUN or remains or (receipt.state == SWEPT and _due(receipt)):
-            try:
+        due = receipt.state == BEGUN or key in came_back or (receipt.state == SWEPT and _due(receipt))
+        try:
+            if due or any(True for _ in store.list(f"{identity_scope(key)}/")):
                 found.append(_sweep(store, receipt, say, again_after=LONGEST_LEASE_SECONDS))
-            except (
-                DamagedRecord
-            ) as error:  # such as the catalogue; what else there is to collect is collected
-                say(f"{key}: the erasure is not complete and waits for the next time: {error}")
+        except (DamagedRecord, LinkInStore) as error:  # the other erasures go on, and so does the collection
+            say(f"{key}: the erasure is not complete and waits for the next time: {error}")
     return found
 
 
@@ -191,11 +189,17 @@ def _sweep(
         # Recorded before their names go, and before a completion is no longer true, should this be interrupted.
         state = SWEPT if second else BEGUN
         receipt = record(store, replace(receipt, state=state, stage_keys=tuple(sorted(keys))))
-    objects = store.purge(f"{identity_scope(key)}/")
-    say(f"{key}: {objects} objects and versions removed")
+    objects, link = 0, None
+    try:
+        objects = store.purge(f"{identity_scope(key)}/")
+        say(f"{key}: {objects} objects and versions removed")
+    except LinkInStore as error:  # the rows go all the same, before this is told
+        link = error
     store.sweep_unfinished(again_after, delete=second)
     rows = erase_rows(store, key, keys, unnamed_age=None if running_runs(store) else SHORTEST_GRACE_SECONDS)
     say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
+    if link:
+        raise link
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
         raise StoreError(
             f"objects of {key} were written while it was erased; erase again: faceid gc --delete"

@@ -6,10 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from faceid_core.errors import LinkInStore, StoreError
-from faceid_core.night.erase import erase
+from faceid_core.night.erase import erase, finish_erasures
 from faceid_core.store import (
     FolderStore,
     IdentitySecret,
@@ -21,6 +22,7 @@ from faceid_core.store import (
 )
 from faceid_core.store.cache import Output
 from faceid_core.store.gc import collect
+from faceid_core.store.tombstone import Receipt, moment
 from faceid_core.store.verify import LINK, verify
 from faceid_core.tables import Tables
 from tests.conftest import TEST_SECRET
@@ -226,6 +228,30 @@ def test_an_erasure_never_ends_while_something_lies_behind_a_link(filled, tmp_pa
     os.rename(tmp_path / "outside" / "real", link)
     erase(filled, SECRET, "ann", longest_lease=0.0)
     assert b'"complete"' in filled.get(layout.tombstone(KEY)) and not (filled.root / "identities").exists()
+
+
+def test_a_link_keeps_neither_its_persons_rows_nor_another_erasure(filled, tmp_path):
+    other = SECRET.identity_key("bob")
+    for key in (KEY, other):
+        scope = layout.identity_scope(key)
+        StageCache(filled, scope).commit(StageCall("parse", 1), {"mask": Output(b"a mask", "image/png")}, {})
+        filled.put_if_absent(layout.tombstone(key), Receipt(key, moment()).to_bytes())
+    rows = night("r2", 2)
+    rows["identity_outcomes"] = with_key(rows["identity_outcomes"], KEY)
+    Tables(filled).publish("r2", rows)
+    replace_by_link(filled.root / f"identities/{KEY}/blobs", tmp_path / "outside", "outside")
+    told: list[str] = []
+    finish_erasures(filled, say=told.append)
+    assert any(KEY in text and "is a symbolic link" in text for text in told)
+    assert not (filled.root / f"identities/{other}").exists()
+    assert KEY not in Tables(filled).read("identity_outcomes")["identity_key"].to_pylist()
+
+
+def with_key(rows, key):
+    """The rows of outcomes, the first of them under this identity key."""
+    keys = [key, *rows["identity_key"].to_pylist()[1:]]
+    index = rows.schema.get_field_index("identity_key")
+    return rows.set_column(index, rows.schema.field(index), pa.array(keys, rows.schema.field(index).type))
 
 
 @pytest.mark.parametrize(
