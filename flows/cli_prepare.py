@@ -11,7 +11,7 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig, load_config
 from faceid_core.errors import ConfigurationError
-from faceid_core.private_files import FOLDER_MODE
+from faceid_core.private import FOLDER_MODE
 
 USUAL_CROP_PIXELS = 512
 # A longer list is read in the table and on the page.

@@ -11,7 +11,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
 from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
 from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
-from faceid_core.private_files import write_private
+from faceid_core.private import write_private
 from flows.options import config_options
 
 

@@ -17,7 +17,7 @@ from faceid_core.night.reading import newest_crop
 from faceid_core.personalize.export import is_exact, to_textual_inversion
 from faceid_core.personalize.token_word import require_token
 from faceid_core.personalize.tokens import IdentityTokens
-from faceid_core.private_files import write_private
+from faceid_core.private import write_private
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.weights import base_files, find_weights
 from flows.step_progress import StepProgress

@@ -27,7 +27,7 @@ from faceid_core.faces.quality import Limits
 from faceid_core.faces.subject import cut_subject, read_subject_mask
 from faceid_core.identity import Identity
 from faceid_core.night.photo_source import PhotoSource, mask_of
-from faceid_core.private_files import write_private
+from faceid_core.private import write_private
 from faceid_core.stages.weights import face_models
 
 THUMBNAIL_PIXELS = 96

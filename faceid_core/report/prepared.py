@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..private_files import owner_only, write_private
+from ..private import owner_only, write_private
 from . import pages
 from .thumbnails import thumbnail_sheet
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..private import config_folder, make_once, read_private
 from .folder import folder_of
 
 VARIABLE = "FACEID_IDENTITY_SECRET"
@@ -133,8 +134,7 @@ def secret_file() -> Path:
     named = os.environ.get(FILE_VARIABLE)
     if named:
         return Path(named).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "faceid" / "identity-secret"
+    return config_folder() / "identity-secret"
 
 
 def _decode(text: str, source: str) -> bytes:
@@ -153,38 +153,12 @@ def _decode(text: str, source: str) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with open(path, encoding="ascii") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read the identity secret {path}: {error}") from error
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"the identity secret {path} can be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}"
-        )
-    return _decode(text, str(path))
+    return _decode(read_private(path, what="the identity secret "), str(path))
 
 
 def _create(path: Path) -> bool:
     """Write a new secret; False, and nothing changed, if there is a file already."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(_BYTES) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # A link appears whole or not at all: whoever comes at the same moment reads the winner's secret.
-            os.link(temporary, path)
-        finally:
-            os.unlink(temporary)
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot make the identity secret {path}: {error.strerror}; set {VARIABLE} or {FILE_VARIABLE}"
-        ) from error
+        return make_once(path, secrets.token_hex(_BYTES) + "\n", what="the identity secret ")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; set {VARIABLE} or {FILE_VARIABLE}") from error

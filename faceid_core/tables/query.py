@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from data_contracts import NAMES, ContractError, contract
 
 from ..errors import StoreError
-from ..private_files import FOLDER_MODE, owner_only
+from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalogue import Catalogue, advance, read_catalogue
 from .sql import open_connection, require_reading

@@ -13,7 +13,7 @@ import pytest
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.folder import folder as examine
 from faceid_core.doctor.storage import storage
-from faceid_core.private_files import write_private
+from faceid_core.private import write_private
 from faceid_core.store import FolderStore, IdentitySecret, StageCache, StageCall, layout
 from faceid_core.store.cache import Output
 from faceid_core.tables import Tables
