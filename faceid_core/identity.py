@@ -288,7 +288,7 @@ def _photo_address(text: str, base: str, column: str = "photo") -> str:
         bucket, _, name = text[5:].partition("/")
         if not bucket or not name or name.endswith("/"):
             raise ValueError(f"{column} {shown(text)} is not an address of the form s3://bucket/name")
-        return _readable(text)
+        return _readable(column, text)
     if _SCHEME.match(text):
         raise ValueError(f"{column} {shown(text)}: only local paths and s3:// addresses are read")
     if "\0" in text:
@@ -296,17 +296,17 @@ def _photo_address(text: str, base: str, column: str = "photo") -> str:
     if base.startswith("s3://"):
         if text.startswith("/") or ".." in text.split("/"):
             raise ValueError(f"{column} {shown(text)}: a manifest in S3 names photos in S3 only")
-        return _readable(f"{base.rstrip('/')}/{text}")
+        return _readable(column, f"{base.rstrip('/')}/{text}")
     # `/` with an absolute right side is that right side.
     return str(Path(base) / text)
 
 
-def _readable(address: str) -> str:
+def _readable(column: str, address: str) -> str:
     """The `s3://` address itself, if its folder can be opened as a store."""
     if not _S3_FOLDER.fullmatch(address.rpartition("/")[0]):
         raise ValueError(
-            f"photo {shown(address)} cannot be read: its folders may hold no #, no ? and no empty part; "
-            "copy the photo to a folder without"
+            f"{column} {shown(address)} cannot be read: its folders may hold no #, no ? and no empty part; "
+            f"copy the {column.replace("_", " ")} to a folder without"
         )
     return address
 

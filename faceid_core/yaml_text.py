@@ -73,8 +73,8 @@ def read_yaml(text: str | bytes, *, source: str, what: str, most_bytes: int = MO
         return loader.construct_document(root)
     except _Refused as error:
         raise ConfigurationError(f"{source} {error}") from None
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
-        # PyYAML lets through what Python says of dates, numbers and keys that cannot be.
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # PyYAML lets through what Python says of dates, numbers, tags and keys that cannot be.
         raise ConfigurationError(f"{source} is not valid YAML: {_short(error)}") from None
     finally:
         if loader is not None:

@@ -178,7 +178,7 @@ def tokens(
     )
     click.echo(f"wrote {target}; in prompts the person is {word}")
     if drawing:
-        drawing.write_text(text, encoding="utf-8")
+        write_private(drawing, text.encode())
         click.echo(f"wrote {drawing}")
 
 

@@ -22,6 +22,8 @@ MESSAGE = (
 )
 _RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
+_PAGE = 200  # what the server gives at once
+
 
 @dataclass(frozen=True)
 class StartedRun:
@@ -157,7 +159,10 @@ def _unfinished(client: Any, **filters: Any) -> list[Any]:
     from prefect.client.schemas.objects import StateType
 
     states = {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}
-    return client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states, **filters), limit=200)
+    wanted, found = FlowRunFilter(state=states, **filters), []
+    while page := client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=len(found)):
+        found += page
+    return found
 
 
 def _close(client: Any, run: Any) -> None:

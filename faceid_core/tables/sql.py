@@ -84,10 +84,11 @@ def _explained(text: str) -> str:
     import duckdb
 
     tokens = [at for at, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
-    depth = 0
+    whole, depth = text.encode(), 0  # tokens begin at bytes, not at characters
     for at in tokens[1:]:
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
-        is_option = depth > 0 or text[at] == ")"
-        if not is_option and text[at : at + 7].lower() not in ("analyze", "analyse"):
-            return text[at:]
+        sign = whole[at : at + 1]
+        depth += {b"(": 1, b")": -1}.get(sign, 0)
+        is_option = depth > 0 or sign == b")"
+        if not is_option and whole[at : at + 7].lower() not in (b"analyze", b"analyse"):
+            return whole[at:].decode()
     return ""

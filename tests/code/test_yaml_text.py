@@ -55,6 +55,11 @@ def refusal(text, **more) -> str:
         (b"PK\x03\x04" + bytes(20), "is a zip archive, not a configuration"),
         ("name: nächtlich".encode("latin-1"), "is not UTF-8 text"),
         ("{broken", "is not valid YAML"),
+        ("name: !!timestamp foo", "is not valid YAML"),
+        ("name: !!bool foo", "is not valid YAML"),
+        ("name: !!int ''", "is not valid YAML"),
+        ("name: !!int '_'", "is not valid YAML"),
+        ("name: !!float ''", "is not valid YAML"),
     ],
 )  # fmt: skip
 def test_what_is_refused(text, wanted):
