@@ -306,7 +306,7 @@ def _readable(column: str, address: str) -> str:
     if not _S3_FOLDER.fullmatch(address.rpartition("/")[0]):
         raise ValueError(
             f"{column} {shown(address)} cannot be read: its folders may hold no #, no ? and no empty part; "
-            f"copy the {column.replace("_", " ")} to a folder without"
+            f"copy the {column.replace('_', ' ')} to a folder without"
         )
     return address
 
