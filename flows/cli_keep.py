@@ -104,10 +104,14 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
 
     store = open_existing(config)
     console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
     if delete:
-        for receipt in finish_erasures(store, say=lambda text: console.print(text, soft_wrap=True)):
+        for receipt in finish_erasures(store, say=say):
             console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
-    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days)
+    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, say=say)
     if found.grace > grace_days * 86_400:
         console.print(
             f"--grace-days {grace_days:g} was raised: the grace period is one hour at least, since what a running "

@@ -21,6 +21,7 @@ from faceid_core.store import ObjectStore
 from faceid_core.store.gc import SHORTEST_GRACE_SECONDS
 from faceid_core.store.layout import identity_scope, tombstone
 from faceid_core.store.lease import running_runs
+from faceid_core.store.lease_record import LeaseWatch
 from faceid_core.store.scopes import Scope, read_scope
 from faceid_core.store.secret import IdentitySecret, is_identity_key
 from faceid_core.store.tombstone import (
@@ -45,6 +46,10 @@ _LONGEST_WAIT_SECONDS = (
 )
 # Clocks of machines and of the store differ; files are looked at again from so long before a completion.
 _CLOCKS_DIFFER_SECONDS = 86_400.0
+
+
+class WrittenMeanwhile(StoreError):
+    """Objects of a person were written while they were swept; erasing again removes them."""
 
 
 def erase(
@@ -73,18 +78,18 @@ def erase(
         ConfigurationError: this cannot be an identity id.
         StoreError: the store fails; the person stays refused, and running this again goes on.
     """
-    say = say or (lambda _: None)
+    say, watch = say or (lambda _: None), LeaseWatch()
     key = secret.identity_key(validate_identity_id(identity_id))
     receipt = _bury(store, key)
     say(f"{key}: the tombstone stands: runs refuse this person from now on")
     left = min(longest_lease, seconds_until(receipt.sweep_again_at))
     if receipt.state != SWEPT or _due(receipt):
-        receipt = _sweep(store, receipt, say, again_after=longest_lease)
+        receipt = _sweep(store, receipt, say, watch, again_after=longest_lease)
         left = longest_lease  # whatever the wall clock says by now
     if receipt.state == SWEPT and wait:
         say(f"{key}: sweeping once more in {left:.0f} s, when whatever was being written has ended")
         time.sleep(left)
-        receipt = _sweep(store, receipt, say, again_after=longest_lease)
+        receipt = _sweep(store, receipt, say, watch, again_after=longest_lease)
     return receipt
 
 
@@ -100,7 +105,7 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     Raises:
         StoreError: the store fails; what is left is left to the next time.
     """
-    say = say or (lambda _: None)
+    say, watch = say or (lambda _: None), LeaseWatch()
     receipts = {}
     for info in list(store.list("tombstones/")):
         key = info.name.rpartition("/")[2].removesuffix(".json")
@@ -112,8 +117,8 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
         due = receipt.state == BEGUN or key in came_back or (receipt.state == SWEPT and _due(receipt))
         try:
             if due or any(True for _ in store.list(f"{identity_scope(key)}/")):
-                found.append(_sweep(store, receipt, say, again_after=LONGEST_LEASE_SECONDS))
-        except (DamagedRecord, LinkInStore) as error:  # the other erasures go on, and so does the collection
+                found.append(_sweep(store, receipt, say, watch, again_after=LONGEST_LEASE_SECONDS))
+        except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:  # the other erasures go on
             say(f"{key}: the erasure is not complete and waits for the next time: {error}")
     return found
 
@@ -176,7 +181,12 @@ def _keys_of_rows(scope: Scope) -> tuple[str, ...]:
 
 
 def _sweep(
-    store: ObjectStore, receipt: Receipt, say: Callable[[str], None], *, again_after: float
+    store: ObjectStore,
+    receipt: Receipt,
+    say: Callable[[str], None],
+    watch: LeaseWatch,
+    *,
+    again_after: float,
 ) -> Receipt:
     """Remove everything that is there, and say so in the tombstone."""
     from faceid_core.tables.remains import people_in_files
@@ -195,21 +205,24 @@ def _sweep(
         say(f"{key}: {objects} objects and versions removed")
     except LinkInStore as error:  # the rows go all the same, before this is told
         link = error
-    store.sweep_unfinished(again_after, delete=second)
-    rows = erase_rows(store, key, keys, unnamed_age=None if running_runs(store) else SHORTEST_GRACE_SECONDS)
+    busy = running_runs(store, watch, say=say)
+    # What a running process is writing is younger than the grace period, as for a collection.
+    store.sweep_unfinished(SHORTEST_GRACE_SECONDS if busy else again_after, delete=second)
+    rows = erase_rows(store, key, keys, unnamed_age=None if busy else SHORTEST_GRACE_SECONDS)
     say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
     if link:
         raise link
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
-        raise StoreError(
+        raise WrittenMeanwhile(
             f"objects of {key} were written while it was erased; erase again: faceid gc --delete"
         )
     waiting = people_in_files(store, {key: keys}, unnamed=True)
-    done = second and not waiting.people and not waiting.unreadable
+    half_written, _ = store.sweep_unfinished(again_after, delete=False)
+    done = second and not waiting.people and not waiting.unreadable and not half_written
     if second and not done:
         say(
-            f"{key}: a file that no table names yet holds rows of this person, or is half written; it is removed when no "
-            "run can be about to add it, an hour after it was written: faceid gc --delete"
+            f"{key}: a file that nothing names yet holds data of this person, or is half written; it is removed when no "
+            "run can be about to finish it, an hour after it was written: faceid gc --delete"
         )
     return record(
         store,

@@ -74,7 +74,7 @@ class SharedWork:
             if lease is None:
                 return False
             self._held[self._name(work)] = lease
-            refuse_erased(self._store, person, "its work")
+            refuse_erased(self._store, person, "its work", written=[self._name(work)])
         except IdentityErased:
             self.end(work)  # a lease is an object of the person's too
             raise

@@ -48,7 +48,7 @@ class LeaseRecord(BaseModel):
         released: whether the holder gave it back.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
     run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     holder: str = Field(pattern=r"^[A-Za-z0-9-]{1,64}$")

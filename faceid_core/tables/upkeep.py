@@ -82,7 +82,7 @@ def erase_rows(
         identity_key: whose rows.
         stage_keys: of the person's results, known from elsewhere; those that the tables know are added.
         unnamed_age: files that no version names go as well when they were written so many seconds ago: a writer that
-            died left them. None while a night runs, whose files they may be.
+            died left them. None while a run is going on, whose files they may be.
         versions: also remove what the bucket keeps of replaced and deleted files, which a night may not do.
 
     Returns:
@@ -107,6 +107,9 @@ def erase_rows(
     _advance(store, place)
     for name, version in checkpoints.items():
         _forget_log(files, name, version)
+        if unnamed_age is not None:
+            for staged in _staged(files, f"{folder_name(contract(name))}/_delta_log/", unnamed_age):
+                files.delete(staged)
     if versions:
         files.purge_old_versions("tables/")
     return {name: count for name, count in removed.items() if count}
@@ -214,6 +217,8 @@ def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bo
         return [f"{folder}/{unquote(file)}" for file in found]
 
     found = set(place.read(name, files) or ())
+    if full:
+        found |= _staged(objects, f"{folder}/", hours * 3600.0)
     if found:  # the log goes on to name what was removed earlier
         found &= {info.name for info in objects.list(f"{folder}/")}
     if delete and full:
@@ -221,6 +226,16 @@ def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bo
         for file in found - named_files(store, name) if found else ():
             objects.delete(file)
     return sorted(found)
+
+
+def _staged(objects: ObjectStore, prefix: str, age: float) -> set[str]:
+    """Files that delta-rs had not finished writing `age` seconds ago; its own listing passes over them."""
+    oldest = time.time() - age
+    return {
+        info.name
+        for info in objects.list(prefix)
+        if "#" in info.name.rpartition("/")[2] and info.modified <= oldest
+    }
 
 
 def named_files(store: ObjectStore, name: str) -> set[str]:

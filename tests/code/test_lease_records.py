@@ -54,12 +54,16 @@ def nonsense() -> list[tuple[str, bytes]]:
                 found.append((f"{field}={value!r}", json.dumps(whole | {field: value}).encode()))
     found += [(f"ttl={ttl}", json.dumps(whole | {"ttl": ttl}).encode()) for ttl in (601, 1e9, -5.0)]
     found += [(f"process={p}", json.dumps(whole | {"process": p}).encode()) for p in (2**31, 1.0)]
-    found.append(("another field", json.dumps(whole | {"more": 1}).encode()))
     found.append(("twice wrapped", json.dumps(json.dumps(whole)).encode()))
     found += [
         (repr(data[:12]), data) for data in (b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"7")
     ]
     return found
+
+
+def test_a_record_of_a_later_version_is_a_lease(folder_store):
+    folder_store.replace_if_match(NAME, json.dumps(foreign(more=1)).encode(), None)
+    assert running_runs(folder_store) == ["20261125-nightly-a"]
 
 
 def test_nonsense_is_no_lease_and_is_said_once(folder_store, caplog):

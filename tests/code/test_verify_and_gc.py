@@ -267,11 +267,14 @@ def test_table_files_that_no_version_needs_go_and_readers_notice_nothing(folder_
     tables = Tables(folder_store)
     tables.publish("r1", table_rows("r1", 1))
     stray = folder_store.root / "tables" / "images" / "v1" / "run_date=2026-11-01" / "part-stray.parquet"
-    shutil.copy(next(stray.parent.glob("part-*.parquet")), stray)
+    staged = stray.with_name("part-stray.parquet#1")  # as the library names what it has not finished
+    for path in (stray, staged):
+        shutil.copy(next(stray.parent.glob("part-*.snappy.parquet")), path)
     age(folder_store.root)
     before = tables.read("images").num_rows
-    assert collect(folder_store).counts["table file"] == 1 and stray.exists()
-    assert collect(folder_store, delete=True).counts["table file"] == 1 and not stray.exists()
+    assert collect(folder_store).counts["table file"] == 2 and stray.exists() and staged.exists()
+    assert collect(folder_store, delete=True).counts["table file"] == 2
+    assert not stray.exists() and not staged.exists()
     assert tables.read("images").num_rows == before
     tables.publish("r2", table_rows("r2", 2))
     assert tables.read("runs").num_rows == 2
