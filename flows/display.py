@@ -1,8 +1,8 @@
 """Standard output and error that never decide over the work: what cannot be shown is dropped, and the command goes on.
 
 Whoever reads may have gone (`faceid run | head -2`), the disk behind a redirection may be full, the terminal closed or
-without the characters. A command whose very product is its output ends instead: quietly if nobody reads, else with an
-error.
+without the characters, a pipe that does not block may stay full. A command whose very product is its output waits for
+its reader; where writing fails it ends: quietly if nobody reads, else with an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 
 from faceid_core.errors import FaceidError
 
-_FULL_SECONDS = 1.0  # for the reader of a non-blocking pipe to make room
+_FULL_SECONDS = 2.0  # for the reader of a non-blocking pipe to make room, unless it waits for a product
 
 
 class OutputLost(FaceidError):
@@ -49,16 +49,20 @@ class _Stream(io.FileIO):
                 return self._try(data)
             except OSError as error:
                 self._lost = error
+            except BaseException as interruption:  # the end of the process would wait for the same reader
+                self._lost, self._told = OSError(errno.EINTR, str(interruption)), True
+                raise
         if not self._told:
             self._told = True
             self._tell(self._lost)
         return len(data)
 
     def _try(self, data) -> int:
-        written = super().write(data)
-        if written is None and select.select([], [self], [], _FULL_SECONDS)[1]:
-            written = super().write(data)
-        return len(data) if written is None else written
+        seconds = None if self._product else _FULL_SECONDS
+        while (written := super().write(data)) is None:  # non-blocking, and full
+            if not select.select([], [self], [], seconds)[1]:
+                raise OSError(errno.EAGAIN, "its reader takes nothing")
+        return written
 
     def _tell(self, error: OSError) -> None:
         left = error.errno == errno.EPIPE

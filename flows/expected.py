@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from faceid_core.errors import ConfigurationError, FaceidError, StoreError
 from faceid_core.private import without_credentials
@@ -22,6 +23,8 @@ _RESOURCES = {
 }
 # Beginnings of what Prefect raises as bare RuntimeError.
 _EPHEMERAL = ("Timed out while attempting to connect to ephemeral", "Unable to find an available port")
+_PACKAGES = Path(__file__).resolve().parents[1]
+_OURS = ("data_contracts", "faceid_core", "flows", "tasks")
 _POLLING = "Service exceeded error threshold"
 
 
@@ -131,8 +134,20 @@ def _memory(error: BaseException) -> FaceidError | None:
     return None
 
 
+def _of_ours(error: OSError) -> bool:
+    """Whether a file of the package itself is missing or no file; one that may not be read or written is a setting."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) or not isinstance(
+        error.filename, str | bytes
+    ):
+        return False
+    path = Path(os.path.abspath(os.fsdecode(error.filename)))
+    return any(path.is_relative_to(_PACKAGES / name) for name in _OURS)
+
+
 def _system(error: BaseException) -> FaceidError | None:
     if not isinstance(error, OSError):
+        return None
+    if _of_ours(error):
         return None
     where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
     if error.errno in _FULL:
@@ -141,7 +156,9 @@ def _system(error: BaseException) -> FaceidError | None:
         return FaceidError(f"{_RESOURCES[error.errno]}{where}; then run the same command again")
     if where:
         return ConfigurationError(f"{os.fsdecode(error.filename)}: {error.strerror}")
-    if isinstance(error, ConnectionError | TimeoutError) or _is(error, "socket", "gaierror"):
+    # A timeout without a number is one of a socket only if it reads so; any code may raise the others.
+    timed_out = isinstance(error, TimeoutError) and (error.errno or str(error).endswith("timed out"))
+    if isinstance(error, ConnectionError) or timed_out or _is(error, "socket", "gaierror"):
         return ConfigurationError(f"a service cannot be reached: {error or type(error).__name__}")
     if _is(error, "ssl", "SSLError"):
         return ConfigurationError(f"a service's certificate is not accepted: {error}")

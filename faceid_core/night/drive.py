@@ -39,7 +39,7 @@ def drive(
     """Run all stages, close every account, publish, give the night's lease back.
 
     Interrupted (Ctrl-C, cancelled, our own bug), it still closes the accounts of whoever was not finished, records
-    and publishes them (`leave_account`), and lets the interruption through.
+    and publishes them (`leave_account`), and lets the interruption through. Once published, a run stays as it is.
     """
     with account_at_the_end(night):
         for stage in STAGES:

@@ -46,6 +46,7 @@ def account_at_the_end(night: Night):
 def leave_account(night: Night, error: BaseException) -> None:
     """Close everybody's account, record the run as interrupted and publish its rows, unless that is done already.
 
+    What interrupts a night that is published already changes none of its rows: the run is recorded as complete.
     It needs the store only, neither workers nor Prefect, and comes before they are closed. It is written in a thread
     of its own, which a second signal cannot break into; that thread is waited for up to `ACCOUNT_SECONDS`.
 
@@ -67,13 +68,21 @@ def _leave_once(night: Night, error: BaseException) -> None:
         if night.ended:
             return
         night.ended = True
+        if night.published is not None:
+            _record(night, "complete", **night.published)
+            return
         ended = f"{type(error).__name__}: {error}"
         close_accounts(night, ended)
-        try:
-            write_status(night, "interrupted", error=ended)
-        except Exception as broken:  # its rows may come out all the same
-            log.warning("run %s: that it was interrupted is not recorded: %s", night.run_id, broken)
+        _record(night, "interrupted", error=ended)
         publish_rows(night, error)
+
+
+def _record(night: Night, state: str, **more) -> None:
+    """Record the run's last status; one that fails keeps no rows back."""
+    try:
+        write_status(night, state, **more)
+    except Exception as broken:
+        log.warning("run %s: its status %r is not recorded: %s", night.run_id, state, broken)
 
 
 def close_accounts(night: Night, ended: str) -> None:

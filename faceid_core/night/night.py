@@ -7,7 +7,7 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -44,8 +44,8 @@ class Night:
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
     `learned_only`: nobody is taught; whoever has no tokens in the store is not reached. `began` is the start by the
-    clock that nobody sets, for durations. `ended`, under `ending`: whether its account stands, of a night that ran to its
-    end or of one that was interrupted.
+    clock that nobody sets, for durations. `published` is what the last status says of its publication, once that stands.
+    `ended`, under `ending`: whether its account stands, of a night that ran to its end or of one that was interrupted.
     """
 
     run_id: str
@@ -68,6 +68,7 @@ class Night:
     cancelled: Event = field(default_factory=Event, repr=False)
     usage: Usage = field(default_factory=Usage)
     began: float = field(default_factory=time.monotonic)
+    published: Mapping[str, int | str] | None = None
     ended: bool = False
     ending: RLock = field(default_factory=RLock, repr=False)
     _ahead: dict[str, Future] = field(default_factory=dict, repr=False)

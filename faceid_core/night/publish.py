@@ -38,7 +38,7 @@ class Published:
 
 def publish(night: Night) -> Published:
     """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
-    published: list[tuple[str, list[dict]]] = []
+    published: list[tuple[str, list[dict], int]] = []
 
     def rows() -> dict[str, pa.Table]:
         refuse_erased(night)
@@ -47,12 +47,14 @@ def publish(night: Night) -> Published:
         # Pages of many people take minutes: an erasure that began meanwhile need not be undone.
         refuse_erased(night)
         found, summary = _not_erased(night, found, summary)
-        published[:] = [(index, summary)]
         status = exit_status(night.accounts.values(), max_failed_share=night.config.run.max_failed_share)
+        published[:] = [(index, summary, status)]
         return run_tables(night, found, summary, exit_status=status)
 
     publish_fenced(night, rows)
-    index, summary = published[0]
+    index, summary, status = published[0]
+    # Here, because a flow that is interrupted may never see this function return.
+    night.published = {"exit_status": status, "index": index}
     overall = aggregate(summary) if summary else {}
     root = plain_address(night.store.url)
     return Published(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+
+from flows import display
 
 # The real entry point with a command whose work is to print a lot and then to leave a mark.
 SCRIPT = """
@@ -82,3 +87,53 @@ def test_a_product_of_a_few_bytes_is_missed_as_well():
     command = f'"{sys.executable}" -m flows --version > /dev/full'
     ended = subprocess.run(["bash", "-c", command], capture_output=True, check=False, timeout=60)
     assert ended.returncode == 2 and b"No space left" in ended.stderr
+
+
+@pytest.fixture
+def full_pipe():
+    """Both ends of a pipe that does not wait for its reader."""
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    yield reads, writes
+    for descriptor in (reads, writes):
+        os.close(descriptor)
+
+
+def test_a_product_waits_for_a_slow_reader_of_a_pipe_that_does_not(full_pipe, monkeypatch):
+    monkeypatch.setattr(display, "_FULL_SECONDS", 0.01)
+    reads, writes = full_pipe
+    whole, got = os.urandom(300_000), bytearray()
+
+    def read_slowly():
+        while len(got) < len(whole):
+            time.sleep(0.05)
+            got.extend(os.read(reads, 65_536))
+
+    reader = threading.Thread(target=read_slowly, daemon=True)
+    reader.start()
+    with io.BufferedWriter(display._Stream(writes, product=True)) as screen:
+        screen.write(whole)
+    reader.join(10)
+    assert bytes(got) == whole
+
+
+def test_a_reader_that_takes_nothing_is_waited_for_once(full_pipe, monkeypatch):
+    monkeypatch.setattr(display, "_FULL_SECONDS", 0.2)
+    waited, select = [], display.select.select
+    monkeypatch.setattr(display.select, "select", lambda *given: waited.append(given[3]) or select(*given))
+    with io.BufferedWriter(display._Stream(full_pipe[1])) as screen:
+        for _ in range(20):
+            screen.write(bytes(65_536))
+    assert waited == [0.2]
+
+
+def test_an_interrupted_product_is_not_waited_for_again(full_pipe, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(display.select, "select", interrupted)
+    stream = display._Stream(full_pipe[1], product=True)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            stream.write(bytes(65_536))
+    assert stream.write(b"the rest") == len(b"the rest")

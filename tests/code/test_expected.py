@@ -6,6 +6,7 @@ import errno
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -66,6 +67,9 @@ def outside_errors():
         "no folder": (FileNotFoundError(errno.ENOENT, "No such file or directory", "/no/x"), 3, ["/no/x"]),
         "a file as folder": (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), 3, ["/a/b"]),
         "a bare connection": (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), 3, ["cannot be reached"]),
+        "a socket's timeout": (TimeoutError("The read operation timed out"), 3, ["cannot be reached"]),
+        "a numbered timeout": (os_error(errno.ETIMEDOUT), 3, ["cannot be reached"]),
+        "no right to read": (PermissionError(errno.EACCES, "Denied", flows.__file__), 3, ["flows/__init__.py"]),
         "out of memory": (MemoryError(), 2, ["out of memory", "execution.workers"]),
         "Prefect away": (httpx.ConnectError("refused", request=request), 3, ["PREFECT_API_URL"]),
         "Prefect slow": (httpx.ReadTimeout("timed out", request=request), 3, ["PREFECT_API_URL"]),
@@ -108,16 +112,21 @@ def test_no_failure_of_the_world_outside_is_called_a_bug(monkeypatch, capsys):
 def test_a_bug_is_still_called_one(monkeypatch, capsys):
     from ray.exceptions import RayTaskError
 
+    packaged = str(Path(flows.__file__).parents[1] / "faceid_core" / "diffusion" / "no-such-asset")
     in_a_task = RayTaskError("f", "Traceback: ZeroDivisionError", ZeroDivisionError())
     for error in (
         RuntimeError("x"),
         KeyError("x"),
         OSError("no number, no path"),
         ValueError("x"),
+        TimeoutError("queue lock"),
+        TimeoutError(),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", packaged),
         in_a_task,
     ):
         assert run_failing(monkeypatch, error) == 1
-        assert "this is a bug in faceid" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "this is a bug in faceid" in told and "Traceback" in told
 
 
 VERSION = b'"3.8.8"'

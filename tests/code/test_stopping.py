@@ -17,8 +17,10 @@ from faceid_core.night.drive import drive, executor_on_demand
 from faceid_core.night.executor import left_behind
 from faceid_core.night.interrupted import OPEN, account_at_the_end, leave_account
 from faceid_core.night.opening import open_night
+from faceid_core.night.publish import publish
 from faceid_core.night.reporter import LogReporter
 from faceid_core.night.runs import read_status
+from faceid_core.outcomes import Outcome
 from faceid_core.stages.work import Done
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
@@ -100,6 +102,24 @@ def test_a_second_interruption_does_not_lose_the_account(night, monkeypatch):
     record = read_status(night.store, night.run_id)[1]
     assert record["state"] == "interrupted" and "the first" in record["error"]
     assert night.run_id not in OPEN
+
+
+def test_an_interruption_after_the_publication_changes_no_row(night, monkeypatch):
+    monkeypatch.setattr("faceid_core.night.publish.collect", lambda _: ([], []))  # nobody has results to read
+
+    def published_and_interrupted(night):
+        for account in night.accounts.values():
+            account.outcome = Outcome.DONE
+        publish(night)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(night, lambda stage: None, published_and_interrupted)
+    row = Tables(night.store).query("select exit_status from runs").to_pylist()
+    assert row == [{"exit_status": 0}]
+    record = read_status(night.store, night.run_id)[1]
+    assert (record["state"], record["exit_status"]) == ("complete", 0) and record["index"]
+    assert night.ended and running_runs(night.store) == []
 
 
 def test_an_answer_that_comes_after_the_account_changes_nothing(night):
