@@ -23,13 +23,13 @@ _BUSY = {408, 425, 429}
 _REFUSED = {401, 403, 407}
 
 
-def why_out_of_reach(patience: float = PATIENCE_SECONDS) -> str:
+def why_out_of_reach(patience: float | None = None) -> str:
     """Why the server that Prefect's settings name cannot be told of a run, in words; empty if it can.
 
     Empty as well where they name none, and the run starts a server of its own.
 
     Args:
-        patience: seconds for a server that does not answer to come back.
+        patience: seconds for a server that does not answer to come back; `PATIENCE_SECONDS` if not given.
 
     Raises:
         ConfigurationError: the address is none, something else than Prefect answers there, or it refuses us.
@@ -38,7 +38,7 @@ def why_out_of_reach(patience: float = PATIENCE_SECONDS) -> str:
     if not url:
         return ""
     _require_address(url)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
     while why := _ask(url):
         if time.monotonic() + _PAUSE_SECONDS > deadline:
             return why
