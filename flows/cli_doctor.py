@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import urllib.error
 from collections.abc import Iterator
 
 import click
@@ -13,10 +11,10 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.finding import Finding, as_records, guarded
+from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
 from faceid_core.private import without_credentials
 from flows.options import config_options
-from flows.prefect_server import ask
 from flows.stopping import slow_to_leave
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -106,38 +104,33 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
 
 def _prefect() -> Iterator[Finding]:
-    """Whether the server that a run would use answers."""
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
-        yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
-        return
-    where = without_credentials(url)
-    credentials = [os.environ.get(name, "") for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")]
-    try:
-        healthy = ask(url, "health", *credentials) is True
-        version = ask(url, "admin/version", *credentials)
-    except urllib.error.HTTPError as error:
-        advice = "look at its log"
-        if error.code < 500:
-            advice = "correct PREFECT_API_URL, which ends in /api"
-        if error.code in (401, 403):
-            advice = "set PREFECT_API_AUTH_STRING to what the server has"
-        yield Finding("prefect", "fail", f"{where} refuses: {error}", advice)
-        return
-    except (OSError, ValueError) as error:
-        advice = "start it, or correct or unset PREFECT_API_URL; a night would run without its UI"
-        yield Finding("prefect", "fail", f"{where} does not answer: {error}", advice)
-        return
+    """Whether the server that a run would use, by the settings that a run reads, answers."""
     from importlib.metadata import version as installed
 
-    ours = installed("prefect")
-    if not healthy:
-        yield Finding("prefect", "fail", f"{where} says that it is not well", "look at its log")
-    elif version.split(".")[:2] != ours.split(".")[:2]:
-        advice = "use the same minor version on both sides"
-        yield Finding("prefect", "warn", f"{where}: server {version}, this client {ours}", advice)
+    from flows.prefect_server import configured_server, require_may_start_server
+    from tasks.prefect_server import ask_once
+
+    try:
+        url = configured_server()
+        if not url:
+            require_may_start_server()
+            yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
+            return
+        answer = ask_once()
+    except ConfigurationError as error:
+        found, _, advice = str(error).partition("; ")
+        yield Finding("prefect", "fail", found, advice)
+        return
+    if answer.why:
+        advice = "start it and look at its log, or correct or unset PREFECT_API_URL; a night would run without its UI"
+        yield Finding("prefect", "fail", answer.why, advice)
+        return
+    theirs, ours = answer.version, installed("prefect")
+    found = f"{without_credentials(url)}: server {theirs or 'of no told version'}, this client {ours}"
+    if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
+        yield Finding("prefect", "warn", found, "use the same minor version on both sides")
     else:
-        yield Finding("prefect", "ok", f"{where}: server {version}, this client {ours}")
+        yield Finding("prefect", "ok", found)
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:

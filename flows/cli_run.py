@@ -8,7 +8,6 @@ import click
 from rich.console import Console
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError
 from faceid_core.private import without_credentials
 from flows.options import config_options
 
@@ -75,15 +74,11 @@ def _prefect_settings() -> str:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     from flows.prefect_auth import close_own_server
-    from flows.prefect_server import configured_server, may_start_server
+    from flows.prefect_server import configured_server, require_may_start_server
 
     url = configured_server()
     if url:
         return f"Prefect server {without_credentials(url)}"
-    if not may_start_server():
-        raise ConfigurationError(
-            "PREFECT_API_URL is not set, and Prefect's settings do not let a run start a server of its own: "
-            "name a server with PREFECT_API_URL, or set PREFECT_SERVER_EPHEMERAL_ENABLED=true"
-        )
+    require_may_start_server()
     close_own_server()
     return "starting a Prefect server for this run (set PREFECT_API_URL to use yours)"

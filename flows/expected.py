@@ -82,7 +82,7 @@ def _prefect(error: BaseException) -> FaceidError | None:
 def _http(error: BaseException) -> FaceidError | None:
     if not _is(error, "httpx", "HTTPError", "InvalidURL"):
         return None
-    from flows.prefect_server import refused, unreachable
+    from tasks.prefect_server import refused, unreachable
 
     address = ""
     with suppress(AttributeError, RuntimeError):  # some have no request, others lost it

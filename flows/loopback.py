@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import MutableMapping
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
-def reach_loopback_directly(environment: MutableMapping[str, str]) -> None:
+def reach_loopback_directly(environment: MutableMapping[str, str], *hosts: str) -> None:
     """Add the loopback addresses to those that no proxy is asked for, if a proxy is set at all.
 
     A run's own Prefect server and a store on this machine would otherwise be looked for at the proxy. Prefect, boto3
@@ -16,6 +18,7 @@ def reach_loopback_directly(environment: MutableMapping[str, str]) -> None:
 
     Args:
         environment: `os.environ`.
+        hosts: Further names or addresses of this machine.
     """
     if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return
@@ -23,5 +26,27 @@ def reach_loopback_directly(environment: MutableMapping[str, str]) -> None:
     listed = [part.strip() for text in spellings for part in text.split(",") if part.strip()]
     if "*" in listed:
         return
-    direct = ",".join(dict.fromkeys([*listed, *LOOPBACK]))
+    direct = ",".join(dict.fromkeys([*listed, *LOOPBACK, *hosts]))
     environment["no_proxy"] = environment["NO_PROXY"] = direct
+
+
+def reachable_host(host: str) -> str:
+    """The host under which this machine reaches a server of its own; no client can be sent to "all addresses".
+
+    IPv6 comes without brackets: that is what a list of hosts takes, and httpx takes no other.
+
+    Args:
+        host: Where the server listens: a name or an address.
+
+    Raises:
+        OSError: there is no such host.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    if ipaddress.ip_address(address[0]).is_unspecified:
+        return "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    return host
+
+
+def http_origin(host: str, port: int) -> str:
+    """The beginning of this host's addresses, with the brackets that IPv6 needs."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

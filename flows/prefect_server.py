@@ -1,18 +1,8 @@
-"""Which Prefect server a command talks to, whether it answers, and what to say when it does not."""
+"""Which Prefect server a command talks to; what it answers is for `tasks.prefect_server`."""
 
 from __future__ import annotations
 
-import base64
-import json
-import urllib.error
-import urllib.request
-from typing import Any
-from urllib.parse import unquote, urlsplit
-
 from faceid_core.errors import ConfigurationError
-from faceid_core.private import without_credentials
-
-ASK_SECONDS = 10
 
 
 def configured_server() -> str | None:
@@ -32,11 +22,19 @@ def configured_server() -> str | None:
         raise ConfigurationError(f"a setting of Prefect's is wrong: {wrong}") from None
 
 
-def may_start_server() -> bool:
-    """Whether Prefect's client may start a server where none is named."""
+def require_may_start_server() -> None:
+    """Make sure that Prefect's client may start a server where none is named.
+
+    Raises:
+        ConfigurationError: Prefect's settings forbid it.
+    """
     from prefect.settings import get_current_settings
 
-    return get_current_settings().server.ephemeral.enabled
+    if not get_current_settings().server.ephemeral.enabled:
+        raise ConfigurationError(
+            "PREFECT_API_URL is not set, and Prefect's settings do not let a run start a server of its own; "
+            "name a server with PREFECT_API_URL, or set PREFECT_SERVER_EPHEMERAL_ENABLED=true"
+        )
 
 
 def require_server() -> str:
@@ -60,44 +58,3 @@ def require_server() -> str:
             f"PREFECT_API_URL: {why}; start the server and look at its log, or correct or unset PREFECT_API_URL"
         )
     return url
-
-
-def ask(url: str, path: str, auth_string: str, api_key: str) -> Any:
-    """What the server answers, with the credentials that Prefect's own client would send.
-
-    Raises:
-        urllib.error.HTTPError: it refuses.
-        OSError: it does not answer.
-        ValueError: this is no address, or the answer is none of Prefect's.
-    """
-    request = urllib.request.Request(f"{without_credentials(url).rstrip('/')}/{path}")
-    auth_string = auth_string or unquote(urlsplit(url).netloc.rpartition("@")[0])
-    if auth_string:
-        request.add_header("Authorization", f"Basic {base64.b64encode(auth_string.encode()).decode()}")
-    elif api_key:
-        request.add_header("Authorization", f"Bearer {api_key}")
-    with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:
-        return json.loads(answer.read())
-
-
-def refused(url: str, status: int) -> str:
-    """What to say of a server's answer that is an error."""
-    where = f"the Prefect server of PREFECT_API_URL, {without_credentials(url)},"
-    if status in (401, 403):
-        from flows.prefect_auth import auth_file
-
-        return (
-            f"{where} refuses us ({status}): set PREFECT_API_AUTH_STRING to what the server has; "
-            f"that of `faceid serve` stands in {auth_file()} of who runs it"
-        )
-    if status == 404:
-        return f"{where} has no Prefect API there: the address of one ends in /api"
-    return f"{where} answers with {status}: look at its log"
-
-
-def unreachable(url: str, error: Exception) -> str:
-    """What to say of a server that does not answer."""
-    return (
-        f"the Prefect server of PREFECT_API_URL, {without_credentials(url)}, does not answer ({error}): "
-        "start it and look at its log, or correct or unset PREFECT_API_URL"
-    )

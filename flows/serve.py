@@ -17,6 +17,7 @@ import click
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.private import without_credentials
+from flows.loopback import http_origin, reach_loopback_directly, reachable_host
 from flows.options import config_options
 
 SERVER_START_SECONDS = 240
@@ -64,8 +65,10 @@ def _own_server(host: str, port: int):
     """
     from flows.prefect_auth import close_own_server, refresh_prefect
 
-    origin = f"http://{host}:{port}"
     _require_free(host, port)
+    reached = reachable_host(host)
+    origin = http_origin(reached, port)
+    reach_loopback_directly(os.environ, reached)  # a proxy would be sent the string
     string = close_own_server(origin)
     click.echo(f"starting a Prefect server on {origin}")
     server = _start_server(host, port)
@@ -127,6 +130,8 @@ def _end_with_parent():
 
 def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> None:
     deadline = time.monotonic() + SERVER_START_SECONDS
+    # urllib knows no entry of no_proxy for an IPv6 address that httpx takes as well.
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ConfigurationError(
@@ -134,7 +139,7 @@ def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> 
             )
         with (
             suppress(urllib.error.URLError, OSError),
-            urllib.request.urlopen(f"{origin}/api/health", timeout=2),
+            directly.open(f"{origin}/api/health", timeout=2),
         ):
             return
         time.sleep(0.5)

@@ -1,8 +1,12 @@
-"""The Prefect server that a run would use, asked before anything is opened: its client itself tries for minutes."""
+"""The Prefect server that a run would use, asked before anything is opened: its client itself tries for minutes.
+
+What its answers mean is said here only; a sentence has the form "what was found; what to do".
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,13 +27,37 @@ _BUSY = {408, 425, 429}
 _REFUSED = {401, 403, 407}
 
 
-def why_out_of_reach(patience: float = PATIENCE_SECONDS) -> str:
+@dataclass(frozen=True)
+class Answer:
+    """What the server answered.
+
+    Args:
+        why: why it cannot be told of a run, in words; empty if it can.
+        version: of its Prefect; empty where it tells none.
+    """
+
+    why: str = ""
+    version: str = ""
+
+
+def ask_once() -> Answer:
+    """Ask the server that Prefect's settings name, without waiting for one that is away.
+
+    Raises:
+        ConfigurationError: the address is none, something else than Prefect answers there, or it refuses us.
+    """
+    url = PREFECT_API_URL.value() or ""
+    _require_address(url)
+    return _ask(url)
+
+
+def why_out_of_reach(patience: float | None = None) -> str:
     """Why the server that Prefect's settings name cannot be told of a run, in words; empty if it can.
 
     Empty as well where they name none, and the run starts a server of its own.
 
     Args:
-        patience: seconds for a server that does not answer to come back.
+        patience: seconds for a server that does not answer to come back; `PATIENCE_SECONDS` if not given.
 
     Raises:
         ConfigurationError: the address is none, something else than Prefect answers there, or it refuses us.
@@ -38,8 +66,8 @@ def why_out_of_reach(patience: float = PATIENCE_SECONDS) -> str:
     if not url:
         return ""
     _require_address(url)
-    deadline = time.monotonic() + patience
-    while why := _ask(url):
+    deadline = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
+    while why := _ask(url).why:
         if time.monotonic() + _PAUSE_SECONDS > deadline:
             return why
         time.sleep(_PAUSE_SECONDS)
@@ -59,11 +87,8 @@ def _require_address(url: str) -> None:
         )
 
 
-def _ask(url: str) -> str:
+def _ask(url: str) -> Answer:
     """One attempt, with the credentials and certificates that Prefect's own client takes.
-
-    Returns:
-        Why there was no answer, or none for now; empty if all is well.
 
     Raises:
         ConfigurationError: waiting will not change what was answered.
@@ -83,25 +108,43 @@ def _ask(url: str) -> str:
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if status in _REFUSED:
-            raise ConfigurationError(
-                f"the Prefect server at PREFECT_API_URL {shown} refuses this run (status {status}); set "
-                "PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the server was started with; that of "
-                f"`faceid serve` stands in {config_folder() / 'prefect-auth'} of who runs it"
-            ) from None
+            raise ConfigurationError(refused(url, status)) from None
         if status < 500 and status not in _BUSY:
-            raise _no_prefect(url, f"status {status}") from None
-        return f"{shown} answers with status {status}"
+            raise ConfigurationError(_no_prefect(url, f"status {status}")) from None
+        return Answer(f"{shown} answers with status {status}")
     except httpx.HTTPError as error:
-        return f"{shown} does not answer: {str(error) or type(error).__name__}"
+        return Answer(f"{shown} does not answer: {str(error) or type(error).__name__}")
     except ValueError:
-        raise _no_prefect(url, "something else than JSON") from None
+        raise ConfigurationError(_no_prefect(url, "something else than JSON")) from None
     if told[0] is not True or not all(isinstance(each, str) for each in told[1:]):
-        raise _no_prefect(url, "something else than its health and version")
-    return ""
+        raise ConfigurationError(_no_prefect(url, "something else than its health and version"))
+    return Answer(version="".join(told[1:]))
 
 
-def _no_prefect(url: str, found: str) -> ConfigurationError:
-    return ConfigurationError(
+def refused(url: str, status: int) -> str:
+    """What to say of a server's answer that is an error."""
+    where = f"the Prefect server of PREFECT_API_URL, {without_credentials(url)},"
+    if status in _REFUSED:
+        return (
+            f"{where} refuses us (status {status}); set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the "
+            f"server was started with; that of `faceid serve` stands in {config_folder() / 'prefect-auth'} of who "
+            "runs it"
+        )
+    if status == 404:
+        return _no_prefect(url, "status 404")
+    return f"{where} answers with status {status}; look at its log"
+
+
+def unreachable(url: str, error: Exception) -> str:
+    """What to say of a server that does not answer."""
+    return (
+        f"the Prefect server of PREFECT_API_URL, {without_credentials(url)}, does not answer ({error}); "
+        "start it and look at its log, or correct or unset PREFECT_API_URL"
+    )
+
+
+def _no_prefect(url: str, found: str) -> str:
+    return (
         f"PREFECT_API_URL: what answers at {without_credentials(url)} is no Prefect API ({found}); the address ends "
         "in /api, as in http://host:4200/api"
     )

@@ -20,6 +20,7 @@ from faceid_core.night.estimate import Estimate
 from faceid_core.night.planning import plan_night
 from flows import cli_doctor
 from flows.cli import cli
+from flows.prefect_auth import refresh_prefect
 
 INLINE = ["doctor", "--executor", "inline", "--no-measuring"]
 
@@ -199,22 +200,49 @@ def prefect_api(monkeypatch):
     yield answers
     server.shutdown()
     server.server_close()
+    monkeypatch.undo()
+    refresh_prefect()
+
+
+def ask_prefect() -> list[Finding]:
+    """What a doctor who is started now finds: Prefect reads its settings once."""
+    refresh_prefect()
+    return list(cli_doctor._prefect())
+
+
+def test_the_doctor_asks_by_the_settings_that_a_run_reads(prefect_api, monkeypatch):
+    from prefect.context import use_profile
+    from prefect.settings import Profile
+
+    from flows.prefect_server import configured_server
+
+    url = os.environ["PREFECT_API_URL"]
+    monkeypatch.delenv("PREFECT_API_URL")
+    prefect_api["authorization"] = "Basic dXNlcjpwYXNz"
+    of_user = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "user:pass"}
+    with use_profile(Profile(name="mine", settings=of_user)):
+        (found,) = cli_doctor._prefect()
+        assert configured_server() == url
+    assert found.state == "ok" and url in found.found
+    with use_profile(Profile(name="none", settings={"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"})):
+        (forbidden,) = cli_doctor._prefect()
+    assert forbidden.state == "fail" and "PREFECT_API_URL" in forbidden.advice
 
 
 def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
-    assert [each.state for each in cli_doctor._prefect()] == ["ok"]
+    assert [each.state for each in ask_prefect()] == ["ok"]
     prefect_api["/api/admin/version"] = b'"2.1.0"'
-    assert "server 2.1.0" in next(cli_doctor._prefect()).found
+    assert "server 2.1.0" in ask_prefect()[0].found
     prefect_api["authorization"] = "Basic dXNlcjpwYXNz"
-    (refused,) = cli_doctor._prefect()
+    (refused,) = ask_prefect()
     assert refused.state == "fail" and "401" in refused.found and "AUTH_STRING" in refused.advice
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "user:pass")
-    assert "server 2.1.0" in next(cli_doctor._prefect()).found
+    assert "server 2.1.0" in ask_prefect()[0].found
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    (gone,) = cli_doctor._prefect()
+    (gone,) = ask_prefect()
     assert gone.state == "fail" and "PREFECT_API_URL" in gone.advice
     monkeypatch.delenv("PREFECT_API_URL")
-    assert next(cli_doctor._prefect()).state == "ok"
+    assert ask_prefect()[0].state == "ok"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,6 +164,9 @@ def test_commands_that_need_a_server_say_which_setting_is_wrong(monkeypatch, cap
 
     # Asked once: a server that is away is given ten seconds otherwise, since it may just be restarting.
     monkeypatch.setattr("tasks.prefect_server.PATIENCE_SECONDS", 0)
+    waited = []
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=waited.append)
+    monkeypatch.setattr("tasks.prefect_server.time", clock)
     server, address = answering
     cases = [
         ("http://127.0.0.1:9/api", None, ["PREFECT_API_URL", "does not answer"]),
@@ -178,6 +182,7 @@ def test_commands_that_need_a_server_say_which_setting_is_wrong(monkeypatch, cap
         server.answer = answer
         with temporary_settings({PREFECT_API_URL: url}):
             assert run_cli(monkeypatch, command) == 3, url
+        assert not waited, url
         told = capsys.readouterr().err
         assert "Traceback" not in told and "bug" not in told and "secret" not in told, told
         assert not [word for word in words if word not in told], told

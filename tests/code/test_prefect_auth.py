@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import os
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from unittest import mock
 
 import pytest
 
 from faceid_core.errors import ConfigurationError
-from flows import prefect_auth
+from flows import prefect_auth, serve
 from flows.prefect_auth import NO_ORIGIN, auth_file, close_own_server, load_auth_string
 
 NAMES = (*prefect_auth._SERVERS, *prefect_auth._ORIGINS, "PREFECT_API_URL", "NO_PROXY", "no_proxy")
@@ -62,6 +65,55 @@ def test_a_proxy_of_the_environment_is_not_sent_the_string(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "example.org")
     close_own_server()
     assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("0.0.0.0", "http://127.0.0.1"),
+        ("0", "http://127.0.0.1"),
+        ("::", "http://[::1]"),
+        ("::1", "http://[::1]"),
+        ("127.0.0.2", "http://127.0.0.2"),
+        ("localhost", "http://localhost"),
+    ],
+)
+def test_a_server_of_ours_is_reached_directly_wherever_it_listens(monkeypatch, host, origin):
+    import httpx
+    import websockets.proxy
+    import websockets.uri
+
+    asked = []
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setattr(serve, "_require_free", lambda *_: None)
+    monkeypatch.setattr(serve, "_start_server", lambda *_: mock.Mock())
+    monkeypatch.setattr(serve, "_wait_until_it_answers", lambda _, address, port: asked.append(address))
+    with serve._own_server(host, 4299) as (url, _), httpx.Client() as client:
+        assert asked == [f"{origin}:4299"] and url == f"{origin}:4299/api"
+        assert client._transport_for_url(httpx.URL(url)) is client._transport
+        assert client._transport_for_url(httpx.URL("http://elsewhere.example")) is not client._transport
+        stream = websockets.uri.parse_uri(f"{url.replace('http', 'ws', 1)}/events/in")
+        assert websockets.proxy.get_proxy(stream) is None
+
+
+def test_the_start_of_a_server_of_ours_is_awaited_without_a_proxy(monkeypatch):
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(serve, "SERVER_START_SECONDS", 2)
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        running = mock.Mock(**{"poll.return_value": None})
+        serve._wait_until_it_answers(running, f"http://127.0.0.1:{server.server_port}", 0)
+        server.shutdown()
 
 
 def basic(string: str) -> dict[str, str]:
