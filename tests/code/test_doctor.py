@@ -218,6 +218,7 @@ def test_the_doctor_asks_by_the_settings_that_a_run_reads(prefect_api, monkeypat
 
     url = os.environ["PREFECT_API_URL"]
     monkeypatch.delenv("PREFECT_API_URL")
+    refresh_prefect()
     prefect_api["authorization"] = "Basic dXNlcjpwYXNz"
     of_user = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "user:pass"}
     with use_profile(Profile(name="mine", settings=of_user)):
