@@ -144,7 +144,9 @@ def test_scores_that_a_stopped_process_brings_are_found_by_their_stage_keys_unle
     assert finish_erasures(folder_store) == [] and tables.read("image_metrics").num_rows == 2
     nobodys = table_rows("r2", 2, people=0)
     tables.publish("r1", rows | {name: nobodys[name] for name in ("identity_outcomes", "identity_summary")})
-    assert [receipt.rows for receipt in finish_erasures(folder_store)] == [{"image_metrics": 2, "images": 2}]
+    told: list[str] = []
+    finished = finish_erasures(folder_store, say=told.append)
+    assert [receipt.rows for receipt in finished] == [{"image_metrics": 2, "images": 2}], told
     assert tables.read("image_metrics").num_rows == 0 and tables.read("runs").num_rows == 1
 
 
