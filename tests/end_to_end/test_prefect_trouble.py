@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from faceid_core.night.night import Night
 from faceid_core.night.reporter import LogReporter
 from tests.end_to_end.test_inline_folder import outcomes
@@ -22,6 +24,7 @@ def test_artifacts_that_cannot_be_left_cost_no_result(small, people, tmp_path, p
     assert ended.exit_status == 0 and outcomes(night) == {"ann": "done", "bob": "done"}
 
 
+@pytest.mark.exhaustive
 def test_a_chunk_that_crashes_fails_its_own_people_only(small, people, tmp_path, prefect_server, monkeypatch):
     from flows.nightly import run_from_here
 

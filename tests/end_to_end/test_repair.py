@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.end_to_end.test_inline_folder import outcomes, run
 
 
@@ -24,6 +26,7 @@ def test_a_damaged_blob_is_made_again_and_used(small, people, tmp_path):
     assert again.manifests["generate"].content == ann.manifests["generate"].content
 
 
+@pytest.mark.exhaustive
 def test_what_is_forced_is_forced_although_its_input_had_to_be_made_again(small, people, tmp_path):
     store = str(tmp_path / "store")
     first, _ = run(small(store, people))
@@ -50,6 +53,7 @@ def test_a_damaged_rejection_is_found_again(small, people_and_trouble, tmp_path)
     assert second.computed["detect"] == 0 and outcomes(second)["ann"] == "cached"
 
 
+@pytest.mark.exhaustive
 def test_two_damaged_producers_of_one_consumer_are_both_made_again_once(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people)
     first, _ = run(config)

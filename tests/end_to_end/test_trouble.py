@@ -184,6 +184,7 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     assert values.to_pylist() == [{"value": 0.125}]
 
 
+@pytest.mark.exhaustive
 def test_a_page_that_was_collected_as_unused_is_written_again_when_its_results_are(small, people, tmp_path):
     store = str(tmp_path / "store")
     first = open_night(small(store, people), LogReporter())

@@ -53,7 +53,7 @@ def pool(tmp_path):
         store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=1,
     )  # fmt: skip
-    made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=10)
+    made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=6)
     yield made
     made.close()
     assert not ray.is_initialized()
@@ -99,6 +99,7 @@ def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
     return Work(subject, "common", call_for(stage, 1, {"who": subject}, {}, weights, "float32"), {}, stage)
 
 
+@pytest.mark.exhaustive
 def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_a_gpu(tmp_path):
     settings = WorkerSettings(
         store=str(tmp_path), s3={}, base_source="", precision="float32", device="cuda", faces_backend="",
@@ -203,7 +204,7 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
 
 
 def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.workers.ACTOR_START_SECONDS", 8)
+    monkeypatch.setattr("tasks.workers.ACTOR_START_SECONDS", 4)
     settings = WorkerSettings(
         store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=os.cpu_count() or 1,
