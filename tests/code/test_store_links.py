@@ -278,6 +278,13 @@ def test_the_tables_library_meets_no_link_either(filled, tmp_path, level):
     ]
 
 
+@pytest.mark.parametrize("level", ["catalog", "catalog/current.json", "tombstones", "store.json"])
+def test_verify_tells_a_link_in_the_place_of_a_record(filled, tmp_path, level):
+    filled.put_if_absent(layout.tombstone(KEY), Receipt(KEY, moment()).to_bytes())
+    replace_by_link(filled.root / level, tmp_path / "outside", "outside")
+    assert [finding.scope for finding in verify(filled).findings if finding.kind == LINK] == [level]
+
+
 def test_verify_tells_every_link_and_repairs_nothing_beside_one(filled, tmp_path):
     replace_by_link(filled.root / f"identities/{KEY}/blobs", tmp_path / "outside", "outside")
     links = {f"identities/{KEY}/blobs", "runs", "odd", ".tmp/odd"}
