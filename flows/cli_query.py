@@ -104,7 +104,7 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
     )
     console.print(
         ", ".join(f"{count} {name}" for name, count in record["outcomes"].items() if count)
-        or "nobody finished",
+        or "no identity finished",
         markup=False,
     )
     table = Table("identity key", "outcome", "stage", "reason", "seconds", "message")

@@ -97,8 +97,8 @@ def draw(
     "--token",
     default=DEFAULT_TOKEN,
     show_default=True,
-    help="The other tool's word for the person, in lower case; {id} in it stands for the id, which whoever has the file "
-    "can read then, {key} for eight digits of the person's key.",
+    help="The other tool's word for the person, in lower case; {id} in it stands for the id, which every reader of the "
+    "file sees, {key} for eight digits of the person's key.",
 )
 @click.option(
     "--distil-steps",

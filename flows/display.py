@@ -1,8 +1,8 @@
 """Standard output and error that never decide over the work: what cannot be shown is dropped, and the command goes on.
 
-Whoever reads may have gone (`faceid run | head -2`), the disk behind a redirection may be full, the terminal closed or
+The reader may have gone (`faceid run | head -2`), the disk behind a redirection may be full, the terminal closed or
 without the characters, a pipe that does not block may stay full. A command whose very product is its output waits for
-its reader; where writing fails it ends: quietly if nobody reads, else with an error.
+its reader; where writing fails it ends: quietly if the reader has gone, else with an error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Stream(io.FileIO):
         """Write, or drop what cannot be written.
 
         Raises:
-            click.exceptions.Exit: once, of a product that nobody reads any more.
+            click.exceptions.Exit: once, of a product whose reader has gone.
             OutputLost: once, of a product, for any other cause.
         """
         if self._lost is None:

@@ -147,7 +147,7 @@ def load_base_model(
 
     Raises:
         MissingWeights: a file is not there; the text names it.
-        UnusableWeights: a weight is no finite number, which would look as if nobody could be learned.
+        UnusableWeights: a weight is no finite number, which would look as if no identity could be learned.
         ConfigurationError: the model's kind, the precision or the device cannot be used.
     """
     if precision not in PRECISIONS:
@@ -227,7 +227,7 @@ def _require_finite(about: Description, models: Mapping[str, torch.nn.Module]) -
                 )
                 raise UnusableWeights(
                     f"base model {about.name!r}: {odd} of {weight.numel()} numbers of {name} in {part} are NaN or "
-                    f"infinite, so nobody can be learned or drawn; bring the model's files again{half}"
+                    f"infinite, so no identity can be learned or drawn; bring the model's files again{half}"
                 )
 
 

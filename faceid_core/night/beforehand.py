@@ -1,6 +1,6 @@
 """What is known to fail before anything is computed: texts that the base model cannot read, settings that do not fit it.
 
-Without this, a prompt that is too long would be noticed when the first picture of it is drawn, after everybody was
+Without this, a prompt that is too long would be noticed when the first picture of it is drawn, after every identity was
 taught. Only configuration files and tokenizers are read; no model is loaded and no model library imported.
 """
 

@@ -67,7 +67,7 @@ def _say(night: Night, state: str, **more) -> None:
 def executor_on_demand(make: Callable[[], Executor]):
     """Yield a function that gives the run's one executor, made at the first call, closed at the end.
 
-    Several threads may ask; whoever comes while it is being made waits for it. The end waits for neither making nor
+    Several threads may ask; one that comes while it is being made waits for it. The end waits for neither making nor
     closing it longer than `CLOSE_SECONDS` (`STOPPED_CLOSE_SECONDS`): a cluster that is gone would hold it up.
     """
     made: list[Executor] = []

@@ -148,7 +148,7 @@ def _known_until(receipt: Receipt) -> float:
 
 
 def refuse_erased(night: Night) -> dict[str, tuple[str, ...]]:
-    """Refuse whoever was erased while a night ran: they have no figure in its tables.
+    """Refuse the identities that were erased while a night ran: they have no figure in its tables.
 
     Returns:
         The people who were not refused before, with the stage keys of their results in this night.

@@ -14,7 +14,7 @@ from faceid_core.tables.upkeep import erase_rows
 
 
 def publish_fenced(night: Night, rows: Callable[[], Mapping[str, pa.Table]]) -> None:
-    """Write a run's rows; of whoever turns out to be erased by then they are removed, and the rest is written again.
+    """Write a run's rows; those of identities that are erased by then are removed, and the rest is written again.
 
     Args:
         night: whose rows these are.

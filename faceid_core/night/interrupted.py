@@ -44,7 +44,7 @@ def account_at_the_end(night: Night):
 
 
 def leave_account(night: Night, error: BaseException) -> None:
-    """Close everybody's account, record the run as interrupted and publish its rows, unless that is done already.
+    """Close every account, record the run as interrupted and publish its rows, unless that is done already.
 
     What interrupts a night that is published already changes none of its rows: the run is recorded as complete.
     It needs the store only, neither workers nor Prefect, and comes before they are closed. It is written in a thread

@@ -43,8 +43,8 @@ class Night:
     `failures_common` collects what went wrong with floor and ceiling, which belong to no person's account.
     `cancelled` is set when the run is interrupted: nothing more is started. `lease` is the right to run on the store,
     which `drive` gives back; a dry run has none. `usage` is what became of the workers, if any had to be started.
-    `learned_only`: nobody is taught; whoever has no tokens in the store is not reached. `began` is the start by the
-    clock that nobody sets, for durations. `published` is what the last status says of its publication, once that stands.
+    `learned_only`: no identity is taught; one without tokens in the store is not reached. `began` is the start by the
+    monotonic clock, for durations. `published` is what the last status says of its publication, once that stands.
     `ended`, under `ending`: whether its account stands, of a night that ran to its end or of one that was interrupted.
     """
 

@@ -185,7 +185,7 @@ def admit(
 def shared_photos(
     accounts: Mapping[str, Account], subjects: Mapping[str, Subject], name: Callable[[Account], str]
 ) -> str:
-    """Which people have one and the same photo, in a sentence; empty if nobody has.
+    """Which people have one and the same photo, in a sentence; empty if there are none.
 
     Args:
         accounts, subjects: by identity key.

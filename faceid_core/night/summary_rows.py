@@ -79,7 +79,7 @@ def remarks(night: Night, name: Callable[[Account], str]) -> list[str]:
 
 
 def ended(night: Night, published: Published) -> str:
-    """How a run ended, for whoever sees nothing else: counts, who has no pictures and why, whose are weak."""
+    """How a run ended, for a reader who sees nothing else: counts, who has no pictures and why, whose are weak."""
     without = [a for a in night.accounts.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
     told = [
         f"{account.identity_key} {account.outcome} in {account.stage}: {account.reason or 'see its message'}"

@@ -92,7 +92,7 @@ class SharedWork:
             return False
 
     def _is_abandoned(self, work: Work) -> bool:
-        """Whether nobody renews a work's lease any more, so that it can be taken."""
+        """Whether a work's lease is no longer renewed, so that it can be taken."""
         try:
             state = RunLease.look(self._store, self._name(work), self._watch).state
         except StoreError as error:

@@ -56,7 +56,7 @@ def refuse_erased(
 
     Args:
         store: any store.
-        identity_key: whose data it is; None for what belongs to nobody.
+        identity_key: whose data it is; None for what belongs to no identity.
         what: in words, for the error.
         written: names of the objects that stand since the last look.
 
@@ -233,7 +233,7 @@ class StageCache:
         aside = layout.quarantined(self.scope, stage, stage_key, sha256_hex(data)[:12])
         self.store.put_if_absent(aside, data)
         self.store.delete(layout.stage_manifest(self.scope, stage, stage_key))
-        with suppress(IdentityErased):  # to whoever reads, a result of theirs is a miss
+        with suppress(IdentityErased):  # for a reader, a result of an erased person is a miss
             self._refuse_erased(aside)
 
     def _put_blob(self, data: bytes) -> None:

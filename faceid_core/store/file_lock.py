@@ -21,7 +21,7 @@ def lock_file(file: IO | int, what: str, *, seconds: float, path: Path | None = 
 
     Args:
         file: the open file, or its descriptor.
-        what: it stands for, in words, for whoever waits.
+        what: it stands for, in words, for those who wait.
         seconds: to wait at most.
         path: of the file, where `file` is a descriptor.
 

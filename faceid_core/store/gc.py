@@ -158,7 +158,7 @@ class _Marks:
                 try:
                     used |= _stage_keys(store, objects["status.json"].name)
                 except DamagedRecord as error:
-                    damaged.append(f"{error}; unused results stay: nobody knows which ones that run used")
+                    damaged.append(f"{error}; unused results stay: which ones that run used is unknown")
                     used = None
         return cls(now, in_use, None if used is None else frozenset(used), frozenset(pages))
 
@@ -175,7 +175,7 @@ def _people_of(store: ObjectStore, running: Iterable[str]) -> frozenset[str] | N
         try:
             asked = read_record(store, layout.run_object(run_id, "request.json"), RequestRecord, "")
         except (ObjectMissing, ConfigurationError, DamagedRecord):
-            return None  # it is only just beginning, or nobody can say for whom it runs
+            return None  # it is only just beginning, or its identities are unknown
         if asked.identities is None:
             return None
         people.update(asked.identities)

@@ -344,7 +344,7 @@ def waiting_runs(store: ObjectStore) -> list[LeaseRecord]:
 
 
 def abandoned_leases(store: ObjectStore, watch: LeaseWatch | None = None) -> list[ObjectInfo]:
-    """Leases of single runs that nobody holds, and nobody will take over: their names hold the run's id."""
+    """Leases of single runs that are not held and that no run will take over: their names hold the run's id."""
     watch, found = watch or LeaseWatch(), []
     for info in list(store.list(_OF_RUNS)):
         if not info.name.startswith((_BESIDE, _QUEUE)):

@@ -25,7 +25,7 @@ from .keys import canonical_json, sha256_hex
 log = logging.getLogger(__name__)
 
 TTL_SECONDS = 60.0
-LONGEST_TTL_SECONDS = 600.0  # what a foreign record may ask for; nobody has to wait for longer than that
+LONGEST_TTL_SECONDS = 600.0  # what a foreign record may ask for: the longest wait
 # Clocks of machines that keep time differ by less. S3 itself refuses requests that are a quarter of an hour off.
 SKEW_SECONDS = 300.0
 _LAST_SECOND_OF_9999 = 253_402_300_799.0

@@ -149,7 +149,7 @@ def _spelt(content: dict) -> tuple[bytes, bytes]:
 
 
 def _check_preimage(preimage: dict) -> None:
-    """What a `StageCall` may be made of: whoever can write the store can give any preimage a fitting key."""
+    """What a `StageCall` may be made of: a writer of the store can give any preimage a fitting key."""
     version = preimage.get("version")
     if preimage.keys() != _PREIMAGE or preimage["format"] != STAGE_FORMAT:
         raise ValueError(f"its preimage is not of the format {STAGE_FORMAT}")

@@ -61,7 +61,7 @@ class PersonRecord(Record):
 
 
 class StatusRecord(Record):
-    """A run's `status.json`: how far it is, and everybody's account."""
+    """A run's `status.json`: how far it is, and every identity's account."""
 
     run_id: str = ""
     state: str

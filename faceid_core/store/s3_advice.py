@@ -47,7 +47,7 @@ _CERTIFICATE = Advice(
     "the endpoint is http:// or https://"
 )
 _NAME = Advice(f"there is no host of that name; {_ENDPOINT}, or the network's name service", refused=False)
-_NOBODY = Advice(f"check the endpoint and the network: nothing answers there; {_ENDPOINT}", refused=False)
+_NO_ANSWER = Advice(f"check the endpoint and the network: nothing answers there; {_ENDPOINT}", refused=False)
 _PROXY = Advice(
     "the proxy does not answer: check HTTP_PROXY and HTTPS_PROXY, and name the endpoint's host in NO_PROXY",
     refused=False,
@@ -131,7 +131,7 @@ _OF_WORDS: tuple[tuple[str, Advice], ...] = (
      r"nodename nor servname|Temporary failure in name resolution", _NAME),
     (r"certificate|UnknownIssuer|InvalidContentType|WRONG_VERSION_NUMBER", _CERTIFICATE),
     (r"[Pp]roxy", _PROXY),
-    (r"[Cc]onnection refused|tcp connect error|No route to host|Network is unreachable", _NOBODY),
+    (r"[Cc]onnection refused|tcp connect error|No route to host|Network is unreachable", _NO_ANSWER),
     (r"ETag Header missing|Unable to extract metadata from headers|invalid list response", NO_S3),
     (r"necessary privileges|403 Forbidden", _RIGHTS),
     (r"401 Unauthorized", _KEYS),

@@ -26,7 +26,7 @@ class Scope:
         name: 'identities/<key>' or 'common'.
         manifests: (stage, stage key) -> object. blobs: digest -> object.
         journal, leases, quarantine, reports: objects of these folders. strange: everything that no faceid writes here.
-        links: names of symbolic links, behind which nobody looks.
+        links: names of symbolic links, which are not followed.
     """
 
     name: str

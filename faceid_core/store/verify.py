@@ -235,7 +235,7 @@ class _Check:
 
     def _erased(self) -> None:
         key = layout.identity_of_scope(self._scope.name)
-        # Listed anew: an erasure that is going on has removed much of it by now.
+        # Listed again: an erasure that is going on has removed much of it by now.
         try:
             remains = (
                 key

@@ -49,7 +49,7 @@ def test_consent(consent, required, reason):
     assert (subject.photo_digest is None) == bool(reason), "no photo of whoever may not run is read"
 
 
-def test_whoever_has_the_very_same_photo_is_counted(tmp_path):
+def test_identities_with_the_very_same_photo_are_counted(tmp_path):
     manifest = write_manifest(tmp_path / "people", 4)
     for copy in ("000002.png", "000003.png"):
         (manifest.parent / copy).write_bytes((manifest.parent / "000000.png").read_bytes())
@@ -59,7 +59,7 @@ def test_whoever_has_the_very_same_photo_is_counted(tmp_path):
     found = {account.identity_id: account.same_photo for account in night.accounts.values()}
     assert found == {"person-000000": 2, "person-000001": None, "person-000002": 2, "person-000003": 2}
     assert [account.outcome for account in night.accounts.values()].count(None) == 3, (
-        "nobody is rejected for it"
+        "no identity is rejected for it"
     )
     out = io.StringIO()
     tell(plan_night(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))

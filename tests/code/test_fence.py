@@ -142,8 +142,8 @@ def test_scores_that_a_stopped_process_brings_are_found_by_their_stage_keys_unle
     record(folder_store, replace_in(read_receipt(folder_store, KEY), stage_keys=(key,)))
     tables.publish("r1", rows)
     assert finish_erasures(folder_store) == [] and tables.read("image_metrics").num_rows == 2
-    nobodys = table_rows("r2", 2, people=0)
-    tables.publish("r1", rows | {name: nobodys[name] for name in ("identity_outcomes", "identity_summary")})
+    no_people = table_rows("r2", 2, people=0)
+    tables.publish("r1", rows | {name: no_people[name] for name in ("identity_outcomes", "identity_summary")})
     told: list[str] = []
     finished = finish_erasures(folder_store, say=told.append)
     assert [receipt.rows for receipt in finished] == [{"image_metrics": 2, "images": 2}], told

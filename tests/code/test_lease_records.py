@@ -195,7 +195,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="without /proc only time frees a lease")
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="no /proc here; without it: next test")
 @pytest.mark.parametrize("case", CASES)
 def test_only_a_certain_death_frees_a_lease_before_its_time(folder_store, case):
     changed, dead = CASES[case]
@@ -256,7 +256,7 @@ def test_in_a_real_namespace_another_containers_process_is_not_judged(mounted):
     except OSError:
         allowed = False
     if not allowed:
-        pytest.skip("no process namespaces here")
+        pytest.skip("this system does not let the user make process namespaces")
     # Process 2 of the namespace does not exist, ours does, and the namespace's own process 1 is somebody else here.
     code = (
         "import sys; from faceid_core.store import lease_record as r;"

@@ -136,7 +136,7 @@ def closed():
     return TestClient(create_app(ignore_cache=True), raise_server_exceptions=False), string
 
 
-def test_a_server_of_ours_answers_nobody_without_the_string(closed):
+def test_a_server_of_ours_answers_no_request_without_the_string(closed):
     client, string = closed
     ask = {"flow_runs": {}, "limit": 1}
     for headers in ({}, basic("faceid:"), basic("faceid:guess"), {"Authorization": f"Bearer {string}"}):

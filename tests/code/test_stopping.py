@@ -105,7 +105,7 @@ def test_a_second_interruption_does_not_lose_the_account(night, monkeypatch):
 
 
 def test_an_interruption_after_the_publication_changes_no_row(night, monkeypatch):
-    monkeypatch.setattr("faceid_core.night.publish.collect", lambda _: ([], []))  # nobody has results to read
+    monkeypatch.setattr("faceid_core.night.publish.collect", lambda _: ([], []))  # no results to read
 
     def published_and_interrupted(night):
         for account in night.accounts.values():

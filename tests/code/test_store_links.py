@@ -106,7 +106,7 @@ def require_not_followed(store: FolderStore, outside: Path, level: str) -> int:
                 use(*arguments)
             assert told.value.links == (level,)
     assert store.links() == [level] and (objects(store.root), contents(outside)) == before
-    # A link in the place of another name hinders nobody.
+    # A link in the place of another name hinders no operation.
     other = "runs/r2/request.json" if not level.startswith("runs") else "common/blobs/x"
     if not other.startswith(level):
         assert store.put_if_absent(other, b"x") and store.get(other) == b"x"

@@ -302,14 +302,14 @@ def test_a_night_finishes_on_a_store_that_asks_half_of_the_requests_to_slow_down
     assert troubled.seen["refused"] > 200
 
 
-def test_an_endpoint_of_nobody_is_told_by_name(quiet_environment, monkeypatch):
+def test_an_endpoint_without_a_server_is_told_by_name(quiet_environment, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+        closed_port = f"http://127.0.0.1:{free.getsockname()[1]}"
     for endpoint, wanted in (
-        (nobody, "nothing answers there"),
+        (closed_port, "nothing answers there"),
         ("http://no.such.host.invalid", "no host of that name"),
     ):
         store = S3Store("s3://faces/p", S3Settings(endpoint, "us-east-1", attempts=1))
@@ -343,7 +343,7 @@ def test_without_credentials_nothing_is_asked_for_minutes(troubled, monkeypatch)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ConfigurationError, match="there are no credentials here"):
         open_store_checked(NightlyConfig(store=troubled.url))
-    monkeypatch.setenv("AWS_PROFILE", "nobodys")
+    monkeypatch.setenv("AWS_PROFILE", "unknown")
     with pytest.raises(ConfigurationError, match="AWS_PROFILE names a profile"):
         open_store(troubled.url)
     assert not troubled.seen["refused"]

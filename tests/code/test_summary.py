@@ -137,7 +137,7 @@ def test_the_run_as_a_whole():
     assert aggregate([])["people"] == 0
 
 
-def test_whoever_is_not_surely_above_the_class_word_is_weak():
+def test_a_person_not_surely_above_the_class_word_is_weak():
     ann, ben, word, named, _ = _run(_subjects())
     assert (ann["weak"], ben["weak"], word["weak"], named["weak"]) == (False, True, None, None)
     no_floor = SubjectScores("person", ANN, "woman", _metric("identity", [0.9] * 6), (), "ann", ANN)
@@ -179,7 +179,7 @@ def test_two_pairs_are_the_least_from_which_weakness_is_told():
 
 
 def test_of_tokens_that_came_to_nothing_few_are_not_told():
-    # Each draws one face of nobody, so its likeness to the photo is one more draw of what strangers have.
+    # Each draws one face of no one known, so its likeness to the photo is one more draw of what strangers have.
     found = []
     for seed in range(200):
         rng = np.random.default_rng(seed)

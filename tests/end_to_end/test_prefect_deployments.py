@@ -424,7 +424,7 @@ def test_the_automation_of_lost_runs_is_there_once_and_stays_switched_off(client
     put_silent(client)
     (lost,) = client.read_automations_by_name("faceid lost runs")
     assert not lost.enabled
-    assert not client.read_automations_by_name("faceid failures"), "nobody said where messages go"
+    assert not client.read_automations_by_name("faceid failures"), "no address for messages was given"
 
 
 def test_a_run_that_ended_untold_is_closed_and_gives_back_its_own_place_only(client, monkeypatch, tmp_path):

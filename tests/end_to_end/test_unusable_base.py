@@ -61,8 +61,8 @@ def test_numbers_too_large_for_half_precision_are_told_as_such(tiny, tmp_path):
         load_base_model(folder, precision="float16")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_device_that_is_not_there_is_a_setting_to_change(tiny):
+def test_a_device_that_is_not_there_is_a_setting_to_change(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(
         ConfigurationError, match=r"base_model\.device is cuda, and this machine has no CUDA device"
     ):
@@ -87,7 +87,7 @@ def test_a_night_blames_the_model_and_loads_it_once(small, people, tmp_path, mon
         assert (account.outcome, account.stage, account.reason) == (
             Outcome.FAILED, "personalise", "UnusableWeights",
         )  # fmt: skip
-        assert "are NaN or infinite, so nobody can be learned or drawn" in account.message
+        assert "are NaN or infinite, so no identity can be learned or drawn" in account.message
         assert account.attempts == 1
     assert ended.exit_status == 2 and len(loaded) == 1
     assert "are NaN or infinite" in night.failures_common["class-person"]

@@ -115,7 +115,7 @@ class Noted(LogReporter):
 
 
 @pytest.mark.parametrize("away", ["before the night", "as the flow starts"])
-def test_a_night_goes_on_unseen_where_nobody_answers(tmp_path, monkeypatch, away):
+def test_a_night_goes_on_unseen_where_no_server_answers(tmp_path, monkeypatch, away):
     config = pretend_config(
         str(tmp_path / "store"), write_manifest(tmp_path / "people", 1), execution={"executor": "inline"}
     )

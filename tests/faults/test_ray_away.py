@@ -1,4 +1,4 @@
-"""A Ray cluster that nobody started, or that something else answers for: refused in time, by the setting's name."""
+"""A Ray cluster that was not started, or that something else answers for: refused in time, by the setting's name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.workers import cluster_address, start_ray
 
 
 @pytest.fixture
-def nobody():
+def closed_port():
     """A port on which nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -40,11 +40,11 @@ def test_the_environments_address_counts_where_none_is_configured(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
-def test_an_address_of_nobody_is_refused_in_time_by_its_settings_name(nobody, monkeypatch, setting):
+def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(closed_port, monkeypatch, setting):
     monkeypatch.setattr(workers, "REACH_SECONDS", 1.5)
-    configured = nobody if setting == "execution.ray_address" else ""
-    monkeypatch.setenv("RAY_ADDRESS", nobody)
-    with pytest.raises(ConfigurationError, match=f"^{setting}.*{nobody}.*ray start --head"):
+    configured = closed_port if setting == "execution.ray_address" else ""
+    monkeypatch.setenv("RAY_ADDRESS", closed_port)
+    with pytest.raises(ConfigurationError, match=f"^{setting}.*{closed_port}.*ray start --head"):
         start_ray(configured, "test")
 
 
@@ -66,10 +66,10 @@ def test_a_refusal_is_not_waited_for_twice():
 
     def refuse():
         asked.append(threading.current_thread())
-        raise ConfigurationError("nobody answers")
+        raise ConfigurationError("no cluster answers")
 
     with executor_on_demand(refuse) as get:
         for _ in range(2):
-            with pytest.raises(ConfigurationError, match="nobody answers"):
+            with pytest.raises(ConfigurationError, match="no cluster answers"):
                 get()
     assert len(asked) == 1

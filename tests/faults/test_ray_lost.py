@@ -79,11 +79,11 @@ class Command:
                     found.append(process)
         return found
 
-    def stop(self, what: int, *, everybody: bool) -> list[psutil.Process]:
+    def stop(self, what: int, *, whole_tree: bool) -> list[psutil.Process]:
         """Send the command a signal, or all its processes at once; returns them."""
         top = psutil.Process(self._process.pid)
         family = [top, *top.children(recursive=True)]
-        for process in family if everybody else [top]:
+        for process in family if whole_tree else [top]:
             with suppress(psutil.Error):
                 process.send_signal(what)
         return family
@@ -164,14 +164,14 @@ def test_a_lost_head_ends_the_night_and_the_next_one_goes_on(night_on, undisturb
 def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
     night_on, undisturbed_long, command, point
 ):
-    what, everybody = STOPS[point]
+    what, whole_tree = STOPS[point]
     night = command()
     night.wait_for("journal")
-    family, began = night.stop(what, everybody=everybody), time.monotonic()
+    family, began = night.stop(what, whole_tree=whole_tree), time.monotonic()
     assert night.exit_status() == 130, night.told()
     assert time.monotonic() - began < GONE_SECONDS, night.told()
     _, alive = psutil.wait_procs(family, timeout=GONE_SECONDS)
-    assert not alive, "nobody is left behind"
+    assert not alive, "no process is left behind"
     store = open_store(command.config.store)
     (row,) = Tables(store).read("identity_outcomes").to_pylist()
     # The pool answers for works that it had; the night for whoever it had not handed out.

@@ -45,7 +45,7 @@ def computed(night_on, undisturbed_pair, tmp_path_factory):
 
 
 def opened(computed, root: Path) -> Night:
-    """A night on a copy of that store, everybody's account closed, about to publish."""
+    """A night on a copy of that store, every account closed, about to publish."""
     shutil.copytree(computed.store, root)
     night = open_night(changed(computed, {"store": str(root)}, source="test"), LogReporter())
     for stage in STAGES:
