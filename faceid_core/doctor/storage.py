@@ -87,7 +87,7 @@ def examine_tables(store: ObjectStore) -> Finding:
     from deltalake import DeltaTable, write_deltalake
     from deltalake.exceptions import DeltaError
 
-    from faceid_core.tables.write import in_one_line, storage_options, table_address
+    from faceid_core.tables.storage import in_one_line, storage_options, table_address
 
     scratch = f"{PREFIX}/{uuid.uuid4().hex}"
     mark, began = uuid.uuid4().hex, time.perf_counter()

@@ -298,8 +298,8 @@ def _sweep_run_leases(
 
 def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collected) -> None:
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
+    from ..tables.storage import store_of_tables
     from ..tables.upkeep import vacuum
-    from ..tables.write import store_of_tables
 
     files = store_of_tables(store)
     sizes = {info.name: info.size for info in files.list("tables/")} if files else {}

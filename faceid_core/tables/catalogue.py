@@ -13,7 +13,8 @@ from ..store.keys import canonical_json
 from ..store.layout import CATALOGUE
 from ..store.objects import ObjectStore
 from ..store.records import CatalogueRecord, parse_record
-from .write import DeltaPlace, folder_name
+from .storage import folder_name
+from .write import DeltaPlace
 
 FORMAT = "faceid-catalogue/1"
 _ATTEMPTS = 50

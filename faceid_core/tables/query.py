@@ -21,7 +21,8 @@ from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalogue import Catalogue, advance, read_catalogue
 from .sql import open_connection, require_reading
-from .write import DeltaPlace, in_one_line
+from .storage import in_one_line
+from .write import DeltaPlace
 
 if TYPE_CHECKING:
     import duckdb

@@ -16,8 +16,9 @@ from ..errors import DamagedRecord, ObjectMissing, StoreError
 from ..store.layout import CATALOGUE
 from ..store.objects import ObjectInfo, ObjectStore
 from .catalogue import read_catalogue
+from .storage import folder_name, store_of_tables
 from .upkeep import HOLD_PEOPLE, named_files
-from .write import DeltaPlace, data_files, folder_name, store_of_tables
+from .write import DeltaPlace, data_files
 
 # Columns that tell whose a row is, by table.
 _COLUMNS = {

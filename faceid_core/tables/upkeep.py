@@ -20,7 +20,8 @@ from ..store.keys import is_digest
 from ..store.objects import ObjectStore
 from ..store.secret import is_identity_key
 from .catalogue import advance, read_catalogue
-from .write import DeltaPlace, data_files, folder_name, store_of_tables
+from .storage import folder_name, store_of_tables
+from .write import DeltaPlace, data_files
 
 _ATTEMPTS = 20
 _KEYS_IN_A_PREDICATE = 500

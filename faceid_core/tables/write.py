@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -18,18 +16,14 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from data_contracts import Contract, contract
 
 from ..errors import ConfigurationError, StoreError, StoreRefused
-from ..store.folder import folder_of
 from ..store.objects import ObjectStore
-
-if TYPE_CHECKING:
-    from ..store.s3 import S3Store
+from .storage import folder_name, in_one_line, storage_options, store_of_tables, table_address
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 20
 # The library's own pauses are short; with these it outlasts a store that refuses every other request.
 _RETRIES = {"max_retries": "16", "backoff_config.max_backoff": "8s", "retry_timeout": "180s"}
-_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 # One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen anew.
 _EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
 
@@ -44,21 +38,6 @@ class _Change:
     mode: Literal["append", "overwrite"]
     predicate: str | None = None
     schema_mode: Literal["merge"] | None = None
-
-
-def folder_name(agreed: Contract) -> str:
-    """The table's folder in the store; a new major version is another table."""
-    return f"tables/{agreed.name}/v{agreed.major}"
-
-
-def store_of_tables(store: ObjectStore) -> ObjectStore | None:
-    """The store below which the tables of a store lie: itself, or for an address of earlier days its decoded twin.
-
-    Returns:
-        None where no table can have been written.
-    """
-    address = getattr(store, "address", None)
-    return store if address is None or address.fault_for_tables is None else store.twin
 
 
 class DeltaPlace:
@@ -289,12 +268,6 @@ class DeltaPlace:
         return StoreRefused(text, advice.text) if advice.refused else StoreError(text)
 
 
-def table_address(store: ObjectStore, folder: str) -> str:
-    """A table's address as the Delta library reads it, for the same place as the store's own keys."""
-    address = getattr(store, "address", None)
-    return f"{address.encoded}/{folder}" if address else str(folder_of(store.url) / folder)
-
-
 def data_files(delta: DeltaTable) -> set[str]:
     """The files that a version of a table consists of, by their path below its folder."""
     actions = pa.table(delta.get_add_actions(flatten=True))
@@ -318,46 +291,6 @@ def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
         for each in (there, rows)
     )
     return first == second  # as text, in which a figure that is no number equals itself
-
-
-def in_one_line(error: Exception) -> str:
-    """What delta-rs has to say, which it draws over several lines and in colour."""
-    return " ".join(_COLOUR.sub("", str(error)).split())
-
-
-def storage_options(store: S3Store) -> dict[str, str]:
-    """What the Delta library needs to reach a bucket exactly as the store's own client does, by the same credentials.
-
-    Asked for anew before each use, so that credentials which expire are fresh.
-
-    Raises:
-        StoreError: the store does not answer.
-        ConfigurationError: an environment variable would mix other credentials in.
-    """
-    reached, settings = store.reached(), store.settings
-    options = {
-        # Commits by conditional put: no lock table beside the bucket.
-        "conditional_put": "etag",
-        "aws_region": reached.region,
-        "aws_virtual_hosted_style_request": str(not reached.by_path).lower(),
-        "aws_endpoint": reached.endpoint,
-        # The library prefers the variable AWS_ENDPOINT_URL_S3 to its own option, unless it is told this one too.
-        "aws_endpoint_url_s3": reached.endpoint,
-        "allow_http": str(reached.endpoint.startswith("http://")).lower(),
-        "timeout": f"{settings.timeout_seconds:g}s",
-    }
-    if reached.access_key:
-        options |= {"aws_access_key_id": reached.access_key, "aws_secret_access_key": reached.secret_key}
-    if reached.token:
-        options["aws_session_token"] = reached.token
-    elif os.environ.get("AWS_SESSION_TOKEN"):
-        raise ConfigurationError(
-            "AWS_SESSION_TOKEN is set, but the credentials in force come from elsewhere and have no token: the tables' "
-            "library would send both; unset it, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with it"
-        )
-    if settings.kms_key:
-        options |= {"aws_server_side_encryption": "aws:kms", "aws_sse_kms_key_id": settings.kms_key}
-    return options
 
 
 def _absent(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> pa.Table:

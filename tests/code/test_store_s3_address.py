@@ -16,8 +16,9 @@ from faceid_core.store.s3_address import S3Address
 from faceid_core.store.secret import IdentitySecret
 from faceid_core.store.verify import MISPLACED, verify
 from faceid_core.tables import Tables
+from faceid_core.tables.storage import storage_options
 from faceid_core.tables.upkeep import erase_rows
-from faceid_core.tables.write import DeltaPlace, storage_options
+from faceid_core.tables.write import DeltaPlace
 from tests.helpers.honest_s3 import MotoServer
 from tests.helpers.table_rows import night as table_rows
 

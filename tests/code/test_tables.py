@@ -16,7 +16,7 @@ from data_contracts import NAMES, ContractError, contract
 from data_contracts import contract as contract_module
 from faceid_core.errors import StoreError
 from faceid_core.tables import Tables, catalogue, query, write
-from faceid_core.tables.write import storage_options
+from faceid_core.tables.storage import storage_options
 from tests.helpers.table_rows import digest, image_row, metric_row, night, person_key
 
 NIGHT = (
