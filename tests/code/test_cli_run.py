@@ -24,7 +24,7 @@ from flows.cli import cli
 from tests.end_to_end.conftest import GRID, shot
 
 STAGES = ("detect", "parse", "mask", "personalise", "generate", "score")
-SUMMARY = "select subject_kind, concepts_obeyed, identity_id, weak from identity_summary"
+SUMMARY = "select subject_kind, concepts_obeyed, identity_id, identity_gain_low, weak from identity_summary"
 
 
 def faceid(*arguments):
@@ -72,6 +72,7 @@ def test_a_run_says_what_it_comes_to(night):
     people = [row for row in rows if row["subject_kind"] == "person"]
     (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
     gained = sum(row["weak"] is False for row in people)
+    assert gained <= sum((row["identity_gain_low"] or 0) > 0 for row in people), "weak asks for more than a gain"
     assert f"{gained} of 2 surely above the class word" in night.run.output
     share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
     assert f"concepts obeyed {share:.0%} as often as with the class word" in night.run.output

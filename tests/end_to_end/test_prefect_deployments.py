@@ -278,7 +278,6 @@ def test_a_night_that_waits_for_its_store_says_so_and_is_refused_at_its_deadline
     assert "run.busy_wait_minutes is 0.01" in state.message and not run_ids(store)
     (run,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
     states = {each.name: each.message for each in client.read_flow_run_states(run.id)}
-    assert [name for name in states if name in ("WaitingForStore", "Running", "Failed")]
     assert "waiting for run 20261125-by-hand-a on " in states["WaitingForStore"]
     APILogHandler().flush()
     assert any("waiting for run 20261125-by-hand-a" in each.message for each in client.read_logs(limit=200))

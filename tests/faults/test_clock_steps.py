@@ -21,6 +21,7 @@ def check(night_on, undisturbed, place: str, seconds: float) -> int:
     where = f"clock set by {seconds:+.0f} s at {place} (FACEID_FAULT_SEED={SEED})"
     config = night_on(f"clock-{place}-{seconds:+.0f}")
     ended = night_in_a_child(config, faults=Faults(step_at=place, step_seconds=seconds))
+    assert ended.report["clock"] == seconds, f"{where}: the night never came there"
     compared = compare_with(undisturbed, ended, where)
     assert all(0 <= each < HOUR / 2 for each in ended.report["seconds"]), (
         f"{where}: {ended.report['seconds']}"

@@ -106,7 +106,8 @@ def _night(config: NightlyConfig, count, suffix: str | None) -> dict:
     except Exception as error:
         report |= {"error": f"{type(error).__name__}: {error}", "clear": isinstance(error, FaceidError)}
     count.lift()
-    report |= {"writes": count.seen, "met": dict(count.met)}
+    clock = getattr(reporter, "clock", None)
+    report |= {"writes": count.seen, "met": dict(count.met), "clock": clock.seconds if clock else 0.0}
     return report if night is None else report | _left_by(night, ended)
 
 
@@ -143,7 +144,9 @@ def _step_the_clock(faults: Faults):
     stepping(Night, "finish", "accounts")
     stepping(publish, "write_pages", "pages")
     stepping(Tables, "publish", "tables")
-    return SteppingReporter()
+    reporter = SteppingReporter()
+    reporter.clock = clock
+    return reporter
 
 
 def _left_by(night, ended) -> dict:
