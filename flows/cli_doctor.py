@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import click
@@ -14,8 +15,8 @@ from faceid_core.doctor.finding import Finding, as_records, guarded
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
 from faceid_core.private import without_credentials
+from flows.loopback import keep_ray_on_loopback
 from flows.options import config_options
-from flows.stopping import slow_to_leave
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -93,9 +94,8 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
     def check() -> list[Finding]:
         nonlocal workers
+        keep_ray_on_loopback(os.environ, config.execution.ray_address)
         from tasks.ray_check import check_ray
-
-        slow_to_leave("Ray")
 
         found, workers = check_ray(config)
         return found

@@ -30,6 +30,21 @@ def reach_loopback_directly(environment: MutableMapping[str, str], *hosts: str) 
     environment["no_proxy"] = environment["NO_PROXY"] = direct
 
 
+def keep_ray_on_loopback(environment: MutableMapping[str, str], ray_address: str) -> None:
+    """Have a Ray that is started on this machine listen on the loopback address; call it before Ray is imported.
+
+    A process that reaches Ray's ports can run code here. Ray does so on other systems; on Linux this setting asks for it.
+
+    Args:
+        environment: `os.environ`.
+        ray_address: `execution.ray_address`.
+    """
+    from faceid_core.config import cluster_address  # `faceid --help` needs no configuration
+
+    if not any(cluster_address(ray_address)):
+        environment.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
 def reachable_host(host: str) -> str:
     """The host under which this machine reaches a server of its own; no client can be sent to "all addresses".
 

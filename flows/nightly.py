@@ -32,6 +32,7 @@ from faceid_core.night.reporter import Reporter
 from faceid_core.night.summary_rows import ended
 from faceid_core.outcomes import EXIT_COMPLETE
 from faceid_core.stages import STAGES
+from flows.loopback import keep_ray_on_loopback
 from flows.stopping import watched
 from tasks.artifacts import leave_artifacts, name_run
 from tasks.prefect_server import why_out_of_reach
@@ -275,10 +276,7 @@ def make_executor(night: Night) -> Executor:
     execution = night.config.execution
     if execution.executor == "inline":
         return InlineExecutor(worker_settings(night), night.run_id, attempts=execution.attempts)
-    if not (execution.ray_address or os.environ.get("RAY_ADDRESS")):
-        # Whoever reaches Ray's ports can run code here. This setting, read when Ray is imported, keeps a local
-        # Ray on the loopback address on Linux as it is on other systems.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    keep_ray_on_loopback(os.environ, execution.ray_address)
     from tasks.pool import RayPool
 
     return RayPool(

@@ -166,7 +166,7 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     from flows.serving_runner import ServingRunner
 
     own = server is not None
-    started = StartedRuns(OWN_SERVER if own else url)
+    started = StartedRuns(OWN_SERVER if own else without_credentials(url))
     runner = ServingRunner(started, click.echo, lambda: server is None or server.poll() is None)
     numbers = []
     with get_client(sync_client=True) as client:

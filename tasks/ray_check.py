@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ray
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, cluster_address
 from faceid_core.doctor.finding import Finding
-from tasks.workers import cluster_address, gpus_of_a_worker, room_for, start_ray, threads_of_a_worker
+from tasks.workers import gpus_of_a_worker, room_for, start_ray, threads_of_a_worker
 
 
 def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:

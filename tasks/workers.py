@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.exceptions import RayError
 
+from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
 from faceid_core.night.executor import Clock, Usage
 from faceid_core.stages.models import WorkerSettings
@@ -232,17 +233,6 @@ def room_beside_gpus(threads: int) -> int:
 def _beside_gpus(threads: int) -> int:
     total = ray.cluster_resources()
     return max(1, min(threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
-
-
-def cluster_address(configured: str) -> tuple[str, str]:
-    """Where the cluster is that a run joins, and the setting that says so; empty where Ray is started on this machine.
-
-    Args:
-        configured: `execution.ray_address`; where it is empty RAY_ADDRESS counts, which Ray sets for its own jobs.
-    """
-    setting = "execution.ray_address" if configured else "RAY_ADDRESS (in the environment)"
-    address = configured or os.environ.get("RAY_ADDRESS", "")
-    return ("", "") if address in ("", "local") else (address, setting)
 
 
 def start_ray(configured: str, run_id: str) -> threading.Event:

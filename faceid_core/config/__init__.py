@@ -6,7 +6,7 @@ Only light modules are imported here, so that `faceid run --help` needs neither 
 from .nightly import NightlyConfig
 from .parse import changed, load_config, parse_config
 from .personalize import PersonalizeConfig
-from .sections import GenerateConfig, S3Config
+from .sections import GenerateConfig, S3Config, cluster_address
 
 __all__ = [
     "GenerateConfig",
@@ -14,6 +14,7 @@ __all__ = [
     "PersonalizeConfig",
     "S3Config",
     "changed",
+    "cluster_address",
     "load_config",
     "parse_config",
 ]

@@ -161,6 +161,17 @@ class ScoreConfig(Section):
         return self
 
 
+def cluster_address(configured: str) -> tuple[str, str]:
+    """The Ray cluster that a run joins, and the setting that names it; empty where Ray is started on this machine.
+
+    Args:
+        configured: `execution.ray_address`; where it is empty RAY_ADDRESS counts, which Ray sets for its own jobs.
+    """
+    setting = "execution.ray_address" if configured else "RAY_ADDRESS (in the environment)"
+    address = configured or os.environ.get("RAY_ADDRESS", "")
+    return ("", "") if address in ("", "local") else (address, setting)
+
+
 class ExecutionConfig(Section):
     """Where the work runs."""
 

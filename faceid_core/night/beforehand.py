@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from faceid_core.diffusion.token_count import TokenCounter
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, listed
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.identity import Identity
 from faceid_core.personalize.method import Method
@@ -22,7 +22,6 @@ from faceid_core.stages.weights import FoundWeights
 
 # Start and end of the text take two places of a context.
 _FRAME = 2
-_MOST_TOLD = 20
 _LINES_TOLD = 5
 
 Count = Callable[[str], int]
@@ -84,10 +83,8 @@ def _require(base: str, tokenizers: Mapping[str, Path], problems: Callable[[Coun
 
 
 def _refusal(base: str, problems: Sequence[str]) -> ConfigurationError:
-    told = "\n".join(f"  - {problem}" for problem in problems[:_MOST_TOLD])
-    more = f"\n  and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
     return ConfigurationError(
-        f"base model {base!r} cannot run this configuration, {len(problems)} problem(s):\n{told}{more}"
+        f"base model {base!r} cannot run this configuration, {len(problems)} problem(s):\n{listed(problems)}"
     )
 
 

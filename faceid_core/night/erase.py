@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from faceid_core.errors import DamagedRecord, LinkInStore, StoreError
 from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import Outcome
-from faceid_core.store import ObjectStore
+from faceid_core.store import ObjectStore, erased_people
 from faceid_core.store.gc import SHORTEST_GRACE_SECONDS
-from faceid_core.store.layout import identity_scope, tombstone
+from faceid_core.store.layout import TOMBSTONES, identity_of_tombstone, identity_scope, tombstone
 from faceid_core.store.lease import running_runs
-from faceid_core.store.lease_record import LeaseWatch
+from faceid_core.store.lease_record import TTL_SECONDS, LeaseWatch
 from faceid_core.store.scopes import Scope, read_scope
 from faceid_core.store.secret import IdentitySecret, is_identity_key
 from faceid_core.store.tombstone import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # A writer looks for the tombstone right before its last write, and a lease is dead when it is not renewed for so long:
 # whatever began before the tombstone has ended by then, or is undone by its own next look.
-LONGEST_LEASE_SECONDS = 60.0
+LONGEST_LEASE_SECONDS = TTL_SECONDS
 _LONGEST_WAIT_SECONDS = (
     86_400.0  # a second sweep that is due later than this is a clock's mistake, and due now
 )
@@ -107,8 +107,8 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     """
     say, watch = say or (lambda _: None), LeaseWatch()
     receipts = {}
-    for info in list(store.list("tombstones/")):
-        key = info.name.rpartition("/")[2].removesuffix(".json")
+    for info in list(store.list(TOMBSTONES)):
+        key = identity_of_tombstone(info.name)
         if is_identity_key(key) and info.name == tombstone(key):
             receipts[key] = read_receipt(store, key)
     came_back = _with_new_rows(store, receipts)
@@ -153,7 +153,7 @@ def refuse_erased(night: Night) -> dict[str, tuple[str, ...]]:
     Returns:
         The people who were not refused before, with the stage keys of their results in this night.
     """
-    stones = {info.name.rpartition("/")[2].removesuffix(".json") for info in night.store.list("tombstones/")}
+    stones = erased_people(night.store)
     late = {}
     for key in sorted(stones & set(night.accounts)):
         account = night.accounts[key]

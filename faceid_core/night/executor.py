@@ -137,8 +137,8 @@ class InlineExecutor:
 _CLOSING = "closing"  # the name of threads that close what may hang
 
 
-def close_within(seconds: float, close: Callable[[], None]) -> bool:
-    """Call what closes workers or services, in a thread of its own; whether it came to an end in so many seconds.
+def close_within(seconds: float, close: Callable[[], None]) -> None:
+    """Call what closes workers or services, in a thread of its own, and wait so many seconds for it.
 
     What takes longer goes on, see `left_behind`.
     """
@@ -154,7 +154,6 @@ def close_within(seconds: float, close: Callable[[], None]) -> bool:
     thread.join(seconds)
     if thread.is_alive():
         log.warning("what a run had started is not closed after %.0f s; it is left behind", seconds)
-    return not thread.is_alive()
 
 
 def left_behind() -> bool:

@@ -133,17 +133,20 @@ class Night:
         record = None
         if REJECTION in manifest.outputs:
             record = read_rejection(manifest, StageCache(self.store, subject.scope).read(manifest, REJECTION))
-        subject.manifests[result] = manifest
-        if subject.kind == "class_word" and result == "generate":
-            self.plan.floors[subject.class_word] = manifest
-        if subject.kind == "person":
-            account = self.accounts[subject.name]
-            account.stage_keys[result] = manifest.stage_key
-            if record:
-                figures = record["value"], record["threshold"]
-                reject(account, manifest.stage, record["reason"], record["sentence"], *figures)
-        elif record:
-            self.failures_common[subject.name] = record["sentence"]
+        with self._lock:
+            if self._books_closed:
+                return
+            subject.manifests[result] = manifest
+            if subject.kind == "class_word" and result == "generate":
+                self.plan.floors[subject.class_word] = manifest
+            if subject.kind == "person":
+                account = self.accounts[subject.name]
+                account.stage_keys[result] = manifest.stage_key
+                if record:
+                    figures = record["value"], record["threshold"]
+                    reject(account, manifest.stage, record["reason"], record["sentence"], *figures)
+            elif record:
+                self.failures_common[subject.name] = record["sentence"]
 
     def execute(self, stage: str, works: Sequence[Work], executor: Executor) -> list[Done]:
         """Run misses of one stage; each work gets exactly one outcome, whatever happens.
@@ -256,13 +259,13 @@ class Night:
         try:
             manifest = StageCache(self.store, subject.scope).by_key(call.stage, call.key)
             if manifest is not None:
-                with self._lock:
-                    if not self._books_closed:
-                        self.adopt(subject, done.work.result, manifest)
+                self.adopt(subject, done.work.result, manifest)
                 return done
             if done.status == "rejected" and subject.kind == "person":  # the photo never reached the store
-                figures = done.value, done.threshold
-                reject(self.accounts[subject.name], call.stage, done.reason, done.message, *figures)
+                with self._lock:
+                    if not self._books_closed:
+                        figures = done.value, done.threshold
+                        reject(self.accounts[subject.name], call.stage, done.reason, done.message, *figures)
                 return done
             message = "its result was not in the store"
         except StoreError as error:  # a damaged rejection, or a store that does not answer

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, cluster_address
 from faceid_core.errors import ConfigurationError, PhotosMissing, StoreRefused, as_configuration
 from faceid_core.identity import Identity
 from faceid_core.night.beforehand import require_fit
@@ -147,9 +146,8 @@ def open_store_checked(
 
 def is_shared(config: NightlyConfig) -> bool:
     """Whether other machines use the store as well: one on S3, or one that the nodes of a running Ray cluster reach."""
-    execution = config.execution
-    cluster = execution.ray_address or os.environ.get("RAY_ADDRESS", "")
-    return config.store.startswith("s3://") or (execution.executor == "ray" and cluster not in ("", "local"))
+    joins = config.execution.executor == "ray" and any(cluster_address(config.execution.ray_address))
+    return config.store.startswith("s3://") or joins
 
 
 def _probe_tables(store: ObjectStore) -> None:

@@ -195,7 +195,10 @@ def shared_photos(
     for key, account in accounts.items():
         if account.same_photo:
             alike.setdefault(subjects[key].photo_digest, []).append(name(account))
-    groups = [" = ".join(people[:MOST_NAMED]) for people in alike.values()]
+    groups = [
+        " = ".join(people[:MOST_NAMED]) + (f" and {len(people) - MOST_NAMED} more" if people[MOST_NAMED:] else "")
+        for people in alike.values()
+    ]
     return f"one and the same photo: {some_of(groups)}; check the manifest" if groups else ""
 
 

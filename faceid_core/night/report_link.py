@@ -26,6 +26,5 @@ def report_link(night: Night, index: str) -> str:
         return (folder_of(night.store.url).absolute() / index).as_uri()
     if not night.store.on_aws:
         return f"{night.store.url.rstrip('/')}/{index}"
-    bucket, _, prefix = night.store.url.removeprefix("s3://").partition("/")
-    name = "/".join(part for part in (prefix.strip("/"), index) if part)
-    return f"https://s3.console.aws.amazon.com/s3/object/{bucket}?{urlencode({'prefix': name})}"
+    name = urlencode({"prefix": night.store.address.start + index})
+    return f"https://s3.console.aws.amazon.com/s3/object/{night.store.bucket}?{name}"

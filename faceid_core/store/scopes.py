@@ -53,17 +53,6 @@ class Scope:
                 self.strange.append(info)
 
 
-def list_in_parallel(
-    store: ObjectStore, prefixes: Sequence[str], *, threads: int = LIST_THREADS
-) -> Iterator[list[ObjectInfo]]:
-    """Listings of several prefixes, in their order, taken at the same time. Raises LinkInStore after them all."""
-    links: list[str] = []
-    for rows, found in _list_in_parallel(store, prefixes, threads):
-        links += found
-        yield rows
-    _refuse(store, links)
-
-
 def all_scopes(store: ObjectStore) -> Iterator[Scope]:
     """Every scope of a store, people's first; as many listings at a time as `LIST_THREADS`, each in pages on S3.
 
@@ -73,7 +62,7 @@ def all_scopes(store: ObjectStore) -> Iterator[Scope]:
     """
     # Keys are hexadecimal, so that sixteen prefixes share the people evenly.
     stray: list[str] = []
-    for rows, links in _list_in_parallel(store, [f"identities/{digit}" for digit in _HEX], LIST_THREADS):
+    for rows, links in _list_in_parallel(store, [f"identities/{digit}" for digit in _HEX]):
         scopes = {}
         for name, group in groupby(rows, key=lambda info: _scope_name(info.name)):
             if is_identity_key(name.partition("/")[2]):
@@ -87,7 +76,7 @@ def all_scopes(store: ObjectStore) -> Iterator[Scope]:
         yield from scopes.values()
     parts = [f"{layout.COMMON}/blobs/{digit}" for digit in _HEX]
     parts += [f"{layout.COMMON}/{folder}/" for folder in ("journal", "leases", "quarantine", "stages")]
-    listed = list(_list_in_parallel(store, parts, LIST_THREADS))
+    listed = list(_list_in_parallel(store, parts))
     yield _scope(
         layout.COMMON,
         [info for rows, _ in listed for info in rows],
@@ -102,9 +91,9 @@ def read_scope(store: ObjectStore, name: str) -> Scope:
 
 
 def _list_in_parallel(
-    store: ObjectStore, prefixes: Sequence[str], threads: int
+    store: ObjectStore, prefixes: Sequence[str]
 ) -> Iterator[tuple[list[ObjectInfo], list[str]]]:
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(LIST_THREADS) as pool:
         yield from pool.map(lambda prefix: _list_with_links(store, prefix), prefixes)
 
 

@@ -97,15 +97,7 @@ class DeltaPlace:
         """
         agreed, rows = _checked(name, table)
 
-        def absent(delta: DeltaTable) -> _Change | None:
-            fresh = _absent(rows, delta, agreed)
-            if fresh.num_rows == 0:
-                return None
-            # A contract's minor version may have brought columns that the table has not seen.
-            wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
-            return _Change(fresh, mode="append", schema_mode="merge" if wider else None)
-
-        return self._until_it_stands(agreed, "append to", absent)
+        return self._until_it_stands(agreed, "append to", lambda delta: _addition(rows, delta, agreed))
 
     def replace_run(self, name: str, run_id: str, table: pa.Table) -> int:
         """Let these be the rows of a run in a table, whatever an earlier attempt of it wrote, in one commit.
@@ -124,15 +116,11 @@ class DeltaPlace:
         """
         agreed, rows = _checked(name, table)
         mine = pc.field("run_id") == run_id
-        delta = self.open(name)
-        try:
-            if delta is None or delta.to_pyarrow_dataset().count_rows(filter=mine) == 0:
-                return self.append(name, rows)
-        except (DeltaError, OSError) as error:
-            raise self._failed("replace rows of", name, error) from error
 
         def others(delta: DeltaTable) -> _Change | None:
             there = delta.to_pyarrow_dataset().to_table(filter=mine)
+            if there.num_rows == 0:
+                return _addition(rows, delta, agreed)
             if _same_rows(there, rows, agreed):
                 return None
             return _Change(rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
@@ -157,8 +145,6 @@ class DeltaPlace:
         """
         agreed, rows = _checked(name, table)
         maker = [column for column in agreed.primary_key if column.endswith("_key")][-1]
-        if self.open(name) is None:
-            return 0
 
         def changed(delta: DeltaTable) -> _Change | None:
             keys = _changed(rows, delta, agreed, maker)
@@ -168,10 +154,15 @@ class DeltaPlace:
             again = rows.filter(pc.field(maker).isin(keys))
             return _Change(again, mode="overwrite", predicate=f"{maker} IN ({listed})")
 
-        return self._until_it_stands(agreed, "replace rows of", changed)
+        return self._until_it_stands(agreed, "replace rows of", changed, create=False)
 
     def _until_it_stands(
-        self, agreed: Contract, verb: str, wanted: Callable[[DeltaTable], _Change | None]
+        self,
+        agreed: Contract,
+        verb: str,
+        wanted: Callable[[DeltaTable], _Change | None],
+        *,
+        create: bool = True,
     ) -> int:
         """Commit what a table lacks, and look again until it lacks nothing; how many rows the last commit wrote.
 
@@ -181,7 +172,9 @@ class DeltaPlace:
         """
         name, written = agreed.name, 0
         for _ in range(_ATTEMPTS):
-            delta = self.open(name) or self._create(agreed)
+            delta = self.open(name) or (self._create(agreed) if create else None)
+            if delta is None:
+                return 0
             try:
                 change = wanted(delta)
                 if change is None:
@@ -291,6 +284,16 @@ def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
         for each in (there, rows)
     )
     return first == second  # as text, in which a figure that is no number equals itself
+
+
+def _addition(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> _Change | None:
+    """The rows that a table lacks; None if it lacks none."""
+    fresh = _absent(rows, delta, agreed)
+    if fresh.num_rows == 0:
+        return None
+    # A contract's minor version may have brought columns that the table has not seen.
+    wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
+    return _Change(fresh, mode="append", schema_mode="merge" if wider else None)
 
 
 def _absent(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> pa.Table:

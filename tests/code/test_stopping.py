@@ -22,7 +22,7 @@ from faceid_core.night.reporter import LogReporter
 from faceid_core.night.runs import read_status
 from faceid_core.outcomes import Outcome
 from faceid_core.stages.work import Done
-from faceid_core.store import open_store
+from faceid_core.store import Output, StageCache, open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
 from flows.stopping import stopped_like_ctrl_c
@@ -130,6 +130,17 @@ def test_an_answer_that_comes_after_the_account_changes_nothing(night):
     account = night.accounts[work.subject]
     assert (account.reason, account.seconds) == ("interrupted", 0.0) and not night.failures_common
     assert night.settle_unanswered("detect", [work], "not once more") == []
+
+
+def test_no_way_into_a_written_account_is_open(night):
+    (work, *_) = night.lookup("detect")
+    account, subject = night.accounts[work.subject], night.subjects[work.subject]
+    leave_account(night, KeyboardInterrupt())
+    night.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
+    cache = StageCache(night.store, subject.scope)
+    night.adopt(subject, work.result, cache.commit(work.call, {"crop.png": Output(b"crop", "image/png")}, {}))
+    assert (account.reason, account.value, account.threshold) == ("interrupted", None, None)
+    assert account.stage_keys == {} and subject.manifests == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

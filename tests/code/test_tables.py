@@ -139,15 +139,15 @@ def test_a_run_that_dies_while_publishing_is_not_seen_until_it_is_published(
     def die(*_):
         raise StoreError("killed here")
 
-    real = write.DeltaPlace.append
+    real = write.write_deltalake
     if dies_at == "catalogue":
         monkeypatch.setattr(query, "advance", die)
     else:
-        monkeypatch.setattr(
-            write.DeltaPlace,
-            "append",
-            lambda self, name, t: die() if name == dies_at else real(self, name, t),
-        )
+
+        def commit(delta, *rows, **how):
+            return die() if f"/{dies_at}/" in delta.table_uri else real(delta, *rows, **how)
+
+        monkeypatch.setattr(write, "write_deltalake", commit)
     with pytest.raises(StoreError, match="killed here"):
         tables.publish("r2", night("r2", 2, people=3))
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
 from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
 from faceid_core.store.gc import GRACE_SECONDS, SHORTEST_GRACE_SECONDS, collect
 from faceid_core.store.lease import running_runs
-from faceid_core.store.scopes import all_scopes, list_in_parallel
+from faceid_core.store.scopes import all_scopes
 from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
 from faceid_core.tables.upkeep import vacuum
@@ -312,8 +312,6 @@ def test_scopes_are_listed_whole_on_both_stores(any_store):
         (s.name.partition("/")[2], d) for s in found.values() for d in s.blobs if s.name != "common"
     } == wanted
     assert list(found["common"].blobs) == ["e" * 64]
-    rows = list(list_in_parallel(any_store, ["identities/0", "identities/f", "nothing/"]))
-    assert [len(row) for row in rows] == [3, 3, 0]
 
 
 def test_collecting_keeps_what_a_result_names_on_both_stores(any_store):

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
+from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
 from faceid_core.night.drive import executor_on_demand
+from flows.loopback import keep_ray_on_loopback
 from tasks import workers
-from tasks.workers import cluster_address, start_ray
+from tasks.workers import start_ray
 
 
 @pytest.fixture
@@ -37,6 +39,16 @@ def test_the_environments_address_counts_where_none_is_configured(monkeypatch):
     assert cluster_address("auto") == ("auto", "execution.ray_address")
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert cluster_address("") == ("", "")
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_a_ray_of_this_machine_stays_on_the_loopback_address(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    started, joined = {}, {}
+    keep_ray_on_loopback(started, "")
+    keep_ray_on_loopback(joined, "10.0.0.1:6379")
+    assert started == {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} and joined == {}
+
 
 
 @pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
