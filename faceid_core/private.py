@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from faceid_core.errors import ConfigurationError
 
 FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
+FILE_MODE = 0o600
 
 
 def config_folder() -> Path:
@@ -36,7 +36,7 @@ def make_once(path: Path, text: str, *, what: str = "") -> bool:
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(text)
@@ -84,7 +84,7 @@ def write_private(path: str | Path, data: bytes) -> None:
 
 def owner_only(path: str, flags: int) -> int:
     """An `opener` for `open` under which a new file is readable and writable by its owner only."""
-    return os.open(path, flags, _FILE_MODE)
+    return os.open(path, flags, FILE_MODE)
 
 
 def without_credentials(url: str) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from faceid_core.store.lease_record import process_place
+
 log = logging.getLogger(__name__)
 
 OWN_SERVER = "started by faceid serve"
@@ -51,16 +53,14 @@ class StartedRun:
         if self.host != here.host:
             return None
         if self.boot != here.boot:
-            return False
+            return False if here.boot else None
         return _is_running(self.pid, self.run_id) if self.namespace == here.namespace else None
 
 
 def started_here(run_id: str, server: str, pid: int) -> StartedRun:
     """The record of a process of this machine."""
-    boot, namespace = "", ""
-    with suppress(OSError):  # not on Linux
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
+    here = process_place()
+    boot, namespace = here.get("boot_id", ""), here.get("pid_namespace", "")
     return StartedRun(run_id, server, pid, socket.gethostname(), boot, namespace)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..private import FOLDER_MODE
+
 # Folders that are only passed through need no right to be read, where the system knows the difference.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _READ = os.O_RDONLY | os.O_NOFOLLOW
 # Whatever the umask says, and in a root that was there before: only the owner reads or writes.
-FOLDER_MODE, FILE_MODE = 0o700, 0o600
 _OTHERS = 0o077
 _FIRST_READ_BYTES = 65_536
 

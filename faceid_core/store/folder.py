@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigurationError, Conflict, LinkInStore, ObjectMissing, StoreError
+from ..private import FILE_MODE
 from . import beneath
 from .file_lock import lock_file
 from .keys import sha256_hex
@@ -267,7 +268,7 @@ class FolderStore:
         with beneath.made(self.root, (RESERVED,)) as private:
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                with open(os.open(temporary, flags, beneath.FILE_MODE, dir_fd=private), "wb") as file:
+                with open(os.open(temporary, flags, FILE_MODE, dir_fd=private), "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -308,7 +309,7 @@ class FolderStore:
         """Exclusive among processes and threads; the system frees a dead holder's lock."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         with beneath.made(self.root, (RESERVED, "locks")) as folder:
-            lock = os.open(_lock_of(name), flags, beneath.FILE_MODE, dir_fd=folder)
+            lock = os.open(_lock_of(name), flags, FILE_MODE, dir_fd=folder)
         try:
             path = self.root / RESERVED / "locks" / _lock_of(name)
             lock_file(lock, f"{name} in {self.url}", seconds=_LOCK_SECONDS, path=path)

@@ -109,7 +109,7 @@ def own_record(run_id: str, holder: str, ttl: float, *, released: bool = False) 
         renewed=time.time(),
         ttl=float(ttl),
         released=released,
-        **_place(),
+        **process_place(),
     )
 
 
@@ -136,7 +136,7 @@ def has_died(record: LeaseRecord) -> bool:
 
     Host names and process ids say nothing of that alone: containers share the one and reuse the other.
     """
-    here = _place()
+    here = process_place()
     if (
         not here
         or record.process_started is None
@@ -157,7 +157,7 @@ def has_died(record: LeaseRecord) -> bool:
         return False
 
 
-def _place() -> dict[str, Any]:
+def process_place() -> dict[str, Any]:
     """Where this process runs and since when; empty where the system does not tell."""
     try:
         # In a namespace with the /proc of another one, the ids there are not ours.
