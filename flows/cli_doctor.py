@@ -17,6 +17,7 @@ from faceid_core.outcomes import EXIT_CONFIGURATION
 from faceid_core.private import without_credentials
 from flows.loopback import keep_ray_on_loopback
 from flows.options import config_options
+from flows.stopping import slow_to_leave
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -97,6 +98,7 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
         keep_ray_on_loopback(os.environ, config.execution.ray_address)
         from tasks.ray_check import check_ray
 
+        slow_to_leave("Ray")
         found, workers = check_ray(config)
         return found
 

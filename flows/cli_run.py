@@ -50,6 +50,7 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
 def run_night(config: NightlyConfig, reporter):
     """Run a night with the executor that the configuration names; returns the night and how it ended."""
+    from flows.stopping import slow_to_leave
 
     if config.execution.executor == "inline":
         from faceid_core.night.drive import drive_inline
@@ -58,6 +59,7 @@ def run_night(config: NightlyConfig, reporter):
         night = open_night(config, reporter)
         return night, drive_inline(night)
     reporter.note(_prefect_settings())
+    slow_to_leave("Prefect and Ray")
     from flows.nightly import run_from_here
 
     return run_from_here(config, reporter)

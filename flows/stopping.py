@@ -25,6 +25,7 @@ APART_SECONDS = 1.0  # a terminal or a service manager may send one stop as seve
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of a process that Prefect started for one flow run
 
 _active: list[_Watch] = []
+_slow_to_leave: list[str] = []
 
 
 @contextmanager
@@ -136,6 +137,14 @@ def is_interruption(error: BaseException) -> bool:
     )
 
 
+def slow_to_leave(what: str) -> None:
+    """Note that this process has started what may hold up its end; see `leave`.
+
+    Not derived from the modules that are loaded: a test calls commands in a process that goes on.
+    """
+    _slow_to_leave.append(what)
+
+
 def leave(code: int) -> None:
     """End the process with this exit status; what Prefect and Ray still want to do at its end has a bound."""
     for stream in (sys.stdout, sys.stderr):
@@ -143,7 +152,7 @@ def leave(code: int) -> None:
     unseen, executors = sys.modules.get("tasks.unseen"), sys.modules.get("faceid_core.night.executor")
     if (unseen and unseen.was_out_of_reach()) or (executors and executors.left_behind()):
         end_now(code)
-    if {"prefect", "ray"} & sys.modules.keys():
+    if _slow_to_leave:
         seconds = LINGER_SECONDS if code == EXIT_INTERRUPTED else LEAVE_SECONDS
         timer = threading.Timer(seconds, end_now, (code,))
         timer.daemon = True
