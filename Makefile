@@ -1,4 +1,4 @@
-# make run: set up, then personalise the sample people.  make test: set up, then test.
+# make run: set up, then personalize the sample people.  make test: set up, then test.
 PYTHON ?= python3.11
 VENV   ?= .venv
 STORE  ?= work/store
@@ -27,7 +27,7 @@ run: $(READY)
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile
-	@echo "Passed. What each folder of tests/ covers stands in tests/README.md; make run personalises the sample people."
+	@echo "Passed. What each folder of tests/ covers stands in tests/README.md; make run personalizes the sample people."
 
 # Every test of `make test` and the exhaustive ones: a fault at every operation of the store, thousands of damaged files.
 test-all: $(READY)

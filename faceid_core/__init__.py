@@ -1,3 +1,3 @@
-"""The faceid library: everything a night does to one person, without an orchestrator."""
+"""The faceid library: everything a run does to one person, without an orchestrator."""
 
 __version__ = "0.1.0"

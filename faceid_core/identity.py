@@ -1,4 +1,4 @@
-"""Who is to be personalised: an identity, and the manifest (CSV, Parquet or folder of photos) of them."""
+"""Who is to be personalized: an identity, and the manifest (CSV, Parquet or folder of photos) of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://", re.ASCII)
 
 @dataclass(frozen=True)
 class Identity:
-    """One person to personalise.
+    """One person to personalize.
 
     Args:
         identity_id: opaque id, see `validate_identity_id`.
@@ -95,7 +95,7 @@ def validate_class_word(text: str) -> str:
 
 
 def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Identity]:
-    """Read who is to be personalised from a local CSV or Parquet file or a folder.
+    """Read who is to be personalized from a local CSV or Parquet file or a folder.
 
     A folder that holds `identities.csv` or `identities.parquet` is read through it; any other folder is a
     folder of photos, in which a file's stem is the id. Relative photo paths count from the manifest's folder;

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .errors import PhotoRejected
 
-# Segments of a JPEG, chunks of a PNG: a colour profile or depth map of 32 MiB has 512 of the first, a PNG of 32 MiB in
+# Segments of a JPEG, chunks of a PNG: a color profile or depth map of 32 MiB has 512 of the first, a PNG of 32 MiB in
 # the usual blocks of 8 KiB 4,096 of the second.
 MOST_SEGMENTS = 10_000
 MOST_CHUNKS = 100_000
@@ -20,14 +20,14 @@ MOST_CHUNKS = 100_000
 MOST_EXIF_SEGMENTS = 64
 # Bytes of no segment before a JPEG's first scan.
 MOST_PADDING = 64 * 1024
-# Encoders make 10 scans, optimising ones up to 20; a small picture may have more.
+# Encoders make 10 scans, optimizing ones up to 20; a small picture may have more.
 MOST_SCANS, SCANS_OF_ANY_SIZE = 100, 20
 # The longest side that a JPEG can have. A decoder's work for a row counts, too, where a row has one pixel.
 MOST_SIDE = 65_535
 # Pixels decoded for the tiles of a HEIC, in pictures of the largest size that is accepted.
 MOST_TILED = 4
 MOST_HEIC_BOXES = 10_000
-# Steps of one calculation in a colour profile; where they are used at all there are some three.
+# Steps of one calculation in a color profile; where they are used at all there are some three.
 MOST_PROFILE_STEPS = 32
 MOST_CURVE_SEGMENTS = 100
 
@@ -57,7 +57,7 @@ def refuse_too_much_work(data: bytes, image_format: str, max_pixels: int) -> Non
 
 
 def is_too_much_profile(profile: bytes) -> bool:
-    """Whether a colour profile chains more calculations than any profile of a camera or printer does."""
+    """Whether a color profile chains more calculations than any profile of a camera or printer does."""
     # Source: ICC.1:2010, sections 7.3 (tag table) and 10.14 (multiProcessElementsType).
     if len(profile) < 132:
         return False

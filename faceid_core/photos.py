@@ -32,7 +32,7 @@ _HEIC_PLUGIN = "pillow_heif"
 HEIC_UNAVAILABLE = "heic_unavailable"
 TRANSPARENT = "transparent"
 
-# A larger colour profile than this is not a camera's.
+# A larger color profile than this is not a camera's.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 
 _ORIENTATION_TAG = 0x0112
@@ -52,7 +52,7 @@ def decode(
 ) -> np.ndarray:
     """Decode one photo from an untrusted source.
 
-    The first frame only, turned as its EXIF orientation says, colours brought to sRGB where its profile can
+    The first frame only, turned as its EXIF orientation says, colors brought to sRGB where its profile can
     be read, transparency laid on white, 16 bits reduced to 8.
 
     Args:
@@ -261,7 +261,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _is_seen_through(image: Image.Image) -> bool:
-    # 16-bit greyscale loses its transparent grey level below.
+    # 16-bit grayscale loses its transparent gray level below.
     is_deep = image.mode.startswith("I")
     return not is_deep and _has_alpha(image) and image.convert("RGBA").getextrema()[3][0] < 255
 
@@ -270,9 +270,9 @@ def _to_srgb(image: Image.Image) -> np.ndarray:
     """uint8 [h, w, 3] of any mode that the allowed formats can have."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit greyscale: Pillow would clip instead of scaling.
-        grey = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255)
-        image = Image.fromarray(np.rint(grey).astype(np.uint8))
+        # 16-bit grayscale: Pillow would clip instead of scaling.
+        gray = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255)
+        image = Image.fromarray(np.rint(gray).astype(np.uint8))
     alpha = None
     if _has_alpha(image):
         image = image.convert("RGBA")
@@ -287,7 +287,7 @@ def _to_srgb(image: Image.Image) -> np.ndarray:
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours by the embedded profile to sRGB; a profile that cannot be used is left out."""
+    """Colors by the embedded profile to sRGB; a profile that cannot be used is left out."""
     if not profile or len(profile) > _MAX_PROFILE_BYTES or image.mode not in ("RGB", "CMYK", "L"):
         return image
     if is_too_much_profile(profile):

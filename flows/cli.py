@@ -16,8 +16,8 @@ from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
-    "run": ("flows.cli_run", "run", "Personalise everybody in the manifest: the nightly job."),
-    "plan": ("flows.cli_plan", "plan", "What a night would compute and why, before anything runs."),
+    "run": ("flows.cli_run", "run", "Personalize everybody in the manifest: the nightly job."),
+    "plan": ("flows.cli_plan", "plan", "What a run would compute and why, before anything runs."),
     "explain": ("flows.cli_plan", "explain", "Why a stage of a person was computed again."),
     "verify": ("flows.cli_keep", "verify", "Check every manifest and blob of a store."),
     "gc": ("flows.cli_keep", "gc", "Collect garbage in a store; says what it would remove unless told to."),
@@ -48,7 +48,7 @@ COMMANDS = {
         "miniature",
         "The synthetic world: a sheet of people, training, its card.",
     ),
-    "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the night."),
+    "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the run."),
     "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
 }
 # What these print is what they are called for; what the others print is about their work. "" is `faceid --help`.
@@ -75,7 +75,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="faceid")
 def cli() -> None:
-    """Teach a text-to-image diffusion model new people, one photo each, many a night."""
+    """Teach a text-to-image diffusion model new people, one photo each, many a run."""
 
 
 def main() -> None:

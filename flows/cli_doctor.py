@@ -1,4 +1,4 @@
-"""faceid doctor: looks the machine over before the night."""
+"""faceid doctor: looks the machine over before the run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from flows.loopback import keep_ray_on_loopback
 from flows.options import config_options
 from flows.stopping import slow_to_leave
 
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(short_help="Look the machine over before the night.")
+@click.command(short_help="Look the machine over before the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
     "--cost-per-hour", type=click.FloatRange(0), help="Price of one worker for an hour, in any currency."
@@ -30,9 +30,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--no-measuring", is_flag=True, help="Where no earlier run tells the time, leave it open.")
 @config_options
 def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no_measuring: bool) -> None:
-    """Check devices, memory, versions, weights, store, Prefect, Ray and disk, and say what the night will take.
+    """Check devices, memory, versions, weights, store, Prefect, Ray and disk, and say what the run will take.
 
-    The store's conditional writes are raced on scratch names, which are removed again. Exit status 0: the night can
+    The store's conditional writes are raced on scratch names, which are removed again. Exit status 0: the run can
     run (there may be warnings); 3: it cannot.
     """
     findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
@@ -50,12 +50,12 @@ def _fit(findings: list[Finding]) -> bool:
 def _say(findings: list[Finding]) -> None:
     table = Table("check", "", "found", "what to do")
     for each in findings:
-        colour = _COLOURS[each.state]
-        table.add_row(each.check, f"[{colour}]{each.state}[/]", _plain(each.found), _plain(each.advice))
+        color = _COLORS[each.state]
+        table.add_row(each.check, f"[{color}]{each.state}[/]", _plain(each.found), _plain(each.advice))
     console = Console(highlight=False)
     console.print(table)
     worst = [each for each in findings if each.state == "fail"]
-    console.print(f"{len(worst)} thing(s) keep the night from running" if worst else "the night can run")
+    console.print(f"{len(worst)} thing(s) keep the run from running" if worst else "the run can run")
 
 
 def _plain(text: str) -> str:
@@ -86,7 +86,7 @@ def examine(
     return [
         *found,
         *told,
-        *guarded("the night", lambda: _night(config, people, workers, cost_per_hour, measuring)),
+        *guarded("the run", lambda: _run(config, people, workers, cost_per_hour, measuring)),
     ]
 
 
@@ -124,7 +124,7 @@ def _prefect() -> Iterator[Finding]:
         yield Finding("prefect", "fail", found, advice)
         return
     if answer.why:
-        advice = "start it and look at its log, or correct or unset PREFECT_API_URL; a night would run without its UI"
+        advice = "start it and look at its log, or correct or unset PREFECT_API_URL; a run would run without its UI"
         yield Finding("prefect", "fail", answer.why, advice)
         return
     theirs, ours = answer.version, installed("prefect")
@@ -136,7 +136,7 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
-    from faceid_core.night.people import read_people
+    from faceid_core.run.people import read_people
 
     people = 0
 
@@ -149,14 +149,14 @@ def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
     return people, told
 
 
-def _night(
+def _run(
     config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
 ) -> Iterator[Finding]:
     from faceid_core.doctor.expectation import calibrate, expectation
     from faceid_core.doctor.machine import disk
-    from faceid_core.night.planning import plan_night
+    from faceid_core.plan.planning import plan_run
 
-    planned = plan_night(config)
+    planned = plan_run(config)
     pictures = len(planned.plan.grid.prompts) * config.generate.seeds
     yield from disk(config, people, planned.plan.crop_pixels, pictures)
     measure = calibrate if measuring else None

@@ -44,8 +44,8 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
 
     Orphans are no damage: faceid gc removes them. Without --repair the store stays as it is.
     """
-    from faceid_core.night.reading import open_existing
-    from faceid_core.store.verify import verify as verify_store
+    from faceid_core.run.reading import open_existing
+    from faceid_core.upkeep.verify import verify as verify_store
 
     store = open_existing(config)
     console = Console(highlight=False)
@@ -96,11 +96,11 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
 def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: float | None) -> None:
     """Find objects that no result, pin, page or table needs and that are older than a grace period.
 
-    Safe beside a running night, whose people are left alone. With --delete also finishes erasures that are due.
+    Safe beside a running run, whose people are left alone. With --delete also finishes erasures that are due.
     """
-    from faceid_core.night.erase import finish_erasures
-    from faceid_core.night.reading import open_existing
-    from faceid_core.store.gc import collect
+    from faceid_core.run.reading import open_existing
+    from faceid_core.upkeep.erase import finish_erasures
+    from faceid_core.upkeep.gc import collect
 
     store = open_existing(config)
     console = Console(highlight=False)
@@ -127,7 +127,7 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
             f"{found.kept_young} more are within the grace period of {found.grace / 86_400:.3g} days"
         )
     if found.scopes_in_use:
-        console.print(f"{found.scopes_in_use} scopes were left alone: a night is running")
+        console.print(f"{found.scopes_in_use} scopes were left alone: a run is running")
     if found.scopes_in_doubt:
         console.print(
             f"{found.scopes_in_doubt} scopes hold manifests that cannot be read, or symbolic links: faceid verify"
@@ -143,8 +143,8 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
 def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     """Keep what RUN_ID used, whatever faceid gc --unused-days lets go."""
     from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.night.reading import open_existing
-    from faceid_core.night.runs import read_request
+    from faceid_core.run.reading import open_existing
+    from faceid_core.run.runs import read_request
     from faceid_core.store import layout
 
     store = open_existing(config)
@@ -179,8 +179,8 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
     bucket's replicas) is not touched.
     """
     from faceid_core.identity import validate_identity_id
-    from faceid_core.night.erase import erase as erase_person
-    from faceid_core.night.reading import open_with_secret
+    from faceid_core.run.reading import open_with_secret
+    from faceid_core.upkeep.erase import erase as erase_person
 
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))

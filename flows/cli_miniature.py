@@ -59,7 +59,7 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
     generator's parts write to work/miniature, and `unet` writes a whole pipeline there, to be put in the shipped one's
     place. Afterwards `faceid models lock` records the new weights.
     """
-    from faceid_core.miniature.scorer_sets import SETS
+    from faceid_core.weights.miniature_sets import SETS
 
     scorers = sorted({name for chosen in SETS.values() for name in chosen.values()})
     if part not in (*GENERATOR, *scorers):
@@ -67,7 +67,7 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
             f"no part is called {part!r}; train one of {', '.join((*GENERATOR, *scorers))}"
         )
     module = "train" if part in GENERATOR else "train_scorers"
-    command = [sys.executable, "-m", f"faceid_core.miniature.{module}", part]
+    command = [sys.executable, "-m", f"faceid_core.miniature_training.{module}", part]
     command += ["--minutes", str(minutes)] if minutes is not None else []
     command += ["--resume"] if resume else []
     # A process of its own: trainers set threads and number formats for all of it.
@@ -89,10 +89,10 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
 @click.option("--out", default="work/miniature-card.json", show_default=True, type=click.Path(dir_okay=False))
 def card(figures: str, people: int | None, seeds: int, grid: str, precision: str, out: str) -> None:
     """Measure autoencoder, names, ceiling and both sets of scorers, and write what was found as JSON."""
-    from faceid_core.miniature.ceiling import GALLERY, measure_ceiling
-    from faceid_core.miniature.measure import measure_gate, measure_pipeline
-    from faceid_core.miniature.measure_scorers import SCORERS, SETS, measure
-    from faceid_core.miniature.pipeline_folder import PIPELINE
+    from faceid_core.miniature_training.ceiling import GALLERY, measure_ceiling
+    from faceid_core.miniature_training.measure import measure_gate, measure_pipeline
+    from faceid_core.miniature_training.measure_scorers import SCORERS, SETS, measure
+    from faceid_core.miniature_training.pipeline_folder import PIPELINE
 
     wanted = [name.strip() for name in figures.split(",") if name.strip()]
     unknown = sorted(set(wanted) - set(FIGURES))

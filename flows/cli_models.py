@@ -17,7 +17,7 @@ from flows.cli_tools import models
 
 @models.command("fetch", short_help="Bring the weights that a configuration needs.")
 @click.argument("names", nargs=-1)
-@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the night.")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the run.")
 @click.option(
     "--to",
     "target",

@@ -1,4 +1,4 @@
-"""faceid plan and faceid explain: what a night would compute and why, and why a result was computed again."""
+"""faceid plan and faceid explain: what a run would compute and why, and why a result was computed again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from faceid_core.config.parse import changed
 from flows.options import config_options
 
 if TYPE_CHECKING:
-    from faceid_core.night.planning import NightPlan
+    from faceid_core.plan.planning import RunPlan
 
 _PEOPLE_TOLD = 20
 
 
-@click.command(short_help="What a night would compute, and why.")
+@click.command(short_help="What a run would compute, and why.")
 @click.argument("manifest", required=False)
 @click.option(
     "--cost-per-hour",
@@ -32,16 +32,16 @@ _PEOPLE_TOLD = 20
 def plan(
     config: NightlyConfig, manifest: str | None, cost_per_hour: float | None, people: bool, kind: str
 ) -> None:
-    """Say what of a night over MANIFEST is cached, what will be computed and why, how long it takes and costs.
+    """Say what of a run over MANIFEST is cached, what will be computed and why, how long it takes and costs.
 
-    Reads the store, the manifest and the photos; writes nothing and loads no model. The configuration is the night's:
+    Reads the store, the manifest and the photos; writes nothing and loads no model. The configuration is the run's:
     the same file and options as for faceid run. Times are those of earlier results in this store.
     """
-    from faceid_core.night.planning import plan_night
+    from faceid_core.plan.planning import plan_run
 
     if manifest:
         config = changed(config, {"identities": manifest}, source="MANIFEST")
-    found = plan_night(config)
+    found = plan_run(config)
     if kind == "json":
         click.echo(json.dumps(_record(found, cost_per_hour), indent=2))
         return
@@ -49,7 +49,7 @@ def plan(
 
 
 def tell(
-    found: NightPlan, console: Console, *, cost_per_hour: float | None = None, people: bool = False
+    found: RunPlan, console: Console, *, cost_per_hour: float | None = None, people: bool = False
 ) -> None:
     """Print a plan.
 
@@ -57,7 +57,7 @@ def tell(
         cost_per_hour: of one worker; None leaves the cost out.
         people: also a line per person.
     """
-    from faceid_core.night.people import shared_photos
+    from faceid_core.run.people import shared_photos
 
     common = len(found.subjects) - len(found.accounts)
     console.print(f"{len(found.accounts)} identities, {common} for floor and ceiling")
@@ -90,7 +90,7 @@ def tell(
                 console.print(f"{account.identity_id}: {why[0]}: {why[1]}", soft_wrap=True, markup=False)
 
 
-def _sums(found: NightPlan, cost_per_hour: float | None) -> list[str]:
+def _sums(found: RunPlan, cost_per_hour: float | None) -> list[str]:
     estimate = found.estimate
     if not any(row.misses or row.waiting for row in found.stages):
         return ["everything is cached: nothing would be computed"]
@@ -108,7 +108,7 @@ def _sums(found: NightPlan, cost_per_hour: float | None) -> list[str]:
     return lines
 
 
-def _record(found: NightPlan, cost_per_hour: float | None) -> dict:
+def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
     estimate = found.estimate
     hours = estimate.worker_seconds / 3600
     return {
@@ -160,10 +160,10 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, planned: bool) 
     """Say which leaf of the key of STAGE changed from what to what, for IDENTITY.
 
     Compares the two newest results; where there is one only, or with --planned, the newest with what a run with this
-    configuration would compute. STAGE is detect, parse, mask, personalise, generate, score-METRIC or, for the class
+    configuration would compute. STAGE is detect, parse, mask, personalize, generate, score-METRIC or, for the class
     word's pictures compared with the person's photo, floor_score-METRIC.
     """
-    from faceid_core.night.explaining import explain as explain_stage
+    from faceid_core.plan.explaining import explain as explain_stage
 
     console = Console(highlight=False)
     for line in explain_stage(config, identity_id, stage, planned=planned).lines():

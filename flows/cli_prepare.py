@@ -1,4 +1,4 @@
-"""The command that tries photos before a night."""
+"""The command that tries photos before a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_ROWS = 40
     "--config",
     "config_file",
     type=click.Path(dir_okay=False),
-    help="YAML file of the night: its limits hold.",
+    help="YAML file of the run: its limits hold.",
 )
 @click.option(
     "--faces", type=click.Choice(["miniature", "deepface"]), help="[default: the file's, or deepface]"
@@ -67,14 +67,14 @@ def prepare(
     jobs: int,
     pictures: bool,
 ) -> None:
-    """Try photos before a night: a table of figures and outcomes, a sheet of thumbnails, a page of all rejections with
+    """Try photos before a run: a table of figures and outcomes, a sheet of thumbnails, a page of all rejections with
     their reasons, and one picture per person of box, landmarks, crop, classes and mask.
 
     Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
     """
     from faceid_core.identity import read_manifest
-    from faceid_core.night.trial import Trial, try_people
-    from faceid_core.report.prepared import write_prepared
+    from faceid_core.prepare.page import write_prepared
+    from faceid_core.prepare.trial import Trial, try_people
 
     given = {
         "faces.backend": faces or (None if config_file else "deepface"),
@@ -140,9 +140,9 @@ def _folder(out: str) -> Path:
 
 
 def _crop_pixels(config: NightlyConfig) -> int:
-    """The side at which the night would align faces: that of the base model's pictures."""
-    from faceid_core.diffusion.describe import describe
+    """The side at which the run would align faces: that of the base model's pictures."""
     from faceid_core.stages.weights import base_files
+    from faceid_core.weights.describe import describe
 
     files = base_files(config)
     return describe(files.folder, name=files.source, digest="", precision="float32").resolution

@@ -22,7 +22,7 @@ def with_store(command):
     default = NightlyConfig.model_fields["store"].default
 
     @click.option("--store", default=None, help=f"Root of the store.  [default: the file's, or {default}]")
-    @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the night.")
+    @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the run.")
     @wraps(command)
     def with_config(store: str | None, config_file: str | None, **rest):
         return command(config=load_config(config_file, {"store": store} if store else {}), **rest)
@@ -31,7 +31,7 @@ def with_store(command):
 
 
 def _tables(config: NightlyConfig):
-    from faceid_core.night.reading import open_existing
+    from faceid_core.run.reading import open_existing
     from faceid_core.tables import Tables
 
     return Tables(open_existing(config))
@@ -44,8 +44,8 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
         ConfigurationError: the store holds no such run.
     """
     from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.night.reading import open_existing
-    from faceid_core.night.runs import read_request, read_status, run_ids
+    from faceid_core.run.reading import open_existing
+    from faceid_core.run.runs import read_request, read_status, run_ids
 
     store = open_existing(config)
     known = run_ids(store)
@@ -164,7 +164,7 @@ def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
 def key(identity_id: str, config: NightlyConfig) -> None:
     """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
     from faceid_core.identity import validate_identity_id
-    from faceid_core.night.reading import open_with_secret
+    from faceid_core.run.reading import open_with_secret
 
     _, secret = open_with_secret(config)
     click.echo(secret.identity_key(validate_identity_id(identity_id)))
@@ -179,7 +179,7 @@ def tables() -> None:
 @click.argument("folder", type=click.Path(file_okay=False))
 @with_store
 def export(folder: str, config: NightlyConfig) -> None:
-    """Write every table of the catalogue as plain Parquet into FOLDER."""
+    """Write every table of the catalog as plain Parquet into FOLDER."""
     for path in _tables(config).export(folder):
         click.echo(str(path))
 
@@ -198,8 +198,8 @@ def export(folder: str, config: NightlyConfig) -> None:
 def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, seed: int, out: str) -> None:
     """Draw a contact sheet: a row for each person of RUN_ID (default: the latest), photo first, then pictures."""
     from faceid_core.errors import ConfigurationError
-    from faceid_core.night.sheet import people_sheet
     from faceid_core.private import write_private
+    from faceid_core.publish.sheet import people_sheet
 
     opened, request, record = _find_run(config, run_id)
     if record is None:

@@ -12,32 +12,32 @@ from faceid_core.private import without_credentials
 from flows.options import config_options
 
 
-@click.command(short_help="Personalise everybody in the manifest.")
+@click.command(short_help="Personalize everybody in the manifest.")
 @click.option("--dry-run", is_flag=True, help="Say what is cached and what would be computed, and stop.")
 @config_options
 def run(config: NightlyConfig, dry_run: bool) -> None:
-    """Personalise everybody in the manifest: photos in; tokens, graded pictures, tables and a report out.
+    """Personalize everybody in the manifest: photos in; tokens, graded pictures, tables and a report out.
 
     Every option is a key of the configuration file; an option on the command line wins over the file. Results are
     cached in the store: running again computes only what changed.
     """
     console = Console(highlight=False)
     if dry_run:
-        from faceid_core.night.planning import plan_night
+        from faceid_core.plan.planning import plan_run
         from flows.cli_plan import tell
 
-        tell(plan_night(config), console)
+        tell(plan_run(config), console)
         return
-    from faceid_core.night.summary_rows import acceptance_line, closing_rows, remarks
+    from faceid_core.publish.summary_rows import acceptance_line, closing_rows, remarks
     from flows.console import ConsoleReporter, final_table
     from flows.stopping import watched
 
     with watched(), ConsoleReporter(console) as reporter:
-        night, finished = run_night(config, reporter)
-    console.print(final_table(closing_rows(night, finished.published)))
-    for remark in remarks(night, lambda account: account.identity_id):
+        run, finished = start_run(config, reporter)
+    console.print(final_table(closing_rows(run, finished.published)))
+    for remark in remarks(run, lambda account: account.identity_id):
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
-    for name, message in night.failures_common.items():
+    for name, message in run.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)
     comes_to = acceptance_line(finished.published.overall)
     if comes_to:
@@ -48,16 +48,16 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     raise click.exceptions.Exit(finished.exit_status)
 
 
-def run_night(config: NightlyConfig, reporter):
-    """Run a night with the executor that the configuration names; returns the night and how it ended."""
+def start_run(config: NightlyConfig, reporter):
+    """Run a run with the executor that the configuration names; returns the run and how it ended."""
     from flows.stopping import slow_to_leave
 
     if config.execution.executor == "inline":
-        from faceid_core.night.drive import drive_inline
-        from faceid_core.night.opening import open_night
+        from faceid_core.nightly import drive_inline
+        from faceid_core.run.opening import open_run
 
-        night = open_night(config, reporter)
-        return night, drive_inline(night)
+        run = open_run(config, reporter)
+        return run, drive_inline(run)
     reporter.note(_prefect_settings())
     slow_to_leave("Prefect and Ray")
     from flows.nightly import run_from_here

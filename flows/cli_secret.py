@@ -23,10 +23,10 @@ def init() -> None:
     click.echo(f"wrote {made.source} (mode 600), fingerprint {made.fingerprint}")
     click.echo(
         f"""
-Keep it before the first night:
+Keep it before the first run:
   1. Put the file's line into your secret manager now. A store works with the secret that it was made with and no
-     other: without it no night runs on the store, and no identity in it can be looked up or erased.
-  2. Give the same secret to every machine that runs nights or erases: as {VARIABLE}, or as this file.
+     other: without it no run runs on the store, and no identity in it can be looked up or erased.
+  2. Give the same secret to every machine that runs runs or erases: as {VARIABLE}, or as this file.
   3. Keep it out of the store, of repositories and of logs: it turns a list of ids into the store's keys.
 The fingerprint may be shown: store.json holds it, and faceid doctor compares it."""
     )

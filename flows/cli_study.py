@@ -1,4 +1,4 @@
-"""faceid study: one question about the method, answered by a night per variant."""
+"""faceid study: one question about the method, answered by a run per variant."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _usual(number: str) -> str:
     "--config",
     "config_file",
     type=click.Path(dir_okay=False),
-    help="YAML file of a night: what all variants share.",
+    help="YAML file of a run: what all variants share.",
 )
 @click.option(
     "--set",
@@ -66,7 +66,7 @@ def study(
 ) -> None:
     """Run every variant of STUDY on the same people and prompts, and compare them.
 
-    Each variant is an ordinary night, cached in the store: an interrupted study goes on where it stopped, and variants
+    Each variant is an ordinary run, cached in the store: an interrupted study goes on where it stopped, and variants
     that studies share are computed once. OUT gets STUDY.csv (a row per variant and person), STUDY.md and STUDY.svg;
     rows that an earlier session left there are kept, if they were measured with the same settings.
     """
@@ -89,7 +89,7 @@ def study(
         seeds=seeds or about.seeds,
         names=[each.strip() for each in variants.split(",") if each.strip()],
         out=Path(out),
-        run_night=lambda config: _run_night(config, console),
+        start_run=lambda config: _start_run(config, console),
         say=lambda text: console.print(text, markup=False, soft_wrap=True),
         table_only=table_only,
         fresh=fresh,
@@ -114,11 +114,11 @@ def _setting(text: str) -> tuple[str, object]:
         ) from None
 
 
-def _run_night(config: NightlyConfig, console: Console):
-    from flows.cli_run import run_night
+def _start_run(config: NightlyConfig, console: Console):
+    from flows.cli_run import start_run
     from flows.console import ConsoleReporter
     from flows.stopping import watched
 
     with watched(), ConsoleReporter(console) as reporter:
-        night, _ = run_night(config, reporter)
-    return night
+        run, _ = start_run(config, reporter)
+    return run

@@ -51,9 +51,9 @@ def draw(
     """Draw one person, or several together, in a prompt of your own, with the newest tokens that the store holds."""
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
-    from faceid_core.night.reading import newest_tokens
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
+    from faceid_core.run.reading import newest_tokens
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
@@ -139,7 +139,7 @@ def tokens(
     script_seed: int,
 ) -> None:
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
-    from faceid_core.night.reading import newest_tokens, open_with_secret
+    from faceid_core.run.reading import newest_tokens, open_with_secret
 
     target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":
@@ -206,7 +206,7 @@ def models() -> None:
 @models.command("lock")
 def lock() -> None:
     """Write models.lock anew from the shipped folders; every stage key that uses a changed model changes with it."""
-    from faceid_core.store.models_lock import SHIPPED, write_lock
+    from faceid_core.weights.lock import SHIPPED, write_lock
 
     folders = {folder.name: folder for folder in sorted(SHIPPED.parent.iterdir()) if folder.is_dir()}
     written = write_lock(SHIPPED, folders)

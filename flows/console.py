@@ -1,4 +1,4 @@
-"""What a person sees in the terminal while a night runs, and the table at its end."""
+"""What a person sees in the terminal while a run runs, and the table at its end."""
 
 from __future__ import annotations
 

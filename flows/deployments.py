@@ -21,28 +21,28 @@ TAG = "faceid"
 SCHEDULE = "faceid-cron"  # tells the schedule of --cron from those that are added on the server
 
 
-# Long enough for a run by hand to end, short enough for the night that begins at 22:00 to be over by morning.
+# Long enough for a run by hand to end, short enough for the run that begins at 22:00 to be over by morning.
 NIGHTLY_WAITS_MINUTES = 240.0
 
 
-def _night(config: NightlyConfig) -> dict[str, Any]:
+def _run(config: NightlyConfig) -> dict[str, Any]:
     return {"config": config.model_dump(mode="json")}
 
 
-def _waiting_night(config: NightlyConfig) -> dict[str, Any]:
+def _waiting_run(config: NightlyConfig) -> dict[str, Any]:
     """Started by a schedule: it waits for another use of the store, but not for ever, since somebody should know."""
     if config.run.on_busy == "share":
-        return _night(config)
+        return _run(config)
     minutes = config.run.busy_wait_minutes
     settings = {"run.on_busy": "wait"}
     if minutes is None:
         settings["run.busy_wait_minutes"] = NIGHTLY_WAITS_MINUTES
-    return _night(changed(config, settings, source="deployment"))
+    return _run(changed(config, settings, source="deployment"))
 
 
-def _patient_night(config: NightlyConfig) -> dict[str, Any]:
-    """Started by hand while a night may hold the store: it waits for its turn."""
-    return _night(changed(config, {"run.on_busy": "wait"}, source="deployment"))
+def _patient_run(config: NightlyConfig) -> dict[str, Any]:
+    """Started by hand while a run may hold the store: it waits for its turn."""
+    return _run(changed(config, {"run.on_busy": "wait"}, source="deployment"))
 
 
 def _place(config: NightlyConfig) -> dict[str, Any]:
@@ -72,10 +72,10 @@ class Offer:
 
 
 OFFERS = (
-    Offer("nightly", nightly, ("night",), _waiting_night),
-    Offer("personalize-one", personalize_one, ("by-hand",), _patient_night),
-    Offer("evaluate-only", evaluate_only, ("by-hand",), _patient_night),
-    Offer("study", study, ("by-hand",), _patient_night),
+    Offer("nightly", nightly, ("night",), _waiting_run),
+    Offer("personalize-one", personalize_one, ("by-hand",), _patient_run),
+    Offer("evaluate-only", evaluate_only, ("by-hand",), _patient_run),
+    Offer("study", study, ("by-hand",), _patient_run),
     Offer("erase", erase, ("maintenance",), _place),
     Offer("collect-garbage", collect_garbage, ("maintenance",), _place),
 )

@@ -12,12 +12,12 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.exported import MEASURED, DrawOptions, distil_tokens, measure
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.script import diffusers_script
-from faceid_core.night.beforehand import require_room
-from faceid_core.night.reading import newest_crop
 from faceid_core.personalize.export import is_exact, to_textual_inversion
 from faceid_core.personalize.token_word import require_token
 from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.plan.preflight import require_room
 from faceid_core.private import write_private
+from faceid_core.run.reading import newest_crop
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.weights import base_files, find_weights
 from flows.step_progress import StepProgress
@@ -117,7 +117,7 @@ def write_script(
     Raises:
         ConfigurationError: the prompt cannot be used, or the base model is a single file.
     """
-    from faceid_core.diffusion.describe import describe
+    from faceid_core.weights.describe import describe
 
     about, files = config.base_model, base_files(config)
     if files.checkpoint is not None:

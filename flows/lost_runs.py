@@ -29,7 +29,7 @@ _PAGE = 200  # what the server gives at once
 
 @dataclass(frozen=True)
 class StartedRun:
-    """A flow run's process, as another process can recognise it later.
+    """A flow run's process, as another process can recognize it later.
 
     Args:
         run_id: The flow run.

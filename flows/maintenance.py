@@ -10,7 +10,7 @@ from pydantic import Field
 from faceid_core.config import S3Config
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.reading import open_existing, open_with_secret
+from faceid_core.run.reading import open_existing, open_with_secret
 
 _SECONDS_PER_DAY = 86_400.0
 
@@ -37,7 +37,7 @@ class ErasureRequest(Section):
     confirm: str = Field(description="The same id once more: what is erased cannot be brought back.")
     wait: bool = Field(
         True,
-        description="Wait for the second sweep, which is due when no night can still hold the person's data; "
+        description="Wait for the second sweep, which is due when no run can still hold the person's data; "
         "otherwise the next collection of garbage does it.",
     )
 
@@ -67,7 +67,7 @@ def erase(person: ErasureRequest, place: StorePlace) -> State:
 
 def course_of_erasure(person: ErasureRequest, place: StorePlace) -> State:
     """Erase, and leave the receipt, which names the person by key."""
-    from faceid_core.night.erase import erase as erase_person
+    from faceid_core.upkeep.erase import erase as erase_person
 
     if person.confirm != person.identity_id:
         return Failed(message="confirm is not the identity id; nothing was erased")
@@ -93,8 +93,8 @@ def collect_garbage(what: CollectionRequest, place: StorePlace) -> State:
 
 def course_of_collection(what: CollectionRequest, place: StorePlace) -> State:
     """Collect, and leave a table of what was found; only a run that deletes also finishes erasures."""
-    from faceid_core.night.erase import finish_erasures
-    from faceid_core.store.gc import collect
+    from faceid_core.upkeep.erase import finish_erasures
+    from faceid_core.upkeep.gc import collect
 
     say = get_run_logger().info
     try:
@@ -111,7 +111,7 @@ def course_of_collection(what: CollectionRequest, place: StorePlace) -> State:
     done = "removed" if found.deleted else "to remove (nothing was: delete is off)"
     about = (
         f"{found.objects} objects, {sum(found.bytes.values())} bytes {done}; {found.kept_young} too young, "
-        f"{found.scopes_in_use} scopes in use by a night, {found.scopes_in_doubt} in doubt (faceid verify), "
+        f"{found.scopes_in_use} scopes in use by a run, {found.scopes_in_doubt} in doubt (faceid verify), "
         f"{len(finished)} erasures gone on with, {len(found.damaged)} damaged records"
     )
     create_table_artifact(table=rows, key="garbage", description=about)

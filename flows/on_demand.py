@@ -13,7 +13,7 @@ from pydantic import Field
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.night.one_person import OnePerson
+from faceid_core.run.one_person import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from flows.nightly import course_of_the_flow, run_from_here
 from flows.stopping import watched
@@ -42,12 +42,12 @@ class StudyRequest(Section):
 
 @flow(name="personalize-one", flow_run_name="personalize-one", persist_result=False)
 def personalize_one(person: OnePerson, config: NightlyConfig) -> State:
-    """Personalise one person now: photo in; tokens, pictures, scores and a page out."""
+    """Personalize one person now: photo in; tokens, pictures, scores and a page out."""
     return course_for_one(person, config)
 
 
 def course_for_one(person: OnePerson, config: NightlyConfig) -> State:
-    """A night of one person, who need not be in any manifest."""
+    """A run of one person, who need not be in any manifest."""
     identity = person.identity()
     settings = {"name": "personalize-one", "identities": "(one person)", "run.only": ()}
     return course_of_the_flow(
@@ -62,7 +62,7 @@ def evaluate_only(config: NightlyConfig) -> State:
 
 
 def course_of_evaluation(config: NightlyConfig) -> State:
-    """A night that teaches nobody; it is compared with evaluations, not with nights."""
+    """A run that teaches nobody; it is compared with evaluations, not with runs."""
     return course_of_the_flow(
         changed(config, {"name": "evaluate-only"}, source="evaluate-only"), learned_only=True
     )
@@ -70,7 +70,7 @@ def course_of_evaluation(config: NightlyConfig) -> State:
 
 @flow(name="study", flow_run_name="study-{request.study}", persist_result=False)
 def study(request: StudyRequest, config: NightlyConfig) -> State:
-    """Answer one question about the method: a night for each variant, on people no training saw; then a page."""
+    """Answer one question about the method: a run for each variant, on people no training saw; then a page."""
     return course_of_a_study(request, config)
 
 
@@ -91,7 +91,7 @@ def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
                 seeds=request.seeds or about.seeds,
                 names=request.variants,
                 out=Path(request.out),
-                run_night=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
+                start_run=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
                 say=log.info,
                 fresh=request.fresh,
             )

@@ -1,4 +1,4 @@
-"""Prefect's runner as `faceid serve` needs it: its runs are ended as an interruption ends a night, and remembered."""
+"""Prefect's runner as `faceid serve` needs it: its runs are ended as an interruption ends a run, and remembered."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class ServingRunner(Runner):
             await remove(run_id)
 
         async def kill_patiently(run_id, grace_seconds: float = STOP_SECONDS, *, force: bool = False) -> None:
-            # Cancelled from the UI: Prefect's half minute may be too short for a night's rows.
+            # Cancelled from the UI: Prefect's half minute may be too short for a run's rows.
             await kill(run_id, max(grace_seconds, STOP_SECONDS), force=force)
 
         manager.add, manager.remove, manager.kill = add_and_remember, remove_and_forget, kill_patiently

@@ -1,4 +1,4 @@
-"""How a command is stopped: SIGTERM and SIGHUP do what Ctrl-C does, and a night's account stands before the process ends.
+"""How a command is stopped: SIGTERM and SIGHUP do what Ctrl-C does, and a run's account stands before the process ends.
 
 The first signal interrupts. The second is left alone, since the account is being written; the third ends the process at
 once. See docs/design/night.md, "Stopped by a signal".
@@ -52,7 +52,7 @@ def stopped_like_ctrl_c():
 
 @contextmanager
 def watched():
-    """Run nights in a block, and see that a signal ends them within bounds and with their account written.
+    """Run runs in a block, and see that a signal ends them within bounds and with their account written.
 
     A signal raises an exception in the main thread, which usually does all that is needed. But it may be deep in
     Prefect's client then, which waits for a server that was stopped as well; or in one long computation. So the account
@@ -109,14 +109,14 @@ class _Watch:
             os.close(descriptor)
 
     def _see_to_the_end(self) -> None:
-        nights = sys.modules.get("faceid_core.night.interrupted")  # imported by whatever opens one
-        open_nights = list(nights.OPEN.values()) if nights else []
+        runs = sys.modules.get("faceid_core.publish.interrupted")  # imported by whatever opens one
+        open_runs = list(runs.OPEN.values()) if runs else []
         arrived = time.monotonic() + ARRIVE_SECONDS
-        while any(not night.cancelled.is_set() for night in open_nights):
+        while any(not run.cancelled.is_set() for run in open_runs):
             if time.monotonic() > arrived or self._over.wait(0.05):
                 break
-        for night in open_nights:
-            nights.leave_account(night, KeyboardInterrupt(self._stopped))
+        for run in open_runs:
+            runs.leave_account(run, KeyboardInterrupt(self._stopped))
         if not self._over.wait(LINGER_SECONDS):
             _say(INTERRUPTED)
             end_now(EXIT_INTERRUPTED)
@@ -149,7 +149,7 @@ def leave(code: int) -> None:
     """End the process with this exit status; what Prefect and Ray still want to do at its end has a bound."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    unseen, executors = sys.modules.get("tasks.unseen"), sys.modules.get("faceid_core.night.executor")
+    unseen, executors = sys.modules.get("tasks.unseen"), sys.modules.get("faceid_core.run.executor")
     if (unseen and unseen.was_out_of_reach()) or (executors and executors.left_behind()):
         end_now(code)
     if _slow_to_leave:

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.executor import OnDone, Stop, Tick, Usage, batches, may_try_again, not_reached
+from faceid_core.run.executor import OnDone, Stop, Tick, Usage, batches, may_try_again, not_reached
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import StageActor
@@ -111,7 +111,7 @@ class RayPool:
             )
 
     def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
-        """See faceid_core.night.executor.Executor. Several threads may call this at once.
+        """See faceid_core.run.executor.Executor. Several threads may call this at once.
 
         Raises:
             Exception: what `on_done` or `tick` raised first; works without an outcome are then the caller's.
@@ -231,7 +231,7 @@ class RayPool:
                 return
 
     def usage(self) -> Usage:
-        """See faceid_core.night.executor.Executor."""
+        """See faceid_core.run.executor.Executor."""
         each = [workers.usage() for workers in (self._workers, self._light) if workers is not None]
         idle = tuple(share for usage in each for share in usage.idle)
         return Usage(idle, sum(usage.replaced for usage in each))

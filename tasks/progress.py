@@ -1,4 +1,4 @@
-"""The progress bar of a night in the Prefect UI."""
+"""The progress bar of a run in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from faceid_core.night.night import Night
+from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.work import Done
 
@@ -18,7 +18,7 @@ POST_SECONDS = 5.0
 
 
 class ProgressReporter:
-    """Listens to a night beside its own reporter and keeps a progress artifact; used in a `with` statement.
+    """Listens to a run beside its own reporter and keeps a progress artifact; used in a `with` statement.
 
     Every stage counts the same; within a stage, the share of the results to compute that have their outcome. The
     artifact is written by a thread of its own, so that a slow Prefect server holds nobody up, and a failing one is
@@ -28,8 +28,8 @@ class ProgressReporter:
         night: Its reporter is this one until the `with` ends.
     """
 
-    def __init__(self, night: Night):
-        self._night, self._inner = night, night.reporter
+    def __init__(self, run: Run):
+        self._run, self._inner = run, run.reporter
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._total: dict[str, int] = {}
         self._settled: Counter = Counter()
@@ -40,20 +40,20 @@ class ProgressReporter:
         self._posted = (0.0, "")
 
     def __enter__(self) -> ProgressReporter:
-        self._night.reporter = self
+        self._run.reporter = self
         try:
             self._artifact = create_progress_artifact(
-                0.0, key="progress", description=f"Run {self._night.run_id}"
+                0.0, key="progress", description=f"Run {self._run.run_id}"
             )
         except Exception as error:  # a courtesy
-            self._log.warning("run %s: no progress in Prefect: %s", self._night.run_id, error)
+            self._log.warning("run %s: no progress in Prefect: %s", self._run.run_id, error)
             return self
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._keep_posting,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._night.reporter = self._inner
+        self._run.reporter = self._inner
         self._ended.set()
         self._post()
 
@@ -84,7 +84,7 @@ class ProgressReporter:
         self._inner.note(text)
 
     def progress(self) -> tuple[float, str]:
-        """Per cent of the night, and where it is in words."""
+        """Per cent of the run, and where it is in words."""
         with self._lock:
             per_cent = 100 * sum(self._share(stage) for stage in STAGES) / len(STAGES)
             settled, total = self._settled[self._stage], self._total.get(self._stage, 0)
@@ -92,7 +92,7 @@ class ProgressReporter:
         where = (
             f"{self._stage}, stage {number} of {len(STAGES)}: {settled} of {total} results have their outcome"
         )
-        return round(per_cent, 1), f"Run {self._night.run_id}: {where}"
+        return round(per_cent, 1), f"Run {self._run.run_id}: {where}"
 
     def _share(self, stage: str) -> float:
         total = self._total.get(stage)
@@ -118,7 +118,7 @@ class ProgressReporter:
             update_progress_artifact(self._artifact, now[0], description=now[1])
             self._posted = now
         except Exception as error:  # a courtesy
-            self._log.warning("run %s: its progress in Prefect stands still: %s", self._night.run_id, error)
+            self._log.warning("run %s: its progress in Prefect stands still: %s", self._run.run_id, error)
             self._artifact = None
             return False
         return True

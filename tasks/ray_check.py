@@ -1,4 +1,4 @@
-"""What Ray has to offer a night: the doctor's check of the cluster."""
+"""What Ray has to offer a run: the doctor's check of the cluster."""
 
 from __future__ import annotations
 

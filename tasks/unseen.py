@@ -1,4 +1,4 @@
-"""A stage without Prefect: what a night does when the server is out of reach for longer than the client waits."""
+"""A stage without Prefect: what a run does when the server is out of reach for longer than the client waits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 import httpx
 from prefect.exceptions import ObjectNotFound
 
-from faceid_core.night.executor import Executor
-from faceid_core.night.night import Night
+from faceid_core.run.executor import Executor
+from faceid_core.run.state import Run
 from tasks.stage_tasks import MISSES
 
 log = logging.getLogger(__name__)
@@ -19,10 +19,10 @@ OUT_OF_REACH = (httpx.HTTPError, ObjectNotFound)
 _told: list[str] = []
 
 
-def say_out_of_reach(night: Night, what: str, error: object) -> None:
+def say_out_of_reach(run: Run, what: str, error: object) -> None:
     """Log that something went on without Prefect, and remember that it did."""
     _told.append(what)
-    log.warning("run %s: %s goes on unseen, Prefect is out of reach: %s", night.run_id, what, error)
+    log.warning("run %s: %s goes on unseen, Prefect is out of reach: %s", run.run_id, what, error)
 
 
 def was_out_of_reach() -> bool:
@@ -30,17 +30,17 @@ def was_out_of_reach() -> bool:
     return bool(_told)
 
 
-def run_unseen(night: Night, stage: str, open_executor: Callable[[], Executor], error: object) -> None:
+def run_unseen(run: Run, stage: str, open_executor: Callable[[], Executor], error: object) -> None:
     """Run what is left of a stage; whatever its sub-flow finished is a hit by now.
 
     Args:
-        night: The night.
+        night: The run.
         stage: One of STAGES.
         open_executor: Gives the run's executor.
         error: How Prefect failed.
     """
-    say_out_of_reach(night, stage, error)
-    MISSES.pop((night.run_id, stage), None)
-    works = night.lookup(stage)
+    say_out_of_reach(run, stage, error)
+    MISSES.pop((run.run_id, stage), None)
+    works = run.lookup(stage)
     if works:
-        night.execute(stage, works, open_executor())
+        run.execute(stage, works, open_executor())

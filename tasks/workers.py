@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.executor import Clock, Usage
+from faceid_core.run.executor import Clock, Usage
 from faceid_core.stages.models import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Workers:
         return len(self._clocks)
 
     def usage(self) -> Usage:
-        """See `faceid_core.night.executor.Executor`."""
+        """See `faceid_core.run.executor.Executor`."""
         with self._lock:
             return Usage(tuple(clock.idle for clock in self._clocks.values()), self.replaced)
 
@@ -252,7 +252,7 @@ def start_ray(configured: str, run_id: str) -> threading.Event:
 
     def start_and_stay() -> None:
         try:
-            with _without("SIGTERM handler is not set"):  # whoever runs the night has set its own
+            with _without("SIGTERM handler is not set"):  # whoever runs the run has set its own
                 _init_ray(address, run_id)
         except BaseException as error:
             answer.put(error)

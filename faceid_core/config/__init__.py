@@ -1,4 +1,4 @@
-"""The configuration of a night: `NightlyConfig`, parsed once at the edge and frozen afterwards.
+"""The configuration of a run: `NightlyConfig`, parsed once at the edge and frozen afterwards.
 
 Only light modules are imported here, so that `faceid run --help` needs neither torch nor prefect.
 """

@@ -37,7 +37,7 @@ class FacesConfig(Section):
     )
     parser: Literal["grabcut", "ellipse", "segformer"] = Field(
         "grabcut",
-        description="For photographs: what labels the pixels. grabcut (landmarks and colour) and ellipse (landmarks) "
+        description="For photographs: what labels the pixels. grabcut (landmarks and color) and ellipse (landmarks) "
         "need no weights and are rough; segformer is a network for face parsing.",
     )
     parser_source: str = Field(

@@ -15,17 +15,17 @@ Metric = Literal[
     "identity", "detection", "concepts", "image_text", "attention", "leakage",
     "identity_second", "image_text_second", "diversity", "attributes",
 ]  # fmt: skip
-Recogniser = Literal[
+Recognizer = Literal[
     "Dlib", "SFace", "ArcFace", "GhostFaceNet", "Facenet", "Facenet512", "VGG-Face", "OpenFace"
 ]
 Clip = Literal["ViT-B/32", "ViT-L/14"]
-StageName = Literal["detect", "parse", "mask", "personalise", "generate", "score"]
+StageName = Literal["detect", "parse", "mask", "personalize", "generate", "score"]
 
 
 # Metrics that ask models which no miniature set has.
 _OF_PHOTOGRAPHS = ("identity_second", "image_text_second", "diversity", "attributes")
 # Fields of `ScoreConfig` that other sets do not read.
-PHOTOGRAPH_FIELDS = ("recognisers", "clips", "selection_recogniser", "selection_clip")
+PHOTOGRAPH_FIELDS = ("recognizers", "clips", "selection_recognizer", "selection_clip")
 
 
 class BaseModelConfig(Section):
@@ -109,11 +109,11 @@ class ScoreConfig(Section):
         le=256,
         description="People whom the base model knows, drawn as the ceiling (0: no ceiling).",
     )
-    recognisers: tuple[Recogniser, ...] = Field(
+    recognizers: tuple[Recognizer, ...] = Field(
         ("Dlib",),
         min_length=1,
         max_length=2,
-        description="Of photographs: the face recogniser of identity and, if two are named, that of identity_second, "
+        description="Of photographs: the face recognizer of identity and, if two are named, that of identity_second, "
         "by their DeepFace names. Dlib needs the extra 'dlib', which `make` installs.",
     )
     clips: tuple[Clip, ...] = Field(
@@ -123,8 +123,8 @@ class ScoreConfig(Section):
         description="Of photographs: the CLIP model of image_text and diversity and, if two are named, that of "
         "image_text_second.",
     )
-    selection_recogniser: Recogniser = Field(
-        "SFace", description="Of photographs-selection: its recogniser, never one of recognisers."
+    selection_recognizer: Recognizer = Field(
+        "SFace", description="Of photographs-selection: its recognizer, never one of recognizers."
     )
     selection_clip: Clip = Field(
         "ViT-L/14", description="Of photographs-selection: its CLIP model, never one of clips."
@@ -143,14 +143,14 @@ class ScoreConfig(Section):
             if only:
                 raise ValueError(f"metrics {', '.join(only)} need scorers: photographs")
             return self
-        shared = {self.selection_recogniser, self.selection_clip} & {*self.recognisers, *self.clips}
+        shared = {self.selection_recognizer, self.selection_clip} & {*self.recognizers, *self.clips}
         if self.scorers == "photographs-selection" and shared:
             raise ValueError(
                 f"{', '.join(sorted(shared))} would both choose settings and report on them; name another "
-                "selection_recogniser or selection_clip, or take it out of recognisers or clips"
+                "selection_recognizer or selection_clip, or take it out of recognizers or clips"
             )
         for field, chosen, metric in (
-            ("recognisers", self.recognisers, "identity_second"),
+            ("recognizers", self.recognizers, "identity_second"),
             ("clips", self.clips, "image_text_second"),
         ):
             selecting = self.scorers == "photographs-selection"
@@ -206,7 +206,7 @@ class ExecutionConfig(Section):
         ge=1,
         le=1000,
         description="Results to compute in one Prefect task run: one per person and stage, in score one per metric. "
-        "In personalise rounded up to a multiple of personalize.slots.",
+        "In personalize rounded up to a multiple of personalize.slots.",
     )
     journal_seconds: float = Field(
         30.0,
@@ -238,7 +238,7 @@ class RunConfig(Section):
     )
     on_busy: Literal["wait", "refuse", "share"] = Field(
         "refuse",
-        description="When another night runs on this store: wait for its end, refuse to start, or share the work: "
+        description="When another run runs on this store: wait for its end, refuse to start, or share the work: "
         "both run, and neither learns or draws whom the other is at.",
     )
     busy_wait_minutes: float | None = Field(
@@ -256,9 +256,9 @@ class RunConfig(Section):
     )
     finish_by: dt.time | None = Field(
         None,
-        description="Local time after which nobody is started on a stage up to personalise. Whoever has tokens by "
+        description="Local time after which nobody is started on a stage up to personalize. Whoever has tokens by "
         "then is still drawn, scored and published, so the run ends later than this. Read from the machine's clock "
-        "whenever somebody is to be started: one that is set in the night moves it.",
+        "whenever somebody is to be started: one that is set in the run moves it.",
     )
     timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
     report_url: str = Field(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .describe import MINIATURE, Description
+from faceid_core.weights.describe import MINIATURE, Description
 
 __all__ = ["MINIATURE", "BaseModel", "Description", "load_base_model"]
 

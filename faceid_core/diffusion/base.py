@@ -1,4 +1,4 @@
-"""BaseModel: a frozen text-to-image network, taken apart into what personalisation and drawing use."""
+"""BaseModel: a frozen text-to-image network, taken apart into what personalization and drawing use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn import functional as F
 
 from faceid_core.errors import ConfigurationError, UnusableWeights
+from faceid_core.weights.base_model import BaseFiles, find_base
+from faceid_core.weights.describe import MINIATURE, POOLING, Description, describe
 
 from .cpu_attention import SelfAttention, needs_float32
-from .describe import MINIATURE, POOLING, Description, describe
 from .parts import load_parts
-from .sources import BaseFiles, find_base
 
 _DECODED_PIXELS = 2**21
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -21,9 +21,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import MissingWeights
+from faceid_core.weights.base_model import BaseFiles
+from faceid_core.weights.describe import POOLING, Description, weights_variant
 
-from .describe import POOLING, Description, weights_variant
-from .sources import BaseFiles
 from .token_count import require_tokenizer
 
 

@@ -1,6 +1,6 @@
 """How many tokens a text takes in a base model, from its tokenizers' files alone: no model library is imported.
 
-The driver of a night asks before anything is learned, and a cached night must start in a second; `transformers` alone
+The driver of a run asks before anything is learned, and a cached run must start in a second; `transformers` alone
 takes that long to import. What is counted here is what its `CLIPTokenizer` makes of the same files.
 """
 

@@ -1,4 +1,4 @@
-"""What a night will take: from earlier results in the store, or else from a short measurement here."""
+"""What a run will take: from earlier results in the store, or else from a short measurement here."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from faceid_core.config import NightlyConfig
-from faceid_core.night.planning import NightPlan
+from faceid_core.plan.planning import RunPlan
 from faceid_core.stages.plan import Plan
 
 from .finding import Finding
 
 # Without figures for these an estimate says nothing.
-_LONG_STAGES = ("personalise", "generate")
+_LONG_STAGES = ("personalize", "generate")
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Expected:
 
 
 def expectation(
-    planned: NightPlan,
+    planned: RunPlan,
     *,
     workers: int,
     cost_per_hour: float | None = None,
     measure: Callable[[NightlyConfig, Plan, int], Expected] | None = None,
 ) -> Iterator[Finding]:
-    """How long the night takes for whoever is not cached, and what it costs.
+    """How long the run takes for whoever is not cached, and what it costs.
 
     Args:
         planned: what is cached and what is not.
@@ -64,7 +64,7 @@ def expectation(
     cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
     wall = _duration(expected.worker_seconds / max(1, workers))
     found = f"{people} of {len(planned.accounts)} people to compute: about {wall} on {workers} worker(s)"
-    yield Finding("the whole night", "ok", f"{found}, {hours:.2f} worker hours{cost}")
+    yield Finding("the whole run", "ok", f"{found}, {hours:.2f} worker hours{cost}")
 
 
 def _duration(seconds: float) -> str:
@@ -73,14 +73,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _to_do(planned: NightPlan) -> int:
+def _to_do(planned: RunPlan) -> int:
     """People who lack a result."""
     lacking = {miss.subject for row in planned.stages for miss in row.misses}
     lacking |= {subject for row in planned.stages for subject in row.waiting}
     return len(lacking & set(planned.accounts))
 
 
-def from_results(planned: NightPlan) -> Expected | None:
+def from_results(planned: RunPlan) -> Expected | None:
     """Earlier results of this store, by the size of the work; None if none tells of training or drawing."""
     estimate = planned.estimate
     if not estimate.seconds or {*_LONG_STAGES} & {*estimate.unknown}:
@@ -121,11 +121,11 @@ def _training_seconds(base: Any, method: Any, slots: int, samples_at_once: int) 
     from faceid_core.personalize.trainer import personalize
 
     side = base.description.resolution
-    grey = np.full((side, side, 3), 127, np.uint8)
+    gray = np.full((side, side, 3), 127, np.uint8)
     mask = np.zeros((side, side), np.float32)
     mask[side // 4 : side // 2, side // 4 : side // 2] = 1
     photos = [
-        TrainingPhoto(f"calibration-{n}", f"{n:064x}", grey, mask, np.ones((side, side), bool), "person")
+        TrainingPhoto(f"calibration-{n}", f"{n:064x}", gray, mask, np.ones((side, side), bool), "person")
         for n in range(slots)
     ]
 

@@ -15,7 +15,7 @@ class Finding:
 
     Args:
         check: what was looked at.
-        state: ok; warn: the night can run, but look; fail: it cannot.
+        state: ok; warn: the run can run, but look; fail: it cannot.
         found: what was seen.
         advice: what to do about it; empty where nothing is to be done.
     """
@@ -34,7 +34,7 @@ def guarded(check: str, examine: Callable[[], Iterable[Finding]]) -> list[Findin
         return [Finding(check, "fail", str(error), "see the message")]
     except Exception as error:  # a library's own: the doctor must not fall ill itself
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        return [Finding(check, "fail", said, "the check itself broke; the night would meet the same")]
+        return [Finding(check, "fail", said, "the check itself broke; the run would meet the same")]
 
 
 def as_records(findings: Iterable[Finding]) -> list[dict]:

@@ -13,15 +13,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.errors import FaceidError
 from faceid_core.stages.weights import base_files
 from faceid_core.store.folder import folder_of
+from faceid_core.weights.describe import MINIATURE
 
 from .finding import Finding
 
 PACKAGE = "faceid"
-# Room for the process and its activations beside the weights. A rule of thumb: the doctor warns, a night decides.
+# Room for the process and its activations beside the weights. A rule of thumb: the doctor warns, a run decides.
 _LEAST_FREE_SHARE = 1.2
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LEAST_FREE_DISK_BYTES = 2_000_000_000

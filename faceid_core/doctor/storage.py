@@ -10,7 +10,7 @@ from threading import Barrier
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import Conflict
-from faceid_core.night.opening import is_shared
+from faceid_core.run.opening import is_shared
 from faceid_core.stages.models import open_configured_store
 from faceid_core.store import FolderStore, ObjectStore
 from faceid_core.store.layout import check_secret, exists, read_layout
@@ -26,11 +26,11 @@ ROUNDS = 10
 
 
 def storage(config: NightlyConfig) -> Iterator[Finding]:
-    """Everything that a night asks of its store."""
+    """Everything that a run asks of its store."""
     store = open_configured_store(config.store, config.s3.model_dump())
     refuse_unfit_for_tables(store)
     there = exists(store)
-    yield Finding("store", "ok", f"{store.url}: {'there' if there else 'will be made by the first night'}")
+    yield Finding("store", "ok", f"{store.url}: {'there' if there else 'will be made by the first run'}")
     yield from _secret(config, store, there)
     if isinstance(store, FolderStore) and store.root.exists():
         yield from folder(store)
@@ -50,11 +50,11 @@ def _secret(config: NightlyConfig, store: ObjectStore, exists: bool) -> Iterator
             Finding(
                 "identity secret",
                 "fail",
-                "there is none, and a store that others share is never given one unasked: the first night refuses",
+                "there is none, and a store that others share is never given one unasked: the first run refuses",
                 f"make it once with faceid secret init, or set {VARIABLE}",
             )
             if shared
-            else Finding("identity secret", "ok", f"the first night makes it, in {secret_file()}")
+            else Finding("identity secret", "ok", f"the first run makes it, in {secret_file()}")
         )
         return
     secret = IdentitySecret.load(config.store, make=False)
@@ -132,7 +132,7 @@ def _plain(store: ObjectStore, name: str) -> Finding:
             "see the store",
         )
     state = "ok" if seconds < 3 else "warn"
-    advice = "" if state == "ok" else "a slow store makes a cached night slow; look at the network"
+    advice = "" if state == "ok" else "a slow store makes a cached run slow; look at the network"
     return Finding(
         "store: read and write", state, f"write, read and list 64 KB in {seconds * 1000:.0f} ms", advice
     )
@@ -185,5 +185,5 @@ def _together(act: Callable[[int], bool]) -> list[bool]:
 
 def _unsafe(what: str, found: str) -> Finding:
     return Finding(
-        f"store: {what}", "fail", found, "this store is not safe for a night: use AWS S3, or a local folder"
+        f"store: {what}", "fail", found, "this store is not safe for a run: use AWS S3, or a local folder"
     )

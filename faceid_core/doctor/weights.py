@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE
-from faceid_core.miniature.scorer_sets import SELECTION, SETS
 from faceid_core.stages.weights import base_files, shipped_lock
-from faceid_core.store.models_lock import SHIPPED, ModelsLock
+from faceid_core.weights.describe import MINIATURE
 from faceid_core.weights.locate import LOCK
+from faceid_core.weights.lock import SHIPPED, ModelsLock
+from faceid_core.weights.miniature_sets import SELECTION, SETS
 from faceid_core.weights.needs import needs_of
 
 from .finding import Finding

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceid_core.weights.catalogue import ATTRIBUTES
+from faceid_core.weights.catalog import ATTRIBUTES
 from faceid_core.weights.deepface_files import find_files, forget, serving
 
 from .photographs import VERSIONS

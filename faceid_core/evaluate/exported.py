@@ -57,7 +57,7 @@ def distil_tokens(
     """Distil a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
 
     Args:
-        steps: optimiser steps.
+        steps: optimizer steps.
         vectors: token positions of the result; as many as the tokens' by default.
         progress: called with what is under way, how many steps of it are done, and of how many.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from faceid_core.faces.align import transform_points
-from faceid_core.faces.classes import INDEX, REGIONS
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.align import transform_points
+from faceid_core.geometry.classes import INDEX, REGIONS
+from faceid_core.geometry.protocols import Face
 
 # Hair belongs to how a person looks, and parsers label beards as hair: the placeholder may look there.
 ATTENTION_REGION = "face_hair"
@@ -35,11 +35,11 @@ def moved_face(face: Face, transform: np.ndarray) -> Face:
 
 def _brought_back(mask: np.ndarray, transform: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A mask of a crop as a mask [h, w] of the picture, from which `transform` led to the crop."""
-    # OpenCV counts from pixel centres, transforms of `faces.align` from pixel corners.
-    centred = transform.copy()
-    centred[:, 2] += transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    # OpenCV counts from pixel centers, transforms of `geometry.align` from pixel corners.
+    centered = transform.copy()
+    centered[:, 2] += transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
     height, width = shape
-    return cv2.warpAffine(mask, centred, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(mask, centered, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def outside_share(attention_map: np.ndarray, mask: np.ndarray) -> float | None:

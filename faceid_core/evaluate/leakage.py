@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.protocols import Face
 
 from .grid import Prompt
 from .pictures import Close, Pictures, close_up, largest_face
@@ -24,16 +24,16 @@ from .shards import ShardRow
 
 PARTS = ("clothes", "background", "framing", "position")
 
-# Colours nearer than this (CIE 1976 distance in L*a*b*) are one wall's; a wall's own shading differs by up to 6.
-SAME_COLOUR = 10.0
-# The background came back if this share of what is background in both has the photo's colour.
+# Colors nearer than this (CIE 1976 distance in L*a*b*) are one wall's; a wall's own shading differs by up to 6.
+SAME_COLOR = 10.0
+# The background came back if this share of what is background in both has the photo's color.
 SAME_SHARE = 0.5
 # Below this share of the crop there is too little background in common to judge.
 LEAST_BACKGROUND = 0.05
 # Faces whose heights (shares of the picture's) differ by less than this factor are framed alike; a close-up and
 # a half figure of the miniature differ by 1.6.
 SAME_FRAMING = 1.25
-# Face centres nearer than this, in picture sides, are at one place.
+# Face centers nearer than this, in picture sides, are at one place.
 SAME_PLACE = 0.02
 
 _CLOSE_UP_WORDS = re.compile(r"\b(face|close-up|portrait|headshot)\b")
@@ -112,7 +112,7 @@ def _clothes(seen: Seen, photo: Photo) -> Judged:
 
 
 def _background(seen: Seen, photo: Photo) -> Judged:
-    """Whether the picture's background has the photo's colours, beside the head where both have background."""
+    """Whether the picture's background has the photo's colors, beside the head where both have background."""
     if photo.close is None:
         return None, "no face with eyes in the photo"
     if seen.close is None:
@@ -124,8 +124,8 @@ def _background(seen: Seen, photo: Photo) -> Judged:
     if common.mean() < LEAST_BACKGROUND:
         return None, "too little background"
     distances = np.linalg.norm(_lab(photo.close.crop)[common] - _lab(seen.close.crop)[common], axis=-1)
-    came_back = (distances < SAME_COLOUR).mean() >= SAME_SHARE
-    return float(came_back), "the photo's colours" if came_back else "other colours"
+    came_back = (distances < SAME_COLOR).mean() >= SAME_SHARE
+    return float(came_back), "the photo's colors" if came_back else "other colors"
 
 
 def _framing(seen: Seen, photo: Photo) -> Judged:
@@ -142,10 +142,10 @@ def _framing(seen: Seen, photo: Photo) -> Judged:
 
 
 def _position(seen: Seen, photo: Photo) -> Judged:
-    """Whether the face's centre lies where it lies in the photo."""
+    """Whether the face's center lies where it lies in the photo."""
     if photo.face is None or seen.face is None:
         return None, "no face in the photo" if photo.face is None else "no face"
-    away = np.subtract(_centre(seen.face, seen.row.image.shape[:2]), _centre(photo.face, photo.shape))
+    away = np.subtract(_center(seen.face, seen.row.image.shape[:2]), _center(photo.face, photo.shape))
     came_back = np.hypot(*away) <= SAME_PLACE
     return float(came_back), "the same place" if came_back else "elsewhere"
 
@@ -165,7 +165,7 @@ def _sizes(seen: Seen, photo: Photo) -> tuple[float, float] | str:
     return seen.face.height / seen.row.image.shape[0], photo.face.height / photo.shape[0]
 
 
-def _centre(face: Face, shape: tuple[int, int]) -> tuple[float, float]:
+def _center(face: Face, shape: tuple[int, int]) -> tuple[float, float]:
     """The middle of a face's box as shares of the picture's width and height."""
     x0, y0, x1, y1 = face.box
     return (x0 + x1) / 2 / shape[1], (y0 + y1) / 2 / shape[0]

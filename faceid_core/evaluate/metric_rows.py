@@ -64,7 +64,7 @@ def write_scores(rows: Sequence[MetricRow]) -> bytes:
 
 def read_scores(data: bytes) -> list[MetricRow]:
     """The rows of `write_scores`."""
-    # A night reads thousands of these: as a dataset each would take three times as long.
+    # A run reads thousands of these: as a dataset each would take three times as long.
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
         raise ValueError("these bytes are not scores of format 1")

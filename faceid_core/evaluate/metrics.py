@@ -27,16 +27,16 @@ __all__ = ["METRICS", "Context", "Metric", "MetricRow", "read_scores", "score", 
 def identity(pictures: Pictures, context: Context) -> list[MetricRow]:
     """Cosine of the face in the picture and the face in the reference photo.
 
-    Where the recogniser says from which cosine it takes two faces for one person's, rows named
+    Where the recognizer says from which cosine it takes two faces for one person's, rows named
     `identity:accepted` hold 1 for those and 0 for others.
     """
     return _identity(pictures, context, "identity")
 
 
 def identity_second(pictures: Pictures, context: Context) -> list[MetricRow]:
-    """The same by the second recogniser; rows `identity_second:accepted` as there."""
+    """The same by the second recognizer; rows `identity_second:accepted` as there."""
     if pictures.second is None:
-        return [_row(row, "identity_second", None, "there is no second recogniser") for row in pictures.rows]
+        return [_row(row, "identity_second", None, "there is no second recognizer") for row in pictures.rows]
     return _identity(pictures.second, context, "identity_second")
 
 
@@ -46,7 +46,7 @@ def _identity(pictures: Pictures, context: Context, name: str) -> list[MetricRow
     target = embed_reference(pictures.scorers, context.reference)
     if target is None:
         return [_row(row, name, None, NO_REFERENCE_FACE) for row in pictures.rows]
-    acceptance = getattr(pictures.scorers.recogniser, "acceptance", None)
+    acceptance = getattr(pictures.scorers.recognizer, "acceptance", None)
     found = []
     for row, face, vector in zip(pictures.rows, pictures.faces, pictures.embeddings, strict=True):
         if np.isnan(vector).any():
@@ -222,13 +222,13 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "identity": Metric(1, identity, ("detector", "recogniser"), needs_reference=True),
+    "identity": Metric(1, identity, ("detector", "recognizer"), needs_reference=True),
     "detection": Metric(1, detection, ("detector",), detector_of_photos=True),
     "concepts": Metric(1, concepts, ("image_text",)),
     "image_text": Metric(1, image_text, ("image_text",)),
     "attention": Metric(1, attention, ("detector", "parser")),
     "leakage": Metric(1, leakage, ("detector", "parser", "image_text"), needs_reference=True),
-    "identity_second": Metric(1, identity_second, ("detector", "second_recogniser"), needs_reference=True),
+    "identity_second": Metric(1, identity_second, ("detector", "second_recognizer"), needs_reference=True),
     "image_text_second": Metric(1, image_text_second, ("second_image_text",)),
     "diversity": Metric(1, diversity, ("embedder",)),
     "attributes": Metric(1, attributes, ("detector", "attributes"), needs_reference=True),

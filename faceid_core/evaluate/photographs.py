@@ -1,7 +1,7 @@
 """The two sets of scorers for photographs: which model plays which role, and how they are put together.
 
 `photographs` reports; `photographs-selection` may choose settings. What one of them asks the other does not: the
-configuration refuses a recogniser or a CLIP in both. Faces are found, and crops parsed, by the models that prepared
+configuration refuses a recognizer or a CLIP in both. Faces are found, and crops parsed, by the models that prepared
 the photos; none of these is trained on anybody here.
 """
 
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceid_core.store.keys import canonical_json, sha256_hex
-from faceid_core.store.models_lock import DamagedWeights
-from faceid_core.weights.catalogue import ATTRIBUTES, CLIPS, RECOGNISERS, KnownModel
+from faceid_core.weights.catalog import ATTRIBUTES, CLIPS, RECOGNIZERS, KnownModel
 from faceid_core.weights.locate import WeightsPlace, digest_of, entry_of, files_of
+from faceid_core.weights.lock import DamagedWeights
 
 if TYPE_CHECKING:
-    from faceid_core.faces.protocols import FaceDetector, FaceParser
+    from faceid_core.geometry.protocols import FaceDetector, FaceParser
 
     from .scorers import Scorers
 
 REPORTING, SELECTION = "photographs", "photographs-selection"
 SETS = (REPORTING, SELECTION)
-# Raised when the same files would give other values: when crops, normalisation or preprocessing change.
-VERSIONS = {"recogniser": 1, "clip": 1, "attributes": 1}
+# Raised when the same files would give other values: when crops, normalization or preprocessing change.
+VERSIONS = {"recognizer": 1, "clip": 1, "attributes": 1}
 # Side of the crops in which the background is compared with the photo's.
 PARSER_PIXELS = 256
 # Metrics of the miniature's sets ask their image-text scorer what it sees; nothing names concepts in photographs.
@@ -40,21 +40,21 @@ class Chosen:
 
     Args:
         name: of the set, one of `SETS`.
-        recognisers: one or two of DeepFace's names; the second one's values stand beside the first one's.
+        recognizers: one or two of DeepFace's names; the second one's values stand beside the first one's.
         clips: one or two of CLIP's names.
         place: where their weights lie.
     """
 
     name: str
-    recognisers: tuple[str, ...]
+    recognizers: tuple[str, ...]
     clips: tuple[str, ...]
     place: WeightsPlace = field(default_factory=WeightsPlace)
 
     def models(self) -> dict[str, tuple[str, str, tuple[KnownModel, ...]]]:
         """Role -> (kind, name for tables, models)."""
         roles = {
-            role: ("recogniser", f"deepface-{name}", (RECOGNISERS[name],))
-            for role, name in zip(("recogniser", "second_recogniser"), self.recognisers, strict=False)
+            role: ("recognizer", f"deepface-{name}", (RECOGNIZERS[name],))
+            for role, name in zip(("recognizer", "second_recognizer"), self.recognizers, strict=False)
         }
         roles |= {
             role: ("clip", f"clip-{name}", (CLIPS[name],))
@@ -108,8 +108,8 @@ def load(
     """
     from .attributes import load_attributes
     from .clip import load_clip
-    from .recognisers import CUTS, load_recogniser
-    from .scorers import Scorers, SecondRecogniser
+    from .recognizers import CUTS, load_recognizer
+    from .scorers import Scorers, SecondRecognizer
 
     now = chosen.digests(planned)
     changed = [role for role, digest in now.items() if planned[role] != digest]
@@ -129,26 +129,26 @@ def load(
     }
     if "embedder" in folders and chosen.clips[0] not in clips:
         clips[chosen.clips[0]] = load_clip(chosen.clips[0], folders["embedder"][0], device=device)
-    recognisers = {
-        role: load_recogniser(name, folders[role])
-        for role, name in zip(("recogniser", "second_recogniser"), chosen.recognisers, strict=False)
+    recognizers = {
+        role: load_recognizer(name, folders[role])
+        for role, name in zip(("recognizer", "second_recognizer"), chosen.recognizers, strict=False)
         if role in folders
     }
-    first, second = recognisers.get("recogniser"), recognisers.get("second_recogniser")
-    cut = CUTS[chosen.recognisers[0]]
+    first, second = recognizers.get("recognizer"), recognizers.get("second_recognizer")
+    cut = CUTS[chosen.recognizers[0]]
     return Scorers(
         name=chosen.name,
         detector=detector,
         parser=parser,
-        recogniser=first,
+        recognizer=first,
         image_text=clips.get(chosen.clips[0]) if "image_text" in folders else None,
         namer=None,
         parser_pixels=PARSER_PIXELS,
-        recogniser_pixels=cut.pixels,
-        recogniser_eye_targets=cut.eyes,
+        recognizer_pixels=cut.pixels,
+        recognizer_eye_targets=cut.eyes,
         embedder=clips.get(chosen.clips[0]) if "embedder" in folders else None,
         attributes=load_attributes(folders["attributes"]) if "attributes" in folders else None,
-        second=None if second is None else SecondRecogniser(second, second.cut.pixels, second.cut.eyes),
+        second=None if second is None else SecondRecognizer(second, second.cut.pixels, second.cut.eyes),
         second_image_text=clips.get(chosen.clips[1]) if "second_image_text" in folders else None,
     )
 

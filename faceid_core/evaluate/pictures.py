@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from faceid_core.faces.align import EyeTargets, align
-from faceid_core.faces.classes import INDEX
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.align import EyeTargets, align
+from faceid_core.geometry.classes import INDEX
+from faceid_core.geometry.protocols import Face
 
 from .face_masks import moved_face
 from .protocols import NamedConcepts
@@ -75,7 +75,7 @@ class Pictures:
 
     @cached_property
     def second(self) -> Pictures | None:
-        """The same pictures and faces, seen by the second recogniser; None if there is none."""
+        """The same pictures and faces, seen by the second recognizer; None if there is none."""
         second = self.scorers.second
         if second is None:
             return None
@@ -119,10 +119,10 @@ def has_eyes(face: Face) -> bool:
 def embed(scorers: Scorers, seen: Sequence[tuple[np.ndarray, Face]]) -> np.ndarray:
     """Unit vectors float32 [n, d] of one face with two eyes in each picture; [0, 1] if there are none."""
     crops = [
-        cut_face(image, face, scorers.recogniser_pixels, scorers.recogniser_eye_targets)
+        cut_face(image, face, scorers.recognizer_pixels, scorers.recognizer_eye_targets)
         for image, face in seen
     ]
-    return scorers.recogniser.embed(crops) if crops else np.empty((0, 1), np.float32)
+    return scorers.recognizer.embed(crops) if crops else np.empty((0, 1), np.float32)
 
 
 def cut_face(image: np.ndarray, face: Face, pixels: int, eye_targets: EyeTargets | None) -> np.ndarray:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class IdentityScorer(Protocol):
-    """A face recogniser; the one that scores is never used in training or selection.
+    """A face recognizer; the one that scores is never used in training or selection.
 
     One that also has an `acceptance` says from which cosine it takes two faces for one person's.
     """

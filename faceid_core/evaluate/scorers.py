@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.faces.align import TRAINING_EYE_TARGETS, EyeTargets
-from faceid_core.faces.protocols import FaceDetector, FaceParser
-from faceid_core.miniature.scorer_sets import REPORTING, SETS
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS, EyeTargets
+from faceid_core.geometry.protocols import FaceDetector, FaceParser
+from faceid_core.weights.miniature_sets import REPORTING, SETS
 
 from .protocols import AttributeReader, ConceptNamer, IdentityScorer, ImageTextScorer, PictureEmbedder
 
@@ -15,12 +15,12 @@ BACKENDS = tuple(SETS)
 
 
 @dataclass(frozen=True)
-class SecondRecogniser:
-    """Another recogniser with its own cut; see `Scorers` for the fields."""
+class SecondRecognizer:
+    """Another recognizer with its own cut; see `Scorers` for the fields."""
 
-    recogniser: IdentityScorer
-    recogniser_pixels: int
-    recogniser_eye_targets: EyeTargets | None
+    recognizer: IdentityScorer
+    recognizer_pixels: int
+    recognizer_eye_targets: EyeTargets | None
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,31 @@ class Scorers:
         name: of the backend.
         detector: finds the faces of the generated pictures and of the reference photo.
         parser: labels the pixels of a crop aligned to `parser_eye_targets`.
-        recogniser: embeds a crop aligned to `recogniser_eye_targets`.
+        recognizer: embeds a crop aligned to `recognizer_eye_targets`.
         image_text: scores a picture against a text.
         namer: names concepts, or None where nothing does; the concepts metric then has no values.
-        parser_pixels, recogniser_pixels: sides of the two crops.
-        parser_eye_targets, recogniser_eye_targets: eye centres in them, as fractions of the side; None for the
-            recogniser: the face's box with the eyes levelled.
+        parser_pixels, recognizer_pixels: sides of the two crops.
+        parser_eye_targets, recognizer_eye_targets: eye centers in them, as fractions of the side; None for the
+            recognizer: the face's box with the eyes levelled.
         embedder: tells how alike two pictures are, or None.
         attributes: reads age and gender, or None.
-        second: another recogniser, whose values stand beside the first one's, or None.
+        second: another recognizer, whose values stand beside the first one's, or None.
         second_image_text: the same for pictures and texts.
     """
 
     name: str
     detector: FaceDetector
     parser: FaceParser
-    recogniser: IdentityScorer | None
+    recognizer: IdentityScorer | None
     image_text: ImageTextScorer | None
     namer: ConceptNamer | None
     parser_pixels: int
-    recogniser_pixels: int
-    recogniser_eye_targets: EyeTargets | None
+    recognizer_pixels: int
+    recognizer_eye_targets: EyeTargets | None
     parser_eye_targets: EyeTargets = TRAINING_EYE_TARGETS
     embedder: PictureEmbedder | None = None
     attributes: AttributeReader | None = None
-    second: SecondRecogniser | None = None
+    second: SecondRecognizer | None = None
     second_image_text: ImageTextScorer | None = None
 
 
@@ -81,10 +81,10 @@ def load_scorers(backend: str) -> Scorers:
         name=backend,
         detector=module.load_detector(),
         parser=module.load_parser(),
-        recogniser=module.load_recogniser(),
+        recognizer=module.load_recognizer(),
         image_text=image_text,
         namer=image_text,
         parser_pixels=miniature.SIZE,
-        recogniser_pixels=miniature.SIZE,
-        recogniser_eye_targets=miniature.RECOGNISER_EYE_TARGETS,
+        recognizer_pixels=miniature.SIZE,
+        recognizer_eye_targets=miniature.RECOGNIZER_EYE_TARGETS,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from faceid_core.diffusion.describe import Description
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.prompts import fill
+from faceid_core.weights.describe import Description
 
 from .exported import DrawOptions
 from .sampling import noise_seed

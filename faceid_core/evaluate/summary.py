@@ -50,11 +50,11 @@ class SubjectScores:
     identity_key: str | None = None
     images: int = 0
     seconds: float | None = None
-    personalise_key: str | None = None
+    personalize_key: str | None = None
     generate_key: str | None = None
 
 
-def summarise(
+def summarize(
     subjects: Sequence[SubjectScores], *, run_id: str, run_date: dt.date, categories: Mapping[str, str]
 ) -> list[dict]:
     """Rows of the table `identity_summary`, one per subject, in the order given.
@@ -94,7 +94,7 @@ def summarise(
                     | _of_photographs(subject, people)
                 ),
                 "weak": _weak(subject),
-                "personalise_key": subject.personalise_key,
+                "personalise_key": subject.personalize_key,
                 "generate_key": subject.generate_key,
             }
         )
@@ -249,7 +249,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
     """What a run comes to: figures over its people with intervals over people, beside floor and ceiling.
 
     Args:
-        rows: of `summarise`.
+        rows: of `summarize`.
 
     Returns:
         `people`, `named_people`: how many; `people_with_gain`: those who are surely above the class word

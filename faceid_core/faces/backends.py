@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from faceid_core.geometry.protocols import FaceDetector, FaceParser
+
 from .. import photos
 from ..errors import ConfigurationError
 from ..weights.locate import NOWHERE, WeightsPlace, detector_folders
-from .protocols import FaceDetector, FaceParser
 
 BACKENDS = ("miniature", "deepface")
 PARSERS = ("grabcut", "ellipse", "segformer")

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .protocols import Box, Point
+from faceid_core.geometry.protocols import Box, Point
 
 # Eyes are looked for in the face at several sizes, and the median is kept: one size alone may take a nostril
 # or a brow for an eye, and is off by up to 5 % of the eye distance.
@@ -28,12 +28,12 @@ def find_eyes(eye_detector: Any, image: np.ndarray, box: Box) -> tuple[Point, Po
         box: of the face in it.
     """
     x0, y0, x1, y1 = (round(value) for value in box)
-    grey = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
     pairs = []
     for width in _EYE_SEARCH_WIDTHS_PIXELS:
-        height = max(1, round(width * grey.shape[0] / grey.shape[1]))
-        way = cv2.INTER_AREA if width < grey.shape[1] else cv2.INTER_CUBIC
-        found = eye_detector.detectMultiScale(cv2.resize(grey, (width, height), interpolation=way), 1.1, 10)
+        height = max(1, round(width * gray.shape[0] / gray.shape[1]))
+        way = cv2.INTER_AREA if width < gray.shape[1] else cv2.INTER_CUBIC
+        found = eye_detector.detectMultiScale(cv2.resize(gray, (width, height), interpolation=way), 1.1, 10)
         boxes = np.asarray(found, dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
         pair = _best_pair(boxes)
         if pair is not None:

@@ -10,12 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from faceid_core.geometry.protocols import Box, Face
+
 from ..errors import ConfigurationError, MissingWeights
-from ..weights.catalogue import DETECTORS, KnownFile, KnownModel
+from ..weights.catalog import DETECTORS, KnownFile, KnownModel
 from ..weights.deepface_files import find_files, serving
 from .cascade_eyes import find_eyes
 from .deepface_readers import Found, reader_of
-from .protocols import Box, Face
 
 # Files that DeepFace 0.0.103 loads from its weights folder, and would download if they were not there.
 WEIGHT_FILES: dict[str, tuple[str, ...]] = {

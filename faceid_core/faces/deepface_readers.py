@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .protocols import Point
+from faceid_core.geometry.protocols import Point
 
 # The order in which YuNet, CenterFace, RetinaFace and facenet-pytorch give their five points (YuNet, RetinaFace: by the
 # person's sides, right first, which in an upright picture is the left).
@@ -61,7 +61,7 @@ def read_regions(client: Any, picture: np.ndarray) -> list[Found]:
     found = []
     for region in client.detect_faces(picture):
         given = {ours: getattr(region, theirs, None) for theirs, ours in names.items()}
-        # Whole pixels name pixels, whose centre lies half a pixel further.
+        # Whole pixels name pixels, whose center lies half a pixel further.
         points = {name: (float(p[0]) + 0.5, float(p[1]) + 0.5) for name, p in given.items() if p is not None}
         box = tuple(float(value) for value in (region.x, region.y, region.w, region.h))
         found.append(Found(box, float(region.confidence or 0.0), points))

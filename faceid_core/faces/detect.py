@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from faceid_core.geometry.align import (
+    FACE_TEMPLATE,
+    TRAINING_EYE_TARGETS,
+    EyeTargets,
+    align,
+    transform_points,
+)
+from faceid_core.geometry.protocols import Box, Face, FaceDetector, Point
+
 from ..errors import PhotoRejected
-from .align import FACE_TEMPLATE, TRAINING_EYE_TARGETS, EyeTargets, align, transform_points
-from .protocols import Box, Face, FaceDetector, Point
 from .quality import Limits, check, check_blur_without_eyes, measure
 
 # A face and the box that names it must share this much of their union.
@@ -189,10 +196,10 @@ def _into_crop(
 ) -> Face:
     x0, y0, x1, y1 = box
     corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])  # [4, 2]
-    # A turned box gets the upright box around the same centre with its own scaled sides.
+    # A turned box gets the upright box around the same center with its own scaled sides.
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
-    centre, half = corners.mean(axis=0), np.array([x1 - x0, y1 - y0]) * scale / 2
+    center, half = corners.mean(axis=0), np.array([x1 - x0, y1 - y0]) * scale / 2
     (ax, ay), (bx, by) = transform_points(transform, eyes).tolist()
     points = {name: tuple(transform_points(transform, [at])[0].tolist()) for name, at in landmarks.items()}
-    upright = (*(centre - half).tolist(), *(centre + half).tolist())
+    upright = (*(center - half).tolist(), *(center + half).tolist())
     return Face(upright, (ax, ay), (bx, by), confidence, points)

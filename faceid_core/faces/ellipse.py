@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .align import TRAINING_EYE_TARGETS
-from .classes import INDEX
-from .protocols import Face
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS
+from faceid_core.geometry.classes import INDEX
+from faceid_core.geometry.protocols import Face
 
 # Half width of a face by its eye distance and by the width of a detector's box: the mean of both estimates
 # was nearest on three portraits, one of them half turned.
 _HALF_WIDTH_PER_EYE_DISTANCE = 1.0
 _HALF_WIDTH_PER_BOX_WIDTH = 0.44
-# Ellipses in units of the face's half width: class, centre (x, y) from the middle of the eyes, half axes.
+# Ellipses in units of the face's half width: class, center (x, y) from the middle of the eyes, half axes.
 # Later ones cover earlier ones. Proportions as measured by hand on the same three portraits.
 _PARTS = (
     ("hair", (0.0, -0.05), (1.22, 1.42)),
@@ -69,7 +69,7 @@ class Geometry:
     unit: float
 
     def ellipse(self, size: int, offset: tuple[float, float], axes: tuple[float, float]) -> np.ndarray:
-        """Pixels of an ellipse, bool [size, size]: centre from the middle of the eyes, half axes, in units."""
+        """Pixels of an ellipse, bool [size, size]: center from the middle of the eyes, half axes, in units."""
         across, along = self._coordinates(size)
         return ((across - offset[0]) / axes[0]) ** 2 + ((along - offset[1]) / axes[1]) ** 2 <= 1
 
@@ -87,8 +87,8 @@ class Geometry:
         return (along > chin) & (np.abs(across) <= half_width + 1.5 * (along - chin))
 
     def _coordinates(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        centres = np.arange(size) + 0.5
-        x, y = np.meshgrid(centres, centres)
+        centers = np.arange(size) + 0.5
+        x, y = np.meshgrid(centers, centers)
         offset = np.stack([x, y], axis=-1) - self.eyes.mean(axis=0)  # [size, size, 2]
         return offset @ self.right / self.unit, offset @ self.down / self.unit
 
@@ -118,9 +118,9 @@ def draw_parts(labels: np.ndarray, place: Geometry, *, features: bool = False) -
     degrees = float(np.degrees(np.arctan2(place.right[1], place.right[0])))
 
     def draw(name: str, origin: np.ndarray, offset: tuple[float, float], axes: tuple[float, float]) -> None:
-        centre = origin + (offset[0] * place.right + offset[1] * place.down) * place.unit
-        # OpenCV's coordinates name pixel centres; four fraction bits keep small crops smooth.
-        fixed = np.rint((centre - 0.5) * 16).astype(int).tolist()
+        center = origin + (offset[0] * place.right + offset[1] * place.down) * place.unit
+        # OpenCV's coordinates name pixel centers; four fraction bits keep small crops smooth.
+        fixed = np.rint((center - 0.5) * 16).astype(int).tolist()
         half = np.rint(np.array(axes) * place.unit * 16).astype(int).tolist()
         cv2.ellipse(labels, fixed, half, degrees, 0, 360, INDEX[name], -1, cv2.LINE_8, 4)
 

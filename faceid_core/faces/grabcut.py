@@ -1,4 +1,4 @@
-"""A parser that needs no weights: ellipses by the landmarks say where to begin, GrabCut finds where colours part."""
+"""A parser that needs no weights: ellipses by the landmarks say where to begin, GrabCut finds where colors part."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .classes import INDEX
+from faceid_core.geometry.classes import INDEX
+from faceid_core.geometry.protocols import Face
+
 from .ellipse import Geometry, draw_parts, geometry_of, with_faces
-from .protocols import Face
 
 # GrabCut works on a copy of this size: its time grows with the area, and a mask needs no more.
 _WORK_PIXELS = 256
 _ROUNDS = 4
-# In units of the face's half width, from the middle of the eyes: centre (x, y), half axes.
+# In units of the face's half width, from the middle of the eyes: center (x, y), half axes.
 _SURE_FACE = (0.0, 0.42), (0.62, 0.72)
 _FOREHEAD = (0.0, -0.62), (0.65, 0.5)
 _PERHAPS_FACE = (0.0, 0.38), (1.05, 1.28)
@@ -27,7 +28,7 @@ _LIKE_SKIN = 2.5
 
 
 class GrabCutParser:
-    """Skin, hair, neck and clothes by colour around a face, eyes, brows and mouth by geometry.
+    """Skin, hair, neck and clothes by color around a face, eyes, brows and mouth by geometry.
 
     Twice GrabCut (Rother, Kolmogorov and Blake 2004): once for the person against what is behind, once within the
     person for the face's skin against all else. What is skin below the chin is neck, what is not is clothes.
@@ -66,10 +67,10 @@ def _cut(picture: np.ndarray, place: Geometry) -> tuple[np.ndarray, np.ndarray]:
     sure, perhaps, head = (place.ellipse(side, *part) for part in (_SURE_FACE, _PERHAPS_FACE, _HEAD))
     below, body = place.below(side, _CHIN), place.shoulders(side, _CHIN, _NECK_HALF_WIDTH)
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
-    # Clothes often have the hair's colour: what is below the chin must not teach what is behind the head.
+    # Clothes often have the hair's color: what is below the chin must not teach what is behind the head.
     seeds[below] = cv2.GC_PR_BGD
     seeds[head | body] = cv2.GC_PR_FGD
-    # Hair or bald, what lies above the brows is the person: from it the hair's colour is learned.
+    # Hair or bald, what lies above the brows is the person: from it the hair's color is learned.
     seeds[sure | place.ellipse(side, *_FOREHEAD)] = cv2.GC_FGD
     person = _grab(picture, seeds) | sure
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
@@ -96,7 +97,7 @@ def _grab(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     front = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
     if front.all() or not front.any():
         return front
-    # Its k-means draws its first centres: the same picture must give the same mask.
+    # Its k-means draws its first centers: the same picture must give the same mask.
     cv2.setRNGSeed(0)
     marks = seeds.copy()
     cv2.grabCut(picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK)

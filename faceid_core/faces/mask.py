@@ -7,17 +7,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS, EyeTargets
+from faceid_core.geometry.classes import INDEX, REGIONS
+
 from ..errors import ConfigurationError, PhotoRejected
-from .align import TRAINING_EYE_TARGETS, EyeTargets
-from .classes import INDEX, REGIONS
 
 # Shares of the crop. A face in an aligned crop takes about a quarter of it.
 MIN_AREA_SHARE = 0.03
 _USUAL_AREA_SHARE = (0.08, 0.80)
 # A region that the user pointed at, of whatever kind: stages/parse.py labels it so.
 GIVEN, GIVEN_CLASS = "subject", "object"
-# Eyes, nose and mouth as an ellipse, in eye distances: how far its centre lies below the middle of the eyes, half width,
-# half height. A beard is labelled as hair and covers nothing.
+# Eyes, nose and mouth as an ellipse, in eye distances: how far its center lies below the middle of the eyes, half width,
+# half height. A beard is labeled as hair and covers nothing.
 _FEATURES_ELLIPSE = (0.45, 0.7, 0.8)
 _UNCOVERED = ("skin", "eyes", "brows", "mouth", "hair")
 
@@ -43,7 +44,7 @@ def make_mask(
         valid: bool [h, w], False where there is no photo; such pixels are never in the mask.
         min_area_share: least share of the crop.
         eye_targets: where the crop's eyes are, as fractions of its side.
-        max_covered_share: largest share of eyes, nose and mouth that may be labelled as something else; None: any.
+        max_covered_share: largest share of eyes, nose and mouth that may be labeled as something else; None: any.
 
     Returns:
         mask float32 [h, w], 0 or 1.
@@ -94,7 +95,7 @@ def make_mask(
 
 
 def covered_share(labels: np.ndarray, eye_targets: EyeTargets) -> float:
-    """Share of eyes, nose and mouth in an aligned crop that is labelled as neither face nor hair.
+    """Share of eyes, nose and mouth in an aligned crop that is labeled as neither face nor hair.
 
     Args:
         labels: uint8 [s, s].

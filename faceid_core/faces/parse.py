@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .classes import CLASSES
-from .protocols import Face, FaceParser
+from faceid_core.geometry.classes import CLASSES
+from faceid_core.geometry.protocols import Face, FaceParser
 
 
 def parse_face(crop: np.ndarray, parser: FaceParser, *, face: Face | None = None) -> np.ndarray:

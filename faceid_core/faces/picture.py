@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from faceid_core.geometry.classes import COLORS
+
 from .. import photos
-from .classes import COLOURS
 from .detect import Detection
 
 _PANEL_PIXELS = 320
@@ -35,7 +36,7 @@ def prepare_picture(
     panels = {
         "photo": draw_face(image, detection),
         "crop": _square(_crop_with_edges(detection)),
-        "classes": _square(np.array(COLOURS, np.uint8)[labels]),
+        "classes": _square(np.array(COLORS, np.uint8)[labels]),
         "mask": _square(overlay_mask(detection.crop, mask)),
     }
     columns = [_with_caption(panel, captions.get(name, name)) for name, panel in panels.items()]
@@ -66,17 +67,17 @@ def draw_face(image: np.ndarray, detection: Detection) -> np.ndarray:
     cv2.polylines(panel, [outline], True, (255, 255, 255), 1, cv2.LINE_AA)
     x0, y0, x1, y1 = detection.box
     cv2.rectangle(panel, place((x0, y0)), place((x1, y1)), _BOX, 2, cv2.LINE_AA)
-    for eye, colour in zip(detection.eyes, _EYES, strict=True):
+    for eye, color in zip(detection.eyes, _EYES, strict=True):
         cv2.circle(panel, place(eye), 4, _INK, -1, cv2.LINE_AA)
-        cv2.circle(panel, place(eye), 3, colour, -1, cv2.LINE_AA)
+        cv2.circle(panel, place(eye), 3, color, -1, cv2.LINE_AA)
     return panel
 
 
 def overlay_mask(crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The crop with what lies outside the mask greyed and darkened, uint8 [s, s, 3]."""
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * np.float32(0.35)  # [s, s, 1]
+    """The crop with what lies outside the mask grayed and darkened, uint8 [s, s, 3]."""
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * np.float32(0.35)  # [s, s, 1]
     share = mask.astype(np.float32)[..., None]
-    return np.rint(crop * share + grey * (1 - share)).astype(np.uint8)
+    return np.rint(crop * share + gray * (1 - share)).astype(np.uint8)
 
 
 def _crop_with_edges(detection: Detection) -> np.ndarray:

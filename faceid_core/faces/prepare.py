@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from faceid_core.geometry.align import FRAMINGS
+from faceid_core.geometry.protocols import Box, FaceDetector, FaceParser
+
 from .. import photos
-from .align import FRAMINGS
 from .detect import Detection, detect_face
 from .mask import make_mask
 from .parse import parse_face
 from .picture import prepare_picture
-from .protocols import Box, FaceDetector, FaceParser
 from .quality import Limits
 
 

@@ -10,22 +10,23 @@ from typing import Any
 import cv2
 import numpy as np
 
+from faceid_core.geometry.align import align
+from faceid_core.geometry.protocols import Box, Face
+
 from .. import photos
 from ..errors import PhotoRejected
-from .align import align
-from .protocols import Box, Face
 
 # Sharpness is measured on a copy of the face of this size, so that the photo's resolution does not count.
 _SHARPNESS_PIXELS = 96
 # The part of that copy which the face fills, as fractions of the side: x0, y0, x1, y1.
 _FACE_PART = (0.25, 0.30, 0.75, 0.85)
-# The face as an ellipse, in eye distances: how far its centre lies below the middle of the eyes, half width,
+# The face as an ellipse, in eye distances: how far its center lies below the middle of the eyes, half width,
 # half height. Measured on portraits by hand; it only decides how much of a face lies outside the photo.
 _FACE_ELLIPSE = (0.35, 1.0, 1.25)
 # How far nose tip and nose base lie before the plane of the eyes, in eye distances: from the mean face of 68 points in
 # space that OpenFace fits (Baltrusaitis et al. 2016): points 30 and 33 against the means of 36 and 39, 42 and 45.
 _DEPTHS = {"nose": 0.61, "nose_base": 0.44}
-# Grey values that count as black or white: what lies beyond is detail that the sensor has lost.
+# Gray values that count as black or white: what lies beyond is detail that the sensor has lost.
 _BLACK, _WHITE = 12 / 255, 248 / 255
 
 
@@ -76,23 +77,23 @@ def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict
 
     Returns:
         face_pixels (the smaller side of its box), eye_distance_pixels, sharpness, cut_share, brightness and
-        contrast (mean and standard deviation of the face's grey values, 0 to 1); where limited, clipped_share and, if
+        contrast (mean and standard deviation of the face's gray values, 0 to 1); where limited, clipped_share and, if
         the detector gave a nose, yaw_degrees (positive: turned to the picture's right).
     """
     eyes = np.array([face.left_eye, face.right_eye], dtype=np.float64)  # [2, 2]
     crop, _, _ = align(image, face.left_eye, face.right_eye, size=_SHARPNESS_PIXELS)
     x0, y0, x1, y1 = (round(part * _SHARPNESS_PIXELS) for part in _FACE_PART)
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[y0:y1, x0:x1].astype(np.float32) / 255
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[y0:y1, x0:x1].astype(np.float32) / 255
     figures = {
         "face_pixels": min(face.width, face.height),
         "eye_distance_pixels": float(np.linalg.norm(eyes[1] - eyes[0])),
-        "sharpness": sharpness(grey),
+        "sharpness": sharpness(gray),
         "cut_share": cut_share(image.shape[0], image.shape[1], eyes),
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
+        "brightness": float(gray.mean()),
+        "contrast": float(gray.std()),
     }
     if limits is not None and limits.max_clipped_share is not None:
-        figures["clipped_share"] = float(((grey <= _BLACK) | (grey >= _WHITE)).mean())
+        figures["clipped_share"] = float(((gray <= _BLACK) | (gray >= _WHITE)).mean())
     if limits is not None and limits.max_yaw_degrees is not None:
         yaw = yaw_degrees(face)
         if yaw is not None:
@@ -100,15 +101,15 @@ def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def sharpness(grey: np.ndarray) -> float:
-    """Variance of the Laplacian divided by the variance of the grey values, so that contrast does not count.
+def sharpness(gray: np.ndarray) -> float:
+    """Variance of the Laplacian divided by the variance of the gray values, so that contrast does not count.
 
     Args:
-        grey: float32 [h, w] in 0 to 1, of a face brought to one size.
+        gray: float32 [h, w] in 0 to 1, of a face brought to one size.
     """
-    # A floor of half a grey step keeps an even surface from dividing by nothing.
-    spread = max(float(grey.var()), (0.5 / 255) ** 2)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / spread
+    # A floor of half a gray step keeps an even surface from dividing by nothing.
+    spread = max(float(gray.var()), (0.5 / 255) ** 2)
+    return float(cv2.Laplacian(gray, cv2.CV_32F).var()) / spread
 
 
 def check_blur_without_eyes(image: np.ndarray, box: Box, limits: Limits) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from faceid_core.geometry.classes import INDEX
+from faceid_core.geometry.protocols import Face
+
 from ..errors import ConfigurationError, MissingWeights
-from ..weights.catalogue import KnownFile, KnownModel
+from ..weights.catalog import KnownFile, KnownModel
 from ..weights.locate import NOWHERE, WeightsPlace, digest_of, entry_of, files_of
-from .classes import INDEX
-from .protocols import Face
 
 # What the labels of face parsing models mean here. The names are those of CelebAMask-HQ (Lee et al. 2020) as
 # jonathandinu/face-parsing writes them, and the spellings of other models trained on it or on LaPa.

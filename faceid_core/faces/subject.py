@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from faceid_core.geometry.align import align
+from faceid_core.geometry.protocols import Box
+
 from .. import photos
 from ..errors import PhotoRejected
-from .align import align
-from .protocols import Box
 
 # Side of the crop, in the longer sides of the subject's box: some surroundings are kept.
 _SURROUNDINGS = 1.25

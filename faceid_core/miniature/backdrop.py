@@ -9,17 +9,17 @@ BACKGROUND = 0
 
 
 def draw_backdrop(canvas: Canvas, scene: str | None, seed: int) -> None:
-    """Fill the whole canvas with a scene, or with a studio wall of a random colour if `scene` is None."""
+    """Fill the whole canvas with a scene, or with a studio wall of a random color if `scene` is None."""
     rng = random.Random(seed)
     pen = canvas.pen(0.0, 0.0, 1.0)
     _SCENES[scene](canvas, pen, rng)
 
 
 def _studio(canvas: Canvas, pen: Pen, rng: random.Random) -> None:
-    colour = [
+    color = [
         255 * c for c in colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.45), rng.uniform(0.55, 0.92))
     ]
-    canvas.gradient([min(255, c * 1.06) for c in colour], [c * 0.86 for c in colour])
+    canvas.gradient([min(255, c * 1.06) for c in color], [c * 0.86 for c in color])
 
 
 def _beach(canvas: Canvas, pen: Pen, rng: random.Random) -> None:

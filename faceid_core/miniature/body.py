@@ -3,10 +3,10 @@
 import numpy as np
 
 from .canvas import Pen
-from .people import Colour, Person, mix
+from .people import Color, Person, mix
 
 NECK, CLOTHES_LABEL, OBJECT, ARM = 6, 7, 9, 10
-_BASE: dict[str, Colour] = {
+_BASE: dict[str, Color] = {
     "red sweater": (204, 38, 44),
     "yellow jacket": (246, 200, 40),
     "blue shirt": (60, 120, 216),

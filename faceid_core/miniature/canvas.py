@@ -1,11 +1,11 @@
-"""A picture being drawn: colours and labels at three times the final size, shrunk at the end."""
+"""A picture being drawn: colors and labels at three times the final size, shrunk at the end."""
 
 import math
 
 import cv2
 import numpy as np
 
-# An odd factor, so that the label of a pixel is the label at its centre.
+# An odd factor, so that the label of a pixel is the label at its center.
 OVERSAMPLING = 3
 _FRACTION_BITS = 4
 _ANGLES = np.linspace(0, 2 * math.pi, 28, endpoint=False)
@@ -37,8 +37,8 @@ class Canvas:
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """The picture [H, W, 3] and the labels [H, W], both uint8."""
         image = cv2.resize(self.pixels[:, :, :3], (self.size, self.size), interpolation=cv2.INTER_AREA)
-        centre = OVERSAMPLING // 2
-        return image, self.pixels[centre::OVERSAMPLING, centre::OVERSAMPLING, 3].copy()
+        center = OVERSAMPLING // 2
+        return image, self.pixels[center::OVERSAMPLING, center::OVERSAMPLING, 3].copy()
 
 
 class Pen:
@@ -47,7 +47,7 @@ class Pen:
     def __init__(self, canvas: Canvas, x: float, y: float, unit: float):
         self.canvas, self.x, self.y, self.unit = canvas, x, y, unit
         fixed = canvas.side << _FRACTION_BITS
-        # Coordinates of cv2 name pixel centres: half a pixel off the picture's own.
+        # Coordinates of cv2 name pixel centers: half a pixel off the picture's own.
         half = 1 << (_FRACTION_BITS - 1)
         self._origin = np.array([x * fixed - half, y * fixed - half])
         self._unit = unit * fixed
@@ -56,31 +56,31 @@ class Pen:
     def _fixed(self, points) -> np.ndarray:
         return np.rint(np.asarray(points, dtype=np.float64) * self._unit + self._origin).astype(np.int32)
 
-    def polygon(self, points, colour: tuple, label: int) -> None:
+    def polygon(self, points, color: tuple, label: int) -> None:
         """Fill a polygon [N, 2]."""
-        cv2.fillPoly(self.canvas.pixels, [self._fixed(points)], (*colour, label), cv2.LINE_8, _FRACTION_BITS)
+        cv2.fillPoly(self.canvas.pixels, [self._fixed(points)], (*color, label), cv2.LINE_8, _FRACTION_BITS)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: tuple, label: int) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: tuple, label: int) -> None:
         """Fill an upright ellipse."""
         points = self._fixed(CIRCLE * (rx, ry) + (x, y))
-        cv2.fillConvexPoly(self.canvas.pixels, points, (*colour, label), cv2.LINE_8, _FRACTION_BITS)
+        cv2.fillConvexPoly(self.canvas.pixels, points, (*color, label), cv2.LINE_8, _FRACTION_BITS)
 
-    def line(self, points, width: float, colour: tuple, label: int, closed: bool = False) -> None:
+    def line(self, points, width: float, color: tuple, label: int, closed: bool = False) -> None:
         """Draw a line of a width in units, at least one drawn pixel wide."""
         thickness = max(1, round(width * self.pixels_per_unit))
         cv2.polylines(
             self.canvas.pixels,
             [self._fixed(points)],
             closed,
-            (*colour, label),
+            (*color, label),
             thickness,
             cv2.LINE_8,
             _FRACTION_BITS,
         )
 
-    def ring(self, x: float, y: float, rx: float, ry: float, width: float, colour: tuple, label: int) -> None:
+    def ring(self, x: float, y: float, rx: float, ry: float, width: float, color: tuple, label: int) -> None:
         """Draw the outline of an upright ellipse."""
-        self.line(CIRCLE * (rx, ry) + (x, y), width, colour, label, closed=True)
+        self.line(CIRCLE * (rx, ry) + (x, y), width, color, label, closed=True)
 
     def in_pixels(self, x: float, y: float) -> tuple[float, float]:
         """A local point in pixels of the finished picture."""

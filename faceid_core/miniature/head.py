@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from .canvas import Pen
-from .people import Colour, Person, mix
+from .people import Color, Person, mix
 
 SKIN, HAIR, EYES, BROWS, MOUTH, NECK, ACCESSORY = 1, 2, 3, 4, 5, 6, 8
-WHITE_HAIR: Colour = (242, 242, 246)
-HATS: tuple[Colour, ...] = ((176, 40, 48), (44, 70, 120), (60, 60, 64), (200, 150, 60), (64, 110, 76))
+WHITE_HAIR: Color = (242, 242, 246)
+HATS: tuple[Color, ...] = ((176, 40, 48), (44, 70, 120), (60, 60, 64), (200, 150, 60), (64, 110, 76))
 EYE_LEVEL = 0.04
 # Above this level a hat covers everything.
 _HAT_LEVEL = -0.5
@@ -26,13 +26,13 @@ def face_outline(person: Person) -> np.ndarray:
     return np.concatenate([lower, upper]) * (person.face_width, person.face_height)
 
 
-def hair_colour(person: Person, attributes: frozenset[str]) -> Colour:
-    return WHITE_HAIR if "white hair" in attributes else person.hair_colour
+def hair_color(person: Person, attributes: frozenset[str]) -> Color:
+    return WHITE_HAIR if "white hair" in attributes else person.hair_color
 
 
 def draw_back_hair(pen: Pen, person: Person, attributes: frozenset[str]) -> None:
     """The hair that hangs behind neck and face."""
-    colour = mix(hair_colour(person, attributes), (20, 16, 30), 0.18)
+    color = mix(hair_color(person, attributes), (20, 16, 30), 0.18)
     width, hat = person.face_width, "hat" in attributes
     if person.hair_style == "long":
         outline = [
@@ -71,7 +71,7 @@ def draw_back_hair(pen: Pen, person: Person, attributes: frozenset[str]) -> None
     points = np.asarray(outline, dtype=float) * (width, 1.0)
     if hat:
         points[:, 1] = np.maximum(points[:, 1], _HAT_LEVEL)
-    pen.polygon(points, colour, HAIR)
+    pen.polygon(points, color, HAIR)
 
 
 def _arc(width: float, level: float, volume: float) -> np.ndarray:
@@ -134,18 +134,18 @@ _HAIRLINES = {
 }
 
 
-def _draw_front_hair(pen: Pen, person: Person, colour: Colour, hat: bool) -> None:
+def _draw_front_hair(pen: Pen, person: Person, color: Color, hat: bool) -> None:
     width, style = person.face_width, person.hair_style
-    shine = mix(colour, (255, 255, 255), 0.22)
+    shine = mix(color, (255, 255, 255), 0.22)
     if style == "sides":
         for side in (-1, 1):
             patch = np.array(
                 [(0.72, -0.62), (1.12, -0.42), (1.2, 0.0), (1.06, 0.3), (0.9, 0.12), (0.84, -0.25)]
             )
-            pen.polygon(patch * (side * width, 1), colour, HAIR)
+            pen.polygon(patch * (side * width, 1), color, HAIR)
         return
     if style == "bun" and not hat:
-        pen.ellipse(0, -1.27, 0.42, 0.38, colour, HAIR)
+        pen.ellipse(0, -1.27, 0.42, 0.38, color, HAIR)
         pen.line([(-0.2, -1.4), (0.12, -1.46)], 0.08, shine, HAIR)
     if style == "spiky":
         angles = np.linspace(math.pi * 1.02, math.pi * 1.98, 15)
@@ -157,15 +157,15 @@ def _draw_front_hair(pen: Pen, person: Person, colour: Colour, hat: bool) -> Non
     points = np.concatenate([outer, np.asarray(_HAIRLINES[style]) * (width, 1)])
     if hat:
         points[:, 1] = np.maximum(points[:, 1], _HAT_LEVEL)
-    pen.polygon(points, colour, HAIR)
+    pen.polygon(points, color, HAIR)
     if not hat and style in ("crop", "parted", "long", "bob", "bun"):
         pen.line(np.array([(-0.55, -0.84), (-0.2, -0.99), (0.15, -1.0)]) * (width, 1), 0.08, shine, HAIR)
 
 
-def _draw_beard(pen: Pen, person: Person, colour: Colour, outline: np.ndarray) -> None:
+def _draw_beard(pen: Pen, person: Person, color: Color, outline: np.ndarray) -> None:
     width, height = person.face_width, person.face_height
     if person.beard in ("full", "stubble"):
-        tint = colour if person.beard == "full" else mix(person.skin, colour, 0.36)
+        tint = color if person.beard == "full" else mix(person.skin, color, 0.36)
         lower = outline[1:14] * (1.0, 1.04)
         inner = np.array(
             [(-0.9, 0.16), (-0.74, 0.34), (-0.36, 0.36), (0, 0.42), (0.36, 0.36), (0.74, 0.34), (0.9, 0.16)]
@@ -174,7 +174,7 @@ def _draw_beard(pen: Pen, person: Person, colour: Colour, outline: np.ndarray) -
     elif person.beard == "goatee":
         pen.polygon(
             [(-0.27, 0.66), (0.27, 0.66), (0.24, 0.95 * height), (0, 1.12 * height), (-0.24, 0.95 * height)],
-            colour,
+            color,
             HAIR,
         )
     if person.beard in ("moustache", "full", "goatee"):
@@ -193,14 +193,14 @@ def _draw_beard(pen: Pen, person: Person, colour: Colour, outline: np.ndarray) -
                 ]
             )
             * (share, 1),
-            colour,
+            color,
             HAIR,
         )
 
 
 def _draw_mouth(pen: Pen, person: Person, attributes: frozenset[str]) -> None:
-    wide, lips, y = person.mouth_width, person.lip_colour, 0.6
-    dark: Colour = (96, 26, 32)
+    wide, lips, y = person.mouth_width, person.lip_color, 0.6
+    dark: Color = (96, 26, 32)
     smiling, is_open = "smiling" in attributes, "mouth open" in attributes
     if is_open:
         rx, ry = (wide * 1.15, 0.2) if smiling else (0.2 + wide * 0.2, 0.23)
@@ -225,9 +225,9 @@ def _draw_mouth(pen: Pen, person: Person, attributes: frozenset[str]) -> None:
         pen.line([(-wide, y - 0.02), (0, y + 0.035), (wide, y - 0.02)], 0.035, mix(lips, dark, 0.6), MOUTH)
 
 
-def _draw_eyes(pen: Pen, person: Person, attributes: frozenset[str], brow: Colour) -> None:
+def _draw_eyes(pen: Pen, person: Person, attributes: frozenset[str], brow: Color) -> None:
     rx, ry = 0.2 * person.eye_size, 0.15 * person.eye_size
-    lash: Colour = (44, 30, 30)
+    lash: Color = (44, 30, 30)
     lash_width = 0.07 if person.presents == "woman" else 0.045
     for side in (-1, 1):
         x = side * person.eye_spacing
@@ -242,7 +242,7 @@ def _draw_eyes(pen: Pen, person: Person, attributes: frozenset[str], brow: Colou
             pen.line(lid, 0.06, lash, EYES)
         else:
             pen.ellipse(x, EYE_LEVEL, rx, ry, (252, 252, 252), EYES)
-            pen.ellipse(x, EYE_LEVEL + 0.01, ry * 0.86, ry * 0.92, person.eye_colour, EYES)
+            pen.ellipse(x, EYE_LEVEL + 0.01, ry * 0.86, ry * 0.92, person.eye_color, EYES)
             pen.ellipse(x, EYE_LEVEL + 0.01, ry * 0.42, ry * 0.46, (18, 14, 18), EYES)
             pen.ellipse(x + ry * 0.3, EYE_LEVEL - ry * 0.3, ry * 0.24, ry * 0.24, (255, 255, 255), EYES)
             lid = [
@@ -273,22 +273,22 @@ def _draw_marks(pen: Pen, person: Person) -> None:
         pen.ellipse(0.44, 0.46, 0.06, 0.06, (66, 36, 28), SKIN)
 
 
-def _draw_hat(pen: Pen, person: Person, colour: Colour) -> None:
+def _draw_hat(pen: Pen, person: Person, color: Color) -> None:
     wide = person.face_width * 1.14
     crown = np.array(
         [(-0.98, -0.5), (-0.9, -1.1), (-0.62, -1.42), (0, -1.5), (0.62, -1.42), (0.9, -1.1), (0.98, -0.5)]
     )
-    pen.polygon(crown * (wide, 1), colour, ACCESSORY)
+    pen.polygon(crown * (wide, 1), color, ACCESSORY)
     pen.polygon(
         np.array([(-1, -0.52), (-0.97, -0.78), (0.97, -0.78), (1, -0.52)]) * (wide, 1),
-        mix(colour, (255, 255, 255), 0.6),
+        mix(color, (255, 255, 255), 0.6),
         ACCESSORY,
     )
-    pen.ellipse(0, -0.5, wide * 1.32, 0.13, mix(colour, (0, 0, 0), 0.2), ACCESSORY)
+    pen.ellipse(0, -0.5, wide * 1.32, 0.13, mix(color, (0, 0, 0), 0.2), ACCESSORY)
 
 
 def _draw_glasses(pen: Pen, person: Person) -> None:
-    frame: Colour = (26, 24, 30)
+    frame: Color = (26, 24, 30)
     radius = 0.25 + 0.03 * person.eye_size
     for side in (-1, 1):
         x = side * max(person.eye_spacing, radius + 0.03)
@@ -302,17 +302,17 @@ def _draw_glasses(pen: Pen, person: Person) -> None:
     pen.line([(-0.08, EYE_LEVEL), (0.08, EYE_LEVEL)], 0.08, frame, ACCESSORY)
 
 
-def draw_head(pen: Pen, person: Person, attributes: frozenset[str], hat_colour: Colour) -> None:
+def draw_head(pen: Pen, person: Person, attributes: frozenset[str], hat_color: Color) -> None:
     """Draw the head without the hair behind it; the origin is the middle of the face.
 
     Args:
         pen: its unit is the face's half height.
         attributes: those of `concepts.ATTRIBUTES` that hold in this picture.
-        hat_colour: used if "hat" is among them.
+        hat_color: used if "hat" is among them.
     """
     skin, width = person.skin, person.face_width
     shade = mix(skin, (110, 50, 40), 0.22)
-    hair = hair_colour(person, attributes)
+    hair = hair_color(person, attributes)
     for side in (-1, 1):
         pen.ellipse(side * width, 0.1, 0.13, 0.2, shade, SKIN)
     outline = face_outline(person)
@@ -329,4 +329,4 @@ def draw_head(pen: Pen, person: Person, attributes: frozenset[str], hat_colour: 
     if "glasses" in attributes:
         _draw_glasses(pen, person)
     if "hat" in attributes:
-        _draw_hat(pen, person, hat_colour)
+        _draw_hat(pen, person, hat_color)

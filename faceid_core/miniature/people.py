@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .concepts import BEARDS, HAIR_STYLES, MARKS
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # The seven sets are disjoint: a person that tests or samples rely on is never seen in any training.
 NAMED_SEEDS = range(1, 257)
@@ -18,16 +18,16 @@ SECOND_SCORER_TRAINING_SEEDS = range(140_000, 180_000)
 HELD_OUT_SEEDS = range(200_000, 201_000)
 ANONYMOUS_SEEDS = range(300_000, 400_000)
 
-SKINS: tuple[Colour, ...] = (
+SKINS: tuple[Color, ...] = (
     (255, 226, 206), (246, 206, 176), (232, 184, 146), (214, 160, 116),
     (188, 130, 88), (154, 102, 68), (120, 78, 54),
 )  # fmt: skip
-HAIRS: tuple[Colour, ...] = (
+HAIRS: tuple[Color, ...] = (
     (34, 28, 30), (74, 46, 30), (128, 80, 40), (196, 92, 36), (226, 182, 92),
     (60, 90, 160), (216, 96, 150), (60, 140, 120), (128, 74, 156),
 )  # fmt: skip
 HAIR_WEIGHTS = (5, 5, 5, 4, 5, 1, 1, 1, 1)
-EYES: tuple[Colour, ...] = ((70, 44, 26), (50, 104, 176), (56, 130, 76), (150, 96, 36), (104, 116, 126))
+EYES: tuple[Color, ...] = ((70, 44, 26), (50, 104, 176), (56, 130, 76), (150, 96, 36), (104, 116, 126))
 MEN_STYLES = ("sides", "crop", "parted", "afro", "spiky", "long")
 MEN_WEIGHTS = (3, 4, 4, 2, 4, 1)
 WOMEN_STYLES = ("crop", "parted", "afro", "long", "bob", "bun")
@@ -59,13 +59,13 @@ class Person:
 
     seed: int
     presents: str
-    skin: Colour
+    skin: Color
     face_width: float
     face_height: float
     jaw: float
     hair_style: str
-    hair_colour: Colour
-    eye_colour: Colour
+    hair_color: Color
+    eye_color: Color
     eye_size: float
     eye_spacing: float
     brow_thickness: float
@@ -73,12 +73,12 @@ class Person:
     nose_width: float
     nose_length: float
     mouth_width: float
-    lip_colour: Colour
+    lip_color: Color
     beard: str
     marks: str
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
+def mix(first: Color, second: Color, share: float) -> Color:
     """`first` with `share` (0 to 1) of `second` in it."""
     return (
         int(first[0] + (second[0] - first[0]) * share),
@@ -87,8 +87,8 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
     )
 
 
-def _near(colour: Colour, rng: random.Random, spread: int) -> Colour:
-    return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in colour)  # type: ignore[return-value]
+def _near(color: Color, rng: random.Random, spread: int) -> Color:
+    return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in color)  # type: ignore[return-value]
 
 
 def person_from_seed(seed: int) -> Person:
@@ -106,7 +106,7 @@ def person_from_seed(seed: int) -> Person:
     skin = _near(mix(SKINS[int(tone)], SKINS[int(tone) + 1], tone % 1), rng, 5)
     styles, weights = (MEN_STYLES, MEN_WEIGHTS) if is_man else (WOMEN_STYLES, WOMEN_WEIGHTS)
     hair_style = rng.choices(styles, weights)[0]
-    hair_colour = _near(rng.choices(HAIRS, HAIR_WEIGHTS)[0], rng, 14)
+    hair_color = _near(rng.choices(HAIRS, HAIR_WEIGHTS)[0], rng, 14)
     lips = mix(skin, (190, 70, 70), rng.uniform(0.35, 0.6))
     if not is_man and rng.random() < 0.6:
         lips = mix(rng.choice(((200, 30, 60), (170, 40, 110), (226, 96, 80))), skin, rng.uniform(0, 0.25))
@@ -118,8 +118,8 @@ def person_from_seed(seed: int) -> Person:
         face_height=rng.uniform(0.94, 1.04),
         jaw=min(1.0, rng.uniform(0, 0.8) + 0.2 * is_man),
         hair_style=hair_style,
-        hair_colour=hair_colour,
-        eye_colour=_near(rng.choice(EYES), rng, 10),
+        hair_color=hair_color,
+        eye_color=_near(rng.choice(EYES), rng, 10),
         eye_size=rng.uniform(0.85, 1.25),
         eye_spacing=rng.uniform(0.30, 0.41),
         brow_thickness=rng.uniform(0.05, 0.10) + 0.04 * is_man,
@@ -127,7 +127,7 @@ def person_from_seed(seed: int) -> Person:
         nose_width=rng.uniform(0.09, 0.2),
         nose_length=rng.uniform(0.28, 0.42),
         mouth_width=rng.uniform(0.24, 0.4),
-        lip_colour=lips,
+        lip_color=lips,
         beard=rng.choices(BEARDS, (6, 3, 5, 3, 3))[0] if is_man else "none",
         marks=rng.choices(MARKS, (6, 2, 1, 3))[0],
     )

@@ -26,7 +26,7 @@ LABELS = (
     "arm",
 )
 
-# Framing: centre height and half height of the face, in picture sides.
+# Framing: center height and half height of the face, in picture sides.
 _PLACES = {"face": (0.53, 0.32), "half": (0.34, 0.20)}
 
 
@@ -35,7 +35,7 @@ class Shot:
     """Everything about a picture but the person in it.
 
     `scene` None is a plain studio wall; `dx`, `dy` (picture sides) and `scale` move and size the figure;
-    `backdrop_seed` settles the details of the scene and the colour of wall and hat.
+    `backdrop_seed` settles the details of the scene and the color of wall and hat.
     Objects are held in half figures only: a close-up leaves no room for them.
     """
 
@@ -74,7 +74,7 @@ class Rendered:
 
 
 def _draw_figure(canvas: Canvas, person: Person, shot: Shot, x: float) -> tuple[tuple, tuple]:
-    """Draw one figure whose face is centred at x (picture sides); return its face box and its eyes in pixels."""
+    """Draw one figure whose face is centered at x (picture sides); return its face box and its eyes in pixels."""
     y, half_height = _PLACES[shot.framing]
     pen = canvas.pen(x, y + shot.dy, half_height * shot.scale)
     draw_clothes(pen, person, shot.clothes)
@@ -89,10 +89,10 @@ def _draw_figure(canvas: Canvas, person: Person, shot: Shot, x: float) -> tuple[
     return box, eyes
 
 
-def _render(people: Sequence[Person], centres: Sequence[float], shot: Shot, size: int) -> Rendered:
+def _render(people: Sequence[Person], centers: Sequence[float], shot: Shot, size: int) -> Rendered:
     canvas = Canvas(size)
     draw_backdrop(canvas, shot.scene, shot.backdrop_seed)
-    found = [_draw_figure(canvas, person, shot, x) for person, x in zip(people, centres, strict=True)]
+    found = [_draw_figure(canvas, person, shot, x) for person, x in zip(people, centers, strict=True)]
     image, labels = canvas.finish()
     return Rendered(image, labels, [box for box, _ in found], [eyes for _, eyes in found])
 

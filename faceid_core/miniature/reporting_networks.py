@@ -94,7 +94,7 @@ class PatchTrunk(nn.Module):
         return patches, fine, self.blocks(self.merge(unfold(fine, 2)) + self.place)
 
 
-class ReportingRecogniserNetwork(nn.Module):
+class ReportingRecognizerNetwork(nn.Module):
     """An aligned crop to a direction in embedding space, and, in training, to the person's parameters.
 
     Args:

@@ -14,13 +14,13 @@ from .reporting_networks import (
     ConceptNetwork,
     ReportingDetectorNetwork,
     ReportingParserNetwork,
-    ReportingRecogniserNetwork,
+    ReportingRecognizerNetwork,
 )
 from .scorers import (
     Concepts,
     MiniatureDetector,
     MiniatureParser,
-    MiniatureRecogniser,
+    MiniatureRecognizer,
     in_batches,
     load_network,
     most_probable,
@@ -95,9 +95,9 @@ def load_parser(folder: Path | str | None = None) -> MiniatureParser:
     return MiniatureParser(load_network(ReportingParserNetwork, "reporting_parser", folder)[0])
 
 
-def load_recogniser(folder: Path | str | None = None) -> MiniatureRecogniser:
-    """The reporting recogniser from a folder, by default the one that ships with the package."""
-    return MiniatureRecogniser(load_network(ReportingRecogniserNetwork, "reporting_recogniser", folder)[0])
+def load_recognizer(folder: Path | str | None = None) -> MiniatureRecognizer:
+    """The reporting recognizer from a folder, by default the one that ships with the package."""
+    return MiniatureRecognizer(load_network(ReportingRecognizerNetwork, "reporting_recognizer", folder)[0])
 
 
 def load_image_text(folder: Path | str | None = None) -> MiniatureConceptScorer:

@@ -10,8 +10,8 @@ import numpy as np
 
 from .scorer_networks import SIZE, DetectorNetwork
 
-# Eye centres of the recogniser's crop as fractions of its side: tight, so that clothes and scene stay out.
-RECOGNISER_EYE_TARGETS = ((22 / 64, 30 / 64), (42 / 64, 30 / 64))
+# Eye centers of the recognizer's crop as fractions of its side: tight, so that clothes and scene stay out.
+RECOGNIZER_EYE_TARGETS = ((22 / 64, 30 / 64), (42 / 64, 30 / 64))
 
 # Two finds whose boxes overlap more than this are one face.
 SAME_FACE_OVERLAP = 0.35
@@ -138,8 +138,8 @@ def decode(grid: np.ndarray, *, threshold: float) -> np.ndarray:
         ys, xs = np.mgrid[near]
         weight = heat[near] ** 2
         weight = weight / weight.sum()
-        centre = np.stack([xs, ys]) * pitch + pitch / 2  # [2, r, c]
-        points = grid[(slice(1, None), *near)].reshape(4, 2, *weight.shape) * DetectorNetwork.REACH + centre
+        center = np.stack([xs, ys]) * pitch + pitch / 2  # [2, r, c]
+        points = grid[(slice(1, None), *near)].reshape(4, 2, *weight.shape) * DetectorNetwork.REACH + center
         rows.append([heat[row, column], *(points * weight).sum((2, 3)).reshape(8)])
     rows = sorted(rows, key=lambda face: -face[0])
     kept: list[list[float]] = []

@@ -58,7 +58,7 @@ class Trunk(nn.Module):
         return x32, x16, x8, self.level4(x8)
 
 
-class RecogniserNetwork(nn.Module):
+class RecognizerNetwork(nn.Module):
     """An aligned crop to a direction in embedding space, and, in training, to the person's parameters.
 
     Args:
@@ -86,7 +86,7 @@ class RecogniserNetwork(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Words to a direction: embeddings, neighbours mixed by one convolution, pooled.
+    """Words to a direction: embeddings, neighbors mixed by one convolution, pooled.
 
     Args:
         words: size of the vocabulary; 0 is padding and 1 an unknown word.
@@ -160,10 +160,10 @@ class _Upward(nn.Module):
 
 
 class DetectorNetwork(nn.Module):
-    """A picture to a 16 x 16 grid of faces: confidence, box and eye centres for each cell.
+    """A picture to a 16 x 16 grid of faces: confidence, box and eye centers for each cell.
 
-    Channels of the result: 0 the logit that a face's centre lies in the cell; 1 to 4 the box's sides
-    (x0, y0, x1, y1) and 5 to 8 the eyes (left x, y, right x, y), relative to the cell's centre in
+    Channels of the result: 0 the logit that a face's center lies in the cell; 1 to 4 the box's sides
+    (x0, y0, x1, y1) and 5 to 8 the eyes (left x, y, right x, y), relative to the cell's center in
     units of `REACH` pixels.
     """
 

@@ -1,4 +1,4 @@
-"""The miniature world's first scorers, the selection set: detector, parser, recogniser, image-text scorer."""
+"""The miniature world's first scorers, the selection set: detector, parser, recognizer, image-text scorer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from faceid_core.geometry.align import align
+from faceid_core.geometry.protocols import Face
+
 from ..errors import MissingWeights
-from ..faces.align import align
-from ..faces.protocols import Face
 from .concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
-from .scorer_geometry import RECOGNISER_EYE_TARGETS, View, close_up, decode, letterbox, nearest
+from .scorer_geometry import RECOGNIZER_EYE_TARGETS, View, close_up, decode, letterbox, nearest
 from .scorer_networks import (
     SIZE,
     DetectorNetwork,
     ImageTextNetwork,
     ParserNetwork,
-    RecogniserNetwork,
+    RecognizerNetwork,
     as_tensor,
 )
 from .scorer_words import encode
@@ -51,7 +52,7 @@ def load_network(network: type[nn.Module], name: str, folder: Path | str | None)
         if not file.is_file():
             raise MissingWeights(
                 f"the miniature {name} needs {file.name} in {folder}; bring it with "
-                f"`python -m faceid_core.miniature.train_scorers {name}`"
+                f"`python -m faceid_core.miniature_training.train_scorers {name}`"
             )
     configuration = json.loads(config.read_text())
     model = network(**configuration["network"])
@@ -85,7 +86,7 @@ def in_batches(network, images: np.ndarray) -> list:
 
 
 class MiniatureDetector:
-    """Finds faces in pictures of any size; implements `faces.protocols.FaceDetector`."""
+    """Finds faces in pictures of any size; implements `geometry.protocols.FaceDetector`."""
 
     version = "1"
 
@@ -119,7 +120,7 @@ def _face(row: np.ndarray) -> Face:
 
 
 class MiniatureParser:
-    """Gives each pixel of a crop a class; implements `faces.protocols.FaceParser`."""
+    """Gives each pixel of a crop a class; implements `geometry.protocols.FaceParser`."""
 
     name = "miniature"
     version = "1"
@@ -129,7 +130,7 @@ class MiniatureParser:
         self.network = network
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
-        """Labels uint8 [n, h, w] of `faces.classes.CLASSES` for crops uint8 [h, w, 3] of one size.
+        """Labels uint8 [n, h, w] of `geometry.classes.CLASSES` for crops uint8 [h, w, 3] of one size.
 
         Args:
             crops: RGB, aligned or not; other sizes than 64 are shrunk or enlarged, and the labels back.
@@ -143,7 +144,7 @@ class MiniatureParser:
         return np.stack(labels) if labels else np.empty((0, height, width), np.uint8)
 
 
-class MiniatureRecogniser:
+class MiniatureRecognizer:
     """Turns faces into unit vectors whose scalar product says how alike two people are."""
 
     name = "miniature"
@@ -153,7 +154,7 @@ class MiniatureRecogniser:
         self.network = network
 
     def embed(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit vectors float32 [n, 128] for crops uint8 [64, 64, 3], eyes at `RECOGNISER_EYE_TARGETS`."""
+        """Unit vectors float32 [n, 128] for crops uint8 [64, 64, 3], eyes at `RECOGNIZER_EYE_TARGETS`."""
         vectors = [out[:count].numpy() for out, count in in_batches(self.network, squares(crops))]
         return np.concatenate(vectors) if vectors else np.empty((0, 128), np.float32)
 
@@ -164,17 +165,17 @@ class MiniatureRecogniser:
             ValueError: if a face has no eyes.
         """
         crops = [
-            recogniser_crop(image, face.left_eye, face.right_eye)
+            recognizer_crop(image, face.left_eye, face.right_eye)
             for image, face in zip(images, faces, strict=True)
         ]
         return self.embed(crops)
 
 
-def recogniser_crop(image: np.ndarray, left_eye, right_eye) -> np.ndarray:
-    """The crop [64, 64, 3] that the recogniser wants, from a picture and the eye centres in its pixels."""
+def recognizer_crop(image: np.ndarray, left_eye, right_eye) -> np.ndarray:
+    """The crop [64, 64, 3] that the recognizer wants, from a picture and the eye centers in its pixels."""
     if left_eye is None or right_eye is None:
-        raise ValueError("the recogniser aligns a face by its eyes, and the detector found none")
-    return align(image, left_eye, right_eye, size=SIZE, eye_targets=RECOGNISER_EYE_TARGETS)[0]
+        raise ValueError("the recognizer aligns a face by its eyes, and the detector found none")
+    return align(image, left_eye, right_eye, size=SIZE, eye_targets=RECOGNIZER_EYE_TARGETS)[0]
 
 
 # The answers of each head, in the order of its outputs.
@@ -268,9 +269,9 @@ def load_parser(folder: Path | str | None = None) -> MiniatureParser:
     return MiniatureParser(load_network(ParserNetwork, "parser", folder)[0])
 
 
-def load_recogniser(folder: Path | str | None = None) -> MiniatureRecogniser:
-    """The recogniser from a folder, by default the one that ships with the package."""
-    return MiniatureRecogniser(load_network(RecogniserNetwork, "recogniser", folder)[0])
+def load_recognizer(folder: Path | str | None = None) -> MiniatureRecognizer:
+    """The recognizer from a folder, by default the one that ships with the package."""
+    return MiniatureRecognizer(load_network(RecognizerNetwork, "recognizer", folder)[0])
 
 
 def load_image_text(folder: Path | str | None = None) -> MiniatureImageText:

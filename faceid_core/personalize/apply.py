@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from faceid_core.diffusion.base import TextTower
-from faceid_core.diffusion.describe import ENCODERS, POOLING
 from faceid_core.errors import BaseMismatch, ConfigurationError
+from faceid_core.weights.describe import ENCODERS, POOLING
 
 from .attention import StagedUNet
 from .conditioning import identity_contexts, plain_contexts
@@ -210,5 +210,5 @@ def _require_same_base(pipe: Any, text: _PipelineText, tokens: IdentityTokens, d
         if found != learned[what]:
             raise BaseMismatch(
                 f"the tokens were learned on a base model with {what} {learned[what]}, the pipeline has {found}; "
-                "load that base model, or personalise the person on this one"
+                "load that base model, or personalize the person on this one"
             )

@@ -2,7 +2,7 @@
 
 Contexts are projected once (`project`), whatever the number of samples or sampling steps that use them; a
 call (`predict`) names for each sample the row of the projection that it uses. So one batch mixes stages,
-prompts and people. docs/design/personalisation.md says why the U-Net's own arguments are not enough.
+prompts and people. docs/design/personalization.md says why the U-Net's own arguments are not enough.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class TokenizedPrompt:
 
 
 def tokenize(tower: TextTower, prompt: str, vectors: int) -> TokenizedPrompt:
-    """Tokenise a prompt whose `V*` takes a number of token positions.
+    """Tokenize a prompt whose `V*` takes a number of token positions.
 
     Raises:
         ConfigurationError: the prompt is too long for the model, or has not exactly one placeholder.
@@ -56,7 +56,7 @@ def tokenize(tower: TextTower, prompt: str, vectors: int) -> TokenizedPrompt:
 
 
 def tokenize_plain(tower: TextTower, prompt: str, text: str) -> TokenizedPrompt:
-    """Tokenise a prompt whose `V*` is replaced by a plain text; its positions are those of that text.
+    """Tokenize a prompt whose `V*` is replaced by a plain text; its positions are those of that text.
 
     Raises:
         ConfigurationError: as `tokenize`.
@@ -129,7 +129,7 @@ def encode_vectors(
     """Contexts of one prompt with many sets of vectors, over all text encoders.
 
     Args:
-        prompts: text encoder -> the tokenised prompt.
+        prompts: text encoder -> the tokenized prompt.
         vectors: text encoder -> float32 [n, vectors, width].
 
     Returns:
@@ -160,7 +160,7 @@ def identity_contexts(
 
     Where `use` leaves the person out, the class word's vectors stand in the same positions. Its strength blends
     contexts, not vectors: keys and values are linear in contexts, so the dial is even at every layer and its two
-    ends are exact, while the text encoder normalises vectors, so that half-way vectors are no half-way person.
+    ends are exact, while the text encoder normalizes vectors, so that half-way vectors are no half-way person.
 
     Returns:
         Contexts, [stages, 2 (K, V), length, context width], and the person's positions, int64 [vectors].
@@ -203,7 +203,7 @@ def both_sides(contexts: Contexts) -> Contexts:
 def tokenize_several(
     tower: TextTower, prompt: str, counts: Sequence[int]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Tokenise a prompt whose `V1*`, `V2*`, ... take numbers of token positions.
+    """Tokenize a prompt whose `V1*`, `V2*`, ... take numbers of token positions.
 
     Returns:
         Token ids, int64 [length], and each person's positions, int64 [count], in the order of the counts.

@@ -98,7 +98,7 @@ def distil(
     """Learn vectors whose single context predicts as the staged contexts do.
 
     It starts at the class word, or at the mean over stages and sides where that is near already. Vectors that differ
-    much between stages and sides have a mean that is nobody, from which the optimiser hardly finds out.
+    much between stages and sides have a mean that is nobody, from which the optimizer hardly finds out.
 
     Args:
         views: pictures to learn from.

@@ -1,7 +1,7 @@
 """Guards: when a person's training has gone wrong, in words that say what to do.
 
 Each looks at one slot only, so that nobody else in the pass notices. The limits are ours, far from what healthy
-training comes to (docs/design/personalisation.md has what it does).
+training comes to (docs/design/personalization.md has what it does).
 """
 
 from __future__ import annotations

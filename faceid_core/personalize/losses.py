@@ -43,7 +43,7 @@ def diffusion_loss(prediction: torch.Tensor, target: torch.Tensor, weight: torch
     Returns:
         float32 [b].
 
-    Source: plain, Rombach et al. 2022; masked and normalised by area, Break-A-Scene, reconstruction here.
+    Source: plain, Rombach et al. 2022; masked and normalized by area, Break-A-Scene, reconstruction here.
     """
     squared = (prediction.float() - target.float()).square().mean(dim=1)  # [b, h, w]
     return (squared * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6)

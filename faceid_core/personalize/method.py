@@ -1,4 +1,4 @@
-"""Method: every choice of the personalisation method as one frozen, validated value.
+"""Method: every choice of the personalization method as one frozen, validated value.
 
 It imports no model library: command line and form show the same descriptions. `source` in a field's schema
 says where its default comes from: the paper, a relative's public code, or our reconstruction.
@@ -35,7 +35,7 @@ class Method(BaseModel):
     )
     kv_split: bool = _choice(True, "Separate vectors for the keys and the values of cross-attention.", PAPER)
     vectors: int = _choice(1, "Token positions that the person takes in a prompt.", PAPER, ge=1, le=8)
-    parametrisation: Literal["free", "block", "name_basis"] = _choice(
+    parametrization: Literal["free", "block", "name_basis"] = _choice(
         "free",
         "What is learned: the vectors themselves, a small transformer block that makes them from the start, or "
         "coefficients of the principal components of known names.",
@@ -123,7 +123,7 @@ class Method(BaseModel):
     gradient_clip: float = _choice(
         1.0, "Largest norm of one person's gradient; 0 leaves it as it is.", RECONSTRUCTION, ge=0.0, le=1e6
     )
-    steps: int = _choice(100, "Optimiser steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
+    steps: int = _choice(100, "Optimizer steps for each person.", RECONSTRUCTION, ge=1, le=100_000)
     samples_per_step: int = _choice(
         10, "Noised copies of the photo in each step.", RECONSTRUCTION, ge=1, le=256
     )
@@ -173,12 +173,12 @@ class Method(BaseModel):
             raise ValueError(f"timestep_range {low} to {high} must rise within 0 to 1")
         if self.attention_target in ("mask", "reference_in_mask") and self.attention_space != "post_softmax":
             raise ValueError(f"attention_target {self.attention_target} needs attention_space post_softmax")
-        if self.parametrisation == "block" and self.common:
+        if self.parametrization == "block" and self.common:
             raise ValueError(
-                "parametrisation block makes all vectors from one start already: common must be off"
+                "parametrization block makes all vectors from one start already: common must be off"
             )
-        if self.parametrisation == "name_basis" and self.start != "mean_name":
-            raise ValueError("parametrisation name_basis starts at the mean: set start to mean_name")
+        if self.parametrization == "name_basis" and self.start != "mean_name":
+            raise ValueError("parametrization name_basis starts at the mean: set start to mean_name")
         return self
 
     @property

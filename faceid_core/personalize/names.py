@@ -62,5 +62,5 @@ def require_names(found: int, names: str, encoder: str) -> None:
         raise ConfigurationError(
             f"only {found} names of the list {names!r} are two tokens long for {encoder}; set names to "
             "the list that the base model knows (miniature, public_figures), or choose start class_word and "
-            "parametrisation free or block"
+            "parametrization free or block"
         )

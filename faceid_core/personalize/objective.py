@@ -47,10 +47,10 @@ class _Batch:
 
 
 class Objective:
-    """What all slots share: the network, the tokenised training prompt, the class words' reference contexts.
+    """What all slots share: the network, the tokenized training prompt, the class words' reference contexts.
 
     Attributes:
-        prompts: text encoder -> the tokenised training prompt.
+        prompts: text encoder -> the tokenized training prompt.
         positions: int64 [vectors], the person's positions in the context.
         boundaries: the training timesteps at which stages 2, 3, ... begin.
     """

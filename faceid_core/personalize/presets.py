@@ -26,7 +26,7 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
         "semantic-fidelity": Method(
             vectors=2,
             start="mean_name",
-            parametrisation="name_basis",
+            parametrization="name_basis",
             basis_size=128,
             common=True,
             own_rate=0.1,
@@ -58,10 +58,10 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
         ),
         # Celeb-Basis without its face encoder: two words as coefficients of the principal components of names.
         "celeb-basis": _like(
-            _TEXTUAL_INVERSION, vectors=2, parametrisation="name_basis", start="mean_name", learning_rate=1.0
+            _TEXTUAL_INVERSION, vectors=2, parametrization="name_basis", start="mean_name", learning_rate=1.0
         ),
         # Cross Initialization: two words that start at the text encoder's output for the mean name, and are held there.
-        "cross-initialisation": _like(
+        "cross-initialization": _like(
             _TEXTUAL_INVERSION,
             vectors=2,
             start="encoder_output",

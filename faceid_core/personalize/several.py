@@ -32,7 +32,7 @@ def require_together(people: Sequence[Person]) -> None:
         told = ", ".join(f"{digest[:12] or '(unnamed)'} with {steps} timesteps" for digest, steps in bases)
         raise BaseMismatch(
             f"the people of one prompt were learned on different base models ({told}); "
-            "personalise them on the same one"
+            "personalize them on the same one"
         )
 
 

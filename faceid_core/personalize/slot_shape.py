@@ -54,9 +54,9 @@ def _peak_bytes(base: BaseModel, method: Method, count: int, samples_at_once: in
     import torch
 
     side = base.description.resolution
-    grey, whole = np.full((side, side, 3), 127, np.uint8), np.ones((side, side), np.float32)
+    gray, whole = np.full((side, side, 3), 127, np.uint8), np.ones((side, side), np.float32)
     photos = [
-        TrainingPhoto(f"nobody-{number}", "0" * 64, grey, whole, whole > 0, "person")
+        TrainingPhoto(f"nobody-{number}", "0" * 64, gray, whole, whole > 0, "person")
         for number in range(count)
     ]
     torch.cuda.reset_peak_memory_stats(base.device)

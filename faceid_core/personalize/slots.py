@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from faceid_core.diffusion.base import BaseModel
 
 from .method import Method
-from .parametrisation import Parametrisation
+from .parametrization import Parametrization
 from .random import chance, integer, normal
 from .stages import stage_of, stage_range
 
@@ -63,7 +63,7 @@ class Slot:
     weights: torch.Tensor
     masks: torch.Tensor
     starts: Mapping[str, torch.Tensor]
-    learned: Mapping[str, Parametrisation]
+    learned: Mapping[str, Parametrization]
     reference: int
     optimizer: torch.optim.AdamW
     attention_before: torch.Tensor
@@ -114,7 +114,7 @@ class Samples:
     stages: torch.Tensor
 
 
-def make_optimizer(learned: Mapping[str, Parametrisation], method: Method) -> torch.optim.AdamW:
+def make_optimizer(learned: Mapping[str, Parametrization], method: Method) -> torch.optim.AdamW:
     """A person's own AdamW, so that moments and step count are nobody else's."""
     named = [pair for each in learned.values() for pair in each.named_parameters()]
     own = [parameter for name, parameter in named if method.common and name.endswith("own")]

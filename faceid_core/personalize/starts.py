@@ -52,8 +52,8 @@ def name_basis(base: BaseModel, tower: TextTower, method: Method) -> torch.Tenso
     reconstruction.
     """
     names = name_embeddings(base, tower, method)  # [names, vectors, width]
-    centred = (names - names.mean(dim=0)).transpose(0, 1)  # [vectors, names, width]
-    _, lengths, components = torch.linalg.svd(centred, full_matrices=False)
+    centered = (names - names.mean(dim=0)).transpose(0, 1)  # [vectors, names, width]
+    _, lengths, components = torch.linalg.svd(centered, full_matrices=False)
     spanned = int((lengths > _SHORTEST * lengths[:, :1]).sum(dim=1).max())
     size = min(method.basis_size, spanned)
     deviations = lengths[:, :size, None] / (names.shape[0] - 1) ** 0.5

@@ -53,7 +53,7 @@ class IdentityTokens:
 
     def __post_init__(self):
         if not self.tensors:
-            raise UnreadableTokens("the tokens hold no tensor; personalise the person again")
+            raise UnreadableTokens("the tokens hold no tensor; personalize the person again")
         for name, tensor in self.tensors.items():
             expected = (self.stages, 2, self.vectors)
             if tensor.ndim != 4 or tuple(tensor.shape[:3]) != expected or tensor.dtype != torch.float32:
@@ -85,7 +85,7 @@ class IdentityTokens:
         if digest != self.base_digest:
             raise BaseMismatch(
                 f"the tokens were learned on base model {self.base_digest[:12] or '(unnamed)'}, this one is "
-                f"{digest[:12] or '(unnamed)'}; load that base model, or personalise the person on this one"
+                f"{digest[:12] or '(unnamed)'}; load that base model, or personalize the person on this one"
             )
 
     def to_bytes(self) -> bytes:
@@ -120,7 +120,7 @@ class IdentityTokens:
         if fields.get("format") != FORMAT or version != FORMAT_VERSION:
             raise UnreadableTokens(
                 f"the file has format {fields.get('format')!r} version {version!r}, this program reads "
-                f"{FORMAT!r} version {FORMAT_VERSION}; personalise the person again"
+                f"{FORMAT!r} version {FORMAT_VERSION}; personalize the person again"
             )
         try:
             return cls(

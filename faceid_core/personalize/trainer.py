@@ -18,7 +18,7 @@ from .journal import JournalEntry, UnusableEntry, resume, write_entry
 from .losses import outside_share
 from .method import Method
 from .objective import Objective
-from .parametrisation import make_parametrisation
+from .parametrization import make_parametrization
 from .probe import photo_attention
 from .slots import Slot, TrainingPhoto, at_side, learning_rate, loss_weights, make_optimizer, with_mirror
 from .starts import first_vectors
@@ -187,7 +187,7 @@ class _Trainer:
             name: first_vectors(base, tower, photo.class_word, method) for name, tower in base.towers.items()
         }
         learned = {
-            name: make_parametrisation(base, tower, starts[name], method, self.seed)
+            name: make_parametrization(base, tower, starts[name], method, self.seed)
             for name, tower in base.towers.items()
         }
         side = base.description.latent_side
@@ -207,7 +207,7 @@ class _Trainer:
         return slot
 
     def step(self, seats: Sequence[Slot | None]) -> dict[int, str]:
-        """One optimiser step of every occupied seat.
+        """One optimizer step of every occupied seat.
 
         Returns:
             Seat -> what is wrong, for those whose attempt cannot go on.

@@ -44,8 +44,8 @@ def contact_sheet(
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
     for column, words in enumerate(columns):
-        centre = label_pixels + gap + column * (cell_pixels + gap) + cell_pixels / 2
-        pen.text((centre, head / 2 + 3), shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
+        center = label_pixels + gap + column * (cell_pixels + gap) + cell_pixels / 2
+        pen.text((center, head / 2 + 3), shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
     for row, (words, pictures) in enumerate(rows):
         top = head + gap + row * (cell_pixels + gap)
         if label_pixels:

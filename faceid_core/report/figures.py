@@ -105,7 +105,7 @@ FIGURES = (
     Figure(
         "leakage_clothes", "the photo's clothes", "worn where other clothes or none were asked", percent=True
     ),
-    Figure("leakage_background", "the photo's background", "its colours beside the head", percent=True),
+    Figure("leakage_background", "the photo's background", "its colors beside the head", percent=True),
     Figure(
         "leakage_framing", "the photo's framing", "a face as large, where no close-up was asked", percent=True
     ),
@@ -113,10 +113,10 @@ FIGURES = (
     Figure(
         "identity_accepted",
         "identity accepted",
-        "the recogniser takes the face for the photo's",
+        "the recognizer takes the face for the photo's",
         percent=True,
     ),
-    Figure("identity_second", "identity, second recogniser", "cosine of another recogniser's embeddings"),
+    Figure("identity_second", "identity, second recognizer", "cosine of another recognizer's embeddings"),
     Figure(
         "image_text_second", "image and text, second model", "picture against the prompt by another model"
     ),

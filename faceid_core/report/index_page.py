@@ -46,7 +46,7 @@ def index_page(
         run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
         accounts: one for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
             `value`, `threshold`, `attempts`, `seconds`, `weak`, `same_photo`.
-        summary: rows of `evaluate.summary.summarise`.
+        summary: rows of `evaluate.summary.summarize`.
         person_urls: identity key to the address of the person's page as seen from this one.
         notes: sentences for the foot of the page, such as what went wrong with floor or ceiling.
     """

@@ -11,8 +11,8 @@ from PIL import Image
 
 from faceid_core.photos import encode_png
 
-_MASK_COLOUR = np.array([30, 200, 140], np.float32)
-# Dark violet over red to pale yellow, ever lighter: weak and strong stay apart without colour too.
+_MASK_COLOR = np.array([30, 200, 140], np.float32)
+# Dark violet over red to pale yellow, ever lighter: weak and strong stay apart without color too.
 _HEAT = np.array(
     [(10, 7, 35), (66, 15, 109), (140, 41, 99), (205, 71, 70), (242, 134, 50), (251, 226, 150)], np.float32
 )
@@ -32,19 +32,19 @@ def mask_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     weight = np.asarray(mask, np.float32)[..., None]  # [h, w, 1]
     picture = image.astype(np.float32)
-    inside = 0.62 * picture + 0.38 * _MASK_COLOUR
+    inside = 0.62 * picture + 0.38 * _MASK_COLOR
     return np.rint(weight * inside + (1 - weight) * 0.45 * picture).astype(np.uint8)
 
 
 def attention_overlay(
     image: np.ndarray, attention: np.ndarray, *, strongest: float | None = None
 ) -> np.ndarray:
-    """A picture in grey with attention as heat over it.
+    """A picture in gray with attention as heat over it.
 
     Args:
         image: uint8 [h, w, 3].
         attention: float [a, b], not negative, over the whole picture.
-        strongest: the value that gets the hottest colour; give two maps the same to compare them. The map's
+        strongest: the value that gets the hottest color; give two maps the same to compare them. The map's
             own maximum if None.
 
     Returns:
@@ -59,8 +59,8 @@ def attention_overlay(
     lower = np.minimum(place.astype(int), len(_HEAT) - 2)
     rest = (place - lower)[..., None]
     heat = _HEAT[lower] * (1 - rest) + _HEAT[lower + 1] * rest  # [h, w, 3]
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]  # [h, w, 1]
-    return np.rint(0.4 * grey + 0.6 * heat).astype(np.uint8)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]  # [h, w, 1]
+    return np.rint(0.4 * gray + 0.6 * heat).astype(np.uint8)
 
 
 def with_box(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:

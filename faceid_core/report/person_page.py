@@ -59,7 +59,7 @@ def person_page(
         pictures: of the grid.
         scores: metric rows of all metrics over the pictures.
         floor_scores: identity and leakage rows of the class word's pictures against this person.
-        summary: rows of `evaluate.summary.summarise` of the whole run; the person, its class word and the
+        summary: rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
             named people are looked up in it.
         index_url: address of the run index as seen from this page; no link if empty.
     """

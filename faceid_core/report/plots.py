@@ -106,11 +106,11 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | None = None) -> Markup:
     """Each subject by how often it obeys the prompt (x) and how like the photo it is (y), with intervals.
 
-    Floor (class word) and ceiling (mean of the named people) are drawn across: a night is good when its
+    Floor (class word) and ceiling (mean of the named people) are drawn across: a run is good when its
     people lie high and far to the right.
 
     Args:
-        rows: of `evaluate.summary.summarise`.
+        rows: of `evaluate.summary.summarize`.
         links: identity key to the address of the person's page.
     """
     links = links or {}

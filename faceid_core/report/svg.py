@@ -1,4 +1,4 @@
-"""A few SVG elements: plots are drawn with the page's own colours, so they follow its light or dark theme."""
+"""A few SVG elements: plots are drawn with the page's own colors, so they follow its light or dark theme."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ class Detect:
     def execute(self, works, inputs, models, tick):
         """Decode, detect and align each photo; a rejection is a result like any other."""
         from faceid_core import photos
-        from faceid_core.faces.align import FRAMINGS
         from faceid_core.faces.detect import detect_face
         from faceid_core.faces.quality import Limits
+        from faceid_core.geometry.align import FRAMINGS
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             p = work.call.parameters

@@ -14,15 +14,15 @@ from faceid_core.store.keys import StageCall
 
 SHARD = "pictures.parquet"
 _SHARED = ("sampler", "steps", "guidance")  # parameters that the plan gives all subjects alike
-_CONSTANT = 2  # levels of 256 that a picture of one colour may span
+_CONSTANT = 2  # levels of 256 that a picture of one color may span
 
 
 class ConstantPictures(FaceidError):
-    """Some of a subject's pictures are one colour only."""
+    """Some of a subject's pictures are one color only."""
 
     def __init__(self, constant: int, drawn: int):
         super().__init__(
-            f"{constant} of {drawn} pictures are one colour only, as when the decoder overflows; "
+            f"{constant} of {drawn} pictures are one color only, as when the decoder overflows; "
             "set base_model.precision to float32 or bfloat16, or learn the person again"
         )
 
@@ -152,7 +152,7 @@ def plan_works(plan, subject: Subject) -> list[Work]:
     # Absent by default, so that the keys of pictures drawn before there was a choice stay theirs.
     if use := plan.config.identity_use(subject.kind == "person").fields():
         parameters["use"] = use
-    sources = {} if subject.text else {"tokens": subject.source("personalise", "tokens.safetensors")}
+    sources = {} if subject.text else {"tokens": subject.source("personalize", "tokens.safetensors")}
     precision = config.base_model.precision
     return [
         plan.work(subject, "generate", STAGE.version, parameters, sources, ("base",), precision=precision)

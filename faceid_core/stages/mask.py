@@ -16,8 +16,8 @@ class Mask:
 
     def execute(self, works, inputs, models, tick):
         """Make each mask from its labels; no model is used."""
-        from faceid_core.faces.align import FRAMINGS
         from faceid_core.faces.mask import make_mask
+        from faceid_core.geometry.align import FRAMINGS
 
         for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
             valid = read_png(blobs["valid"]) > 0

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE
-from faceid_core.diffusion.sources import find_base, hub_model
 from faceid_core.errors import UnusableWeights
 from faceid_core.evaluate.photographs import Chosen
 from faceid_core.personalize.method import Method
 from faceid_core.stages.weights import base_weights, chosen_scorers, face_models
 from faceid_core.store import ObjectStore, open_store
+from faceid_core.weights.base_model import find_base, hub_model
+from faceid_core.weights.describe import MINIATURE
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ class Models:
     @cached_property
     def _faces(self):
         from faceid_core.faces.backends import load_faces
-        from faceid_core.miniature.scorer_sets import SELECTION, SETS
         from faceid_core.stages.weights import verify_shipped
+        from faceid_core.weights.miniature_sets import SELECTION, SETS
 
         if self.settings.faces_backend == "miniature":
             verify_shipped(
@@ -212,8 +212,8 @@ class Models:
         if self.settings.photograph_scorers is not None:
             return self._photograph_scorers(self.settings.photograph_scorers)
         from faceid_core.evaluate.scorers import load_scorers
-        from faceid_core.miniature.scorer_sets import SETS
         from faceid_core.stages.weights import verify_shipped
+        from faceid_core.weights.miniature_sets import SETS
 
         verify_shipped(
             {name: self.settings.weights[role] for role, name in SETS[self.settings.scorers].items()}

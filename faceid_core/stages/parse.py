@@ -30,8 +30,8 @@ class Parse:
 
 def _given(subject: bytes):
     """The outputs for a subject that the user pointed at: its pixels are one class."""
-    from faceid_core.faces.classes import INDEX
     from faceid_core.faces.mask import GIVEN_CLASS
+    from faceid_core.geometry.classes import INDEX
 
     labels = (read_png(subject) > 127).astype("uint8") * INDEX[GIVEN_CLASS]
     about = {"parser": "given", "approximate": False}

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import Description
 from faceid_core.evaluate.grid import PromptGrid, load_grid
 from faceid_core.personalize.method import Method
 from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import Source, Subject, Work, call_for
 from faceid_core.store.cache import Manifest
+from faceid_core.weights.describe import Description
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides results, in memory, without a model loaded.
 
-    `weights` maps a role (base, detector, parser, recogniser, image_text) to the digest of its files;
+    `weights` maps a role (base, detector, parser, recognizer, image_text) to the digest of its files;
     `scorer_names` are for tables: the photographs' scorers by role;
     `base` says what the base model is, `tokenizers` where its text encoders' tokenizers lie. `floors` is filled in as
     the run goes: the manifest of each class word's pictures, against which people's identity floor is measured.
@@ -74,11 +74,11 @@ class Plan:
 
     def works(self, stage: str, subject: Subject) -> list[Work]:
         """Every piece of work of a stage ('score' is all metrics) for one subject whose inputs are there."""
-        from faceid_core.stages import detect, generate, mask, parse, personalise, score
+        from faceid_core.stages import detect, generate, mask, parse, personalize, score
 
         module = {
             "detect": detect, "parse": parse, "mask": mask,
-            "personalise": personalise, "generate": generate, "score": score,
+            "personalize": personalize, "generate": generate, "score": score,
         }[stage]  # fmt: skip
         return module.plan_works(self, subject)
 

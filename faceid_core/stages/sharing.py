@@ -16,7 +16,7 @@ from faceid_core.store.lease_record import LeaseState, LeaseWatch
 log = logging.getLogger(__name__)
 
 # Minutes of an accelerator each; the other stages take less than asking would.
-SHARED_STAGES = ("personalise", "generate")
+SHARED_STAGES = ("personalize", "generate")
 POLL_SECONDS = 2.0
 
 

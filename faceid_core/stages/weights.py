@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE, Description, describe
-from faceid_core.diffusion.sources import BaseFiles, find_base
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate import photographs
 from faceid_core.evaluate.photographs import Chosen
-from faceid_core.miniature.scorer_sets import SELECTION, SETS
-from faceid_core.store.models_lock import SHIPPED, ModelsLock
+from faceid_core.weights.base_model import BaseFiles, find_base
+from faceid_core.weights.describe import MINIATURE, Description, describe
 from faceid_core.weights.locate import WeightsPlace
+from faceid_core.weights.lock import SHIPPED, ModelsLock
+from faceid_core.weights.miniature_sets import SELECTION, SETS
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def chosen_scorers(config: NightlyConfig) -> Chosen | None:
     selecting = score.scorers == photographs.SELECTION
     return Chosen(
         name=score.scorers,
-        recognisers=(score.selection_recogniser,) if selecting else score.recognisers,
+        recognizers=(score.selection_recognizer,) if selecting else score.recognizers,
         clips=(score.selection_clip,) if selecting else score.clips,
         place=WeightsPlace(config.weights, config.s3.model_dump()),
     )

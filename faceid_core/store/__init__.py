@@ -1,8 +1,8 @@
-"""Where everything a night makes is kept: named objects, stage keys, the stage cache, the identity secret.
+"""Where everything a run makes is kept: named objects, stage keys, the stage cache, the identity secret.
 
 `objects` says what a store is, `folder` and `s3` are the two that exist, `layout` names what stands where;
 `keys` says when two pieces of work are the same, `cache` keeps results, `manifest` is the record of one;
-`secret` turns identity ids into opaque keys, `models_lock` pins weights, `lease` keeps two nights apart.
+`secret` turns identity ids into opaque keys, `models_lock` pins weights, `lease` keeps two runs apart.
 `docs/design/store.md` explains the choices.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from faceid_core.weights.lock import DamagedWeights, ModelsLock, digest_folder, write_lock
+
 from .cache import IdentityErased, Output, StageCache, erased_people, is_erased
 from .folder import FolderStore
 from .keys import StageCall, canonical_json, sha256_hex
-from .layout import initialise
+from .layout import initialize
 from .lease import RunLease, StoreBusy, Wait
 from .manifest import Manifest, OutputRef
-from .models_lock import DamagedWeights, ModelsLock, digest_folder, write_lock
 from .objects import ObjectInfo, ObjectStore
 from .secret import IdentitySecret
 
@@ -42,7 +43,7 @@ __all__ = [
     "canonical_json",
     "digest_folder",
     "erased_people",
-    "initialise",
+    "initialize",
     "is_erased",
     "open_store",
     "sha256_hex",

@@ -42,7 +42,7 @@ def is_erased(store: ObjectStore, identity_key: str) -> bool:
 
 
 def erased_people(store: ObjectStore) -> frozenset[str]:
-    """The keys of everybody whose tombstone stands now; one listing, where a night would ask for each person."""
+    """The keys of everybody whose tombstone stands now; one listing, where a run would ask for each person."""
     return frozenset(layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES))
 
 

@@ -20,7 +20,7 @@ from .keys import sha256_hex
 from .local_path import usable_folder
 from .objects import RESERVED, ObjectInfo, validate_name, validate_prefix
 
-_MISSPELT_S3 = re.compile(r"s3[an]?:/?/?", re.IGNORECASE)
+_MISSPELLED_S3 = re.compile(r"s3[an]?:/?/?", re.IGNORECASE)
 # A deletion prunes empty folders, which can take one away under a writer's feet; the writer makes it again.
 _ATTEMPTS_AT_VANISHING_FOLDER = 20
 # Stores that earlier versions made may have left it open to others.
@@ -329,7 +329,7 @@ def folder_of(url: str) -> Path:
     Raises:
         ConfigurationError: if it is not a local address, or holds what the tables' library reads as something else.
     """
-    if _MISSPELT_S3.match(url):
+    if _MISSPELLED_S3.match(url):
         raise ConfigurationError(
             f"{url} is not a store; an S3 store's address begins with s3:// in lower case"
         )

@@ -46,10 +46,10 @@ def canonical_json(value) -> bytes:
         TypeError: for any other type (arrays, paths, bytes, sets: convert them where their meaning is known).
         ValueError: for NaN and infinities, and for text that is not Unicode.
     """
-    return spelt(plain(value))
+    return spelled(plain(value))
 
 
-def spelt(value) -> bytes:
+def spelled(value) -> bytes:
     """`canonical_json` of a value that is plain already, as `plain` and `json.loads` give it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
     return text.encode()
@@ -161,7 +161,7 @@ class StageCall:
     @cached_property
     def spelling(self) -> bytes:
         """The canonical JSON of the preimage."""
-        return spelt(self.preimage())
+        return spelled(self.preimage())
 
     @cached_property
     def key(self) -> str:

@@ -14,7 +14,7 @@ from .secret import IdentitySecret, is_identity_key
 
 LAYOUT_VERSION = 1
 STORE = "store.json"
-CATALOGUE = "catalog/current.json"
+CATALOG = "catalog/current.json"
 TOMBSTONES = "tombstones/"
 COMMON = "common"
 # Whatever stands at a store's root, the folder of temporary files and locks among it.
@@ -24,7 +24,7 @@ TOP_NAMES = (
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-def initialise(store: ObjectStore, secret: IdentitySecret) -> dict:
+def initialize(store: ObjectStore, secret: IdentitySecret) -> dict:
     """Make the store if it is new, and refuse it if it is not ours.
 
     Args:

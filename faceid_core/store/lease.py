@@ -1,4 +1,4 @@
-"""Leases: two nights on one store, and two workers on one piece of work; whoever died is taken over.
+"""Leases: two runs on one store, and two workers on one piece of work; whoever died is taken over.
 
 A lease saves double work. Correctness never rests on it: two holders would still write the same results.
 """

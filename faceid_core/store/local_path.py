@@ -42,7 +42,7 @@ def usable_folder(path: str) -> Path:
 
 
 def _fault(path: str) -> str | None:
-    """What in a path delta-rs reads as something else, which would only show when a whole night is published."""
+    """What in a path delta-rs reads as something else, which would only show when a whole run is published."""
     odd = sorted({character for character in path if character in "\\[]|^"})
     if odd:
         return f"it holds {' '.join(odd)}"

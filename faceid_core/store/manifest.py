@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from .keys import FORMAT as STAGE_FORMAT
-from .keys import StageCall, canonical_json, is_digest, sha256_hex, spelt
+from .keys import StageCall, canonical_json, is_digest, sha256_hex, spelled
 
 FORMAT = "faceid-manifest/1"
 _PREIMAGE = {"format", "stage", "version", "parameters", "precision", "inputs", "weights"}
@@ -91,7 +91,7 @@ class Manifest:
         if not isinstance(content, dict) or not isinstance(provenance, dict):
             raise ValueError("content or provenance is not an object")
         preimage = content.get("preimage")
-        whole, part = _spelt(content)
+        whole, part = _spelled(content)
         if sha256_hex(whole) != record.get("content_sha256"):
             raise ValueError("its content does not match its own digest")
         if not isinstance(preimage, dict) or sha256_hex(part) != stage_key:
@@ -140,12 +140,12 @@ class Manifest:
         return replace(found, inline=_inline(record.get("inline"), found.outputs))
 
 
-def _spelt(content: dict) -> tuple[bytes, bytes]:
+def _spelled(content: dict) -> tuple[bytes, bytes]:
     """Canonical JSON of a manifest's content and of the preimage in it, which is nearly all of it."""
-    preimage = spelt(content.get("preimage"))
+    preimage = spelled(content.get("preimage"))
     if content.keys() != {"outputs", "preimage"}:
-        return spelt(content), preimage
-    return b'{"outputs":%b,"preimage":%b}' % (spelt(content["outputs"]), preimage), preimage
+        return spelled(content), preimage
+    return b'{"outputs":%b,"preimage":%b}' % (spelled(content["outputs"]), preimage), preimage
 
 
 def _check_preimage(preimage: dict) -> None:

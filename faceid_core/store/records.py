@@ -72,13 +72,13 @@ class StatusRecord(Record):
 
 
 class TableRecord(Record):
-    """A table in the catalogue: the folder of its major version, and its Delta version."""
+    """A table in the catalog: the folder of its major version, and its Delta version."""
 
     folder: str
     version: Count
 
 
-class CatalogueRecord(Record):
+class CatalogRecord(Record):
     """`catalog/current.json`: the version of every table that readers see."""
 
     format: str

@@ -104,7 +104,7 @@ class S3Address:
 
 
 def unfit_for_tables(store) -> str | None:
-    """Why a night's rows would land elsewhere than the store, or nowhere, and what to do; None where they would not."""
+    """Why a run's rows would land elsewhere than the store, or nowhere, and what to do; None where they would not."""
     address: S3Address | None = getattr(store, "address", None)
     fault = address.fault_for_tables if address else None
     if fault is None:
@@ -118,9 +118,9 @@ def unfit_for_tables(store) -> str | None:
 
 
 def refuse_unfit_for_tables(store) -> None:
-    """Refuse to run a night on such a store. Raises ConfigurationError."""
+    """Refuse to run a run on such a store. Raises ConfigurationError."""
     if fault := unfit_for_tables(store):
-        raise ConfigurationError(f"no night can run here: {fault}")
+        raise ConfigurationError(f"no run can run here: {fault}")
 
 
 def _has_control_characters(text: str) -> bool:

@@ -117,7 +117,7 @@ class IdentitySecret:
 
     @property
     def fingerprint(self) -> str:
-        """What a store keeps to recognise its secret by: 32 hex digits."""
+        """What a store keeps to recognize its secret by: 32 hex digits."""
         return self._mac(_FINGERPRINT_LABEL)
 
     def _mac(self, message: bytes) -> str:

@@ -1,1 +1,1 @@
-"""Studies: one question about the method each, a night per variant on the same people, paired figures for an answer."""
+"""Studies: one question about the method each, a run per variant on the same people, paired figures for an answer."""

@@ -27,8 +27,8 @@ TUNING_STEPS = (100, 200)
 def studies() -> dict[str, Study]:
     """Every study that the method as it is can be asked, by name."""
     found = [_attention_weight(), _pairs(), _kv_split(), _attention_loss(), _presets()]
-    if "block" in _values("parametrisation"):
-        found.append(_parametrisation())
+    if "block" in _values("parametrization"):
+        found.append(_parametrization())
     if "use_strength" in GenerateConfig.model_fields:
         found.append(_dial())
     found.append(_tune())
@@ -172,11 +172,11 @@ def _presets() -> Study:
     )
 
 
-def _parametrisation() -> Study:
+def _parametrization() -> Study:
     # A rate for coefficients is none for free vectors, and none for a network's weights: the free preset's; ProSpect's
     # own, and ten times that.
     return Study(
-        name="parametrisation",
+        name="parametrization",
         question="What should be learned of a person: free vectors, a transformer block, or a place among known names?",
         variants=(
             _method("names", DEFAULT),
@@ -184,12 +184,12 @@ def _parametrisation() -> Study:
             _method(
                 "free from the mean name",
                 DEFAULT,
-                parametrisation="free",
+                parametrization="free",
                 learning_rate=PRESETS[PAPER].learning_rate,
             ),
             _method("free from the class word", PAPER),
-            _method("block rate 0.0001", PAPER, parametrisation="block", learning_rate=0.0001),
-            _method("block rate 0.001", PAPER, parametrisation="block", learning_rate=0.001),
+            _method("block rate 0.0001", PAPER, parametrization="block", learning_rate=0.0001),
+            _method("block rate 0.001", PAPER, parametrization="block", learning_rate=0.001),
         ),
         default="names",
     )

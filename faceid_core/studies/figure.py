@@ -20,7 +20,7 @@ PANELS = {
     "leakage_excess": "leakage above the floor",
 }
 _LABELS, _PANEL, _GAP, _ROW, _TOP = 210, 210, 22, 24, 34
-# The file stands alone in a page: it brings its own colours, for light and dark.
+# The file stands alone in a page: it brings its own colors, for light and dark.
 _STYLE = """
 svg { font: 12px system-ui, sans-serif; }
 text { fill: #24292f; } .grid { stroke: #d8dee4; } .range { stroke: #0969da; stroke-width: 2; }

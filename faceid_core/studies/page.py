@@ -113,7 +113,7 @@ def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
         count = int((own.concepts_fraction.isna() & (own.samples > 0)).sum())
         blank += [f"{label} ({count}, counted as 0)"] if count else []
     if blank:
-        yield f"\nPeople whose pictures are of one colour: {', '.join(blank)}."
+        yield f"\nPeople whose pictures are of one color: {', '.join(blank)}."
 
 
 def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):

@@ -53,7 +53,7 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
 
     Args:
         variant: label.
-        summary: rows of `evaluate.summary.summarise`.
+        summary: rows of `evaluate.summary.summarize`.
         origins: by identity id, of persons: device, run_id, samples, restarted.
     """
     obeyed = [row["concepts_obeyed"] for row in summary if row["subject_kind"] == "named"]
@@ -78,7 +78,7 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
 
 
 def stopped_row(variant: str, person: str, origin: Mapping) -> dict:
-    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one colour: as far
+    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one color: as far
     from the ceiling as the class word.
 
     Left out, the worst people would drop out of means and comparisons, and a setting at which most people diverge could

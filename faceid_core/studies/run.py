@@ -1,4 +1,4 @@
-"""Drives a study: an ordinary night for every variant that the store does not hold whole, its rows kept at once."""
+"""Drives a study: an ordinary run for every variant that the store does not hold whole, its rows kept at once."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from faceid_core.config import NightlyConfig, changed
-from faceid_core.diffusion.describe import MINIATURE
 from faceid_core.errors import ConfigurationError, DamagedInput
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.night.night import Night
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
-from faceid_core.night.scores import collect
 from faceid_core.outcomes import UNLEARNABLE, Outcome
+from faceid_core.publish.scores import collect
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from faceid_core.stages import STAGES, stage_named
 from faceid_core.stages.files import read_json
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.weights.describe import MINIATURE
 
 from . import definitions
 from .page import write_page
 from .rows import PERSON, check_same, merged, read_rows, stopped_row, study_rows, write_rows
 from .study import Study, Variant
 
-RunNight = Callable[[NightlyConfig], Night]
+StartRun = Callable[[NightlyConfig], Run]
 Say = Callable[[str], None]
 
 
@@ -39,7 +39,7 @@ class Answer:
 
     Args:
         files: the CSV, the page and the figure.
-        computed: labels of the variants for which a night was run.
+        computed: labels of the variants for which a run was run.
         cached: labels of those that the store held whole.
         missing: labels asked for that the store does not hold (with `table_only`).
         absent: by label, who has no figures (people by id, floor, ceiling), with the reason.
@@ -69,7 +69,7 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
         raise ConfigurationError(
             f"study {study.name} compares people with those whom the miniature was taught by name, and "
             f"base_model.source is {config.base_model.source!r}, of which nobody is known; compare its "
-            "settings by nights of their own"
+            "settings by runs of their own"
         )
     lacking = {"identity", "concepts"} - set(config.score.metrics)
     if lacking or not config.score.named_people:
@@ -80,7 +80,7 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
 
 
 def variant_config(study: Study, variant: Variant, shared: NightlyConfig) -> NightlyConfig:
-    """The night of one variant; its name, and so its run id, says which."""
+    """The run of one variant; its name, and so its run id, says which."""
     slug = re.sub(r"[^a-z0-9]+", "-", f"study-{study.name}-{variant.label}".lower()).strip("-")[:63]
     return changed(shared, {**variant.settings, "name": slug}, source=f"variant {variant.label!r}")
 
@@ -93,7 +93,7 @@ def run_study(
     seeds: int,
     names: Sequence[str] = (),
     out: Path,
-    run_night: RunNight,
+    start_run: StartRun,
     say: Say,
     table_only: bool = False,
     fresh: bool = False,
@@ -106,7 +106,7 @@ def run_study(
         people, seeds: how many.
         names: labels or groups of the variants to measure now; empty means all.
         out: folder of the study's files; rows of other variants in it are kept.
-        run_night: runs a night and returns it with every account closed.
+        run_night: runs a run and returns it with every account closed.
         say: hears how far the study is.
         table_only: compute nothing; take what the store holds.
         fresh: leave earlier rows out instead of refusing those measured otherwise.
@@ -116,33 +116,33 @@ def run_study(
     """
     shared = study_config(study, config, people=people, seeds=seeds)
     chosen = study.chosen(names)
-    nights = {v.label: _looked_up(variant_config(study, v, shared)) for v in chosen}
-    settings = settings_digest(next(iter(nights.values()))[0], shared)
+    runs = {v.label: _looked_up(variant_config(study, v, shared)) for v in chosen}
+    settings = settings_digest(next(iter(runs.values()))[0], shared)
     digests = {v.label: variant_digest(v, variant_config(study, v, shared)) for v in study.variants}
     table = out / f"{study.name}.csv"
     frame = read_rows(table).iloc[:0] if fresh else read_rows(table)
     check_same(frame, settings, digests, path=table)
 
-    waiting = [label for label, (_, whole) in nights.items() if not whole]
+    waiting = [label for label, (_, whole) in runs.items() if not whole]
     say(f"study {study.name}: {len(chosen)} variants, {len(chosen) - len(waiting)} of them in the store")
     computed: list[str] = []
     absent: dict[str, dict[str, str]] = {}
     files: tuple[Path, ...] = ()
     clock = _Clock(len(waiting), table_only=table_only)
     for number, variant in enumerate(chosen, start=1):
-        night, whole = nights.pop(variant.label)
+        run, whole = runs.pop(variant.label)
         if not whole and table_only:
             continue
         say(f"variant {number} of {len(chosen)}: {variant.label}{'' if whole else clock.tells()}")
         if not whole:
             with clock:
-                night = run_night(variant_config(study, variant, shared))
+                run = start_run(variant_config(study, variant, shared))
             computed.append(variant.label)
-        missing = _absent(night)
+        missing = _absent(run)
         if missing:
             absent[variant.label] = missing
             say(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
-        rows = _rows(variant, night, digests[variant.label], settings)
+        rows = _rows(variant, run, digests[variant.label], settings)
         frame = merged(frame, rows, study.labels)
         write_rows(table, frame)
         files = (table, *write_page(study, frame, shared, out))
@@ -177,43 +177,43 @@ class _Clock:
         return f", {self._left} to compute, about {minutes:.0f} minutes left"
 
 
-def _looked_up(config: NightlyConfig) -> tuple[Night, bool]:
-    """A night as far as the cache reaches, and whether it reaches to the end."""
-    night = open_night(config, LogReporter(), dry=True)
+def _looked_up(config: NightlyConfig) -> tuple[Run, bool]:
+    """A run as far as the cache reaches, and whether it reaches to the end."""
+    run = open_run(config, LogReporter(), dry=True)
     for stage in STAGES:
-        if night.lookup(stage):
-            return night, False
-    night.finish()
-    return night, True
+        if run.lookup(stage):
+            return run, False
+    run.finish()
+    return run, True
 
 
-def _absent(night: Night) -> dict[str, str]:
+def _absent(run: Run) -> dict[str, str]:
     """Who has no figures, and why: people, floor and ceiling."""
     fine = (Outcome.DONE, Outcome.CACHED)
     people = {
         account.identity_id: account.reason or str(account.outcome)
-        for account in night.accounts.values()
+        for account in run.accounts.values()
         if account.outcome not in fine
     }
-    return people | night.failures_common
+    return people | run.failures_common
 
 
-def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) -> list[dict]:
-    _, summary = collect(night)
+def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> list[dict]:
+    _, summary = collect(run)
     origins = {}
-    for subject in night.subjects.values():
+    for subject in run.subjects.values():
         drawn = subject.manifests.get("generate")
         if subject.kind == PERSON and drawn is not None:
             origins[str(subject.identity_id)] = {
                 "device": drawn.provenance.get("device", ""),
                 "run_id": drawn.provenance.get("run_id", ""),
-                **_learning(night, subject),
+                **_learning(run, subject),
             }
     rows = study_rows(variant.label, summary, origins)
-    for subject in night.subjects.values():
-        account = night.accounts.get(subject.name) if subject.kind == PERSON else None
+    for subject in run.subjects.values():
+        account = run.accounts.get(subject.name) if subject.kind == PERSON else None
         if account and account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE:
-            origin = {"run_id": night.run_id, **_learning(night, subject)}
+            origin = {"run_id": run.run_id, **_learning(run, subject)}
             rows.append(stopped_row(variant.label, account.identity_id, origin))
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
@@ -221,7 +221,7 @@ def _rows(variant: Variant, night: Night, variant_digest: str, settings: str) ->
     ]
 
 
-def _learning(night: Night, subject: Subject) -> dict[str, int]:
+def _learning(run: Run, subject: Subject) -> dict[str, int]:
     """How a person was learned.
 
     Returns:
@@ -229,7 +229,7 @@ def _learning(night: Night, subject: Subject) -> dict[str, int]:
         restarted: 1 if a first attempt diverged and the second, at a lower rate, made the tokens, else 0.
         Nothing if that cannot be read.
     """
-    learned, cache = subject.manifests.get("personalise"), StageCache(night.store, subject.scope)
+    learned, cache = subject.manifests.get("personalize"), StageCache(run.store, subject.scope)
     if learned is None:
         return {}
     try:
@@ -237,7 +237,7 @@ def _learning(night: Night, subject: Subject) -> dict[str, int]:
         training = read_json(cache.read(learned, "training.json"))
     except DamagedInput:  # the figures do not rest on it
         return {}
-    samples = len(curve) * night.plan.method.samples_per_step
+    samples = len(curve) * run.plan.method.samples_per_step
     return {"samples": samples, "restarted": int("restarted" in training)}
 
 
@@ -248,7 +248,7 @@ def variant_digest(variant: Variant, config: NightlyConfig) -> str:
     return _digest({"method": method, "settings": elsewhere})
 
 
-def settings_digest(night: Night, shared: NightlyConfig) -> str:
+def settings_digest(run: Run, shared: NightlyConfig) -> str:
     """What every variant of a session shares and a figure depends on, as 'people=… photos=… models=…' and so on.
 
     In parts, so that a refusal can say which of them differs.
@@ -257,15 +257,15 @@ def settings_digest(night: Night, shared: NightlyConfig) -> str:
     sections["base_model"].pop("device")
     for name in ("grid", "batch"):
         sections["generate"].pop(name)
-    subjects = [[s.identity_id or s.name, s.photo_digest] for s in night.subjects.values()]
+    subjects = [[s.identity_id or s.name, s.photo_digest] for s in run.subjects.values()]
     versions = {stage: stage_named(stage).version for stage in STAGES if stage != "score"}
     versions |= {metric: METRICS[metric].version for metric in shared.score.metrics}
     parts = {
         "people": sorted(subjects, key=lambda pair: pair[0]),
         "photos": sections["faces"],
-        "models": [sections["base_model"], dict(night.plan.weights)],
+        "models": [sections["base_model"], dict(run.plan.weights)],
         "training_seed": shared.personalize.seed,
-        "prompts": night.plan.grid.digest,
+        "prompts": run.plan.grid.digest,
         "pictures": sections["generate"],
         "scoring": sections["score"],
         "versions": versions,

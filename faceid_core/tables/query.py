@@ -1,4 +1,4 @@
-"""Publishing a run's tables, and reading them back: always exactly the versions that the catalogue names."""
+"""Publishing a run's tables, and reading them back: always exactly the versions that the catalog names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data_contracts import NAMES, ContractError, contract
 from ..errors import StoreError
 from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
-from .catalogue import Catalogue, advance, read_catalogue
+from .catalog import Catalog, advance, read_catalog
 from .sql import open_connection, require_reading
 from .storage import in_one_line
 from .write import DeltaPlace
@@ -44,7 +44,7 @@ class Tables:
         """
         return self._place.append(name, table)
 
-    def publish(self, run_id: str, tables: Mapping[str, pa.Table]) -> Catalogue:
+    def publish(self, run_id: str, tables: Mapping[str, pa.Table]) -> Catalog:
         """Add a run's rows to every table, then show them to readers together. Again changes nothing.
 
         A retry of a run replaces what its earlier attempt said of it; pictures and their metrics stay, unless they
@@ -55,7 +55,7 @@ class Tables:
             tables: table -> rows; where there are rows of a run there is the run's own row in `runs`.
 
         Returns:
-            The catalogue that readers see now.
+            The catalog that readers see now.
 
         Raises:
             ContractError: if any table breaks its contract; then nothing was written.
@@ -77,9 +77,9 @@ class Tables:
                 self._place.append(name, tables[name])
         return advance(self._store, self._place, run_id)
 
-    def catalogue(self) -> Catalogue:
+    def catalog(self) -> Catalog:
         """Which version of each table readers see. Raises StoreError."""
-        return read_catalogue(self._store)[0]
+        return read_catalog(self._store)[0]
 
     def read(self, name: str) -> pa.Table:
         """A table as it was last published, with the contract's columns; empty before the first run.
@@ -167,9 +167,9 @@ class Tables:
         }
 
     def _open_shown(self) -> dict[str, ds.Dataset | None]:
-        """The tables at the catalogue's versions; an erasure may move it and end the older versions meanwhile."""
+        """The tables at the catalog's versions; an erasure may move it and end the older versions meanwhile."""
         while True:
-            versions = self.catalogue().versions
+            versions = self.catalog().versions
             try:
                 return {
                     # The contract's schema fills columns that are younger than the version with nulls.
@@ -177,7 +177,7 @@ class Tables:
                     for name, version in versions.items()
                 }
             except StoreError:
-                if self.catalogue().versions == versions:
+                if self.catalog().versions == versions:
                     raise
 
 

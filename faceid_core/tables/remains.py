@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts import NAMES, contract
+from faceid_core.upkeep.tables import HOLD_PEOPLE, named_files
 
 from ..errors import DamagedRecord, ObjectMissing, StoreError
-from ..store.layout import CATALOGUE
+from ..store.layout import CATALOG
 from ..store.objects import ObjectInfo, ObjectStore
-from .catalogue import read_catalogue
+from .catalog import read_catalog
 from .storage import folder_name, store_of_tables
-from .upkeep import HOLD_PEOPLE, named_files
 from .write import DeltaPlace, data_files
 
 # Columns that tell whose a row is, by table.
@@ -83,9 +83,9 @@ def damage(store: ObjectStore) -> list[tuple[str, str]]:
     """What readers of the tables would run into: where, and what is wrong."""
     found = []
     try:
-        shown = read_catalogue(store)[0].versions
+        shown = read_catalog(store)[0].versions
     except DamagedRecord as error:
-        shown, found = {}, [(CATALOGUE, str(error))]
+        shown, found = {}, [(CATALOG, str(error))]
     place, files_store = DeltaPlace(store), store_of_tables(store)
     if files_store is None:
         return found

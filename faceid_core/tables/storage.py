@@ -15,7 +15,7 @@ from ..store.objects import ObjectStore
 if TYPE_CHECKING:
     from ..store.s3 import S3Store
 
-_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
 def folder_name(agreed: Contract) -> str:
@@ -40,8 +40,8 @@ def table_address(store: ObjectStore, folder: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """What delta-rs has to say, which it draws over several lines and in colour."""
-    return " ".join(_COLOUR.sub("", str(error)).split())
+    """What delta-rs has to say, which it draws over several lines and in color."""
+    return " ".join(_COLOR.sub("", str(error)).split())
 
 
 def storage_options(store: S3Store) -> dict[str, str]:

@@ -309,7 +309,7 @@ def _absent(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> pa.Table:
 def _changed(rows: pa.Table, delta: DeltaTable, agreed: Contract, maker: str) -> list[str]:
     """The stage keys, in the column `maker`, under which the Delta table says something else than the rows."""
     key, known = agreed.primary_key, {field.name for field in delta.schema().fields}
-    # The same result published on another night has another date.
+    # The same result published on another run has another date.
     values = [c for c in rows.column_names if c in known and c not in key and c not in agreed.partition]
     there = _near(rows, delta, agreed, [*key, *values])
     there = there.rename_columns([*key, *(f"{name}_there" for name in values)])

@@ -12,7 +12,7 @@ from typing import Any
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
-from .catalogue import KnownFile, KnownModel, by_file
+from .catalog import KnownFile, KnownModel, by_file
 
 # Of DeepFace's three engines the one whose weights are plain graphs: torch's are pickled.
 ENGINE = "onnx"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from faceid_core.errors import Conflict, FaceidError, MissingWeights, ObjectMissing, StoreError
-from faceid_core.store.models_lock import (
+from faceid_core.store.objects import validate_name
+from faceid_core.weights.lock import (
     DamagedWeights,
     ModelsLock,
     cache_folder,
@@ -17,9 +18,8 @@ from faceid_core.store.models_lock import (
     parse_lock,
     write_lock,
 )
-from faceid_core.store.objects import validate_name
 
-from .catalogue import KnownFile, KnownModel
+from .catalog import KnownFile, KnownModel
 from .deepface_files import find_files
 from .hub import hub_digests, hub_download
 from .locate import LOCK, Entry, check_file, digest_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from faceid_core.errors import ConfigurationError
 
-from .catalogue import KnownModel
+from .catalog import KnownModel
 from .transports import Brought, FetchFailed
 
 # Beside the files: which revision they are, and the digests that the hub states. Hidden, so no lock names it.
@@ -60,7 +60,7 @@ def hub_download(model: KnownModel, folder: Path, *, precision: str = "float32")
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise ConfigurationError(
             f"{model.hub} at {model.revision or 'its newest revision'} cannot be had from {endpoint}: "
-            f"{type(error).__name__}; check the name, accept its licence there, or log in with: hf auth login"
+            f"{type(error).__name__}; check the name, accept its license there, or log in with: hf auth login"
         ) from error
     except Exception as error:  # the client lets its HTTP library's own errors through
         said = str(error).splitlines()[0] if str(error) else type(error).__name__

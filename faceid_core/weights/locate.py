@@ -10,7 +10,8 @@ from pathlib import Path
 
 from faceid_core.errors import MissingWeights, StoreError
 from faceid_core.store.keys import canonical_json, sha256_hex
-from faceid_core.store.models_lock import (
+from faceid_core.store.objects import validate_name
+from faceid_core.weights.lock import (
     DamagedWeights,
     ModelsLock,
     cache_folder,
@@ -18,9 +19,8 @@ from faceid_core.store.models_lock import (
     lock_entry,
     parse_lock,
 )
-from faceid_core.store.objects import validate_name
 
-from .catalogue import DETECTORS, KnownModel
+from .catalog import DETECTORS, KnownModel
 from .deepface_files import find_files
 
 LOCK = "models.lock"
@@ -84,7 +84,7 @@ def entry_of(model: KnownModel, place: WeightsPlace) -> Entry:
 
     Raises:
         MissingWeights: a file is not there; the text names it, its size where known and where to put it.
-        DamagedWeights: a file is not the one that the catalogue knows.
+        DamagedWeights: a file is not the one that the catalog knows.
     """
     lock = place.lock()
     if lock is not None and model.folder in lock.models:

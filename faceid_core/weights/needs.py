@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from faceid_core.config import NightlyConfig
-from faceid_core.diffusion.describe import MINIATURE
-from faceid_core.diffusion.sources import hub_model as pinned
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.faces.deepface_backend import find_weights as find_detector
 from faceid_core.faces.segformer import find_folder, hub_parser
-from faceid_core.store.models_lock import DamagedWeights
+from faceid_core.weights.base_model import hub_model as pinned
+from faceid_core.weights.describe import MINIATURE
+from faceid_core.weights.lock import DamagedWeights
 
-from .catalogue import ATTRIBUTES, CLIPS, DETECTORS, RECOGNISERS, KnownModel
+from .catalog import ATTRIBUTES, CLIPS, DETECTORS, RECOGNIZERS, KnownModel
 from .deepface_files import find_files
 from .locate import WeightsPlace, check_file, detector_folders, digest_of, entry_of
 
@@ -75,12 +75,12 @@ def scorers_of(config: NightlyConfig) -> list[tuple[str, KnownModel]]:
 
 
 def named(names: Iterable[str]) -> list[tuple[str, KnownModel]]:
-    """Models of the catalogue by name, such as ArcFace, ViT-L/14, yunet.
+    """Models of the catalog by name, such as ArcFace, ViT-L/14, yunet.
 
     Raises:
         ConfigurationError: a name is unknown.
     """
-    tables = {"recogniser": RECOGNISERS, "image_text": CLIPS, "detector": DETECTORS, "attributes": ATTRIBUTES}
+    tables = {"recognizer": RECOGNIZERS, "image_text": CLIPS, "detector": DETECTORS, "attributes": ATTRIBUTES}
     known = {name: (role, model) for role, table in tables.items() for name, model in table.items()}
     strange = sorted(set(names) - set(known))
     if strange:

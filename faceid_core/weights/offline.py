@@ -1,4 +1,4 @@
-"""A night downloads nothing: what libraries would fetch by themselves is refused in every worker."""
+"""A run downloads nothing: what libraries would fetch by themselves is refused in every worker."""
 
 from __future__ import annotations
 

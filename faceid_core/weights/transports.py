@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faceid_core.errors import StoreError, as_configuration
-from faceid_core.store.models_lock import DamagedWeights
+from faceid_core.weights.lock import DamagedWeights
 
 _CHUNK_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60

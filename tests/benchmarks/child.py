@@ -1,4 +1,4 @@
-"""One `faceid` command in a process of its own, with a clock at the turns of a night.
+"""One `faceid` command in a process of its own, with a clock at the turns of a run.
 
 `python -m tests.benchmarks.child REPORT faceid-arguments...` runs the command exactly as the entry point does, with a
 stopwatch around a few functions, and writes what it saw into REPORT as JSON. It imports nothing that the command would
@@ -96,13 +96,16 @@ def joined_seconds(spans: list[tuple[float, float]]) -> float:
 
 
 def attach(clock: Clock) -> None:
-    """Put the stopwatch around a night's turns."""
-    from faceid_core.night import drive, executor, fence, night, opening, publish
+    """Put the stopwatch around a run's turns."""
+    from faceid_core import nightly as drive
+    from faceid_core.publish import fence, publish
+    from faceid_core.run import executor, opening
+    from faceid_core.run import state as run
     from flows.console import ConsoleReporter
 
     clock.around(opening, "open_night", "opening")
-    clock.around(night.Night, "lookup", "lookup")
-    clock.around(night.Night, "execute", "execute")
+    clock.around(run.Run, "lookup", "lookup")
+    clock.around(run.Run, "execute", "execute")
     clock.around(publish, "collect", "publish: scores")
     clock.around(publish, "write_pages", "publish: pages")
     clock.around(fence.Tables, "publish", "publish: tables")

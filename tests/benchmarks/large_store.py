@@ -1,8 +1,8 @@
 """A large store on a folder: how long planning, listing, checking and collecting 100,000 objects takes.
 
 Measured: the ordinary commands in processes of their own, start-up included, on a store whose results are made up
-(a few bytes each, under the keys that a night with one named person would plan), so that what is measured is the
-store's and the planner's part and not disk bandwidth. `faceid plan` on a fully cached night of 1,000 people, and of
+(a few bytes each, under the keys that a run with one named person would plan), so that what is measured is the
+store's and the planner's part and not disk bandwidth. `faceid plan` on a fully cached run of 1,000 people, and of
 as many people as 100,000 objects stand for; then `faceid verify` and `faceid gc` on the latter, and the bare listing.
 
 Fair: files are in the system's cache. The benchmark breaks if a command finds anything to compute, to repair or to
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .measuring import seconds_of, spread
-from .nights import ROOT, environment
 from .results import Bar, Row
+from .runs import ROOT, environment
 from .settings import Settings
 
 NAME = "large-store"
@@ -48,7 +48,7 @@ def run(settings: Settings) -> list[Row]:
 
 
 def made_up(settings: Settings, people: int) -> tuple[Path, int]:
-    """A store as a night of so many people leaves it, its configuration's file, and how many objects it holds."""
+    """A store as a run of so many people leaves it, its configuration's file, and how many objects it holds."""
     from faceid_core.store import open_store
     from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
 
@@ -92,7 +92,7 @@ def _faceid(settings: Settings, arguments: Sequence[str], wanted: str) -> str:
 
 def _list_all(store: Path, objects: int) -> float:
     from faceid_core.store import open_store
-    from faceid_core.store.scopes import all_scopes
+    from faceid_core.upkeep.scopes import all_scopes
 
     began = time.monotonic()
     found = sum(len(scope.manifests) + len(scope.blobs) for scope in all_scopes(open_store(str(store))))

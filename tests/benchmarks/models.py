@@ -8,13 +8,13 @@ import numpy as np
 
 from faceid_core.diffusion import load_base_model
 from faceid_core.diffusion.base import BaseModel
-from faceid_core.diffusion.describe import MINIATURE, source_folder
 from faceid_core.miniature.samples import portrait
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize
+from faceid_core.weights.describe import MINIATURE, source_folder
 
 from .settings import FIRST_SEED, Place, Settings
 
@@ -61,7 +61,7 @@ def stable_diffusion_15(folder: Path) -> Path:
     """Write Stable Diffusion 1.5's architecture with random weights, which do the same arithmetic.
 
     The tokenizer is the miniature's with contexts of 77 tokens: its vocabulary, and so the table of embeddings that
-    the published script's optimiser goes over at every step, is smaller than CLIP's. That favours the script.
+    the published script's optimizer goes over at every step, is smaller than CLIP's. That favors the script.
     """
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

@@ -17,13 +17,13 @@ from .settings import FIRST_SEED, Settings
 ROOT = Path(__file__).resolve().parents[2]
 _SECRET = "be" * 32
 _TEXTS = ("a photo of V* on the beach", "a photo of the face of V* smiling")
-STAGES = ("detect", "parse", "mask", "personalise", "generate")
+STAGES = ("detect", "parse", "mask", "personalize", "generate")
 METRICS = ("identity", "detection", "concepts", "image_text", "attention", "leakage")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a night's clock saw, in seconds.
+    """What a run's clock saw, in seconds.
 
     Attributes:
         seconds: from the process's start to its end.
@@ -121,7 +121,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     }
 
 
-def run_night(settings: Settings, *arguments: str, executor: str | None = None, **env: str) -> Seen:
+def start_run(settings: Settings, *arguments: str, executor: str | None = None, **env: str) -> Seen:
     """`faceid run` with these arguments in a process of its own.
 
     Raises:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from .measuring import alternate, line_through, ratios, spread
-from .nights import ROOT, environment
 from .results import Row
+from .runs import ROOT, environment
 from .settings import Settings
 
 NAME = "photographs"

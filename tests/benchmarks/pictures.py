@@ -7,7 +7,7 @@ whichever batch is fastest for it. All return finished pictures as arrays.
 
 Fair, and where not, against us: `draw` draws a person of the default preset (two positions, its own keys and values in
 five stages), the pipeline a plain word, encoded once for each call. The pipeline has no safety checker and no progress
-bar. In half precision the pipeline decodes in half precision, `draw` in float32, as in a night.
+bar. In half precision the pipeline decodes in half precision, `draw` in float32, as in a run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from faceid_core.diffusion.base import PRECISIONS
-from faceid_core.diffusion.describe import source_folder
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid
+from faceid_core.weights.describe import source_folder
 
 from .measuring import alternate, ratios, seconds_of, spread
 from .models import load, somebody

@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceid_core.diffusion.describe import source_folder
+from faceid_core.weights.describe import source_folder
 
 from .measuring import seconds_of
 from .settings import Place, Settings

@@ -102,7 +102,7 @@ def _at(place: Place, settings: Settings) -> list[Row]:
 
 
 def real_photos(base: BaseModel, count: int) -> list[TrainingPhoto]:
-    """Rendered people taken through detection, alignment, parsing and masking, as in a night."""
+    """Rendered people taken through detection, alignment, parsing and masking, as in a run."""
     detector, parser = load_faces("miniature")
     found = []
     for seed in range(FIRST_SEED, FIRST_SEED + count):

@@ -18,7 +18,7 @@ class Settings:
         quick: sizes at which every benchmark takes seconds: for trying the code, not for figures.
         people: the largest number of people, None for each benchmark's own.
         threads: CPU threads of every process that computes.
-        executor: of the nights: inline, or ray (under Prefect).
+        executor: of the runs: inline, or ray (under Prefect).
         script: diffusers' textual_inversion.py; script_python: the interpreter that runs it.
         script_batch, script_rate, script_steps: how the script learns a person in seconds-per-person.
         script_template: the prompt that it learns from; empty for its own list.

@@ -1,7 +1,7 @@
-"""Start-up: how long until `faceid --help` has answered, and until a night shows its first progress.
+"""Start-up: how long until `faceid --help` has answered, and until a run shows its first progress.
 
 Measured: processes of their own, from just before they start. `faceid --help` and `faceid run --help` until they end;
-a night of the sample people on a fresh store until the first stage's first progress (a tick or a finished person), in
+a run of the sample people on a fresh store until the first stage's first progress (a tick or a finished person), in
 one process and under Prefect with Ray. The bare interpreter stands beside as what nothing can undercut.
 
 Fair: files are in the system's cache after the warm round, which is thrown away (not with `--quick`); bytecode is
@@ -15,8 +15,8 @@ import subprocess
 import sys
 
 from .measuring import alternate, seconds_of, spread
-from .nights import ROOT, environment, run_night, write_grid, write_people
 from .results import Bar, Row
+from .runs import ROOT, environment, start_run, write_grid, write_people
 from .settings import Settings
 
 NAME = "startup"
@@ -30,17 +30,17 @@ _PEOPLE = 2
 
 
 def run(settings: Settings) -> list[Row]:
-    """Commands and nights in turn."""
+    """Commands and runs in turn."""
     commands = {
         name: lambda arguments=arguments: seconds_of(lambda: _python(settings, arguments))
         for name, (arguments, _) in _COMMANDS.items()
     }
     found = alternate(commands, settings.repeats, warm=1)
     rows = [Row(NAME, name, "s", spread(found[name]), bar) for name, (_, bar) in _COMMANDS.items()]
-    nights = {
+    runs = {
         executor: lambda executor=executor: first_progress(settings, executor) for executor in _PROGRESS
     }
-    found = alternate(nights, settings.repeats, warm=settings.warm)
+    found = alternate(runs, settings.repeats, warm=settings.warm)
     return rows + [
         Row(NAME, f"first progress, {executor}", "s", spread(found[executor]), bar)
         for executor, bar in _PROGRESS.items()
@@ -48,11 +48,11 @@ def run(settings: Settings) -> list[Row]:
 
 
 def first_progress(settings: Settings, executor: str) -> float:
-    """Seconds from the process's start to the first sign of progress of a night's first stage."""
+    """Seconds from the process's start to the first sign of progress of a run's first stage."""
     manifest = write_people(settings.scratch / "two-people", _PEOPLE)
     store = settings.scratch / f"startup-{executor}"
     shutil.rmtree(store, ignore_errors=True)
-    seen = run_night(
+    seen = start_run(
         settings,
         *("--store", str(store), "--identities", str(manifest), "--method-steps", "1"),
         *("--generate-grid", str(write_grid(settings.scratch, 1)), "--generate-seeds", "1"),

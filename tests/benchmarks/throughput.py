@@ -6,7 +6,7 @@ taken forward and backward through the same U-Net at the same resolution, precis
 
 Fair, because both do the same learning for each sample, and start-up and set-up are in neither: the script's step is
 the difference of two runs of different length, ours is timed from one step's end to another's within a run. What the
-script does at every step and we do once for each photo (encoding the picture, tokenising the prompt, moving the whole
+script does at every step and we do once for each photo (encoding the picture, tokenizing the prompt, moving the whole
 table of embeddings) is the gain that is measured. Its step is the loop as published: no validation pictures, no
 checkpoints, no tracker. Our set-up of a person (two pictures encoded, a look at the attention) and its closing (another
 look, for the person's page) are listed beside.

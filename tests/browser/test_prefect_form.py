@@ -1,4 +1,4 @@
-"""`faceid serve` as a person uses it, in a real browser: from the form in the Prefect UI to the report of the night.
+"""`faceid serve` as a person uses it, in a real browser: from the form in the Prefect UI to the report of the run.
 
 `make test-browser` runs this; it needs Chromium (Debian: `apt-get install chromium`; elsewhere
 `.venv/bin/playwright install chromium`). With FACEID_SCREENSHOTS=docs/images the pictures of the documentation are
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from faceid_core.night.runs import read_status, run_ids
+from faceid_core.run.runs import read_status, run_ids
 from faceid_core.store import open_store
 from flows.prefect_auth import auth_file
 
@@ -81,9 +81,9 @@ def reports(folder):
 
 @pytest.fixture(scope="module")
 def served(folder, reports):
-    """`faceid serve` on a port of its own, with a small night as the forms' beginning: ({name: address}, store)."""
+    """`faceid serve` on a port of its own, with a small run as the forms' beginning: ({name: address}, store)."""
     (folder / "grid.yaml").write_text(GRID)
-    night = {
+    run = {
         "name": "small",
         "store": "store",
         "identities": "miniature:samples",
@@ -93,7 +93,7 @@ def served(folder, reports):
         "execution": {"threads_per_worker": 1},
         "run": {"only": ["sample-9001"], "report_url": reports},
     }
-    (folder / "night.yaml").write_text(yaml.safe_dump(night))
+    (folder / "night.yaml").write_text(yaml.safe_dump(run))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -260,7 +260,7 @@ def test_a_person_can_be_asked_for_without_json(signed_in, served):
     assert set(addresses) == {
         "nightly", "personalize-one", "evaluate-only", "study", "erase", "collect-garbage",
     }  # fmt: skip
-    _open_form(page, addresses["personalize-one"], "Who is to be personalised now.")
+    _open_form(page, addresses["personalize-one"], "Who is to be personalized now.")
     for sentence in (
         "Identity id: opaque, no name.",
         "What the person is to the base model",

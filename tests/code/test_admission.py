@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from faceid_core.identity import Identity
-from faceid_core.night.opening import open_night
-from faceid_core.night.people import admit
-from faceid_core.night.planning import plan_night
-from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import Outcome
+from faceid_core.plan.planning import plan_run
+from faceid_core.run.opening import open_run
+from faceid_core.run.people import admit
+from faceid_core.run.reporter import LogReporter
 from faceid_core.store.secret import IdentitySecret
 from flows.cli_plan import tell
 from tests.helpers.pretend_night import pretend_config, write_manifest
@@ -54,13 +54,13 @@ def test_identities_with_the_very_same_photo_are_counted(tmp_path):
     for copy in ("000002.png", "000003.png"):
         (manifest.parent / copy).write_bytes((manifest.parent / "000000.png").read_bytes())
     (manifest.parent / "000001.png").unlink()
-    night = open_night(pretend_config(str(tmp_path / "store"), manifest), LogReporter())
-    night.release()
-    found = {account.identity_id: account.same_photo for account in night.accounts.values()}
+    run = open_run(pretend_config(str(tmp_path / "store"), manifest), LogReporter())
+    run.release()
+    found = {account.identity_id: account.same_photo for account in run.accounts.values()}
     assert found == {"person-000000": 2, "person-000001": None, "person-000002": 2, "person-000003": 2}
-    assert [account.outcome for account in night.accounts.values()].count(None) == 3, (
+    assert [account.outcome for account in run.accounts.values()].count(None) == 3, (
         "no identity is rejected for it"
     )
     out = io.StringIO()
-    tell(plan_night(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
+    tell(plan_run(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
     assert "one and the same photo: person-000000 = person-000002 = person-000003" in out.getvalue()

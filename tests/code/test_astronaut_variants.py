@@ -12,12 +12,12 @@ from skimage import data
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import PhotoRejected
-from faceid_core.faces.align import FRAMINGS
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.faces.quality import Limits
+from faceid_core.geometry.align import FRAMINGS
 
-# Pupil centres of astronaut(), read off an eightfold enlargement.
+# Pupil centers of astronaut(), read off an eightfold enlargement.
 TRUE_EYES = np.array([(203.5, 101.0), (246.9, 103.4)])
 PHOTO = Image.fromarray(data.astronaut())
 
@@ -28,7 +28,7 @@ def faces():
 
 
 def prepared(file, **options):
-    """A photo as a night with `backend: deepface` would take it."""
+    """A photo as a run with `backend: deepface` would take it."""
     config = NightlyConfig(faces={"backend": "deepface"}).faces
     detector, parser = faces()
     return prepare_photo(
@@ -83,7 +83,7 @@ USED = {
     "orientation tag": (lying_with_tag, (0, 0)),
     "16 bits": (sixteen_bits, (0, 0)),
     "CMYK": (lambda: encoded(PHOTO.convert("CMYK"), "JPEG", quality=95), (0, 0)),
-    "greyscale": (lambda: encoded(PHOTO.convert("L")), (0, 0)),
+    "grayscale": (lambda: encoded(PHOTO.convert("L")), (0, 0)),
     "palette": (lambda: encoded(PHOTO.quantize(128)), (0, 0)),
     "alpha": (with_alpha, (0, 0)),
     "40 megapixels": (in_a_large_frame, (4100, 3000)),
@@ -98,14 +98,14 @@ def test_the_same_eyes_come_to_the_same_places(variant):
     assert np.abs(placed - FRAMINGS["portrait"]).max() < 0.02
 
 
-def test_crops_of_colour_variants_show_the_same():
+def test_crops_of_color_variants_show_the_same():
     usual = prepared(encoded(PHOTO)).detection.crop.astype(int)
     for variant, most in (("orientation tag", 5), ("CMYK", 4), ("palette", 12)):
         crop = prepared(USED[variant][0]()).detection.crop
         assert np.abs(crop - usual).mean() < most, variant
-    grey = prepared(USED["greyscale"][0]()).detection.crop
-    assert np.abs(prepared(sixteen_bits()).detection.crop.astype(int) - grey).mean() < 2
-    assert (grey.max(axis=2) == grey.min(axis=2)).all()
+    gray = prepared(USED["grayscale"][0]()).detection.crop
+    assert np.abs(prepared(sixteen_bits()).detection.crop.astype(int) - gray).mean() < 2
+    assert (gray.max(axis=2) == gray.min(axis=2)).all()
 
 
 REJECTED = {

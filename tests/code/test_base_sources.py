@@ -10,11 +10,11 @@ from huggingface_hub import constants
 
 from faceid_core.config import parse_config
 from faceid_core.diffusion import load_base_model
-from faceid_core.diffusion.sources import KNOWN, find_base, hub_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.stages.weights import find_weights, verify_base
 from faceid_core.store import digest_folder
+from faceid_core.weights.base_model import KNOWN, find_base, hub_model
 from tests.helpers.architectures import KINDS, write_architecture
 from tests.helpers.original_layout import write_original_layout
 from tests.helpers.tiny_pipeline import write_tiny_pipeline

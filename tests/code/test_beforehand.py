@@ -1,4 +1,4 @@
-"""What is knowable before a night is refused before it: texts against the tokenizers, settings against the schedule."""
+"""What is knowable before a run is refused before it: texts against the tokenizers, settings against the schedule."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import yaml
 from transformers import CLIPTokenizer
 
 from faceid_core.config import parse_config
-from faceid_core.diffusion.describe import source_folder
 from faceid_core.diffusion.token_count import TokenCounter
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.identity import Identity
-from faceid_core.night.beforehand import require_fit
-from faceid_core.night.opening import open_night
-from faceid_core.night.planning import plan_night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.plan.planning import plan_run
+from faceid_core.plan.preflight import require_fit
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
 from faceid_core.stages.plan import Plan
+from faceid_core.weights.describe import source_folder
 from tests.helpers.architectures import clip_tokenizer
 from tests.helpers.pretend_night import pretend_config, write_manifest
 from tests.helpers.tiny_pipeline import words_and_merges
@@ -103,7 +103,7 @@ def test_a_prompt_that_is_too_long_refuses_the_run_before_anything_is_done(tmp_p
         personalize={"preset": "textual-inversion"},
     )
     told = []
-    for attempt in (lambda: open_night(config, LogReporter()), lambda: plan_night(config)):
+    for attempt in (lambda: open_run(config, LogReporter()), lambda: plan_run(config)):
         with pytest.raises(ConfigurationError) as caught:
             attempt()
         told.append(str(caught.value))
@@ -169,8 +169,8 @@ def test_both_text_encoders_of_sdxl_are_asked(published, tmp_path):
     vocabulary, merges = words_and_merges()
     ids = {token: number for number, token in enumerate(vocabulary)}
     CLIPTokenizer(vocab=ids, merges=merges).save_pretrained(tmp_path / "other")
-    apart = two_encoders(plan(odd="a watercolour of V*"), published, tmp_path / "other")
-    assert "prompt 'odd': the tokenizers of text_encoder, text_encoder_2 cut 'a watercolour of '" in refusal(
+    apart = two_encoders(plan(odd="a watercolor of V*"), published, tmp_path / "other")
+    assert "prompt 'odd': the tokenizers of text_encoder, text_encoder_2 cut 'a watercolor of '" in refusal(
         apart
     )
 
@@ -184,7 +184,7 @@ def test_a_million_problems_are_one_short_message(tmp_path):
 def test_the_check_imports_no_model_library():
     code = (
         "import sys; from faceid_core.config import NightlyConfig; from faceid_core.stages.plan import Plan; "
-        "from faceid_core.night.beforehand import require_fit; "
+        "from faceid_core.plan.preflight import require_fit; "
         "require_fit(Plan.from_config(NightlyConfig()), [], ['kai moreau']); "
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )

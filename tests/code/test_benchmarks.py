@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.benchmarks.runs import Seen, start_run
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cached_night import require_light, told
 from tests.benchmarks.child import Clock, joined_seconds
 from tests.benchmarks.measuring import alternate, line_through, ratios, spread
-from tests.benchmarks.nights import Seen, run_night
 from tests.benchmarks.operations import count_operations
 from tests.benchmarks.results import Row, absent, markdown, write_results
 from tests.benchmarks.seconds_per_person import Level, below, reached_first
@@ -86,7 +86,7 @@ def test_spans_that_overlap_count_once_and_a_generator_counts_while_it_works():
     assert set(clock.moments) == {"works"}
 
 
-def night(**changes) -> Seen:
+def run(**changes) -> Seen:
     usual = dict(
         seconds=20.0,
         moments={"opening": 2.0, "lookup": 3.0, "executor": 4.0, "execute": 6.0},
@@ -98,14 +98,14 @@ def night(**changes) -> Seen:
 
 
 def test_start_up_is_what_no_person_has_a_part_in():
-    seen = night()
-    # 2 s until the night opens (its opening is for everybody), 2 s for the pool, 3 s of imports.
+    seen = run()
+    # 2 s until the run opens (its opening is for everybody), 2 s for the pool, 3 s of imports.
     assert (seen.start_up, seen.beyond_start_up, seen.orchestration) == (7.0, 13.0, 3.0)
-    cached = night(moments={"opening": 2.0, "lookup": 3.0}, spans={"opening": (1.0, 1)})
+    cached = run(moments={"opening": 2.0, "lookup": 3.0}, spans={"opening": (1.0, 1)})
     assert (cached.start_up, cached.in_stages) == (2.0, 0.0)
     require_light(cached)
     with pytest.raises(AssertionError, match="imported torch"):
-        require_light(night(model_libraries=["torch"]))
+        require_light(run(model_libraries=["torch"]))
 
 
 def test_the_table_shows_figures_bars_and_what_is_absent(tmp_path):
@@ -146,7 +146,7 @@ def test_the_level_to_reach_is_the_shortest_training_within_the_interval_of_the_
 
 def test_a_command_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match=r"status 3(?s:.*)run.only"):
-        run_night(Settings(tmp_path), "--store", str(tmp_path / "store"), "--only", "nobody-here")
+        start_run(Settings(tmp_path), "--store", str(tmp_path / "store"), "--only", "nobody-here")
 
 
 def test_the_command_without_the_script_marks_its_rows_absent(tmp_path):

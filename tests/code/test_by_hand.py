@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_class_word, validate_identity_id
-from faceid_core.night.learned import require_no_teaching
-from faceid_core.night.one_person import OnePerson
-from faceid_core.night.report_link import report_link
+from faceid_core.publish.report_link import report_link
+from faceid_core.run.learned import require_no_teaching
+from faceid_core.run.one_person import OnePerson
 from faceid_core.store import open_store
 
 
@@ -73,7 +73,7 @@ def test_the_report_is_linked_to_where_it_can_be_seen(tmp_path, monkeypatch):
 
 
 def test_an_evaluation_may_be_forced_from_the_pictures_on_only():
-    for run in ({"force": True}, {"force": True, "from_stage": "personalise"}):
+    for run in ({"force": True}, {"force": True, "from_stage": "personalize"}):
         with pytest.raises(ConfigurationError, match="generate or score"):
             require_no_teaching(NightlyConfig(run=run))
     require_no_teaching(NightlyConfig(run={"force": True, "from_stage": "generate"}))

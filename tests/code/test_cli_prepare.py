@@ -1,4 +1,4 @@
-"""faceid prepare: photographs become a table, a sheet, a page of rejections and pictures, by the limits of the night."""
+"""faceid prepare: photographs become a table, a sheet, a page of rejections and pictures, by the limits of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skimage import data
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.identity import read_manifest
-from faceid_core.night.trial import Trial, try_people
+from faceid_core.prepare.trial import Trial, try_people
 from flows.cli import cli
 
 
@@ -60,9 +60,9 @@ def test_a_face_is_drawn_and_a_text_is_turned_away(folder):
     ],
 )
 def test_the_limits_are_those_of_the_nights_configuration(folder, limit, reason):
-    night = folder.parent / "night.yaml"
-    night.write_text(f"faces: {{backend: deepface, {limit}}}\n")
-    told, out = prepare(folder, "--config", str(night))
+    run = folder.parent / "night.yaml"
+    run.write_text(f"faces: {{backend: deepface, {limit}}}\n")
+    told, out = prepare(folder, "--config", str(run))
     assert reason in told and not list((out / "people").iterdir())
     (page,) = [
         line
@@ -127,7 +127,7 @@ def test_a_photo_that_kills_its_process_costs_itself_only(tmp_path, monkeypatch)
     people = read_manifest(found)
     config = NightlyConfig(faces={"backend": "deepface"})
     trial = Trial.of(config, size=64, pictures=None)
-    monkeypatch.setattr("faceid_core.night.trial._start", start_that_dies)
+    monkeypatch.setattr("faceid_core.prepare.trial._start", start_that_dies)
     tried = {one.identity_id: one for one in try_people(people, trial, jobs=2)}
     assert len(tried) == 17
     assert (tried["p05"].outcome, tried["p05"].reason) == ("failed", "process_died")
@@ -139,7 +139,7 @@ def start_that_dies(trial):
     import os
 
     from faceid_core import photos
-    from faceid_core.night import trial as module
+    from faceid_core.prepare import trial as module
 
     whole = photos.decode
     photos.decode = lambda data, **limits: os._exit(9) if data == b"deadly" else whole(data, **limits)

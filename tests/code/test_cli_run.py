@@ -1,4 +1,4 @@
-"""faceid run in one process, and what its store then answers; one small night serves all tests here."""
+"""faceid run in one process, and what its store then answers; one small run serves all tests here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from faceid_core.personalize.tokens import IdentityTokens
 from flows.cli import cli
 from tests.end_to_end.conftest import GRID, shot
 
-STAGES = ("detect", "parse", "mask", "personalise", "generate", "score")
+STAGES = ("detect", "parse", "mask", "personalize", "generate", "score")
 SUMMARY = "select subject_kind, concepts_obeyed, identity_id, identity_gain_low, weak from identity_summary"
 
 
@@ -33,9 +33,9 @@ def faceid(*arguments):
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory):
-    """Two people personalised in few steps; the store's folder has a blank in its name."""
-    folder = tmp_path_factory.mktemp("small night")
+def run(tmp_path_factory):
+    """Two people personalized in few steps; the store's folder has a blank in its name."""
+    folder = tmp_path_factory.mktemp("small run")
     people = []
     for name, seed in (("ann", 8101), ("bob", 8102)):
         picture = render(person_from_seed(seed), shot(), size=128).image
@@ -57,48 +57,48 @@ def night(tmp_path_factory):
     return SimpleNamespace(folder=folder, store=folder / "store", config=folder / "night.yaml", run=run)
 
 
-def test_a_run_ends_with_a_table_and_where_things_are(night):
-    told = night.run.output
-    assert night.run.exit_code == 0, told
+def test_a_run_ends_with_a_table_and_where_things_are(run):
+    told = run.run.output
+    assert run.run.exit_code == 0, told
     for words in ("ann", "bob", "class word (floor)", "named people (ceiling)", "2 done"):
         assert words in told
     report = re.search(r"^report +(.+)$", told, re.MULTILINE).group(1)
-    assert report.startswith(f"{night.store}/runs/") and Path(report).read_bytes()[:15] == b"<!doctype html>"
+    assert report.startswith(f"{run.store}/runs/") and Path(report).read_bytes()[:15] == b"<!doctype html>"
 
 
-def test_a_run_says_what_it_comes_to(night):
-    figures = faceid("query", SUMMARY, "--store", night.store, "--format", "json")
+def test_a_run_says_what_it_comes_to(run):
+    figures = faceid("query", SUMMARY, "--store", run.store, "--format", "json")
     rows = json.loads(figures.output)
     people = [row for row in rows if row["subject_kind"] == "person"]
     (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
     gained = sum(row["weak"] is False for row in people)
     assert gained <= sum((row["identity_gain_low"] or 0) > 0 for row in people), "weak asks for more than a gain"
-    assert f"{gained} of 2 surely above the class word" in night.run.output
+    assert f"{gained} of 2 surely above the class word" in run.run.output
     share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
-    assert f"concepts obeyed {share:.0%} as often as with the class word" in night.run.output
+    assert f"concepts obeyed {share:.0%} as often as with the class word" in run.run.output
 
 
-def test_a_run_says_who_is_weak(night):
+def test_a_run_says_who_is_weak(run):
     asked = (
         "select o.identity_id, o.weak, o.same_photo, o.message, s.weak as figure from identity_outcomes o "
     )
     asked += "join identity_summary s using (run_id, identity_key)"
-    rows = json.loads(faceid("query", asked, "--store", night.store, "--format", "json").output)
+    rows = json.loads(faceid("query", asked, "--store", run.store, "--format", "json").output)
     weak = [row["identity_id"] for row in rows if row["weak"]]
     assert weak, "three steps teach hardly anybody; if they do now, take fewer"
-    assert f"weak: {', '.join(sorted(weak))}: {WEAK}" in night.run.output
+    assert f"weak: {', '.join(sorted(weak))}: {WEAK}" in run.run.output
     assert all(row["weak"] is row["figure"] and row["same_photo"] == 0 for row in rows)
     assert all(row["message"] == (WEAK if row["weak"] else None) for row in rows)
-    status = faceid("status", "--store", night.store).output
+    status = faceid("status", "--store", run.store).output
     assert ("try another" in status) == bool(weak)
-    index = next((night.store / "runs").glob("*/index.html")).read_text()
+    index = next((run.store / "runs").glob("*/index.html")).read_text()
     assert index.count('<span class="badge weak">weak</span>') == len(weak)
-    pages = [page.read_text() for page in (night.store / "identities").glob("*/reports/*.html")]
+    pages = [page.read_text() for page in (run.store / "identities").glob("*/reports/*.html")]
     assert sum("badge weak" in page and "try another photo" in page for page in pages) == len(weak)
 
 
-def test_a_lost_floor_and_ceiling_are_told(night, tmp_path):
-    shutil.copytree(night.store, tmp_path / "store")
+def test_a_lost_floor_and_ceiling_are_told(run, tmp_path):
+    shutil.copytree(run.store, tmp_path / "store")
     common = tmp_path / "store" / "common"
     for manifest in common.glob("stages/score*/*.json"):
         record = json.loads(manifest.read_bytes())
@@ -106,16 +106,16 @@ def test_a_lost_floor_and_ceiling_are_told(night, tmp_path):
         manifest.write_bytes(json.dumps(record).encode())
         for output in record["content"]["outputs"]:
             (common / "blobs" / output["digest"]).unlink(missing_ok=True)
-    told = faceid("run", "--config", night.config, "--store", tmp_path / "store")
+    told = faceid("run", "--config", run.config, "--store", tmp_path / "store")
     assert told.exit_code == 0
     assert re.search(r"^class-person: .*run again", told.output, re.MULTILINE), told.output
     assert re.search(r"^named-[a-z-]+: .*run again", told.output, re.MULTILINE), told.output
     assert "of the way" not in told.output and "as often as" not in told.output
 
 
-def test_the_commands_that_a_run_prints_work(night, tmp_path, monkeypatch):
+def test_the_commands_that_a_run_prints_work(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    printed = dict(re.findall(r"^(tables|tokens) +faceid (.+)$", night.run.output, re.MULTILINE))
+    printed = dict(re.findall(r"^(tables|tokens) +faceid (.+)$", run.run.output, re.MULTILINE))
     summary = faceid(*shlex.split(printed["tables"]), "--format", "json")
     assert summary.exit_code == 0 and '"identity_id":"ann"' in summary.output.replace(" ", "")
     written = faceid(*shlex.split(printed["tokens"].replace("ID", "ann")))
@@ -124,40 +124,40 @@ def test_the_commands_that_a_run_prints_work(night, tmp_path, monkeypatch):
     assert tokens.class_word == "person"
 
 
-def test_tokens_are_written_into_a_new_folder_and_a_place_that_is_none_is_refused(night, tmp_path):
+def test_tokens_are_written_into_a_new_folder_and_a_place_that_is_none_is_refused(run, tmp_path):
     target = tmp_path / "new" / "ann.safetensors"
-    told = faceid("tokens", "ann", "--store", night.store, "--out", target)
+    told = faceid("tokens", "ann", "--store", run.store, "--out", target)
     assert told.exit_code == 0 and target.is_file(), told.output
     with pytest.raises(ConfigurationError, match=r"it is a folder"):
-        faceid("tokens", "ann", "--store", night.store, "--out", tmp_path)
+        faceid("tokens", "ann", "--store", run.store, "--out", tmp_path)
     with pytest.raises(ConfigurationError, match=r"choose another --out"):
-        faceid("tokens", "ann", "--store", night.store, "--out", target / "below" / "x.safetensors")
+        faceid("tokens", "ann", "--store", run.store, "--out", target / "below" / "x.safetensors")
 
 
-def test_tokens_of_a_stranger_say_what_to_do(night):
+def test_tokens_of_a_stranger_say_what_to_do(run):
     with pytest.raises(ConfigurationError, match=r"no tokens of 'zoe'.*--only zoe"):
-        faceid("tokens", "zoe", "--store", night.store)
+        faceid("tokens", "zoe", "--store", run.store)
 
 
-def test_a_dry_run_after_a_run_has_nothing_to_compute(night):
-    before = sorted(path.name for path in (night.store / "runs").iterdir())
-    told = faceid("run", "--dry-run", "--config", night.config)
+def test_a_dry_run_after_a_run_has_nothing_to_compute(run):
+    before = sorted(path.name for path in (run.store / "runs").iterdir())
+    told = faceid("run", "--dry-run", "--config", run.config)
     assert told.exit_code == 0 and "2 identities, 2 for floor and ceiling" in told.output
     assert "everything is cached: nothing would be computed" in told.output
-    assert sorted(path.name for path in (night.store / "runs").iterdir()) == before
+    assert sorted(path.name for path in (run.store / "runs").iterdir()) == before
 
 
-def test_a_dry_run_on_a_new_store_counts_the_people_and_makes_nothing(night, tmp_path):
-    told = faceid("run", "--dry-run", "--config", night.config, "--store", tmp_path / "new")
+def test_a_dry_run_on_a_new_store_counts_the_people_and_makes_nothing(run, tmp_path):
+    told = faceid("run", "--dry-run", "--config", run.config, "--store", tmp_path / "new")
     assert told.exit_code == 0
     assert re.search(r"^ *detect +0 +3 ", told.output, re.MULTILINE), told.output
     assert re.search(r"^ *mask +0 +0 +2 ", told.output, re.MULTILINE), told.output
     assert not (tmp_path / "new").exists()
 
 
-def test_a_sheet_leaves_out_who_was_erased_since(night, tmp_path):
+def test_a_sheet_leaves_out_who_was_erased_since(run, tmp_path):
     copied = tmp_path / "store"
-    shutil.copytree(night.store, copied)
+    shutil.copytree(run.store, copied)
     status = json.loads(max(copied.glob("runs/*/status.json")).read_text())
     gone = next(each["identity_key"] for each in status["people"] if "generate" in each["stage_keys"])
     shutil.rmtree(copied / "identities" / gone)
@@ -169,20 +169,20 @@ def test_a_sheet_leaves_out_who_was_erased_since(night, tmp_path):
     assert faceid(*told).exit_code == 0
 
 
-def test_a_sheet_has_a_row_for_each_person(night, tmp_path):
+def test_a_sheet_has_a_row_for_each_person(run, tmp_path):
     heights = []
     for people in (1, 2):
         target = tmp_path / f"{people}.png"
-        told = faceid("sheet", "--store", night.store, "--people", people, "--out", target)
+        told = faceid("sheet", "--store", run.store, "--people", people, "--out", target)
         assert told.exit_code == 0 and str(target) in told.output
         heights.append(photos.decode_png(target.read_bytes()).shape[0])
     assert heights[1] > heights[0] + 32
     with pytest.raises(ConfigurationError, match="no picture of prompt 'moon'"):
-        faceid("sheet", "--store", night.store, "--prompts", "moon", "--out", tmp_path / "none.png")
+        faceid("sheet", "--store", run.store, "--prompts", "moon", "--out", tmp_path / "none.png")
 
 
-def test_tables_are_exported_as_parquet(night, tmp_path):
-    told = faceid("tables", "export", tmp_path / "out", "--store", night.store)
+def test_tables_are_exported_as_parquet(run, tmp_path):
+    told = faceid("tables", "export", tmp_path / "out", "--store", run.store)
     assert told.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "identity_outcomes.parquet",

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.outcomes import EXIT_BUG, EXIT_COMPLETE, EXIT_CONFIGURATION
-from faceid_core.store import IdentitySecret, initialise, open_store
+from faceid_core.store import IdentitySecret, initialize, open_store
 from flows.cli import cli, main
 
 OURS, OTHER = "5a" * 32, "77" * 32
@@ -38,7 +38,7 @@ def elsewhere(tmp_path, monkeypatch):
 def store(tmp_path):
     """A store without a run."""
     made = open_store(str(tmp_path / "store"))
-    initialise(made, IdentitySecret(bytes.fromhex(OURS)))
+    initialize(made, IdentitySecret(bytes.fromhex(OURS)))
     return made
 
 
@@ -143,6 +143,6 @@ def test_a_bug_has_an_exit_status_of_its_own(store, monkeypatch, capsys):
     def breaks(*_, **__):
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr("faceid_core.night.reading.open_existing", breaks)
+    monkeypatch.setattr("faceid_core.run.reading.open_existing", breaks)
     code, told = faceid(monkeypatch, capsys, "gc", "--store", store.root)
     assert code == EXIT_BUG == 1 and "nobody thought of this" in told and "this is a bug in faceid" in told

@@ -16,8 +16,8 @@ from faceid_core.doctor import machine
 from faceid_core.doctor.expectation import calibrate, expectation, from_results
 from faceid_core.doctor.finding import Finding, guarded
 from faceid_core.doctor.storage import PREFIX, examine
-from faceid_core.night.estimate import Estimate
-from faceid_core.night.planning import plan_night
+from faceid_core.plan.estimate import Estimate
+from faceid_core.plan.planning import plan_run
 from flows import cli_doctor
 from flows.cli import cli
 from flows.prefect_auth import refresh_prefect
@@ -109,32 +109,32 @@ def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
 
 
 def planned(tmp_path, **changes):
-    return plan_night(NightlyConfig(store=str(tmp_path / "store"), score={"named_people": 0}, **changes))
+    return plan_run(NightlyConfig(store=str(tmp_path / "store"), score={"named_people": 0}, **changes))
 
 
 def test_earlier_results_say_what_a_person_takes(tmp_path):
-    night = planned(tmp_path)
-    stages = {"personalise": 240.0, "generate": 80.0, "score-identity": 40.0}
-    known = replace(night, estimate=Estimate(stages, dict.fromkeys(stages, 5), (), 2))
+    run = planned(tmp_path)
+    stages = {"personalize": 240.0, "generate": 80.0, "score-identity": 40.0}
+    known = replace(run, estimate=Estimate(stages, dict.fromkeys(stages, 5), (), 2))
     told = list(expectation(known, workers=2, cost_per_hour=30.0))
     assert [each.found for each in told] == [
         "45.0 s (from 15 earlier results in this store)",
         "8 of 8 people to compute: about 3 min on 2 worker(s), 0.10 worker hours, cost about 3.00",
     ]
-    without = replace(night, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
+    without = replace(run, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
     assert "without score-leakage" in from_results(without).source
-    assert from_results(replace(night, estimate=Estimate(stages, {}, ("generate",), 2))) is None
-    (open_question,) = expectation(night, workers=1)
+    assert from_results(replace(run, estimate=Estimate(stages, {}, ("generate",), 2))) is None
+    (open_question,) = expectation(run, workers=1)
     assert open_question.state == "warn" and "--no-measuring" in open_question.advice
-    (nothing,) = expectation(replace(night, stages=[]), workers=1)
+    (nothing,) = expectation(replace(run, stages=[]), workers=1)
     assert "everything is cached" in nothing.found
 
 
 @pytest.mark.parametrize("slots", [1, 0])
 def test_without_earlier_results_it_is_measured(tmp_path, monkeypatch, slots):
     monkeypatch.setattr("faceid_core.personalize.slot_shape._CPU_SLOTS", 1)
-    night = planned(tmp_path, personalize={"slots": slots}, generate={"batch": 1, "steps": 10, "seeds": 1})
-    told = list(expectation(night, workers=1, measure=calibrate))
+    run = planned(tmp_path, personalize={"slots": slots}, generate={"batch": 1, "steps": 10, "seeds": 1})
+    told = list(expectation(run, workers=1, measure=calibrate))
     assert "measured here" in told[0].found and float(told[0].found.split()[0]) > 0
     assert told[1].found.startswith("8 of 8 people to compute")
 
@@ -153,15 +153,15 @@ def test_the_command_says_what_keeps_a_night_from_running(tmp_path):
     settings = tmp_path / "night.yaml"
     settings.write_text(
         f"identities: {tmp_path / 'nobody.csv'}\nstore: {tmp_path / 'store'}\nfaces: {{backend: deepface}}\n"
-        f"score: {{scorers: photographs, recognisers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
+        f"score: {{scorers: photographs, recognizers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
     )
     told = CliRunner().invoke(cli, [*INLINE, "--config", str(settings), "--json"], catch_exceptions=False)
     failed = {each["check"]: each for each in json.loads(told.output)["findings"] if each["state"] == "fail"}
-    assert told.exit_code == 3 and {"weights: recogniser", "manifest"} <= set(failed)
-    assert "24,227,283 bytes" in failed["weights: recogniser"]["found"]
-    assert "faceid models fetch" in failed["weights: recogniser"]["advice"]
+    assert told.exit_code == 3 and {"weights: recognizer", "manifest"} <= set(failed)
+    assert "24,227,283 bytes" in failed["weights: recognizer"]["found"]
+    assert "faceid models fetch" in failed["weights: recognizer"]["advice"]
     table = CliRunner().invoke(cli, [*INLINE, "--config", str(settings)], catch_exceptions=False)
-    assert table.exit_code == 3 and "keep the night from running" in table.output
+    assert table.exit_code == 3 and "keep the run from running" in table.output
 
 
 def test_a_check_that_breaks_is_a_finding():
@@ -170,7 +170,7 @@ def test_a_check_that_breaks_is_a_finding():
 
     assert guarded("it", broken) == [
         Finding(
-            "it", "fail", "OSError: no such device", "the check itself broke; the night would meet the same"
+            "it", "fail", "OSError: no such device", "the check itself broke; the run would meet the same"
         )
     ]
 

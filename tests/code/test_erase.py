@@ -15,15 +15,16 @@ from click.testing import CliRunner
 from data_contracts import contract
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError, StoreError
-from faceid_core.night import erase as erasing
-from faceid_core.night.erase import erase, finish_erasures, refuse_erased
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
 from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
 from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
-from faceid_core.store.gc import collect
-from faceid_core.store.verify import verify
-from faceid_core.tables import Tables, upkeep
+from faceid_core.tables import Tables
+from faceid_core.upkeep import erase as erasing
+from faceid_core.upkeep import tables as upkeep
+from faceid_core.upkeep.erase import erase, finish_erasures, refuse_erased
+from faceid_core.upkeep.gc import collect
+from faceid_core.upkeep.verify import verify
 from flows.cli import cli
 from tests.conftest import TEST_SECRET
 from tests.helpers import table_rows
@@ -36,19 +37,19 @@ KEY = SECRET.identity_key(GONE)
 
 
 def fill(store, folder, days=(1, 2)) -> SimpleNamespace:
-    """A night of two people in a store, with their rows in the tables of a run for each day."""
+    """A run of two people in a store, with their rows in the tables of a run for each day."""
     config = pretend_config(store.url, write_manifest(folder / "people", PEOPLE))
-    night = pretend_night(config)
+    run = pretend_night(config)
     for day in days:
-        Tables(store).publish(f"r{day}", rows_of(night, f"r{day}", day))
-    return SimpleNamespace(config=config, night=night, store=store)
+        Tables(store).publish(f"r{day}", rows_of(run, f"r{day}", day))
+    return SimpleNamespace(config=config, run=run, store=store)
 
 
-def rows_of(night, run_id: str, day: int) -> dict:
-    """Rows of everybody in all tables, with the keys that the night's results have."""
+def rows_of(run, run_id: str, day: int) -> dict:
+    """Rows of everybody in all tables, with the keys that the run's results have."""
     made = {name: [] for name in ("runs", "identity_outcomes", "images", "image_metrics", "identity_summary")}
     made["runs"].append(table_rows.run_row(run_id, day, PEOPLE))
-    for number, (key, account) in enumerate(night.accounts.items()):
+    for number, (key, account) in enumerate(run.accounts.items()):
         keys = account.stage_keys
         scores = {name: stage_key for name, stage_key in keys.items() if "score-" in name}
         own = {"generate_key": keys["generate"]}
@@ -61,7 +62,7 @@ def rows_of(night, run_id: str, day: int) -> dict:
             | {"subject": key, "identity_id": account.identity_id, "identity_key": key}
         )
         made["images"].append(table_rows.image_row(day, number, 0) | own | {"subject": key})
-        floor = night.plan.floors["person"].stage_key
+        floor = run.plan.floors["person"].stage_key
         made["image_metrics"] += [
             table_rows.metric_row(day, number, 0, 0.5) | own | {"score_key": scores["score-identity"]},
             table_rows.metric_row(day, number, 0, 0.1)
@@ -84,7 +85,7 @@ def filled(original, tmp_path):
     store = open_store(str(tmp_path / "store"))
     return SimpleNamespace(
         config=changed(original.config, {"store": store.url}, source="test"),
-        night=original.night,
+        run=original.run,
         store=store,
     )
 
@@ -109,7 +110,7 @@ def require_erased(made) -> None:
     assert tables.read("identity_outcomes").num_rows == 2 and tables.read("runs").num_rows == 2
     assert tables.read("images").num_rows == 1 and tables.read("image_metrics").num_rows == 2
     stays = StageCache(made.store, layout.identity_scope(SECRET.identity_key(STAYS)))
-    for stage in ("detect", "personalise", "generate"):
+    for stage in ("detect", "personalize", "generate"):
         (manifest,) = stays.manifests(stage)
         assert all(stays.read(manifest, name) for name in manifest.outputs)
     assert verify(made.store).sound
@@ -128,12 +129,12 @@ def test_nothing_is_left_and_the_others_lose_nothing(filled):
     # Of pictures and scores only: by these are rows found that a stopped process may bring still.
     assert set(kept["stage_keys"]) == {
         m.stage_key
-        for result, m in filled.night.subjects[KEY].manifests.items()
+        for result, m in filled.run.subjects[KEY].manifests.items()
         if result == "generate" or "score-" in result
     }
     assert GONE not in json.dumps(kept)
     # Whoever comes later finds tables that can be written and read.
-    Tables(filled.store).publish("r3", table_rows.night("r3", 3))
+    Tables(filled.store).publish("r3", table_rows.run("r3", 3))
     assert Tables(filled.store).read("runs").num_rows == 3
 
 
@@ -143,7 +144,7 @@ def test_the_tables_can_be_asked_published_and_erased_from_afterwards(filled):
     tables = Tables(filled.store)
     (row,) = tables.query(f"select count(*) as n from images where subject = '{stays}'").to_pylist()
     assert row["n"] == 1
-    rows = rows_of(filled.night, "r3", 3)
+    rows = rows_of(filled.run, "r3", 3)
     assert tables.publish("r3", rows) and tables.read("images").num_rows == 2  # the one who is gone came back
     assert collect(filled.store, 0.0).counts["table file"] == 0  # the log still names what is gone
     receipt = erase(filled.store, SECRET, STAYS, longest_lease=0.0)
@@ -152,10 +153,10 @@ def test_the_tables_can_be_asked_published_and_erased_from_afterwards(filled):
 
 def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
-    night = pretend_night(filled.config)
-    account = night.accounts[KEY]
+    run = pretend_night(filled.config)
+    account = run.accounts[KEY]
     assert (account.outcome, account.reason) == (Outcome.REFUSED, "erased")
-    assert night.accounts[SECRET.identity_key(STAYS)].alive
+    assert run.accounts[SECRET.identity_key(STAYS)].alive
     assert leftovers(filled.store.root, KEY) == []
 
 
@@ -219,15 +220,15 @@ def test_the_wait_is_as_long_as_the_longest_lease(filled, monkeypatch):
 
 
 def test_a_night_that_was_running_publishes_nothing_of_the_person(filled):
-    night = open_night(filled.config, LogReporter())
-    night.release()
+    run = open_run(filled.config, LogReporter())
+    run.release()
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
-    night.accounts[KEY].stage_keys["generate"] = "a" * 64
-    night.accounts[KEY].close(Outcome.DONE)
-    refuse_erased(night)
-    account = night.accounts[KEY]
+    run.accounts[KEY].stage_keys["generate"] = "a" * 64
+    run.accounts[KEY].close(Outcome.DONE)
+    refuse_erased(run)
+    account = run.accounts[KEY]
     assert (account.outcome, account.reason, account.stage_keys) == (Outcome.REFUSED, "erased", {})
-    assert night.accounts[SECRET.identity_key(STAYS)].outcome is None
+    assert run.accounts[SECRET.identity_key(STAYS)].outcome is None
 
 
 def test_an_id_that_cannot_be_one_is_refused_before_anything_is_done(filled):
@@ -329,9 +330,9 @@ def test_table_files_that_a_dead_writer_left_go_and_those_of_a_running_night_sta
 
 def test_a_reader_whose_versions_are_ended_meanwhile_takes_the_new_ones(filled, monkeypatch):
     tables = Tables(filled.store)
-    old = tables.catalogue()
+    old = tables.catalog()
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
-    new, answers = tables.catalogue(), [old]
+    new, answers = tables.catalog(), [old]
     assert new.versions != old.versions
-    monkeypatch.setattr(tables, "catalogue", lambda: answers.pop() if answers else new)
+    monkeypatch.setattr(tables, "catalog", lambda: answers.pop() if answers else new)
     assert tables.read("runs").num_rows == 2 and not answers

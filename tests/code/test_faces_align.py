@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from faceid_core.faces.align import (
+from faceid_core.geometry.align import (
     FACE_TEMPLATE,
     FRAMINGS,
     TRAINING_EYE_TARGETS,
@@ -28,8 +28,8 @@ def dots(width, height, *points):
     return image
 
 
-def centre_of_light(crop, half):
-    """Centre of brightness (x, y) of the left or the right half of a crop, as fractions of its side."""
+def center_of_light(crop, half):
+    """Center of brightness (x, y) of the left or the right half of a crop, as fractions of its side."""
     side = crop.shape[0]
     light = crop[..., 0].astype(np.float64)
     light[:, side // 2 :] *= half == "right"
@@ -47,11 +47,11 @@ def test_eyes_land_on_their_targets(degrees, size):
     assert crop.shape == (size, size, 3) and crop.dtype == np.uint8 and valid.all()
     for half, target, eye in zip(("left", "right"), TRAINING_EYE_TARGETS, (left, right), strict=True):
         assert np.allclose(transform_points(transform, [eye])[0] / size, target)
-        assert np.allclose(centre_of_light(crop, half), target, atol=0.003), (half, target)
+        assert np.allclose(center_of_light(crop, half), target, atol=0.003), (half, target)
 
 
 def test_the_same_place_at_every_resolution():
-    """A pixel's centre is at +0.5: half a pixel off would show when the photo is shrunk."""
+    """A pixel's center is at +0.5: half a pixel off would show when the photo is shrunk."""
     photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     photo = cv2.resize(photo, (512, 512), interpolation=cv2.INTER_CUBIC)
     small = cv2.resize(photo, (128, 128), interpolation=cv2.INTER_AREA)
@@ -69,7 +69,7 @@ def test_own_close_up_is_left_as_it_is():
 
 @pytest.mark.parametrize("shrink", [5, 60])
 def test_shrinking_averages(shrink):
-    """Fine stripes become grey; picking single pixels would leave them black and white."""
+    """Fine stripes become gray; picking single pixels would leave them black and white."""
     side = 64 * shrink
     image = np.zeros((side, side, 3), np.uint8)
     image[:, ::2] = 255
@@ -132,7 +132,7 @@ def test_five_points_steady_what_one_eye_gets_wrong():
         return abs(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
 
     assert tilt({}) > 11 and tilt(points) < 6
-    # Half of an eye's corners say nothing about where its centre is.
+    # Half of an eye's corners say nothing about where its center is.
     assert tilt({"left_eye_outer": (0.0, 0.0)}) == tilt({})
 
 

@@ -18,13 +18,13 @@ from faceid_core.faces.deepface_backend import DeepFaceDetector
 from faceid_core.faces.detect import Detection, detect_face, face_from_facts
 from faceid_core.faces.ellipse import EllipseParser
 from faceid_core.faces.prepare import prepare_photo
-from faceid_core.faces.protocols import Face
 from faceid_core.faces.quality import Limits
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
 
-# Pupil centres of astronaut(), read off an eightfold enlargement; the face reaches from brow line to chin.
+# Pupil centers of astronaut(), read off an eightfold enlargement; the face reaches from brow line to chin.
 TRUE_EYES = np.array([(203.5, 101.0), (246.9, 103.4)])
-FACE_CENTRE = (225, 120)
+FACE_CENTER = (225, 120)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_astronaut_all_the_way(faces):
     )
     found = prepared.detection
     x0, y0, x1, y1 = found.box
-    assert x0 < FACE_CENTRE[0] < x1 and y0 < FACE_CENTRE[1] < y1 and 80 < x1 - x0 < 120
+    assert x0 < FACE_CENTER[0] < x1 and y0 < FACE_CENTER[1] < y1 and 80 < x1 - x0 < 120
     assert np.abs(np.array(found.eyes) - TRUE_EYES).max() < 3
     # Where the true pupils come to lie in the crop, as a share of its side.
     placed = (TRUE_EYES @ found.transform[:, :2].T + found.transform[:, 2]) / 256

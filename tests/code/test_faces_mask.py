@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from faceid_core.errors import ConfigurationError, PhotoRejected
-from faceid_core.faces.classes import CLASSES, COLOURS, INDEX, REGIONS
 from faceid_core.faces.ellipse import EllipseParser
 from faceid_core.faces.mask import make_mask
 from faceid_core.faces.parse import parse_face
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.classes import CLASSES, COLORS, INDEX, REGIONS
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
 
 
@@ -20,7 +20,7 @@ def labels_of(**boxes):
 
 
 def test_classes_are_the_renderers():
-    assert CLASSES == renderer.LABELS and len(COLOURS) == len(CLASSES)
+    assert CLASSES == renderer.LABELS and len(COLORS) == len(CLASSES)
     assert all(name in INDEX for names in REGIONS.values() for name in names)
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from faceid_core import photos
 from faceid_core.errors import MissingWeights, PhotoRejected
-from faceid_core.faces.align import TRAINING_EYE_TARGETS
 from faceid_core.faces.backends import load_faces
-from faceid_core.faces.classes import INDEX, REGIONS
 from faceid_core.faces.prepare import prepare_photo
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS
+from faceid_core.geometry.classes import INDEX, REGIONS
 from faceid_core.miniature import people, renderer
 
 

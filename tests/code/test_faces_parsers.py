@@ -1,4 +1,4 @@
-"""Parsers for photographs: a SegFormer from a folder in its real layout, and GrabCut by landmarks and colour."""
+"""Parsers for photographs: a SegFormer from a folder in its real layout, and GrabCut by landmarks and color."""
 
 import json
 import shutil
@@ -10,13 +10,13 @@ from skimage import data
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.faces.backends import load_parser, parser_digest
-from faceid_core.faces.classes import CLASSES, INDEX, REGIONS
 from faceid_core.faces.detect import detect_face
 from faceid_core.faces.ellipse import EllipseParser
 from faceid_core.faces.grabcut import GrabCutParser
 from faceid_core.faces.mask import make_mask
 from faceid_core.faces.parse import parse_face
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.classes import CLASSES, INDEX, REGIONS
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
 from faceid_core.weights.locate import WeightsPlace
 
@@ -199,8 +199,8 @@ def test_grabcut_is_nearer_to_the_truth_than_ellipses(region):
 
 
 def test_grabcut_finds_the_astronauts_hair_and_leaves_the_wall():
-    from faceid_core.faces.align import FRAMINGS
     from faceid_core.faces.backends import load_faces
+    from faceid_core.geometry.align import FRAMINGS
 
     detector, parser = load_faces("deepface")
     found = detect_face(data.astronaut(), detector, crop_pixels=256, eye_targets=FRAMINGS["portrait"])
@@ -220,8 +220,8 @@ def test_grabcut_finds_the_astronauts_hair_and_leaves_the_wall():
 
 
 def test_grabcut_keeps_its_word_on_pictures_that_have_nothing_to_part():
-    for grey in (0, 127, 255):
-        labels = GrabCutParser().parse([np.full((64, 64, 3), grey, np.uint8)])
+    for gray in (0, 127, 255):
+        labels = GrabCutParser().parse([np.full((64, 64, 3), gray, np.uint8)])
         assert labels.shape == (1, 64, 64) and labels.dtype == np.uint8
         mask, _ = make_mask(labels[0])
         assert mask[40, 32] == 1

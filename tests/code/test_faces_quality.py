@@ -7,12 +7,12 @@ import pytest
 from skimage import data
 
 from faceid_core.errors import PhotoRejected
-from faceid_core.faces.align import FRAMINGS, TRAINING_EYE_TARGETS
-from faceid_core.faces.classes import INDEX
 from faceid_core.faces.detect import detect_face
 from faceid_core.faces.mask import covered_share, make_mask
-from faceid_core.faces.protocols import Face
 from faceid_core.faces.quality import Limits, yaw_degrees
+from faceid_core.geometry.align import FRAMINGS, TRAINING_EYE_TARGETS
+from faceid_core.geometry.classes import INDEX
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
 
 BOX, LEFT, RIGHT = (177.0, 66.0, 272.0, 161.0), (203.5, 101.0), (246.9, 103.4)

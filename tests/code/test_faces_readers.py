@@ -10,11 +10,11 @@ from skimage import data
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.faces import deepface_backend
-from faceid_core.faces.align import FRAMINGS
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.deepface_backend import WEIGHT_FILES, DeepFaceDetector
 from faceid_core.faces.deepface_readers import FIVE_POINTS, read_regions, reader_of
 from faceid_core.faces.detect import detect_face, face_from_facts
+from faceid_core.geometry.align import FRAMINGS
 
 TRUE_EYES = np.array([(203.5, 101.0), (246.9, 103.4)])
 # One face: its box (x, y, w, h), and eyes, nose and corners of the mouth from the picture's left.

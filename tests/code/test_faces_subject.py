@@ -18,7 +18,7 @@ BOX = (100.0, 40.0, 180.0, 100.0)
 
 
 def photo():
-    """A grey 300 x 200 picture with a red subject that fills the box's left half."""
+    """A gray 300 x 200 picture with a red subject that fills the box's left half."""
     image = np.full((200, 300, 3), 90, np.uint8)
     image[40:100, 100:140] = (230, 20, 20)
     return image

@@ -11,7 +11,6 @@ import pytest
 from deltalake import write_deltalake
 
 from data_contracts import contract
-from faceid_core.night.erase import erase, finish_erasures
 from faceid_core.stages.sharing import SharedWork
 from faceid_core.stages.work import Work
 from faceid_core.store import (
@@ -23,21 +22,22 @@ from faceid_core.store import (
     layout,
     open_store,
 )
-from faceid_core.store.gc import SHORTEST_GRACE_SECONDS
 from faceid_core.store.journal import WorkJournal
 from faceid_core.store.tombstone import read_receipt, record, reopen
-from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
 from faceid_core.tables import write as table_writes
+from faceid_core.upkeep.erase import erase, finish_erasures
+from faceid_core.upkeep.gc import SHORTEST_GRACE_SECONDS
+from faceid_core.upkeep.verify import verify
 from tests.conftest import TEST_SECRET
 from tests.helpers.stopped import Stop, StoppedStore
-from tests.helpers.table_rows import night as table_rows
+from tests.helpers.table_rows import run as table_rows
 
 SECRET = IdentitySecret(bytes.fromhex(TEST_SECRET))
 WHO = "ann"
 KEY = SECRET.identity_key(WHO)
 SCOPE = layout.identity_scope(KEY)
-CALL = StageCall("personalise", 1)
+CALL = StageCall("personalize", 1)
 OUTPUTS = {name: Output(name.encode(), "x/y") for name in ("tokens", "curve")}
 
 
@@ -95,7 +95,7 @@ def test_a_worker_is_given_no_work_of_a_person_who_is_erased(folder_store):
 
 @pytest.mark.parametrize("write", [photo, lease])
 def test_an_undone_write_has_the_erasure_sweep_once_more(folder_store, write):
-    """A bucket may keep a version of it, which the role of a night may not remove."""
+    """A bucket may keep a version of it, which the role of a run may not remove."""
 
     def erased():
         erase(folder_store, SECRET, WHO, longest_lease=0.0)

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from faceid_core.config import NightlyConfig
 from faceid_core.config.parse import changed
 from faceid_core.errors import FaceidError
-from faceid_core.night.erase import erase
-from faceid_core.night.runs import write_status
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
+from faceid_core.run.runs import write_status
 from faceid_core.store import IdentitySecret, layout, open_store, sha256_hex
-from faceid_core.store.keys import spelt
+from faceid_core.store.keys import spelled
+from faceid_core.upkeep.erase import erase
 from flows.cli import cli
 from tests.code.test_erase import fill
 from tests.conftest import TEST_SECRET
@@ -66,8 +66,8 @@ def filled(tmp_path_factory):
     """A store with everything in it: two people, their rows, a run's records, an erased person, a pin."""
     folder = tmp_path_factory.mktemp("forged")
     made = fill(open_store(str(folder / "store")), folder, days=(1,))
-    store, run_id = made.store, made.night.run_id
-    write_status(made.night, "complete")
+    store, run_id = made.store, made.run.run_id
+    write_status(made.run, "complete")
     store.put_if_absent(f"runs/{run_id}/pages.json", json.dumps({SECRET.identity_key(WHO): "a"}).encode())
     erase(store, SECRET, GONE, wait=False, longest_lease=0.0)
     return changed(made.config, {"store": str(folder / "store")}, source="test")
@@ -79,7 +79,7 @@ def records(root: Path) -> dict[str, Path]:
     scope = root / SCOPE / "stages"
     found = {f"manifest of {stage}": next((scope / stage).iterdir()) for stage in ("detect", "generate")}
     found["tombstone"] = next((root / "tombstones").iterdir())
-    found["catalogue"] = root / layout.CATALOGUE
+    found["catalog"] = root / layout.CATALOG
     found["store"] = root / layout.STORE
     return found | {name: run / f"{name}.json" for name in ("request", "status", "pages")}
 
@@ -119,7 +119,7 @@ def forge(root: Path, point: str) -> None:
     inner[last] = _HERE
 
     def text(part) -> bytes:
-        return spelt(part).replace(spelt(_HERE), WRONG[how].encode())
+        return spelled(part).replace(spelled(_HERE), WRONG[how].encode())
 
     if kind.startswith("manifest") and isinstance(record["content"], dict):
         if above != [] or last != "content_sha256":
@@ -134,7 +134,7 @@ _READERS = {
     "manifest of detect": ("plan", "explain", "run", "verify", "gc"),
     "manifest of generate": ("plan", "run", "verify", "gc"),
     "tombstone": ("plan", "run", "verify", "gc", "erase"),
-    "catalogue": ("query", "run", "verify", "gc", "erase"),
+    "catalog": ("query", "run", "verify", "gc", "erase"),
     "store": ("plan", "explain", "run", "status", "query", "verify", "gc", "erase"),
     "request": ("plan", "status", "verify", "gc"),
     "status": ("plan", "status", "verify", "gc"),
@@ -146,11 +146,11 @@ def require_no_traceback(config: NightlyConfig, point: str) -> dict[str, int]:
     """Use the store in every way that reads a forged record; the exit status of each."""
     kind = point.partition("|")[0]
     forge(Path(config.store), point)
-    where, night = ["--store", config.store], ["--identities", config.identities, "--score-named-people", "1"]
+    where, run = ["--store", config.store], ["--identities", config.identities, "--score-named-people", "1"]
     who = GONE if kind == "tombstone" else WHO
     commands = {
-        "plan": ["plan", *night, *where],
-        "explain": ["explain", WHO, "detect", *night, *where],
+        "plan": ["plan", *run, *where],
+        "explain": ["explain", WHO, "detect", *run, *where],
         "status": ["status", *where],
         "query": ["query", "select count(*) from runs", *where],
         "verify": ["verify", *where],
@@ -161,7 +161,7 @@ def require_no_traceback(config: NightlyConfig, point: str) -> dict[str, int]:
 
 
 def _use(config: NightlyConfig, point: str, name: str, command: list[str] | None) -> int:
-    """The exit status of a command, or of a night without models; anything but an error of ours is a failed test."""
+    """The exit status of a command, or of a run without models; anything but an error of ours is a failed test."""
     if command is None:
         try:
             pretend_night(config)
@@ -191,7 +191,7 @@ def copied(filled, tmp_path):
         ("manifest of detect|content.preimage.inputs|list", "damaged manifest"),
         ("manifest of generate|provenance.seconds|text", "damaged manifest"),
         ("tombstone|objects|text", "damaged record"),
-        ("catalogue|tables.runs.version|text", "damaged table"),
+        ("catalog|tables.runs.version|text", "damaged table"),
         ("status|people.0.stage_keys|list", "damaged record"),
     ],
 )

@@ -52,7 +52,7 @@ def test_the_prefect_server_is_on_loopback_with_authentication_and_without_analy
 
 
 def test_every_prefect_setting_is_one_that_prefect_knows():
-    """A misspelt variable is ignored without a word."""
+    """A misspelled variable is ignored without a word."""
     from prefect.settings.legacy import _get_valid_setting_names
     from prefect.settings.models.root import Settings
 

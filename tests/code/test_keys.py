@@ -18,7 +18,7 @@ PHOTO, TOKENS, WEIGHTS = (sha256_hex(text) for text in (b"photo", b"tokens", b"w
 
 def golden_parts() -> dict:
     return {
-        "stage": "personalise",
+        "stage": "personalize",
         "version": 3,
         "parameters": {
             "steps": 200,
@@ -47,7 +47,7 @@ def test_golden_preimage():
     assert canonical_json(golden_call().preimage()).decode() == (
         f'{{"format":"faceid-stage/1","inputs":{{"crop":"{PHOTO}","mask":"{TOKENS}"}},'
         '"parameters":{"class_word":"Frau Ä","flip":null,"rate":0.005,"regions":["skin","hair"],"steps":200},'
-        f'"precision":"float32","stage":"personalise","version":3,"weights":{{"pipeline":"{WEIGHTS}"}}}}'
+        f'"precision":"float32","stage":"personalize","version":3,"weights":{{"pipeline":"{WEIGHTS}"}}}}'
     )
 
 
@@ -205,10 +205,10 @@ def test_a_result_kept_in_one_store_is_found_in_the_other(folder_store, s3_store
         max_leaves=20,
     )
 )
-def test_what_was_read_from_json_is_spelt_as_it_was(value):
+def test_what_was_read_from_json_is_spelled_as_it_was(value):
     """A manifest is checked against its digest as it was read, without another conversion."""
     try:
         whole = canonical_json(value)
     except ValueError:  # text that is not Unicode
         return
-    assert keys.spelt(json.loads(whole)) == whole
+    assert keys.spelled(json.loads(whole)) == whole

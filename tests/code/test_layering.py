@@ -45,7 +45,7 @@ def test_imports_point_one_way(room):
         "flows.cli_study",
         "flows.cli_keep",
         "flows.options",
-        "faceid_core.night.planning",
+        "faceid_core.plan.planning",
     ],
 )
 def test_help_and_planning_import_no_model_library(module):

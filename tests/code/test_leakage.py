@@ -109,7 +109,7 @@ def test_a_part_that_does_not_come_back_is_told_from_the_others(scorers, part, c
     assert min(found[f"leakage:{name}"] for name in kept) >= 0.9, found
 
 
-def test_a_wall_of_another_colour_is_not_the_photos(scorers):
+def test_a_wall_of_another_color_is_not_the_photos(scorers):
     found = rates(
         scorers, lambda seed: [Shot(framing="half", backdrop_seed=seed + k) for k in (0, 11, 12, 13)]
     )

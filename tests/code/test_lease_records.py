@@ -67,7 +67,7 @@ def test_a_record_of_a_later_version_is_a_lease(folder_store):
 
 def test_nonsense_is_no_lease_and_is_said_once(folder_store, caplog):
     caplog.set_level(logging.WARNING)
-    name = "identities/x/leases/personalise/y.json"
+    name = "identities/x/leases/personalize/y.json"
     cases = nonsense()
     assert len(cases) > 150
     etag = None
@@ -155,7 +155,7 @@ def test_an_observer_who_was_stopped_does_not_count_that_time():
     asked = time.monotonic()
     assert watch.judge("x", record, "1", asked).state is LeaseState.HELD
     asked = time.monotonic()
-    time.sleep(0.3)  # stopped between the reading and the judgement
+    time.sleep(0.3)  # stopped between the reading and the judgment
     assert watch.judge("x", record, "1", asked).state is not LeaseState.FREE
     assert watch.judge("x", record, "1", time.monotonic()).state is LeaseState.FREE
     assert watch.judge("x", record, "2", time.monotonic()).state is LeaseState.HELD, "it was renewed"
@@ -163,7 +163,7 @@ def test_an_observer_who_was_stopped_does_not_count_that_time():
 
 def test_works_of_one_dead_worker_come_free_together(folder_store):
     watch = LeaseWatch()
-    names = [f"identities/x/leases/personalise/{number}.json" for number in range(5)]
+    names = [f"identities/x/leases/personalize/{number}.json" for number in range(5)]
     for name in names:
         folder_store.put_if_absent(name, canonical_json(foreign(renewed=time.time() + HOUR, ttl=0.3)))
         assert RunLease.try_take(folder_store, "next", name, watch) is None
@@ -225,7 +225,7 @@ def test_without_proc_only_time_frees_a_lease(monkeypatch):
 
 def test_a_run_takes_its_own_lease_over_only_in_the_process_that_lost_it(folder_store):
     """A retry of the run in another container may have the same run id, host name and process id."""
-    name = "identities/x/leases/personalise/y.json"
+    name = "identities/x/leases/personalize/y.json"
     own = RunLease.try_take(folder_store, "a-run", name)
     own._stop.set()
     again = RunLease.try_take(folder_store, "a-run", name)

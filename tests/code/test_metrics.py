@@ -18,8 +18,8 @@ from faceid_core.evaluate.metrics import (
 from faceid_core.evaluate.pictures import Pictures, close_up, largest_face
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.evaluate.shards import ShardRow
-from faceid_core.faces.classes import INDEX, REGIONS
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.classes import INDEX, REGIONS
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_scene
 
@@ -81,9 +81,9 @@ class Oracle:
         return labels
 
     def embed(self, crops):
-        """Direction of the skin's colour around the nose."""
-        colours = np.stack([crop[28:44, 26:38].reshape(-1, 3).mean(0) - 128 for crop in crops])
-        return (colours / np.linalg.norm(colours, axis=1, keepdims=True)).astype(np.float32)
+        """Direction of the skin's color around the nose."""
+        colors = np.stack([crop[28:44, 26:38].reshape(-1, 3).mean(0) - 128 for crop in crops])
+        return (colors / np.linalg.norm(colors, axis=1, keepdims=True)).astype(np.float32)
 
     def score(self, images, texts):
         self.texts += texts
@@ -105,12 +105,12 @@ def _oracle_scorers(oracle):
         name="oracle",
         detector=oracle,
         parser=oracle,
-        recogniser=oracle,
+        recognizer=oracle,
         image_text=oracle,
         namer=oracle,
         parser_pixels=64,
-        recogniser_pixels=64,
-        recogniser_eye_targets=((22 / 64, 30 / 64), (42 / 64, 30 / 64)),
+        recognizer_pixels=64,
+        recognizer_eye_targets=((22 / 64, 30 / 64), (42 / 64, 30 / 64)),
     )
 
 

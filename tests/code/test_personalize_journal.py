@@ -191,7 +191,7 @@ def test_the_guards_know_good_from_bad():
     assert guards.vector_fault({"text_encoder": vectors["text_encoder"] * torch.nan}, {"text_encoder": 1.0})
 
 
-CALL = StageCall("personalise", 1, {}, "float32", {"photo": sha256_hex(b"photo")}, {})
+CALL = StageCall("personalize", 1, {}, "float32", {"photo": sha256_hex(b"photo")}, {})
 PERSON = "0123456789abcdef" * 2
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_entry_is_none_and_an_erased_person_gets_no_entry(tmp_path, ca
     store = FolderStore(str(tmp_path))
     journal = WorkJournal(store, identity_scope(PERSON), "run-1")
     journal.write(CALL, b"entry")
-    (file,) = (tmp_path / identity_scope(PERSON) / "journal" / "personalise").iterdir()
+    (file,) = (tmp_path / identity_scope(PERSON) / "journal" / "personalize").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"X")
     assert journal.read(CALL, own=False) is None and "is damaged" in caplog.text
     store.put_if_absent(tombstone(PERSON), b"{}")

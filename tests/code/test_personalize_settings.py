@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from faceid_core.config import parse_config
 from faceid_core.errors import BaseMismatch, ConfigurationError
-from faceid_core.night.executor import MOST_AT_ONCE
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.prompts import fill, split_prompt
 from faceid_core.personalize.slot_shape import MOST_SLOTS, fitting_slots
 from faceid_core.personalize.stages import stage_boundaries, stage_of, stage_range
 from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
+from faceid_core.run.executor import MOST_AT_ONCE
 
 
 def test_presets_are_what_their_names_say():
@@ -142,7 +142,7 @@ def test_other_files_are_refused_in_words():
 
 def test_tokens_refuse_another_base_model():
     _tokens().require_base("a" * 64)
-    with pytest.raises(BaseMismatch, match="personalise the person on this one"):
+    with pytest.raises(BaseMismatch, match="personalize the person on this one"):
         _tokens().require_base("c" * 64)
 
 

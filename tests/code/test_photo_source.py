@@ -11,10 +11,10 @@ import pytest
 from faceid_core.config import S3Config
 from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity
-from faceid_core.night import photo_source
-from faceid_core.night.opening import open_night
-from faceid_core.night.photo_source import PhotoSource
-from faceid_core.night.reporter import LogReporter
+from faceid_core.run import photo_source
+from faceid_core.run.opening import open_run
+from faceid_core.run.photo_source import PhotoSource
+from faceid_core.run.reporter import LogReporter
 from faceid_core.store import FolderStore, s3
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.end_to_end.test_inline_folder import outcomes
@@ -74,7 +74,7 @@ def test_an_address_that_is_none_rejects_that_person_without_naming_it():
 
 
 def test_a_bucket_that_does_not_answer_is_a_failure_and_names_no_address(s3_server, monkeypatch):
-    """It would be told to the photo's supplier, and the night would end well, if it counted as a bad photo."""
+    """It would be told to the photo's supplier, and the run would end well, if it counted as a bad photo."""
     person = Identity("p", f"s3://{s3_server.new_bucket()}/private/ann.jpg", "person", line=7)
 
     def refuses(self, name):
@@ -95,10 +95,10 @@ def test_a_disk_that_fails_ends_that_persons_night_as_failed(small, people, tmp_
         return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", broken)
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    night.release()
-    assert outcomes(night)["ann"] == "failed"
-    (ann,) = (each for each in night.accounts.values() if each.identity_id == "ann")
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    run.release()
+    assert outcomes(run)["ann"] == "failed"
+    (ann,) = (each for each in run.accounts.values() if each.identity_id == "ann")
     assert ann.stage == "admit" and "Input/output error" in ann.message and str(tmp_path) not in ann.message
 
 
@@ -107,7 +107,7 @@ def test_a_mount_that_is_gone_is_told_before_anything_is_done(small, people, tmp
         photo.unlink()
     store = tmp_path / "store"
     with pytest.raises(ConfigurationError, match="none of the manifest's 2 photos") as caught:
-        open_night(small(str(store), people), LogReporter())
+        open_run(small(str(store), people), LogReporter())
     # The screen of the machine names the path; what goes to Prefect does not.
     assert f"Looked for: {people.parent / 'ann.png'}" in str(caught.value)
     from flows.nightly import _without_people
@@ -122,9 +122,9 @@ def test_a_manifest_in_s3_and_its_photos_are_read_from_there(s3_server, small, p
     for path in people.parent.iterdir():
         s3_server.client.upload_file(str(path), bucket, f"tonight/{path.name}")
     config = small(str(tmp_path / "store"), f"s3://{bucket}/tonight/identities.csv")
-    night = open_night(config, LogReporter())
-    night.release()
-    assert outcomes(night) == {"ann": "None", "bob": "None"}, "nothing is wrong with anybody"
-    assert all(subject.photo_digest for subject in night.subjects.values() if subject.kind == "person")
+    run = open_run(config, LogReporter())
+    run.release()
+    assert outcomes(run) == {"ann": "None", "bob": "None"}, "nothing is wrong with anybody"
+    assert all(subject.photo_digest for subject in run.subjects.values() if subject.kind == "person")
     with pytest.raises(ConfigurationError, match="there is no manifest"):
-        open_night(small(str(tmp_path / "store"), f"s3://{bucket}/tonight/other.csv"), LogReporter())
+        open_run(small(str(tmp_path / "store"), f"s3://{bucket}/tonight/other.csv"), LogReporter())

@@ -60,7 +60,7 @@ def full_box(kind: bytes, *bodies: bytes, version: int = 0) -> bytes:
 
 
 def heic_of_tiles(tile: int, grid: int, canvas: int) -> bytes:
-    """A HEIC whose picture is put together from grid x grid uses of one grey tile."""
+    """A HEIC whose picture is put together from grid x grid uses of one gray tile."""
     pytest.importorskip("pillow_heif").register_heif_opener()
     made = encoded(Image.new("RGB", (tile, tile), "gray"), "HEIF", quality=10)
     boxes = dict(photo_work._boxes(made))

@@ -91,16 +91,16 @@ def test_transparency_is_laid_on_white(photo):
 
 
 def test_grey_palette_bilevel_sixteen_bits_and_cmyk(photo):
-    grey = photo.convert("L")
-    assert difference(photos.decode(encoded(grey, "PNG")), grey) == 0
+    gray = photo.convert("L")
+    assert difference(photos.decode(encoded(gray, "PNG")), gray) == 0
     assert difference(photos.decode(encoded(photo.quantize(64), "PNG")), photo.quantize(64)) == 0
     assert set(np.unique(photos.decode(encoded(photo.convert("1"), "PNG")))) == {0, 255}
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    assert difference(photos.decode(encoded(deep, "PNG")), grey) == 0
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    assert difference(photos.decode(encoded(deep, "PNG")), gray) == 0
     assert difference(photos.decode(encoded(photo.convert("CMYK"), "JPEG", quality=95)), photo) < 4
 
 
-def test_sixteen_bit_colour_png():
+def test_sixteen_bit_color_png():
     rows = b"".join(b"\0" + struct.pack(">HHH", 0xFF00, 0x8000, 0x0100) * 4 for _ in range(4))
     image = photos.decode(png(4, 4, rows, depth=16))
     assert np.abs(image[0, 0].astype(int) - (255, 128, 1)).max() <= 1
@@ -109,7 +109,7 @@ def test_sixteen_bit_colour_png():
 def test_embedded_profile_is_brought_to_srgb(photo):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert difference(photos.decode(encoded(photo, "PNG", icc_profile=lab)), photo) < 1
-    # Red and green exchanged in the profile's primaries: the colours must follow it.
+    # Red and green exchanged in the profile's primaries: the colors must follow it.
     swapped = lab.replace(b"rXYZ", b"tmpX").replace(b"gXYZ", b"rXYZ").replace(b"tmpX", b"gXYZ")
     image = photos.decode(encoded(photo, "PNG", icc_profile=swapped))
     assert difference(image[..., [1, 0, 2]], photo) < 4
@@ -122,17 +122,17 @@ def test_first_frame_of_an_animation(photo):
         assert difference(photos.decode(data), photo) == 0
 
 
-def png(width, height, rows, *, depth=8, colour=2):
+def png(width, height, rows, *, depth=8, color=2):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def test_decompression_bombs_are_refused_before_they_are_decoded(monkeypatch):
-    bomb = png(14_000, 14_000, b"\0" * (14_000 * 14_001 // 8), depth=1, colour=0)
+    bomb = png(14_000, 14_000, b"\0" * (14_000 * 14_001 // 8), depth=1, color=0)
     assert len(bomb) < 100_000
     webp = b"RIFF" + struct.pack("<I", 4096) + b"WEBPVP8X" + struct.pack("<I", 10)
     webp += bytes([2, 0, 0, 0]) + (16_382).to_bytes(3, "little") * 2 + bytes(4096)
@@ -169,7 +169,7 @@ def test_limits_are_reported_with_value_and_threshold(photo):
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("lenient", [False, True])
 def test_files_cut_off_anywhere(photo, image_format, lenient, monkeypatch):
-    # Other libraries of a process may tell Pillow to paint the missing rest grey.
+    # Other libraries of a process may tell Pillow to paint the missing rest gray.
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     data = encoded(photo, image_format)
     for share in (0.0, 0.3, 0.6, 0.95):

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.explaining import explain
-from faceid_core.night.planning import plan_night, told
-from faceid_core.night.runs import write_status
+from faceid_core.plan.explaining import explain
+from faceid_core.plan.planning import plan_run, told
+from faceid_core.run.runs import write_status
 from faceid_core.stages import STAGES
 from faceid_core.store.differences import differences
 from flows.cli import cli
@@ -25,8 +25,8 @@ PEOPLE, COMMON = 5, 2
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory):
-    """The configuration of a night of five people that ended, and its folder."""
+def run(tmp_path_factory):
+    """The configuration of a run of five people that ended, and its folder."""
     folder = tmp_path_factory.mktemp("pretended")
     config = pretend_config(str(folder / "store"), write_manifest(folder / "people", PEOPLE))
     write_status(pretend_night(config), "complete")
@@ -43,65 +43,65 @@ def numbers(found) -> dict[str, tuple[int, int, int]]:
     return {r.stage: (r.cached, len(r.misses), sum(r.waiting.values())) for r in found.stages}
 
 
-def test_a_cached_night_computes_nothing(night):
-    found = plan_night(night)
+def test_a_cached_night_computes_nothing(run):
+    found = plan_run(run)
     assert all(misses == waiting == 0 for _, misses, waiting in numbers(found).values())
     assert found.estimate.worker_seconds == 0 and found.estimate.unknown == ()
     assert numbers(found)["detect"] == (PEOPLE + 1, 0, 0)  # the named person has a photo as well
 
 
-def test_a_photo_that_is_not_there_is_named_with_its_path_on_this_screen(night, tmp_path):
+def test_a_photo_that_is_not_there_is_named_with_its_path_on_this_screen(run, tmp_path):
     people = write_manifest(tmp_path, PEOPLE)
     lost = next(iter(sorted(tmp_path.rglob("*.png"))))
     lost.rename(lost.with_suffix(".PNG"))
-    asked = ["plan", str(people), "--store", night.store, "--executor", "inline"]
+    asked = ["plan", str(people), "--store", run.store, "--executor", "inline"]
     told = CliRunner().invoke(cli, asked, terminal_width=400)
     assert f"Looked for: {lost}" in told.output and "in other capital or small letters" in told.output
 
 
-def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(night, tmp_path):
+def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(run, tmp_path):
     more = changed(
-        night,
+        run,
         {"identities": str(write_manifest(tmp_path, PEOPLE + 2)), "execution.workers": 2},
         source="test",
     )
-    found = plan_night(more)
+    found = plan_run(more)
     assert numbers(found)["detect"] == (PEOPLE + 1, 2, 0)
     assert found.stages[0].reasons() == [("first time", 2)]
-    for stage in ("parse", "mask", "personalise", "generate"):
+    for stage in ("parse", "mask", "personalize", "generate"):
         assert numbers(found)[stage][1:] == (0, 2)
     assert numbers(found)["score"][1:] == (0, 2 * 8)  # six metrics, two floors
     seconds = found.estimate.seconds
     assert seconds["detect"] == pytest.approx(2 * SECONDS["detect"])
-    assert seconds["personalise"] == pytest.approx(2 * SECONDS["personalise"])
+    assert seconds["personalize"] == pytest.approx(2 * SECONDS["personalize"])
     assert seconds["generate"] == pytest.approx(2 * SECONDS["generate"])
     assert found.estimate.wall_seconds == pytest.approx(found.estimate.worker_seconds / 2)
 
 
-def test_the_estimate_grows_with_the_pictures(night):
-    seeds = night.generate.seeds
-    found = plan_night(changed(night, {"generate.seeds": 3 * seeds}, source="test"))
+def test_the_estimate_grows_with_the_pictures(run):
+    seeds = run.generate.seeds
+    found = plan_run(changed(run, {"generate.seeds": 3 * seeds}, source="test"))
     (score,) = (row for row in found.stages if row.stage == "score")
     calls = len(score.misses) + sum(score.waiting.values())
     assert calls > PEOPLE and found.estimate.seconds["score"] == pytest.approx(3 * calls * 0.25)
     assert found.estimate.seconds["generate"] == pytest.approx(3 * (PEOPLE + COMMON) * SECONDS["generate"])
 
 
-def test_a_run_that_was_stopped_leaves_the_estimate_of_what_it_did_not_reach(night, tmp_path):
-    shutil.copytree(Path(night.store), tmp_path / "store")
-    changes = {"store": str(tmp_path / "store"), "generate.seeds": 3 * night.generate.seeds}
-    stopped = changed(night, changes, source="test")
+def test_a_run_that_was_stopped_leaves_the_estimate_of_what_it_did_not_reach(run, tmp_path):
+    shutil.copytree(Path(run.store), tmp_path / "store")
+    changes = {"store": str(tmp_path / "store"), "generate.seeds": 3 * run.generate.seeds}
+    stopped = changed(run, changes, source="test")
     reached = tuple(stage for stage in STAGES if stage != "score")
     write_status(pretend_night(stopped, stages=reached), "stopped")
-    found = plan_night(stopped)
+    found = plan_run(stopped)
     assert numbers(found)["generate"][1:] == (0, 0) and found.estimate.unknown == ()
     assert found.estimate.seconds["score"] > 0
 
 
-def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
+def test_a_photo_exchanged_is_the_reason_for_its_person_only(run, tmp_path):
     manifest = write_manifest(tmp_path, PEOPLE)
     (tmp_path / "000003.png").write_bytes(b"another photo")
-    found = plan_night(changed(night, {"identities": str(manifest)}, source="test"))
+    found = plan_run(changed(run, {"identities": str(manifest)}, source="test"))
     assert found.stages[0].reasons() == [("photo changed", 1)]
     (subject,) = {miss.subject for row in found.stages for miss in row.misses}
     assert found.subjects[subject].identity_id == "person-000003"
@@ -111,7 +111,7 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
 @pytest.mark.parametrize(
     ("change", "stage", "why"),
     [
-        ({"personalize.seed": 7}, "personalise", "parameters.seed: 0 -> 7"),
+        ({"personalize.seed": 7}, "personalize", "parameters.seed: 0 -> 7"),
         ({"generate.steps": 7}, "generate", "parameters.steps: 12 -> 7"),
         ({"faces.mask_region": "head"}, "mask", "parameters.region: 'face' -> 'head'"),
         (
@@ -121,8 +121,8 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(night, tmp_path):
         ),
     ],
 )
-def test_a_changed_parameter_is_named_with_both_values(night, change, stage, why):
-    found = plan_night(changed(night, change, source="test"))
+def test_a_changed_parameter_is_named_with_both_values(run, change, stage, why):
+    found = plan_run(changed(run, change, source="test"))
     (row,) = (row for row in found.stages if row.stage == stage)
     reasons = dict(row.reasons())
     before, _, after = why.partition(": ")
@@ -142,18 +142,18 @@ def test_changed_weights_and_versions_are_reasons():
     assert told(differences(before, before | {"inputs": after["inputs"]})) == "crop changed"
 
 
-def test_a_damaged_manifest_is_told_and_left_where_it_is(night, tmp_path):
-    shutil.copytree(Path(night.store), tmp_path / "store")
+def test_a_damaged_manifest_is_told_and_left_where_it_is(run, tmp_path):
+    shutil.copytree(Path(run.store), tmp_path / "store")
     (first, *_) = sorted((tmp_path / "store" / "identities").glob("*/stages/mask/*.json"))
     first.write_bytes(first.read_bytes()[:-9])
     before = snapshot(tmp_path / "store")
-    found = plan_night(changed(night, {"store": str(tmp_path / "store")}, source="test"))
+    found = plan_run(changed(run, {"store": str(tmp_path / "store")}, source="test"))
     (row,) = (row for row in found.stages if row.stage == "mask")
     assert row.reasons() == [("its record in the store is damaged", 1)]
     assert snapshot(tmp_path / "store") == before
 
 
-def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(night, tmp_path):
+def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(run, tmp_path):
     secret = tmp_path / "secret"
     code = (
         "import sys; sys.argv = ['faceid', 'plan', *sys.argv[1:]]\n"
@@ -164,7 +164,7 @@ def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(night, t
     env = {"PATH": "/usr/bin:/bin", "FACEID_IDENTITY_SECRET_FILE": str(secret), "HOME": str(tmp_path)}
     root = str(Path(__file__).parents[2])
     ended = subprocess.run(
-        [sys.executable, "-c", code, night.identities, "--store", str(tmp_path / "new")],
+        [sys.executable, "-c", code, run.identities, "--store", str(tmp_path / "new")],
         capture_output=True, text=True, cwd=root, env=env | {"PYTHONPATH": root},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -173,9 +173,9 @@ def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(night, t
     assert not secret.exists() and not (tmp_path / "new").exists()
 
 
-def test_the_command_says_cost_and_changes_nothing(night):
-    before = snapshot(night.store)
-    arguments = ["plan", night.identities, "--store", night.store, "--score-named-people", "1"]
+def test_the_command_says_cost_and_changes_nothing(run):
+    before = snapshot(run.store)
+    arguments = ["plan", run.identities, "--store", run.store, "--score-named-people", "1"]
     told_all = CliRunner().invoke(cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600"])
     assert told_all.exit_code == 0, told_all.output
     assert f"{PEOPLE} identities, {COMMON} for floor and ceiling" in told_all.output
@@ -185,18 +185,18 @@ def test_the_command_says_cost_and_changes_nothing(night):
     record = json.loads(found.output)
     assert record["cost"] == pytest.approx(record["worker_seconds"])
     assert f"cost at most {record['cost']:.2f}" in told_all.output
-    assert snapshot(night.store) == before
+    assert snapshot(run.store) == before
 
 
-def test_explain_compares_the_newest_two_or_with_what_would_be_computed(night, tmp_path):
-    shutil.copytree(Path(night.store), tmp_path / "store")
-    own = changed(night, {"store": str(tmp_path / "store")}, source="test")
-    found = explain(changed(own, {"personalize.seed": 3}, source="test"), "person-000001", "personalise")
+def test_explain_compares_the_newest_two_or_with_what_would_be_computed(run, tmp_path):
+    shutil.copytree(Path(run.store), tmp_path / "store")
+    own = changed(run, {"store": str(tmp_path / "store")}, source="test")
+    found = explain(changed(own, {"personalize.seed": 3}, source="test"), "person-000001", "personalize")
     assert [str(leaf) for leaf in found.leaves] == ["parameters.seed: 0 -> 3"]
-    assert not explain(own, "person-000001", "personalise").leaves
+    assert not explain(own, "person-000001", "personalize").leaves
 
     pretend_night(changed(own, {"personalize.seed": 4}, source="test"))
-    again = explain(own, "person-000001", "personalise")
+    again = explain(own, "person-000001", "personalize")
     assert [str(leaf) for leaf in again.leaves] == ["parameters.seed: 0 -> 4"]
     assert "newest" in again.after
     pictures = explain(own, "person-000001", "score-identity")
@@ -205,22 +205,22 @@ def test_explain_compares_the_newest_two_or_with_what_would_be_computed(night, t
     assert not floor.leaves  # the class word's pictures did not change
 
 
-def test_explain_names_the_stage_that_comes_first(night):
-    other = changed(night, {"faces.mask_region": "head"}, source="test")
+def test_explain_names_the_stage_that_comes_first(run):
+    other = changed(run, {"faces.mask_region": "head"}, source="test")
     found = explain(other, "person-000002", "generate", planned=True)
     assert "waits for mask" in found.before
     assert [leaf.path for leaf in found.leaves] == ["parameters.region"]
 
 
-def test_the_command_explains(night):
-    usual = ["explain", "person-000001", "personalise", "--planned", "--store", night.store]
-    people = ["--identities", night.identities, "--score-named-people", "1"]
+def test_the_command_explains(run):
+    usual = ["explain", "person-000001", "personalize", "--planned", "--store", run.store]
+    people = ["--identities", run.identities, "--score-named-people", "1"]
     told = CliRunner().invoke(cli, [*usual, *people, "--personalize-seed", "3"])
     assert told.exit_code == 0 and "parameters.seed: 0 -> 3" in told.output, told.output
 
 
-def test_explain_refuses_what_it_cannot_compare(night):
+def test_explain_refuses_what_it_cannot_compare(run):
     with pytest.raises(ConfigurationError, match=r"no stage 'score'; name one of .*score-identity"):
-        explain(night, "person-000001", "score")
+        explain(run, "person-000001", "score")
     with pytest.raises(ConfigurationError, match="no result of stage mask of 'zoe'"):
-        explain(night, "zoe", "mask")
+        explain(run, "zoe", "mask")

@@ -11,14 +11,14 @@ from pyarrow.dataset import dataset
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION
-from faceid_core.store import IdentitySecret, initialise, open_store
+from faceid_core.store import IdentitySecret, initialize, open_store
 from faceid_core.tables import Tables
 from flows.cli import cli
 from tests.code.test_cli_store import faceid
-from tests.helpers.table_rows import night
+from tests.helpers.table_rows import run
 
 SECRET = "5a" * 32
-DATASETS = {name: dataset(table) for name, table in night("r1", 1).items()}
+DATASETS = {name: dataset(table) for name, table in run("r1", 1).items()}
 # FILE stands for a file of the machine that exists, OUT for one that must not be made.
 REFUSED_KINDS = (
     "copy runs to 'OUT'",
@@ -108,8 +108,8 @@ ORDINARY = (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     made = open_store(str(tmp_path_factory.mktemp("query") / "store"))
-    initialise(made, IdentitySecret(bytes.fromhex(SECRET)))
-    Tables(made).publish("r1", night("r1", 1))
+    initialize(made, IdentitySecret(bytes.fromhex(SECRET)))
+    Tables(made).publish("r1", run("r1", 1))
     return made
 
 

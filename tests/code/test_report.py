@@ -15,7 +15,7 @@ from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
-from faceid_core.evaluate.summary import SubjectScores, aggregate, summarise
+from faceid_core.evaluate.summary import SubjectScores, aggregate, summarize
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render
 from faceid_core.report import plots, svg
@@ -76,7 +76,7 @@ def _scores(seed, identity, obeyed):
 
 
 @pytest.fixture(scope="module")
-def night():
+def run():
     subjects = [
         SubjectScores(
             "person", ANN, "woman", _scores(1, 0.6, 0.8), _scores(2, 0.2, 0.9), "ann", ANN, 48, 75.0
@@ -87,7 +87,7 @@ def night():
         SubjectScores("class_word", "woman", "woman", _scores(5, 0, 0.9), images=48),
         SubjectScores("named", "kai moreau", "woman", _scores(6, 0.8, 0.9), images=48),
     ]
-    rows = summarise(
+    rows = summarize(
         subjects,
         run_id=RUN["run_id"],
         run_date=RUN["run_date"],
@@ -97,7 +97,7 @@ def night():
 
 
 @pytest.fixture(scope="module")
-def page(night):
+def page(run):
     settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
     person = person_from_seed(200_001)
     shown = render(person, Shot())
@@ -123,9 +123,9 @@ def page(night):
         curve=[{"step": step, "loss_diffusion": 1 / (step + 1), "loss_attention": 0.1} for step in range(50)],
         prompts=GRID.prompts,
         pictures=pictures,
-        scores=night.subjects[0].scores,
-        floor_scores=night.subjects[0].floor,
-        summary=night.rows,
+        scores=run.subjects[0].scores,
+        floor_scores=run.subjects[0].floor,
+        summary=run.rows,
         index_url="../../../runs/r1/report/index.html",
     )
 
@@ -139,13 +139,13 @@ def test_a_persons_page_stands_alone(page):
     assert b"url(" not in page and b"@import" not in page
 
 
-def test_a_persons_page_says_what_was_measured(page, night):
+def test_a_persons_page_says_what_was_measured(page, run):
     text = _Page(page).text
-    own = night.rows[0]
+    own = run.rows[0]
     assert (
         number(own["identity_similarity"]) in text and number(own["identity_fraction"], percent=True) in text
     )
-    floor = np.mean([row.value for row in night.subjects[0].floor if row.metric == "identity"])
+    floor = np.mean([row.value for row in run.subjects[0].floor if row.metric == "identity"])
     # The floor is the class word against this person, not the mean over people.
     assert f"floor {floor:.2f}" in text and number(floor) in text
     assert "the photo; face 41 pixels, sharpness 0.821" in text
@@ -182,15 +182,15 @@ def test_a_usual_mask_is_described_without_warnings():
     assert f"mask, {100 * mask.mean():.0f} % of the crop" in _Page(unjudged).text
 
 
-def test_a_page_without_class_word_and_named_people(night):
+def test_a_page_without_class_word_and_named_people(run):
     photo = render(person_from_seed(200_003), Shot()).image
     person = {"identity_key": BEN, "class_word": "woman", "outcome": "done"}
-    floor = night.subjects[1].floor
-    alone = person_page(run=RUN, person=person, photo=photo, summary=night.rows[:2], floor_scores=floor)
+    floor = run.subjects[1].floor
+    alone = person_page(run=RUN, person=person, photo=photo, summary=run.rows[:2], floor_scores=floor)
     assert "class word –" in _Page(alone).text and b"<svg" not in alone
 
 
-def _index(night, accounts=None):
+def _index(run, accounts=None):
     accounts = accounts or [
         {"identity_key": ANN, "identity_id": "ann-smith", "outcome": "done", "attempts": 1, "seconds": 75.0},
         {"identity_key": BEN, "identity_id": "ben", "outcome": "cached", "seconds": 0.0},
@@ -202,14 +202,14 @@ def _index(night, accounts=None):
     return index_page(
         run=RUN,
         accounts=accounts,
-        summary=night.rows,
+        summary=run.rows,
         person_urls={ANN: f"../../identities/{ANN}/reports/r1.html"},
         notes=["one note"],
     )
 
 
-def test_the_index_has_no_pixel_and_no_id(night):
-    index = _index(night)
+def test_the_index_has_no_pixel_and_no_id(run):
+    index = _index(run)
     found = _Page(index)
     assert not {"img", "image", "picture", "canvas", "object", "script", "style:image"} & set(found.tags)
     assert b"data:" not in index and b"base64" not in index and b"url(" not in index
@@ -217,26 +217,26 @@ def test_the_index_has_no_pixel_and_no_id(night):
     assert set(found.addresses) == {f"../../identities/{ANN}/reports/r1.html"}
 
 
-def test_the_index_accounts_for_everybody(night):
-    text = _Page(_index(night)).text
+def test_the_index_accounts_for_everybody(run):
+    text = _Page(_index(run)).text
     for key in (ANN, BEN, CY):
         assert key[:12] in text
     assert "detect: no_face" in text and HOSTILE in text and "0.120" in text and "Rejected photos" in text
     assert "2 of 2 surely above the class word" in text and "one note" in text
-    share = aggregate(night.rows)["relative_to_class_word"]["concepts_obeyed"]
+    share = aggregate(run.rows)["relative_to_class_word"]["concepts_obeyed"]
     assert f"; {share:.0%} of the class word's" in text.replace(" %", "%")
 
 
-def test_weak_people_and_shared_photos_are_told_on_both_pages(night):
+def test_weak_people_and_shared_photos_are_told_on_both_pages(run):
     accounts = [
         {"identity_key": ANN, "outcome": "done", "weak": True, "same_photo": 0, "message": "try more steps"},
         {"identity_key": BEN, "outcome": "cached", "weak": False, "same_photo": 1, "message": "one photo"},
     ]
-    text = _Page(_index(night, accounts)).text
+    text = _Page(_index(run, accounts)).text
     assert "Weak: not surely above the class word" in text and "try more steps" in text
     assert "One photo under several ids" in text and "one photo" in text
     plain = [account | {"weak": None, "same_photo": None} for account in accounts]
-    assert "Weak" not in _Page(_index(night, plain)).text
+    assert "Weak" not in _Page(_index(run, plain)).text
     person = {
         "identity_key": ANN,
         "class_word": "woman",
@@ -248,15 +248,15 @@ def test_weak_people_and_shared_photos_are_told_on_both_pages(night):
     assert b'<span class="badge weak">weak</span>' in page and "try this" in _Page(page).text
 
 
-def test_an_index_without_figures_is_still_a_page(night):
+def test_an_index_without_figures_is_still_a_page(run):
     accounts = [{"identity_key": CY, "outcome": "not_reached", "reason": "deadline"}]
     empty = SimpleNamespace(rows=[])
     text = _Page(_index(empty, accounts)).text
     assert "Not reached" in text and "deadline" in text
 
 
-def test_the_plot_places_people_between_floor_and_ceiling(night):
-    drawing = ElementTree.fromstring(plots.identity_concepts_plot(night.rows, {ANN: "ann.html"}))
+def test_the_plot_places_people_between_floor_and_ceiling(run):
+    drawing = ElementTree.fromstring(plots.identity_concepts_plot(run.rows, {ANN: "ann.html"}))
     space = "{http://www.w3.org/2000/svg}"
     at = {group.get("class").split()[1]: group.find(f"{space}circle") for group in drawing.iter(f"{space}g")}
     heights = {kind: float(circle.get("cy")) for kind, circle in at.items()}
@@ -340,6 +340,6 @@ def test_a_contact_sheet_puts_pictures_in_their_places():
         contact_sheet([])
 
 
-def test_templates_hold_no_inline_handlers(page, night):
-    for written in (page, _index(night)):
+def test_templates_hold_no_inline_handlers(page, run):
+    for written in (page, _index(run)):
         assert not re.search(rb"\son[a-z]+=", written)

@@ -17,7 +17,7 @@ from faceid_core.evaluate.shards import ShardRow, write_shard
 from faceid_core.faces.backends import backend_digest
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
-from faceid_core.night.rows import scored_by
+from faceid_core.publish.rows import scored_by
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.weights import shipped_lock
 from faceid_core.store.keys import StageCall
@@ -44,8 +44,8 @@ def values(metric, models, *images):
 
 def test_photographs_are_searched_by_the_detector_of_the_configured_backend():
     models = models_for_tests(faces="deepface")
-    person, grey = data.astronaut(), np.full((512, 512, 3), 127, np.uint8)
-    assert values("detection", models, person, grey) == [1, 0]
+    person, gray = data.astronaut(), np.full((512, 512, 3), 127, np.uint8)
+    assert values("detection", models, person, gray) == [1, 0]
     # Asked before and after: the metrics of the miniature's scorers keep their own detector and its faces.
     drawn = render(person_from_seed(SAMPLE_SEEDS[0]), Shot()).image
     outside = values("attention", models_for_tests(), drawn)
@@ -83,9 +83,9 @@ def test_identity_and_attention_are_keyed_by_the_scorers_own_detector(backend):
 
 def told_by_the_table(backend: str, metric: str) -> tuple[str, list[str]]:
     config = NightlyConfig(faces={"backend": backend})
-    night = SimpleNamespace(config=config, plan=Plan.from_config(config))
+    run = SimpleNamespace(config=config, plan=Plan.from_config(config))
     preimage = score_calls(backend)[f"score-{metric}"].preimage()
-    return scored_by(night, metric, SimpleNamespace(content={"preimage": preimage}))
+    return scored_by(run, metric, SimpleNamespace(content={"preimage": preimage}))
 
 
 def test_the_table_names_the_detector_that_looked():

@@ -11,12 +11,12 @@ import time
 import pytest
 
 from faceid_core.config import parse_config
-from faceid_core.night.executor import InlineExecutor
 from faceid_core.outcomes import UNLEARNABLE
+from faceid_core.run.executor import InlineExecutor
 from faceid_core.stages import sharing
 from faceid_core.stages.generate import ConstantPictures
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.stages.personalise import SlotStopped
+from faceid_core.stages.personalize import SlotStopped
 from faceid_core.stages.work import MADE_ELSEWHERE, Work
 from faceid_core.store import Output, RunLease, StageCache, layout
 from faceid_core.store.keys import StageCall, canonical_json
@@ -29,7 +29,7 @@ SCOPE = f"identities/{'ab' * 16}"
 class Slow:
     """A stage that takes a while and counts what it made."""
 
-    name, version, batch = "personalise", 1, 1
+    name, version, batch = "personalize", 1, 1
 
     def __init__(self, seconds: float = 0.05):
         self.made: list[str] = []
@@ -57,7 +57,7 @@ def slow(monkeypatch):
     return stage
 
 
-def works(count: int, stage: str = "personalise") -> list[Work]:
+def works(count: int, stage: str = "personalize") -> list[Work]:
     calls = [StageCall(stage, 1, {"number": number}) for number in range(count)]
     return [Work(f"person-{number}", SCOPE, call, {}, stage) for number, call in enumerate(calls)]
 
@@ -97,7 +97,7 @@ def test_two_runs_do_each_piece_once_and_both_have_everything(folder_store, slow
 
 def test_what_another_run_is_at_comes_last_and_the_rest_goes_on(folder_store, slow):
     some = works(3)
-    name = layout.stage_lease(SCOPE, "personalise", some[0].call.key)
+    name = layout.stage_lease(SCOPE, "personalize", some[0].call.key)
     held = RunLease.try_take(folder_store, "other", name)
     order, ended = [], threading.Event()
 
@@ -145,7 +145,7 @@ def test_what_may_pass_is_tried_again_under_one_lease_at_a_time(
 @pytest.mark.parametrize("how", ["ran out", "its process is gone", "its clock is ahead"])
 def test_a_stale_lease_is_taken_over(folder_store, slow, how):
     (work,) = works(1)
-    name = layout.stage_lease(SCOPE, "personalise", work.call.key)
+    name = layout.stage_lease(SCOPE, "personalize", work.call.key)
     record = json.loads(own_record("dead", "x", 0.2).to_bytes()) | {"process_token": "", "host": "another"}
     if how == "ran out":
         record["renewed"] = time.time() - 10

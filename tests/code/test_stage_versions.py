@@ -36,15 +36,15 @@ def test_words_and_layout_do_not_count_and_everything_else_does():
 def test_what_decides_a_result_counts_and_what_passes_it_on_does_not():
     detect = modules_of("detect")
     # Imported inside functions, relatively, and not at all but loaded by the worker.
-    assert {"faceid_core.photos", "faceid_core.faces.align", "faceid_core.miniature.scorers"} <= set(detect)
+    assert {"faceid_core.photos", "faceid_core.geometry.align", "faceid_core.miniature.scorers"} <= set(detect)
     assert {"faceid_core.faces.deepface_backend", "faceid_core.faces.ellipse"} <= set(detect)
     assert not [name for name in detect if "evaluate" in name or "personalize" in name or "diffusion" in name]
-    assert "faceid_core.personalize.attention" in modules_of("personalise")
+    assert "faceid_core.personalize.attention" in modules_of("personalize")
     assert "faceid_core.evaluate.sampling" in modules_of("generate")
     assert "faceid_core.evaluate.pictures" in modules_of("score-identity")
     assert "faceid_core.miniature.scorers" not in modules_of("mask")
     for stage in stage_names():
-        passing = ("faceid_core.errors", "faceid_core.store", "faceid_core.night", "faceid_core.config")
+        passing = ("faceid_core.errors", "faceid_core.store", "faceid_core.run", "faceid_core.config")
         assert not [name for name in modules_of(stage) if name.startswith(passing)], stage
 
 

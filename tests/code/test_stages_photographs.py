@@ -1,4 +1,4 @@
-"""A night's stages on a photograph, with the detector, parser and limits of its configuration, as workers run them."""
+"""A run's stages on a photograph, with the detector, parser and limits of its configuration, as workers run them."""
 
 import json
 
@@ -9,7 +9,7 @@ from skimage import data
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.faces.align import FRAMINGS
+from faceid_core.geometry.align import FRAMINGS
 from faceid_core.stages import detect, mask, parse
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
@@ -21,7 +21,7 @@ from tests.helpers.stage_runs import run_stage
 
 
 def planned(**faces):
-    """Plan, models and a person as a night with these faces has them."""
+    """Plan, models and a person as a run with these faces has them."""
     plan = Plan.from_config(NightlyConfig(faces={"backend": "deepface", **faces}))
     models = Models(WorkerSettings.from_config(plan.config, plan.weights, threads=0))
     return plan, models, Subject("person", "p", "identities/p", "person", photo_digest="a" * 64)

@@ -1,4 +1,4 @@
-"""A night that is stopped: its account stands before workers and Prefect are told, whatever comes meanwhile."""
+"""A run that is stopped: its account stands before workers and Prefect are told, whatever comes meanwhile."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import suppress
 
 import pytest
 
-from faceid_core.night import drive as driving
-from faceid_core.night import interrupted
-from faceid_core.night.drive import drive, executor_on_demand
-from faceid_core.night.executor import left_behind
-from faceid_core.night.interrupted import OPEN, account_at_the_end, leave_account
-from faceid_core.night.opening import open_night
-from faceid_core.night.publish import publish
-from faceid_core.night.reporter import LogReporter
-from faceid_core.night.runs import read_status
+from faceid_core import nightly as driving
+from faceid_core.nightly import drive, executor_on_demand
 from faceid_core.outcomes import Outcome
+from faceid_core.publish import interrupted
+from faceid_core.publish.interrupted import OPEN, account_at_the_end, leave_account
+from faceid_core.publish.publish import publish
+from faceid_core.run.executor import left_behind
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.runs import read_status
 from faceid_core.stages.work import Done
 from faceid_core.store import Output, StageCache, open_store
 from faceid_core.store.lease import running_runs
@@ -30,26 +30,26 @@ from tests.helpers.pretend_night import pretend_config, write_manifest
 
 
 @pytest.fixture
-def night(tmp_path):
-    """An open night of two people."""
-    night = open_night(
+def run(tmp_path):
+    """An open run of two people."""
+    run = open_run(
         pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 2)), LogReporter()
     )
-    yield night
-    night.release()
+    yield run
+    run.release()
 
 
 def outcomes(store) -> list[dict]:
     return Tables(store).query("select outcome, reason from identity_outcomes").to_pylist()
 
 
-def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypatch, caplog):
+def test_the_account_stands_before_workers_are_closed_that_hang(run, monkeypatch, caplog):
     monkeypatch.setattr(driving, "STOPPED_CLOSE_SECONDS", 0.2)
     seen, closing, release = [], threading.Event(), threading.Event()
 
     class Hangs:
         def close(self):
-            seen.append((night.ended, len(outcomes(night.store)), running_runs(night.store)))
+            seen.append((run.ended, len(outcomes(run.store)), running_runs(run.store)))
             closing.set()
             release.wait(20)
 
@@ -58,7 +58,7 @@ def test_the_account_stands_before_workers_are_closed_that_hang(night, monkeypat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), executor_on_demand(Hangs) as get:
-        drive(night, stopped)
+        drive(run, stopped)
     assert closing.wait(20)
     assert seen == [(True, 2, [])], "the account stands, and the store is free, before the workers are told"
     assert left_behind() and "left behind" in caplog.text
@@ -86,7 +86,7 @@ def test_workers_that_are_still_started_hold_up_no_end(monkeypatch):
     assert closed.wait(20), "what was started too late is closed all the same"
 
 
-def test_a_second_interruption_does_not_lose_the_account(night, monkeypatch):
+def test_a_second_interruption_does_not_lose_the_account(run, monkeypatch):
     whole = interrupted.publish_rows
 
     def interrupted_again(*arguments):
@@ -95,50 +95,50 @@ def test_a_second_interruption_does_not_lose_the_account(night, monkeypatch):
         whole(*arguments)
 
     monkeypatch.setattr(interrupted, "publish_rows", interrupted_again)
-    with pytest.raises(KeyboardInterrupt), account_at_the_end(night):
+    with pytest.raises(KeyboardInterrupt), account_at_the_end(run):
         raise KeyboardInterrupt("the first")
-    leave_account(night, ValueError("comes too late"))
-    assert outcomes(night.store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
-    record = read_status(night.store, night.run_id)[1]
+    leave_account(run, ValueError("comes too late"))
+    assert outcomes(run.store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
+    record = read_status(run.store, run.run_id)[1]
     assert record["state"] == "interrupted" and "the first" in record["error"]
-    assert night.run_id not in OPEN
+    assert run.run_id not in OPEN
 
 
-def test_an_interruption_after_the_publication_changes_no_row(night, monkeypatch):
-    monkeypatch.setattr("faceid_core.night.publish.collect", lambda _: ([], []))  # no results to read
+def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
+    monkeypatch.setattr("faceid_core.publish.publish.collect", lambda _: ([], []))  # no results to read
 
-    def published_and_interrupted(night):
-        for account in night.accounts.values():
+    def published_and_interrupted(run):
+        for account in run.accounts.values():
             account.outcome = Outcome.DONE
-        publish(night)
+        publish(run)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drive(night, lambda stage: None, published_and_interrupted)
-    row = Tables(night.store).query("select exit_status from runs").to_pylist()
+        drive(run, lambda stage: None, published_and_interrupted)
+    row = Tables(run.store).query("select exit_status from runs").to_pylist()
     assert row == [{"exit_status": 0}]
-    record = read_status(night.store, night.run_id)[1]
+    record = read_status(run.store, run.run_id)[1]
     assert (record["state"], record["exit_status"]) == ("complete", 0) and record["index"]
-    assert night.ended and running_runs(night.store) == []
+    assert run.ended and running_runs(run.store) == []
 
 
-def test_an_answer_that_comes_after_the_account_changes_nothing(night):
-    (work, *_) = night.lookup("detect")
-    leave_account(night, KeyboardInterrupt())
-    night.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
-    night.fail(night.subjects[work.subject], "detect", "late", "late")
-    account = night.accounts[work.subject]
-    assert (account.reason, account.seconds) == ("interrupted", 0.0) and not night.failures_common
-    assert night.settle_unanswered("detect", [work], "not once more") == []
+def test_an_answer_that_comes_after_the_account_changes_nothing(run):
+    (work, *_) = run.lookup("detect")
+    leave_account(run, KeyboardInterrupt())
+    run.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
+    run.fail(run.subjects[work.subject], "detect", "late", "late")
+    account = run.accounts[work.subject]
+    assert (account.reason, account.seconds) == ("interrupted", 0.0) and not run.failures_common
+    assert run.settle_unanswered("detect", [work], "not once more") == []
 
 
-def test_no_way_into_a_written_account_is_open(night):
-    (work, *_) = night.lookup("detect")
-    account, subject = night.accounts[work.subject], night.subjects[work.subject]
-    leave_account(night, KeyboardInterrupt())
-    night.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
-    cache = StageCache(night.store, subject.scope)
-    night.adopt(subject, work.result, cache.commit(work.call, {"crop.png": Output(b"crop", "image/png")}, {}))
+def test_no_way_into_a_written_account_is_open(run):
+    (work, *_) = run.lookup("detect")
+    account, subject = run.accounts[work.subject], run.subjects[work.subject]
+    leave_account(run, KeyboardInterrupt())
+    run.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
+    cache = StageCache(run.store, subject.scope)
+    run.adopt(subject, work.result, cache.commit(work.call, {"crop.png": Output(b"crop", "image/png")}, {}))
     assert (account.reason, account.value, account.threshold) == ("interrupted", None, None)
     assert account.stage_keys == {} and subject.manifests == {}
 
@@ -158,10 +158,10 @@ def test_a_signal_does_what_ctrl_c_does(number):
         signal.signal(number, before)
 
 
-def test_rays_alarm_is_cleared(night):
+def test_rays_alarm_is_cleared(run):
     signal.alarm(300)
     try:
-        leave_account(night, KeyboardInterrupt())
+        leave_account(run, KeyboardInterrupt())
         assert signal.alarm(0) == 0
     finally:
         signal.alarm(0)
@@ -182,9 +182,9 @@ def stuck(told):
 """
 WITH_NIGHT = """
 from faceid_core.config import NightlyConfig
-from faceid_core.night.interrupted import account_at_the_end
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.publish.interrupted import account_at_the_end
+from faceid_core.run.opening import open_night
+from faceid_core.run.reporter import LogReporter
 
 with stopping.watched():
     night = open_night(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())

@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.erase import erase
 from faceid_core.outcomes import EXIT_CONFIGURATION
 from faceid_core.store import IdentitySecret, StageCache, StageCall, layout, open_store
 from faceid_core.store.cache import Output
 from faceid_core.store.folder import folder_of
-from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
+from faceid_core.upkeep.erase import erase
+from faceid_core.upkeep.verify import verify
 from flows.cli import cli
 from tests.conftest import TEST_SECRET
-from tests.helpers.table_rows import night
+from tests.helpers.table_rows import run
 
 SECRET = IdentitySecret(bytes.fromhex(TEST_SECRET))
 KEY = SECRET.identity_key("ann")
@@ -37,20 +37,20 @@ REFUSED = {
 
 
 def require_working(root: Path, url: str) -> None:
-    """Everything that a night and its upkeep ask of a place comes out below it, and nowhere else."""
+    """Everything that a run and its upkeep ask of a place comes out below it, and nowhere else."""
     store = open_store(url)
     assert store.root == root and folder_of(store.url) == root and open_store(store.url).root == root
-    layout.initialise(store, SECRET)
+    layout.initialize(store, SECRET)
     cache = StageCache(store, layout.identity_scope(KEY))
     manifest = cache.commit(StageCall("detect", 1), {"crop": Output(b"a face", "image/png")}, {})
     assert cache.read(manifest, "crop") == b"a face"
     tables = Tables(store)
-    tables.publish("r1", night("r1", 1))
-    tables.publish("r2", night("r2", 2))
+    tables.publish("r1", run("r1", 1))
+    tables.publish("r2", run("r2", 2))
     assert tables.query("select count(*) as n from runs").to_pylist() == [{"n": 2}]
-    assert tables.read("images").num_rows == len(night("r1", 1)["images"])
+    assert tables.read("images").num_rows == len(run("r1", 1)["images"])
     assert erase(store, SECRET, "ann", longest_lease=0.0).state == "complete"
-    tables.publish("r3", night("r3", 3))
+    tables.publish("r3", run("r3", 3))
     assert tables.query("select count(*) as n from runs").to_pylist() == [{"n": 3}] and verify(store).sound
     assert sorted(path.name for path in root.iterdir()) == sorted(
         [".tmp", "catalog", "store.json", "tables", "tombstones"]

@@ -1,4 +1,4 @@
-"""Two nights on one store: the second waits or is refused, a dead one is taken over, a slow one finds out."""
+"""Two runs on one store: the second waits or is refused, a dead one is taken over, a slow one finds out."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_dead_runs_lease_is_taken_over_and_the_dead_one_learns_of_it(any_store
 
 
 def test_a_worker_that_was_stopped_leaves_the_lease_of_its_successor_alone(folder_store):
-    name = "identities/x/leases/personalise/y.json"
+    name = "identities/x/leases/personalize/y.json"
     stopped = RunLease.try_take(folder_store, "stopped", name, ttl=0.3)
     stopped._stop.set()
     stopped._thread.join()

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from faceid_core.errors import LinkInStore, StoreError
-from faceid_core.night.erase import erase, finish_erasures
 from faceid_core.store import (
     FolderStore,
     IdentitySecret,
@@ -21,19 +20,20 @@ from faceid_core.store import (
     sha256_hex,
 )
 from faceid_core.store.cache import Output
-from faceid_core.store.gc import collect
 from faceid_core.store.tombstone import Receipt, moment
-from faceid_core.store.verify import LINK, verify
 from faceid_core.tables import Tables
+from faceid_core.upkeep.erase import erase, finish_erasures
+from faceid_core.upkeep.gc import collect
+from faceid_core.upkeep.verify import LINK, verify
 from tests.conftest import TEST_SECRET
 from tests.helpers.fault_counts import FaultRecord
-from tests.helpers.table_rows import night
+from tests.helpers.table_rows import run
 
 SECRET = IdentitySecret(bytes.fromhex(TEST_SECRET))
 KEY = SECRET.identity_key("ann")
 BLOB = layout.blob(layout.identity_scope(KEY), sha256_hex(b"face"))
 NAMES = (
-    layout.STORE, layout.CATALOGUE, layout.tombstone(KEY), "leases/run.json", "runs/r1/status.json", BLOB,
+    layout.STORE, layout.CATALOG, layout.tombstone(KEY), "leases/run.json", "runs/r1/status.json", BLOB,
     layout.stage_manifest(layout.identity_scope(KEY), "detect", sha256_hex(b"key")),
     layout.blob(layout.COMMON, sha256_hex(b"floor")), "tables/images/v1/_delta_log/00000000000000000000.json",
 )  # fmt: skip
@@ -198,10 +198,10 @@ def test_a_link_put_beside_a_writer_is_never_written_through(folder_store, tmp_p
 def original(tmp_path_factory):
     """A store with a person's result and the tables of a run, made once."""
     store = FolderStore(str(tmp_path_factory.mktemp("original") / "store"))
-    layout.initialise(store, SECRET)
+    layout.initialize(store, SECRET)
     cache = StageCache(store, layout.identity_scope(KEY))
     cache.commit(StageCall("detect", 1), {"crop": Output(b"a face", "image/png")}, {})
-    Tables(store).publish("r1", night("r1", 1))
+    Tables(store).publish("r1", run("r1", 1))
     return store
 
 
@@ -236,7 +236,7 @@ def test_a_link_keeps_neither_its_persons_rows_nor_another_erasure(filled, tmp_p
         scope = layout.identity_scope(key)
         StageCache(filled, scope).commit(StageCall("parse", 1), {"mask": Output(b"a mask", "image/png")}, {})
         filled.put_if_absent(layout.tombstone(key), Receipt(key, moment()).to_bytes())
-    rows = night("r2", 2)
+    rows = run("r2", 2)
     rows["identity_outcomes"] = with_key(rows["identity_outcomes"], KEY)
     Tables(filled).publish("r2", rows)
     replace_by_link(filled.root / f"identities/{KEY}/blobs", tmp_path / "outside", "outside")
@@ -266,7 +266,7 @@ def test_the_tables_library_meets_no_link_either(filled, tmp_path, level):
     before = contents(tmp_path / "outside")
     tables = Tables(filled)
     uses = (
-        lambda: tables.read("images"), lambda: tables.publish("r2", night("r2", 2)),
+        lambda: tables.read("images"), lambda: tables.publish("r2", run("r2", 2)),
         lambda: erase(filled, SECRET, "ann", wait=False), lambda: collect(filled, delete=True),
     )  # fmt: skip
     for use in uses:

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.store import DamagedWeights, ModelsLock, digest_folder, models_lock, write_lock
+from faceid_core.store import DamagedWeights, ModelsLock, digest_folder, write_lock
+from faceid_core.weights import lock as models_lock
 
 
 @pytest.fixture

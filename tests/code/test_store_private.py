@@ -18,7 +18,7 @@ from faceid_core.store import FolderStore, IdentitySecret, StageCache, StageCall
 from faceid_core.store.cache import Output
 from faceid_core.tables import Tables
 from tests.conftest import TEST_SECRET
-from tests.helpers.table_rows import night
+from tests.helpers.table_rows import run
 
 SECRET = IdentitySecret(bytes.fromhex(TEST_SECRET))
 KEY = SECRET.identity_key("ann")
@@ -34,11 +34,11 @@ def umask(request):
 
 def fill(root: Path) -> FolderStore:
     store = FolderStore(str(root))
-    layout.initialise(store, SECRET)
+    layout.initialize(store, SECRET)
     cache = StageCache(store, layout.identity_scope(KEY))
     cache.commit(StageCall("detect", 1), {"crop": Output(b"a face", "image/png")}, {})
     cache.commit(StageCall("detect", 1), {"crop": Output(b"a face", "image/png")}, {}, replace=True)
-    Tables(store).publish("r1", night("r1", 1))
+    Tables(store).publish("r1", run("r1", 1))
     return store
 
 

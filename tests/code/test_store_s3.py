@@ -11,7 +11,7 @@ from faceid_core.stages.models import open_configured_store
 from faceid_core.store import open_store
 from faceid_core.store.s3 import S3Settings, S3Store
 from faceid_core.tables import Tables
-from tests.helpers.table_rows import night as table_rows
+from tests.helpers.table_rows import run as table_rows
 
 
 def refusal(code, status, operation="PutObject"):
@@ -174,7 +174,7 @@ def test_a_checksum_that_does_not_exist_is_refused():
         parse_config({"s3": {"checksums": "md4"}})
 
 
-def test_purging_takes_all_versions_and_leaves_the_neighbours(s3_server):
+def test_purging_takes_all_versions_and_leaves_the_neighbors(s3_server):
     bucket = s3_server.new_bucket()
     s3_server.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     store = S3Store(f"s3://{bucket}/p", S3Settings())

@@ -6,21 +6,21 @@ import pytest
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, StoreError
-from faceid_core.night.opening import open_store_checked
-from faceid_core.night.reading import open_existing
-from faceid_core.store import initialise, open_store
-from faceid_core.store.gc import collect
-from faceid_core.store.layout import CATALOGUE
+from faceid_core.run.opening import open_store_checked
+from faceid_core.run.reading import open_existing
+from faceid_core.store import initialize, open_store
+from faceid_core.store.layout import CATALOG
 from faceid_core.store.s3 import S3Settings, S3Store
 from faceid_core.store.s3_address import S3Address
 from faceid_core.store.secret import IdentitySecret
-from faceid_core.store.verify import MISPLACED, verify
 from faceid_core.tables import Tables
 from faceid_core.tables.storage import storage_options
-from faceid_core.tables.upkeep import erase_rows
 from faceid_core.tables.write import DeltaPlace
+from faceid_core.upkeep.gc import collect
+from faceid_core.upkeep.tables import erase_rows
+from faceid_core.upkeep.verify import MISPLACED, verify
 from tests.helpers.honest_s3 import MotoServer
-from tests.helpers.table_rows import night as table_rows
+from tests.helpers.table_rows import run as table_rows
 
 STRANGE = [
     "n b",
@@ -50,7 +50,7 @@ def config_of(url, **s3):
 def test_what_the_tables_library_writes_lies_below_the_stores_own_keys(s3_server, prefix):
     bucket = s3_server.new_bucket()
     store = open_store(f"s3://{bucket}/{prefix}")
-    initialise(store, IdentitySecret.load(store.url))
+    initialize(store, IdentitySecret.load(store.url))
     DeltaPlace(store).probe("runs")
     keys = keys_of(s3_server, bucket)
     assert len(keys) == 2 and all(key.startswith(f"{prefix}/") for key in keys), keys
@@ -61,7 +61,7 @@ def test_what_the_tables_library_writes_lies_below_the_stores_own_keys(s3_server
 def test_a_night_refuses_an_address_whose_tables_would_land_elsewhere(s3_server, prefix):
     bucket = s3_server.new_bucket()
     for dry in (True, False):
-        with pytest.raises(ConfigurationError, match=r"no night can run here.*Choose another prefix"):
+        with pytest.raises(ConfigurationError, match=r"no run can run here.*Choose another prefix"):
             open_store_checked(config_of(f"s3://{bucket}/{prefix}"), dry=dry)
     assert keys_of(s3_server, bucket) == []
 
@@ -77,15 +77,15 @@ def test_what_is_no_address_of_a_bucket_is_refused_and_no_folder(address, tmp_pa
         open_store(address)
 
 
-@pytest.mark.parametrize("spelt", ["p/", "p//", "/p", "//p/"])
-def test_slashes_at_the_ends_are_one_and_the_same_address(spelt):
-    assert S3Address.parse(f"s3://bucket/{spelt}") == S3Address("bucket", "p")
+@pytest.mark.parametrize("spelled", ["p/", "p//", "/p", "//p/"])
+def test_slashes_at_the_ends_are_one_and_the_same_address(spelled):
+    assert S3Address.parse(f"s3://bucket/{spelled}") == S3Address("bucket", "p")
 
 
 def of_earlier_days(s3_server, prefix, monkeypatch):
     """A store as earlier versions made it: objects below the address as typed, tables where the library decoded it to."""
     store = open_store(f"s3://{s3_server.new_bucket()}/{prefix}")
-    initialise(store, IdentitySecret.load(store.url))
+    initialize(store, IdentitySecret.load(store.url))
     with monkeypatch.context() as patch:
         patch.setattr("faceid_core.tables.write.store_of_tables", lambda store: store)
         patch.setattr(S3Address, "encoded", S3Address.url)
@@ -108,10 +108,10 @@ def few_tables(request, monkeypatch):
     """Two tables in place of five: each costs a dozen requests, and none of them is special here."""
     if request.param == "two":
         # `remains` first: imported later, it would keep the short list for other tests.
-        for module in ("remains", "upkeep", "catalogue", "query"):
-            monkeypatch.setattr(f"faceid_core.tables.{module}.NAMES", ("runs", "identity_outcomes"))
-        for module in ("remains", "upkeep"):
-            monkeypatch.setattr(f"faceid_core.tables.{module}.HOLD_PEOPLE", ("identity_outcomes",))
+        for module in ("tables.remains", "upkeep.tables", "tables.catalog", "tables.query"):
+            monkeypatch.setattr(f"faceid_core.{module}.NAMES", ("runs", "identity_outcomes"))
+        for module in ("tables.remains", "upkeep.tables"):
+            monkeypatch.setattr(f"faceid_core.{module}.HOLD_PEOPLE", ("identity_outcomes",))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_store_that_shares_its_tables_with_its_twin_leaves_both_readable(s3_se
 
 def test_a_store_with_an_empty_part_has_no_tables_and_can_be_looked_after(s3_server):
     store = open_store(f"s3://{s3_server.new_bucket()}/n//b")
-    initialise(store, IdentitySecret.load(store.url))
+    initialize(store, IdentitySecret.load(store.url))
     assert erase_rows(store, "ab" * 16, (), unnamed_age=0.0) == {}
     assert Tables(store).read("runs").num_rows == 0 and collect(store, 0.0).objects == 0
     with pytest.raises(StoreError, match="plain prefix"):
@@ -289,4 +289,4 @@ def test_only_what_a_night_has_to_write_is_written_at_the_opening(s3_server):
     Tables(looked_at).read("runs")
     assert asked and set(asked) <= {"GET", "HEAD"}
     open_store_checked(config)
-    assert keys_of(s3_server, bucket) == before and CATALOGUE not in str(before)
+    assert keys_of(s3_server, bucket) == before and CATALOG not in str(before)

@@ -14,11 +14,11 @@ from botocore.parsers import ResponseParserError
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.storage import examine_tables
 from faceid_core.errors import ConfigurationError, StoreError, StoreRefused
-from faceid_core.night.drive import drive_inline
-from faceid_core.night.opening import open_night, open_store_checked
-from faceid_core.night.reading import open_existing
-from faceid_core.night.reporter import LogReporter
-from faceid_core.store import initialise, open_store
+from faceid_core.nightly import drive_inline
+from faceid_core.run.opening import open_run, open_store_checked
+from faceid_core.run.reading import open_existing
+from faceid_core.run.reporter import LogReporter
+from faceid_core.store import initialize, open_store
 from faceid_core.store.s3 import S3Settings, S3Store
 from faceid_core.store.s3_advice import ADVICE, advise, advise_words
 from faceid_core.store.secret import IdentitySecret
@@ -66,7 +66,7 @@ def troubled(server, monkeypatch):
     store._client.create_bucket(Bucket="faces")
     for info in list(store.list("")):
         store.delete(info.name)
-    initialise(store, IdentitySecret.load(store.url))
+    initialize(store, IdentitySecret.load(store.url))
     trouble.url = store.url
     trouble.seen.clear()
     return trouble
@@ -223,7 +223,7 @@ def test_people_whose_photos_may_not_be_read_are_no_rejected_people(troubled, tm
     with pytest.raises(
         ConfigurationError, match=r"none of the manifest's 2 photos may be read.*allow GetObject"
     ):
-        open_night(config, LogReporter())
+        open_run(config, LogReporter())
 
 
 @pytest.mark.parametrize("use", ["put", "replace", "get", "head", "list", "delete", "purge", "sweep", "file"])
@@ -265,7 +265,7 @@ def test_the_first_write_of_a_store_is_read_again(any_store, monkeypatch):
     secret = IdentitySecret.load(any_store.url)
     monkeypatch.setattr(type(any_store), "put_if_absent", lambda self, name, data: True)
     with pytest.raises(StoreError, match="keeps nothing"):
-        initialise(any_store, secret)
+        initialize(any_store, secret)
 
 
 def test_a_store_that_asks_half_of_the_requests_to_slow_down_loses_none(troubled, monkeypatch, caplog):
@@ -296,9 +296,9 @@ def test_a_store_that_never_stops_asking_to_slow_down_is_told_in_the_end(trouble
 def test_a_night_finishes_on_a_store_that_asks_half_of_the_requests_to_slow_down(small, people, troubled):  # noqa: F811
     troubled.code, troubled.wanted = "SlowDown", every_other(11)
     began = dt.datetime.now()
-    night = open_night(small(troubled.url, people), LogReporter())
-    assert drive_inline(night).exit_status == 0, dt.datetime.now() - began
-    assert {account.outcome.value for account in night.accounts.values()} == {"done"}
+    run = open_run(small(troubled.url, people), LogReporter())
+    assert drive_inline(run).exit_status == 0, dt.datetime.now() - began
+    assert {account.outcome.value for account in run.accounts.values()} == {"done"}
     assert troubled.seen["refused"] > 200
 
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
-from faceid_core.night.opening import open_store_checked
-from faceid_core.store import IdentitySecret, initialise, open_store
+from faceid_core.run.opening import open_store_checked
+from faceid_core.store import IdentitySecret, initialize, open_store
 from flows.cli import cli
 
 STORE, SHARED = "file:///srv/a-store", "s3://bucket/prefix"
@@ -171,21 +171,21 @@ def test_the_secret_is_not_printed():
 
 def test_a_store_knows_its_secret(any_store):
     ours, other = IdentitySecret(b"a" * 32), IdentitySecret(b"b" * 32, "the other file")
-    made = initialise(any_store, ours)
-    assert initialise(any_store, ours) == made == json.loads(any_store.get("store.json"))
+    made = initialize(any_store, ours)
+    assert initialize(any_store, ours) == made == json.loads(any_store.get("store.json"))
     assert ours.value.hex() not in any_store.get("store.json").decode()
     with pytest.raises(SecretMismatch, match=r"the other file.*bring the store's secret"):
-        initialise(any_store, other)
+        initialize(any_store, other)
     assert [info.name for info in any_store.list("")] == ["store.json"]
 
 
 def test_a_store_of_another_layout_or_in_ruins_is_refused(folder_store):
     ours = IdentitySecret(b"a" * 32)
-    made = initialise(folder_store, ours)
+    made = initialize(folder_store, ours)
     for data, error in (
         (json.dumps(made | {"layout_version": 2}).encode(), ConfigurationError),
         (b"{", StoreError),
     ):
         folder_store.replace_if_match("store.json", data, folder_store.head("store.json").etag)
         with pytest.raises(error):
-            initialise(folder_store, ours)
+            initialize(folder_store, ours)

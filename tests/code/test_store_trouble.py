@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from faceid_core import nightly as drive
 from faceid_core.errors import PhotoRejected, StoreError
-from faceid_core.night import drive, pages, publish
-from faceid_core.night.drive import drive_inline
-from faceid_core.night.executor import InlineExecutor
-from faceid_core.night.night import Night
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.nightly import drive_inline
+from faceid_core.publish import pages, publish
+from faceid_core.run.executor import InlineExecutor
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from faceid_core.store import FolderStore, RunLease, StageCache
 from faceid_core.store.layout import stage_lease
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
@@ -16,8 +17,8 @@ from tests.end_to_end.test_inline_folder import outcomes
 
 
 def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, people, tmp_path, monkeypatch):  # noqa: F811
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     whole = FolderStore.get
 
     def refuses(self, name):
@@ -26,39 +27,39 @@ def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, pe
         return whole(self, name)
 
     monkeypatch.setattr(FolderStore, "get", refuses)
-    assert drive_inline(night).exit_status == 2
-    assert outcomes(night) == {"ann": "failed", "bob": "done"}
-    account = night.accounts[ann.name]
+    assert drive_inline(run).exit_status == 2
+    assert outcomes(run) == {"ann": "failed", "bob": "done"}
+    account = run.accounts[ann.name]
     assert (account.stage, account.reason) == ("mask", "StoreError") and "connection reset" in account.message
 
 
 def test_reads_that_only_save_work_may_fail(small, people, tmp_path, monkeypatch):  # noqa: F811
     """Whether somebody else made it meanwhile, who is at it, which pictures are there: not knowing costs time only."""
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    whole, during = Night.execute, []
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    whole, during = Run.execute, []
 
     def refuse(*_):
         raise StoreError("connection reset")
 
     def execute(self, stage, works, executor):
         with monkeypatch.context() as patch:
-            if stage in ("personalise", "generate"):
+            if stage in ("personalize", "generate"):
                 during.append(stage)
                 patch.setattr("faceid_core.store.StageCache.peek", refuse)
                 patch.setattr("faceid_core.store.StageCache.manifests", refuse)
                 patch.setattr(RunLease, "look", refuse)
             return whole(self, stage, works, executor)
 
-    monkeypatch.setattr(Night, "execute", execute)
-    assert drive_inline(night).exit_status == 0
-    assert during == ["personalise", "generate"] and set(outcomes(night).values()) == {"done"}
+    monkeypatch.setattr(Run, "execute", execute)
+    assert drive_inline(run).exit_status == 0
+    assert during == ["personalize", "generate"] and set(outcomes(run).values()) == {"done"}
 
 
 def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, people, tmp_path, monkeypatch):  # noqa: F811
-    """Bob has a page and rows although ann's scores answer nothing; the next night makes up for hers."""
+    """Bob has a page and rows although ann's scores answer nothing; the next run makes up for hers."""
     config = small(str(tmp_path / "store"), people)
-    night = open_night(config, LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    run = open_run(config, LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     whole = StageCache.read
 
     def refuses(self, manifest, output):
@@ -66,41 +67,41 @@ def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, peop
             raise StoreError("connection reset")
         return whole(self, manifest, output)
 
-    def collect(night):
+    def collect(run):
         with monkeypatch.context() as patch:
             patch.setattr(StageCache, "read", refuses)
-            return whole_collect(night)
+            return whole_collect(run)
 
     whole_collect = publish.collect
     monkeypatch.setattr(publish, "collect", collect)
-    assert drive_inline(night).exit_status == 2
-    assert outcomes(night) == {"ann": "failed", "bob": "done"}
-    assert (night.accounts[ann.name].stage, night.accounts[ann.name].reason) == ("score", "StoreError")
+    assert drive_inline(run).exit_status == 2
+    assert outcomes(run) == {"ann": "failed", "bob": "done"}
+    assert (run.accounts[ann.name].stage, run.accounts[ann.name].reason) == ("score", "StoreError")
     monkeypatch.setattr(publish, "collect", whole_collect)
-    again = open_night(config, LogReporter())
+    again = open_run(config, LogReporter())
     assert drive_inline(again).exit_status == 0 and not again.computed
     assert outcomes(again) == {"ann": "cached", "bob": "cached"}
 
 
 def test_a_page_that_cannot_be_made_costs_itself_only(small, people, tmp_path, monkeypatch):  # noqa: F811
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     whole = pages._photo
 
-    def gone(night, subject):
+    def gone(run, subject):
         if subject is ann:
             raise PhotoRejected("photo_missing", "There is no object at the given address.")
-        return whole(night, subject)
+        return whole(run, subject)
 
     monkeypatch.setattr(pages, "_photo", gone)
-    assert drive_inline(night).exit_status == 0
-    assert set(outcomes(night).values()) == {"done"}
-    paged = [s.identity_id for s in night.subjects.values() if any(night.store.list(f"{s.scope}/reports"))]
+    assert drive_inline(run).exit_status == 0
+    assert set(outcomes(run).values()) == {"done"}
+    paged = [s.identity_id for s in run.subjects.values() if any(run.store.list(f"{s.scope}/reports"))]
     assert paged == ["bob"]
 
 
 def test_a_process_takes_over_its_own_lease_and_nobody_elses(folder_store):
-    name = stage_lease(f"identities/{'ab' * 16}", "personalise", "cd" * 32)
+    name = stage_lease(f"identities/{'ab' * 16}", "personalize", "cd" * 32)
     left = RunLease.try_take(folder_store, "a-run", name)
     left.lost = True  # as after a delete that failed: it stays, and nobody renews it
     left.drop()
@@ -114,13 +115,13 @@ def test_a_process_takes_over_its_own_lease_and_nobody_elses(folder_store):
 def test_a_look_without_the_lease_sets_nothing_aside(small, people, tmp_path):  # noqa: F811
     """Somebody else may be at the store: a damaged manifest is a miss for who only looks, and stays for who may mend."""
     config = small(str(tmp_path / "store"), people)
-    night = open_night(config, LogReporter())
-    assert drive_inline(night).exit_status == 0
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    run = open_run(config, LogReporter())
+    assert drive_inline(run).exit_status == 0
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     (damaged,) = (tmp_path / "store" / ann.scope / "stages" / "mask").glob("*.json")
     damaged.chmod(0o644)
     damaged.write_bytes(b"torn")
-    look = open_night(config, LogReporter(), dry=True)
+    look = open_run(config, LogReporter(), dry=True)
     assert not look.lookup("detect") and not look.lookup("parse")
     assert [work.subject for work in look.lookup("mask")] == [ann.name]
     assert damaged.read_bytes() == b"torn"
@@ -145,8 +146,8 @@ class Overlapping(InlineExecutor):
 
 def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path, monkeypatch):  # noqa: F811
     """Her drawn pictures cannot be found when the outcome comes in: nothing of hers is scored, and bob goes on."""
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     monkeypatch.setattr(drive, "InlineExecutor", Overlapping)
     whole = StageCache.by_key
 
@@ -156,6 +157,6 @@ def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path,
         return whole(self, stage, key)
 
     monkeypatch.setattr(StageCache, "by_key", by_key)
-    assert drive_inline(night).exit_status == 2
-    assert outcomes(night) == {"ann": "failed", "bob": "done"}
-    assert night.accounts[ann.name].reason == "result_missing"
+    assert drive_inline(run).exit_status == 2
+    assert outcomes(run) == {"ann": "failed", "bob": "done"}
+    assert run.accounts[ann.name].reason == "result_missing"

@@ -185,7 +185,7 @@ def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_ra
     assert f"Not measured yet: {study.labels[-1]}." in page.read_text()
 
 
-def test_the_best_of_a_sweep_is_inside_only_if_both_its_neighbours_were_measured(tmp_path):
+def test_the_best_of_a_sweep_is_inside_only_if_both_its_neighbors_were_measured(tmp_path):
     study = studies()["lambda"]
     whole = rows("0.001", [0.5, 0.6]) + rows("0.003", [0.8, 0.9]) + rows("0.01", [0.4, 0.5])
     for measured, where in ((whole, "inside the sweep"), (whole[2:], "an end of the sweep")):
@@ -198,7 +198,7 @@ def test_reconstructed_settings_are_told_of_the_preset_that_has_them(tmp_path):
     page, _ = write_page(studies()["presets"], frame, NightlyConfig(), tmp_path)
     told = page.read_text().split("## Settings that are reconstructions")[1]
     assert (
-        "values of `semantic-fidelity-as-published` are ours" in told and "`parametrisation` = free" in told
+        "values of `semantic-fidelity-as-published` are ours" in told and "`parametrization` = free" in told
     )
 
 
@@ -226,5 +226,5 @@ def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(t
     text = page.read_text()
     assert "| prospect | 0.02 | 100 | 0.600" in text
     assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 2 not, counted as 0)." in text
-    assert f"People whose pictures are of one colour: {wild} (1, counted as 0)." in text
+    assert f"People whose pictures are of one color: {wild} (1, counted as 0)." in text
     assert paired(frame, "balance", wild, steady).people == 4

@@ -8,7 +8,7 @@ import pytest
 from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
 from faceid_core.evaluate.metric_rows import NO_REFERENCE_FACE, MetricRow
-from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarise
+from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarize
 from faceid_core.evaluate.weakness import is_weak
 
 ANN, BEN = "a" * 32, "b" * 32
@@ -38,7 +38,7 @@ def _metric(metric, values):
 
 
 def _run(subjects):
-    return summarise(subjects, run_id="r1", run_date=dt.date(2026, 1, 2), categories=CATEGORIES)
+    return summarize(subjects, run_id="r1", run_date=dt.date(2026, 1, 2), categories=CATEGORIES)
 
 
 def _subjects():

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from faceid_core.night.summary_rows import acceptance_line, closing_rows, ended, remarks
 from faceid_core.outcomes import WEAK, Account, Outcome
+from faceid_core.publish.summary_rows import acceptance_line, closing_rows, ended, remarks
 
 
 def overall(way, gain, obeyed) -> dict:
@@ -26,7 +26,7 @@ def test_what_is_missing_is_left_out():
 
 
 def people(*fates):
-    """A night whose accounts are closed, from (id, photo, whether weak)."""
+    """A run whose accounts are closed, from (id, photo, whether weak)."""
     photos = [photo for _, photo, _ in fates]
     accounts, subjects = {}, {}
     for name, photo, weak in fates:
@@ -37,8 +37,8 @@ def people(*fates):
 
 
 def test_weak_people_and_shared_photos_are_named():
-    night = people(("ann", "1", True), ("bob", "2", False), ("cy", "2", None), ("dan", "3", False))
-    told = remarks(night, lambda account: account.identity_id)
+    run = people(("ann", "1", True), ("bob", "2", False), ("cy", "2", None), ("dan", "3", False))
+    told = remarks(run, lambda account: account.identity_id)
     assert told == [f"weak: ann: {WEAK}", "one and the same photo: bob = cy; check the manifest"]
     for words in ("another photo", "more steps", "lower learning rate", "personalize.preset"):
         assert words in WEAK
@@ -48,10 +48,10 @@ def test_weak_people_and_shared_photos_are_named():
     )
     assert many == [f"weak: {', '.join(f'p{number}' for number in range(10))} and 20 more: {WEAK}"]
     published = SimpleNamespace(sentence="run r: 4 done", summary=[], overall={})
-    assert ended(night, published).startswith(
+    assert ended(run, published).startswith(
         f"run r: 4 done; weak: key-ann: {WEAK}; one and the same photo: key-bob"
     )
-    assert [row["outcome"] for row in closing_rows(night, published)] == [
+    assert [row["outcome"] for row in closing_rows(run, published)] == [
         "done, weak",
         "done",
         "done",

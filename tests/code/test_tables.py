@@ -15,9 +15,9 @@ from deltalake import DeltaTable
 from data_contracts import NAMES, ContractError, contract
 from data_contracts import contract as contract_module
 from faceid_core.errors import StoreError
-from faceid_core.tables import Tables, catalogue, query, write
+from faceid_core.tables import Tables, catalog, query, write
 from faceid_core.tables.storage import storage_options
-from tests.helpers.table_rows import digest, image_row, metric_row, night, person_key
+from tests.helpers.table_rows import digest, image_row, metric_row, person_key, run
 
 NIGHT = (
     "select o.identity_id, count(*) as pictures, count(m.value) as faces, avg(m.value) as similarity "
@@ -44,14 +44,14 @@ def counts(tables):
 
 
 def test_before_the_first_run_every_table_is_empty_and_has_its_columns(tables):
-    assert tables.catalogue().versions == {}
+    assert tables.catalog().versions == {}
     for name in NAMES:
         assert tables.query(f"select * from {name}").column_names == contract(name).schema.names
         assert tables.read(name).num_rows == 0
 
 
 def test_a_run_is_read_back_as_it_was_published(tables):
-    made = night("r1", 1)
+    made = run("r1", 1)
     shown = tables.publish("r1", made)
     assert (shown.run_id, shown.sequence, set(shown.versions)) == ("r1", 1, set(NAMES))
     for name in NAMES:
@@ -63,17 +63,17 @@ def test_a_run_is_read_back_as_it_was_published(tables):
 
 
 def test_publishing_again_changes_nothing(tables, any_store):
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     listed = {info.name: info.size for info in any_store.list("")}
-    first = tables.catalogue()
-    assert tables.publish("r1", night("r1", 1)) == first == tables.catalogue()
+    first = tables.catalog()
+    assert tables.publish("r1", run("r1", 1)) == first == tables.catalog()
     assert {info.name: info.size for info in any_store.list("")} == listed
 
 
 def test_a_retried_run_replaces_its_own_rows_and_nobody_elses(tables):
-    tables.publish("r1", night("r1", 1))
-    tables.publish("r2", night("r2", 2))
-    retried = night("r1", 1)
+    tables.publish("r1", run("r1", 1))
+    tables.publish("r2", run("r2", 2))
+    retried = run("r1", 1)
     retried["identity_outcomes"] = retried["identity_outcomes"].set_column(
         retried["identity_outcomes"].schema.get_field_index("seconds"), "seconds", pa.array([9.0, 9.0])
     )
@@ -89,8 +89,8 @@ def test_a_retried_run_replaces_its_own_rows_and_nobody_elses(tables):
 
 def test_pictures_are_written_once_whatever_run_came_first(folder_store):
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1, people=2))
-    tables.publish("r2", night("r2", 2, people=3))
+    tables.publish("r1", run("r1", 1, people=2))
+    tables.publish("r2", run("r2", 2, people=3))
     assert counts(tables) == {
         "runs": 2,
         "identity_outcomes": 5,
@@ -107,7 +107,7 @@ def test_pictures_are_written_once_whatever_run_came_first(folder_store):
 
 def test_a_metric_scored_anew_adds_rows_beside_the_old(folder_store):
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     again = metric_row(2, 0, 0, 0.75) | {"score_key": digest("score", "v2"), "metric_version": 2}
     tables.publish("r2", {"image_metrics": contract("image_metrics").table([again])})
     values = tables.query(
@@ -117,10 +117,10 @@ def test_a_metric_scored_anew_adds_rows_beside_the_old(folder_store):
 
 
 def test_a_metric_computed_again_with_other_values_replaces_its_rows_and_no_others(tables):
-    tables.publish("r1", night("r1", 1))
-    assert tables.catalogue() == tables.publish("r1", night("r1", 1)), "the same values change nothing"
+    tables.publish("r1", run("r1", 1))
+    assert tables.catalog() == tables.publish("r1", run("r1", 1)), "the same values change nothing"
     forced = [metric_row(2, 0, 0, 0.75), metric_row(2, 0, 1, 0.5), metric_row(2, 1, 0, 0.25)]
-    tables.publish("r2", night("r2", 2) | {"image_metrics": contract("image_metrics").table(forced)})
+    tables.publish("r2", run("r2", 2) | {"image_metrics": contract("image_metrics").table(forced)})
     rows = tables.query("select day(run_date) d, score_key, seed, value from image_metrics").to_pylist()
     values = {(row["score_key"], row["seed"]): (row["d"], row["value"]) for row in rows}
     assert len(rows) == 4
@@ -128,19 +128,19 @@ def test_a_metric_computed_again_with_other_values_replaces_its_rows_and_no_othe
     assert [values[digest("score", 1), seed] for seed in (0, 1)] == [(1, 0.25), (1, None)]
 
 
-@pytest.mark.parametrize("dies_at", ["image_metrics", "runs", "catalogue"])
+@pytest.mark.parametrize("dies_at", ["image_metrics", "runs", "catalog"])
 def test_a_run_that_dies_while_publishing_is_not_seen_until_it_is_published(
     folder_store, monkeypatch, dies_at
 ):
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     before = counts(tables)
 
     def die(*_):
         raise StoreError("killed here")
 
     real = write.write_deltalake
-    if dies_at == "catalogue":
+    if dies_at == "catalog":
         monkeypatch.setattr(query, "advance", die)
     else:
 
@@ -149,27 +149,27 @@ def test_a_run_that_dies_while_publishing_is_not_seen_until_it_is_published(
 
         monkeypatch.setattr(write, "write_deltalake", commit)
     with pytest.raises(StoreError, match="killed here"):
-        tables.publish("r2", night("r2", 2, people=3))
+        tables.publish("r2", run("r2", 2, people=3))
     monkeypatch.undo()
     assert counts(tables) == before
 
-    # Another run moves the catalogue past the dead one's rows: still no part of it is seen without the rest.
-    tables.publish("r3", night("r3", 3, people=1))
+    # Another run moves the catalog past the dead one's rows: still no part of it is seen without the rest.
+    tables.publish("r3", run("r3", 3, people=1))
     seen = {
         name: tables.query(f"select distinct run_id from {name} order by all")["run_id"].to_pylist()
         for name in ("runs", "identity_outcomes", "identity_summary")
     }
     assert seen["identity_outcomes"] == seen["identity_summary"] == seen["runs"]
-    assert ("r2" in seen["runs"]) == (dies_at == "catalogue")
+    assert ("r2" in seen["runs"]) == (dies_at == "catalog")
 
-    tables.publish("r2", night("r2", 2, people=3))
+    tables.publish("r2", run("r2", 2, people=3))
     assert counts(tables)["identity_outcomes"] == 2 + 3 + 1
     assert tables.query(NIGHT.format(run="r2")).num_rows == 3
 
 
 def test_four_runs_at_once_lose_nothing_and_double_nothing(folder_store):
     def publish(number):
-        Tables(folder_store).publish(f"r{number}", night(f"r{number}", number, people=4))
+        Tables(folder_store).publish(f"r{number}", run(f"r{number}", number, people=4))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(publish, range(1, 5)))
@@ -183,16 +183,16 @@ def test_four_runs_at_once_lose_nothing_and_double_nothing(folder_store):
     }
 
 
-def test_readers_see_the_catalogued_version_only(folder_store):
+def test_readers_see_the_catalogd_version_only(folder_store):
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     assert tables.append("images", contract("images").table([image_row(2, 7, 0)])) == 1
     assert delta(folder_store, "images").to_pyarrow_table().num_rows == 5
     assert tables.read("images").num_rows == 4 == tables.query("select * from images").num_rows
 
 
 def test_pandas_polars_and_duckdb_read_the_delta_tables_without_us(tables, any_store):
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     table = delta(any_store, "image_metrics")
     by_pandas = table.to_pandas()
     assert by_pandas["value"].isna().sum() == 2 and by_pandas["value"].sum() == 0.5
@@ -207,7 +207,7 @@ def test_pandas_polars_and_duckdb_read_the_delta_tables_without_us(tables, any_s
 
 def test_export_writes_plain_parquet(folder_store, tmp_path):
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     files = tables.export(tmp_path / "out")
     assert [file.name for file in files] == [f"{name}.parquet" for name in NAMES]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(file.name for file in files)
@@ -217,7 +217,7 @@ def test_export_writes_plain_parquet(folder_store, tmp_path):
 
 
 def test_tables_are_partitioned_by_date_and_lie_where_the_layout_says(folder_store):
-    Tables(folder_store).publish("r1", night("r1", 1))
+    Tables(folder_store).publish("r1", run("r1", 1))
     folder = folder_store.root / "tables" / "identity_outcomes" / "v1"
     assert (
         list(folder.glob("run_date=2026-11-01/*.parquet"))
@@ -228,19 +228,19 @@ def test_tables_are_partitioned_by_date_and_lie_where_the_layout_says(folder_sto
 
 
 def test_a_bad_table_stops_a_run_before_anything_is_written(folder_store):
-    tables, bad = Tables(folder_store), night("r1", 1)
+    tables, bad = Tables(folder_store), run("r1", 1)
     bad["identity_summary"] = bad["identity_summary"].drop_columns(["images"])
     with pytest.raises(ContractError, match="column images is missing"):
         tables.publish("r1", bad)
     with pytest.raises(ContractError, match="rows of run r1 among those of run r2"):
-        tables.publish("r2", night("r1", 1))
+        tables.publish("r2", run("r1", 1))
     with pytest.raises(ContractError, match="no row of its own"):
-        tables.publish("r1", {"identity_outcomes": night("r1", 1)["identity_outcomes"]})
+        tables.publish("r1", {"identity_outcomes": run("r1", 1)["identity_outcomes"]})
     assert not list(folder_store.list("tables/"))
 
 
 def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatch):
-    Tables(folder_store).publish("r1", night("r1", 1))
+    Tables(folder_store).publish("r1", run("r1", 1))
     old = contract("images")
     wider = old.schema.append(pa.field("note", pa.string()))
     properties = [*old.document["schema"][0]["properties"], {"name": "note", "physicalType": "string"}]
@@ -251,7 +251,7 @@ def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatc
     def newer_contract(name):
         return newer if name == "images" else contract_module(name)
 
-    for module in (write, catalogue, query):
+    for module in (write, catalog, query):
         monkeypatch.setattr(module, "contract", newer_contract)
     tables = Tables(folder_store)
     assert tables.query("select note from images")["note"].to_pylist() == [None] * 4
@@ -265,19 +265,19 @@ def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatc
 def test_a_read_that_fails_while_rows_are_added_is_the_storages_failure(folder_store, monkeypatch, read):
     """The flow tries again after a StoreError; anything else it takes for a bug."""
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1, people=1))
+    tables.publish("r1", run("r1", 1, people=1))
 
     def refuses(*_):
         raise OSError("connection reset")
 
     monkeypatch.setattr(write, read, refuses)
     with pytest.raises(StoreError, match="connection reset"):
-        tables.publish("r1", night("r1", 1, people=1))
+        tables.publish("r1", run("r1", 1, people=1))
 
 
-def test_a_damaged_catalogue_or_a_lost_file_is_a_clear_error(folder_store):
+def test_a_damaged_catalog_or_a_lost_file_is_a_clear_error(folder_store):
     tables = Tables(folder_store)
-    tables.publish("r1", night("r1", 1))
+    tables.publish("r1", run("r1", 1))
     next((folder_store.root / "tables/images/v1").glob("run_date=*/*.parquet")).unlink()
     with pytest.raises(StoreError, match=r"cannot read table images .*restore its files"):
         tables.read("images")
@@ -285,7 +285,7 @@ def test_a_damaged_catalogue_or_a_lost_file_is_a_clear_error(folder_store):
         "catalog/current.json", b"{}", folder_store.head("catalog/current.json").etag
     )
     with pytest.raises(StoreError, match=r"catalog/current.json .*publish a run again"):
-        tables.catalogue()
+        tables.catalog()
 
 
 def test_a_query_warns_of_nothing_and_says_what_is_wrong_with_its_sql(folder_store):

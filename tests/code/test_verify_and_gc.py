@@ -12,19 +12,19 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config.parse import changed
-from faceid_core.night.planning import plan_night
-from faceid_core.night.runs import write_status
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
+from faceid_core.plan.planning import plan_run
+from faceid_core.run.runs import write_status
 from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
-from faceid_core.store.gc import GRACE_SECONDS, SHORTEST_GRACE_SECONDS, collect
 from faceid_core.store.lease import running_runs
-from faceid_core.store.scopes import all_scopes
-from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
-from faceid_core.tables.upkeep import vacuum
+from faceid_core.upkeep.gc import GRACE_SECONDS, SHORTEST_GRACE_SECONDS, collect
+from faceid_core.upkeep.scopes import all_scopes
+from faceid_core.upkeep.tables import vacuum
+from faceid_core.upkeep.verify import verify
 from flows.cli import cli
 from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
-from tests.helpers.table_rows import night as table_rows
+from tests.helpers.table_rows import run as table_rows
 
 PEOPLE = 3
 AGED = 2 * GRACE_SECONDS
@@ -32,11 +32,11 @@ AGED = 2 * GRACE_SECONDS
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A night of three people that ended; copied before it is spoilt."""
+    """A run of three people that ended; copied before it is spoilt."""
     folder = tmp_path_factory.mktemp("whole")
     config = pretend_config(str(folder / "store"), write_manifest(folder / "people", PEOPLE))
-    night = pretend_night(config)
-    write_status(night, "complete")
+    run = pretend_night(config)
+    write_status(run, "complete")
     return config
 
 
@@ -75,7 +75,7 @@ def test_each_kind_of_damage_is_told_and_a_repaired_store_is_made_whole_by_the_n
     manifest = next((one / "stages" / "mask").iterdir())
     manifest.write_bytes(manifest.read_bytes().replace(b'"size":', b'"size": 1'))
     tokens = StageCache(open_store(str(root)), f"identities/{two.name}")
-    (found,) = tokens.manifests("personalise")
+    (found,) = tokens.manifests("personalize")
     (two / "blobs" / found.outputs["tokens.safetensors"].digest).write_bytes(b"wrong")
     (pictures,) = StageCache(open_store(str(root)), f"identities/{three.name}").manifests("generate")
     (three / "blobs" / pictures.outputs["pictures.parquet"].digest).unlink()
@@ -84,20 +84,20 @@ def test_each_kind_of_damage_is_told_and_a_repaired_store_is_made_whole_by_the_n
     assert told.exit_code == EXIT_FAILURES
     for words in (
         f"damaged manifest: identities/{one.name} mask",
-        f"damaged blob: identities/{two.name} personalise",
+        f"damaged blob: identities/{two.name} personalize",
         f"missing blob: identities/{three.name} generate",
         "1 damaged manifest",
     ):
         assert words in told.output, told.output
 
     assert CliRunner().invoke(cli, ["verify", "--repair", "--store", str(root)]).exit_code == EXIT_FAILURES
-    assert {row.stage: len(row.misses) for row in plan_night(config).stages} == {
-        "detect": 0, "parse": 0, "mask": 1, "personalise": 1, "generate": 1, "score": 0,
+    assert {row.stage: len(row.misses) for row in plan_run(config).stages} == {
+        "detect": 0, "parse": 0, "mask": 1, "personalize": 1, "generate": 1, "score": 0,
     }  # fmt: skip
     pretend_night(config)
     again = verify(open_store(str(root)))
     assert again.sound, again.findings
-    assert sum(len(row.misses) for row in plan_night(config).stages) == 0
+    assert sum(len(row.misses) for row in plan_run(config).stages) == 0
 
 
 def test_a_lost_photo_is_told_and_repair_leaves_its_results(spoilt):
@@ -107,7 +107,7 @@ def test_a_lost_photo_is_told_and_repair_leaves_its_results(spoilt):
     (person / "blobs" / found.content["preimage"]["inputs"]["photo"]).unlink()
     told = verify(open_store(str(root)), repair=True)
     assert told.counts() == {"missing photo": 1} and told.repaired == 0
-    assert sum(len(row.misses) for row in plan_night(config).stages) == 0
+    assert sum(len(row.misses) for row in plan_run(config).stages) == 0
 
 
 def garbage(root: Path) -> dict[str, Path]:
@@ -116,7 +116,7 @@ def garbage(root: Path) -> dict[str, Path]:
     made = {
         "orphaned blob": person / "blobs" / sha256_hex(b"nobody's"),
         "quarantined manifest": person / "quarantine" / "mask" / f"{'a' * 64}-{'b' * 12}.json",
-        "abandoned journal": person / "journal" / "personalise" / ("c" * 64),
+        "abandoned journal": person / "journal" / "personalize" / ("c" * 64),
         "unlinked page": person / "reports" / f"{'d' * 32}.html",
         "unfinished write": root / ".tmp" / "4711-abandoned",
     }
@@ -141,7 +141,7 @@ def test_garbage_goes_when_it_is_old_and_only_when_asked(spoilt):
     assert told.exit_code == 0 and f"{len(made)} objects" in told.output
     assert not any(path.exists() for path in made.values())
     assert names(store) == needed
-    assert verify(store).sound and sum(len(row.misses) for row in plan_night(config).stages) == 0
+    assert verify(store).sound and sum(len(row.misses) for row in plan_run(config).stages) == 0
 
 
 @pytest.mark.parametrize("days", ["0", "0.001", "nan"])
@@ -206,7 +206,7 @@ def test_a_night_that_is_just_beginning_holds_everything(spoilt):
 
 
 def test_a_blob_that_a_result_names_meanwhile_stays(spoilt, monkeypatch):
-    """The night begins and ends between the marking and the sweep: the last look finds its result."""
+    """The run begins and ends between the marking and the sweep: the last look finds its result."""
     _, root = spoilt
     store = open_store(str(root))
     person = person_scope(root)
@@ -218,7 +218,7 @@ def test_a_blob_that_a_result_names_meanwhile_stays(spoilt, monkeypatch):
     age(root)
     listed = list(all_scopes(store))
     manifest.write_bytes(data)
-    monkeypatch.setattr("faceid_core.store.gc.all_scopes", lambda _: iter(listed))
+    monkeypatch.setattr("faceid_core.upkeep.gc.all_scopes", lambda _: iter(listed))
     collect(store, delete=True)
     assert cache.read(found, "mask.png") and verify(store).sound
 
@@ -235,7 +235,7 @@ def test_unused_results_go_after_their_days_unless_their_run_is_pinned(spoilt):
     assert CliRunner().invoke(cli, ["pin", run.name, "--store", str(root)]).exit_code == 0
     assert collect(store, unused_days=30).counts["unused result"] == 0
     assert CliRunner().invoke(cli, ["pin", run.name, "--remove", "--store", str(root)]).exit_code == 0
-    # personalise, generate and the scores of the old seed; photos, crops and masks are used still.
+    # personalize, generate and the scores of the old seed; photos, crops and masks are used still.
     own = 1 + 1 + 6
     for days, expected in (([], 0), (["--unused-days", "30"], PEOPLE * own)):
         told = CliRunner().invoke(cli, ["gc", "--store", str(root), *days])
@@ -245,9 +245,9 @@ def test_unused_results_go_after_their_days_unless_their_run_is_pinned(spoilt):
     assert found.counts["unused result"] == PEOPLE * own
     assert found.counts["orphaned blob"] > 0
     assert verify(store).sound
-    assert sum(len(row.misses) for row in plan_night(pretended).stages) == 0
-    old = {row.stage: len(row.misses) for row in plan_night(config).stages}
-    assert old["mask"] == 0 and old["personalise"] == PEOPLE
+    assert sum(len(row.misses) for row in plan_run(pretended).stages) == 0
+    old = {row.stage: len(row.misses) for row in plan_run(config).stages}
+    assert old["mask"] == 0 and old["personalize"] == PEOPLE
 
 
 def test_a_scope_with_an_unreadable_manifest_keeps_its_blobs(spoilt):

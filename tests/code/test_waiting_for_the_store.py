@@ -14,17 +14,17 @@ from click.testing import CliRunner
 
 from data_contracts import contract
 from faceid_core.config import NightlyConfig, changed, parse_config
-from faceid_core.night.ahead import end_of_admissions, past_end_of_admissions
-from faceid_core.night.interrupted import close_accounts
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
-from faceid_core.night.rows import account_tables
-from faceid_core.night.waiting import PatientWait
+from faceid_core.publish.interrupted import close_accounts
+from faceid_core.publish.rows import account_tables
+from faceid_core.run.opening import open_run
+from faceid_core.run.prefetch import end_of_admissions, past_end_of_admissions
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.waiting import PatientWait
 from faceid_core.store import RunLease, StoreBusy, Wait, lease
-from faceid_core.store.gc import collect
 from faceid_core.store.keys import canonical_json
 from faceid_core.store.lease import NAME, running_runs
 from faceid_core.store.lease_record import own_record
+from faceid_core.upkeep.gc import collect
 from flows.cli import cli
 from flows.deployments import NIGHTLY_WAITS_MINUTES, OFFERS
 from tests.helpers.pretend_night import pretend_config, write_manifest
@@ -84,9 +84,9 @@ def quick(monkeypatch):
 def test_a_night_waits_is_shown_and_begins_when_the_store_is_free(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 1}, source="test")
     with RunLease.acquire(folder_store, "first") as first:
-        said, nights = [], []
+        said, runs = [], []
         thread = threading.Thread(
-            target=lambda: nights.append(open_night(config, LogReporter(), waiting=said.append))
+            target=lambda: runs.append(open_run(config, LogReporter(), waiting=said.append))
         )
         thread.start()
         deadline = time.monotonic() + 30
@@ -102,16 +102,16 @@ def test_a_night_waits_is_shown_and_begins_when_the_store_is_free(config, quick,
         assert f"run {queued.run_id} on {queued.host} waits for run first on {queued.host}" in shown.output
         first.release()
         thread.join(30)
-    (night,) = nights
-    assert night.run_id == queued.run_id and lease.waiting_runs(folder_store) == []
-    night.release()
+    (run,) = runs
+    assert run.run_id == queued.run_id and lease.waiting_runs(folder_store) == []
+    run.release()
     assert [info.name for info in folder_store.list("leases/")] == [NAME]
 
 
 def test_a_night_that_has_waited_long_enough_is_refused_and_leaves_nothing(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 0.001}, source="test")
     with RunLease.acquire(folder_store, "first"), pytest.raises(StoreBusy, match=r"run first on .* 0\.001"):
-        open_night(config, LogReporter())
+        open_run(config, LogReporter())
     assert [info.name for info in folder_store.list("leases/")] == [NAME]
     assert not list(folder_store.list("runs/"))
 
@@ -144,14 +144,14 @@ def test_leases_that_dead_runs_left_are_collected(folder_store):
 @pytest.mark.parametrize("step", [-3600.0, 3600.0], ids=["back", "ahead"])
 def test_a_clock_that_is_set_in_the_night_changes_no_duration(config, monkeypatch, step):
     clock = SteppedClock().install(monkeypatch.setattr)
-    night = open_night(config, LogReporter())
+    run = open_run(config, LogReporter())
     try:
         clock.seconds = step
-        close_accounts(night, "test")
-        (row,) = account_tables(night, exit_status=0)["runs"].to_pylist()
-        contract("runs").check(account_tables(night, exit_status=0)["runs"])
+        close_accounts(run, "test")
+        (row,) = account_tables(run, exit_status=0)["runs"].to_pylist()
+        contract("runs").check(account_tables(run, exit_status=0)["runs"])
     finally:
-        night.release()
+        run.release()
     assert 0 <= row["seconds"] < 60
     assert row["finished_at"] - row["started_at"] == dt.timedelta(seconds=row["seconds"])
     assert abs(dt.datetime.now(dt.UTC) - row["started_at"]) > dt.timedelta(minutes=50), "the clock was set"
@@ -169,7 +169,7 @@ def test_finish_by_is_read_from_the_wall_clock_whenever_it_is_asked(monkeypatch)
 
 
 def test_finish_by_does_not_come_back_when_summer_time_ends(monkeypatch):
-    """02:30 is there twice on that night; the first one ends the admissions for good."""
+    """02:30 is there twice on that run; the first one ends the admissions for good."""
     config = parse_config({"run": {"finish_by": "02:30", "timezone": "Europe/Berlin"}})
     zone = ZoneInfo("Europe/Berlin")
     scheduled = dt.datetime(2026, 10, 24, 22, tzinfo=zone)

@@ -14,7 +14,7 @@ from faceid_core.faces.backends import backend_digest
 from faceid_core.faces.deepface_backend import find_weights
 from faceid_core.faces.segformer import WEIGHT_FILES, find_folder
 from faceid_core.store import DamagedWeights, ModelsLock
-from faceid_core.weights.catalogue import DETECTORS, RECOGNISERS, KnownFile, KnownModel
+from faceid_core.weights.catalog import DETECTORS, RECOGNIZERS, KnownFile, KnownModel
 from faceid_core.weights.fetch import Place, fetch
 from faceid_core.weights.locate import WeightsPlace, detector_folders, entry_of
 from faceid_core.weights.needs import hub_model, needs_of
@@ -30,7 +30,7 @@ SHA = hashlib.sha256(NETWORK).hexdigest()
 def own_caches(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    # A night in this process may have shut the hub off, as it should.
+    # A run in this process may have shut the hub off, as it should.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -89,7 +89,7 @@ def test_the_second_address_is_asked_where_the_first_has_nothing(server, tmp_pat
     )
     (found,) = fetch([model], Place(str(tmp_path / "weights")))
     assert found.state == "brought"
-    # Nobody published a digest: the lock of the first fetch is what later ones, and nights, are held to.
+    # Nobody published a digest: the lock of the first fetch is what later ones, and runs, are held to.
     (tmp_path / "weights" / "deepface-Net" / "net.onnx").write_bytes(b"another")
     (server.folder / "net.onnx").write_bytes(b"a third")
     place = WeightsPlace(str(tmp_path / "weights"))
@@ -141,10 +141,10 @@ def test_a_detector_is_taken_from_a_bucket_of_weights(s3_server, tmp_path, monke
     assert backend_digest("deepface", model="dlib", weights=bucket) == backend_digest(
         "deepface", model="dlib", weights=str(folder)
     )
-    night = NightlyConfig(faces={"backend": "deepface", "detector": "dlib"}, weights=bucket)
-    assert [need.state for need in needs_of(night)] == ["ships", "here"]
-    night = NightlyConfig(faces={"backend": "deepface", "detector": "yunet"}, weights=bucket)
-    assert f"models fetch --to {bucket}" in needs_of(night)[1].detail
+    run = NightlyConfig(faces={"backend": "deepface", "detector": "dlib"}, weights=bucket)
+    assert [need.state for need in needs_of(run)] == ["ships", "here"]
+    run = NightlyConfig(faces={"backend": "deepface", "detector": "yunet"}, weights=bucket)
+    assert f"models fetch --to {bucket}" in needs_of(run)[1].detail
 
 
 def test_a_parser_that_is_not_here_is_among_the_needs(tmp_path):
@@ -228,7 +228,7 @@ def test_what_a_configuration_needs():
         faces={"backend": "deepface"},
         weights="/nowhere",
         score={
-            "scorers": "photographs", "recognisers": ["SFace", "ArcFace"],
+            "scorers": "photographs", "recognizers": ["SFace", "ArcFace"],
             "metrics": ["identity", "detection", "image_text", "diversity"],
         },
     )  # fmt: skip
@@ -274,7 +274,7 @@ def test_a_face_parser_comes_from_the_hub_into_the_folder_where_runs_look(server
 def test_the_command_prints_what_became_of_each(server, tmp_path):
     origin = tmp_path / "origin"
     model = KnownModel(
-        RECOGNISERS["ArcFace"].folder, (KnownFile("arcface_weights.onnx", (f"{server.url}/net.onnx",)),)
+        RECOGNIZERS["ArcFace"].folder, (KnownFile("arcface_weights.onnx", (f"{server.url}/net.onnx",)),)
     )
     fetch([model], Place(str(origin)))
     command = ["models", "fetch", "ArcFace", "--to", str(tmp_path / "weights"), "--from", str(origin)]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from data_contracts import NAMES, Contract, ContractError, contract
-from tests.helpers.table_rows import night, outcome_row, person_key, run_row, summary_row
+from tests.helpers.table_rows import outcome_row, person_key, run, run_row, summary_row
 
 LOGICAL = {
     "string": "string",
@@ -66,7 +66,7 @@ def test_ids_are_in_no_other_column_than_the_confidential_one():
 
 
 def test_good_rows_pass_in_any_order_of_columns():
-    for name, table in night("r1", 1).items():
+    for name, table in run("r1", 1).items():
         contract(name).check(table)
         contract(name).check(table.select(sorted(table.column_names)))
         contract(name).check(contract(name).schema.empty_table())
@@ -142,7 +142,7 @@ def test_a_cosine_a_hair_above_one_is_one():
 
 
 def test_columns_must_be_those_of_the_contract():
-    table = night("r1", 1)["images"]
+    table = run("r1", 1)["images"]
     wrong = table.set_column(table.schema.get_field_index("seed"), "seed", table["seed"].cast(pa.int32()))
     with pytest.raises(ContractError, match="column seed is int32, not int64"):
         contract("images").check(wrong)

@@ -1,4 +1,4 @@
-"""A small night: two rendered people, a grid of three prompts, few steps; everything else as in the real run."""
+"""A small run: two rendered people, a grid of three prompts, few steps; everything else as in the real run."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def write_manifest(folder: Path, rows: list[tuple[str, str]]) -> None:
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Make the configuration of a small night on any store; the identity secret is fixed."""
+    """Make the configuration of a small run on any store; the identity secret is fixed."""
     monkeypatch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
     grid = tmp_path / "grid.yaml"
     grid.write_text(GRID)

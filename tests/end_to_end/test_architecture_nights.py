@@ -10,12 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from faceid_core.diffusion import load_base_model
-from faceid_core.diffusion.sources import find_base, hub_model
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
 from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.weights.base_model import find_base, hub_model
 from tests.code.test_cli_run import faceid
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
 from tests.helpers.architectures import KINDS, write_architecture
@@ -34,7 +34,7 @@ PROMPT = "a photo of V* on the beach"
 
 
 def grid(prompts: int) -> str:
-    rows = [f'  - {{id: p-{n}, text: "{PROMPT}{" at night" * n}", category: scene}}' for n in range(prompts)]
+    rows = [f'  - {{id: p-{n}, text: "{PROMPT}{" at run" * n}", category: scene}}' for n in range(prompts)]
     return "\n".join(["name: small", "prompts:", *rows, ""])
 
 
@@ -92,6 +92,6 @@ def asked(sql: str, config: list) -> list[dict]:
 
 
 def picture(base, subject) -> np.ndarray:
-    """As the night draws its one picture."""
+    """As the run draws its one picture."""
     request = [DrawRequest(subject, PROMPT, 0)]
     return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance=4.0, batch=1)).image

@@ -1,4 +1,4 @@
-"""A whole night in one process on a folder store: outcomes, cache, tables, report, rejections."""
+"""A whole run in one process on a folder store: outcomes, cache, tables, report, rejections."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from click.testing import CliRunner
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
-from faceid_core.night.drive import drive_inline
-from faceid_core.night.executor import InlineExecutor
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
-from faceid_core.night.runs import run_ids
+from faceid_core.nightly import drive_inline
 from faceid_core.outcomes import Outcome
+from faceid_core.run.executor import InlineExecutor
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.runs import run_ids
 from faceid_core.store import StoreBusy
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
 
 
-def run(config):
-    night = open_night(config, LogReporter())
-    return night, drive_inline(night)
+def execute(config):
+    run = open_run(config, LogReporter())
+    return run, drive_inline(run)
 
 
-def outcomes(night) -> dict[str, str]:
-    return {account.identity_id: str(account.outcome) for account in night.accounts.values()}
+def outcomes(run) -> dict[str, str]:
+    return {account.identity_id: str(account.outcome) for account in run.accounts.values()}
 
 
 def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people)
-    first, ended = run(config)
+    first, ended = execute(config)
     assert ended.exit_status == 0
     assert outcomes(first) == {"ann": "done", "bob": "done"}
     made = [m for subject in first.subjects.values() for m in subject.manifests.values()]
     assert {m.provenance["device"] for m in made if m.stage in ("detect", "score-identity")} == {"cpu"}
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    assert {m.provenance["device"] for m in made if m.stage in ("personalise", "generate")} == {usual}
+    assert {m.provenance["device"] for m in made if m.stage in ("personalize", "generate")} == {usual}
 
-    second, ended = run(config)
+    second, ended = execute(config)
     assert outcomes(second) == {"ann": "cached", "bob": "cached"}
     assert not second.computed, "a second run computes nothing"
     assert "nothing was recomputed" in ended.published.sentence
 
     write_photo(people.parent, "bob.png", render(person_from_seed(8105), shot(), size=128).image)
-    third, _ = run(config)
+    third, _ = execute(config)
     assert outcomes(third) == {"ann": "cached", "bob": "done"}
-    assert third.computed["personalise"] == 1 and third.computed["generate"] == 1
+    assert third.computed["personalize"] == 1 and third.computed["generate"] == 1
 
     tables = Tables(first.store)
     summary = tables.query(
@@ -85,9 +85,9 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
 
 def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people, score={"metrics": ["identity", "detection"]})
-    first, _ = run(config)
+    first, _ = execute(config)
     added = small(str(tmp_path / "store"), people)
-    second, _ = run(added)
+    second, _ = execute(added)
     assert not {"generate", "score-identity", "score-detection"} & set(second.computed)
     assert second.computed["score-leakage"] == 5, "two people, their floors, one named person"
     word = second.plan.floors["person"].stage_key
@@ -115,9 +115,9 @@ def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, p
 
 def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_trouble, tmp_path):
     config = small(str(tmp_path / "store"), people_and_trouble)
-    night, ended = run(config)
+    run, ended = execute(config)
     assert ended.exit_status == 0, "rejections are not failures"
-    reasons = {a.identity_id: a.reason for a in night.accounts.values()}
+    reasons = {a.identity_id: a.reason for a in run.accounts.values()}
     assert reasons == {
         "ann": None,
         "bob": None,
@@ -127,74 +127,74 @@ def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_
         "torn": "truncated",
         "gone": "photo_missing",
     }
-    assert outcomes(night)["ann"] == outcomes(night)["bob"] == "done"
-    again, _ = run(config)
+    assert outcomes(run)["ann"] == outcomes(run)["bob"] == "done"
+    again, _ = execute(config)
     assert not again.computed, "a rejection is cached as any result is"
     assert {a.identity_id: a.reason for a in again.accounts.values()} == reasons
-    rows = Tables(night.store).query("select distinct outcome from identity_outcomes").to_pandas()
+    rows = Tables(run.store).query("select distinct outcome from identity_outcomes").to_pandas()
     assert set(rows.outcome) == {"done", "cached", "rejected"}
 
 
 def test_a_changed_grid_draws_only_what_is_new(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people)
-    run(config)
+    execute(config)
     more = small(str(tmp_path / "store"), people, generate={"seeds": 3})
-    night, _ = run(more)
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    run, _ = execute(more)
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     drawn = ann.manifests["generate"].provenance
     assert (drawn["pictures_kept"], drawn["pictures_drawn"]) == (6, 3)
-    assert night.computed["personalise"] == 0
+    assert run.computed["personalize"] == 0
 
 
 def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     store = str(tmp_path / "store")
-    run(small(store, people))
-    night, _ = run(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
-    assert list(outcomes(night)) == ["ann"]
-    request = json.loads(night.store.get(f"runs/{night.run_id}/request.json"))
-    assert request["config"]["run"]["only"] == list(night.accounts), "a key, not the id"
-    assert night.computed["personalise"] == 0 and night.computed["generate"] == 1
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
+    execute(small(store, people))
+    run, _ = execute(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
+    assert list(outcomes(run)) == ["ann"]
+    request = json.loads(run.store.get(f"runs/{run.run_id}/request.json"))
+    assert request["config"]["run"]["only"] == list(run.accounts), "a key, not the id"
+    assert run.computed["personalize"] == 0 and run.computed["generate"] == 1
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     assert ann.manifests["generate"].provenance["pictures_drawn"] == 6, (
         "forced pictures are drawn, not copied"
     )
     with pytest.raises(ConfigurationError, match="zoe"):
-        open_night(small(store, people, run={"only": ("zoe",)}), LogReporter())
+        open_run(small(store, people, run={"only": ("zoe",)}), LogReporter())
 
 
 def test_finish_by_admits_nobody_new_but_finishes_whoever_has_tokens(small, people, tmp_path):
     store = str(tmp_path / "store")
     long_ago = dt.datetime(2026, 11, 1, 20, tzinfo=dt.UTC)
     late = {"run": {"finish_by": "21:00"}}
-    night = open_night(small(store, people, **late), LogReporter(), scheduled=long_ago)
-    ended = drive_inline(night)
-    assert set(outcomes(night).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
-    assert {account.attempts for account in night.accounts.values()} == {0}, "nothing was tried"
-    status = json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
+    run = open_run(small(store, people, **late), LogReporter(), scheduled=long_ago)
+    ended = drive_inline(run)
+    assert set(outcomes(run).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
+    assert {account.attempts for account in run.accounts.values()} == {0}, "nothing was tried"
+    status = json.loads(run.store.get(f"runs/{run.run_id}/status.json"))
     assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
 
-    run(small(store, people))
+    execute(small(store, people))
     for shard in (tmp_path / "store").glob("identities/*/stages/generate/*.json"):
         shard.unlink()
-    night = open_night(small(store, people, **late), LogReporter(), scheduled=long_ago)
-    assert drive_inline(night).exit_status == 0
-    assert outcomes(night) == {"ann": "done", "bob": "done"}
+    run = open_run(small(store, people, **late), LogReporter(), scheduled=long_ago)
+    assert drive_inline(run).exit_status == 0
+    assert outcomes(run) == {"ann": "done", "bob": "done"}
 
 
 def test_a_person_erased_during_the_run_is_refused_and_the_others_go_on(small, people, tmp_path):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
-    night.store.put_if_absent(tombstone(ann.name), b"{}")
-    ended = drive_inline(night)
-    assert ended.exit_status == 0 and outcomes(night) == {"ann": "refused", "bob": "done"}
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
+    run.store.put_if_absent(tombstone(ann.name), b"{}")
+    ended = drive_inline(run)
+    assert ended.exit_status == 0 and outcomes(run) == {"ann": "refused", "bob": "done"}
     listed = (
-        Tables(night.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
+        Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
     )
     assert listed == [{"identity_id": "bob"}, {"identity_id": ann.name}], "an erased id does not come back"
 
 
 def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, people, tmp_path, monkeypatch):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     whole = InlineExecutor.execute
 
     def breaks(self, works, tick, on_done, stop):
@@ -203,21 +203,21 @@ def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, peop
         whole(self, works, tick, on_done, stop)
 
     monkeypatch.setattr(InlineExecutor, "execute", breaks)
-    ended = drive_inline(night)
-    assert ended.exit_status == 2 and set(outcomes(night).values()) == {"failed"}
-    assert {a.message for a in night.accounts.values()} == {"StoreError: the disk is full"}
-    assert any("disk is full" in message for message in night.failures_common.values())
+    ended = drive_inline(run)
+    assert ended.exit_status == 2 and set(outcomes(run).values()) == {"failed"}
+    assert {a.message for a in run.accounts.values()} == {"StoreError: the disk is full"}
+    assert any("disk is full" in message for message in run.failures_common.values())
 
 
 def test_a_busy_store_refuses_the_second_night_and_keeps_no_record_of_it(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people)
-    running = open_night(config, LogReporter())
+    running = open_run(config, LogReporter())
     with pytest.raises(StoreBusy, match=running.run_id):
-        open_night(config, LogReporter())
+        open_run(config, LogReporter())
     assert run_ids(running.store) == [running.run_id], "faceid status goes on showing the one that runs"
-    open_night(config, LogReporter(), dry=True)
+    open_run(config, LogReporter(), dry=True)
     assert drive_inline(running).exit_status == 0
-    after = open_night(config, LogReporter())
+    after = open_run(config, LogReporter())
     after.release()
     after.release()
     assert len(run_ids(after.store)) == 2, "the lease was given back at the end"
@@ -225,25 +225,25 @@ def test_a_busy_store_refuses_the_second_night_and_keeps_no_record_of_it(small, 
 
 def test_a_night_that_waits_its_turn_looks_at_people_only_then(small, people, tmp_path):
     config = small(str(tmp_path / "store"), people, run={"on_busy": "wait"})
-    running = open_night(config, LogReporter())
+    running = open_run(config, LogReporter())
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(open_night, config, LogReporter())
+        waiting = thread.submit(open_run, config, LogReporter())
         time.sleep(0.5)
         assert not waiting.done()
         write_photo(people.parent, "bob.png", render(person_from_seed(8105), shot(), size=128).image)
         write_manifest(people.parent, [("bob", "bob.png")])
         running.release()
-        night = waiting.result(timeout=30)
-    night.release()
-    assert list(outcomes(night)) == ["bob"]
+        run = waiting.result(timeout=30)
+    run.release()
+    assert list(outcomes(run)) == ["bob"]
     digest = hashlib.sha256((people.parent / "bob.png").read_bytes()).hexdigest()
-    assert next(iter(night.subjects.values())).photo_digest == digest
+    assert next(iter(run.subjects.values())).photo_digest == digest
 
 
 def test_a_refused_night_ends_with_status_3_on_the_command_line(small, people, tmp_path, monkeypatch, capsys):
     from flows.cli import main
 
-    running = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    running = open_run(small(str(tmp_path / "store"), people), LogReporter())
     arguments = ["--store", str(tmp_path / "store"), "--identities", str(people), "--executor", "inline"]
     monkeypatch.setattr("sys.argv", ["faceid", "run", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -253,8 +253,8 @@ def test_a_refused_night_ends_with_status_3_on_the_command_line(small, people, t
 
 
 def test_a_dry_run_leaves_an_empty_store_empty(small, people, tmp_path):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter(), dry=True)
-    assert len(night.lookup("detect")) == 3
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter(), dry=True)
+    assert len(run.lookup("detect")) == 3
     assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.json"))
 
 
@@ -262,28 +262,28 @@ def test_an_expired_consent_is_refused(small, people, tmp_path):
     people.write_text(
         "identity_id,photo,class_word,consent_until\nann,ann.png,person,2020-01-31\nbob,bob.png,person,2999-01-01\n"
     )
-    night, _ = run(small(str(tmp_path / "store"), people))
-    assert outcomes(night) == {"ann": "refused", "bob": "done"}
+    run, _ = execute(small(str(tmp_path / "store"), people))
+    assert outcomes(run) == {"ann": "refused", "bob": "done"}
 
 
 def test_another_secret_is_refused_before_any_work(small, people, tmp_path, monkeypatch):
     config = small(str(tmp_path / "store"), people)
-    open_night(config, LogReporter())
+    open_run(config, LogReporter())
     monkeypatch.setenv("FACEID_IDENTITY_SECRET", "77" * 32)
     with pytest.raises(ConfigurationError, match="secret"):
-        open_night(config, LogReporter())
+        open_run(config, LogReporter())
 
 
 def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path):
     from flows.cli import cli
 
     store = str(tmp_path / "store")
-    night, _ = run(small(store, people))
+    run, _ = execute(small(store, people))
     runner = CliRunner()
     key = runner.invoke(cli, ["key", "ann", "--store", store]).output.strip()
-    assert key in night.accounts
+    assert key in run.accounts
     told = runner.invoke(cli, ["status", "--store", store])
-    assert told.exit_code == 0 and night.run_id in told.output and "2 done" in told.output
+    assert told.exit_code == 0 and run.run_id in told.output and "2 done" in told.output
     asked = runner.invoke(
         cli, ["query", "select count(*) as n from images", "--store", store, "--format", "json"]
     )

@@ -86,4 +86,4 @@ def test_figures_that_rank_among_a_hundred_people_say_so(tmp_path):
 def test_training_says_which_parts_there_are():
     result = faceid("train", "nose")
     assert result.exit_code == 2
-    assert "'nose'" in result.output and "reporting_recogniser" in result.output
+    assert "'nose'" in result.output and "reporting_recognizer" in result.output

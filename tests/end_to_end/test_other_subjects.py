@@ -11,7 +11,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.stages.files import read_png
 from faceid_core.store import StageCache
 from tests.end_to_end.conftest import write_photo
-from tests.end_to_end.test_inline_folder import run
+from tests.end_to_end.test_inline_folder import execute
 
 
 def test_a_cat_is_learned_from_its_mask_beside_a_person(small, people, tmp_path):
@@ -31,17 +31,17 @@ def test_a_cat_is_learned_from_its_mask_beside_a_person(small, people, tmp_path)
     with pytest.raises(
         ConfigurationError, match=r"lines 3, 4 of the manifest .* starts at the names of people"
     ):
-        run(small(str(tmp_path / "store"), people, **sections))
+        execute(small(str(tmp_path / "store"), people, **sections))
     sections["personalize"] = {"preset": "textual-inversion"}
-    night, ended = run(small(str(tmp_path / "store"), people, **sections))
+    run, ended = execute(small(str(tmp_path / "store"), people, **sections))
     assert ended.exit_status == 0
     outcomes = {
-        account.identity_id: (str(account.outcome), account.reason) for account in night.accounts.values()
+        account.identity_id: (str(account.outcome), account.reason) for account in run.accounts.values()
     }
     assert outcomes["ann"][0] == outcomes["tom"][0] == "done"
     assert outcomes["odd"] == ("rejected", "subject_mask_size")
-    tom = next(subject for subject in night.subjects.values() if subject.identity_id == "tom")
-    kept = StageCache(night.store, tom.scope).read(tom.manifests["mask"], "mask.png")
+    tom = next(subject for subject in run.subjects.values() if subject.identity_id == "tom")
+    kept = StageCache(run.store, tom.scope).read(tom.manifests["mask"], "mask.png")
     assert 0.4 < (read_png(kept) > 0).mean() < 0.7
-    again, _ = run(small(str(tmp_path / "store"), people, **sections))
-    assert not again.computed.get("personalise")
+    again, _ = execute(small(str(tmp_path / "store"), people, **sections))
+    assert not again.computed.get("personalize")

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, StoreError
-from faceid_core.night.night import Night
-from faceid_core.night.one_person import OnePerson
-from faceid_core.night.runs import read_status, run_ids
-from faceid_core.store import RunLease, initialise, is_erased, open_store
+from faceid_core.run.one_person import OnePerson
+from faceid_core.run.runs import read_status, run_ids
+from faceid_core.run.state import Run
+from faceid_core.store import RunLease, initialize, is_erased, open_store
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
 
@@ -212,16 +212,16 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     date = f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"
     assert f"small-{date}-miniature-2" in names(client)
     assert {artifact.data for artifact in artifacts(client, "progress")} == {100.0}
-    assert not artifacts(client, "against-last-night"), "there was no night before"
+    assert not artifacts(client, "against-last-run"), "there was no run before"
     (report,) = artifacts(client, "report")
     assert f"{tmp_path.as_uri()}/store/runs/{run_id}/index.html" in report.data
 
-    # The same person by hand has everything already; the night that is asked again survives the store's hiccup.
+    # The same person by hand has everything already; the run that is asked again survives the store's hiccup.
     ann = OnePerson(identity_id="ann", photo=str(people.parent / "ann.png"), class_word="person")
     alone = personalize_one(ann, config, return_state=True)
     assert alone.is_completed() and "1 cached; nothing was recomputed" in alone.message
     assert f"personalize-one-{date}-miniature-1" in names(client)
-    whole, hiccups = Night.lookup, []
+    whole, hiccups = Run.lookup, []
 
     def hiccup(self, stage, **more):
         if not hiccups:
@@ -230,13 +230,13 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
         return whole(self, stage, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Night, "lookup", hiccup)
+        patch.setattr(Run, "lookup", hiccup)
         patch.setattr(lookup, "retry_delay_seconds", [0.0])
         again = nightly(config, return_state=True)
     assert again.is_completed() and "2 cached" in again.message and hiccups == ["detect"]
-    (against,) = artifacts(client, "against-last-night")
+    (against,) = artifacts(client, "against-last-run")
     rows = {row["figure"]: row for row in json.loads(against.data)}
-    assert rows["done"]["last night"] == 2 and rows["cached"]["tonight"] == 2
+    assert rows["done"]["last run"] == 2 and rows["cached"]["this run"] == 2
     assert (
         rows["identity similarity"]["difference"] == 0 and rows["identity similarity"]["people in both"] == 2
     )
@@ -253,7 +253,7 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     assert record["outcomes"] == {
         "done": 2, "cached": 0, "rejected": 0, "refused": 0, "failed": 0, "not_reached": 1,
     }  # fmt: skip
-    assert not {"detect", "parse", "mask", "personalise"} & set(record["computed"])
+    assert not {"detect", "parse", "mask", "personalize"} & set(record["computed"])
     cyd = next(person for person in record["people"] if person["outcome"] == "not_reached")
     assert f"{cyd['identity_key']} not_reached in detect: no_tokens" in state.message
     strict = small(config.store, people, executor="inline", **changes)
@@ -329,7 +329,7 @@ def test_a_store_is_kept_from_the_forms(client, tmp_path):
 
     url = str(tmp_path / "store")
     store, secret = open_store(url), IdentitySecret.load(url)
-    initialise(store, secret)
+    initialize(store, secret)
     key = secret.identity_key("zoe-secret")
     store.put_if_absent(f"identities/{key}/blobs/{sha256_hex(b'zoe')}", b"zoe")
     place = StorePlace(store=url)

@@ -1,11 +1,11 @@
-"""Trouble under Prefect: its failures are not the night's, and a chunk that crashes takes nobody else down."""
+"""Trouble under Prefect: its failures are not the run's, and a chunk that crashes takes nobody else down."""
 
 from __future__ import annotations
 
 import pytest
 
-from faceid_core.night.night import Night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from tests.end_to_end.test_inline_folder import outcomes
 
 
@@ -20,24 +20,24 @@ def test_artifacts_that_cannot_be_left_cost_no_result(small, people, tmp_path, p
     for module in (tasks.artifacts, tasks.stage_tasks):
         monkeypatch.setattr(module, "create_table_artifact", unreachable)
     config = small(str(tmp_path / "store"), people, executor="inline")
-    night, ended = flows.nightly.run_from_here(config, LogReporter())
-    assert ended.exit_status == 0 and outcomes(night) == {"ann": "done", "bob": "done"}
+    run, ended = flows.nightly.run_from_here(config, LogReporter())
+    assert ended.exit_status == 0 and outcomes(run) == {"ann": "done", "bob": "done"}
 
 
 @pytest.mark.exhaustive
 def test_a_chunk_that_crashes_fails_its_own_people_only(small, people, tmp_path, prefect_server, monkeypatch):
     from flows.nightly import run_from_here
 
-    whole = Night.execute
+    whole = Run.execute
 
     def crashes(self, stage, works, executor):
         if stage == "detect" and self.subjects[works[0].subject].identity_id == "ann":
             raise RuntimeError("the thread could not be started")
         return whole(self, stage, works, executor)
 
-    monkeypatch.setattr(Night, "execute", crashes)
+    monkeypatch.setattr(Run, "execute", crashes)
     config = small(str(tmp_path / "store"), people, executor="inline", execution={"chunk": 1})
-    night, ended = run_from_here(config, LogReporter())
-    assert ended.exit_status == 2 and outcomes(night) == {"ann": "failed", "bob": "done"}
-    ann = next(a for a in night.accounts.values() if a.identity_id == "ann")
+    run, ended = run_from_here(config, LogReporter())
+    assert ended.exit_status == 2 and outcomes(run) == {"ann": "failed", "bob": "done"}
+    ann = next(a for a in run.accounts.values() if a.identity_id == "ann")
     assert ann.stage == "detect" and "run again" in ann.message

@@ -12,11 +12,11 @@ from faceid_core.config import changed, load_config
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature import people
 from faceid_core.miniature.samples import POPULATIONS
-from faceid_core.night.drive import drive_inline
-from faceid_core.night.opening import open_night
-from faceid_core.night.people import manifest_source, read_people
-from faceid_core.night.reporter import LogReporter
+from faceid_core.nightly import drive_inline
 from faceid_core.personalize import guards
+from faceid_core.run.opening import open_run
+from faceid_core.run.people import manifest_source, read_people
+from faceid_core.run.reporter import LogReporter
 from faceid_core.studies import definitions
 from faceid_core.studies.definitions import studies
 from faceid_core.studies.rows import read_rows
@@ -42,16 +42,16 @@ def faceid_study(folder, *arguments):
 
 
 def night_until(label):
-    """Run nights inline; at the variant of that name the user presses Ctrl-C."""
+    """Run runs inline; at the variant of that name the user presses Ctrl-C."""
 
-    def run_night(config):
+    def start_run(config):
         if config.name.endswith(label):
             raise KeyboardInterrupt
-        night = open_night(config, LogReporter())
-        drive_inline(night)
-        return night
+        run = open_run(config, LogReporter())
+        drive_inline(run)
+        return run
 
-    return run_night
+    return start_run
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +68,16 @@ def laboratory(tmp_path_factory):
     )
     config = load_config(folder / "night.yaml")
 
-    def ask(study="kv-split", run_night=no_night, people=2, seeds=1, config=config, out="out", **more):
+    def ask(study="kv-split", start_run=no_night, people=2, seeds=1, config=config, out="out", **more):
         return run_study(
             studies()[study], config, people=people, seeds=seeds, out=folder / out,
-            run_night=run_night, say=str, **more,
+            start_run=start_run, say=str, **more,
         )  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
         with pytest.raises(KeyboardInterrupt):
-            ask(run_night=night_until("off"))
+            ask(start_run=night_until("off"))
         interrupted = read_rows(folder / "out" / "kv-split.csv")
         told = faceid_study(folder, "--out", folder / "out")
         yield SimpleNamespace(
@@ -127,7 +127,7 @@ def test_people_whose_training_diverges_count_as_nothing_of_the_way(laboratory, 
     monkeypatch.setattr(guards, "LONGEST_VECTOR", 0.1)
     config = changed(laboratory.config, {"personalize.method.learning_rate": 0.11}, source="test")
     answer = laboratory.ask(
-        run_night=night_until("none"), config=config, names=("off",), fresh=True, out="wild"
+        start_run=night_until("none"), config=config, names=("off",), fresh=True, out="wild"
     )
     assert set(answer.absent["off"]) == {"held-out-200500", "held-out-200501"}
     measured = read_rows(laboratory.folder / "wild" / "kv-split.csv").query("kind == 'person'")

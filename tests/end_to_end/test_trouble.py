@@ -1,4 +1,4 @@
-"""Trouble in the middle of a night on a folder store: who watches, who breaks and who stops it leave an account."""
+"""Trouble in the middle of a run on a folder store: who watches, who breaks and who stops it leave an account."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from faceid_core import nightly as drive_module
 from faceid_core.errors import StoreError
 from faceid_core.evaluate import metrics
-from faceid_core.night import drive as drive_module
-from faceid_core.night import pages
-from faceid_core.night import publish as publish_module
-from faceid_core.night.drive import drive_inline
-from faceid_core.night.night import Night
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.nightly import drive_inline
+from faceid_core.publish import pages
+from faceid_core.publish import publish as publish_module
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from faceid_core.stages.score import Score
 from faceid_core.store import StageCache, open_store
 from faceid_core.store.layout import tombstone
@@ -27,31 +27,31 @@ from tests.end_to_end.conftest import write_manifest
 from tests.end_to_end.test_inline_folder import outcomes
 
 
-def status_of(night) -> dict:
-    return json.loads(night.store.get(f"runs/{night.run_id}/status.json"))
+def status_of(run) -> dict:
+    return json.loads(run.store.get(f"runs/{run.run_id}/status.json"))
 
 
 def test_a_status_that_cannot_be_written_under_way_ends_no_night(small, people, tmp_path, monkeypatch):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     whole = drive_module.write_status
 
-    def fails(night, state, **more):
+    def fails(run, state, **more):
         if state == "running":
             raise StoreError("the connection was reset")
-        whole(night, state, **more)
+        whole(run, state, **more)
 
     monkeypatch.setattr(drive_module, "write_status", fails)
-    assert drive_inline(night).exit_status == 0
-    assert outcomes(night) == {"ann": "done", "bob": "done"}
-    assert status_of(night)["state"] == "complete"
+    assert drive_inline(run).exit_status == 0
+    assert outcomes(run) == {"ann": "done", "bob": "done"}
+    assert status_of(run)["state"] == "complete"
 
 
 def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
     small, people, tmp_path, monkeypatch
 ):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
-    whole = Night.execute
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
+    whole = Run.execute
 
     def forgets_ann(self, stage, works, executor):
         dones = whole(self, stage, works, executor)
@@ -59,36 +59,36 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
             del ann.manifests["parse"]
         return dones
 
-    monkeypatch.setattr(Night, "execute", forgets_ann)
-    assert drive_inline(night).exit_status == 2
-    assert outcomes(night) == {"ann": "failed", "bob": "done"}
-    account = night.accounts[ann.name]
+    monkeypatch.setattr(Run, "execute", forgets_ann)
+    assert drive_inline(run).exit_status == 2
+    assert outcomes(run) == {"ann": "failed", "bob": "done"}
+    account = run.accounts[ann.name]
     assert (account.stage, account.reason) == ("parse", "no_outcome") and ann.name in account.message
 
 
 def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
     config = small(str(tmp_path / "store"), people, personalize={"slots": 1})
-    night = open_night(config, LogReporter())
+    run = open_run(config, LogReporter())
     whole = Score.execute
 
     def stopped(self, works, inputs, models, tick):
-        if night.subjects[works[0].subject].identity_id == "bob":
+        if run.subjects[works[0].subject].identity_id == "bob":
             raise KeyboardInterrupt
         yield from whole(self, works, inputs, models, tick)
 
     monkeypatch.setattr(Score, "execute", stopped)
     with pytest.raises(KeyboardInterrupt):
-        drive_inline(night)
-    status = status_of(night)
+        drive_inline(run)
+    status = status_of(run)
     assert status["state"] == "interrupted" and "KeyboardInterrupt" in status["error"]
-    tables = Tables(night.store)
+    tables = Tables(run.store)
     rows = tables.query("select identity_id, outcome, reason from identity_outcomes order by all").to_pylist()
     assert rows == [
         {"identity_id": "ann", "outcome": "done", "reason": None},
         {"identity_id": "bob", "outcome": "not_reached", "reason": "interrupted"},
     ]
     assert tables.query("select run_id, exit_status, not_reached from runs").to_pylist() == [
-        {"run_id": night.run_id, "exit_status": 2, "not_reached": 1}
+        {"run_id": run.run_id, "exit_status": 2, "not_reached": 1}
     ]
     figures = tables.query("select identity_id from identity_summary where subject_kind = 'person'")
     assert figures.to_pylist() == [{"identity_id": "ann"}], "whoever was finished has figures"
@@ -117,15 +117,15 @@ def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tm
 
 
 def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path, monkeypatch):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
 
     def broken(self, stage, **_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Night, "lookup", broken)
+    monkeypatch.setattr(Run, "lookup", broken)
     with pytest.raises(ZeroDivisionError):
-        drive_inline(night)
-    tables = Tables(night.store)
+        drive_inline(run)
+    tables = Tables(run.store)
     assert tables.query("select exit_status, not_reached from runs").to_pylist() == [
         {"exit_status": 1, "not_reached": 2}
     ]
@@ -136,22 +136,22 @@ def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path
 def test_a_page_drawn_while_its_person_is_erased_is_neither_kept_nor_linked(
     small, people, tmp_path, monkeypatch
 ):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    keys = {a.identity_id: a.identity_key for a in night.accounts.values()}
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    keys = {a.identity_id: a.identity_key for a in run.accounts.values()}
     whole = pages._person
 
-    def erased_meanwhile(night, subject, *rest):
-        page = whole(night, subject, *rest)
+    def erased_meanwhile(run, subject, *rest):
+        page = whole(run, subject, *rest)
         if subject.identity_id == "ann":
-            night.store.put_if_absent(tombstone(subject.name), b"{}")
+            run.store.put_if_absent(tombstone(subject.name), b"{}")
         return page
 
     monkeypatch.setattr(pages, "_person", erased_meanwhile)
-    ended = drive_inline(night)
-    index = night.store.get(ended.published.index).decode()
-    assert not list(night.store.list(f"identities/{keys['ann']}/reports/"))
+    ended = drive_inline(run)
+    index = run.store.get(ended.published.index).decode()
+    assert not list(run.store.list(f"identities/{keys['ann']}/reports/"))
     assert f"identities/{keys['ann']}/reports/" not in index
-    assert len(list(night.store.list(f"identities/{keys['bob']}/reports/"))) == 1
+    assert len(list(run.store.list(f"identities/{keys['bob']}/reports/"))) == 1
     assert f"identities/{keys['bob']}/reports/" in index
 
 
@@ -159,7 +159,7 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     small, people, tmp_path, monkeypatch
 ):
     store = str(tmp_path / "store")
-    first = open_night(small(store, people), LogReporter())
+    first = open_run(small(store, people), LogReporter())
     drive_inline(first)
     ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
     whole = metrics.score
@@ -170,7 +170,7 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
 
     monkeypatch.setattr(metrics, "score", otherwise)
     forced = {"only": ("ann",), "force": True, "from_stage": "score"}
-    again = open_night(small(store, people, run=forced), LogReporter())
+    again = open_run(small(store, people, run=forced), LogReporter())
     index = drive_inline(again).published.index
     assert again.accounts[ann].stage_keys == first.accounts[ann].stage_keys
 
@@ -187,12 +187,12 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
 @pytest.mark.exhaustive
 def test_a_page_that_was_collected_as_unused_is_written_again_when_its_results_are(small, people, tmp_path):
     store = str(tmp_path / "store")
-    first = open_night(small(store, people), LogReporter())
+    first = open_run(small(store, people), LogReporter())
     drive_inline(first)
     ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
     for info in list(first.store.list(f"identities/{ann}/")):
         first.store.delete(info.name)
-    again = open_night(small(store, people), LogReporter())
+    again = open_run(small(store, people), LogReporter())
     index = again.store.get(drive_inline(again).published.index).decode()
     (report,) = [info.name for info in again.store.list(f"identities/{ann}/reports/")]
     assert report in index
@@ -202,12 +202,12 @@ def test_two_ids_with_one_photo_are_both_published(small, people, tmp_path):
     write_manifest(people.parent, [("ann", "ann.png"), ("twin", "ann.png"), ("bob", "bob.png")])
     store = str(tmp_path / "store")
     for expected in ("done", "cached"):
-        night = open_night(small(store, people), LogReporter())
-        assert drive_inline(night).exit_status == 0
-        assert outcomes(night) == {"ann": expected, "twin": expected, "bob": expected}
-    tables = Tables(night.store)
+        run = open_run(small(store, people), LogReporter())
+        assert drive_inline(run).exit_status == 0
+        assert outcomes(run) == {"ann": expected, "twin": expected, "bob": expected}
+    tables = Tables(run.store)
     figures = tables.query(
-        f"select identity_id, identity_similarity from identity_summary where run_id = '{night.run_id}' "
+        f"select identity_id, identity_similarity from identity_summary where run_id = '{run.run_id}' "
         "and subject_kind = 'person' order by identity_id"
     ).to_pylist()
     assert [row["identity_id"] for row in figures] == ["ann", "bob", "twin"]
@@ -217,19 +217,19 @@ def test_two_ids_with_one_photo_are_both_published(small, people, tmp_path):
 
 
 def test_whoever_is_erased_while_the_pages_are_written_is_in_no_table(small, people, tmp_path, monkeypatch):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(a.identity_key for a in night.accounts.values() if a.identity_id == "ann")
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(a.identity_key for a in run.accounts.values() if a.identity_id == "ann")
     whole = publish_module.write_pages
 
-    def erased_meanwhile(night, *rest):
-        index = whole(night, *rest)
-        night.store.put_if_absent(tombstone(ann), b"{}")
+    def erased_meanwhile(run, *rest):
+        index = whole(run, *rest)
+        run.store.put_if_absent(tombstone(ann), b"{}")
         return index
 
     monkeypatch.setattr(publish_module, "write_pages", erased_meanwhile)
-    drive_inline(night)
-    assert outcomes(night) == {"ann": "refused", "bob": "done"}
-    tables = Tables(night.store)
+    drive_inline(run)
+    assert outcomes(run) == {"ann": "refused", "bob": "done"}
+    tables = Tables(run.store)
     for name, column in (("identity_summary", "identity_id"), ("identity_outcomes", "identity_id")):
         assert "ann" not in tables.read(name)[column].to_pylist()
     assert ann not in tables.read("images")["subject"].to_pylist()
@@ -238,9 +238,9 @@ def test_whoever_is_erased_while_the_pages_are_written_is_in_no_table(small, peo
 def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_them(
     small, people, tmp_path, monkeypatch
 ):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(s for s in night.subjects.values() if s.identity_id == "ann")
-    whole, down = StageCache.lookup, {s.scope for s in night.subjects.values()}
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
+    whole, down = StageCache.lookup, {s.scope for s in run.subjects.values()}
 
     def lookup(self, call):
         if self.scope in down:
@@ -249,23 +249,23 @@ def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_t
 
     monkeypatch.setattr(StageCache, "lookup", lookup)
     with pytest.raises(StoreError, match="reset"):
-        night.lookup("detect")
-    assert all(account.alive for account in night.accounts.values()), "it may be tried again"
+        run.lookup("detect")
+    assert all(account.alive for account in run.accounts.values()), "it may be tried again"
     down.intersection_update({ann.scope})
-    assert len(night.lookup("detect")) > 0
-    assert {a.identity_id: a.alive for a in night.accounts.values()} == {"ann": False, "bob": True}
-    night.release()
+    assert len(run.lookup("detect")) > 0
+    assert {a.identity_id: a.alive for a in run.accounts.values()} == {"ann": False, "bob": True}
+    run.release()
 
 
 def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch, caplog):
-    night = open_night(small(str(tmp_path / "store"), people), LogReporter())
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
 
     def broken(self, name):
         where = self.identities[name].photo
         raise OSError(f"too many open files: {where!r}, {Path(where).name}")
 
-    monkeypatch.setattr(Night, "put_photo", lambda self, subject: broken(self, subject.name))
-    drive_inline(night)
-    told = {account.message for account in night.accounts.values()}
+    monkeypatch.setattr(Run, "put_photo", lambda self, subject: broken(self, subject.name))
+    drive_inline(run)
+    told = {account.message for account in run.accounts.values()}
     assert told == {"OSError: too many open files: '(a photo)', (a photo)"}
     assert "too many open files" in caplog.text and "ann.png" not in caplog.text

@@ -1,4 +1,4 @@
-"""Using part of a person, several people and export, on the store of a small night."""
+"""Using part of a person, several people and export, on the store of a small run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from faceid_core.errors import ConfigurationError, FaceidError
 from flows import export
 from flows.cli import cli
-from tests.end_to_end.test_inline_folder import run
+from tests.end_to_end.test_inline_folder import execute
 
 GRID = """\
 name: four
@@ -29,20 +29,20 @@ def ask(*arguments):
     return answer.output
 
 
-def shards(night):
+def shards(run):
     return {
         subject.identity_id or subject.name: subject.manifests["generate"].outputs["pictures.parquet"].digest
-        for subject in night.subjects.values()
+        for subject in run.subjects.values()
     }
 
 
 def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_path):
     store = str(tmp_path / "store")
-    usual, _ = run(small(store, people))
+    usual, _ = execute(small(store, people))
     used = {"use_stages": [1, 2], "use_sides": "v", "use_strength": 0.5}
-    part, ended = run(small(store, people, generate=used))
+    part, ended = execute(small(store, people, generate=used))
     assert ended.exit_status == 0
-    assert part.computed.get("personalise", 0) == 0, "the people are learned once"
+    assert part.computed.get("personalize", 0) == 0, "the people are learned once"
     before, after = shards(usual), shards(part)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"ann", "bob"}, "the class word and named people are never drawn again"
@@ -51,7 +51,7 @@ def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_p
             "--store", store, "--format", "json")
     )  # fmt: skip
     assert cells == [{"n": 24}], "two people, six pictures, whole and in part, each with its own cell"
-    again, _ = run(small(store, people, generate={"use_stages": [1, 2, 3, 4, 5]}))
+    again, _ = execute(small(store, people, generate={"use_stages": [1, 2, 3, 4, 5]}))
     assert again.computed.get("generate", 0) == 0, "every stage is the default"
 
 
@@ -59,7 +59,7 @@ def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_p
 def learned(small, people, tmp_path):
     """The options by which commands find a store with two people, and a grid of four prompts."""
     store = str(tmp_path / "store")
-    run(small(store, people))
+    execute(small(store, people))
     grid = tmp_path / "four.yaml"
     grid.write_text(GRID)
     return ["--store", store, "--generate-grid", str(grid), "--generate-steps", "2", "--generate-seeds", "1"]
@@ -87,7 +87,7 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
     def breaks(*arguments, progress):
-        assert arguments[-1] == ("identity", "detection"), "what the night measures"
+        assert arguments[-1] == ("identity", "detection"), "what the run measures"
         raise FaceidError("scoring broke")
 
     monkeypatch.setattr(export, "measure", breaks)

@@ -1,4 +1,4 @@
-"""The smallest nights, for tests that run hundreds of them: rendered people, one prompt, two steps."""
+"""The smallest runs, for tests that run hundreds of them: rendered people, one prompt, two steps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def night_on(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(night_on):
-    """What a night of one person comes to that meets no fault."""
+    """What a run of one person comes to that meets no fault."""
     return whole(night_on("undisturbed"))
 
 
@@ -63,7 +63,7 @@ def undisturbed_pair(night_on):
 
 
 def whole(config: NightlyConfig) -> dict:
-    """The report of a night that must end well."""
+    """The report of a run that must end well."""
     ended = night_in_a_child(config)
     assert ended.exit_code == 0 and set(ended.report["outcomes"].values()) == {"done"}, ended
     return ended.report

@@ -1,4 +1,4 @@
-"""A night of `faceid serve` that is cancelled, as by the button in the Prefect UI: its account stands, with its rows."""
+"""A run of `faceid serve` that is cancelled, as by the button in the Prefect UI: its account stands, with its rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from faceid_core.night.runs import read_status
+from faceid_core.run.runs import read_status
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
@@ -23,7 +23,7 @@ WAIT_SECONDS = 300
 
 @pytest.fixture
 def served(night_on, tmp_path):
-    """`faceid serve` of a longer night, under a server of its own; gives configuration, client and log."""
+    """`faceid serve` of a longer run, under a server of its own; gives configuration, client and log."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -1,4 +1,4 @@
-"""A wall clock that is set by an hour, back or ahead, at any stage of a night: the night ends as if it had not been."""
+"""A wall clock that is set by an hour, back or ahead, at any stage of a run: the run ends as if it had not been."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HOUR = 3600.0
 
 
 def check(night_on, undisturbed, place: str, seconds: float) -> int:
-    """A night whose clock is set at a place, and one after it by the true clock; how many objects were compared."""
+    """A run whose clock is set at a place, and one after it by the true clock; how many objects were compared."""
     where = f"clock set by {seconds:+.0f} s at {place} (FACEID_FAULT_SEED={SEED})"
     config = night_on(f"clock-{place}-{seconds:+.0f}")
     ended = night_in_a_child(config, faults=Faults(step_at=place, step_seconds=seconds))
-    assert ended.report["clock"] == seconds, f"{where}: the night never came there"
+    assert ended.report["clock"] == seconds, f"{where}: the run never came there"
     compared = compare_with(undisturbed, ended, where)
     assert all(0 <= each < HOUR / 2 for each in ended.report["seconds"]), (
         f"{where}: {ended.report['seconds']}"

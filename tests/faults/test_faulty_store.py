@@ -13,7 +13,7 @@ import pytest
 
 from faceid_core.errors import StoreError
 from faceid_core.store import FolderStore, RunLease, StageCache
-from faceid_core.store.scopes import all_scopes
+from faceid_core.upkeep.scopes import all_scopes
 from tests.helpers.aftermath import no_wrong_row, run_again
 from tests.helpers.fault_counts import FaultRecord
 from tests.helpers.faulty import WRITES, FaultCount, Faults, FaultyStore
@@ -28,7 +28,7 @@ ACCOUNTED = {"done", "cached", "rejected", "refused", "failed", "not_reached"}
 
 
 def survive(night_on, undisturbed: dict, faults: Faults, name: str) -> tuple[dict, int]:
-    """A night among faults, what must hold after it, and the night after the store was mended."""
+    """A run among faults, what must hold after it, and the run after the store was mended."""
     where = f"{faults} (FACEID_FAULT_SEED={SEED})"
     config = night_on(name, people=2)
     ended = night_in_a_child(config, faults=faults, suffix="faulted0")
@@ -38,7 +38,7 @@ def survive(night_on, undisturbed: dict, faults: Faults, name: str) -> tuple[dic
         f"{where}: {report['error']}"
     )
     compared = 0
-    if "outcomes" in report:  # else the night was refused before it began
+    if "outcomes" in report:  # else the run was refused before it began
         assert set(report["outcomes"]) == {"ann", "bob"}, where
         assert set(report["outcomes"].values()) <= ACCOUNTED, f"{where}: {report['outcomes']}"
         finished = set(report["outcomes"].values()) <= {"done", "cached"}
@@ -64,7 +64,7 @@ CASES = {
 
 def test_a_night_with_a_tenth_of_its_calls_failing(night_on, undisturbed_pair):
     kind = ("refused", "late", "wrong", "torn")
-    # A night that cannot even begin tells little: see below.
+    # A run that cannot even begin tells little: see below.
     faults = Faults(seed=SEED, kinds=kind, rate=0.1, names=PEOPLE_LEFT, first=20)
     report, compared = survive(night_on, undisturbed_pair, faults, "sample")
     assert sum(report["met"].values()) > 3 and compared > 40, report
@@ -82,7 +82,7 @@ def test_many_nights_on_faulty_stores(night_on, undisturbed_pair):
             faults = Faults(**{**vars(CASES[case]), "seed": int(seed)})
         else:
             kinds = ("refused", "late", "wrong", "torn") if case == "mixed" else ("refused",)
-            # A night that cannot even begin tells little: from its twentieth call on everything may fail.
+            # A run that cannot even begin tells little: from its twentieth call on everything may fail.
             faults = Faults(seed=int(seed), rate=float(rate), kinds=kinds, first=20)
         report, compared = survive(night_on, undisturbed_pair, faults, point.replace(" ", "-"))
         record.add(point, faults=sum(report["met"].values()), runs=1, compared=compared)
@@ -99,19 +99,19 @@ def lose_manifest(store, cache, manifest) -> None:
 
 @pytest.mark.parametrize("lose", [damage_blob, lose_manifest], ids=["blob", "manifest"])
 def test_a_manifest_without_its_blob_and_a_blob_without_its_manifest(night_on, undisturbed, lose):
-    """Every stage's at once: the night finds out whatever it reads, and what it cannot read it makes again."""
+    """Every stage's at once: the run finds out whatever it reads, and what it cannot read it makes again."""
     config = night_on(f"without-{lose.__name__}")
     assert night_in_a_child(config).exit_code == 0
     store = FolderStore(config.store)
     for scope in list(all_scopes(store)):
         cache = StageCache(store, scope.name)
         for key in scope.manifests:
-            if key[0] != "personalise" or lose is damage_blob:
+            if key[0] != "personalize" or lose is damage_blob:
                 lose(store, cache, cache.peek(*key))
     first = night_in_a_child(config).report
     assert first["clear"] and set(first["outcomes"].values()) <= {"done", "cached", "failed"}
     # Whoever needs nothing reads nothing: what is still missing `verify --repair` sets aside.
-    from faceid_core.store.verify import verify
+    from faceid_core.upkeep.verify import verify
 
     verify(store, repair=True)
     run_again(config, undisturbed, lose.__name__)

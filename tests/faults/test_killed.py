@@ -1,4 +1,4 @@
-"""A night that is killed at any call of the store goes on with the same command, and ends as if nothing had been."""
+"""A run that is killed at any call of the store goes on with the same command, and ends as if nothing had been."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ RACING = 4
 
 @pytest.fixture(scope="module")
 def calls(night_on, undisturbed) -> int:
-    """How many calls of the store the undisturbed night makes, reads among them."""
+    """How many calls of the store the undisturbed run makes, reads among them."""
     return night_in_a_child(night_on("counted"), faults=Faults(calls=CALLS)).report["writes"]
 
 
 def check(
     night_on, undisturbed, calls: int, call: int, *, after: bool, place: str = "killed"
 ) -> tuple[bool, int]:
-    """Kill a night at one of so many calls, run it again, compare: whether it was killed, objects compared."""
+    """Kill a run at one of so many calls, run it again, compare: whether it was killed, objects compared."""
     where = f"killed {'after' if after else 'before'} call {call}"
-    # A second night at the same place would find everything done, and die nowhere.
+    # A second run at the same place would find everything done, and die nowhere.
     config = night_on(f"{place}-{'after' if after else 'before'}-{call}")
     killed = night_in_a_child(config, faults=Faults(calls=CALLS, die_at=call, after=after))
     # The last calls race with the lease's release, and may not come.

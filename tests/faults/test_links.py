@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 
 from faceid_core.errors import StoreError
-from faceid_core.night.erase import COMPLETE, SWEPT, Receipt, erase
 from faceid_core.store import layout, open_store
-from faceid_core.store.gc import collect
-from faceid_core.store.verify import LINK, verify
 from faceid_core.tables import Tables
+from faceid_core.upkeep.erase import COMPLETE, SWEPT, Receipt, erase
+from faceid_core.upkeep.gc import collect
+from faceid_core.upkeep.verify import LINK, verify
 from tests.code.test_erase import GONE, KEY, SECRET, fill, leftovers, rows_of
 from tests.code.test_store_links import contents, replace_by_link
 from tests.helpers.fault_counts import FaultRecord
@@ -25,7 +25,7 @@ KINDS = ("outside", "inside")
 @pytest.mark.timeout(3600)
 def test_an_erasure_misses_nothing_behind_a_link_at_any_level(tmp_path):
     original = fill(open_store(str(tmp_path / "original")), tmp_path, days=(1,))
-    rows = rows_of(original.night, "r2", 2)
+    rows = rows_of(original.run, "r2", 2)
     record = FaultRecord("links-in-a-filled-store")
     places = levels(original.store.root)
     # By number: names of runs and table files are others each time.

@@ -114,14 +114,14 @@ def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_
 
         def on_done(done: Done) -> list[Work]:
             ends[f"{done.work.call.stage} {done.work.subject}"] = time.monotonic()
-            drawn = done.work.call.stage == "personalise"
+            drawn = done.work.call.stage == "personalize"
             return [work_of(done.work.subject, "score-detection")] if drawn else []
 
         names = [f"slow-{number}" for number in range(6)]
-        works = [work_of(name, "personalise", base=True) for name in names]
+        works = [work_of(name, "personalize", base=True) for name in names]
         pool.execute(works, lambda *_: None, on_done, lambda: False)
         assert len(ends) == 12
-        assert ends["score-detection slow-0"] < ends["personalise slow-5"], (
+        assert ends["score-detection slow-0"] < ends["personalize slow-5"], (
             "it did not wait for the stage's end"
         )
         devices = [{path.read_text() for path in tmp_path.glob(f"slow-*-{n}-*")} for n in (0, 1)]
@@ -159,7 +159,7 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
         pool = TroubledPool(settings, "test", workers=0, attempts=2, stall_seconds=60)
         found: dict[str, Done] = {}
         names = [f"slow-{number}" for number in range(80)]
-        options = {"stage": "personalise", "found": found}  # a stage whose batches are as long as the slots
+        options = {"stage": "personalize", "found": found}  # a stage whose batches are as long as the slots
         thread = threading.Thread(target=run, args=(pool, *names), kwargs=options)
         thread.start()
 

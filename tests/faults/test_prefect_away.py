@@ -15,9 +15,9 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.interrupted import OPEN
-from faceid_core.night.reporter import LogReporter
-from faceid_core.night.runs import read_status, run_ids
+from faceid_core.publish.interrupted import OPEN
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.runs import read_status, run_ids
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from flows import nightly
@@ -114,14 +114,14 @@ class Noted(LogReporter):
         self.notes.append(text)
 
 
-@pytest.mark.parametrize("away", ["before the night", "as the flow starts"])
+@pytest.mark.parametrize("away", ["before the run", "as the flow starts"])
 def test_a_night_goes_on_unseen_where_no_server_answers(tmp_path, monkeypatch, away):
     config = pretend_config(
         str(tmp_path / "store"), write_manifest(tmp_path / "people", 1), execution={"executor": "inline"}
     )
     driven, reporter = [], Noted()
     monkeypatch.setattr(unseen, "_told", [])
-    monkeypatch.setattr(nightly, "drive_here", lambda night, get: driven.append(night) or "finished")
+    monkeypatch.setattr(nightly, "drive_here", lambda run, get: driven.append(run) or "finished")
     monkeypatch.setattr(nightly, "why_out_of_reach", lambda: why_out_of_reach(patience=0.0))
     if away == "as the flow starts":  # as where the server of its own does not come up
         monkeypatch.setattr(nightly, "why_out_of_reach", lambda: "")
@@ -134,8 +134,8 @@ def test_a_night_goes_on_unseen_where_no_server_answers(tmp_path, monkeypatch, a
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
         with temporary_settings({PREFECT_API_URL: url}):
-            night, finished = nightly.run_from_here(config, reporter)
-    assert driven == [night] and finished == "finished"
+            run, finished = nightly.run_from_here(config, reporter)
+    assert driven == [run] and finished == "finished"
     assert "Prefect is out of reach" in reporter.notes[0] and unseen.was_out_of_reach()
 
 

@@ -1,4 +1,4 @@
-"""The Prefect server restarts, or goes for good, in the middle of a night: the night ends complete all the same."""
+"""The Prefect server restarts, or goes for good, in the middle of a run: the run ends complete all the same."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from faceid_core.night.night import Night
-from faceid_core.night.reporter import LogReporter
-from faceid_core.night.runs import read_status
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.runs import read_status
+from faceid_core.run.state import Run
 from faceid_core.store import open_store
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
@@ -88,7 +88,7 @@ def server(tmp_path):
 
 def at_stage(monkeypatch, stage: str, act) -> list[str]:
     """Do something when a stage begins to compute; returns the list that then names it."""
-    whole, done = Night.execute, []
+    whole, done = Run.execute, []
 
     def execute(self, this, works, executor):
         if this == stage and not done:
@@ -96,16 +96,16 @@ def at_stage(monkeypatch, stage: str, act) -> list[str]:
             act()
         return whole(self, this, works, executor)
 
-    monkeypatch.setattr(Night, "execute", execute)
+    monkeypatch.setattr(Run, "execute", execute)
     return done
 
 
-def assert_complete(night, finished) -> None:
+def assert_complete(run, finished) -> None:
     assert finished.exit_status == 0
-    assert {str(account.outcome) for account in night.accounts.values()} == {"done"}
-    _, record = read_status(night.store, night.run_id)
+    assert {str(account.outcome) for account in run.accounts.values()} == {"done"}
+    _, record = read_status(run.store, run.run_id)
     assert record["state"] == "complete" and record["outcomes"]["done"] == 2
-    assert Tables(night.store).read("runs")["run_id"].to_pylist() == [night.run_id]
+    assert Tables(run.store).read("runs")["run_id"].to_pylist() == [run.run_id]
 
 
 def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
@@ -119,22 +119,22 @@ def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people,
         server.kill()
         back.start()
 
-    done = at_stage(monkeypatch, "personalise", restart)
-    night, finished = run_from_here(small(str(tmp_path / "store"), people, executor="inline"), LogReporter())
+    done = at_stage(monkeypatch, "personalize", restart)
+    run, finished = run_from_here(small(str(tmp_path / "store"), people, executor="inline"), LogReporter())
     back.join()
-    assert done == ["personalise"]
-    assert_complete(night, finished)
+    assert done == ["personalize"]
+    assert_complete(run, finished)
     with get_client(sync_client=True) as client:
         states = {run.name: run.state_name for run in client.read_flow_runs(limit=50)}
     assert [state for name, state in states.items() if name.startswith("small-")] == ["Completed"]
-    assert states[f"score-{night.run_id}"] == "Completed", "what came after the restart is seen again"
+    assert states[f"score-{run.run_id}"] == "Completed", "what came after the restart is seen again"
 
 
 STAYS_AWAY = """
 import os, signal, sys
 from faceid_core.config import NightlyConfig
-from faceid_core.night.night import Night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.run.state import Night
+from faceid_core.run.reporter import LogReporter
 from flows.cli import leave
 from flows.nightly import run_from_here
 

@@ -1,4 +1,4 @@
-"""Races: for one object, of whole nights for one store; on a folder, and on an S3 whose conditions are atomic."""
+"""Races: for one object, of whole runs for one store; on a folder, and on an S3 whose conditions are atomic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from faceid_core.errors import Conflict
 from faceid_core.stages.sharing import SHARED_STAGES
 from faceid_core.store import open_store
-from faceid_core.store.scopes import all_scopes
+from faceid_core.upkeep.scopes import all_scopes
 from tests.helpers.aftermath import compare_with, nothing_is_left_over
 from tests.helpers.fault_counts import FaultRecord
 from tests.helpers.honest_s3 import HonestS3, MotoServer
@@ -141,18 +141,18 @@ def test_an_object_that_is_not_what_its_checksum_says_is_refused(honest_s3):
 
 
 def race(night_on, undisturbed: dict, address: str, on_busy: str, racers: int) -> int:
-    """So many nights at once on one new store; each ends as one alone does, and nothing is left over."""
+    """So many runs at once on one new store; each ends as one alone does, and nothing is left over."""
     config = night_on(address, people=2, run={"on_busy": on_busy})
     with ThreadPoolExecutor(racers) as pool:
-        nights = list(pool.map(lambda _: night_in_a_child(config), range(racers)))
+        runs = list(pool.map(lambda _: night_in_a_child(config), range(racers)))
     compared = sum(
-        compare_with(undisturbed, night, f"night {number} of {racers} ({on_busy})")
-        for number, night in enumerate(nights)
+        compare_with(undisturbed, run, f"night {number} of {racers} ({on_busy})")
+        for number, run in enumerate(runs)
     )
     nothing_is_left_over(config, on_busy)
     made = Counter(stage for scope in all_scopes(open_store(address)) for stage, _ in scope.manifests)
     for stage in SHARED_STAGES if on_busy == "share" else made:
-        computed = sum(night.report["computed"].get(stage, 0) for night in nights)
+        computed = sum(run.report["computed"].get(stage, 0) for run in runs)
         assert computed == made[stage], f"{stage} was computed {computed} times for {made[stage]} results"
     return compared
 

@@ -10,7 +10,7 @@ import pytest
 
 from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
-from faceid_core.night.drive import executor_on_demand
+from faceid_core.nightly import executor_on_demand
 from flows.loopback import keep_ray_on_loopback
 from tasks import workers
 from tasks.workers import start_ray

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faceid_core.night.runs import read_status
+from faceid_core.run.runs import read_status
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
@@ -23,7 +23,7 @@ from tests.helpers.killed import night_in_a_child
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 WAIT_SECONDS = 300
-GONE_SECONDS = 30  # for a stopped night to end, and its processes with it
+GONE_SECONDS = 30  # for a stopped run to end, and its processes with it
 STOPS = {
     "ctrl-c": (signal.SIGINT, False),
     "ctrl-c in a terminal": (signal.SIGINT, True),
@@ -40,7 +40,7 @@ LONG = {  # long enough to be caught in the middle
 
 @pytest.fixture(scope="module")
 def undisturbed_long(night_on):
-    """What the longer night comes to in one process on a store of its own."""
+    """What the longer run comes to in one process on a store of its own."""
     report = night_in_a_child(night_on("undisturbed-long", **LONG)).report
     assert report["exit_status"] == 0
     return report
@@ -64,7 +64,7 @@ class Command:
         self._store = open_store(config.store)
 
     def wait_for(self, folder: str) -> None:
-        """Wait until an object stands in a folder of a person's, which says what the night is at."""
+        """Wait until an object stands in a folder of a person's, which says what the run is at."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not any(f"/{folder}/" in info.name for info in self._store.list("identities/")):
             assert self._process.poll() is None and time.monotonic() < deadline, self.told()
@@ -128,7 +128,7 @@ def command(night_on, tmp_path):
 
 
 def ends_like(night_on, command, undisturbed: dict, point: str) -> None:
-    """Require that what stands in the store now is whole and the undisturbed night's."""
+    """Require that what stands in the store now is whole and the undisturbed run's."""
     record = FaultRecord("ray-and-ctrl-c")
     record.left(POINTS)
     inline = night_on(command.config.store, **LONG)
@@ -140,22 +140,22 @@ def ends_like(night_on, command, undisturbed: dict, point: str) -> None:
     ("folder", "point"), [("journal", "worker in training"), ("leases/generate", "worker in generation")]
 )
 def test_a_worker_killed_in_the_middle_is_replaced(night_on, undisturbed_long, command, folder, point):
-    night = command()
-    night.wait_for(folder)
-    (worker,) = night.descendants("ray::StageActor")
+    run = command()
+    run.wait_for(folder)
+    (worker,) = run.descendants("ray::StageActor")
     worker.kill()
-    assert night.exit_status() == 0, night.told()
+    assert run.exit_status() == 0, run.told()
     (row,) = Tables(open_store(command.config.store)).read("runs").to_pylist()
     assert row["done"] == 1 and row["workers_replaced"] == 1
     ends_like(night_on, command, undisturbed_long, point)
 
 
 def test_a_lost_head_ends_the_night_and_the_next_one_goes_on(night_on, undisturbed_long, command):
-    night = command()
-    night.wait_for("journal")
-    (head,) = night.descendants("gcs_server")
+    run = command()
+    run.wait_for("journal")
+    (head,) = run.descendants("gcs_server")
     head.kill()
-    assert night.exit_status() != 0, "nobody is told that the night succeeded"
+    assert run.exit_status() != 0, "nobody is told that the run succeeded"
     assert command().exit_status() == 0
     ends_like(night_on, command, undisturbed_long, "head")
 
@@ -165,16 +165,16 @@ def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
     night_on, undisturbed_long, command, point
 ):
     what, whole_tree = STOPS[point]
-    night = command()
-    night.wait_for("journal")
-    family, began = night.stop(what, whole_tree=whole_tree), time.monotonic()
-    assert night.exit_status() == 130, night.told()
-    assert time.monotonic() - began < GONE_SECONDS, night.told()
+    run = command()
+    run.wait_for("journal")
+    family, began = run.stop(what, whole_tree=whole_tree), time.monotonic()
+    assert run.exit_status() == 130, run.told()
+    assert time.monotonic() - began < GONE_SECONDS, run.told()
     _, alive = psutil.wait_procs(family, timeout=GONE_SECONDS)
     assert not alive, "no process is left behind"
     store = open_store(command.config.store)
     (row,) = Tables(store).read("identity_outcomes").to_pylist()
-    # The pool answers for works that it had; the night for whoever it had not handed out.
+    # The pool answers for works that it had; the run for whoever it had not handed out.
     assert (row["outcome"], row["reason"]) in (("not_reached", "stopped"), ("not_reached", "interrupted"))
     (run,) = Tables(store).read("runs").to_pylist()
     assert read_status(store, run["run_id"])[1]["state"] == "interrupted" and not running_runs(store)

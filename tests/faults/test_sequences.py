@@ -1,4 +1,4 @@
-"""Any sequence of nights, crashes, exchanged photos and changed settings ends as a fresh night of the last state does."""
+"""Any sequence of runs, crashes, exchanged photos and changed settings ends as a fresh run of the last state does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.faulty import Faults
 from tests.helpers.killed import KILLED, night_in_a_child
 
 SEED = int(os.environ["FACEID_FAULT_SEED"])  # drawn and printed by tests/conftest.py
-FEW, MANY = 4, 8  # things that happen before the last night
+FEW, MANY = 4, 8  # things that happen before the last run
 SEQUENCES = 40
 PHOTOS = (8101, 8103, 8104)
 PROMPTS = ("a photo of V* on the beach", "a photo of V* in the forest")
@@ -26,7 +26,7 @@ PROMPTS = ("a photo of V* on the beach", "a photo of V* in the forest")
 
 @dataclass(frozen=True)
 class State:
-    """What a night is asked for: whose photo, how many steps of training, how many pictures of which prompt."""
+    """What a run is asked for: whose photo, how many steps of training, how many pictures of which prompt."""
 
     photo: int = PHOTOS[0]
     steps: int = 2
@@ -55,10 +55,10 @@ def config_of(night_on, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fresh(config_of):
-    """What a night of a state comes to on a store of its own; each state is tried once."""
+    """What a run of a state comes to on a store of its own; each state is tried once."""
     known: dict[State, dict] = {}
 
-    def night(state: State) -> dict:
+    def run(state: State) -> dict:
         if state not in known:
             config = config_of(f"fresh-{len(known)}", state)
             known[state] = night_in_a_child(config).report
@@ -66,7 +66,7 @@ def fresh(config_of):
             shutil.rmtree(Path(config.store))
         return known[state]
 
-    return night
+    return run
 
 
 def happen(chosen: random.Random, state: State) -> tuple[str, State]:
@@ -85,21 +85,21 @@ def happen(chosen: random.Random, state: State) -> tuple[str, State]:
 
 
 def check(config_of, fresh, seed: int, length: int) -> tuple[int, int, int]:
-    """Play a sequence; crashes, nights and objects compared."""
+    """Play a sequence; crashes, runs and objects compared."""
     chosen, state, store = random.Random(seed), State(), f"sequence-{seed}"
-    history, crashes, nights = [], 0, 0
+    history, crashes, runs = [], 0, 0
     for _ in range(length):
         what, state = happen(chosen, state)
         history.append(what)
         if what == "run":
-            ended, nights = night_in_a_child(config_of(store, state)), nights + 1
+            ended, runs = night_in_a_child(config_of(store, state)), runs + 1
             assert ended.report["exit_status"] == 0, f"{history} (seed {seed}): {ended}"
         if what == "crash":
-            # A cached night makes fewer calls, and may end before it is killed.
+            # A cached run makes fewer calls, and may end before it is killed.
             faults = Faults(die_at=chosen.randint(2, 200), after=chosen.random() < 0.5)
             died = night_in_a_child(config_of(store, state), faults=faults).exit_code
             assert died in (KILLED, 0), f"{history} (seed {seed})"
-            crashes, nights = crashes + (died == KILLED), nights + 1
+            crashes, runs = crashes + (died == KILLED), runs + 1
     config = config_of(store, state)
     last, alone = night_in_a_child(config).report, fresh(state)
     where = f"{history}, then {state} (FACEID_FAULT_SEED={seed})"
@@ -116,7 +116,7 @@ def check(config_of, fresh, seed: int, length: int) -> tuple[int, int, int]:
         assert found == rows, f"{where}: {name} differs"
     nothing_is_left_over(config, where)
     shutil.rmtree(Path(config.store))
-    return crashes, nights + 1, len(last["contents"]) + len(last["blobs"])
+    return crashes, runs + 1, len(last["contents"]) + len(last["blobs"])
 
 
 def test_a_sequence_ends_as_a_fresh_night_of_its_last_state(config_of, fresh):
@@ -128,5 +128,5 @@ def test_a_sequence_ends_as_a_fresh_night_of_its_last_state(config_of, fresh):
 def test_many_sequences_end_as_fresh_nights_of_their_last_states(config_of, fresh):
     record = FaultRecord("sequences")
     for point in record.left([str(seed) for seed in range(SEQUENCES)]):
-        crashes, nights, compared = check(config_of, fresh, int(point), MANY)
-        record.add(point, faults=crashes, runs=nights, compared=compared)
+        crashes, runs, compared = check(config_of, fresh, int(point), MANY)
+        record.add(point, faults=crashes, runs=runs, compared=compared)

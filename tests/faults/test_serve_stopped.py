@@ -1,4 +1,4 @@
-"""The real `faceid serve` with its own server and a night under Ray: stopped and killed, then started again."""
+"""The real `faceid serve` with its own server and a run under Ray: stopped and killed, then started again."""
 
 from __future__ import annotations
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from faceid_core.config.parse import changed
-from faceid_core.night.erase import erase, finish_erasures
-from faceid_core.night.interrupted import close_accounts, publish_rows
-from faceid_core.night.night import Night
-from faceid_core.night.opening import open_night
-from faceid_core.night.publish import publish
-from faceid_core.night.reporter import LogReporter
+from faceid_core.publish.interrupted import close_accounts, publish_rows
+from faceid_core.publish.publish import publish
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.store import IdentitySecret, open_store
 from faceid_core.store.tombstone import read_receipt
-from faceid_core.store.verify import verify
 from faceid_core.tables import Tables
+from faceid_core.upkeep.erase import erase, finish_erasures
+from faceid_core.upkeep.verify import verify
 from tests.conftest import TEST_SECRET
 from tests.helpers.fault_counts import FaultRecord
 from tests.helpers.stopped import Killed, Stop, StoppedStore, tables_too
@@ -44,33 +44,33 @@ def computed(night_on, undisturbed_pair, tmp_path_factory):
     return changed(config, {"store": str(root)}, source="test")
 
 
-def opened(computed, root: Path) -> Night:
-    """A night on a copy of that store, every account closed, about to publish."""
+def opened(computed, root: Path) -> Run:
+    """A run on a copy of that store, every account closed, about to publish."""
     shutil.copytree(computed.store, root)
-    night = open_night(changed(computed, {"store": str(root)}, source="test"), LogReporter())
+    run = open_run(changed(computed, {"store": str(root)}, source="test"), LogReporter())
     for stage in STAGES:
-        assert night.lookup(stage) == []
-    night.release()  # as that of a process that is stopped for longer than the lease
-    return night
+        assert run.lookup(stage) == []
+    run.release()  # as that of a process that is stopped for longer than the lease
+    return run
 
 
-def stopped_night(computed, root: Path, stop: Stop, publish_it) -> Night:
+def stopped_night(computed, root: Path, stop: Stop, publish_it) -> Run:
     """Publish with a stop at one of the writes."""
-    night = opened(computed, root)
-    night.store = StoppedStore(night.store, stop)
+    run = opened(computed, root)
+    run.store = StoppedStore(run.store, stop)
     with tables_too(stop), suppress(Killed):
-        publish_it(night)
-    return night
+        publish_it(run)
+    return run
 
 
-def whole(night: Night) -> None:
-    night.finish()
-    publish(night)
+def whole(run: Run) -> None:
+    run.finish()
+    publish(run)
 
 
-def interrupted(night: Night) -> None:
-    close_accounts(night, "KeyboardInterrupt: ")
-    publish_rows(night, KeyboardInterrupt())
+def interrupted(run: Run) -> None:
+    close_accounts(run, "KeyboardInterrupt: ")
+    publish_rows(run, KeyboardInterrupt())
 
 
 PUBLICATIONS = {"whole": whole, "interrupted": interrupted}
@@ -93,7 +93,7 @@ def check(computed, root: Path, kind: str, at: int, way: str) -> None:
         account = Tables(store).query(
             f"select outcome, identity_id from identity_outcomes where identity_key = '{GONE}'"
         )
-        if account.num_rows:  # she was there when the night began, and the account of a run is complete
+        if account.num_rows:  # she was there when the run began, and the account of a run is complete
             assert account.to_pylist() == [{"outcome": "refused", "identity_id": GONE}], where
         finish_erasures(store)
     nothing_is_left(root, where)
@@ -106,7 +106,7 @@ def check(computed, root: Path, kind: str, at: int, way: str) -> None:
 
 
 def nothing_is_left(root: Path, where: str) -> None:
-    """Search every file for the person's key; run records keep it, and the account of a night that refused her."""
+    """Search every file for the person's key; run records keep it, and the account of a run that refused her."""
     names = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     left = [name for name in names if GONE in name and not name.startswith("tombstones/")]
     for name in names:

@@ -1,4 +1,4 @@
-"""What must hold in a store after a fault, once the same night was run again without one."""
+"""What must hold in a store after a fault, once the same run was run again without one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from faceid_core.config import NightlyConfig
 from faceid_core.stages.models import open_configured_store
 from faceid_core.store import StageCache
-from faceid_core.store.gc import GRACE_SECONDS, collect
-from faceid_core.store.scopes import all_scopes
-from faceid_core.store.verify import named_digests, verify
-from faceid_core.tables.upkeep import vacuum
+from faceid_core.upkeep.gc import GRACE_SECONDS, collect
+from faceid_core.upkeep.scopes import all_scopes
+from faceid_core.upkeep.tables import vacuum
+from faceid_core.upkeep.verify import named_digests, verify
 from tests.helpers.killed import Ended, night_in_a_child
 
 _COMPARED = ("contents", "blobs", "tables")
 
 
 def compare_with(undisturbed: dict, ended: Ended, where: str) -> int:
-    """Require that a night ended well and equal to the undisturbed one; how many manifests, blobs and rows that were."""
+    """Require that a run ended well and equal to the undisturbed one; how many manifests, blobs and rows that were."""
     again = ended.report
     assert again is not None and again["error"] is None, f"{where}: the same command does not go on: {ended}"
     assert again["exit_status"] == 0, f"{where}: {again['reasons']}"
@@ -36,7 +36,7 @@ def compare_with(undisturbed: dict, ended: Ended, where: str) -> int:
 
 
 def run_again(config: NightlyConfig, undisturbed: dict, where: str, *, collected: bool = True) -> int:
-    """Run the same night without a fault, compare it, and look for what is orphaned; how many objects were compared."""
+    """Run the same run without a fault, compare it, and look for what is orphaned; how many objects were compared."""
     compared = compare_with(undisturbed, night_in_a_child(config), where)
     if collected:
         nothing_is_left_over(config, where)

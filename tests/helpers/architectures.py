@@ -1,7 +1,7 @@
 """Writes folders of Stable Diffusion 1.5, 2.1 and XL at full layout: small widths, random weights, real tokenizer.
 
 Blocks, layers, transformer depths and numbers of heads are the published models'; widths and pictures are small. The
-vocabulary is CLIP's own (`clip_vocabulary/`, MIT licence, OpenAI).
+vocabulary is CLIP's own (`clip_vocabulary/`, MIT license, OpenAI).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class FaultRecord:
 
 
 def code_digest() -> str:
-    """A digest of every Python file that decides how a night meets a fault."""
+    """A digest of every Python file that decides how a run meets a fault."""
     whole = sha256()
     for path in sorted(path for pattern in _CODE for path in REPOSITORY.glob(pattern)):
         whole.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())

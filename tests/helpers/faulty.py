@@ -1,7 +1,7 @@
 """A store whose calls fail, arrive late, lie, run out of disk or kill the process; which ones, a seed decides.
 
 `FaultyStore` goes around any `ObjectStore`. `break_stores` puts it around every store that this process opens from then
-on, which is what a night in a child process needs: its driver, workers, journals and leases open stores of their own.
+on, which is what a run in a child process needs: its driver, workers, journals and leases open stores of their own.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Faults:
         kinds: of the fault, one drawn per call: "refused" (not carried out), "late" (carried out, then a timeout),
             "slow", "full" (ENOSPC in the middle of a folder's write), "wrong" (a bit is flipped), "torn" (cut off).
         names: a pattern of the objects' names; others are left alone.
-        first: number of the first call that can meet a fault: the night is under way by then.
+        first: number of the first call that can meet a fault: the run is under way by then.
         calls: the methods that are counted, for `die_at`.
         die_at, after: the call at whose number the process kills itself, before it is carried out or after it.
         clock_seconds: how far the clock of the leases is ahead.
-        step_at, step_seconds: the wall clock is set by so many seconds there, for the rest of the night; a place of
+        step_at, step_seconds: the wall clock is set by so many seconds there, for the rest of the run; a place of
             `tests.helpers.killed.STEP_PLACES`.
     """
 
@@ -107,7 +107,7 @@ class FaultyStore:
         self.url = inner.url
 
     def __getattr__(self, name: str):
-        return getattr(self._inner, name)  # settings, purge and the like: not what a night rests on
+        return getattr(self._inner, name)  # settings, purge and the like: not what a run rests on
 
     def get(self, name: str) -> bytes:
         return self._call("get", name)

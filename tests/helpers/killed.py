@@ -1,4 +1,4 @@
-"""Runs a small night in a child process whose stores are faulty: calls fail, lie, or kill it as by SIGKILL."""
+"""Runs a small run in a child process whose stores are faulty: calls fail, lie, or kill it as by SIGKILL."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.helpers.faulty import KILLED, WRITES, Faults
 __all__ = ["KILLED", "STEP_PLACES", "Ended", "night_in_a_child", "table_rows"]
 
 _IMPORTED_ONCE = [
-    "tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.night.drive", "deltalake", "duckdb",
-    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.night.opening",
+    "tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.nightly", "deltalake", "duckdb",
+    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.run.opening",
 ]  # fmt: skip
 _CHILD_SECONDS = 300
-STEP_PLACES = ("detect", "parse", "mask", "personalise", "generate", "score", "accounts", "pages", "tables")
+STEP_PLACES = ("detect", "parse", "mask", "personalize", "generate", "score", "accounts", "pages", "tables")
 # When and by which run a row was written, and how long it took, is no data.
 _NOT_DATA = {
     "run_id", "run_date", "seconds", "started_at", "finished_at", "outcome", "attempts", "done", "cached",
@@ -42,15 +42,15 @@ def night_in_a_child(
     faults: Faults | None = None,
     suffix: str | None = None,
 ) -> Ended:
-    """Run a night to its end, or until its write number `die_at`, just before or just after it is carried out.
+    """Run a run to its end, or until its write number `die_at`, just before or just after it is carried out.
 
     The child is forked from a server that has imported the libraries, which costs seconds, and done nothing else:
     delta-rs's threads, which other tests of this process may have started, do not survive a fork.
 
     Args:
-        config: the night's.
-        die_at, after: the write at which it is killed, for a night with no other fault.
-        faults: what goes wrong instead; lifted before the child reads what the night left.
+        config: the run's.
+        die_at, after: the write at which it is killed, for a run with no other fault.
+        faults: what goes wrong instead; lifted before the child reads what the run left.
         suffix: of the run's id, eight characters.
     """
     faults = replace(faults or Faults(calls=WRITES), **({"die_at": die_at, "after": after} if die_at else {}))
@@ -81,7 +81,7 @@ def _child(pipe, config: NightlyConfig, faults: Faults, suffix: str | None, envi
     os.environ.update(environment)
     try:
         count = break_stores(faults)
-        report = _night(config, count, suffix)
+        report = _run(config, count, suffix)
         pipe.send_bytes(json.dumps(report).encode())
         code = 0
     except BaseException:
@@ -91,31 +91,31 @@ def _child(pipe, config: NightlyConfig, faults: Faults, suffix: str | None, envi
     os._exit(code)  # pytest's own exit handlers are the parent's business
 
 
-def _night(config: NightlyConfig, count, suffix: str | None) -> dict:
+def _run(config: NightlyConfig, count, suffix: str | None) -> dict:
     from faceid_core.errors import FaceidError
-    from faceid_core.night.drive import drive_inline
-    from faceid_core.night.opening import open_night
+    from faceid_core.nightly import drive_inline
+    from faceid_core.run.opening import open_run
 
-    night = ended = None
+    run = ended = None
     reporter = _step_the_clock(count.faults)
     report = {"error": None, "clear": True, "run_id": None, "exit_status": None}
     try:
-        night = open_night(config, reporter, run_suffix=suffix)
-        ended = drive_inline(night)
+        run = open_run(config, reporter, run_suffix=suffix)
+        ended = drive_inline(run)
         report["exit_status"] = ended.exit_status
     except Exception as error:
         report |= {"error": f"{type(error).__name__}: {error}", "clear": isinstance(error, FaceidError)}
     count.lift()
     clock = getattr(reporter, "clock", None)
     report |= {"writes": count.seen, "met": dict(count.met), "clock": clock.seconds if clock else 0.0}
-    return report if night is None else report | _left_by(night, ended)
+    return report if run is None else report | _left_by(run, ended)
 
 
 def _step_the_clock(faults: Faults):
-    """A reporter for a night whose wall clock is set at a place, if the faults say so."""
-    from faceid_core.night import publish
-    from faceid_core.night.night import Night
-    from faceid_core.night.reporter import LogReporter
+    """A reporter for a run whose wall clock is set at a place, if the faults say so."""
+    from faceid_core.publish import publish
+    from faceid_core.run.reporter import LogReporter
+    from faceid_core.run.state import Run
     from faceid_core.tables import Tables
     from tests.helpers.stepped_clock import SteppedClock
 
@@ -141,7 +141,7 @@ def _step_the_clock(faults: Faults):
             step(stage)
             super().looked_up(stage, **counts)
 
-    stepping(Night, "finish", "accounts")
+    stepping(Run, "finish", "accounts")
     stepping(publish, "write_pages", "pages")
     stepping(Tables, "publish", "tables")
     reporter = SteppingReporter()
@@ -149,15 +149,15 @@ def _step_the_clock(faults: Faults):
     return reporter
 
 
-def _left_by(night, ended) -> dict:
-    """What a night left in its store, read without faults."""
+def _left_by(run, ended) -> dict:
+    """What a run left in its store, read without faults."""
     from faceid_core.errors import DamagedInput
     from faceid_core.store import StageCache
     from faceid_core.tables import Tables
 
     contents, blobs = {}, {}
-    for subject in night.subjects.values():
-        cache = StageCache(night.store, subject.scope)
+    for subject in run.subjects.values():
+        cache = StageCache(run.store, subject.scope)
         for result, manifest in subject.manifests.items():
             contents[f"{subject.name} {result}"] = manifest.content
             for name in manifest.outputs:
@@ -166,16 +166,16 @@ def _left_by(night, ended) -> dict:
                 except DamagedInput as damage:
                     blobs[f"{subject.name} {result} {name}"] = str(damage)
     return {
-        "run_id": night.run_id,
-        "lease_lost": night.lease.lost,
-        "seconds": [row["seconds"] for row in Tables(night.store).read("runs").to_pylist()],
-        "outcomes": {a.identity_id: str(a.outcome) for a in night.accounts.values()},
-        "reasons": {a.identity_id: f"{a.stage} {a.reason}: {a.message}" for a in night.accounts.values()},
-        "computed": dict(night.computed),
+        "run_id": run.run_id,
+        "lease_lost": run.lease.lost,
+        "seconds": [row["seconds"] for row in Tables(run.store).read("runs").to_pylist()],
+        "outcomes": {a.identity_id: str(a.outcome) for a in run.accounts.values()},
+        "reasons": {a.identity_id: f"{a.stage} {a.reason}: {a.message}" for a in run.accounts.values()},
+        "computed": dict(run.computed),
         "contents": contents,
         "blobs": blobs,
-        "tables": table_rows(Tables(night.store), night.run_id),
-        "index": len(night.store.get(ended.published.index)) if ended else 0,
+        "tables": table_rows(Tables(run.store), run.run_id),
+        "index": len(run.store.get(ended.published.index)) if ended else 0,
     }
 
 

@@ -1,4 +1,4 @@
-"""A store as a night leaves it, without a model: every stage's works are planned as ever and get made-up outputs."""
+"""A store as a run leaves it, without a model: every stage's works are planned as ever and get made-up outputs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig, parse_config
-from faceid_core.night.night import Night
-from faceid_core.night.opening import open_night
-from faceid_core.night.reporter import LogReporter
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from faceid_core.stages import STAGES, Work
 from faceid_core.store import Output, StageCache
 from faceid_core.store.keys import sha256_hex
@@ -19,10 +19,10 @@ _OUTPUTS = {
     "detect": ("crop.png", "valid.png", "detection.json"),
     "parse": ("labels.png", "parser.json"),
     "mask": ("mask.png", "verdict.json"),
-    "personalise": ("tokens.safetensors", "curve.json", "attention.safetensors", "training.json"),
+    "personalize": ("tokens.safetensors", "curve.json", "attention.safetensors", "training.json"),
     "generate": ("pictures.parquet",),
 }
-SECONDS: Mapping[str, float] = {"detect": 0.5, "personalise": 30.0, "generate": 12.0}
+SECONDS: Mapping[str, float] = {"detect": 0.5, "personalize": 30.0, "generate": 12.0}
 
 
 def write_manifest(folder: Path, people: int) -> Path:
@@ -43,31 +43,31 @@ def pretend_config(store: str, manifest: Path, **sections) -> NightlyConfig:
     return parse_config(data | sections)
 
 
-def pretend_night(config: NightlyConfig, *, stages: tuple[str, ...] = STAGES) -> Night:
-    """Commit made-up results of everything that the configuration misses; the night is open no more."""
-    night = open_night(config, LogReporter())
+def pretend_night(config: NightlyConfig, *, stages: tuple[str, ...] = STAGES) -> Run:
+    """Commit made-up results of everything that the configuration misses; the run is open no more."""
+    run = open_run(config, LogReporter())
     try:
         for stage in stages:
-            works = night.lookup(stage)
+            works = run.lookup(stage)
             for work in works:
                 if stage == "detect":
-                    night.put_photo(night.subjects[work.subject])
-                _commit(night, work)
+                    run.put_photo(run.subjects[work.subject])
+                _commit(run, work)
     finally:
-        night.release()
-    return night
+        run.release()
+    return run
 
 
-def _commit(night: Night, work: Work) -> None:
+def _commit(run: Run, work: Work) -> None:
     call = work.call
     names = _OUTPUTS.get(call.stage, ("scores.parquet",))
     # As of a real stage, the outputs are settled by the call.
     outputs = {name: Output(sha256_hex(f"{call.key} {name}".encode()).encode(), "x/y") for name in names}
     provenance = {
-        "run_id": night.run_id,
+        "run_id": run.run_id,
         "seconds": SECONDS.get(call.stage, 0.25),
         "finished_at": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds"),
         "device": "cpu",
     }
-    manifest = StageCache(night.store, work.scope).commit(call, outputs, provenance)
-    night.adopt(night.subjects[work.subject], work.result, manifest)
+    manifest = StageCache(run.store, work.scope).commit(call, outputs, provenance)
+    run.adopt(run.subjects[work.subject], work.result, manifest)

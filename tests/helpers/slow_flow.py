@@ -1,4 +1,4 @@
-"""A flow that runs until it is ended, and then takes a while to write its account, as a night does."""
+"""A flow that runs until it is ended, and then takes a while to write its account, as a run does."""
 
 # No postponed annotations here: Prefect makes the form from them.
 

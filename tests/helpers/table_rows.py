@@ -104,7 +104,7 @@ def summary_row(run_id: str, day: int, number: int) -> dict:
     }
 
 
-def night(run_id: str, day: int, people: int = 2) -> dict:
+def run(run_id: str, day: int, people: int = 2) -> dict:
     """All five tables of a run; every picture without a face on odd seeds."""
     numbers, seeds = range(people), range(2)
     rows = {

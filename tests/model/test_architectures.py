@@ -9,7 +9,6 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from faceid_core.diffusion import load_base_model
-from faceid_core.diffusion.describe import describe
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.exported import DrawOptions
 from faceid_core.evaluate.generation import DrawRequest, draw
@@ -22,6 +21,7 @@ from faceid_core.personalize.method import Method
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize
+from faceid_core.weights.describe import describe
 from tests.helpers.architectures import KINDS, write_architecture
 from tests.helpers.tiny_people import tiny_photo
 
@@ -125,7 +125,7 @@ def photo(original_pixels=0):
 
 
 def test_a_person_is_learned_and_the_tokens_hold_every_text_encoder(base):
-    method = Method(steps=2, samples_per_step=5, start="mean_name", parametrisation="name_basis", vectors=2)
+    method = Method(steps=2, samples_per_step=5, start="mean_name", parametrization="name_basis", vectors=2)
     (result,) = personalize(base, [photo()], method, slots=1)
     assert {name: tuple(tensor.shape) for name, tensor in result.tokens.tensors.items()} == {
         name: (5, 2, 2, tower.width) for name, tower in base.towers.items()

@@ -105,7 +105,7 @@ def test_tokens_of_another_model_are_their_owners_trouble_only(models):
     assert found["word"] == drawn(models, {"word": "person"})["word"]
 
 
-def test_pictures_of_one_colour_are_told_and_not_kept(models, monkeypatch):
+def test_pictures_of_one_color_are_told_and_not_kept(models, monkeypatch):
     decode = type(models.base).decode_latents
 
     def black_first(self, latents):
@@ -119,5 +119,5 @@ def test_pictures_of_one_colour_are_told_and_not_kept(models, monkeypatch):
     monkeypatch.setattr(type(models.base), "decode_latents", black_first)
     found = drawn(models, {"ann": tokens(models, 1), "bob": tokens(models, 2)})
     assert isinstance(found["ann"], ConstantPictures)
-    assert "1 of 6 pictures are one colour only" in str(found["ann"]) and "precision" in str(found["ann"])
+    assert "1 of 6 pictures are one color only" in str(found["ann"]) and "precision" in str(found["ann"])
     assert isinstance(found["bob"], bytes)

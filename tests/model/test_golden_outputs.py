@@ -24,7 +24,7 @@ from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import Prompt, PromptGrid
 from faceid_core.evaluate.metrics import read_scores
 from faceid_core.evaluate.shards import ShardRow, read_shard, write_shard
-from faceid_core.faces.classes import CLASSES
+from faceid_core.geometry.classes import CLASSES
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_scene
 from faceid_core.personalize.method import Method
@@ -88,7 +88,7 @@ def face_numbers() -> dict:
 
 
 def training_outputs(folder: Path) -> dict[str, dict[str, bytes]]:
-    """Personalise two people of noise on the tiny pipeline, together."""
+    """Personalize two people of noise on the tiny pipeline, together."""
     people = {
         photo.name: {
             "photo": photo.name.encode(),
@@ -100,7 +100,7 @@ def training_outputs(folder: Path) -> dict[str, dict[str, bytes]]:
     }
     method = Method(steps=6, samples_per_step=5, learning_rate=0.02).model_dump(mode="json")
     parameters = {"method": method, "seed": 0, "class_word": "person"}
-    return run_stage("personalise", parameters, people, models_for_tests(base=folder))
+    return run_stage("personalize", parameters, people, models_for_tests(base=folder))
 
 
 def token_numbers(folder: Path) -> dict:
@@ -200,9 +200,9 @@ def test_detect_parse_and_mask(golden):
     assert theirs.sum() > 300 and (ours & theirs).sum() / (ours | theirs).sum() >= 0.99
 
 
-def test_personalise(golden, tiny):
+def test_personalize(golden, tiny):
     """Vectors within 0.002 a number (the rate is 0.02 a step), losses and attention within 1 %."""
-    found, wanted = token_numbers(tiny), golden["personalise"]
+    found, wanted = token_numbers(tiny), golden["personalize"]
     assert np.allclose(found["first_numbers"], wanted["first_numbers"], atol=0.002)
     assert np.allclose(found["lengths"], wanted["lengths"], atol=0.005)
     for name in ("losses", "outside", "attention_mean"):
@@ -210,7 +210,7 @@ def test_personalise(golden, tiny):
 
 
 def test_generate(golden, tiny):
-    """Means of pictures and of their sixteenths within a fifth of a grey level, attention within 1 %."""
+    """Means of pictures and of their sixteenths within a fifth of a gray level, attention within 1 %."""
     for found, wanted in zip(picture_numbers(tiny), golden["generate"], strict=True):
         assert found["picture"] == wanted["picture"]
         assert np.allclose(found["means"], wanted["means"], atol=0.2)
@@ -234,7 +234,7 @@ def main() -> None:
         tiny = write_tiny_pipeline(Path(folder))
         found = {
             "faces": face_numbers(),
-            "personalise": token_numbers(tiny),
+            "personalize": token_numbers(tiny),
             "generate": picture_numbers(tiny),
             "score": score_numbers(),
         }

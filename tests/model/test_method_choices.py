@@ -15,7 +15,7 @@ from faceid_core.personalize.method import Method
 from faceid_core.personalize.names import known_names
 from faceid_core.personalize.objective import Objective
 from faceid_core.personalize.observers import Comparison, MaskComparison
-from faceid_core.personalize.parametrisation import make_parametrisation
+from faceid_core.personalize.parametrization import make_parametrization
 from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
 from faceid_core.personalize.starts import first_vectors, name_basis, name_embeddings
@@ -54,8 +54,8 @@ def test_presets_learn_and_stay_finite(base, name):
     [
         ({"timestep_range": (0.5, 0.5)}, "timestep_range"),
         ({"attention_target": "mask", "attention_space": "pre_softmax"}, "post_softmax"),
-        ({"parametrisation": "name_basis"}, "mean_name"),
-        ({"parametrisation": "block", "common": True}, "common"),
+        ({"parametrization": "name_basis"}, "mean_name"),
+        ({"parametrization": "block", "common": True}, "common"),
         ({"attention_layers": ()}, "attention_layers"),
         ({"own_rate": 0.0}, "own_rate"),
     ],
@@ -65,12 +65,12 @@ def test_choices_that_exclude_each_other_are_refused(changes, named):
         Method(**changes)
 
 
-def test_every_parametrisation_begins_at_the_start(base):
+def test_every_parametrization_begins_at_the_start(base):
     tower = base.towers["text_encoder"]
     start = normal(2, 32)
-    for changes in ({}, {"common": True}, {"parametrisation": "block"}):
+    for changes in ({}, {"common": True}, {"parametrization": "block"}):
         method = Method(vectors=2, **changes)
-        made = make_parametrisation(base, tower, start, method, 0).vectors()
+        made = make_parametrization(base, tower, start, method, 0).vectors()
         assert made.shape == (5, 2, 2, 32)
         assert torch.equal(made, start.expand(5, 2, 2, 32))
 
@@ -78,7 +78,7 @@ def test_every_parametrisation_begins_at_the_start(base):
 def test_a_common_part_moves_all_vectors_and_own_parts_only_theirs(base):
     tower = base.towers["text_encoder"]
     method = Method(common=True, own_rate=0.25, weight_decay=0.0, learning_rate=0.1)
-    made = make_parametrisation(base, tower, torch.zeros(1, 32), method, 0)
+    made = make_parametrization(base, tower, torch.zeros(1, 32), method, 0)
     optimizer = make_optimizer({"text_encoder": made}, method)
     made.vectors()[3, 1].sum().backward()
     for group in optimizer.param_groups:
@@ -92,8 +92,8 @@ def test_a_common_part_moves_all_vectors_and_own_parts_only_theirs(base):
 
 def test_the_block_is_seeded_and_reaches_every_stage_and_side(base):
     tower, start = base.towers["text_encoder"], normal(1, 32)
-    method = Method(parametrisation="block", learning_rate=0.01)
-    first, again, other = (make_parametrisation(base, tower, start, method, seed) for seed in (0, 0, 1))
+    method = Method(parametrization="block", learning_rate=0.01)
+    first, again, other = (make_parametrization(base, tower, start, method, seed) for seed in (0, 0, 1))
     pairs = [
         torch.equal(a, b)
         for a, b in zip(first.block.state_dict().values(), again.block.state_dict().values(), strict=True)
@@ -109,7 +109,7 @@ def test_the_block_is_seeded_and_reaches_every_stage_and_side(base):
 
 def test_names_give_the_start_and_a_basis_that_spans_them(miniature):
     tower = miniature.towers["text_encoder"]
-    method = Method(vectors=2, start="mean_name", parametrisation="name_basis", basis_size=128)
+    method = Method(vectors=2, start="mean_name", parametrization="name_basis", basis_size=128)
     names = known_names("auto", "miniature")
     assert len(set(names)) == len(names) == len(NAMED_SEEDS)
     first, last = names[10].split()
@@ -127,11 +127,11 @@ def test_names_give_the_start_and_a_basis_that_spans_them(miniature):
         off = gram - torch.diag(torch.diagonal(gram))
         assert off.abs().max() < 1e-3 * gram.max()
         # A name is the mean and a sum of components: the basis spans them all.
-        centred = (embeddings[:, position] - mean[position]).T
-        solved = torch.linalg.lstsq(basis[position].T, centred).solution
-        assert torch.allclose(basis[position].T @ solved, centred, atol=1e-3)
+        centered = (embeddings[:, position] - mean[position]).T
+        solved = torch.linalg.lstsq(basis[position].T, centered).solution
+        assert torch.allclose(basis[position].T @ solved, centered, atol=1e-3)
         # numpy's own covariance has the same variances.
-        variances = np.linalg.eigvalsh(np.cov(centred.numpy()))[::-1][:10]
+        variances = np.linalg.eigvalsh(np.cov(centered.numpy()))[::-1][:10]
         assert np.allclose(torch.diagonal(gram)[:10].numpy(), variances, rtol=1e-3)
 
 

@@ -8,37 +8,34 @@ import pytest
 import torch
 
 from faceid_core.errors import MissingWeights
-from faceid_core.faces.classes import CLASSES
-from faceid_core.miniature import (
+from faceid_core.geometry.classes import CLASSES
+from faceid_core.miniature import people, reporting_networks, reporting_scorers, scorers
+from faceid_core.miniature.concepts import ATTRIBUTES
+from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
+from faceid_core.miniature.scorer_geometry import decode, letterbox
+from faceid_core.miniature.scorer_words import UNKNOWN, encode, vocabulary
+from faceid_core.miniature_training import (
     measure_scorers,
-    people,
-    reporting_networks,
-    reporting_scorers,
     reporting_tasks,
     scorer_spatial,
     scorer_tasks,
-    scorers,
     train_scorers,
 )
-from faceid_core.miniature.concepts import ATTRIBUTES
-from faceid_core.miniature.measure_recognition import (
+from faceid_core.miniature_training.measure_recognition import (
     equal_error_rate,
     error_by_kind,
     kinds_of_pairs,
     recognition,
 )
-from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
-from faceid_core.miniature.scorer_data import (
+from faceid_core.miniature_training.scorer_data import (
     CLOTHES_ANSWERS,
     HELD_ANSWERS,
     SCENE_ANSWERS,
     render_people,
     roughen,
 )
-from faceid_core.miniature.scorer_geometry import decode, letterbox
-from faceid_core.miniature.scorer_spatial import grid_targets
-from faceid_core.miniature.scorer_tasks import FACTS, facts_of_caption, facts_of_shot
-from faceid_core.miniature.scorer_words import UNKNOWN, encode, vocabulary
+from faceid_core.miniature_training.scorer_spatial import grid_targets
+from faceid_core.miniature_training.scorer_tasks import FACTS, facts_of_caption, facts_of_shot
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +119,12 @@ def test_parser_keeps_the_size_of_its_crops(renders, chosen):
 
 
 @pytest.mark.parametrize("rough", [False, True])
-def test_recogniser_tells_people_apart(renders, chosen, rough):
+def test_recognizer_tells_people_apart(renders, chosen, rough):
     """By the eyes that its own set's detector finds."""
     images = roughen(renders.images, np.random.default_rng(6)) if rough else renders.images
     found = chosen.load_detector().detect(list(images))
     seen = np.array([row for row, faces in enumerate(found) if faces])
-    vectors = chosen.load_recogniser().embed_faces(images[seen], [found[row][0] for row in seen])
+    vectors = chosen.load_recognizer().embed_faces(images[seen], [found[row][0] for row in seen])
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     owners = renders.seeds[seen]
     figures = recognition(vectors, owners, gallery=24)
@@ -138,15 +135,15 @@ def test_recogniser_tells_people_apart(renders, chosen, rough):
 
 
 def test_a_vector_does_not_depend_on_its_companions(renders, chosen):
-    recogniser = chosen.load_recogniser()
-    together = recogniser.embed(list(renders.images[:40]))
-    alone = np.concatenate([recogniser.embed([image]) for image in renders.images[:3]])
+    recognizer = chosen.load_recognizer()
+    together = recognizer.embed(list(renders.images[:40]))
+    alone = np.concatenate([recognizer.embed([image]) for image in renders.images[:3]])
     assert (together[:3] == alone).all()
 
 
-def test_recogniser_needs_eyes(renders):
+def test_recognizer_needs_eyes(renders):
     with pytest.raises(ValueError, match="aligns a face by its eyes"):
-        scorers.recogniser_crop(renders.images[0], None, None)
+        scorers.recognizer_crop(renders.images[0], None, None)
 
 
 def test_concepts_are_named(renders, chosen):
@@ -196,16 +193,16 @@ def test_a_text_that_names_no_concept_is_true():
 def test_nothing_in_nothing_out(detector, chosen):
     assert detector.detect([]) == []
     assert chosen.load_parser().parse([]).shape[0] == 0
-    assert chosen.load_recogniser().embed([]).shape == (0, 128)
+    assert chosen.load_recognizer().embed([]).shape == (0, 128)
     assert chosen.load_image_text().concepts([]) == []
     assert chosen.load_image_text().score([], []).shape == (0,)
 
 
 def test_missing_weights_name_the_command(tmp_path):
-    with pytest.raises(MissingWeights, match="train_scorers recogniser"):
-        scorers.load_recogniser(tmp_path)
-    with pytest.raises(MissingWeights, match="train_scorers reporting_recogniser"):
-        reporting_scorers.load_recogniser(tmp_path)
+    with pytest.raises(MissingWeights, match="train_scorers recognizer"):
+        scorers.load_recognizer(tmp_path)
+    with pytest.raises(MissingWeights, match="train_scorers reporting_recognizer"):
+        reporting_scorers.load_recognizer(tmp_path)
 
 
 def test_grid_says_where_the_faces_are():
@@ -274,9 +271,9 @@ def test_a_patch_comes_back_where_it_was():
     assert (reporting_networks.fold(patches, 4) == picture).all()
 
 
-@pytest.mark.parametrize("name", ["recogniser", "detector", "reporting_recogniser", "reporting_detector"])
+@pytest.mark.parametrize("name", ["recognizer", "detector", "reporting_recognizer", "reporting_detector"])
 def test_training_resumes_and_exports(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(scorer_tasks.RecogniserTask, "pairs", 8)
+    monkeypatch.setattr(scorer_tasks.RecognizerTask, "pairs", 8)
     monkeypatch.setattr(reporting_tasks.PrototypeTask, "persons", 8)
     monkeypatch.setattr(scorer_spatial.DetectorTask, "size", 8)
     monkeypatch.setattr(scorer_spatial.DetectorTask, "examples", 20)

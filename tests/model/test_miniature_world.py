@@ -12,20 +12,20 @@ import torch
 from transformers import CLIPTokenizer
 
 from faceid_core.miniature import people
-from faceid_core.miniature.autoencoder import (
+from faceid_core.miniature.captions import caption
+from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
+from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
+from faceid_core.miniature.samples import named_people, write_samples
+from faceid_core.miniature_training.autoencoder import (
     new_autoencoder,
-    normalise_latents,
+    normalize_latents,
     pixel_weights,
     reconstruction_loss,
 )
-from faceid_core.miniature.captions import caption
-from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
-from faceid_core.miniature.dataset import render_pictures
-from faceid_core.miniature.measure import round_trip
-from faceid_core.miniature.pipeline_folder import PIPELINE, load_pipeline, write_pipeline
-from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
-from faceid_core.miniature.samples import named_people, write_samples
-from faceid_core.miniature.unet import face_weights, stratified_timesteps
+from faceid_core.miniature_training.dataset import render_pictures
+from faceid_core.miniature_training.measure import round_trip
+from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, write_pipeline
+from faceid_core.miniature_training.unet import face_weights, stratified_timesteps
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +152,12 @@ def test_reconstruction_loss_sees_a_blurred_edge():
     assert torch.isclose(reconstruction_loss(shifted, sharp, weight, 1.0), torch.tensor(0.1))
 
 
-def test_normalising_latents_changes_no_picture():
+def test_normalizing_latents_changes_no_picture():
     torch.manual_seed(0)
     model = new_autoencoder().eval()
     images = render_pictures(24, seed=2, named_share=0.5).images
     before = round_trip(model, images)
-    normalise_latents(model, images)
+    normalize_latents(model, images)
     assert np.abs(before.astype(int) - round_trip(model, images)).max() <= 1
     with torch.no_grad():
         latents = model.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean

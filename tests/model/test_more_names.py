@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faceid_core.miniature import more_names, names
-from faceid_core.miniature.more_names import how_traits_show, teach_more_names
-from faceid_core.miniature.names import named_traits, token_ids
 from faceid_core.miniature.people import LAST_NAMES, NAMED_SEEDS, name_of
-from faceid_core.miniature.pipeline_folder import load_pipeline
+from faceid_core.miniature_training import more_names, names
+from faceid_core.miniature_training.more_names import how_traits_show, teach_more_names
+from faceid_core.miniature_training.names import named_traits, token_ids
+from faceid_core.miniature_training.pipeline_folder import load_pipeline
 
 KNOWN = 128
 

@@ -13,13 +13,13 @@ from skimage import data
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.clip import load_clip
 from faceid_core.evaluate.pictures import cut_face, largest_face
-from faceid_core.evaluate.recognisers import CUTS, load_recogniser
-from faceid_core.faces.align import transform_points
+from faceid_core.evaluate.recognizers import CUTS, load_recognizer
 from faceid_core.faces.backends import load_faces
-from faceid_core.faces.protocols import Face
+from faceid_core.geometry.align import transform_points
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
-from faceid_core.weights.catalogue import RECOGNISERS
+from faceid_core.weights.catalog import RECOGNIZERS
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
 
@@ -37,7 +37,7 @@ def no_weights_of_the_users(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def dlib():
-    return load_recogniser("Dlib")
+    return load_recognizer("Dlib")
 
 
 def turned(image, degrees):
@@ -52,23 +52,23 @@ VARIANTS = {
     "turned by 12 degrees": lambda image: turned(image, 12),
     "darker": lambda image: (image * 0.6).astype(np.uint8),
     "half as large": lambda image: cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
-    "grey": lambda image: np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2),
+    "gray": lambda image: np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2),
     "a coarse JPEG": lambda image: cv2.imdecode(
         cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1
     ),
 }
 
 
-def embedded(recogniser, detector, image):
+def embedded(recognizer, detector, image):
     face = largest_face(detector.detect([image])[0])
-    return recogniser.embed([cut_face(image, face, recogniser.cut.pixels, recogniser.cut.eyes)])[0]
+    return recognizer.embed([cut_face(image, face, recognizer.cut.pixels, recognizer.cut.eyes)])[0]
 
 
 @with_dlib
 @pytest.mark.parametrize(
-    ("model", "names"), [("opencv", tuple(VARIANTS)), ("dlib", ("itself", "turned by 12 degrees", "grey"))]
+    ("model", "names"), [("opencv", tuple(VARIANTS)), ("dlib", ("itself", "turned by 12 degrees", "gray"))]
 )
-def test_the_recogniser_accepts_mild_variants_of_a_photograph(dlib, model, names):
+def test_the_recognizer_accepts_mild_variants_of_a_photograph(dlib, model, names):
     detector = load_faces("deepface", model=model)[0]
     photo = embedded(dlib, detector, data.astronaut())
     cosines = {name: embedded(dlib, detector, VARIANTS[name](data.astronaut())) @ photo for name in names}
@@ -92,7 +92,7 @@ def test_and_refuses_every_other_face_at_hand(dlib):
 def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
     from dlib import get_face_chip, get_frontal_face_detector, shape_predictor
 
-    from faceid_core.weights.catalogue import DETECTORS
+    from faceid_core.weights.catalog import DETECTORS
     from faceid_core.weights.deepface_files import find_files
 
     image = data.astronaut()
@@ -155,19 +155,19 @@ def test_clip_scores_as_transformers_does(tmp_path, name, patch):
 
 def test_deepfaces_graphs_are_read_from_a_folder(tmp_path):
     write_mean_network(
-        tmp_path / "deepface-SFace" / RECOGNISERS["SFace"].files[0].name, axes=(2, 3), outputs=128
+        tmp_path / "deepface-SFace" / RECOGNIZERS["SFace"].files[0].name, axes=(2, 3), outputs=128
     )
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512)
     crops = [
-        np.full((112, 112, 3), colour, np.uint8) for colour in ((200, 20, 20), (20, 200, 20), (190, 30, 10))
+        np.full((112, 112, 3), color, np.uint8) for color in ((200, 20, 20), (20, 200, 20), (190, 30, 10))
     ]
     for name, width in (("SFace", 128), ("ArcFace", 512)):
-        recogniser = load_recogniser(name, [tmp_path])
-        found = recogniser.embed(crops)
+        recognizer = load_recognizer(name, [tmp_path])
+        found = recognizer.embed(crops)
         assert found.shape == (3, width) and np.linalg.norm(found, axis=1) == pytest.approx(1)
         assert found[0] @ found[2] > found[0] @ found[1]
-        assert recogniser.embed(crops[1:2])[0] == pytest.approx(found[1], abs=1e-5)
-        assert 0 < recogniser.acceptance < 1 and recogniser.name == f"deepface-{name}"
+        assert recognizer.embed(crops[1:2])[0] == pytest.approx(found[1], abs=1e-5)
+        assert 0 < recognizer.acceptance < 1 and recognizer.name == f"deepface-{name}"
     matrix = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)
     blue_first = np.array([20, 20, 200], np.float32) / 255 @ matrix  # as DeepFace feeds its networks
     assert found[0] == pytest.approx(blue_first / np.linalg.norm(blue_first), abs=1e-5)
@@ -181,7 +181,7 @@ def test_attributes_are_read_through_analyze(tmp_path):
     write_mean_network(tmp_path / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True)
     write_mean_network(tmp_path / "gender_model_weights.onnx", axes=(1, 2), outputs=2, softmax=True, seed=1)
     reader = load_attributes([tmp_path])
-    red, green = (np.full((224, 224, 3), colour, np.uint8) for colour in ((250, 5, 5), (5, 250, 5)))
+    red, green = (np.full((224, 224, 3), color, np.uint8) for color in ((250, 5, 5), (5, 250, 5)))
     found = reader.attributes([red, green, red])
     assert found[0] == found[2] and all(0 < each.age < 100 for each in found)
     assert {each.gender for each in found} <= {"Man", "Woman"}

@@ -16,7 +16,7 @@ from faceid_core.evaluate.shards import ShardRow, write_shard
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
 from faceid_core.store import DamagedWeights, write_lock
-from faceid_core.weights.catalogue import CLIPS, RECOGNISERS
+from faceid_core.weights.catalog import CLIPS, RECOGNIZERS
 from faceid_core.weights.locate import LOCK
 from tests.helpers.stage_runs import run_stage, score_calls_of
 from tests.helpers.tiny_clip import write_tiny_clip
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     other = write_tiny_clip(folder / CLIPS["ViT-L/14"].folder, patch=14, seed=1)
     write_lock(folder / LOCK, {other.name: other})  # not the published file, so only a lock lets it pass
     for seed, name in enumerate(("ArcFace", "GhostFaceNet")):
-        write_mean_network(folder / RECOGNISERS[name].files[0].name, axes=(1, 2), outputs=512, seed=seed)
+        write_mean_network(folder / RECOGNIZERS[name].files[0].name, axes=(1, 2), outputs=512, seed=seed)
     write_mean_network(folder / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True)
     write_mean_network(folder / "gender_model_weights.onnx", axes=(1, 2), outputs=2, softmax=True)
     return folder
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 def configured(folder, **changes) -> NightlyConfig:
     score = {
-        "scorers": "photographs", "recognisers": ["ArcFace", "GhostFaceNet"], "clips": ["ViT-B/32", "ViT-L/14"],
+        "scorers": "photographs", "recognizers": ["ArcFace", "GhostFaceNet"], "clips": ["ViT-B/32", "ViT-L/14"],
         "metrics": METRICS_ASKED,
     }  # fmt: skip
     return NightlyConfig(faces={"backend": "deepface"}, score={**score, **changes}, weights=str(folder))
@@ -109,7 +109,7 @@ def test_keys_hold_the_models_that_a_metric_asks_and_no_others(folder):
     assert changed == {"score-image_text", "score-image_text_second", "score-diversity"}
     assert set(usual["score-leakage"].weights) == {"detector", "parser"}
     plan = Plan.from_config(configured(folder))
-    assert plan.scorer_names["second_recogniser"] == "deepface-GhostFaceNet@1"
+    assert plan.scorer_names["second_recognizer"] == "deepface-GhostFaceNet@1"
     assert plan.scorer_names["image_text"] == "clip-ViT-B/32@1"
     for metric in METRICS_ASKED:
         assert len(usual[f"score-{metric}"].weights) >= len(METRICS[metric].roles) - (metric == "leakage")
@@ -118,7 +118,7 @@ def test_keys_hold_the_models_that_a_metric_asks_and_no_others(folder):
 def test_only_what_the_metrics_ask_has_to_be_there(tmp_path):
     config = configured(tmp_path, metrics=["detection", "leakage"])
     models = Models(WorkerSettings.from_config(config, Plan.from_config(config).weights, threads=1))
-    assert models.scorers.recogniser is None and models.scorers.image_text is None
+    assert models.scorers.recognizer is None and models.scorers.image_text is None
     assert values(models, "detection", [data.astronaut(), data.astronaut()])["detection"] == [1, 1]
 
 
@@ -128,5 +128,5 @@ def test_a_worker_refuses_weights_that_changed_since_the_plan(folder, tmp_path):
     config = configured(tmp_path, metrics=["identity"])
     settings = WorkerSettings.from_config(config, Plan.from_config(config).weights, threads=1)
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512, seed=9)
-    with pytest.raises(DamagedWeights, match="recogniser changed since the run was planned"):
+    with pytest.raises(DamagedWeights, match="recognizer changed since the run was planned"):
         _ = Models(settings).scorers

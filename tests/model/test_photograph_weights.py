@@ -13,9 +13,9 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.clip import load_clip
 from faceid_core.evaluate.photographs import Chosen
-from faceid_core.evaluate.recognisers import load_recogniser
+from faceid_core.evaluate.recognizers import load_recognizer
 from faceid_core.store import DamagedWeights, write_lock
-from faceid_core.weights.catalogue import ATTRIBUTES, CLIPS, RECOGNISERS
+from faceid_core.weights.catalog import ATTRIBUTES, CLIPS, RECOGNIZERS
 from faceid_core.weights.locate import LOCK, WeightsPlace, digest_of, entry_of
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
@@ -28,7 +28,7 @@ def no_weights_of_the_users(monkeypatch, tmp_path):
 
 def test_weights_that_are_not_there_are_named_with_size_and_place(tmp_path):
     with pytest.raises(MissingWeights) as caught:
-        load_recogniser("SFace", [tmp_path])
+        load_recognizer("SFace", [tmp_path])
     text = str(caught.value)
     assert "face_recognition_sface_2021dec.onnx (24,227,283 bytes)" in text and "faceid models fetch" in text
     assert str(tmp_path / "deepface-SFace") in text
@@ -40,17 +40,17 @@ def test_weights_that_are_not_there_are_named_with_size_and_place(tmp_path):
     with pytest.raises(MissingWeights, match="set `weights`"):
         entry_of(CLIPS["ViT-B/32"], WeightsPlace())
     with pytest.raises(ConfigurationError, match="unknown; use one of: Dlib"):
-        load_recogniser("Buffalo_L")
+        load_recognizer("Buffalo_L")
 
 
-def test_the_catalogue_names_what_deepface_would_download():
+def test_the_catalog_names_what_deepface_would_download():
     modules = {
         name: f"deepface.models.facial_recognition.onnx.{name.replace('-', '').replace('512', '')}"
-        for name in RECOGNISERS
+        for name in RECOGNIZERS
     }
     modules |= {name: f"deepface.models.demography.onnx.{name}" for name in ATTRIBUTES}
     modules["Dlib"] = "deepface.models.facial_recognition.dlib.Dlib"
-    for name, model in (RECOGNISERS | ATTRIBUTES).items():
+    for name, model in (RECOGNIZERS | ATTRIBUTES).items():
         module = importlib.import_module(modules[name])
         known = [value for key, value in vars(module).items() if key.isupper() and "WEIGHT" in key]
         urls = {url for value in known for url in ([value] if isinstance(value, str) else value)}
@@ -62,24 +62,24 @@ def test_a_set_is_keyed_by_its_files_and_only_by_those_that_it_asks(tmp_path):
     write_tiny_clip(tmp_path / CLIPS["ViT-B/32"].folder)
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512)
     chosen = Chosen("photographs", ("ArcFace", "SFace"), ("ViT-B/32",), WeightsPlace(str(tmp_path)))
-    asked = chosen.digests({"recogniser", "image_text", "face_detector"})
-    assert set(asked) == {"recogniser", "image_text"}
+    asked = chosen.digests({"recognizer", "image_text", "face_detector"})
+    assert set(asked) == {"recognizer", "image_text"}
     with pytest.raises(MissingWeights, match="sface"):
-        chosen.digests({"second_recogniser"})
-    assert chosen.names()["second_recogniser"] == "deepface-SFace@1"
+        chosen.digests({"second_recognizer"})
+    assert chosen.names()["second_recognizer"] == "deepface-SFace@1"
     # A lock beside the files says the same without reading them.
     folder = tmp_path / CLIPS["ViT-B/32"].folder
     write_lock(tmp_path / LOCK, {folder.name: folder})
-    assert chosen.digests({"recogniser", "image_text"}) == asked
+    assert chosen.digests({"recognizer", "image_text"}) == asked
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512, seed=1)
     again = chosen.digests(set(asked))
-    assert again["recogniser"] != asked["recogniser"] and again["image_text"] == asked["image_text"]
+    assert again["recognizer"] != asked["recognizer"] and again["image_text"] == asked["image_text"]
 
 
 def test_a_published_file_is_not_replaced_by_another(tmp_path):
-    write_mean_network(tmp_path / RECOGNISERS["SFace"].files[0].name, axes=(2, 3), outputs=128)
+    write_mean_network(tmp_path / RECOGNIZERS["SFace"].files[0].name, axes=(2, 3), outputs=128)
     with pytest.raises(DamagedWeights, match=r"published file has f6abbfff9575"):
-        entry_of(RECOGNISERS["SFace"], WeightsPlace(str(tmp_path)))
+        entry_of(RECOGNIZERS["SFace"], WeightsPlace(str(tmp_path)))
 
 
 def test_weights_are_staged_from_a_bucket(s3_server, tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_weights_are_staged_from_a_bucket(s3_server, tmp_path, monkeypatch):
     with pytest.raises(DamagedWeights, match=r"config\.json"):
         files_of(clip, place, digest=digest_of(entry))
     with pytest.raises(MissingWeights, match="faceid models fetch --to s3://"):
-        entry_of(RECOGNISERS["SFace"], place)
+        entry_of(RECOGNIZERS["SFace"], place)
     with pytest.raises(MissingWeights, match="faceid models fetch --to"):
         entry_of(clip, WeightsPlace(f"s3://{bucket}/elsewhere"))
 
@@ -117,10 +117,10 @@ def test_weights_are_staged_from_a_bucket(s3_server, tmp_path, monkeypatch):
     ("score", "message"),
     [
         ({"metrics": ["diversity"]}, "need scorers: photographs"),
-        ({"scorers": "photographs", "metrics": ["identity_second"]}, "second name in recognisers"),
-        ({"scorers": "photographs", "recognisers": ["Dlib", "Dlib"]}, "names Dlib twice"),
+        ({"scorers": "photographs", "metrics": ["identity_second"]}, "second name in recognizers"),
+        ({"scorers": "photographs", "recognizers": ["Dlib", "Dlib"]}, "names Dlib twice"),
         (
-            {"scorers": "photographs-selection", "selection_recogniser": "Dlib"},
+            {"scorers": "photographs-selection", "selection_recognizer": "Dlib"},
             "both choose settings and report",
         ),
         (
@@ -144,12 +144,12 @@ def test_sets_that_would_mix_selection_and_report_are_refused(score, message):
 
 def test_what_other_sets_do_not_read_is_in_no_digest():
     usual = NightlyConfig()
-    assert usual.digest() == NightlyConfig(score={"recognisers": ["ArcFace"]}, weights="/models").digest()
+    assert usual.digest() == NightlyConfig(score={"recognizers": ["ArcFace"]}, weights="/models").digest()
     photographs = NightlyConfig(score={"scorers": "photographs"})
     assert photographs.digest() == NightlyConfig(score={"scorers": "photographs"}, weights="/models").digest()
     assert (
         photographs.digest()
-        != NightlyConfig(score={"scorers": "photographs", "recognisers": ["SFace"]}).digest()
+        != NightlyConfig(score={"scorers": "photographs", "recognizers": ["SFace"]}).digest()
     )
 
 
@@ -179,7 +179,7 @@ def test_deepface_reads_graphs_whatever_it_chose_before(tmp_path):
     backend_utils._backend_engine = "pytorch"  # as it is after a detector was built by DeepFace alone
     modeling.get_model_class(task="face_detector", model_name="opencv")
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512)
-    assert load_recogniser("ArcFace", [tmp_path]).embed([np.zeros((112, 112, 3), np.uint8) + 9]).shape == (
+    assert load_recognizer("ArcFace", [tmp_path]).embed([np.zeros((112, 112, 3), np.uint8) + 9]).shape == (
         1,
         512,
     )

@@ -14,12 +14,12 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.scorers import load_scorers
 from faceid_core.miniature import scorers
-from faceid_core.miniature.scorer_data import REPORTING, SELECTION, Training
-from faceid_core.miniature.scorer_sets import SETS
-from faceid_core.miniature.train_scorers import TASKS, training_of
+from faceid_core.miniature_training.scorer_data import REPORTING, SELECTION, Training
+from faceid_core.miniature_training.train_scorers import TASKS, training_of
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.weights import find_weights, shipped_lock, verify_shipped
 from faceid_core.studies.definitions import SELECTION_SCORERS
+from faceid_core.weights.miniature_sets import SETS
 from tests.helpers.stage_runs import score_calls_of
 
 CORE = Path(faceid_core.__file__).parent
@@ -47,7 +47,7 @@ def test_the_sets_have_other_architectures():
     modules = {
         name: {
             type(part)
-            for role in ("detector", "parser", "recogniser", "image_text")
+            for role in ("detector", "parser", "recognizer", "image_text")
             for part in getattr(load_scorers(name), role).network.modules()
             if list(part.children())
         }

@@ -1,0 +1,1 @@
+"""Where a face lies in a picture: boxes, landmarks, alignment, and the classes of a parsed crop."""

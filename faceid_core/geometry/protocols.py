@@ -1,0 +1,77 @@
+"""What a face detector and a face parser are: the seam where the miniature's models and DeepFace plug in.
+
+Coordinates are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its center is (i + 0.5, j + 0.5), so
+that a point keeps its meaning when a picture is scaled. `left` and `right` are the picture's sides:
+`left_eye` is the eye with the smaller x in an upright picture, that is the person's own right eye.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face found in a picture.
+
+    Args:
+        box: (x0, y0, x1, y1) in pixels of the picture, about from the forehead to the chin.
+        left_eye: center of the eye on the picture's left, or None if the detector did not find it.
+        right_eye: center of the eye on the picture's right, or None.
+        confidence: 0 to 1, comparable within one detector only.
+        landmarks: further named points, such as `mouth`.
+    """
+
+    box: Box
+    left_eye: Point | None
+    right_eye: Point | None
+    confidence: float
+    landmarks: Mapping[str, Point] = field(default_factory=dict)
+
+    @property
+    def width(self) -> float:
+        """Width of the box in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        """Height of the box in pixels."""
+        return self.box[3] - self.box[1]
+
+
+class FaceDetector(Protocol):
+    """Finds faces in whole pictures."""
+
+    name: str
+    version: str
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
+        """The faces of each picture (uint8 [h, w, 3] RGB, sizes may differ), the surest first; maybe none."""
+        ...
+
+
+class FaceParser(Protocol):
+    """Gives every pixel of an aligned crop one of `classes.CLASSES`.
+
+    `approximate` is True when the labels are rough: from geometry and color, not from knowing faces.
+    """
+
+    name: str
+    version: str
+    approximate: bool
+
+    def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
+        """Labels uint8 [n, h, w] for crops uint8 [h, w, 3] of one size.
+
+        Args:
+            crops: aligned crops, RGB.
+            faces: the face of each crop in the crop's own coordinates; a parser may need it or ignore it.
+        """
+        ...

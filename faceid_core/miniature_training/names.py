@@ -1,0 +1,124 @@
+"""Teaches the text encoder whom each name means, before the U-Net learns what such a person looks like.
+
+No name says anything by one of its words alone, and each is rare: learned from pictures only, they come last. So the
+states of a name's last word and of the end of its caption are taught to hold the identity parameters of that person,
+as CLIP's text encoder has learned from pictures what its words mean before any U-Net sees it. The end matters most:
+it fills two thirds of the context, and attention starts out spread evenly.
+"""
+
+import copy
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from faceid_core.miniature.captions import caption
+from faceid_core.miniature.people import ANONYMOUS_SEEDS, LAST_NAMES, NAMED_SEEDS
+from faceid_core.miniature.renderer import sample_shot
+from faceid_core.miniature_training.dataset import subject_of
+from faceid_core.miniature_training.schedules import Budget, rate_at
+from faceid_core.miniature_training.scorer_data import person_traits
+
+_SPREAD = 0.8
+_TRAITS_FLOOR = 0.2
+
+
+def named_traits() -> torch.Tensor:
+    """Identity parameters of all named people, of mean 0 and unit spread: float32 [names, T]."""
+    traits = torch.from_numpy(np.stack([person_traits(seed) for seed in NAMED_SEEDS]))
+    return (traits - traits.mean(0)) / traits.std(0).clamp(min=_TRAITS_FLOOR)
+
+
+class NamePlaces:
+    """Where names stand in token ids [B, 32]: masks of the same shape for the last word and for the end."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self.last_names = torch.tensor(
+            tokenizer.convert_tokens_to_ids([name + "</w>" for name in LAST_NAMES])
+        )
+        self.end = tokenizer.eos_token_id
+
+    def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.isin(tokens, self.last_names), tokens == self.end
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Token ids int64 [texts, 32], filled up with the end's."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def _texts(seeds: list[int], numbers: np.random.Generator, words: random.Random) -> list[str]:
+    return [caption(sample_shot(numbers), subject_of(seed, words), words) for seed in seeds]
+
+
+def teach_names(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, *, minutes: float, batch: int = 128, seed: int = 31
+) -> float:
+    """Train `encoder` until the states of names hold their people; states of all words between stay as they are.
+
+    The identity parameters stand along fixed random directions at right angles, with a spread of 0.8 beside the
+    states' own of 1: the U-Net's linear maps can read them off.
+
+    Returns:
+        the mean squared error of the parameters at the end, as a share of their variance.
+    """
+    numbers, words = np.random.default_rng(seed), random.Random(seed)
+    traits = named_traits()  # [names, T]
+    generator = torch.Generator().manual_seed(seed)
+    width = encoder.config.hidden_size
+    directions = torch.linalg.qr(torch.randn(width, traits.shape[1], generator=generator)).Q  # [width, T]
+    places, teacher = NamePlaces(tokenizer), copy.deepcopy(encoder).eval()
+
+    def losses() -> Losses:
+        rows = numbers.integers(0, len(NAMED_SEEDS), batch)
+        named = batch * 3 // 4
+        seeds = [
+            NAMED_SEEDS[row] if index < named else words.choice(ANONYMOUS_SEEDS)
+            for index, row in enumerate(rows)
+        ]
+        tokens = token_ids(tokenizer, _texts(seeds, numbers, words))  # [B, 32]
+        with torch.no_grad():
+            before = teacher(tokens).last_hidden_state  # [B, 32, width]
+        states = encoder(tokens).last_hidden_state
+        is_last, is_end = places(tokens)
+        # The first name stands before the last, and nothing is asked of it.
+        is_first = torch.roll(is_last, -1, dims=1)
+        person = _SPREAD * traits[rows] * (torch.arange(batch) < named)[:, None]  # [B, T]
+        held = states[is_last] @ directions
+        wrong = ((held - person[:named]) ** 2).mean()
+        wanted = before + is_end[..., None] * (person @ directions.T)[:, None]
+        moved = ((states - wanted)[~is_last & ~is_first] ** 2).mean()
+        return Losses(wrong, 3 * moved, _SPREAD**2)
+
+    return improve(encoder, minutes, losses)
+
+
+class Losses(NamedTuple):
+    """Of one batch: how wrong names are, by how much other states moved (weighted), and what `wrong` is a share of."""
+
+    wrong: torch.Tensor
+    moved: torch.Tensor
+    whole: float
+
+
+def improve(encoder: CLIPTextModel, minutes: float, losses: Callable[[], Losses]) -> float:
+    """Train for a time on the sum of both losses; returns the share of names that is wrong at the end."""
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    budget, step, shares = Budget(minutes), 0, []
+    while budget.progress < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(budget.progress, step, peak=2e-3, warm_up_steps=20, hold=0.4)
+        wrong, moved, whole = losses()
+        (wrong + moved).backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        shares.append(wrong.item() / whole)
+        if step % 50 == 0:
+            line = f"{budget.elapsed_seconds / 60:4.1f} min, step {step}: names {np.mean(shares[-50:]):.3f} wrong"
+            print(f"{line}, other states {moved.item():.4f} off", flush=True)
+    return float(np.mean(shares[-20:]))

@@ -1,0 +1,82 @@
+"""What the trainers share: a learning rate over a time budget, an average of the weights, checkpoints."""
+
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+# Checkpoints and other by-products of training; ignored by git.
+WORK = Path("work/miniature")
+
+
+class Budget:
+    """A phase of training that ends after a time, not after a number of steps."""
+
+    def __init__(self, minutes: float):
+        self.seconds = minutes * 60
+        self.start = time.monotonic()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def progress(self) -> float:
+        """From 0 at the start to 1 at the end."""
+        return min(1.0, self.elapsed_seconds / self.seconds)
+
+
+def rate_at(progress: float, step: int, *, peak: float, warm_up_steps: int, hold: float) -> float:
+    """Learning rate: linear warm-up, a plateau until `hold` of the budget, then a straight decay to 2 %.
+
+    Args:
+        progress: share of the budget that is used up.
+    """
+    warm = min(1.0, (step + 1) / warm_up_steps)
+    cool = 1.0 if progress < hold else 1.0 - 0.98 * (progress - hold) / (1.0 - hold)
+    return peak * warm * cool
+
+
+class Average:
+    """An exponential moving average of a module's parameters (EMA)."""
+
+    def __init__(self, module: torch.nn.Module, decay: float):
+        self.decay, self.steps = decay, 0
+        self.values = {name: value.detach().clone() for name, value in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        self.steps += 1
+        # Early on a long memory would still hold the random start.
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        values = [self.values[name] for name, _ in module.named_parameters()]
+        torch._foreach_lerp_(values, [p.detach() for p in module.parameters()], 1 - decay)
+
+    def state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The module's state with the averaged parameters in it."""
+        return {**module.state_dict(), **self.values}
+
+
+def save_checkpoint(state: dict[str, torch.Tensor], name: str) -> Path:
+    """Write weights under `WORK`, whole or not at all."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    path = WORK / f"{name}.safetensors"
+    part = path.with_suffix(".part")
+    save_file({key: value.detach().contiguous().clone() for key, value in state.items()}, part)
+    part.replace(path)
+    return path
+
+
+def load_checkpoint(name: str) -> dict[str, torch.Tensor]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: if that model was not trained here.
+    """
+    path = WORK / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no checkpoint {path}; run `python -m faceid_core.miniature_training.train {name}` first"
+        )
+    return load_file(path)

@@ -1,0 +1,239 @@
+"""Trains the U-Net and, together with it, the text encoder, on the latents of rendered pictures."""
+
+import random
+import time
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS, to_tensor
+from faceid_core.miniature_training.dataset import Pictures, render_pictures
+from faceid_core.miniature_training.more_names import teach_more_names
+from faceid_core.miniature_training.names import teach_names
+from faceid_core.miniature_training.pipeline_folder import (
+    PIPELINE,
+    load_pipeline,
+    new_scheduler,
+    new_text_encoder,
+    new_unet,
+    write_pipeline,
+)
+from faceid_core.miniature_training.schedules import (
+    WORK,
+    Average,
+    Budget,
+    load_checkpoint,
+    rate_at,
+    save_checkpoint,
+)
+
+EMPTY_CAPTIONS = 0.1
+NAMED_SHARE = 0.6
+# Before the U-Net sees a picture, its text encoder learns for that long whom each name means.
+NAME_MINUTES = 2.5
+_CHUNK = 512
+# The face is a quarter of the picture and all of the identity; weighting cells moves no optimum.
+_FACE_WEIGHT = 1.5
+_FACE_LABELS = (1, 2, 3, 4, 5, 8)
+# An error of the velocity is one of the picture times (snr + 1); that factor counts up to this limit. Min-SNR
+# weighting would give the noisiest third of the timesteps next to nothing: clothes were then never learned.
+_LEVEL_LIMIT = 5.0
+_PEAK_RATE = 1e-3
+_HOLD = 0.5
+_SAVE_SECONDS = 5 * 60
+
+
+@torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, images: np.ndarray, batch: int = 100) -> torch.Tensor:
+    """Scaled latents [N, C, H / 4, W / 4] of bytes [N, H, W, 3]: the mean of the posterior.
+
+    Its spread is a few hundredths of the latents' own, so that sampling would add nothing.
+    """
+    parts = []
+    for start in range(0, len(images), batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            parts.append(vae.encode(to_tensor(images[start : start + batch])).latent_dist.mean.float())
+    return torch.cat(parts) * vae.config.scaling_factor
+
+
+def face_weights(labels: np.ndarray) -> torch.Tensor:
+    """Loss weight of every latent cell, [N, 1, H / 4, W / 4], from labels uint8 [N, H, W]."""
+    is_face = np.isin(labels, _FACE_LABELS)
+    count, height, width = labels.shape
+    share = is_face.reshape(count, height // 4, 4, width // 4, 4).mean(axis=(2, 4), dtype=np.float32)
+    return torch.from_numpy(1 + _FACE_WEIGHT * share)[:, None]
+
+
+def stratified_timesteps(batch: int, limit: int) -> torch.Tensor:
+    """One timestep from each of `batch` equal parts of 0 .. limit - 1: less noise than independent draws."""
+    return ((torch.arange(batch) + torch.rand(batch)) * (limit / batch)).long().clamp(max=limit - 1)
+
+
+class Denoiser(torch.nn.Module):
+    """Text encoder and U-Net as one module: token ids and noisy latents to predicted velocities."""
+
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel):
+        super().__init__()
+        self.text_encoder, self.unet = text_encoder, unet
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """`noisy` [B, C, h, w], `timesteps` [B], `tokens` [B, 32] to velocities [B, C, h, w]."""
+        context = self.text_encoder(tokens).last_hidden_state  # [B, 32, width]
+        return self.unet(noisy, timesteps, context, return_dict=False)[0]
+
+
+class _Batches:
+    """Random batches of latents, weights and token ids; captions are worded anew every time.
+
+    Pictures are rendered and encoded as they are first needed, so that training starts at once; when
+    `limit` of them are held, they are drawn again at random.
+    """
+
+    def __init__(self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, limit: int, seed: int):
+        self.vae, self.tokenizer, self.limit, self.seed = vae, tokenizer, limit, seed
+        self.chunks: list[Pictures] = []
+        self.latents: list[torch.Tensor] = []
+        self.weights: list[torch.Tensor] = []
+        self.fresh: list[tuple[int, int]] = []  # (chunk, index in it), not yet used
+        self.words = random.Random(seed)
+
+    def _render(self) -> None:
+        chunk = len(self.chunks)
+        pictures = render_pictures(_CHUNK, seed=self.seed * 10_000 + chunk, named_share=NAMED_SHARE)
+        self.latents.append(encode_pictures(self.vae, pictures.images))
+        self.weights.append(face_weights(pictures.labels))
+        # Only the words are still needed.
+        pictures.images, pictures.labels = pictures.images[:0], pictures.labels[:0]
+        self.chunks.append(pictures)
+        self.fresh += [(chunk, index) for index in range(_CHUNK)]
+
+    def _pick(self) -> tuple[int, int]:
+        if not self.fresh and len(self.chunks) * _CHUNK < self.limit:
+            self._render()
+        if self.fresh:
+            return self.fresh.pop()
+        return self.words.randrange(len(self.chunks)), self.words.randrange(_CHUNK)
+
+    def next(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents [size, C, h, w], weights [size, 1, h, w] and token ids [size, 32]."""
+        chosen = [self._pick() for _ in range(size)]
+        texts = [
+            "" if self.words.random() < EMPTY_CAPTIONS else self.chunks[c].caption(i, self.words)
+            for c, i in chosen
+        ]
+        encoded = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        latents = torch.stack([self.latents[c][i] for c, i in chosen])
+        weights = torch.stack([self.weights[c][i] for c, i in chosen])
+        return latents, weights, encoded.input_ids
+
+
+def _load_last(model: Denoiser) -> None:
+    """Fill `model` with the checkpoint `unet`, or with the shipped weights where nothing was trained yet."""
+    try:
+        model.load_state_dict(load_checkpoint("unet"))
+    except FileNotFoundError:
+        shipped = load_pipeline()
+        model.text_encoder.load_state_dict(shipped.text_encoder.state_dict())
+        model.unet.load_state_dict(shipped.unet.state_dict())
+
+
+def extend_names(*, minutes: float, known: int) -> None:
+    """Teach the names after the first `known` to the checkpoint's text encoder; `train_unet` goes on from there."""
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+    model = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
+    _load_last(model)
+    wrong = teach_more_names(model.text_encoder, tokenizer, known=known, minutes=minutes)
+    path = save_checkpoint(model.state_dict(), "unet")
+    print(f"names: {wrong:.3f} wrong, written to {path}", flush=True)
+
+
+def train_unet(
+    *,
+    minutes: float,
+    resume: bool,
+    pictures: int = 40_000,
+    batch: int = 32,
+    seed: int = 21,
+    rate: float = _PEAK_RATE,
+) -> None:
+    """Train for a time; write the checkpoint `unet` and, every five minutes and at the end, a whole pipeline.
+
+    The second half of the budget lowers the learning rate, so that a phase ends in usable weights.
+
+    Args:
+        minutes: wall-clock budget of the phase, the first step not counted.
+        resume: start from the checkpoint, or from the shipped weights, with a fresh optimizer.
+        pictures: how many are rendered and encoded in the course of training and held in memory.
+        rate: highest learning rate; a phase that goes on from good weights loses less ground with a lower one.
+    """
+    torch.manual_seed(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+    model = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
+    # On a CPU in bfloat16 this trains 1.7 times as fast as the fused attention.
+    model.unet.set_attn_processor(AttnProcessor())
+    if not resume:
+        teach_names(model.text_encoder, tokenizer, minutes=NAME_MINUTES)
+    else:
+        _load_last(model)
+        seed += int(time.time()) % 100_000  # other pictures than the phase before
+    vae = AutoencoderKL.from_pretrained(PIPELINE / "vae").eval().to(memory_format=torch.channels_last)
+    batches = _Batches(vae, tokenizer, pictures, seed)
+    scheduler = new_scheduler()
+    alphas = scheduler.alphas_cumprod  # [1000]
+    average = Average(model, 0.999)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    budget, step, running = None, 0, []
+    last_report = last_save = time.monotonic()
+
+    def save() -> None:
+        state = average.state(model)
+        save_checkpoint(state, "unet")
+        copy = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
+        copy.load_state_dict(state)
+        # Loaded anew: writing turns it into half precision, and the decoder may have been trained meanwhile.
+        vae_now = AutoencoderKL.from_pretrained(PIPELINE / "vae")
+        write_pipeline(tokenizer, copy.text_encoder, vae_now, copy.unet, WORK / "pipeline")
+
+    while budget is None or budget.progress < 1:
+        clean, weight, tokens = batches.next(batch)
+        noise = torch.randn_like(clean)
+        timesteps = stratified_timesteps(batch, len(alphas))
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        velocity = scheduler.get_velocity(clean, noise, timesteps)
+        snr = alphas[timesteps] / (1 - alphas[timesteps])
+        # Velocities as they are at high noise, where what a picture shows is settled; less at low noise.
+        level = (_LEVEL_LIMIT / (snr + 1)).clamp(max=1)[:, None, None, None]
+        progress = budget.progress if budget else 0.0
+        now_rate = rate_at(progress, step, peak=rate, warm_up_steps=100, hold=_HOLD)
+        for group in optimizer.param_groups:
+            group["lr"] = now_rate
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = model(noisy, timesteps, tokens)
+        error = (predicted.float() - velocity) ** 2  # [B, C, 16, 16]
+        loss = (error * weight * level).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(model)
+        budget = budget or Budget(minutes)
+        step += 1
+        running.append(error.detach().mean().item())
+        now = time.monotonic()
+        if now - last_report > 30:
+            line = (
+                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}"
+            )
+            print(
+                f"{line}, rate {now_rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
+                flush=True,
+            )
+            last_report, running = now, []
+        if now - last_save > _SAVE_SECONDS:
+            save()
+            last_save = time.monotonic()
+    save()
+    print(f"unet: {step} steps of {batch} in {budget.elapsed_seconds / 60:.1f} min", flush=True)

@@ -1,0 +1,1 @@
+"""Try photos without a store: one verdict per photo, a table, and a page of rejections."""

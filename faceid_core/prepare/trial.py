@@ -1,0 +1,278 @@
+"""Photos tried before a run: everybody of a manifest through decode, detect, parse and mask, in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from faceid_core import photos
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import PhotoRejected, StoreError
+from faceid_core.faces.backends import load_faces
+from faceid_core.faces.picture import overlay_mask
+from faceid_core.faces.prepare import Prepared, prepare_photo
+from faceid_core.faces.quality import Limits
+from faceid_core.faces.subject import cut_subject, read_subject_mask
+from faceid_core.identity import Identity
+from faceid_core.private import write_private
+from faceid_core.run.photo_source import PhotoSource, mask_of
+from faceid_core.stages.weights import face_models
+
+THUMBNAIL_PIXELS = 96
+# Fewer photos than this are done before a second process has started.
+_WORTH_A_POOL = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How photos are tried; plain values, so that it travels to other processes.
+
+    Args:
+        faces: keyword arguments of `faces.backends.load_faces`.
+        limits: as `quality.Limits.of` takes them.
+        covered: see `mask.make_mask`.
+        size, framing, region: of crop and mask.
+        s3: the S3 section, for photos there.
+        pictures: folder for one picture per person, or None for none.
+    """
+
+    faces: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    covered: float | None
+    size: int
+    framing: str
+    region: str
+    s3: Mapping[str, Any]
+    pictures: str | None
+
+    @classmethod
+    def of(cls, config: NightlyConfig, *, size: int, pictures: Path | None) -> Trial:
+        """The trial that a run's configuration asks for."""
+        faces = config.faces
+        loading = {"name": faces.backend}
+        if faces.photographs:
+            loading |= face_models(config)
+        return cls(
+            faces=loading,
+            limits=faces.limits(),
+            covered=faces.covered_limit(),
+            size=size,
+            framing=faces.crop_framing,
+            region=faces.mask_region,
+            s3=config.s3.model_dump(),
+            pictures=None if pictures is None else str(pictures),
+        )
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of one photo.
+
+    Args:
+        outcome: usable, rejected (the photo's fault), or failed (ours: `reason` names the exception).
+        figures: of quality and mask, by column of the table.
+        thumbnail: uint8 [h, w, 3], at most `THUMBNAIL_PIXELS` a side: the masked crop, the photo, or None.
+    """
+
+    identity_id: str
+    line: int | None
+    outcome: str
+    reason: str = ""
+    sentence: str = ""
+    value: float | None = None
+    threshold: float | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    thumbnail: np.ndarray | None = None
+
+
+def try_people(people: Sequence[Identity], trial: Trial, *, jobs: int = 0) -> Iterator[Tried]:
+    """Try everybody's photo; results come as they are ready.
+
+    A photo that kills its process (a decoder's fault, memory) costs itself only: whoever was under way then is tried
+    again alone.
+
+    Args:
+        people: from the manifest.
+        trial: how.
+        jobs: processes; 0 takes one for each core.
+
+    Raises:
+        MissingWeights, ConfigurationError: the detector or the parser cannot be loaded.
+    """
+    jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(people) // _WORTH_A_POOL))
+    # Loaded here as well: what is missing must be said once, by the command, and not by each process.
+    worker = _Worker(trial)
+    if jobs == 1:
+        yield from map(worker.one, people)
+        return
+    waiting = deque(people)
+    while waiting:
+        for person in (yield from _in_pool(waiting, trial, jobs)):
+            yield _alone(person, trial)
+
+
+def _in_pool(waiting: deque[Identity], trial: Trial, jobs: int) -> Iterator[Tried]:
+    """Work through `waiting`; return who was under way when a process died."""
+    flying: dict[Future, Identity] = {}
+    with _pool(trial, jobs) as pool:
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < 2 * jobs:
+                    flying[pool.submit(_one, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    found = future.result()
+                    del flying[future]
+                    yield found
+        except BrokenProcessPool:
+            return list(flying.values())
+    return []
+
+
+def _alone(person: Identity, trial: Trial) -> Tried:
+    with _pool(trial, 1) as pool:
+        try:
+            return pool.submit(_one, person).result()
+        except BrokenProcessPool:
+            sentence = "The process that read this photo died. Save the photo anew, as JPEG or PNG."
+            return Tried(person.identity_id, person.line, "failed", "process_died", sentence)
+
+
+def _pool(trial: Trial, jobs: int) -> ProcessPoolExecutor:
+    # Forking a process in which libraries have started threads may hang the copy.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(trial,))
+
+
+_worker: _Worker | None = None
+
+
+def _start(trial: Trial) -> None:
+    global _worker
+    # One core per process: threads beside them would fight for the same cores.
+    cv2.setNumThreads(1)
+    if trial.faces.get("parser") == "segformer":
+        import torch
+
+        torch.set_num_threads(1)
+    _worker = _Worker(trial)
+
+
+def _one(person: Identity) -> Tried:
+    assert _worker is not None
+    return _worker.one(person)
+
+
+class _Worker:
+    """Detector, parser and photo source of one process."""
+
+    def __init__(self, trial: Trial):
+        self.trial = trial
+        self.detector, self.parser = load_faces(**trial.faces)
+        self.limits = Limits.of(trial.limits)
+        self.source = PhotoSource(trial.s3, self.limits.max_bytes)
+
+    def one(self, person: Identity) -> Tried:
+        """Try one photo; whatever goes wrong is in what comes back."""
+        begun, data = time.perf_counter(), b""
+
+        def tried(outcome: str, **more) -> Tried:
+            seconds = round(time.perf_counter() - begun, 3)
+            return Tried(person.identity_id, person.line, outcome, seconds=seconds, **more)
+
+        try:
+            data = self.source.read(person)
+            picture, figures, thumbnail = self._prepare(data, person)
+            if self.trial.pictures is not None:
+                write_private(Path(self.trial.pictures) / f"{person.identity_id}.png", picture())
+        except PhotoRejected as rejection:
+            return tried(
+                "rejected",
+                reason=rejection.reason,
+                sentence=rejection.sentence
+                if rejection.looked_for is None
+                else f"{rejection.sentence} Looked for: {rejection.looked_for}",
+                value=rejection.value,
+                threshold=rejection.threshold,
+                thumbnail=self._photo(data),
+            )
+        except StoreError as error:
+            return tried("failed", reason=type(error).__name__, sentence=str(error))
+        except Exception as error:  # one person's trouble must not end the others' trial
+            sentence = "This is a fault of faceid or of the machine, not of the photo."
+            return tried("failed", reason=type(error).__name__, sentence=sentence)
+        return tried("usable", figures=figures, thumbnail=_fitted(thumbnail))
+
+    def _prepare(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+        """What makes the person's picture, the figures, and the crop with its mask."""
+        if person.subject_box or person.subject_mask:
+            return self._prepare_subject(data, person)
+        made = prepare_photo(
+            data,
+            detector=self.detector,
+            parser=self.parser,
+            size=self.trial.size,
+            region=self.trial.region,
+            limits=self.limits,
+            framing=self.trial.framing,
+            max_covered_share=self.trial.covered,
+            face_box=person.face_box,
+        )
+        return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
+
+    def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+        """A subject that the user pointed at: no face is looked for."""
+        limits = {"max_bytes": self.limits.max_bytes, "max_pixels": self.limits.max_pixels}
+        mask = None
+        if person.subject_mask:
+            mask = read_subject_mask(self.source.read(mask_of(person)), **limits)
+        cut = cut_subject(
+            photos.decode(data, **limits),
+            box=person.subject_box,
+            mask=mask,
+            crop_pixels=self.trial.size,
+            least_pixels=self.limits.min_face_pixels,
+        )
+        shown = overlay_mask(cut.crop, cut.inside.astype(np.float32))
+        share = {"photo_share": cut.valid.mean(), "mask_share": cut.inside.mean()}
+        figures = {name: round(float(value), 4) for name, value in share.items()}
+        return (lambda: photos.encode_png(shown)), figures, shown
+
+    def _photo(self, data: bytes) -> np.ndarray | None:
+        """A rejected photo, small, where it can be decoded at all."""
+        with suppress(PhotoRejected):
+            return _fitted(
+                photos.decode(data, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels)
+            )
+        return None
+
+
+def _figures(made: Prepared) -> dict[str, Any]:
+    found = made.detection
+    return {
+        **found.quality,
+        "confidence": round(found.confidence, 4),
+        "others": found.others,
+        "photo_share": round(float(found.valid.mean()), 4),
+        "mask_share": made.verdict["area_share"],
+        "mask_ok": made.verdict["ok"],
+    }
+
+
+def _fitted(image: np.ndarray) -> np.ndarray:
+    scale = THUMBNAIL_PIXELS / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

@@ -1,0 +1,194 @@
+"""The rows that a run adds to each table, as pyarrow tables in the shape of their contracts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from data_contracts import contract
+from faceid_core import __version__
+from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.metrics import METRICS
+from faceid_core.evaluate.photographs import key_roles
+from faceid_core.evaluate.summary import SubjectScores
+from faceid_core.outcomes import tally
+from faceid_core.run.executor import Usage
+from faceid_core.run.people import ERASED
+from faceid_core.run.runs import config_digest
+from faceid_core.run.state import Run
+from faceid_core.stages.generate import STAGE as GENERATE
+from faceid_core.stages.score import FLOOR
+from faceid_core.stages.work import Subject
+from faceid_core.store import Manifest
+from faceid_core.store.keys import canonical_json, sha256_hex
+
+Found = Sequence[tuple[Subject, SubjectScores]]
+
+
+def run_tables(run: Run, found: Found, summary: list[dict], *, exit_status: int) -> dict[str, pa.Table]:
+    """All five tables of a run."""
+    return {
+        **account_tables(run, exit_status=exit_status),
+        "images": _table("images", _image_rows(run, found)),
+        "image_metrics": _table("image_metrics", _metric_rows(run, found)),
+        "identity_summary": _table("identity_summary", summary),
+    }
+
+
+def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
+    """The two tables that say what became of a run; they need no result."""
+    return {
+        "runs": _table("runs", [_run_row(run, exit_status)]),
+        "identity_outcomes": _table("identity_outcomes", _outcome_rows(run)),
+    }
+
+
+def _table(name: str, rows: Iterable[dict]) -> pa.Table:
+    agreed = contract(name)
+    if not agreed.per_run:
+        # Two ids with one photo share stage keys, and so pictures and scores: one row stands for both.
+        rows = {tuple(row[column] for column in agreed.primary_key): row for row in rows}.values()
+    return agreed.table(list(rows))
+
+
+def _run_row(run: Run, exit_status: int) -> dict:
+    # The clock may be set in the run: the end is the start and the seconds since, or it could lie before it.
+    seconds = round(run.seconds(), 3)
+    config = run.config
+    manifest = [
+        [a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()
+    ]
+    return {
+        "run_id": run.run_id,
+        "run_date": run.run_date,
+        "name": config.name,
+        "started_at": run.started_at,
+        "finished_at": run.started_at + dt.timedelta(seconds=seconds),
+        "seconds": seconds,
+        "config_digest": config_digest(run),
+        "manifest_digest": sha256_hex(canonical_json(sorted(manifest, key=str))),
+        "base_model": config.base_model.source,
+        "base_digest": run.plan.weights["base"],
+        "method": config.personalize.preset,
+        "executor": config.execution.executor,
+        "identities": len(run.accounts),
+        **tally(run.accounts.values()),
+        **_worker_figures(run.usage),
+        "exit_status": exit_status,
+        "faceid_version": __version__,
+    }
+
+
+def _worker_figures(usage: Usage) -> dict:
+    """Nothing where everything was cached, and so no worker started."""
+    if not usage.idle:
+        return {}
+    return {
+        "workers": len(usage.idle),
+        "workers_replaced": usage.replaced,
+        "worker_idle_mean": sum(usage.idle) / len(usage.idle),
+        "worker_idle_most": max(usage.idle),
+    }
+
+
+def _outcome_rows(run: Run) -> Iterable[dict]:
+    for account in run.accounts.values():
+        keys = account.stage_keys
+        yield {
+            "run_id": run.run_id,
+            "run_date": run.run_date,
+            # Whoever was erased stays in the account, but an id must not come back into the tables with every run.
+            "identity_id": account.identity_key if account.reason == ERASED else account.identity_id,
+            "identity_key": account.identity_key,
+            "outcome": str(account.outcome),
+            "stage": account.stage,
+            "reason": account.reason,
+            "message": account.told,
+            "value": account.value,
+            "threshold": account.threshold,
+            "attempts": account.attempts,
+            "seconds": round(account.seconds, 3),
+            **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
+            "personalise_key": keys.get("personalize"),  # a column keeps its name until the tables' next version
+            "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
+            "weak": None if account.reason == ERASED else account.weak,
+            "same_photo": account.same_photo,
+        }
+
+
+def _image_rows(run: Run, found: Found) -> Iterable[dict]:
+    config = run.config.generate
+    side = run.plan.crop_pixels
+    for subject, scores in found:
+        settings = DrawSettings(
+            base=run.plan.weights["base"],
+            sampler=config.sampler,
+            steps=config.steps,
+            guidance=config.guidance,
+            precision=run.config.base_model.precision,
+            version=GENERATE.version,
+            use=run.config.identity_use(subject.kind == "person"),
+        )
+        drawn_from = subject.text or subject.manifests["personalize"].outputs["tokens.safetensors"].digest
+        for cell in grid_cells(run.plan.grid, range(config.seeds), settings, subject=drawn_from):
+            yield {
+                "generate_key": scores.generate_key,
+                "prompt_id": cell.prompt.id,
+                "seed": cell.seed,
+                "run_date": run.run_date,
+                "subject_kind": subject.kind,
+                "subject": scores.subject,
+                "prompt": cell.prompt.text,
+                "category": cell.prompt.category,
+                "cell": cell.digest,
+                "width": side,
+                "height": side,
+                "sampler": config.sampler,
+                "steps": config.steps,
+                "guidance": config.guidance,
+                "base_digest": settings.base,
+            }
+
+
+def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
+    floor_key = {word: manifest.stage_key for word, manifest in run.plan.floors.items()}
+    for subject, scores in found:
+        yield from _scored(run, subject, scores.scores, str(scores.generate_key))
+        if scores.floor:
+            yield from _scored(run, subject, scores.floor, floor_key[subject.class_word], floor=True)
+
+
+def _scored(
+    run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False
+) -> Iterable[dict]:
+    for row in rows:
+        metric = row.metric.partition(":")[0]
+        manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
+        model, weights = scored_by(run, metric, manifest)
+        yield {
+            "generate_key": generate_key,
+            "prompt_id": row.prompt_id,
+            "seed": row.seed,
+            "metric": row.metric,
+            "score_key": manifest.stage_key,
+            "run_date": run.run_date,
+            "value": row.value,
+            "metric_version": METRICS[metric].version,
+            "model": model,
+            "model_digest": sha256_hex(canonical_json(weights)),
+        }
+
+
+def scored_by(run: Run, metric: str, manifest: Manifest) -> tuple[str, list[str]]:
+    """Which models measured a metric, in words, and their digests as the key of the scores has them."""
+    scorers, roles, names = run.config.score.scorers, METRICS[metric].roles, run.plan.scorer_names
+    asked = manifest.content["preimage"]["weights"]
+    if names:
+        played = key_roles(metric, roles)
+        return f"{scorers}:{'+'.join(names[role] for role in played)}", [asked[role] for role in played]
+    backend = run.config.faces.backend
+    if METRICS[metric].detector_of_photos and asked["detector"] != run.plan.weights["detector"]:
+        return f"{backend}:{'+'.join(roles)}", [asked[role] for role in roles]
+    return f"{scorers}:{'+'.join(roles)}", [asked[role] for role in roles]

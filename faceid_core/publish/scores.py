@@ -1,0 +1,116 @@
+"""Collects what was measured on everybody, from the score stages' blobs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from faceid_core.errors import DamagedInput, StoreError
+from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
+from faceid_core.evaluate.summary import SubjectScores, summarize
+from faceid_core.outcomes import Outcome
+from faceid_core.run.state import Run
+from faceid_core.stages.score import FLOOR, SCORES
+from faceid_core.stages.work import Subject
+from faceid_core.store import StageCache
+
+FINISHED = (Outcome.DONE, Outcome.CACHED)
+
+
+def finished_subjects(run: Run) -> list[Subject]:
+    """Everybody with a complete set of results: finished people, and floor and ceiling without a failure."""
+    wanted = {f"score-{metric}" for metric in run.config.score.metrics}
+    found = []
+    for subject in run.subjects.values():
+        if subject.kind == "person":
+            if run.accounts[subject.name].outcome in FINISHED:
+                found.append(subject)
+        elif subject.name not in run.failures_common and "generate" in subject.manifests:
+            missing = wanted - set(subject.manifests)
+            if all(METRICS[name.removeprefix("score-")].needs_reference for name in missing):
+                found.append(subject)
+    return found
+
+
+def scores_of(run: Run, subject: Subject) -> SubjectScores:
+    """All metric rows of one subject.
+
+    Raises:
+        DamagedInput: a score's blob is damaged; the caller closes the person's account.
+    """
+    cache = StageCache(run.store, subject.scope)
+    rows: list[MetricRow] = []
+    floor: list[MetricRow] = []
+    seconds = 0.0
+    for result, manifest in subject.manifests.items():
+        seconds += float(manifest.provenance.get("seconds", 0.0))
+        if result.startswith(FLOOR):
+            floor += read_scores(cache.read(manifest, SCORES))
+        elif result.startswith("score-"):
+            rows += read_scores(cache.read(manifest, SCORES))
+    person = subject.kind == "person"
+    generate = subject.manifests["generate"]
+    personalize = subject.manifests.get("personalize")
+    return SubjectScores(
+        kind=subject.kind,
+        subject=subject.name if person else str(subject.text),
+        class_word=subject.class_word,
+        scores=rows,
+        floor=floor,
+        identity_id=subject.identity_id,
+        identity_key=subject.name if person else None,
+        images=len({(row.prompt_id, row.seed) for row in rows}),
+        seconds=seconds if person else None,
+        personalize_key=personalize.stage_key if personalize else None,
+        generate_key=generate.stage_key,
+    )
+
+
+def collect(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
+    """Scores of everybody who finished, and the rows of `identity_summary` made from them.
+
+    A person whose scores cannot be read is closed as failed; of the others the account says whether they are weak.
+
+    Raises:
+        StoreError: nobody's can be read, so it is the store.
+    """
+    found = []
+    unread: list[tuple[Subject, StoreError]] = []
+    for subject in finished_subjects(run):
+        try:
+            found.append((subject, scores_of(run, subject)))
+        except DamagedInput as damage:
+            set_aside(StageCache(run.store, subject.scope), damage)
+            message = f"{damage}; run again: it is made anew"
+            _close(run, subject, damage.stage, "damaged_input", message)
+        except StoreError as error:
+            unread.append((subject, error))
+    if unread and not found:
+        raise unread[0][1]
+    for subject, error in unread:
+        _close(run, subject, "score", type(error).__name__, f"{error}; run again")
+    categories = {prompt.id: prompt.category for prompt in run.plan.grid.prompts}
+    summary = summarize(
+        [scores for _, scores in found], run_id=run.run_id, run_date=run.run_date, categories=categories
+    )
+    for row in summary:
+        if row["subject_kind"] == "person":
+            run.accounts[row["identity_key"]].weak = row["weak"]
+    return found, summary
+
+
+def set_aside(cache: StageCache, damage: DamagedInput) -> None:
+    """Quarantine the result that is damaged, so that its stage runs again; where that fails, the next read does it."""
+    with suppress(StoreError):
+        manifest = cache.by_key(damage.stage, damage.stage_key)
+        if manifest is not None:
+            cache.quarantine(manifest, str(damage))
+
+
+def _close(run: Run, subject: Subject, stage: str, reason: str, message: str) -> None:
+    """Close a subject as failed although it had finished."""
+    if subject.kind != "person":
+        run.failures_common[subject.name] = message
+        return
+    account = run.accounts[subject.name]
+    account.outcome = None
+    account.close(Outcome.FAILED, stage=stage, reason=reason, message=message)

@@ -1,0 +1,150 @@
+"""Where photos come from, and their copy in the person's prefix, from which workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from faceid_core import photos
+from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError, StoreRefused
+from faceid_core.identity import Identity, check_digest, read_photo
+from faceid_core.missing_path import composed_otherwise, slip_of_writing
+from faceid_core.stages.models import open_configured_store
+from faceid_core.stages.work import Done, Work
+from faceid_core.store import IdentityErased, ObjectStore, StageCache
+from faceid_core.store.keys import sha256_hex
+from faceid_core.store.objects import validate_name
+
+if TYPE_CHECKING:
+    from faceid_core.run.state import Run
+
+
+@dataclass
+class PhotoSource:
+    """Reads photos by local path or s3:// address; one connection for each S3 folder."""
+
+    s3: Mapping[str, object]
+    max_bytes: int
+    _folders: dict[str, ObjectStore] = field(default_factory=dict)
+    _opening: Lock = field(default_factory=Lock, repr=False)
+
+    def read(self, identity: Identity) -> bytes:
+        """The photo's bytes.
+
+        Raises:
+            PhotoRejected: missing, at no address, too large, or not the photo that the manifest's sha256 names.
+            StoreError: where the photo lies cannot be read just now, which is no fault of the photo's.
+                Either sentence names the manifest's line, never the address, which may be an id.
+        """
+        if not identity.photo.startswith("s3://"):
+            return read_photo(identity, max_bytes=self.max_bytes)
+        folder, _, name = identity.photo.rpartition("/")
+        line = identity.line
+        where = "the given address" if line is None else f"the address in line {line} of the manifest"
+        try:
+            store = self._open(folder)
+            # What cannot be a name is a slip of the manifest's, not trouble of the store's.
+            info = store.head(name) if _is_name(name) else None
+            if info is None:
+                raise PhotoRejected(
+                    "photo_missing",
+                    f"There is no object at {where}{_why_missing(store, name)}. Correct it or upload the photo; "
+                    "faceid plan names the address.",
+                    looked_for=identity.photo,
+                )
+            if info.size > self.max_bytes:
+                raise photos.too_many_bytes(info.size, self.max_bytes)
+            return check_digest(identity, store.get(name))
+        except ConfigurationError as error:
+            raise PhotoRejected("photo_unreadable", f"There is no reading {where}. Correct it.") from error
+        except StoreRefused as error:
+            text = f"The photo at {where} cannot be read: {error.advice}."
+            raise StoreRefused(text, error.advice) from error
+        except StoreError as error:
+            raise StoreError(
+                f"The photo at {where} cannot be read ({type(error).__name__}). Check that the run may read there, and "
+                "run again."
+            ) from error
+
+    def _open(self, folder: str) -> ObjectStore:
+        # A client takes a tenth of a second and holds its own connections: many threads share one.
+        with self._opening:
+            if folder not in self._folders:
+                self._folders[folder] = open_configured_store(folder, self.s3)
+            return self._folders[folder]
+
+
+def _why_missing(store: ObjectStore, name: str) -> str:
+    """What may be wrong with the name of an object that is not there, as the rest of a sentence."""
+    slip = slip_of_writing(name)
+    if slip:
+        return f": {slip}"
+    if any(store.head(twin) for twin in composed_otherwise(name) if _is_name(twin)):
+        return ": it is there with its accents composed otherwise (Unicode NFC and NFD)"
+    return ""
+
+
+def _is_name(name: str) -> bool:
+    try:
+        validate_name(name)
+    except StoreError:
+        return False
+    return True
+
+
+def put_photos(run: Run, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:
+    """Copy the photos that detection is about to read into the store.
+
+    Returns:
+        The works whose photo is there, and the outcomes of the others.
+    """
+    kept, others = [], []
+    for work in works:
+        try:
+            run.put_photo(run.subjects[work.subject])
+            kept.append(work)
+        except PhotoRejected as rejection:
+            figures = {"value": rejection.value, "threshold": rejection.threshold}
+            others.append(Done(work, "rejected", rejection.reason, rejection.sentence, **figures))
+        except IdentityErased as error:
+            others.append(Done(work, "refused", "erased", str(error)))
+        except StoreError as error:
+            others.append(Done(work, "failed", type(error).__name__, str(error)))
+    return kept, others
+
+
+def put_photo(run: Run, name: str) -> None:
+    """Copy one subject's photo to where workers read it; a damaged copy is written again.
+
+    Raises:
+        PhotoRejected: the photo vanished or changed since it was digested, or its format is not read here.
+        IdentityErased: the person was erased meanwhile.
+        StoreError: the store fails, or the place that the photo comes from.
+    """
+    subject = run.subjects[name]
+    if subject.kind == "person":
+        data = run.photos.read(run.identities[name])
+        # Said here, not by the stage, whose answer would be kept beyond the day on which the plugin is installed.
+        photos.check_readable(data)
+    else:
+        from faceid_core.miniature.samples import named_people
+
+        data = next(
+            png for person, png in named_people(run.config.score.named_people) if person == subject.text
+        )
+    if sha256_hex(data) != subject.photo_digest:
+        raise PhotoRejected("photo_changed", "The photo changed while the run was starting. Run it again.")
+    cache = StageCache(run.store, subject.scope)
+    cache.put_blob(data)
+    if subject.subject_mask_digest:
+        mask = run.photos.read(mask_of(run.identities[name]))
+        if sha256_hex(mask) != subject.subject_mask_digest:
+            raise PhotoRejected("photo_changed", "The mask changed while the run was starting. Run it again.")
+        cache.put_blob(mask)
+
+
+def mask_of(identity: Identity) -> Identity:
+    """The identity whose photo is the mask: it is read as photos are."""
+    return replace(identity, photo=identity.subject_mask, sha256=None)

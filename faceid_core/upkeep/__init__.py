@@ -1,0 +1,1 @@
+"""Maintenance of a store: verify, garbage collection, erasure, and upkeep of the tables."""
