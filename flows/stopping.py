@@ -1,7 +1,7 @@
 """How a command is stopped: SIGTERM and SIGHUP do what Ctrl-C does, and a run's account stands before the process ends.
 
 The first signal interrupts. The second is left alone, since the account is being written; the third ends the process at
-once. See docs/design/night.md, "Stopped by a signal".
+once. See docs/design/run.md, "Stopped by a signal".
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def test_a_key_is_the_same_in_another_process():
 @pytest.mark.parametrize(
     "changed",
     [
-        {"stage": "personalize"},
+        {"stage": "personalise"},
         {"version": 4},
         {"precision": "bfloat16"},
         {"parameters": {}},

@@ -183,13 +183,13 @@ def stuck(told):
 WITH_NIGHT = """
 from faceid_core.config import NightlyConfig
 from faceid_core.publish.interrupted import account_at_the_end
-from faceid_core.run.opening import open_night
+from faceid_core.run.opening import open_run
 from faceid_core.run.reporter import LogReporter
 
 with stopping.watched():
-    night = open_night(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())
-    with account_at_the_end(night):
-        stuck(night.run_id)
+    run = open_run(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())
+    with account_at_the_end(run):
+        stuck(run.run_id)
 """
 WITHOUT = """
 with stopping.watched():
