@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-FORMAT = "faceid-stage/1"
+FORMAT = "faceid-stage/2"
 _STAGE = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

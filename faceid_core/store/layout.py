@@ -12,7 +12,7 @@ from .objects import RESERVED, ObjectStore
 from .records import StoreRecord, read_record
 from .secret import IdentitySecret, is_identity_key
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 STORE = "store.json"
 CATALOG = "catalog/current.json"
 TOMBSTONES = "tombstones/"
@@ -87,7 +87,11 @@ def read_layout(store: ObjectStore) -> dict:
     if found["layout_version"] != LAYOUT_VERSION:
         raise ConfigurationError(
             f"{store.url} has layout {found['layout_version']}, this faceid writes layout {LAYOUT_VERSION}; "
-            "use the faceid that made it, or another store"
+            + (
+                "bring it over with: faceid store migrate"
+                if found["layout_version"] < LAYOUT_VERSION
+                else "use the faceid that made it, or another store"
+            )
         )
     return found
 

@@ -70,13 +70,16 @@ class Manifest:
         return canonical_json(record)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, stage: str, stage_key: str) -> Manifest:
+    def from_bytes(
+        cls, data: bytes, *, stage: str, stage_key: str, preimage_format: str = STAGE_FORMAT
+    ) -> Manifest:
         """Read and check a stored manifest.
 
         Args:
             data: as `to_bytes` made it.
             stage: where it was found.
             stage_key: under which key it was found.
+            preimage_format: the format of its preimage; another one only for a store that is migrated.
 
         Raises:
             ValueError: saying what is wrong with it.
@@ -98,7 +101,7 @@ class Manifest:
             raise ValueError("its key is not the digest of its preimage")
         if preimage.get("stage") != stage:
             raise ValueError(f"it belongs to stage {preimage.get('stage')!r}")
-        _check_preimage(preimage)
+        _check_preimage(preimage, preimage_format)
         _check_outputs(content.get("outputs"))
         _check_provenance(provenance)
         found = cls(stage, stage_key, content, provenance)
@@ -148,11 +151,11 @@ def _spelled(content: dict) -> tuple[bytes, bytes]:
     return b'{"outputs":%b,"preimage":%b}' % (spelled(content["outputs"]), preimage), preimage
 
 
-def _check_preimage(preimage: dict) -> None:
+def _check_preimage(preimage: dict, preimage_format: str) -> None:
     """What a `StageCall` may be made of: a writer of the store can give any preimage a fitting key."""
     version = preimage.get("version")
-    if preimage.keys() != _PREIMAGE or preimage["format"] != STAGE_FORMAT:
-        raise ValueError(f"its preimage is not of the format {STAGE_FORMAT}")
+    if preimage.keys() != _PREIMAGE or preimage["format"] != preimage_format:
+        raise ValueError(f"its preimage is not of the format {preimage_format}")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError("its stage has no version")
     if not isinstance(preimage["parameters"], dict) or not isinstance(preimage["precision"], str):

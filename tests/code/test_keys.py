@@ -39,13 +39,13 @@ def golden_call(**changed) -> StageCall:
 
 def test_golden_keys():
     # A change here makes every store recompute everything: raise a stage's version instead.
-    assert golden_call().key == "03980782174dbda65248cde7193215e9f78df0596ef3254be18c840ab877eb4f"
-    assert StageCall("detect", 1).key == "2334b4c43d8720c7777075c31b1f97b8041d6d7ba3d7f58b04f08e45448cd5b4"
+    assert golden_call().key == "bd88357b4c85aaa6ecdfe412d22e56698f4d44ee8b3f96f48ff34408b8be3ab6"
+    assert StageCall("detect", 1).key == "050007f946d9a1cf95886e07e43f9f061a1ea909deb7b3cac88b1c3997d48c88"
 
 
 def test_golden_preimage():
     assert canonical_json(golden_call().preimage()).decode() == (
-        f'{{"format":"faceid-stage/1","inputs":{{"crop":"{PHOTO}","mask":"{TOKENS}"}},'
+        f'{{"format":"faceid-stage/2","inputs":{{"crop":"{PHOTO}","mask":"{TOKENS}"}},'
         '"parameters":{"class_word":"Frau Ä","flip":null,"rate":0.005,"regions":["skin","hair"],"steps":200},'
         f'"precision":"float32","stage":"personalize","version":3,"weights":{{"pipeline":"{WEIGHTS}"}}}}'
     )

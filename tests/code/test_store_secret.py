@@ -14,7 +14,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
 from faceid_core.run.opening import open_store_checked
-from faceid_core.store import IdentitySecret, initialize, open_store
+from faceid_core.store import IdentitySecret, initialize, layout, open_store
 from flows.cli import cli
 
 STORE, SHARED = "file:///srv/a-store", "s3://bucket/prefix"
@@ -183,7 +183,7 @@ def test_a_store_of_another_layout_or_in_ruins_is_refused(folder_store):
     ours = IdentitySecret(b"a" * 32)
     made = initialize(folder_store, ours)
     for data, error in (
-        (json.dumps(made | {"layout_version": 2}).encode(), ConfigurationError),
+        (json.dumps(made | {"layout_version": layout.LAYOUT_VERSION + 1}).encode(), ConfigurationError),
         (b"{", StoreError),
     ):
         folder_store.replace_if_match("store.json", data, folder_store.head("store.json").etag)

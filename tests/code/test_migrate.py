@@ -1,0 +1,83 @@
+"""A store that version 0.1 wrote, brought to the present layout."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
+from faceid_core.nightly import drive_inline
+from faceid_core.run.opening import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.store import FolderStore, RunLease, StoreBusy, layout
+from faceid_core.store.secret import IdentitySecret
+from faceid_core.tables import Tables
+from faceid_core.upkeep.erase import erase
+from faceid_core.upkeep.migrate import migrate
+from faceid_core.upkeep.verify import verify
+from tests.end_to_end.conftest import people, small  # noqa: F401
+from tests.helpers.faulty import WRITES, FaultCount, Faults, FaultyStore
+
+# Written by 0.1.0: the run of the fixture `small` over the fixture `people`, under the same identity secret.
+OLD = Path(__file__).parents[1] / "data" / "store-0.1.0.tar.xz"
+SECRET = IdentitySecret(bytes.fromhex("5a" * 32))
+
+
+@pytest.fixture
+def old(tmp_path) -> FolderStore:
+    """The store of 0.1."""
+    with tarfile.open(OLD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return FolderStore((tmp_path / "store").as_uri())
+
+
+def test_an_older_store_is_refused_with_the_command_that_migrates_it(old):
+    with pytest.raises(ConfigurationError, match="faceid store migrate"):
+        layout.read_layout(old)
+
+
+def test_a_migrated_store_has_every_result_and_a_run_computes_nothing(old, small, people, tmp_path):  # noqa: F811
+    before = sum(1 for info in old.list("") if "/stages/" in info.name)
+    found = migrate(old, SECRET)
+    assert (found.layout, found.manifests, found.unreadable) == (1, before, [])
+    assert sum(1 for info in old.list("") if "/stages/" in info.name) == before
+    assert verify(old).sound
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter())
+    finished = drive_inline(run)
+    assert finished.exit_status == 0 and not run.computed
+    outcomes = Tables(old).query("select outcome from identity_outcomes order by 1").column(0).to_pylist()
+    assert outcomes == ["cached", "cached", "done", "done"]
+    again = migrate(old, SECRET)
+    assert (again.layout, again.manifests) == (layout.LAYOUT_VERSION, 0)
+
+
+def test_an_erased_person_leaves_no_row_under_the_old_keys(old):
+    migrate(old, SECRET)
+    erase(old, SECRET, "ann", wait=False)
+    key = SECRET.identity_key("ann")
+    left = Tables(old).query(f"select count(*) from images where subject = '{key}'").column(0).to_pylist()
+    assert left == [0]
+    assert not [info.name for info in old.list(f"identities/{key}/")]
+
+
+def test_a_migration_that_is_cut_goes_on(old):
+    """Writes fail at random until one attempt passes; then nothing is missing."""
+    cut = 0
+    for seed in range(8):
+        faults = FaultCount(Faults(seed=seed, rate=0.05, calls=WRITES, kinds=("refused", "late")))
+        try:
+            migrate(FaultyStore(old, faults), SECRET)
+        except StoreError:
+            cut += 1
+    assert cut > 3
+    assert migrate(old, SECRET).unreadable == []
+    assert verify(old).sound and layout.read_layout(old)["layout_version"] == layout.LAYOUT_VERSION
+
+
+def test_another_secret_and_a_running_run_are_refused(old):
+    with pytest.raises(SecretMismatch):
+        migrate(old, IdentitySecret(b"b" * 32))
+    with RunLease.acquire(old, "a-run"), pytest.raises(StoreBusy):
+        migrate(old, SECRET)
