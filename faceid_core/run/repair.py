@@ -44,10 +44,10 @@ class Repair:
             if again is None:
                 return replace(done, work=work, status="failed", message=failure or done.message)
             work = again
-            done = self._run(work)
+            done = self._execute(work)
         return replace(done, work=work, status="failed")
 
-    def _run(self, work: Work) -> Done:
+    def _execute(self, work: Work) -> Done:
         found: list[Done] = []
         self._executor.execute([work], self._run.reporter.tick, found.append, self._run.cancelled.is_set)
         return found[0]
@@ -77,7 +77,7 @@ class Repair:
             )
             if producer is None:
                 return f"{source.stage} was planned otherwise meanwhile; run again"
-            settled = run.settle(stage, self._until_whole(stage, self._run(producer)))
+            settled = run.settle(stage, self._until_whole(stage, self._execute(producer)))
             return None if settled.status == "done" else settled.message
         except FaceidError as error:
             return str(error)
