@@ -224,14 +224,16 @@ def _svg(
         edge = "#d32f2f" if room in circular else edge
         name = room if outside or room == "modules" else f"faceid_core/{room}"
         lines.append(
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5" fill="{fill}" stroke="{edge}"/>'
+            f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5" '
+            f'fill="{fill}" stroke="{edge}"/>'
         )
         lines.append(
             f'<text x="{x + 8:.0f}" y="{y + 16:.0f}" font-size="12" font-weight="bold">{escape(name)}</text>'
         )
         for number, line in enumerate(_wrapped(sentences[room])):
             lines.append(
-                f'<text x="{x + 8:.0f}" y="{y + 31 + 12 * number:.0f}" font-size="10" fill="#37474f">{escape(line)}</text>'
+                f'<text x="{x + 8:.0f}" y="{y + 31 + 12 * number:.0f}" font-size="10" fill="#37474f">'
+                f"{escape(line)}</text>"
             )
     return "\n".join([*lines, "</svg>", ""])
 

@@ -1,7 +1,7 @@
 """MkDocs hooks: pages that are made from other files when the site is built.
 
-The API reference has one page per room, CONTRIBUTING.md and CHANGELOG.md are shown from the repository's root, and every page of
-docs/design/ is in the navigation.
+The API reference has one page per room, CONTRIBUTING.md and CHANGELOG.md are shown from the repository's root, and
+every page of docs/design/ is in the navigation.
 """
 
 from __future__ import annotations
