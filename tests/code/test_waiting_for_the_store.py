@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from data_contracts import contract
 from faceid_core.config import NightlyConfig, changed, parse_config
-from faceid_core.publish.interrupted import close_accounts
+from faceid_core.nightly import close_accounts
 from faceid_core.publish.rows import account_tables
 from faceid_core.run.opening import open_run
 from faceid_core.run.prefetch import end_of_admissions, past_end_of_admissions
