@@ -73,7 +73,7 @@ class Offer:
 
 
 OFFERS = (
-    Offer("nightly", nightly, ("night",), _wait_with_limit),
+    Offer("nightly", nightly, ("nightly",), _wait_with_limit),
     Offer("personalize-one", personalize_one, ("by-hand",), _wait_for_store),
     Offer("evaluate-only", evaluate_only, ("by-hand",), _wait_for_store),
     Offer("study", study, ("by-hand",), _wait_for_store),
