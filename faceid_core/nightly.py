@@ -22,7 +22,7 @@ from faceid_core.stages.work import Work
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 20.0  # for workers to end; they write nothing by then
-STOPPED_CLOSE_SECONDS = 4.0  # the same after an interruption, which Prefect has still to be told of
+STOPPED_CLOSE_SECONDS = 4.0  # the same after an interruption, when Prefect is still to be told
 # Ray ends a process 60 s after its cluster is gone, so the outcome reports are waited for no longer than this.
 ACCOUNT_SECONDS = 50.0
 

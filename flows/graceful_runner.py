@@ -58,19 +58,19 @@ class GracefulRunner(Runner):
 
     Args:
         started: The records of its runs' processes.
-        say: Prints a line for the operator.
+        print_line: Prints a line for the operator.
         server_lives: Whether a server that does not answer may come back.
     """
 
     def __init__(
         self,
         started: RunProcesses,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         server_lives: Callable[[], bool] = lambda: True,
     ):
         # Schedules stay as they are for the next `faceid serve`.
         super().__init__(name="faceid", pause_on_shutdown=False)
-        self._started, self._say, self._server_lives = started, say, server_lives
+        self._started, self._print_line, self._server_lives = started, print_line, server_lives
         self._signals, self._last_signal, self._stop = 0, -APART_SECONDS, asyncio.Event()
 
     async def serve(self) -> None:
@@ -117,7 +117,7 @@ class GracefulRunner(Runner):
             tracked = manager.flow_run_ids()
             passed = time.monotonic() - began
             for run_id in tracked - asked:
-                self._say("ending a run; it writes its account first (Ctrl-C again ends it at once)")
+                self._print_line("ending a run; it writes its account first (Ctrl-C again ends it at once)")
                 self._signal(run_id, ProcessHandle.graceful_kill)
                 asked.add(run_id)
             if passed > STOP_SECONDS or self._signals > 1:
@@ -143,7 +143,7 @@ class GracefulRunner(Runner):
                     self._stop.set()
                     return
                 if not away:
-                    self._say(
+                    self._print_line(
                         f"the Prefect server does not answer ({error or type(error).__name__}); waiting for it"
                     )
                 away = True

@@ -60,7 +60,7 @@ def _run_one_person(person: OnePerson, config: NightlyConfig) -> State:
 
 @flow(name="evaluate-only", flow_run_name="evaluate-only", persist_result=False)
 def evaluate_only(config: NightlyConfig) -> State:
-    """Draw and score people whose tokens the store holds, with another grid, other seeds or metrics; teach nobody."""
+    """Draw and score people whose tokens the store holds, with another grid, other seeds or metrics; train no tokens."""
     return _evaluate(config)
 
 

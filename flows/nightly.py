@@ -125,7 +125,7 @@ def nightly_opened(run_id: str, config: NightlyConfig) -> State:
 
 
 def open_and_run(config: NightlyConfig, **opening: Any) -> State:
-    """The body of a deployed flow: open the run, run it, and say in one state how it ended.
+    """The body of a deployed flow: open the run, run it, and return a state that says how it ended.
 
     Args:
         config: The parsed configuration.
@@ -189,7 +189,7 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
 
 
 def _without_people(error: Exception) -> str:
-    """What may stand in Prefect's database: a manifest's problems name people, so only their number is told."""
+    """An error's text for Prefect's database: a manifest's problems name people, so only their number is given."""
     if isinstance(error, InputContractError):
         return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
     return error.without_people if isinstance(error, PhotosMissing) else str(error)

@@ -129,7 +129,7 @@ def _ask(url: str) -> Answer:
             # Prefect's cloud gives no version, and asks for credentials throughout.
             if "api.prefect.cloud" not in url:
                 answers.append(client.request("GET", "/admin/version"))
-            told = [answer.json() for answer in answers]
+            contents = [answer.json() for answer in answers]
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if status in _REFUSED:
@@ -141,19 +141,19 @@ def _ask(url: str) -> Answer:
         return Answer(f"{shown} does not answer: {str(error) or type(error).__name__}")
     except ValueError:
         raise ConfigurationError(_no_prefect(url, "something else than JSON")) from None
-    if told[0] is not True or not all(isinstance(each, str) for each in told[1:]):
+    if contents[0] is not True or not all(isinstance(each, str) for each in contents[1:]):
         raise ConfigurationError(_no_prefect(url, "something else than its health and version"))
-    return Answer(version="".join(told[1:]))
+    return Answer(version="".join(contents[1:]))
 
 
 def refused(url: str, status: int) -> str:
-    """What to say of a server's answer that is an error."""
+    """The sentence for a server that answers with an error."""
     where = f"the Prefect server of PREFECT_API_URL, {without_credentials(url)},"
     if status in _REFUSED:
         return (
             f"{where} refuses us (status {status}); set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the "
-            f"server was started with; that of `faceid serve` stands in {config_folder() / 'prefect-auth'} of who "
-            "runs it"
+            f"server was started with; that of `faceid serve` is in {config_folder() / 'prefect-auth'} of the user "
+            "who runs it"
         )
     if status == 404:
         return _no_prefect(url, "status 404")
@@ -161,7 +161,7 @@ def refused(url: str, status: int) -> str:
 
 
 def unreachable(url: str, error: Exception) -> str:
-    """What to say of a server that does not answer."""
+    """The sentence for a server that does not answer."""
     return (
         f"the Prefect server of PREFECT_API_URL, {without_credentials(url)}, does not answer ({error}); "
         "start it and look at its log, or correct or unset PREFECT_API_URL"

@@ -19,7 +19,7 @@ from faceid_core.outcomes import EXIT_INTERRUPTED
 INTERRUPTED = "interrupted; what was finished is kept, the same command goes on from there"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ARRIVE_SECONDS = 3.0  # for the interruption to reach our own code; Prefect's may be waiting for a server
-LINGER_SECONDS = 10.0  # for workers to be closed and Prefect to be told, once the account is written
+LINGER_SECONDS = 10.0  # to close workers and tell Prefect, once the account is written
 LEAVE_SECONDS = 30.0  # for Prefect and Ray to end at the end of a process
 _AT_ONCE = 3  # the number of the signal that ends the process at once
 APART_SECONDS = 1.0  # a terminal or a service manager may send one stop as several signals

@@ -167,9 +167,9 @@ def _figure_row(row: Mapping) -> dict:
 
 def _sentence(run: Run) -> str:
     counts = tally(run.accounts.values())
-    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     computed = sum(run.computed.values())
     work = (
         f"{computed} stage results computed" if computed else "nothing was recomputed, every stage was cached"
     )
-    return f"run {run.run_id}: {told or 'nobody'}; {work}"
+    return f"run {run.run_id}: {outcomes or 'no identities'}; {work}"

@@ -48,7 +48,7 @@ def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
 def _table(name: str, rows: Iterable[dict]) -> pa.Table:
     agreed = contract(name)
     if not agreed.per_run:
-        # Two ids with one photo share stage keys, and so pictures and scores: one row stands for both.
+        # Two ids with one photo share stage keys, and so pictures and scores: one row serves both.
         rows = {tuple(row[column] for column in agreed.primary_key): row for row in rows}.values()
     return agreed.table(list(rows))
 

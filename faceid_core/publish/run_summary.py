@@ -73,22 +73,22 @@ def remarks(run: Run, name: Callable[[Account], str]) -> list[str]:
         name: How an identity is named: by id in a terminal, by key everywhere else.
     """
     weak = [name(account) for account in run.accounts.values() if account.weak]
-    told = [f"weak: {some_of(weak)}: {WEAK}"] if weak else []
+    found = [f"weak: {some_of(weak)}: {WEAK}"] if weak else []
     shared = shared_photos(run.accounts, run.subjects, name)
-    return told + ([shared] if shared else [])
+    return found + ([shared] if shared else [])
 
 
 def end_message(run: Run, published: Published) -> str:
     """How a run ended, as one message: counts, identities without pictures and why, and the remarks."""
     without = [a for a in run.accounts.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
-    told = [
+    parts = [
         f"{account.identity_key} {account.outcome} in {account.stage}: {account.reason or 'see its message'}"
         for account in without[:MOST_NAMED]
     ]
     if len(without) > MOST_NAMED:
-        told.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
-    told += remarks(run, lambda account: account.identity_key)
-    return "; ".join([published.sentence, *told])
+        parts.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
+    parts += remarks(run, lambda account: account.identity_key)
+    return "; ".join([published.sentence, *parts])
 
 
 def _chosen(figures: dict) -> dict:
