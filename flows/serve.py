@@ -19,8 +19,11 @@ import click
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.private import without_credentials
+from flows.cli_automations import put_silent
 from flows.local_network import exempt_loopback_from_proxy, http_origin, reachable_host
 from flows.options import config_options
+from flows.prefect_auth import reload_prefect_settings, secure_own_server
+from flows.prefect_server import configured_server, require_server
 
 SERVER_START_SECONDS = 240
 _SERVER_STOP_SECONDS = 30
@@ -49,8 +52,6 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
     that is kept in ~/.config/faceid/prefect-auth. The options below are what the forms begin with. Ctrl-C or SIGTERM
     ends its runs, each with its account, and then itself; schedules stay as they are for the next `faceid serve`.
     """
-    from flows.prefect_server import configured_server, require_server
-
     if configured_server():
         _serve(config, cron, require_server(), None)
         return
@@ -65,8 +66,6 @@ def _own_server(host: str, port: int):
     Raises:
         ConfigurationError: it cannot be started on this address.
     """
-    from flows.prefect_auth import reload_prefect_settings, secure_own_server
-
     _require_free(host, port)
     reached = reachable_host(host)
     origin = http_origin(reached, port)
@@ -157,7 +156,6 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     """
     from prefect.client.orchestration import get_client  # heavy, as is all that imports it here
 
-    from flows.cli_automations import put_silent
     from flows.crashed_runs import OWN_SERVER, RunProcesses, mark_crashed_runs
     from flows.deployments import deployments, keep_operator_changes
     from flows.graceful_runner import GracefulRunner

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from urllib.parse import quote, urlencode
 
+from safetensors.numpy import load
+
 from faceid_core import photos
 from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, StoreError
 from faceid_core.evaluate.shards import read_shard
@@ -147,8 +149,6 @@ def _run(run: Run) -> dict:
 
 
 def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bytes:
-    from safetensors.numpy import load
-
     cache = StageCache(run.store, subject.scope)
 
     def blob(result: str, output: str) -> bytes:
