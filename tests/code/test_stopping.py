@@ -185,7 +185,7 @@ def stuck(told):
     print(told, flush=True)
     time.sleep(60)
 """
-WITH_NIGHT = """
+WITH_RUN = """
 from faceid_core.config import NightlyConfig
 from faceid_core.nightly import run_context
 from faceid_core.run.opening import open_run
@@ -225,7 +225,7 @@ def stuck():
 
 def test_a_stopped_process_ends_in_time_with_its_account_wherever_it_is(stuck, tmp_path):
     config = pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 2))
-    process, run_id = stuck(WITH_NIGHT, 0.5, config.model_dump_json())
+    process, run_id = stuck(WITH_RUN, 0.5, config.model_dump_json())
     process.send_signal(signal.SIGHUP)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from there" in told

@@ -114,7 +114,7 @@ class Noted(LogReporter):
 
 
 @pytest.mark.parametrize("away", ["before the run", "as the flow starts"])
-def test_a_night_goes_on_without_prefect_where_no_server_answers(tmp_path, monkeypatch, away):
+def test_a_run_goes_on_without_prefect_where_no_server_answers(tmp_path, monkeypatch, away):
     config = pretend_config(
         str(tmp_path / "store"), write_manifest(tmp_path / "people", 1), execution={"executor": "inline"}
     )

@@ -108,7 +108,7 @@ def assert_complete(run, finished) -> None:
     assert Tables(run.store).read("runs")["run_id"].to_pylist() == [run.run_id]
 
 
-def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
+def test_a_server_that_restarts_sees_the_run_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
     from prefect.client.orchestration import get_client
 
     from flows.nightly import run_with_prefect
