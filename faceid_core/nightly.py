@@ -12,8 +12,10 @@ from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.outcomes import exit_status
 from faceid_core.publish.interrupted import account_at_the_end
 from faceid_core.publish.publish import Published, publish
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import Executor, InlineExecutor, close_within
-from faceid_core.run.runs import write_status
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.records import write_status
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
@@ -104,9 +106,7 @@ def executor_on_demand(make: Callable[[], Executor]):
 
 def worker_settings(run: Run) -> WorkerSettings:
     """What this run's workers need."""
-    return WorkerSettings.from_config(
-        run.config, run.plan.weights, threads=run.config.execution.threads()
-    )
+    return WorkerSettings.from_config(run.config, run.plan.weights, threads=run.config.execution.threads())
 
 
 def drive_inline(run: Run) -> Finished:
@@ -128,8 +128,8 @@ def drive_here(run: Run, get: Callable[[], Executor]) -> Finished:
     """
 
     def run_stage(stage: str) -> None:
-        works = run.lookup(stage)
+        works = lookup_stage(run, stage)
         if works:
-            run.execute(stage, works, get())
+            execute_stage(run, stage, works, get())
 
     return drive(run, run_stage)

@@ -28,7 +28,8 @@ from faceid_core.publish.interrupted import account_at_the_end, leave_account
 from faceid_core.publish.publish import Published, publish
 from faceid_core.publish.summary_rows import ended
 from faceid_core.run.executor import MOST_AT_ONCE, Executor, InlineExecutor, close_within
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import prefetch_lookup
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import Reporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
@@ -68,7 +69,7 @@ def _stage_flow(stage: str):
             for (first, last), state in zip(cuts, states, strict=True):
                 if not state.is_completed():
                     message = f"its task ended before it had an outcome ({state.name}); run again"
-                    run.settle_unanswered(stage, misses[first - 1 : last], message)
+                    run.fail_unsettled(stage, misses[first - 1 : last], message)
         except OUT_OF_REACH:
             raise  # the stage goes on unseen, with the same workers
         except BaseException as error:
@@ -118,7 +119,7 @@ def course_of_the_flow(config: NightlyConfig, **opening: Any) -> State:
 
     Args:
         config: The parsed configuration.
-        opening: `people` and `learned_only` of `open_run`, for runs that differ from a nightly one in these.
+        opening: `identities_of` and `evaluation_only` of `open_run`, for runs that differ from a nightly one in these.
     """
     opened = _opened.get()
     try:
@@ -193,7 +194,7 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
     scheduled = flow_run.get_scheduled_start_time()
     with shown_while_waiting() as waiting:
         return open_run(
-            config, reporter, run_suffix=suffix, scheduled=scheduled, waiting=waiting, **opening
+            config, reporter, run_suffix=suffix, scheduled=scheduled, report_wait=waiting, **opening
         )
 
 
@@ -213,7 +214,7 @@ def started_ahead(run: Run):
     """
     with executor_on_demand(lambda: make_executor(run)) as get, account_at_the_end(run):
         if run.config.execution.executor != "inline":
-            run.look_ahead(STAGES[0], get)
+            prefetch_lookup(run, STAGES[0], get)
         yield get
 
 

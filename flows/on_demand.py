@@ -13,7 +13,7 @@ from pydantic import Field
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.run.one_person import OnePerson
+from faceid_core.run.identities import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from flows.nightly import course_of_the_flow, run_from_here
 from flows.stopping import watched
@@ -51,7 +51,7 @@ def course_for_one(person: OnePerson, config: NightlyConfig) -> State:
     identity = person.identity()
     settings = {"name": "personalize-one", "identities": "(one person)", "run.only": ()}
     return course_of_the_flow(
-        changed(config, settings, source="personalize-one"), people=lambda _config: [identity]
+        changed(config, settings, source="personalize-one"), identities_of=lambda _config: [identity]
     )
 
 
@@ -64,7 +64,7 @@ def evaluate_only(config: NightlyConfig) -> State:
 def course_of_evaluation(config: NightlyConfig) -> State:
     """A run that teaches nobody; it is compared with evaluations, not with runs."""
     return course_of_the_flow(
-        changed(config, {"name": "evaluate-only"}, source="evaluate-only"), learned_only=True
+        changed(config, {"name": "evaluate-only"}, source="evaluate-only"), evaluation_only=True
     )
 
 
@@ -84,7 +84,7 @@ def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
         settings["score.scorers"] = SELECTION_SCORERS[0]
     try:
         with watched():
-            answer = run_study(
+            result = run_study(
                 about,
                 changed(config, settings, source="study"),
                 people=request.people or about.people,
@@ -92,16 +92,16 @@ def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
                 names=request.variants,
                 out=Path(request.out),
                 start_run=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
-                say=log.info,
+                print_line=log.info,
                 fresh=request.fresh,
             )
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=str(error))
-    for page in (file for file in answer.files if file.suffix == ".md"):
+    for page in (file for file in result.files if file.suffix == ".md"):
         create_markdown_artifact(
             page.read_text(encoding="utf-8"), key=f"study-{about.name}", description=about.question
         )
-    told = f"{len(answer.computed)} variants computed, {len(answer.cached)} were in the store"
-    if answer.absent:
-        return Failed(message=f"{told}; in {', '.join(answer.absent)} somebody is without figures")
+    told = f"{len(result.computed)} variants computed, {len(result.cached)} were in the store"
+    if result.absent:
+        return Failed(message=f"{told}; in {', '.join(result.absent)} somebody is without figures")
     return Completed(message=told)

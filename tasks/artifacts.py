@@ -11,7 +11,7 @@ from faceid_core.nightly import Finished
 from faceid_core.outcomes import tally
 from faceid_core.publish.against_last import against_last
 from faceid_core.publish.report_link import report_link
-from faceid_core.run.runs import run_title
+from faceid_core.run.records import run_title
 from faceid_core.run.state import Run
 from faceid_core.tables import Tables
 
@@ -38,9 +38,7 @@ def leave_artifacts(run: Run, finished: Finished) -> None:
         key="report",
         description=f"Where the report lies: `{index}` in `{run.store.url}`. {counts}.",
     )
-    create_table_artifact(
-        table=_outcomes(run), key="outcomes", description=f"Outcomes of run {run.run_id}"
-    )
+    create_table_artifact(table=_outcomes(run), key="outcomes", description=f"Outcomes of run {run.run_id}")
     figures = finished.published.figures
     if figures:
         create_table_artifact(table=figures, key="figures", description=f"Figures of run {run.run_id}")

@@ -11,7 +11,9 @@ from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from faceid_core.errors import DamagedInput, StoreError, StoreRefused
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import Executor
+from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.state import Run
 from faceid_core.stages.work import Done, Work
 
@@ -43,7 +45,7 @@ RETRIED = {
 @task(name="lookup", task_run_name="lookup-{stage}", persist_result=False, **RETRIED)
 def lookup(run_id: str, stage: str) -> State:
     """Look a stage up for everybody; the state is `Cached` when nothing is left to compute."""
-    misses = RUNS[run_id].lookup(stage)
+    misses = lookup_stage(RUNS[run_id], stage)
     MISSES[run_id, stage] = misses
     if misses:
         return Completed(name="Completed", message=f"{len(misses)} to compute", data=len(misses))
@@ -54,7 +56,7 @@ def lookup(run_id: str, stage: str) -> State:
 def chunk(run_id: str, stage: str, first: int, last: int) -> State:
     """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
     works = MISSES[run_id, stage][first - 1 : last]
-    dones = RUNS[run_id].execute(stage, works, EXECUTORS[run_id])
+    dones = execute_stage(RUNS[run_id], stage, works, EXECUTORS[run_id])
     _log(dones)
     try:
         create_table_artifact(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import httpx
 from prefect.exceptions import ObjectNotFound
 
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import Executor
+from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.state import Run
 from tasks.stage_tasks import MISSES
 
@@ -41,6 +43,6 @@ def run_unseen(run: Run, stage: str, open_executor: Callable[[], Executor], erro
     """
     say_out_of_reach(run, stage, error)
     MISSES.pop((run.run_id, stage), None)
-    works = run.lookup(stage)
+    works = lookup_stage(run, stage)
     if works:
-        run.execute(stage, works, open_executor())
+        execute_stage(run, stage, works, open_executor())

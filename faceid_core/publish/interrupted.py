@@ -14,7 +14,7 @@ from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, Outcome
 from faceid_core.publish.fence import publish_fenced
 from faceid_core.publish.rows import account_tables, run_tables
 from faceid_core.publish.scores import collect
-from faceid_core.run.runs import write_status
+from faceid_core.run.records import write_status
 from faceid_core.run.state import Run
 from faceid_core.upkeep.erase import refuse_erased
 
@@ -92,9 +92,9 @@ def close_accounts(run: Run, ended: str) -> None:
         night: The interrupted run.
         ended: What ended it.
     """
-    run.close_books()
+    run.freeze_outcomes()
     for account in run.accounts.values():
-        if account.alive and not run.missing(account):
+        if account.alive and not run.missing_results(account):
             account.finish()
         account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
 

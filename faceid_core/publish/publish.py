@@ -14,7 +14,7 @@ from faceid_core.publish.fence import publish_fenced
 from faceid_core.publish.pages import write_pages
 from faceid_core.publish.rows import Found, run_tables
 from faceid_core.publish.scores import collect
-from faceid_core.run.people import ERASED
+from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
 from faceid_core.upkeep.erase import refuse_erased

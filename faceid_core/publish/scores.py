@@ -101,7 +101,7 @@ def collect(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
 def set_aside(cache: StageCache, damage: DamagedInput) -> None:
     """Quarantine the result that is damaged, so that its stage runs again; where that fails, the next read does it."""
     with suppress(StoreError):
-        manifest = cache.by_key(damage.stage, damage.stage_key)
+        manifest = cache.read_manifest(damage.stage, damage.stage_key)
         if manifest is not None:
             cache.quarantine(manifest, str(damage))
 

@@ -12,7 +12,7 @@ from faceid_core.evaluate.intervals import Interval, mean_of
 from faceid_core.evaluate.summary import OBEYED_CATEGORIES
 from faceid_core.personalize.method import RECONSTRUCTION, Method
 
-from .compare import Paired, against, best_on, judged, mean_over_people
+from .compare import PairedDifference, best_variant, differences_from, judge_claim, mean_over_people
 from .definitions import PAPER
 from .figure import study_figure
 from .study import Study
@@ -126,13 +126,13 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         "Paired differences over people (variant minus default) with 95 % intervals; in brackets p of the paired "
         f"t-test, corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
     )
-    found = {measure: against(frame, measure, study.default, measured) for measure in shown}
+    found = {measure: differences_from(frame, measure, study.default, measured) for measure in shown}
     yield from _markdown(
         ["variant", *(MEASURES[name] for name in shown)],
         [[label, *(pair_text(found[measure][label]) for measure in shown)] for label in others],
     )
     yield ""
-    best = best_on(frame, "balance", measured)
+    best = best_variant(frame, "balance", measured)
     if best is not None:
         yield f"Best mean balance: {best}{_where(study, best, measured)}."
     axes = ("identity_fraction", "concepts_fraction")
@@ -157,9 +157,9 @@ def _claims(study: Study, frame: pd.DataFrame):
         return
     rows = []
     for claim in study.claims:
-        verdict, pairs = judged(frame, claim)
+        verdict, pairs = judge_claim(frame, claim)
         told = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
-        rows.append([claim.says, f"{_NAMES[claim.measure]} of {claim.better}", told, f"**{verdict}**"])
+        rows.append([claim.statement, f"{_NAMES[claim.measure]} of {claim.better}", told, f"**{verdict}**"])
     yield from _markdown(["published (arXiv 2402.00631)", "measured here", "advantage", "verdict"], rows)
     yield (
         "\nAn advantage is a paired difference turned so that above 0 speaks for the claim. *Agrees*: every 95 % "
@@ -189,7 +189,7 @@ def _selection(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     names = ("learning_rate", "steps")
     rows = []
     for group, labels in groups.items():
-        best = best_on(frame, "balance", labels)
+        best = best_variant(frame, "balance", labels)
         if best is None:
             continue
         asked = sum(variant.group == group for variant in study.variants)
@@ -221,7 +221,7 @@ def interval_text(found: Interval, measure: str = "") -> str:
     return f"{found.mean:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
-def pair_text(pair: Paired) -> str:
+def pair_text(pair: PairedDifference) -> str:
     """A paired difference with its interval and corrected p, bold where it is sure."""
     mean, low, high = pair.difference
     if mean is None:
@@ -230,7 +230,7 @@ def pair_text(pair: Paired) -> str:
         return f"{mean:+.3f}"
     p = "p < 0.001" if pair.p_holm < 0.001 else f"p = {pair.p_holm:.3f}"
     text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] ({p})"
-    return f"**{text}**" if pair.surely else text
+    return f"**{text}**" if pair.significant_sign else text
 
 
 def _mean(values: pd.Series) -> str:

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
-from faceid_core.plan.explaining import explain
-from faceid_core.plan.planning import plan_run, told
-from faceid_core.run.runs import write_status
+from faceid_core.plan.cache_miss import reason_of
+from faceid_core.plan.explain import explain
+from faceid_core.plan.planning import plan_run
+from faceid_core.run.records import write_status
 from faceid_core.stages import STAGES
 from faceid_core.store.differences import differences
 from flows.cli import cli
@@ -104,7 +105,7 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(run, tmp_path):
     found = plan_run(changed(run, {"identities": str(manifest)}, source="test"))
     assert found.stages[0].reasons() == [("photo changed", 1)]
     (subject,) = {miss.subject for row in found.stages for miss in row.misses}
-    assert found.subjects[subject].identity_id == "person-000003"
+    assert found.run.subjects[subject].identity_id == "person-000003"
     assert found.why_of(subject) == ("detect", "photo changed")
 
 
@@ -136,10 +137,10 @@ def test_a_changed_parameter_is_named_with_both_values(run, change, stage, why):
 def test_changed_weights_and_versions_are_reasons():
     before = {"version": 1, "weights": {"base": "a" * 64}, "inputs": {"crop": "1" * 64}, "parameters": {}}
     after = {"version": 2, "weights": {"base": "b" * 64}, "inputs": {"crop": "2" * 64}, "parameters": {}}
-    why = told(differences(before, after))
+    why = reason_of(differences(before, after))
     assert "stage version 1 -> 2" in why and f"weights of base changed ({'a' * 12} -> {'b' * 12})" in why
     assert "crop" not in why
-    assert told(differences(before, before | {"inputs": after["inputs"]})) == "crop changed"
+    assert reason_of(differences(before, before | {"inputs": after["inputs"]})) == "crop changed"
 
 
 def test_a_damaged_manifest_is_told_and_left_where_it_is(run, tmp_path):

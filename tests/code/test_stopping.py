@@ -18,9 +18,10 @@ from faceid_core.publish import interrupted
 from faceid_core.publish.interrupted import OPEN, account_at_the_end, leave_account
 from faceid_core.publish.publish import publish
 from faceid_core.run.executor import left_behind
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
+from faceid_core.run.records import read_status
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status
 from faceid_core.stages.work import Done
 from faceid_core.store import Output, StageCache, open_store
 from faceid_core.store.lease import running_runs
@@ -123,17 +124,17 @@ def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
 
 
 def test_an_answer_that_comes_after_the_account_changes_nothing(run):
-    (work, *_) = run.lookup("detect")
+    (work, *_) = lookup_stage(run, "detect")
     leave_account(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
     run.fail(run.subjects[work.subject], "detect", "late", "late")
     account = run.accounts[work.subject]
     assert (account.reason, account.seconds) == ("interrupted", 0.0) and not run.failures_common
-    assert run.settle_unanswered("detect", [work], "not once more") == []
+    assert run.fail_unsettled("detect", [work], "not once more") == []
 
 
 def test_no_way_into_a_written_account_is_open(run):
-    (work, *_) = run.lookup("detect")
+    (work, *_) = lookup_stage(run, "detect")
     account, subject = run.accounts[work.subject], run.subjects[work.subject]
     leave_account(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
@@ -183,11 +184,11 @@ def stuck(told):
 WITH_NIGHT = """
 from faceid_core.config import NightlyConfig
 from faceid_core.publish.interrupted import account_at_the_end
-from faceid_core.run.opening import open_night
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 
 with stopping.watched():
-    night = open_night(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())
+    night = open_run(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())
     with account_at_the_end(night):
         stuck(night.run_id)
 """

@@ -12,13 +12,13 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.studies import definitions
 from faceid_core.studies.compare import (
-    against,
     balance,
-    best_on,
+    best_variant,
+    differences_from,
     holm,
-    judged,
+    judge_claim,
     mean_over_people,
-    paired,
+    paired_difference,
 )
 from faceid_core.studies.definitions import studies
 from faceid_core.studies.figure import study_figure
@@ -86,7 +86,7 @@ def test_paired_differences_are_those_of_scipy_over_the_people_that_both_have():
     draws = np.random.default_rng(3)
     default, other = draws.normal(0.5, 0.2, 12), draws.normal(0.45, 0.2, 12)
     frame = frame_of([*rows("on", default), *rows("off", other[:10])])
-    found = paired(frame, "balance", "off", "on")
+    found = paired_difference(frame, "balance", "off", "on")
     expected = stats.ttest_rel(other[:10], default[:10])
     low, high = expected.confidence_interval()
     assert found.people == 10 and found.p == pytest.approx(expected.pvalue)
@@ -102,10 +102,10 @@ def test_comparisons_are_corrected_for_their_number():
     noise = np.random.default_rng(1).normal(0, 0.05, (3, 8))
     sets = {f"v{n}": base + 0.04 + noise[n] for n in range(3)}
     frame = frame_of(rows("d", base) + [row for name, values in sets.items() for row in rows(name, values)])
-    found = against(frame, "balance", "d", ["d", *sets])
+    found = differences_from(frame, "balance", "d", ["d", *sets])
     plain = [stats.ttest_rel(values, base).pvalue for values in sets.values()]
     assert [found[name].p_holm for name in sets] == pytest.approx(holm(plain))
-    alone = against(frame, "balance", "d", ["d", "v0"])["v0"]
+    alone = differences_from(frame, "balance", "d", ["d", "v0"])["v0"]
     assert alone.p_holm == pytest.approx(plain[0])
 
 
@@ -117,15 +117,15 @@ def test_a_claim_is_judged_by_its_intervals(shift, verdict):
     jitter = np.where(np.arange(10) % 2, 0.02, -0.02)
     for measure, sign in (("balance", 1), ("attention_outside", -1)):
         frame = frame_of(rows("a", base, measure) + rows("b", base + jitter + sign * shift, measure))
-        assert judged(frame, Claim("a beats b", measure, "a", ("b",)))[0] == verdict
-        assert judged(frame, Claim("a beats c", measure, "a", ("b", "c")))[0] == "not measured"
+        assert judge_claim(frame, Claim("a beats b", measure, "a", ("b",)))[0] == verdict
+        assert judge_claim(frame, Claim("a beats c", measure, "a", ("b", "c")))[0] == "not measured"
     if shift:
-        assert best_on(frame, "attention_outside", ["a", "b"]) == ("a" if shift < 0 else "b")
+        assert best_variant(frame, "attention_outside", ["a", "b"]) == ("a" if shift < 0 else "b")
 
 
 def test_people_without_any_difference_leave_a_claim_undecided():
     frame = frame_of(rows("a", [0.5, 0.5, 0.5]) + rows("b", [0.5, 0.5, 0.5]))
-    assert judged(frame, Claim("", "balance", "a", ("b",)))[0] == "undecided"
+    assert judge_claim(frame, Claim("", "balance", "a", ("b",)))[0] == "undecided"
 
 
 def test_a_later_session_extends_the_table_and_replaces_what_it_measured_again(tmp_path):
@@ -227,4 +227,4 @@ def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(t
     assert "| prospect | 0.02 | 100 | 0.600" in text
     assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 2 not, counted as 0)." in text
     assert f"People whose pictures are of one color: {wild} (1, counted as 0)." in text
-    assert paired(frame, "balance", wild, steady).people == 4
+    assert paired_difference(frame, "balance", wild, steady).people == 4

@@ -8,7 +8,7 @@ import ray
 from prefect.logging.handlers import APILogHandler
 
 from faceid_core.nightly import drive_inline
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import kept_by_prefect
@@ -55,9 +55,7 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     states = flow_states()
     assert "Cached" in states["personalize"] and "Cached" in states["lookup"]
 
-    rows = (
-        Tables(run.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
-    )
+    rows = Tables(run.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
     assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
 
 

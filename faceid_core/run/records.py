@@ -1,4 +1,4 @@
-"""The run's own records in the store: what was asked, what became of everybody, what was published."""
+"""A run's own records in the store: its request, its status with every account, and its pages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write_request(run: Run) -> None:
 
 
 def write_status(run: Run, state: str, **more) -> None:
-    """Record how far the run is and everybody's account; replaced after every stage.
+    """Record how far the run is, with every account; replaced after every stage.
 
     Identity keys stand here, not ids: this object belongs to no person's prefix.
     """
