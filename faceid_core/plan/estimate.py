@@ -116,7 +116,7 @@ class Pace:
         return all(self._seconds.get(name) for name in wanted)
 
     def _sample_last_runs(self, wanted: Collection[str]) -> None:
-        """Take results of other identities in the last runs, where the planned ones have none; a stopped run lacks some."""
+        """Add results of other identities in the last runs; several, because a run that was stopped lacks some."""
         for run_id in reversed(run_ids(self._store)[-3:]):
             if self._knows(wanted):
                 return

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from faceid_core.config import NightlyConfig
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
-from faceid_core.evaluate.metrics import METRICS
 from faceid_core.identity import validate_identity_id
 from faceid_core.plan.cache_miss import earlier_results, finished_at
 from faceid_core.plan.planning import plan_run
@@ -70,6 +69,8 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, *, planned: boo
 
 
 def _require_stage(stage: str) -> None:
+    from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
+
     scores = [f"score-{metric}" for metric in METRICS]
     floors = [f"{FLOOR}score-{metric}" for metric, about in METRICS.items() if about.needs_reference]
     known = [*(name for name in STAGES if name != "score"), *scores, *floors]

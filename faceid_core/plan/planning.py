@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from faceid_core.config import NightlyConfig
-from faceid_core.evaluate.metrics import METRICS
 from faceid_core.plan.cache_miss import FORCED, CacheMiss, earlier_results, explain_cache_miss
 from faceid_core.plan.estimate import Estimate, Pace, PendingWork, pending_work
 from faceid_core.run.lookup import StageLookup, dry_run
@@ -166,6 +165,8 @@ def _pending(planned: StagePlan, plan: Plan, subjects: Mapping[str, Subject]) ->
 
 def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:
     """The names of the results that a stage brings a subject once its inputs are there."""
+    from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
+
     if stage == "score":
         own = [m for m in plan.config.score.metrics if subject.photo_digest or not METRICS[m].needs_reference]
         floors = [m for m in own if subject.kind == "person" and METRICS[m].needs_reference]

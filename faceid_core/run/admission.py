@@ -1,4 +1,4 @@
-"""Admission: keys and accounts for the identities of a run, consent and erasure, and the subjects of floor and ceiling."""
+"""Admission: keys, consent, erasure and photo digests of a run's identities; the subjects of floor and ceiling."""
 
 from __future__ import annotations
 

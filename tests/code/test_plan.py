@@ -16,7 +16,10 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.plan.cache_miss import reason_of
 from faceid_core.plan.explain import explain
 from faceid_core.plan.planning import plan_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.records import write_status
+from faceid_core.run.reporter import LogReporter
 from faceid_core.stages import STAGES
 from faceid_core.store.differences import differences
 from flows.cli import cli
@@ -186,6 +189,36 @@ def test_the_command_says_cost_and_changes_nothing(run):
     record = json.loads(found.output)
     assert record["cost"] == pytest.approx(record["worker_seconds"])
     assert f"cost at most {record['cost']:.2f}" in told_all.output
+    assert snapshot(run.store) == before
+
+
+def test_a_dry_run_finds_what_the_run_itself_looks_up_and_writes_nothing(run, tmp_path):
+    shutil.copytree(Path(run.store), tmp_path / "store")
+    changes = {"store": str(tmp_path / "store"), "identities": str(write_manifest(tmp_path / "m", PEOPLE + 1))}
+    changes |= {"personalize.seed": 5, "run.force": True, "run.from_stage": "generate"}
+    own = changed(run, changes, source="test")
+    before = snapshot(tmp_path / "store")
+    planned = {row.stage: {miss.work for miss in row.misses} for row in plan_run(own).stages}
+    assert snapshot(tmp_path / "store") == before
+    opened = open_run(own, LogReporter())
+    try:
+        assert set(lookup_stage(opened, "detect")) == planned["detect"] and len(planned["detect"]) == 1
+        (new,) = {work.subject for work in planned["detect"]}
+        for stage in STAGES[1:]:
+            assert set(lookup_stage(opened, stage, skip={new})) == planned[stage]
+            if planned[stage]:
+                break
+        assert stage == "personalize" and len(planned[stage]) == PEOPLE
+    finally:
+        opened.release()
+
+
+def test_run_with_dry_run_says_what_plan_says_and_changes_nothing(run):
+    before = snapshot(run.store)
+    arguments = ["--store", run.store, "--score-named-people", "1", "--generate-steps", "7"]
+    dry = CliRunner().invoke(cli, ["run", "--dry-run", "--identities", run.identities, *arguments])
+    assert dry.exit_code == 0, dry.output
+    assert dry.output == CliRunner().invoke(cli, ["plan", run.identities, *arguments]).output
     assert snapshot(run.store) == before
 
 
