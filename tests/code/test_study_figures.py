@@ -205,7 +205,7 @@ def test_reconstructed_settings_are_told_of_the_preset_that_has_them(tmp_path):
 def test_every_variant_can_be_asked_for_on_the_command_line():
     for study in studies().values():
         for variant in study.variants:
-            assert study.chosen(variant.label.split(",")) == (variant,)
+            assert study.select_variants(variant.label.split(",")) == (variant,)
 
 
 def test_every_claim_names_variants_and_measures_that_exist():
