@@ -60,7 +60,7 @@ class Pace:
     def __init__(self, store: ObjectStore):
         self._store, self._lock = store, Lock()
         self._seconds: dict[str, list[float]] = defaultdict(list)
-        # Digest of a shard -> its pictures; a score's manifest does not tell them.
+        # Digest of a shard -> its number of pictures, which a score's manifest lacks.
         self._pictures: dict[str, int] = {}
 
     def add(self, manifest: Manifest) -> None:

@@ -79,7 +79,7 @@ def _require_stage(stage: str) -> None:
 
 
 def _results(cache: StageCache, stage: str) -> list[Manifest]:
-    """A person's results, newest first; scores of own pictures and of the class word's are told apart."""
+    """A person's results, newest first; scores of own pictures and of the class word's are separate."""
     found = earlier_results(cache, stage.removeprefix(FLOOR))
     if "score-" not in stage:
         return found

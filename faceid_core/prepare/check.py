@@ -149,7 +149,7 @@ def _check_alone(person: Identity, settings: CheckSettings) -> CheckedPhoto:
         try:
             return pool.submit(_check, person).result()
         except BrokenProcessPool:
-            sentence = "The process that read this photo died. Save the photo anew, as JPEG or PNG."
+            sentence = "The process that read this photo died. Save the photo again, as JPEG or PNG."
             return CheckedPhoto(person.identity_id, person.line, "failed", "process_died", sentence)
 
 

@@ -79,7 +79,7 @@ def read_identities(config: NightlyConfig) -> list[Identity]:
     if unknown:
         raise ConfigurationError(
             f"run.only names {', '.join(sorted(unknown))}, not in {manifest_source(config)}; "
-            "check the spelling, or leave run.only empty to run everybody"
+            "check the spelling, or leave run.only empty to run the whole manifest"
         )
     chosen = [person for person in people if not wanted or person.identity_id in wanted]
     _refuse_names_for_things(config, chosen)
@@ -130,7 +130,7 @@ class OnePerson(Section):
         max_length=1024,
         pattern=r"^[^\x00-\x1f]+$",
         description="The photo: s3://bucket/name, or a file of the machine that runs the run. The address is kept "
-        "with the run's parameters in Prefect, so it should tell nothing about the person.",
+        "with the run's parameters in Prefect, so it should say nothing about the person.",
     )
     class_word: str = Field(
         "person",

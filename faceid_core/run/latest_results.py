@@ -17,7 +17,7 @@ from faceid_core.store.layout import identity_scope
 
 
 def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
-    """The safetensors file of the tokens that a person learned last on the configured base model.
+    """The safetensors file of an identity's newest tokens for the configured base model.
 
     Raises:
         ConfigurationError: the id may not be one, or the store holds no such tokens.

@@ -59,7 +59,7 @@ def lookup_stage(
     Args:
         run: An open run.
         stage: One of STAGES.
-        observer: Told of each hit and miss.
+        observer: Called with each hit and miss.
         skip: Names of subjects that are left out.
 
     Raises:
@@ -101,7 +101,7 @@ def dry_run(run: Run, observer: LookupObserver | None = None) -> Iterator[StageL
 
     Args:
         run: Opened with `dry_run=True`, so that the store stays as it is.
-        observer: Told of each hit and miss.
+        observer: Called with each hit and miss.
 
     Yields:
         Each stage in order; a caller that has seen enough may stop.

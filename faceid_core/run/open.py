@@ -108,7 +108,7 @@ def require_no_training(config: NightlyConfig) -> None:
     """
     if config.run.force and (config.run.from_stage is None or config.run.from_stage in LEARNING_STAGES):
         raise ConfigurationError(
-            "run.force would teach people again, which an evaluation never does; "
+            "run.force would personalize people again, which an evaluation never does; "
             "set run.from_stage to generate or score, or leave run.force off"
         )
 

@@ -1,4 +1,4 @@
-"""What a study's rows come to: means over people, paired differences, and whether a published claim holds."""
+"""Statistics over a study's rows: means over people, paired differences, and whether a published claim holds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PairedDifference:
 
     @property
     def significant_sign(self) -> int:
-        """1 above, -1 below, 0 not to be told at the 5 % level after correction."""
+        """1 above, -1 below, 0 not significant at the 5 % level after correction."""
         mean = self.difference.mean
         if mean is None or self.p_holm is None or self.p_holm >= LEVEL:
             return 0

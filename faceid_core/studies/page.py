@@ -96,17 +96,17 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
 
 
 def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
-    """Of each variant whose training diverged: how many people a second attempt at a lower rate learned, or none did."""
-    told = []
+    """Variants whose training diverged: for how many people a second attempt at a lower rate succeeded, or failed."""
+    diverged = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label)]
         again, never = int(own.restarted.fillna(0).sum()), int((own.samples == 0).sum())
         if again or never:
-            told.append(
+            diverged.append(
                 f"{label} ({again} learned by a second attempt at a lower rate, {never} not, counted as 0)"
             )
-    if told:
-        yield f"\nTraining diverged: {', '.join(told)}."
+    if diverged:
+        yield f"\nTraining diverged: {', '.join(diverged)}."
     blank = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label) & (frame.balance == 0)]
@@ -145,7 +145,7 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
 def _where(study: Study, best: str, measured: Sequence[str]) -> str:
     if not study.ordered:
         return ""
-    # Of what was measured: beyond an end nobody has looked.
+    # Ends of what was measured: beyond them nothing is known.
     at_end = best in (measured[0], measured[-1])
     return ", an end of the sweep" if at_end else ", inside the sweep"
 
@@ -158,8 +158,10 @@ def _claims(study: Study, frame: pd.DataFrame):
     rows = []
     for claim in study.claims:
         verdict, pairs = judge_claim(frame, claim)
-        told = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
-        rows.append([claim.statement, f"{_NAMES[claim.measure]} of {claim.better}", told, f"**{verdict}**"])
+        advantages = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
+        rows.append(
+            [claim.statement, f"{_NAMES[claim.measure]} of {claim.better}", advantages, f"**{verdict}**"]
+        )
     yield from _markdown(["published (arXiv 2402.00631)", "measured here", "advantage", "verdict"], rows)
     yield (
         "\nAn advantage is a paired difference turned so that above 0 speaks for the claim. *Agrees*: every 95 % "

@@ -27,7 +27,15 @@ from faceid_core.weights.describe import MINIATURE
 
 from . import definitions
 from .page import write_page
-from .rows import PERSON, check_same, merged, read_rows, stopped_row, study_rows, write_rows
+from .rows import (
+    PERSON,
+    merge_rows,
+    read_rows,
+    require_same_settings,
+    study_rows,
+    unlearnable_row,
+    write_rows,
+)
 from .study import Study, Variant
 
 StartRun = Callable[[NightlyConfig], Run]
@@ -68,7 +76,7 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
     if config.base_model.source != MINIATURE:
         raise ConfigurationError(
             f"study {study.name} compares people with those whom the miniature was taught by name, and "
-            f"base_model.source is {config.base_model.source!r}, of which nobody is known; compare its "
+            f"base_model.source is {config.base_model.source!r}, which knows no named people; compare its "
             "settings by runs of their own"
         )
     lacking = {"identity", "concepts"} - set(config.score.metrics)
@@ -121,7 +129,7 @@ def run_study(
     digests = {v.label: variant_digest(v, variant_config(study, v, shared)) for v in study.variants}
     table = out / f"{study.name}.csv"
     frame = read_rows(table).iloc[:0] if fresh else read_rows(table)
-    check_same(frame, settings, digests, path=table)
+    require_same_settings(frame, settings, digests, path=table)
 
     waiting = [label for label, (_, whole) in runs.items() if not whole]
     print_line(
@@ -145,7 +153,7 @@ def run_study(
             absent[variant.label] = missing
             print_line(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
         rows = _rows(variant, run, digests[variant.label], settings)
-        frame = merged(frame, rows, study.labels)
+        frame = merge_rows(frame, rows, study.labels)
         write_rows(table, frame)
         files = (table, *write_page(study, frame, shared, out))
     if not files and len(frame):
@@ -215,7 +223,7 @@ def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> lis
         account = run.accounts.get(subject.name) if subject.kind == PERSON else None
         if account and account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE:
             origin = {"run_id": run.run_id, **_training_facts(run, subject)}
-            rows.append(stopped_row(variant.label, account.identity_id, origin))
+            rows.append(unlearnable_row(variant.label, account.identity_id, origin))
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows
@@ -230,12 +238,12 @@ def _training_facts(run: Run, subject: Subject) -> dict[str, int]:
         restarted: 1 if a first attempt diverged and the second, at a lower rate, made the tokens, else 0.
         Nothing if that cannot be read.
     """
-    learned, cache = subject.manifests.get("personalize"), StageCache(run.store, subject.scope)
-    if learned is None:
+    trained, cache = subject.manifests.get("personalize"), StageCache(run.store, subject.scope)
+    if trained is None:
         return {}
     try:
-        curve = read_json(cache.read(learned, "curve.json"))
-        training = read_json(cache.read(learned, "training.json"))
+        curve = read_json(cache.read(trained, "curve.json"))
+        training = read_json(cache.read(trained, "training.json"))
     except DamagedInput:  # the figures do not rest on it
         return {}
     samples = len(curve) * run.plan.method.samples_per_step

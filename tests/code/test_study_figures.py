@@ -24,12 +24,12 @@ from faceid_core.studies.definitions import studies
 from faceid_core.studies.figure import study_figure
 from faceid_core.studies.page import write_page
 from faceid_core.studies.rows import (
-    check_same,
     frame_of,
-    merged,
+    merge_rows,
     read_rows,
-    stopped_row,
+    require_same_settings,
     study_rows,
+    unlearnable_row,
     write_rows,
 )
 from faceid_core.studies.study import Claim
@@ -132,25 +132,25 @@ def test_a_later_session_extends_the_table_and_replaces_what_it_measured_again(t
     path = tmp_path / "pairs.csv"
     same = {"settings_digest": "people=1 prompts=1"}
     floor = {"variant": "", "kind": "floor", "subject": "person", **same}
-    first = merged(
+    first = merge_rows(
         read_rows(path), [floor, *rows("10", [1 / 3, 0.2], variant_digest="x", **same)], ["1", "10"]
     )
     write_rows(path, first)
-    second = merged(read_rows(path), [floor, *rows("1", [0.7], variant_digest="y", **same)], ["1", "10"])
+    second = merge_rows(read_rows(path), [floor, *rows("1", [0.7], variant_digest="y", **same)], ["1", "10"])
     write_rows(path, second)
     again = read_rows(path)
     assert again.variant.to_list() == ["", "1", "10", "10"] and again.balance.to_list()[2] == 1 / 3
     assert not list(tmp_path.glob("*.partial"))
-    third = merged(again, [floor, *rows("10", [0.9], **same)], ["1", "10"])
+    third = merge_rows(again, [floor, *rows("10", [0.9], **same)], ["1", "10"])
     assert third[third.variant == "10"].balance.to_list() == [0.9]
 
     now, methods = "people=1 prompts=1", {"1": "y", "10": "x"}
-    check_same(again, now, methods, path=path)
+    require_same_settings(again, now, methods, path=path)
     with pytest.raises(ConfigurationError, match=r"measured with other prompts; .*--fresh"):
-        check_same(again, "people=1 prompts=2", methods, path=path)
+        require_same_settings(again, "people=1 prompts=2", methods, path=path)
     for other in ({"1": "y", "10": "z"}, {"1": "y"}):
         with pytest.raises(ConfigurationError, match="measured with another method in '10'; "):
-            check_same(again, now, other, path=path)
+            require_same_settings(again, now, other, path=path)
 
 
 def test_the_figure_shows_every_variant_and_measure_that_there_is():
@@ -218,8 +218,8 @@ def test_every_claim_names_variants_and_measures_that_exist():
 def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(tmp_path):
     study = studies()["tune"]
     steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 200"
-    stopped = [stopped_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2)]
-    stopped.append(stopped_row(wild, "p3", {"run_id": "r", "samples": 1000, "restarted": 0}))
+    stopped = [unlearnable_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2)]
+    stopped.append(unlearnable_row(wild, "p3", {"run_id": "r", "samples": 1000, "restarted": 0}))
     restarted = rows(wild, [0.9], restarted=1, samples=1000)
     frame = frame_of(rows(steady, [0.6] * 4, samples=1000) + restarted + stopped)
     page, _ = write_page(study, frame, NightlyConfig(), tmp_path)

@@ -183,7 +183,7 @@ def test_a_study_without_floor_and_ceiling_is_refused(laboratory):
         with pytest.raises(ConfigurationError, match=key):
             laboratory.ask(config=config)
     photographs = changed(laboratory.config, {"base_model.source": "sd15"}, source="test")
-    with pytest.raises(ConfigurationError, match=r"base_model.source is 'sd15', of which nobody is known"):
+    with pytest.raises(ConfigurationError, match=r"base_model.source is 'sd15', which knows no named people"):
         laboratory.ask(config=photographs)
     with pytest.raises(ConfigurationError, match="no variant 'sometimes'; its variants are: off, on"):
         laboratory.ask(names=("sometimes",))
