@@ -165,9 +165,9 @@ def _pending(planned: StagePlan, plan: Plan, subjects: Mapping[str, Subject]) ->
 
 def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:
     """The names of the results that a stage brings a subject once its inputs are there."""
-    from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
-
     if stage == "score":
+        from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
+
         own = [m for m in plan.config.score.metrics if subject.photo_digest or not METRICS[m].needs_reference]
         floors = [m for m in own if subject.kind == "person" and METRICS[m].needs_reference]
         return [f"score-{metric}" for metric in own] + [FLOOR + metric for metric in floors]

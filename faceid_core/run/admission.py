@@ -181,7 +181,10 @@ def ceiling_names(config: NightlyConfig) -> list[str]:
     """The people whom the base model knows by name and who are drawn as the ceiling."""
     if config.base_model.source != MINIATURE or not config.score.named_people:
         return []
-    from faceid_core.miniature.people import NAMED_SEEDS, name_of
+    from faceid_core.miniature.people import (  # the renderer: only a miniature run needs it
+        NAMED_SEEDS,
+        name_of,
+    )
 
     return [name_of(seed) for seed in NAMED_SEEDS[: config.score.named_people]]
 

@@ -140,7 +140,7 @@ def put_photo(run: Run, subject: Subject) -> None:
         # Checked here, not by the stage, whose answer would be kept beyond the day on which the plugin is installed.
         photos.check_readable(data)
     else:
-        from faceid_core.miniature.samples import named_people  # draws, and only a miniature run needs it
+        from faceid_core.miniature.samples import named_people  # the renderer: only a miniature run needs it
 
         data = next(
             png for person, png in named_people(run.config.score.named_people) if person == subject.text

@@ -37,7 +37,7 @@ def manifest_source(config: NightlyConfig) -> str:
         ConfigurationError: there is no such population, or it has fewer people.
     """
     if config.identities == SAMPLES:
-        from faceid_core.miniature.samples import write_samples  # draws: only a miniature run needs it
+        from faceid_core.miniature.samples import write_samples  # the renderer: only a miniature run needs it
 
         folder = _beside_the_store(config, "samples")
         if not (folder / "identities.csv").is_file():

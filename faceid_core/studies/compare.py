@@ -91,7 +91,7 @@ def paired_difference(frame: pd.DataFrame, measure: str, variant: str, other: st
 
 
 def _p_value(differences: np.ndarray) -> float | None:
-    from scipy import stats
+    from scipy import stats  # heavy: loaded where two variants are compared
 
     if len(differences) < 2:
         return None
