@@ -1,4 +1,7 @@
-"""faceid automations: the automations of infra/ on a Prefect server, made or brought up to date."""
+"""faceid automations: create or update automations on a Prefect server.
+
+Prefect is imported in the functions: help pages do not need it.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.yaml_text import read_yaml
 
 FILES = Path(__file__).parents[1] / "infra" / "prefect" / "automations"
-PLACE_OF_BLOCK = "notify-block"
+BLOCK_PLACEHOLDER = "notify-block"
 BLOCK = "faceid-failures"
 KINDS = ("slack", "teams", "webhook")
 
 
-@click.command(short_help="Put the automations of infra/ on the Prefect server.")
+@click.command()
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--notify",
     "url",
     envvar="FACEID_NOTIFY_URL",
-    help="Where messages go: the webhook's address. It is kept on the server, encrypted. Later calls may leave it out.",
+    help="Address of the webhook for messages; kept on the server, encrypted, so later calls may leave it out.",
 )
 @click.option(
     "--notify-kind",
@@ -30,14 +33,16 @@ KINDS = ("slack", "teams", "webhook")
     type=click.Choice(KINDS),
     default="slack",
     show_default=True,
-    help="Whose webhook it is; webhook: any that takes JSON with subject and body.",
+    help="Kind of webhook; webhook is any that takes JSON with subject and body.",
 )
 def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
-    """Make the automations of FILES (default: all of infra/prefect/automations) on the server of PREFECT_API_URL.
+    """FILES are YAML files or folders (default: infra/prefect/automations); the server is the one of PREFECT_API_URL.
+    An automation that exists by name is updated, and stays off if it was switched off. Automations that send a
+    message need --notify, in this call or an earlier one.
 
-    One that is there by name is brought up to date, so calling this again changes nothing. Automations that send a
-    message are made when it is known where to: by --notify, now or in an earlier call. One that was switched off
-    on the server stays off.
+    \b
+    Example:
+      faceid automations --notify https://hooks.slack.com/services/...
     """
     from flows.prefect_server import require_server
 
@@ -87,7 +92,7 @@ def _acts(data: dict[str, Any]) -> bool:
 
 def needs_block(automation: dict[str, Any]) -> bool:
     """Whether an automation sends a message."""
-    return any(action.get("block_document_id") == PLACE_OF_BLOCK for action in automation["actions"])
+    return any(action.get("block_document_id") == BLOCK_PLACEHOLDER for action in automation["actions"])
 
 
 def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
@@ -101,7 +106,7 @@ def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
 
     actions = [
         {**action, "block_document_id": block}
-        if action.get("block_document_id") == PLACE_OF_BLOCK
+        if action.get("block_document_id") == BLOCK_PLACEHOLDER
         else action
         for action in automation["actions"]
     ]

@@ -1,4 +1,7 @@
-"""faceid doctor: looks the machine over before the run."""
+"""faceid doctor: checks whether this machine can do a run.
+
+The checks are imported in the functions: they load numpy, torch, Prefect and Ray, which the help page does not need.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,36 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
 from faceid_core.private import without_credentials
 from flows.loopback import keep_ray_on_loopback
-from flows.options import config_options
+from flows.options import takes_config
 from flows.stopping import slow_to_leave
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(short_help="Look the machine over before the run.")
+@click.command()
+@takes_config("identities", "store", "execution.executor", "execution.workers")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
     "--cost-per-hour", type=click.FloatRange(0), help="Price of one worker for an hour, in any currency."
 )
-@click.option("--no-measuring", is_flag=True, help="Where no earlier run tells the time, leave it open.")
-@config_options
+@click.option(
+    "--no-measuring", is_flag=True, help="Do not measure times that no earlier run of the store tells."
+)
 def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no_measuring: bool) -> None:
-    """Check devices, memory, versions, weights, store, Prefect, Ray and disk, and say what the run will take.
+    """Devices, memory, versions, weights, store, Prefect, Ray and disk are checked, and the time of the run is
+    estimated. The store's conditional writes are raced on scratch objects, which are removed again.
 
-    The store's conditional writes are raced on scratch names, which are removed again. Exit status 0: the run can
-    run (there may be warnings); 3: it cannot.
+    Exit status: 0 the run can start (there may be warnings), 3 it cannot.
+
+    \b
+    Example:
+      faceid doctor --config night.yaml --cost-per-hour 2.50
     """
     findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
     if as_json:
         click.echo(json.dumps({"findings": as_records(findings), "ok": _fit(findings)}, indent=1))
     else:
-        _say(findings)
+        _print_findings(findings)
     raise click.exceptions.Exit(0 if _fit(findings) else EXIT_CONFIGURATION)
 
 
@@ -47,7 +56,7 @@ def _fit(findings: list[Finding]) -> bool:
     return all(each.state != "fail" for each in findings)
 
 
-def _say(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding]) -> None:
     table = Table("check", "", "found", "what to do")
     for each in findings:
         color = _COLORS[each.state]
@@ -55,7 +64,7 @@ def _say(findings: list[Finding]) -> None:
     console = Console(highlight=False)
     console.print(table)
     worst = [each for each in findings if each.state == "fail"]
-    console.print(f"{len(worst)} thing(s) keep the run from running" if worst else "the run can run")
+    console.print(f"{len(worst)} failure(s) keep the run from running" if worst else "the run can start")
 
 
 def _plain(text: str) -> str:
@@ -65,7 +74,7 @@ def _plain(text: str) -> str:
 def examine(
     config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
 ) -> list[Finding]:
-    """Every check; what one of them raises is its finding, and the others still run."""
+    """Do every check; an exception of one becomes its finding, and the others go on."""
     from faceid_core.doctor import machine
     from faceid_core.doctor.storage import storage
     from faceid_core.doctor.weights import weights
@@ -82,10 +91,10 @@ def examine(
         found += guarded("prefect", _prefect)
         rays, workers = _ray(config)
         found += rays
-    people, told = _people(config)
+    people, manifest = _people(config)
     return [
         *found,
-        *told,
+        *manifest,
         *guarded("the run", lambda: _run(config, people, workers, cost_per_hour, measuring)),
     ]
 
@@ -106,7 +115,7 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
 
 def _prefect() -> Iterator[Finding]:
-    """Whether the server that a run would use, by the settings that a run reads, answers."""
+    """Check that the Prefect server of a run answers."""
     from importlib.metadata import version as installed
 
     from flows.prefect_server import configured_server, require_may_start_server
@@ -128,7 +137,7 @@ def _prefect() -> Iterator[Finding]:
         yield Finding("prefect", "fail", answer.why, advice)
         return
     theirs, ours = answer.version, installed("prefect")
-    found = f"{without_credentials(url)}: server {theirs or 'of no told version'}, this client {ours}"
+    found = f"{without_credentials(url)}: server {theirs or 'of unknown version'}, this client {ours}"
     if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
         yield Finding("prefect", "warn", found, "use the same minor version on both sides")
     else:
@@ -145,8 +154,8 @@ def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
         people = len(read_people(config))
         yield Finding("manifest", "ok" if people else "warn", f"{people} people in {config.identities}")
 
-    told = guarded("manifest", read)
-    return people, told
+    found = guarded("manifest", read)
+    return people, found
 
 
 def _run(

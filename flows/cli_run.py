@@ -9,24 +9,32 @@ from rich.console import Console
 
 from faceid_core.config import NightlyConfig
 from faceid_core.private import without_credentials
-from flows.options import config_options
+from flows.options import RUN_KEYS, takes_config
 
 
-@click.command(short_help="Personalize everybody in the manifest.")
-@click.option("--dry-run", is_flag=True, help="Say what is cached and what would be computed, and stop.")
-@config_options
+# Everything below the configuration is imported in the functions: help and dry runs must load no tables, Prefect or Ray.
+@click.command()
+@takes_config(*RUN_KEYS)
+@click.option("--dry-run", is_flag=True, help="Show what is cached and what would be computed, and stop.")
 def run(config: NightlyConfig, dry_run: bool) -> None:
-    """Personalize everybody in the manifest: photos in; tokens, graded pictures, tables and a report out.
+    """Photos go in; learned tokens, scored images, tables and a report come out. Results are cached in the store:
+    running again computes only what changed.
 
-    Every option is a key of the configuration file; an option on the command line wins over the file. Results are
-    cached in the store: running again computes only what changed.
+    \b
+    Examples:
+      faceid run                          the sample people of the miniature
+      faceid run --config night.yaml --dry-run
+      faceid run --config night.yaml --only ann --force --from-stage generate
+      faceid run --set generate.seeds=2 --set "score.metrics=[identity, leakage]"
+
+    Exit status: 0 complete, 1 a bug, 2 more failures than run.max_failed_share, 3 configuration, 130 interrupted.
     """
     console = Console(highlight=False)
     if dry_run:
         from faceid_core.plan.planning import plan_run
-        from flows.cli_plan import tell
+        from flows.cli_plan import print_plan
 
-        tell(plan_run(config), console)
+        print_plan(plan_run(config), console)
         return
     from faceid_core.publish.summary_rows import acceptance_line, closing_rows, remarks
     from flows.console import ConsoleReporter, final_table
@@ -49,7 +57,7 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
 
 def start_run(config: NightlyConfig, reporter):
-    """Run a run with the executor that the configuration names; returns the run and how it ended."""
+    """Execute a run with the configured executor; returns the run and how it ended."""
     from flows.stopping import slow_to_leave
 
     if config.execution.executor == "inline":
@@ -66,7 +74,7 @@ def start_run(config: NightlyConfig, reporter):
 
 
 def _prefect_settings() -> str:
-    """Set Prefect up for a run from a terminal, before it is imported; say which server is used.
+    """Set Prefect up for a run from a terminal, before it is imported; returns which server is used.
 
     Raises:
         ConfigurationError: no server is named, and none may be started.

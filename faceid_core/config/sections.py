@@ -75,14 +75,14 @@ class GenerateConfig(Section):
         "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"
     ] = Field("DPMSolverMultistepScheduler", description="Sampler, by its diffusers name.")
     steps: int = Field(12, ge=1, le=1000, description="Sampling steps for each picture.")
-    guidance: float = Field(4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1 is none).")
+    guidance_scale: float = Field(4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1 is none).")
     batch: int = Field(32, ge=1, le=512, description="Pictures drawn together.")
     use_stages: tuple[int, ...] = Field(
         (),
         description="Stages that use the person, from 1 (least noise); in the others the class word stands in. "
         "Empty means all.",
     )
-    use_sides: Literal["kv", "k", "v"] = Field(
+    use_kv: Literal["kv", "k", "v"] = Field(
         "kv", description="What uses the person: keys (where to sample), values (what is painted), or both."
     )
     use_strength: float = Field(
@@ -208,7 +208,7 @@ class ExecutionConfig(Section):
         description="Results to compute in one Prefect task run: one per person and stage, in score one per metric. "
         "In personalize rounded up to a multiple of personalize.slots.",
     )
-    journal_seconds: float = Field(
+    checkpoint_seconds: float = Field(
         30.0,
         ge=0.0,
         le=86_400.0,

@@ -22,9 +22,9 @@ def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
 
 def test_every_problem_is_told_at_once():
     with pytest.raises(ConfigurationError) as caught:
-        parse_config({"generate": {"seeds": 0, "guidance": 99}, "run": {"timezone": "Mars/Base"}})
+        parse_config({"generate": {"seeds": 0, "guidance_scale": 99}, "run": {"timezone": "Mars/Base"}})
     text = str(caught.value)
-    assert all(key in text for key in ("generate.seeds", "generate.guidance", "run.timezone", "Mars/Base"))
+    assert all(key in text for key in ("generate.seeds", "generate.guidance_scale", "run.timezone", "Mars/Base"))
 
 
 def test_impossible_combinations_of_the_method_are_refused():

@@ -39,7 +39,7 @@ def shards(run):
 def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_path):
     store = str(tmp_path / "store")
     usual, _ = execute(small(store, people))
-    used = {"use_stages": [1, 2], "use_sides": "v", "use_strength": 0.5}
+    used = {"use_stages": [1, 2], "use_kv": "v", "use_strength": 0.5}
     part, ended = execute(small(store, people, generate=used))
     assert ended.exit_status == 0
     assert part.computed.get("personalize", 0) == 0, "the people are learned once"
