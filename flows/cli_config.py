@@ -70,22 +70,24 @@ def describe_keys(config: NightlyConfig, keys: list[Key], *, width: int) -> Iter
         config: whose values are shown.
         width: columns.
     """
-    section = None
-    for key in keys:
-        if key.section != section:
-            section = key.section
-            yield f"{section or 'top level'}: {all_sections()[section]}"
+    for section, about in all_sections().items():
+        within = [key for key in keys if key.section == section]
+        if within:
+            yield f"{section}: {about}" if section else about
             yield ""
-        yield from textwrap.wrap(
-            f"{key.path} = {_shown(_value(config, key))}  ({'; '.join(_facts(config, key))})",
-            width, initial_indent="  ", subsequent_indent=" " * 8, break_on_hyphens=False,
-        )  # fmt: skip
-        yield from textwrap.wrap(
-            key.description, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
-        )
-        yield ""
+        for key in within:
+            head = f"{key.path} = {_shown(_value(config, key))}  ({'; '.join(_facts(config, key))})"
+            yield from _wrapped(head, width, first=2, others=8)
+            yield from _wrapped(key.description, width, first=6, others=6)
+            yield ""
     if any(key.is_reconstruction for key in keys):
         yield "reconstruction: neither the paper nor public code states the default"
+
+
+def _wrapped(text: str, width: int, *, first: int, others: int) -> list[str]:
+    """Lines of a text, indented by so many columns."""
+    indents = {"initial_indent": " " * first, "subsequent_indent": " " * others}
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False, **indents)
 
 
 def _value(config: NightlyConfig, key: Key) -> Any:

@@ -86,7 +86,11 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
     help="Number of people.  [default: 100 gate, 64 names and ceiling, 200 scorers]",
 )
 @click.option(
-    "--seeds", default=4, show_default=True, type=click.IntRange(1, 16), help="Images per prompt of the ceiling."
+    "--seeds",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 16),
+    help="Images per prompt of the ceiling.",
 )
 @click.option("--grid", default="laboratory", show_default=True, help="Prompt grid of the ceiling.")
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))

@@ -89,7 +89,9 @@ def print_plan(
         line = f"{account.identity_id}: {account.outcome}: {account.message}{where}"
         console.print(line, soft_wrap=True, markup=False)
     if len(closed) > len(listed):
-        console.print(f"and {len(closed) - len(listed)} more that are rejected or refused (--people lists them)")
+        console.print(
+            f"and {len(closed) - len(listed)} more that are rejected or refused (--people lists them)"
+        )
     if people:
         for account in found.accounts.values():
             if account.alive and (why := found.why_of(account.identity_key)):

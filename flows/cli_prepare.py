@@ -43,7 +43,9 @@ _MOST_ROWS = 40
 @click.option(
     "--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each core]"
 )
-@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per identity.")
+@click.option(
+    "--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per identity."
+)
 @click.pass_context
 def prepare(
     context: click.Context,

@@ -130,10 +130,9 @@ def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
 
     \b
     Example:
-      faceid query "select identity_id, identity_similarity, leakage from identity_summary"
+      faceid query "select identity_id, leakage from identity_summary"
     """
     import duckdb
-
 
     try:
         found = _tables(config).query(sql, locked=not unlocked)
@@ -183,7 +182,9 @@ def export(folder: str, config: NightlyConfig) -> None:
 @click.option(
     "--prompts", default="", help="Prompt ids, separated by commas.  [default: the first of each category]"
 )
-@click.option("--people", default=6, show_default=True, type=click.IntRange(1, 100), help="How many identities.")
+@click.option(
+    "--people", default=6, show_default=True, type=click.IntRange(1, 100), help="How many identities."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the images.")
 @click.option(
     "--out", default="sheet.png", show_default=True, help="PNG to write; it shows people, so keep it private."

@@ -5,6 +5,7 @@ What runs is imported in the functions: it loads pandas, Prefect and Ray, which 
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -15,10 +16,15 @@ from faceid_core.outcomes import EXIT_FAILURES
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from flows.options import takes_config
 
+_COLUMNS = 76  # of a help page of 80, which indents
+
 
 def _listed() -> str:
-    lines = "\n".join(f"{name:<16} {study.question}" for name, study in studies().items())
-    return f"\b\nStudies:\n{lines}"
+    lines = [
+        textwrap.fill(f"  {name:<16} {study.question}", _COLUMNS, subsequent_indent=" " * 19)
+        for name, study in studies().items()
+    ]
+    return "\n".join(["\b", "Studies:", *lines])
 
 
 def _default(number: str) -> str:

@@ -67,7 +67,7 @@ def draw(
     \b
     Examples:
       faceid draw --identity ann --prompt "a photo of V* on the beach"
-      faceid draw --identity ann --prompt "a photo of V* as a knight" --stages 1,2,3 --strength 0.7
+      faceid draw --identity ann --prompt "V* as a knight" --stages 1-3 --kv k
       faceid draw --identity ann --identity bob --prompt "V1* and V2* at a table"
     """
     from faceid_core.evaluate.generation import DrawRequest
@@ -135,15 +135,11 @@ def draw(
 @click.option(
     "--measure", is_flag=True, help="Draw and score the prompt grid with both formats, which takes minutes."
 )
-@click.option(
-    "--script", default="", help="Also write a diffusers script that draws the exported identity."
-)
+@click.option("--script", default="", help="Also write a diffusers script that draws the exported identity.")
 @click.option(
     "--script-prompt", default="a photo of V*", show_default=True, help="Prompt of that script, with V* once."
 )
-@click.option(
-    "--script-seed", default=0, show_default=True, help="Seed of that script, as of faceid draw."
-)
+@click.option("--script-seed", default=0, show_default=True, help="Seed of that script, as of faceid draw.")
 def tokens(
     config: NightlyConfig,
     identity_id: str,
@@ -162,7 +158,7 @@ def tokens(
     \b
     Examples:
       faceid tokens ann --out ann.safetensors
-      faceid tokens ann --format textual-inversion --token "<ann>" --script draw.py
+      faceid tokens ann --format textual-inversion --token "<ann>"
     """
     from faceid_core.run.reading import newest_tokens, open_with_secret
 

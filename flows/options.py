@@ -95,6 +95,8 @@ def _option(key: Key, default: Any) -> Callable[[Callable], Callable]:
     text, choices = key.description, " | ".join(key.choices)
     if len(choices) > _MOST_COLUMNS_OF_CHOICES:
         text = f"{text} One of {', '.join(key.choices)}."
+    if key.is_list:
+        text = f"{text} May be repeated."
     text = f"{text}  [{'; '.join(told)}]"
     if key.kind is bool:
         return click.option(*names, is_flag=True, default=None, help=text)

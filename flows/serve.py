@@ -48,7 +48,7 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
 
     \b
     Example:
-      faceid serve --config night.yaml --cron '0 22 * * *' --set run.timezone=Europe/Berlin
+      faceid serve --config night.yaml --cron '0 22 * * *'
     """
     from flows.prefect_server import configured_server, require_server
 

@@ -18,7 +18,7 @@ from .nightly import NightlyConfig
 from .personalize import MethodOverrides
 
 METHOD_SECTION = "personalize.method"
-_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Key:
         description: what it means.
         default: its default; of a choice of the method None, which stands for the preset's value.
         is_optional: whether it may be empty.
-        bounds: what a number must keep to, as in "≥ 1, ≤ 64".
+        bounds: what a number must keep to, as in "1 to 64".
         is_reconstruction: whether neither the paper nor public code states the default.
     """
 
@@ -78,7 +78,7 @@ def all_keys() -> dict[str, Key]:
 
 @cache
 def all_sections() -> dict[str, str]:
-    """What each section holds, by its dotted path; the keys at the top are the section with the empty path."""
+    """What each section holds, by its dotted path; the keys outside all sections are those of the empty path."""
     return {"": "What is run, and where its results go.", **dict(_sections_of(NightlyConfig, ""))}
 
 
@@ -132,5 +132,9 @@ def _unwrapped(annotation: Any) -> tuple[Any, bool, list[Any]]:
 
 
 def _bounds(limits: list[Any]) -> str:
-    found = {name: getattr(limit, name) for limit in limits for name in _SIGNS if hasattr(limit, name)}
-    return ", ".join(f"{_SIGNS[name]} {found[name]}" for name in _SIGNS if found.get(name) is not None)
+    """As in "1 to 64" or "above 0, at most 90"."""
+    found = {name: getattr(limit, name) for limit in limits for name in _BOUNDS if hasattr(limit, name)}
+    found = {name: f"{value:.12g}" for name, value in found.items()}
+    if {"ge", "le"} <= set(found):
+        return f"{found['ge']} to {found['le']}"
+    return ", ".join(f"{words} {found[name]}" for name, words in _BOUNDS.items() if name in found)

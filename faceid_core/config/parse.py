@@ -125,7 +125,7 @@ def _explain(problem: dict[str, Any]) -> str:
         close = difflib.get_close_matches(str(problem["input"])[:60], key.choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
     elif key is not None and problem["type"] == "tuple_type":
-        hint = f"; write a list, as in {key.name}: [...]"
+        hint = "; write a list, as in [one, two]"
     return f"{where}: {problem['msg']}{got}{hint}"
 
 
@@ -135,11 +135,10 @@ def suggest_key(path: str) -> str:
     known = [*all_keys(), *(section for section in all_sections() if section)]
     beside = [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == section]
     elsewhere = [each for each in known if each.rpartition(".")[2] == name]
-    close = (
-        elsewhere[:3]
-        or difflib.get_close_matches(name, beside, n=1)
-        or difflib.get_close_matches(path, known, n=1)
-    )
+    close = elsewhere[:3] or difflib.get_close_matches(name, beside, n=1)
+    if not close:
+        likely = difflib.get_close_matches(name, {each.rpartition(".")[2] for each in known}, n=1)
+        close = [each for each in known if each.rpartition(".")[2] in likely][:3]
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"known keys: {', '.join(sorted(beside))}" if beside else "faceid config lists the keys"

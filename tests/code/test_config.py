@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -143,10 +144,10 @@ def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
     assert settings.base_source == "org/model" and settings.face_models["weights"] == settings.base_weights
 
 
-def test_help_explains_every_leaf_of_the_configuration():
+def test_faceid_config_explains_every_leaf_of_the_configuration():
     from flows.cli import cli
 
-    text = " ".join(CliRunner().invoke(cli, ["run", "--help"], terminal_width=400).output.split())
+    text = " ".join(CliRunner().invoke(cli, ["config"]).output.split())
 
     def leaves(model, prefix=""):
         for name, field in model.model_fields.items():
@@ -156,8 +157,10 @@ def test_help_explains_every_leaf_of_the_configuration():
                 yield f"{prefix}{name}", field.description
 
     for path, description in leaves(NightlyConfig):
-        assert f"[{path}; default:" in text, path
-        assert " ".join(description.split())[:40] in text, path
+        assert f" {path} = " in text, path
+        # Whether it is a reconstruction, and the preset's value, stand beside the key.
+        meaning = re.split(r" \(Reconstruction| The preset's value", description)[0]
+        assert " ".join(meaning.split())[:40] in text, path
 
 
 def test_the_form_has_a_description_for_every_field():
@@ -175,6 +178,6 @@ def test_exit_statuses_of_the_command():
         return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True).returncode
 
     assert status("--version") == 0
-    assert status("run", "--generate-seeds", "0") == 3
+    assert status("run", "--set", "generate.seeds=0") == 3
     assert status("run", "--nonsense") == 3
     assert status("run", "--identities", "/no/such/manifest.csv", "--executor", "inline") == 3
