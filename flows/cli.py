@@ -12,7 +12,7 @@ import click
 
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
-from flows.display import keep_showing
+from flows.display import protect_standard_streams
 from flows.expected import explained
 from flows.loopback import reach_loopback_directly
 from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
@@ -91,7 +91,7 @@ def main() -> None:
     """Run a command; a known error ends it with one clear message and its exit status."""
     reach_loopback_directly(os.environ)
     called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
-    keep_showing(product=called in _PRODUCT_IS_PRINTED)
+    protect_standard_streams(product=called in _PRODUCT_IS_PRINTED)
     try:
         with stopped_like_ctrl_c():
             code = cli.main(standalone_mode=False)

@@ -67,7 +67,7 @@ def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
     found = []
     for file in files:
         if not file.exists():
-            raise ConfigurationError(f"{file} is not there; a clone of the repository has the automations")
+            raise ConfigurationError(f"{file} does not exist; the repository has the automations in infra/")
         for each in sorted(file.glob("*.yaml")) if file.is_dir() else [file]:
             try:
                 data = read_yaml(each.read_bytes(), source=str(each), what="an automation")
@@ -96,10 +96,10 @@ def needs_block(automation: dict[str, Any]) -> bool:
 
 
 def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
-    """Make an automation, or bring the one of its name up to date, on or off as it was left; says which.
+    """Create an automation, or update the one of that name, which stays switched on or off; returns which was done.
 
     Raises:
-        ConfigurationError: Prefect does not know such an automation.
+        ConfigurationError: Prefect refuses the automation.
     """
     from prefect.events.schemas.automations import AutomationCore
     from pydantic import ValidationError
@@ -113,35 +113,35 @@ def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
     try:
         wanted = AutomationCore.model_validate({**automation, "actions": actions})
     except ValidationError as error:
-        raise ConfigurationError(f"automation {automation['name']!r} is none of Prefect's: {error}") from None
-    there = client.read_automations_by_name(wanted.name)
-    if there:
-        wanted.enabled = there[0].enabled
-        client.update_automation(there[0].id, wanted)
+        raise ConfigurationError(f"automation {automation['name']!r} is refused by Prefect: {error}") from None
+    existing = client.read_automations_by_name(wanted.name)
+    if existing:
+        wanted.enabled = existing[0].enabled
+        client.update_automation(existing[0].id, wanted)
         return "brought up to date"
     client.create_automation(wanted)
     return "made"
 
 
 def put_silent(client: Any) -> None:
-    """Make or bring up to date those of infra/ that send no message."""
+    """Create or update the automations of infra/ that send no message."""
     for automation in read_automations((FILES,)):
         if not needs_block(automation):
             put(client, automation, None)
 
 
 def save_block(url: str, kind: str) -> str:
-    """Keep the address on the server; returns the block's id.
+    """Store the address on the server; returns the id of its block.
 
     Raises:
-        ConfigurationError: it is no such webhook's address.
+        ConfigurationError: this is not the address of such a webhook.
     """
     from prefect.blocks import notifications
 
     if not url.startswith(("https://", "http://")):
-        raise ConfigurationError("--notify is no address of a webhook: it begins with https://")
+        raise ConfigurationError("--notify is not the address of a webhook, which begins with https://")
     if kind == "webhook":
-        # The block's own url is shown to everyone; its secrets are encrypted.
+        # The url of a block is shown in the UI; its secrets are encrypted.
         block = notifications.CustomWebhookNotificationBlock(
             name=BLOCK,
             url="{{address}}",
@@ -153,12 +153,12 @@ def save_block(url: str, kind: str) -> str:
         try:
             block = made[kind](url=url)
         except ValueError as error:
-            raise ConfigurationError(f"--notify is no address of a {kind} webhook: {error}") from None
+            raise ConfigurationError(f"--notify is not the address of a {kind} webhook: {error}") from None
     return str(block.save(BLOCK, overwrite=True))
 
 
 def known_block() -> str | None:
-    """The id of a block that an earlier call saved."""
+    """The id of the block that an earlier call saved; None if there is none."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
