@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.yaml_text import read_yaml
+from flows.prefect_server import require_server
 
 FILES = Path(__file__).parents[1] / "infra" / "prefect" / "automations"
 BLOCK_PLACEHOLDER = "notify-block"
@@ -44,8 +46,6 @@ def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
     Example:
       faceid automations --notify https://hooks.slack.com/services/...
     """
-    from flows.prefect_server import require_server
-
     require_server()
     from prefect.client.orchestration import get_client
 
@@ -102,7 +102,6 @@ def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
         ConfigurationError: Prefect refuses the automation.
     """
     from prefect.events.schemas.automations import AutomationCore
-    from pydantic import ValidationError
 
     actions = [
         {**action, "block_document_id": block}
@@ -113,7 +112,9 @@ def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
     try:
         wanted = AutomationCore.model_validate({**automation, "actions": actions})
     except ValidationError as error:
-        raise ConfigurationError(f"automation {automation['name']!r} is refused by Prefect: {error}") from None
+        raise ConfigurationError(
+            f"automation {automation['name']!r} is refused by Prefect: {error}"
+        ) from None
     existing = client.read_automations_by_name(wanted.name)
     if existing:
         wanted.enabled = existing[0].enabled

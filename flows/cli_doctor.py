@@ -1,6 +1,6 @@
 """faceid doctor: checks whether this machine can do a run.
 
-The checks are imported in the functions: they load numpy, torch, Prefect and Ray, which the help page does not need.
+Checks that load OpenCV, Prefect or Ray are imported in the functions: the help page does not need these libraries.
 """
 
 from __future__ import annotations
@@ -8,18 +8,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig
+from faceid_core.doctor import machine
+from faceid_core.doctor.expectation import calibrate, expectation
 from faceid_core.doctor.finding import Finding, as_records, guarded
+from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
+from faceid_core.plan.planning import plan_run
 from faceid_core.private import without_credentials
+from faceid_core.run.people import read_people
 from flows.loopback import keep_ray_on_loopback
 from flows.options import takes_config
+from flows.prefect_server import configured_server, require_may_start_server
 from flows.stopping import slow_to_leave
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -75,8 +82,6 @@ def examine(
     config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
 ) -> list[Finding]:
     """Do every check; an exception of one becomes its finding, and the others go on."""
-    from faceid_core.doctor import machine
-    from faceid_core.doctor.storage import storage
     from faceid_core.doctor.weights import weights
 
     found = [
@@ -116,9 +121,6 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
 def _prefect() -> Iterator[Finding]:
     """Check that the Prefect server of a run answers."""
-    from importlib.metadata import version as installed
-
-    from flows.prefect_server import configured_server, require_may_start_server
     from tasks.prefect_server import ask_once
 
     try:
@@ -136,7 +138,7 @@ def _prefect() -> Iterator[Finding]:
         advice = "start it and look at its log, or correct or unset PREFECT_API_URL; a run would run without its UI"
         yield Finding("prefect", "fail", answer.why, advice)
         return
-    theirs, ours = answer.version, installed("prefect")
+    theirs, ours = answer.version, version("prefect")
     found = f"{without_credentials(url)}: server {theirs or 'of unknown version'}, this client {ours}"
     if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
         yield Finding("prefect", "warn", found, "use the same minor version on both sides")
@@ -145,8 +147,6 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
-    from faceid_core.run.people import read_people
-
     people = 0
 
     def read() -> Iterator[Finding]:
@@ -161,12 +161,8 @@ def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
 def _run(
     config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
 ) -> Iterator[Finding]:
-    from faceid_core.doctor.expectation import calibrate, expectation
-    from faceid_core.doctor.machine import disk
-    from faceid_core.plan.planning import plan_run
-
     planned = plan_run(config)
     pictures = len(planned.plan.grid.prompts) * config.generate.seeds
-    yield from disk(config, people, planned.plan.crop_pixels, pictures)
+    yield from machine.disk(config, people, planned.plan.crop_pixels, pictures)
     measure = calibrate if measuring else None
     yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure)

@@ -1,7 +1,4 @@
-"""Commands that keep a store in order: verify, gc, pin, erase.
-
-What opens a store is imported in the functions: it loads numpy and pyarrow, which help pages do not need.
-"""
+"""Commands that keep a store in order: verify, gc, pin, erase."""
 
 from __future__ import annotations
 
@@ -15,7 +12,15 @@ from rich.progress import Progress
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, ObjectMissing
+from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION, EXIT_FAILURES
+from faceid_core.run.reading import open_existing, open_with_secret
+from faceid_core.run.runs import read_request
+from faceid_core.store import layout
+from faceid_core.upkeep.erase import erase as erase_identity
+from faceid_core.upkeep.erase import finish_erasures
+from faceid_core.upkeep.gc import collect
+from faceid_core.upkeep.verify import verify as verify_store
 from flows.options import takes_config
 
 _MOST_FINDINGS = 50
@@ -48,9 +53,6 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
     anything is damaged or missing. Orphans are no damage: faceid gc removes them. Without --repair the store stays
     as it is.
     """
-    from faceid_core.run.reading import open_existing
-    from faceid_core.upkeep.verify import verify as verify_store
-
     store = open_existing(config)
     console = Console(highlight=False)
     with Progress(console=console, disable=not console.is_terminal) as bars:
@@ -101,10 +103,6 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
     """Garbage is what no result, pin, page or table needs and what is older than a grace period. It is counted;
     --delete removes it and finishes erasures that are due. The identities of a running run are left alone.
     """
-    from faceid_core.run.reading import open_existing
-    from faceid_core.upkeep.erase import finish_erasures
-    from faceid_core.upkeep.gc import collect
-
     store = open_existing(config)
     console = Console(highlight=False)
 
@@ -145,10 +143,6 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
 @click.option("--remove", is_flag=True, help="Remove the pin.")
 def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     """faceid gc --unused-days then keeps every result that RUN_ID used. faceid status prints the latest run id."""
-    from faceid_core.run.reading import open_existing
-    from faceid_core.run.runs import read_request
-    from faceid_core.store import layout
-
     store = open_existing(config)
     try:
         read_request(store, run_id)
@@ -180,16 +174,14 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
 
     What lies outside the store is not touched: the photo, the manifest, backups, replicas of the bucket.
     """
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.run.reading import open_with_secret
-    from faceid_core.upkeep.erase import erase as erase_person
-
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))
     if not yes and not _confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
         click.echo("nothing was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
-    receipt = erase_person(store, secret, identity_id, wait=wait, say=lambda text: click.echo(text, err=True))
+    receipt = erase_identity(
+        store, secret, identity_id, wait=wait, say=lambda text: click.echo(text, err=True)
+    )
     shown = {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
     click.echo(json.dumps(shown, indent=2))
 

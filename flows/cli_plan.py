@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig, changed
+from faceid_core.plan.explaining import explain as explain_stage
+from faceid_core.plan.planning import RunPlan, plan_run
+from faceid_core.run.people import shared_photos
 from flows.options import RUN_KEYS, takes_config
-
-if TYPE_CHECKING:
-    from faceid_core.plan.planning import RunPlan
 
 _MOST_CLOSED = 20  # identities without work that are listed
 
 
-# What reads the store is imported in the functions: it loads numpy and pyarrow, which help pages do not need.
 @click.command()
 @click.argument("manifest", required=False)
 @takes_config(*RUN_KEYS)
@@ -43,8 +41,6 @@ def plan(
       faceid plan people/identities.csv --config night.yaml --cost-per-hour 2.50
       faceid plan --config night.yaml --set generate.steps=20 --people
     """
-    from faceid_core.plan.planning import plan_run
-
     if manifest:
         config = changed(config, {"identities": manifest}, source="MANIFEST")
     found = plan_run(config)
@@ -63,8 +59,6 @@ def print_plan(
         cost_per_hour: of one worker; None leaves the cost out.
         people: also a line per identity.
     """
-    from faceid_core.run.people import shared_photos
-
     common = len(found.subjects) - len(found.accounts)
     console.print(f"{len(found.accounts)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)
@@ -176,8 +170,6 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, planned: bool) 
     Example:
       faceid explain ann personalize --config night.yaml
     """
-    from faceid_core.plan.explaining import explain as explain_stage
-
     console = Console(highlight=False)
     for line in explain_stage(config, identity_id, stage, planned=planned).lines():
         console.print(line, soft_wrap=True, markup=False)

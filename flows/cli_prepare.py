@@ -1,6 +1,6 @@
 """faceid prepare: detect, crop and mask photos without a run.
 
-What detects is imported in the function: it loads numpy, OpenCV and pyarrow, which the help page does not need.
+What detects is imported in the function: it loads OpenCV, which the help page does not need.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.identity import read_manifest
 from faceid_core.private import FOLDER_MODE
 from flows.options import takes_config
 
@@ -63,7 +64,6 @@ def prepare(
     No store is needed and nothing is downloaded. Without --config, photos are taken for photographs (--faces
     deepface).
     """
-    from faceid_core.identity import read_manifest
     from faceid_core.prepare.page import write_prepared
     from faceid_core.prepare.trial import Trial, try_people
 

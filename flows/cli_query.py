@@ -1,13 +1,12 @@
 """Commands that read a store: status, query, key, tables, sheet. They refuse a store that does not exist.
 
-What opens a store or its tables is imported in the functions: it loads pyarrow, deltalake, duckdb or OpenCV, which
-help pages do not need.
+Tables and pictures are imported in the functions: they load deltalake, duckdb, pandas or OpenCV, which status and key
+do not need.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,15 +15,16 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, ObjectMissing
+from faceid_core.identity import validate_identity_id
 from faceid_core.private import write_private
+from faceid_core.run.reading import open_existing, open_with_secret
+from faceid_core.run.runs import read_request, read_status, run_ids
+from faceid_core.store import ObjectStore
+from faceid_core.store.lease import NAME, RunLease, waiting_runs
 from flows.options import takes_config
-
-if TYPE_CHECKING:
-    from faceid_core.store import ObjectStore
 
 
 def _tables(config: NightlyConfig):
-    from faceid_core.run.reading import open_existing
     from faceid_core.tables import Tables
 
     return Tables(open_existing(config))
@@ -36,9 +36,6 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
     Raises:
         ConfigurationError: the store holds no such run.
     """
-    from faceid_core.run.reading import open_existing
-    from faceid_core.run.runs import read_request, read_status, run_ids
-
     store = open_existing(config)
     known = run_ids(store)
     if not known:
@@ -67,8 +64,6 @@ def _without_status(request: dict) -> str:
 
 def _waiting_lines(store: ObjectStore) -> list[str]:
     """A line for each run that waits for the store; it has no record of its own yet."""
-    from faceid_core.store.lease import NAME, RunLease, waiting_runs
-
     waiting = waiting_runs(store)
     holder = RunLease.look(store, NAME).record if waiting else None
     held_by = "the store" if holder is None or holder.released else holder.who
@@ -155,9 +150,6 @@ def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
 @takes_config("store")
 def key(identity_id: str, config: NightlyConfig) -> None:
     """Paths, logs and the Prefect UI show this key in the place of IDENTITY_ID."""
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.run.reading import open_with_secret
-
     _, secret = open_with_secret(config)
     click.echo(secret.identity_key(validate_identity_id(identity_id)))
 

@@ -10,9 +10,12 @@ from rich.console import Console
 from faceid_core.config import NightlyConfig
 from faceid_core.private import without_credentials
 from flows.options import RUN_KEYS, takes_config
+from flows.prefect_auth import close_own_server
+from flows.prefect_server import configured_server, require_may_start_server
+from flows.stopping import slow_to_leave, watched
 
 
-# Everything below the configuration is imported in the functions: help and dry runs must load no tables, Prefect or Ray.
+# Runs are imported in the functions: help and dry runs must not load deltalake, pandas, Prefect or Ray.
 @click.command()
 @takes_config(*RUN_KEYS)
 @click.option("--dry-run", is_flag=True, help="Show what is cached and what would be computed, and stop.")
@@ -38,7 +41,6 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
         return
     from faceid_core.publish.summary_rows import acceptance_line, closing_rows, remarks
     from flows.console import ConsoleReporter, final_table
-    from flows.stopping import watched
 
     with watched(), ConsoleReporter(console) as reporter:
         run, finished = start_run(config, reporter)
@@ -58,8 +60,6 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
 def start_run(config: NightlyConfig, reporter):
     """Execute a run with the configured executor; returns the run and how it ended."""
-    from flows.stopping import slow_to_leave
-
     if config.execution.executor == "inline":
         from faceid_core.nightly import drive_inline
         from faceid_core.run.opening import open_run
@@ -81,8 +81,6 @@ def _prefect_settings() -> str:
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    from flows.prefect_auth import close_own_server
-    from flows.prefect_server import configured_server, require_may_start_server
 
     url = configured_server()
     if url:

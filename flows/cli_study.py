@@ -14,7 +14,9 @@ from rich.console import Console
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.outcomes import EXIT_FAILURES
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
+from flows.cli_run import start_run
 from flows.options import takes_config
+from flows.stopping import watched
 
 _COLUMNS = 76  # of a help page of 80, which indents
 
@@ -100,9 +102,7 @@ def study(
 
 
 def _start_run(config: NightlyConfig, console: Console):
-    from flows.cli_run import start_run
     from flows.console import ConsoleReporter
-    from flows.stopping import watched
 
     with watched(), ConsoleReporter(console) as reporter:
         run, _ = start_run(config, reporter)

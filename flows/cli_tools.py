@@ -16,6 +16,8 @@ from faceid_core.identity import validate_identity_id
 from faceid_core.personalize.control import IdentityUse, parse_stages
 from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
 from faceid_core.private import write_private
+from faceid_core.run.reading import newest_tokens, open_with_secret
+from faceid_core.stages.models import Models, WorkerSettings
 from flows.options import takes_config
 
 
@@ -74,8 +76,6 @@ def draw(
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
-    from faceid_core.run.reading import newest_tokens
-    from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
     target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
@@ -160,8 +160,6 @@ def tokens(
       faceid tokens ann --out ann.safetensors
       faceid tokens ann --format textual-inversion --token "<ann>"
     """
-    from faceid_core.run.reading import newest_tokens, open_with_secret
-
     target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":
         raise ConfigurationError(

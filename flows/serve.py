@@ -1,7 +1,12 @@
-"""faceid serve: a Prefect server, and a process that serves every deployment with its form."""
+"""faceid serve: a Prefect server, and a process that serves every deployment with its form.
+
+What imports Prefect is imported in the functions: Prefect reads its settings from the environment once.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -19,6 +24,8 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.private import without_credentials
 from flows.loopback import http_origin, reach_loopback_directly, reachable_host
 from flows.options import takes_config
+from flows.prefect_auth import close_own_server, refresh_prefect
+from flows.prefect_server import configured_server, require_server
 
 SERVER_START_SECONDS = 240
 _SERVER_STOP_SECONDS = 30
@@ -50,8 +57,6 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
     Example:
       faceid serve --config night.yaml --cron '0 22 * * *'
     """
-    from flows.prefect_server import configured_server, require_server
-
     if configured_server():
         _serve(config, cron, require_server(), None)
         return
@@ -66,8 +71,6 @@ def _own_server(host: str, port: int):
     Raises:
         ConfigurationError: it cannot be started there.
     """
-    from flows.prefect_auth import close_own_server, refresh_prefect
-
     _require_free(host, port)
     reached = reachable_host(host)
     origin = http_origin(reached, port)
@@ -125,7 +128,6 @@ def _end_with_parent():
     """What a child does first, so that it is stopped when we are killed and cannot stop it; nothing but on Linux."""
     if not sys.platform.startswith("linux"):
         return None
-    import ctypes
 
     libc = ctypes.CDLL(None)
     return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -158,8 +160,6 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
         url: The server's API.
         server: Its process if it is ours.
     """
-    import asyncio
-
     from prefect.client.orchestration import get_client
 
     from flows.cli_automations import put_silent

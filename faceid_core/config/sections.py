@@ -101,8 +101,8 @@ class ScoreConfig(Section):
     scorers: Literal["miniature", "miniature-selection", "photographs", "photographs-selection"] = Field(
         "miniature",
         description="Set of scorers: miniature for figures that are reported, miniature-selection for choosing "
-        "settings, whose figures are never reported. photographs and photographs-selection alike; faceid models fetch brings "
-        "their weights.",
+        "settings, whose figures are never reported. photographs and photographs-selection alike; faceid models "
+        "fetch brings their weights.",
     )
     metrics: tuple[Metric, ...] = Field(
         ("identity", "detection", "concepts", "image_text", "attention", "leakage"),
@@ -268,8 +268,8 @@ class RunConfig(Section):
     finish_by: dt.time | None = Field(
         None,
         description="Local time after which no identity starts a stage up to personalize. Identities that have "
-        "tokens by then are still drawn, scored and published, so the run ends later. The machine's clock is read before each "
-        "start, so setting the clock during a run moves this time.",
+        "tokens by then are still drawn, scored and published, so the run ends later. The machine's clock is read "
+        "before each start, so setting the clock during a run moves this time.",
     )
     timezone: str = Field("UTC", description="Timezone of the schedule, run_date and finish_by.")
     report_url: str = Field(
