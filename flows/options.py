@@ -29,7 +29,7 @@ OPTIONS = {
     "faces.parser_source": "--parser-source",
     "faces.mask_region": "--mask",
 }
-# What a run, its plan and its explanation are usually told.
+# For a run, its plan and its explanation.
 RUN_KEYS = (
     "identities", "store", "personalize.preset", "run.only", "run.from_stage", "run.force",
     "execution.executor", "execution.workers",
@@ -89,15 +89,15 @@ def _parameter(key: Key) -> str:
 
 
 def _option(key: Key, default: Any) -> Callable[[Callable], Callable]:
-    names, told = (OPTIONS[key.path], _parameter(key)), [key.path]
+    names, notes = (OPTIONS[key.path], _parameter(key)), [key.path]
     if not (default is None or default is False or default in ("", ())):
-        told.append(f"default: {default}")
+        notes.append(f"default: {default}")
     text, choices = key.description, " | ".join(key.choices)
     if len(choices) > _MOST_COLUMNS_OF_CHOICES:
         text = f"{text} One of {', '.join(key.choices)}."
     if key.is_list:
         text = f"{text} May be repeated."
-    text = f"{text}  [{'; '.join(told)}]"
+    text = f"{text}  [{'; '.join(notes)}]"
     if key.kind is bool:
         return click.option(*names, is_flag=True, default=None, help=text)
     # NightlyConfig parses the text, so that a value is refused in the same words whichever way it is given.

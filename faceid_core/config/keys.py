@@ -97,12 +97,16 @@ def _keys_of(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             continue
         kind, is_optional, limits = _unwrapped(field.annotation)
         # A field of the overrides describes the preset's value; the method's own describes the choice.
-        told = Method.model_fields[path.rpartition(".")[2]] if model is MethodOverrides else field
-        source = told.json_schema_extra.get("source") if isinstance(told.json_schema_extra, dict) else None
+        described = Method.model_fields[path.rpartition(".")[2]] if model is MethodOverrides else field
+        source = (
+            described.json_schema_extra.get("source")
+            if isinstance(described.json_schema_extra, dict)
+            else None
+        )
         yield Key(
             path,
             kind,
-            (told.description or "").removesuffix(" (Reconstruction.)"),
+            (described.description or "").removesuffix(" (Reconstruction.)"),
             field.default,
             is_optional,
             _bounds([*field.metadata, *limits]),

@@ -103,7 +103,7 @@ def attach(clock: Clock) -> None:
     from faceid_core.run import state as run
     from flows.console import ConsoleReporter
 
-    clock.around(opening, "open_night", "opening")
+    clock.around(opening, "open_run", "opening")
     clock.around(run.Run, "lookup", "lookup")
     clock.around(run.Run, "execute", "execute")
     clock.around(publish, "collect", "publish: scores")
