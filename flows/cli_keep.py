@@ -32,7 +32,7 @@ class _Days(click.FloatRange):
     def convert(self, value, param, ctx) -> float:
         days = super().convert(value, param, ctx)
         if not isfinite(days):
-            self.fail(f"{value} is not a number of days", param, ctx)
+            self.fail(f"{value} is no number of days", param, ctx)
         return days
 
 
