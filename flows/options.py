@@ -11,6 +11,7 @@ import click
 from faceid_core.config import load_config
 from faceid_core.config.keys import Key, all_keys
 from faceid_core.config.parse import parse_setting
+from faceid_core.errors import ConfigurationError
 
 # Every other key is given with --set.
 OPTIONS = {
@@ -54,7 +55,7 @@ def takes_config(*keys: str, without_file: Mapping[str, Any] | None = None) -> C
         def parse(config_file: str | None, settings: tuple[str, ...], **values: Any) -> Any:
             given = {key.path: values.pop(_parameter(key)) for key in chosen}
             overrides = {path: value for path, value in given.items() if value not in (None, ())}
-            overrides |= dict(parse_setting(text) for text in settings)
+            overrides |= dict(map(_parse_setting, settings))
             if config_file is None:
                 overrides = {**(without_file or {}), **overrides}
             return command(config=load_config(config_file, overrides), **values)
@@ -82,6 +83,13 @@ _SET = click.option(
     metavar="KEY=VALUE",
     help="Set any key, as in generate.seeds=2. May be repeated; faceid config lists the keys.",
 )
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    try:
+        return parse_setting(text)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--set") from None
 
 
 def _parameter(key: Key) -> str:

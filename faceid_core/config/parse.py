@@ -64,21 +64,19 @@ def _mapping(text: bytes, *, source: str) -> dict[str, Any]:
 def parse_setting(text: str) -> tuple[str, Any]:
     """Key and value of KEY=VALUE, as in `generate.seeds=2`; the value is read as YAML.
 
-    A key whose value is text takes it as it is written, where YAML would read a number, a date or a list.
+    A key whose value is text takes it as it is written, where YAML would read a number, a date or a mapping.
 
     Raises:
         ConfigurationError: this is no KEY=VALUE, or the value is no YAML.
     """
     path, sign, value = text.partition("=")
     if not sign or not path:
-        raise ConfigurationError(f"--set {text[:60]!r} is not KEY=VALUE, as in generate.seeds=2")
-    key = all_keys().get(path)
+        raise ConfigurationError(f"{text[:60]!r} is not KEY=VALUE, as in generate.seeds=2")
     try:
-        parsed = read_yaml(value, source=f"the value of {path[:60]}", what="a setting")
-    except ConfigurationError:
-        if key is None or not key.is_text:
-            raise
-        return path, value
+        parsed = read_yaml(value, source="its value", what="a setting")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{text[:60]!r} has a value that is no YAML: {error}") from None
+    key = all_keys().get(path)
     if key is not None and key.is_text and not isinstance(parsed, str):
         return path, None if parsed is None and key.is_optional else value
     return path, parsed
@@ -87,7 +85,11 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def format_setting(path: str, value: str) -> str:
     """KEY=VALUE that `parse_setting` reads as this text."""
     plain = f"{path}={value}"
-    return plain if parse_setting(plain)[1] == value else f"{path}={json.dumps(value)}"
+    try:
+        is_read_back = parse_setting(plain)[1] == value
+    except ConfigurationError:
+        is_read_back = False
+    return plain if is_read_back else f"{path}={json.dumps(value)}"
 
 
 def changed(config: NightlyConfig, overrides: dict[str, Any], *, source: str) -> NightlyConfig:

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.config import NightlyConfig, load_config, parse_config
+from faceid_core.config import NightlyConfig, changed, load_config, parse_config
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.run.runs import config_digest
 from faceid_core.stages.models import WorkerSettings, open_configured_store
 from faceid_core.store.s3 import S3Settings
+from faceid_core.studies.definitions import studies
 
 
 def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
@@ -25,7 +26,9 @@ def test_every_problem_is_told_at_once():
     with pytest.raises(ConfigurationError) as caught:
         parse_config({"generate": {"seeds": 0, "guidance_scale": 99}, "run": {"timezone": "Mars/Base"}})
     text = str(caught.value)
-    assert all(key in text for key in ("generate.seeds", "generate.guidance_scale", "run.timezone", "Mars/Base"))
+    assert all(
+        key in text for key in ("generate.seeds", "generate.guidance_scale", "run.timezone", "Mars/Base")
+    )
 
 
 def test_impossible_combinations_of_the_method_are_refused():
@@ -161,6 +164,12 @@ def test_faceid_config_explains_every_leaf_of_the_configuration():
         # Whether it is a reconstruction, and the preset's value, stand beside the key.
         meaning = re.split(r" \(Reconstruction| The preset's value", description)[0]
         assert " ".join(meaning.split())[:40] in text, path
+
+
+@pytest.mark.parametrize("study", studies().values(), ids=lambda study: study.name)
+def test_every_variant_of_a_study_is_a_configuration(study):
+    for variant in study.variants:
+        changed(NightlyConfig(), variant.settings, source=variant.label)
 
 
 def test_the_form_has_a_description_for_every_field():
