@@ -48,7 +48,7 @@ class NightlyConfig(Section):
         "DeepFace's own folder, and what extras installed.",
     )
     faces: FacesConfig = Field(
-        default_factory=FacesConfig, description="How a photo becomes an aligned crop and a mask."
+        default_factory=FacesConfig, description="Face detection, face parsing, mask, and limits on photos."
     )
     base_model: BaseModelConfig = Field(
         default_factory=BaseModelConfig, description="The frozen text-to-image model."
@@ -59,9 +59,9 @@ class NightlyConfig(Section):
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="The evaluation images.")
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="The metrics.")
     execution: ExecutionConfig = Field(
-        default_factory=ExecutionConfig, description="Where and how the work runs."
+        default_factory=ExecutionConfig, description="Executor, workers and retries."
     )
-    run: RunConfig = Field(default_factory=RunConfig, description="What this run covers and when it stops.")
+    run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of the run.")
     s3: S3Config = Field(default_factory=S3Config, description="How an s3:// store is reached.")
 
     @model_validator(mode="after")
