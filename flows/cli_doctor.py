@@ -96,7 +96,7 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     def check() -> list[Finding]:
         nonlocal workers
         keep_ray_on_loopback(os.environ, config.execution.ray_address)
-        from tasks.ray_check import check_ray
+        from tasks.ray_cluster import check_ray
 
         slow_to_leave("Ray")
         found, workers = check_ray(config)

@@ -23,6 +23,8 @@ from faceid_core.run.people import reject
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
+from faceid_core.stages.planning import plan_works
+from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import InputMissing, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.differences import Leaf, differences, shown
@@ -157,7 +159,7 @@ class _Walk:
     def _look(self, stage: str, subject: Subject) -> tuple[Subject, int, list[Miss]]:
         cached, misses = 0, []
         try:
-            works = self.plan.works(stage, subject)
+            works = plan_works(self.plan, stage, subject)
         except InputMissing:
             return subject, 0, []
         for work in works:
@@ -228,7 +230,6 @@ class _Walk:
 def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:
     """The names of the results that a stage brings a subject once its inputs are there."""
     from faceid_core.evaluate.metrics import METRICS
-    from faceid_core.stages.score import FLOOR
 
     if stage == "score":
         own = [m for m in plan.config.score.metrics if subject.photo_digest or not METRICS[m].needs_reference]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.run.learned import close_unlearned
+from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import InputMissing, Subject, Work
 from faceid_core.store import StageCache
 
@@ -59,7 +60,7 @@ def _look_at(run: Run, stage: str, subject: Subject) -> _Look:
     look = _Look()
     cache, forced = StageCache(run.store, subject.scope), run.plan.forces(stage, subject)
     try:
-        works = run.plan.works(stage, subject)
+        works = plan_works(run.plan, stage, subject)
     except InputMissing as missing:
         run.fail(subject, missing.stage, "no_outcome", str(missing))
         return look

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.run.executor import Executor
 from faceid_core.stages import STAGES
+from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import Done, Source, Subject, Work
 from faceid_core.store import StageCache
 
@@ -49,7 +50,7 @@ class Repair:
 
     def _run(self, work: Work) -> Done:
         found: list[Done] = []
-        self._executor.execute([work], self._run.reporter.tick, found.append, self._run.cancelled.is_set)
+        self._executor.execute([work], self._run.reporter.progressed, found.append, self._run.cancelled.is_set)
         return found[0]
 
     def _make_again(self, consumer: Subject, source: Source) -> str | None:
@@ -73,7 +74,7 @@ class Repair:
                 cache.quarantine(manifest, "a consumer found an output damaged")
             stage = "score" if source.stage.startswith("score-") else source.stage
             producer = next(
-                (w for w in run.plan.works(stage, owner) if w.call.key == source.stage_key), None
+                (w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None
             )
             if producer is None:
                 return f"{source.stage} was planned otherwise meanwhile; run again"
@@ -84,7 +85,7 @@ class Repair:
 
     def _planned(self, stage: str, work: Work) -> Work | None:
         """The consumer's work planned anew, because its input digests may have changed."""
-        works = self._run.plan.works(stage, self._run.subjects[work.subject])
+        works = plan_works(self._run.plan, stage, self._run.subjects[work.subject])
         again = next((w for w in works if w.result == work.result), None)
         return again and replace(again, replace=work.replace)
 

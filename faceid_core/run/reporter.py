@@ -17,8 +17,8 @@ class Reporter(Protocol):
         """A stage was looked up in the cache."""
         ...
 
-    def tick(self, subject: str, done: int, total: int) -> None:
-        """A subject advanced within the running stage."""
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
+        """Called as ProgressCallback is: a subject advanced within the running stage."""
         ...
 
     def settled(self, stage: str, done: Done) -> None:
@@ -37,7 +37,7 @@ class LogReporter:
         """See Reporter."""
         log.info("%s: %d cached, %d to compute", stage, hits, misses)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter; too frequent for a log."""
 
     def settled(self, stage: str, done: Done) -> None:

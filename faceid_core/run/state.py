@@ -26,6 +26,7 @@ from faceid_core.run.repair import Repair
 from faceid_core.run.reporter import Reporter
 from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
+from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
@@ -176,7 +177,7 @@ class Run:
                 works, refused = put_photos(self, works)
                 for done in refused:
                     on_done(done)
-            executor.execute(works, self.reporter.tick, on_done, stop)
+            executor.execute(works, self.reporter.progressed, on_done, stop)
             for done in damaged:
                 group = _group(done.work)
                 settled.append(self.settle(group, Repair(self, executor).consumer(group, done)))
@@ -208,7 +209,7 @@ class Run:
             return []
         subject = self.subjects[done.work.subject]
         forced = self.plan.forces("score", subject)
-        return [replace(work, replace=forced) for work in self.plan.works("score", subject)]
+        return [replace(work, replace=forced) for work in plan_works(self.plan, "score", subject)]
 
     def _without_photos(self, text: str) -> str:
         """An unexpected error's text without where photos lie: it goes to logs and Prefect, and a path may be an id."""

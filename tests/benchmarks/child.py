@@ -110,7 +110,7 @@ def attach(clock: Clock) -> None:
     clock.around(publish, "write_pages", "publish: pages")
     clock.around(fence.Tables, "publish", "publish: tables")
     clock.at(drive, "worker_settings", "executor")
-    clock.at(ConsoleReporter, "tick", "first progress")
+    clock.at(ConsoleReporter, "progressed", "first progress")
     clock.at(ConsoleReporter, "settled", "first progress")
     original = executor.InlineExecutor.execute
 

@@ -13,10 +13,10 @@ import pytest
 from faceid_core.config import parse_config
 from faceid_core.outcomes import UNLEARNABLE
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.stages import sharing
-from faceid_core.stages.generate import ConstantPictures
+from faceid_core.stages import leases
+from faceid_core.stages.executing.generate import ConstantPictures
+from faceid_core.stages.executing.personalize import SlotStopped
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.stages.personalize import SlotStopped
 from faceid_core.stages.work import MADE_ELSEWHERE, Work
 from faceid_core.store import Output, RunLease, StageCache, layout
 from faceid_core.store.keys import StageCall, canonical_json
@@ -29,14 +29,12 @@ SCOPE = f"identities/{'ab' * 16}"
 class Slow:
     """A stage that takes a while and counts what it made."""
 
-    name, version, batch = "personalize", 1, 1
-
     def __init__(self, seconds: float = 0.05):
         self.made: list[str] = []
         self.seconds = seconds
         self.fails: Exception | None = None
 
-    def execute(self, works, inputs, models, tick):
+    def execute(self, works, inputs, models, on_progress):
         for index, work in enumerate(works):
             time.sleep(self.seconds)
             self.made.append(work.call.key)
@@ -50,9 +48,8 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch):
     stage = Slow()
-    monkeypatch.setattr("faceid_core.stages.worker.stage_named", lambda _: stage)
-    monkeypatch.setattr("faceid_core.stages.stage_named", lambda _: stage)
-    monkeypatch.setattr(sharing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("faceid_core.stages.worker.stage_function", lambda _: stage.execute)
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
     monkeypatch.setattr("faceid_core.stages.worker._versions", dict)
     return stage
 

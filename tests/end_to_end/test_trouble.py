@@ -19,7 +19,7 @@ from faceid_core.publish import publish as publish_module
 from faceid_core.run.opening import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
-from faceid_core.stages.score import Score
+from faceid_core.stages.executing import score
 from faceid_core.store import StageCache, open_store
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
@@ -69,14 +69,14 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
 def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
     config = small(str(tmp_path / "store"), people, personalize={"slots": 1})
     run = open_run(config, LogReporter())
-    whole = Score.execute
+    whole = score.execute
 
-    def stopped(self, works, inputs, models, tick):
+    def stopped(works, inputs, models, on_progress):
         if run.subjects[works[0].subject].identity_id == "bob":
             raise KeyboardInterrupt
-        yield from whole(self, works, inputs, models, tick)
+        yield from whole(works, inputs, models, on_progress)
 
-    monkeypatch.setattr(Score, "execute", stopped)
+    monkeypatch.setattr(score, "execute", stopped)
     with pytest.raises(KeyboardInterrupt):
         drive_inline(run)
     status = status_of(run)
@@ -100,11 +100,11 @@ def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tm
     config = tmp_path / "night.yaml"
     config.write_text(small(str(tmp_path / "store"), people).model_dump_json())
 
-    def terminated(self, works, inputs, models, tick):
+    def terminated(works, inputs, models, on_progress):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from ()
 
-    monkeypatch.setattr(Score, "execute", terminated)
+    monkeypatch.setattr(score, "execute", terminated)
     monkeypatch.setattr("sys.argv", ["faceid", "run", "--config", str(config)])
     with pytest.raises(SystemExit) as ended:
         main()
