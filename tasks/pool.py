@@ -210,9 +210,7 @@ class RayPool:
         on_done(replace(done, attempts=attempt.number + attempt.losses))
         return []
 
-    def _after_loss(
-        self, attempt: _Attempt, left: list[Work], lost: str, on_done: OnDone
-    ) -> list[_Attempt]:
+    def _after_loss(self, attempt: _Attempt, left: list[Work], lost: str, on_done: OnDone) -> list[_Attempt]:
         """Return the attempts that follow for works that a lost worker left without an outcome."""
         if self._closed:
             for work in left:

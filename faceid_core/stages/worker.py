@@ -44,9 +44,7 @@ class Worker:
         self.models = Models(settings)
         self.leases = WorkLeases(self.store, run_id)
 
-    def execute(
-        self, works: Sequence[Work], on_progress: ProgressCallback = no_progress
-    ) -> Iterator[Done]:
+    def execute(self, works: Sequence[Work], on_progress: ProgressCallback = no_progress) -> Iterator[Done]:
         """Run one stage over works of that same stage; yield one Done for each, also where it fails."""
         if self.settings.threads:
             import torch  # not at the top: without threads to set, a driver's process need not load it
@@ -154,9 +152,7 @@ class Worker:
         if spec_of(work.call.stage).keeps_journal:
             self._journal(work).clear(work.call)
 
-    def _commit(
-        self, work: Work, outputs: Outputs, seconds: float, provenance: Mapping[str, Any]
-    ) -> Done:
+    def _commit(self, work: Work, outputs: Outputs, seconds: float, provenance: Mapping[str, Any]) -> Done:
         provenance = {
             "run_id": self.run_id,
             "seconds": round(seconds, 3),

@@ -1,7 +1,7 @@
 """Start-up: how long until `faceid --help` has answered, and until a run shows its first progress.
 
 Measured: processes of their own, from just before they start. `faceid --help` and `faceid run --help` until they end;
-a run of the sample people on a fresh store until the first stage's first progress (of a person under way, or a finished one), in
+a run of the sample people on a fresh store until the first stage's first progress (or first finished person), in
 one process and under Prefect with Ray. The bare interpreter stands beside as what nothing can undercut.
 
 Fair: files are in the system's cache after the warm round, which is thrown away (not with `--quick`); bytecode is
@@ -37,9 +37,7 @@ def run(settings: Settings) -> list[Row]:
     }
     found = alternate(commands, settings.repeats, warm=1)
     rows = [Row(NAME, name, "s", spread(found[name]), bar) for name, (_, bar) in _COMMANDS.items()]
-    runs = {
-        executor: lambda executor=executor: first_progress(settings, executor) for executor in _PROGRESS
-    }
+    runs = {executor: lambda executor=executor: first_progress(settings, executor) for executor in _PROGRESS}
     found = alternate(runs, settings.repeats, warm=settings.warm)
     return rows + [
         Row(NAME, f"first progress, {executor}", "s", spread(found[executor]), bar)

@@ -13,7 +13,6 @@ import pytest
 from faceid_core.config import parse_config
 from faceid_core.outcomes import UNLEARNABLE
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.stages import leases
 from faceid_core.stages.executing.generate import ConstantPictures
 from faceid_core.stages.executing.personalize import SlotStopped
 from faceid_core.stages.models import WorkerSettings
@@ -49,7 +48,7 @@ class Slow:
 def slow(monkeypatch):
     stage = Slow()
     monkeypatch.setattr("faceid_core.stages.worker.stage_function", lambda _: stage.execute)
-    monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("faceid_core.stages.leases.POLL_SECONDS", 0.02)
     monkeypatch.setattr("faceid_core.stages.worker._versions", dict)
     return stage
 
@@ -172,7 +171,6 @@ def test_a_store_without_leases_stops_nothing(folder_store, slow, monkeypatch):
 
 def test_short_stages_take_no_lease(folder_store, slow, monkeypatch):
     monkeypatch.setattr(RunLease, "try_take", lambda *_, **__: pytest.fail("a lease for a short stage"))
-    slow.name = "mask"
     assert [done.status for done in run(folder_store, "mine", works(2, "mask"))] == ["done", "done"]
 
 

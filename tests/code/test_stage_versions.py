@@ -39,7 +39,9 @@ def test_words_and_layout_do_not_count_and_everything_else_does():
 def test_what_decides_a_result_counts_and_what_passes_it_on_does_not():
     detect = modules_of("detect")
     # Imported inside functions, relatively, and not at all but loaded by the worker.
-    assert {"faceid_core.photos", "faceid_core.geometry.align", "faceid_core.miniature.scorers"} <= set(detect)
+    assert {"faceid_core.photos", "faceid_core.geometry.align", "faceid_core.miniature.scorers"} <= set(
+        detect
+    )
     assert {"faceid_core.faces.deepface_backend", "faceid_core.faces.ellipse"} <= set(detect)
     assert not [name for name in detect if "evaluate" in name or "personalize" in name or "diffusion" in name]
     assert "faceid_core.personalize.attention" in modules_of("personalize")

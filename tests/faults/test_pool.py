@@ -62,9 +62,7 @@ def pool(tmp_path):
 
 def run(pool, *subjects: str, stage: str = "detect", found=None) -> dict[str, Done]:
     """The outcome of each subject, put into `found` as they come."""
-    works = [
-        Work(s, "common", StageCall(stage, 1, {"who": s}), {}, stage) for s in subjects
-    ]
+    works = [Work(s, "common", StageCall(stage, 1, {"who": s}), {}, stage) for s in subjects]
     found = {} if found is None else found
 
     def on_done(done: Done) -> None:

@@ -51,7 +51,11 @@ def execute(
             yield index, error, {}
     shared = works[0].call.parameters
     assert all(work.call.parameters[name] == shared[name] for work in works for name in _SHARED)
-    current: tuple[str, int, int] = ("", 0, 0)  # subject whose picture is drawn, pictures done, pictures in all
+    current: tuple[str, int, int] = (
+        "",
+        0,
+        0,
+    )  # subject whose picture is drawn, pictures done, pictures in all
 
     def on_step() -> None:
         on_progress(*current)
