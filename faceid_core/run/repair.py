@@ -9,7 +9,7 @@ from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.run.executor import Executor
 from faceid_core.stages import STAGES
 from faceid_core.stages.planning import plan_works
-from faceid_core.stages.work import Done, Source, Subject, Work
+from faceid_core.stages.work import Done, Source, Subject, Work, pipeline_stage
 from faceid_core.store import StageCache
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Repair:
             manifest = cache.by_key(source.stage, source.stage_key)
             if manifest is not None:
                 cache.quarantine(manifest, "a consumer found an output damaged")
-            stage = "score" if source.stage.startswith("score-") else source.stage
+            stage = pipeline_stage(source.stage)
             producer = next(
                 (w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None
             )

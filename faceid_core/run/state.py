@@ -27,7 +27,7 @@ from faceid_core.run.reporter import Reporter
 from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning import plan_works
-from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work, pipeline_stage
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
@@ -327,4 +327,4 @@ class Run:
 
 def _group(work: Work) -> str:
     """The stage of STAGES that a work belongs to."""
-    return "score" if work.call.stage.startswith("score-") else work.call.stage
+    return pipeline_stage(work.call.stage)

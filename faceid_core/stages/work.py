@@ -11,6 +11,7 @@ from faceid_core.store.cache import Manifest
 from faceid_core.store.keys import StageCall
 
 STAGES = ("detect", "parse", "mask", "personalize", "generate", "score")
+METRIC_PREFIX = "score-"  # of the stage name of a metric, before the metric's own
 
 COMMON = "common"
 MADE_ELSEWHERE = "made_elsewhere"  # reason of a work that another run finished meanwhile
@@ -46,6 +47,11 @@ class StageSpec:
     batch: int | None
     keeps_journal: bool = False
     reuse: Reuse | None = None
+
+
+def pipeline_stage(name: str) -> str:
+    """Return the stage of STAGES that a call's stage belongs to: 'score' for 'score-identity'."""
+    return "score" if name.startswith(METRIC_PREFIX) else name
 
 
 class InputMissing(FaceidError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from faceid_core.stages.executing.stage import StageFunction
+from faceid_core.stages.work import pipeline_stage
 
 
 def stage_function(name: str) -> StageFunction:
@@ -12,4 +13,4 @@ def stage_function(name: str) -> StageFunction:
 
     Only that stage's module is imported: detect, parse and mask must not wait for torch.
     """
-    return import_module(f"{__name__}.{name.split('-')[0]}").execute
+    return import_module(f"{__name__}.{pipeline_stage(name)}").execute

@@ -15,8 +15,8 @@ from faceid_core.progress import ProgressCallback
 from faceid_core.stages.executing.stage import Inputs, StageResult
 from faceid_core.stages.files import read_png
 from faceid_core.stages.models import Models
-from faceid_core.stages.planning.score import PREFIX, SCORES, uses_photo_detector
-from faceid_core.stages.work import Work
+from faceid_core.stages.planning.score import SCORES, uses_photo_detector
+from faceid_core.stages.work import METRIC_PREFIX, Work
 from faceid_core.store.cache import Output
 
 _KEPT_PICTURES = 2  # metrics of one subject follow one another and share decoding, detection and embedding
@@ -26,7 +26,7 @@ def execute(
     works: Sequence[Work], inputs: Sequence[Inputs], models: Models, on_progress: ProgressCallback
 ) -> Iterator[StageResult]:
     """Score each subject's shard by the metric that the works name. Output: scores.parquet."""
-    metric = works[0].call.stage.removeprefix(PREFIX)
+    metric = works[0].call.stage.removeprefix(METRIC_PREFIX)
     scorers = _scorers(models, metric)
     where = {"device": models.device} if _on_accelerator(models, metric) else {}
     for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):

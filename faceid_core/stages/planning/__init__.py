@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning import detect, generate, mask, parse, personalize, score
-from faceid_core.stages.work import StageSpec, Subject, Work
+from faceid_core.stages.work import METRIC_PREFIX, StageSpec, Subject, Work
 
 _MODULES = {
     "detect": detect,
@@ -30,6 +30,6 @@ def plan_works(plan: Plan, stage: str, subject: Subject) -> list[Work]:
 
 def spec_of(name: str) -> StageSpec:
     """Return the spec of the stage that a call names: one of STAGES, or 'score-identity' and so on for a metric."""
-    if name.startswith(score.PREFIX):
-        return score.spec_of_metric(name.removeprefix(score.PREFIX))
+    if name.startswith(METRIC_PREFIX):
+        return score.spec_of_metric(name.removeprefix(METRIC_PREFIX))
     return _MODULES[name].SPEC

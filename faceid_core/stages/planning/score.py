@@ -10,16 +10,15 @@ from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.photographs import key_roles
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning.generate import SHARD
-from faceid_core.stages.work import COMMON, Source, StageSpec, Subject, Work
+from faceid_core.stages.work import COMMON, METRIC_PREFIX, Source, StageSpec, Subject, Work
 
 SCORES = "scores.parquet"
-PREFIX = "score-"  # of the stage's name, before the metric's
-FLOOR = "floor_score-"  # of the result's name for a person's floor, before the metric's
+FLOOR = f"floor_{METRIC_PREFIX}"  # of the result's name of a person's floor, before the metric's
 
 
 def spec_of_metric(metric: str) -> StageSpec:
     """Return the spec of a metric's stage; its version is the metric's."""
-    return StageSpec(PREFIX + metric, version=METRICS[metric].version, batch=1)
+    return StageSpec(METRIC_PREFIX + metric, version=METRICS[metric].version, batch=1)
 
 
 def uses_photo_detector(metric: str, faces_backend: str) -> bool:
