@@ -57,7 +57,9 @@ def _run_row(run: Run, exit_status: int) -> dict:
     # The clock may be set in the run: the end is the start and the seconds since, or it could lie before it.
     seconds = round(run.seconds(), 3)
     config = run.config
-    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()]
+    manifest = [
+        [a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()
+    ]
     return {
         "run_id": run.run_id,
         "run_date": run.run_date,
@@ -109,9 +111,7 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "attempts": account.attempts,
             "seconds": round(account.seconds, 3),
             **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
-            "personalise_key": keys.get(
-                "personalize"
-            ),  # a column keeps its name until the tables' next version
+            "personalise_key": keys.get("personalize"),  # a column keeps its name until the tables' next version
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
             "weak": None if account.reason == ERASED else account.weak,
             "same_photo": account.same_photo,
@@ -160,7 +160,9 @@ def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
             yield from _scored(run, subject, scores.floor, floor_key[subject.class_word], floor=True)
 
 
-def _scored(run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False) -> Iterable[dict]:
+def _scored(
+    run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False
+) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]

@@ -50,9 +50,7 @@ class Repair:
 
     def _run(self, work: Work) -> Done:
         found: list[Done] = []
-        self._executor.execute(
-            [work], self._run.reporter.progressed, found.append, self._run.cancelled.is_set
-        )
+        self._executor.execute([work], self._run.reporter.progressed, found.append, self._run.cancelled.is_set)
         return found[0]
 
     def _make_again(self, consumer: Subject, source: Source) -> str | None:

@@ -187,7 +187,9 @@ def test_a_person_erased_during_the_run_is_refused_and_the_others_go_on(small, p
     run.store.put_if_absent(tombstone(ann.name), b"{}")
     ended = drive_inline(run)
     assert ended.exit_status == 0 and outcomes(run) == {"ann": "refused", "bob": "done"}
-    listed = Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
+    listed = (
+        Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
+    )
     assert listed == [{"identity_id": "bob"}, {"identity_id": ann.name}], "an erased id does not come back"
 
 

@@ -50,10 +50,9 @@ def test_a_ray_of_this_machine_stays_on_the_loopback_address(monkeypatch, addres
     assert started == {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} and joined == {}
 
 
+
 @pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
-def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(
-    closed_port, monkeypatch, setting
-):
+def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(closed_port, monkeypatch, setting):
     monkeypatch.setattr(ray_cluster, "REACH_SECONDS", 1.5)
     configured = closed_port if setting == "execution.ray_address" else ""
     monkeypatch.setenv("RAY_ADDRESS", closed_port)
