@@ -75,13 +75,14 @@ class RayPool:
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
-        self._closed, self._workers, self._cpu_workers = False, None, None
+        self._closed = False
+        self._groups: list[Workers] = []  # all that were started
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             self._ray_ended = start_ray(address, run_id)
         try:
             self._require_shared_store()
-            self._workers = Workers(self.actor_class, settings, run_id, wanted=workers)
+            self._workers = self._start(workers)
             self._cpu_workers = self._start_cpu_workers()
         except BaseException:
             self.close()
@@ -92,6 +93,11 @@ class RayPool:
         """Whether pictures can be scored while others are drawn: there is another worker for it."""
         return self._cpu_workers is not None or len(self._workers) > 1
 
+    def _start(self, wanted: int, *, with_gpu: bool = True) -> Workers:
+        started = Workers(self.actor_class, self._settings, self._run_id, wanted=wanted, with_gpu=with_gpu)
+        self._groups.append(started)
+        return started
+
     def _start_cpu_workers(self) -> Workers | None:
         """Start workers without a GPU for stages that need none, where the others have one and CPUs are left."""
         if not gpus_per_worker(self._settings.device):
@@ -100,7 +106,7 @@ class RayPool:
         count = min(most, cpu_workers_that_fit(self._settings.threads))
         if not count:
             return None  # no CPU is left: workers with a GPU run every stage
-        return Workers(self.actor_class, self._settings, self._run_id, wanted=count, with_gpu=False)
+        return self._start(count, with_gpu=False)
 
     def _workers_for(self, works: Sequence[Work]) -> Workers:
         needs_base = any("base" in work.call.weights for work in works)
@@ -239,7 +245,7 @@ class RayPool:
 
     def usage(self) -> Usage:
         """See faceid_core.run.executor.Executor."""
-        each = [workers.usage() for workers in (self._workers, self._cpu_workers) if workers is not None]
+        each = [workers.usage() for workers in self._groups]
         idle = tuple(share for usage in each for share in usage.idle)
         return Usage(idle, sum(usage.replaced for usage in each))
 
@@ -248,9 +254,8 @@ class RayPool:
         if self._closed:
             return
         self._closed = True
-        for workers in (self._workers, self._cpu_workers):
-            if workers is not None:
-                workers.close()
+        for workers in self._groups:
+            workers.close()
         if self._owns_ray:
             ray.shutdown()
             self._ray_ended.set()

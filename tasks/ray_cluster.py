@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -119,11 +120,15 @@ def _without_message(text: str) -> Iterator[None]:
 
 
 def _init_ray(address: str, run_id: str) -> None:
-    common = {"namespace": f"faceid-{run_id}", "log_to_driver": False, "configure_logging": False}
+    common: dict[str, Any] = {
+        "namespace": f"faceid-{run_id}",
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
     if address:
         ray.init(address=address, **common)
         return
-    local = {
+    local: dict[str, Any] = {
         "num_cpus": os.cpu_count(),
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,

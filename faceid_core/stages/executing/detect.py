@@ -28,6 +28,7 @@ def execute(
     Outputs: crop.png, valid.png, detection.json (and subject.png), or rejection.json.
     """
     for index, (work, blobs) in enumerate(zip(works, inputs, strict=True)):
+        outputs: Outputs | Exception
         try:
             outputs = _aligned(blobs, work.call.parameters, models)
         except PhotoRejected as rejection:

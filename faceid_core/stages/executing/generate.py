@@ -69,7 +69,8 @@ def execute(
     )
     started = time.monotonic()
     for sheet in sheets:
-        drawn, constant = [], 0
+        drawn: list[ShardRow] = []
+        constant = 0
         for cell in sheet.todo:
             current = sheet.subject, len(drawn), len(sheet.todo)
             picture = next(pictures)
@@ -94,9 +95,9 @@ class _Sheet:
 
     index: int
     subject: str
-    wanted: list[Cell]
+    wanted: Sequence[Cell]
     kept: dict[str, ShardRow]
-    todo: list[Cell]
+    todo: Sequence[Cell]
     requests: list[DrawRequest]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from safetensors.numpy import save
 
@@ -63,7 +64,10 @@ def execute(
 def _outputs(result: PersonalizeResult) -> Outputs:
     maps = {"after": result.attention_after, "before": result.attention_before}
     curve = [{k: v for k, v in row.items() if k != "seconds"} for row in result.curve]
-    training = {"outside_before": result.outside_before, "outside_after": result.outside_after}
+    training: dict[str, Any] = {
+        "outside_before": result.outside_before,
+        "outside_after": result.outside_after,
+    }
     if result.restarted:
         training["restarted"] = result.restarted
     return {

@@ -19,9 +19,9 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
         "face_box": list(subject.face_box) if subject.face_box else None,
         **faces.limits(),
     }
-    sources, roles = {"photo": subject.photo()}, ("face_detector",)
+    sources = {"photo": subject.photo()}
+    roles = () if subject.is_given else ("face_detector",)
     if subject.is_given:
-        roles = ()
         if subject.subject_box:
             parameters["subject_box"] = list(subject.subject_box)
         if subject.subject_mask_digest:

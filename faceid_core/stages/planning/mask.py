@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import StageSpec, Subject, Work
 
@@ -17,7 +19,7 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
         "valid": subject.source("detect", "valid.png"),
     }
     faces = plan.config.faces
-    parameters = {"region": "subject" if subject.is_given else faces.mask_region}
+    parameters: dict[str, Any] = {"region": "subject" if subject.is_given else faces.mask_region}
     covered = None if subject.is_given else faces.covered_limit()
     if covered is not None:
         parameters |= {"max_covered_share": covered, "framing": faces.crop_framing}
