@@ -12,7 +12,6 @@ import pytest
 
 from faceid_core import nightly as drive_module
 from faceid_core.errors import StoreError
-from faceid_core.evaluate import metrics
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages
 from faceid_core.publish import publish as publish_module
@@ -162,13 +161,13 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     first = open_run(small(store, people), LogReporter())
     drive_inline(first)
     ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
-    whole = metrics.score
+    whole = score.score
 
     def otherwise(metric, *rest, **more):
         rows = whole(metric, *rest, **more)
         return [replace(row, value=0.125) for row in rows] if metric == "detection" else rows
 
-    monkeypatch.setattr(metrics, "score", otherwise)
+    monkeypatch.setattr(score, "score", otherwise)
     forced = {"only": ("ann",), "force": True, "from_stage": "score"}
     again = open_run(small(store, people, run=forced), LogReporter())
     index = drive_inline(again).published.index
