@@ -9,8 +9,8 @@ import click
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
-from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
-from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
+from faceid_core.personalize.control import KV_CHOICES, IdentityUse, parse_stages
+from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN, placeholder_token
 from faceid_core.private import write_private
 from flows.options import config_options
 
@@ -35,7 +35,9 @@ from flows.options import config_options
 @click.option(
     "--stages", help="Stages that use the person, e.g. 1,2,3 or 3-5 (1: least noise); else the class word."
 )
-@click.option("--sides", type=click.Choice(SIDES), help="Use the person's keys, values, or both.")
+@click.option(
+    "--kv", type=click.Choice(KV_CHOICES), help="Use the person's keys (k), values (v), or both (kv)."
+)
 @click.option("--strength", type=click.FloatRange(0, 1), help="0: the class word, 1: the person.")
 @config_options
 def draw(
@@ -45,7 +47,7 @@ def draw(
     seeds: int,
     out: str,
     stages: str | None,
-    sides: str | None,
+    kv: str | None,
     strength: float | None,
 ) -> None:
     """Draw one person, or several together, in a prompt of your own, with the newest tokens that the store holds."""
@@ -63,7 +65,7 @@ def draw(
     chosen = config.generate
     use = IdentityUse(
         chosen.use_stages if stages is None else parse_stages(stages),
-        sides or chosen.use_sides,
+        kv or chosen.use_kv,
         chosen.use_strength if strength is None else strength,
     )
     models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
@@ -95,20 +97,20 @@ def draw(
 )
 @click.option(
     "--token",
-    default=DEFAULT_TOKEN,
+    default=DEFAULT_TOKEN_PATTERN,
     show_default=True,
     help="The other tool's word for the person, in lower case; {id} in it stands for the id, which every reader of the "
     "file sees, {key} for eight digits of the person's key.",
 )
 @click.option(
-    "--distil-steps",
+    "--distill-steps",
     default=300,
     show_default=True,
     type=click.IntRange(0, 100_000),
-    help="Steps of distilling stages, keys and values into one context; 0 takes their mean.",
+    help="Steps of distillation of stages, keys and values into one context; 0 takes their mean.",
 )
 @click.option(
-    "--distil-vectors",
+    "--distill-vectors",
     type=click.IntRange(1, 16),
     help="Token positions that the person takes in the file.  [default: as many as the tokens take]",
 )
@@ -131,8 +133,8 @@ def tokens(
     out: str,
     kind: str,
     token: str,
-    distil_steps: int,
-    distil_vectors: int | None,
+    distill_steps: int,
+    distill_vectors: int | None,
     measure: bool,
     script: str,
     script_prompt: str,
@@ -153,8 +155,8 @@ def tokens(
         return
     from flows.export import write_script, write_textual_inversion
 
-    word = token_for(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
-    # What cannot be used is said before the minutes of distilling.
+    word = placeholder_token(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
+    # What cannot be used is said before the minutes of distillation.
     text, drawing = "", _target(script) if script else None
     if drawing:
         text = write_script(
@@ -162,7 +164,7 @@ def tokens(
             str(target),
             data,
             token=word,
-            vectors=distil_vectors,
+            vectors=distill_vectors,
             prompt=script_prompt,
             seed=script_seed,
         )
@@ -171,8 +173,8 @@ def tokens(
         identity_id,
         data,
         token=word,
-        steps=distil_steps,
-        vectors=distil_vectors,
+        steps=distill_steps,
+        vectors=distill_vectors,
         measured=measure,
         target=target,
     )

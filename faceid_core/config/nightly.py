@@ -75,7 +75,7 @@ class NightlyConfig(Section):
         if not is_person:
             return WHOLE
         chosen = self.generate
-        use = IdentityUse(chosen.use_stages, chosen.use_sides, chosen.use_strength)
+        use = IdentityUse(chosen.use_stages, chosen.use_kv, chosen.use_strength)
         return use.within(self.personalize.resolved().stages)
 
     def digest(self) -> str:

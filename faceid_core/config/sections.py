@@ -82,7 +82,7 @@ class GenerateConfig(Section):
         description="Stages that use the person, from 1 (least noise); in the others the class word stands in. "
         "Empty means all.",
     )
-    use_sides: Literal["kv", "k", "v"] = Field(
+    use_kv: Literal["kv", "k", "v"] = Field(
         "kv", description="What uses the person: keys (where to sample), values (what is painted), or both."
     )
     use_strength: float = Field(

@@ -21,7 +21,7 @@ class Personalize:
         """Train everybody in `works`; they share method and seed because the plan gives all the same."""
         from safetensors.numpy import save
 
-        from faceid_core.personalize.journal import JournalEntry
+        from faceid_core.personalize.checkpoint import JournalEntry
         from faceid_core.personalize.method import Method
         from faceid_core.personalize.trainer import PersonalizeResult, TrainingPhoto, personalize
 

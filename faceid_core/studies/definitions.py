@@ -180,7 +180,7 @@ def _parametrization() -> Study:
         question="What should be learned of a person: free vectors, a transformer block, or a place among known names?",
         variants=(
             _method("names", DEFAULT),
-            _method("names without a common part", DEFAULT, common=False),
+            _method("names without a shared part", DEFAULT, shared_vector=False),
             _method(
                 "free from the mean name",
                 DEFAULT,
@@ -206,8 +206,8 @@ def _dial() -> Study:
         variants=(
             *(use(f"strength {strength:g}", strength=strength) for strength in strengths),
             use("whole"),
-            use("only K", sides="k"),
-            use("only V", sides="v"),
+            use("only K", kv="k"),
+            use("only V", kv="v"),
             use("stages 1 to 3", stages=(1, 2, 3)),
             use("stages 3 to 5", stages=(3, 4, 5)),
         ),
