@@ -39,7 +39,7 @@ class DrawRequest:
         subject: a person's tokens, or a plain text (class word, name) that replaces `V*`; or several of them,
             which replace `V1*`, `V2*`, ...
         prompt: with `V*` exactly once, or with the numbered placeholders of several people.
-        seed: of the starting noise; the same seed starts every subject and prompt from the same noise.
+        seed: of the initial noise, which is the same for every subject and prompt.
         use: how much of the person is used; a plain text is always used whole.
     """
 

@@ -125,7 +125,7 @@ def distill(
     if steps:
         near = (
             teacher.lost_share(
-                views[:_VIEWS_FOR_INITIAL], mean, seed, "choosing the initial embedding, views"
+                views[:_VIEWS_FOR_INITIAL], mean, seed, "initial embedding, views"
             )
             < _NEAR
         )
