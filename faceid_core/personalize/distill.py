@@ -123,12 +123,7 @@ def distill(
     lost_by_mean = teacher.lost_share(held_out, mean, seed, "measuring the mean, views")
     result, lost = mean, lost_by_mean
     if steps:
-        near = (
-            teacher.lost_share(
-                views[:_VIEWS_FOR_INITIAL], mean, seed, "initial embedding, views"
-            )
-            < _NEAR
-        )
+        near = teacher.lost_share(views[:_VIEWS_FOR_INITIAL], mean, seed, "initial embedding, views") < _NEAR
         student = {
             name: (
                 mean.tensors[name][0, 0] if near else class_word_embeddings(tower, tokens.class_word, count)
