@@ -193,11 +193,8 @@ class _Trainer:
         """The person's second attempt: from the first step, at a smaller learning rate."""
         log.warning("%s: step %d: %s; begun again at a smaller rate", slot.photo.name, slot.step, fault)
         again = self._open(slot.photo)
-        again.attempt, again.first_fault, again.seconds = (
-            slot.attempt + 1,
-            fault,
-            again.seconds + slot.seconds,
-        )
+        again.attempt, again.first_fault = slot.attempt + 1, fault
+        again.seconds += slot.seconds
         return again
 
     def _open(self, photo: TrainingPhoto) -> Slot:
@@ -205,10 +202,8 @@ class _Trainer:
         began = time.perf_counter()
         method, base = self.method, self.base
         mirrored = np.ascontiguousarray(photo.image[:, ::-1])
-        # One by one: the encoder's arithmetic must not depend on a batch.
-        latents = torch.cat(
-            [base.encode_images([image]) for image in (photo.image, mirrored)]
-        )  # [2, c, side, side]
+        # [2, c, side, side]; one by one: the encoder's arithmetic must not depend on a batch.
+        latents = torch.cat([base.encode_images([image]) for image in (photo.image, mirrored)])
         initial = {
             name: initial_embeddings(base, tower, photo.class_word, method)  # [vectors, width]
             for name, tower in base.towers.items()
