@@ -19,7 +19,7 @@ from faceid_core.plan.preflight import require_room
 from faceid_core.private import write_private
 from faceid_core.run.reading import newest_crop
 from faceid_core.stages.models import Models, WorkerSettings
-from faceid_core.stages.weights import base_files, find_weights
+from faceid_core.weights.resolve import base_files, resolve_all
 from flows.step_progress import StepProgress
 
 
@@ -54,7 +54,7 @@ def write_textual_inversion(
         write_private(target, to_textual_inversion(tokens, token=token))
         return
     require_token(token)
-    grid, chosen, found = load_grid(config.generate.grid), config.generate, find_weights(config)
+    grid, chosen, found = load_grid(config.generate.grid), config.generate, resolve_all(config)
     texts = {f"prompt {prompt.id!r}": prompt.text for prompt in grid.prompts}
     require_room(found, texts, max(tokens.vectors, vectors or 1))
     metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
@@ -126,7 +126,7 @@ def write_script(
             "save_pretrained, and give base_model.source that folder"
         )
     require_room(
-        find_weights(config),
+        resolve_all(config),
         {"--script-prompt": prompt},
         vectors or IdentityTokens.from_bytes(native).vectors,
     )

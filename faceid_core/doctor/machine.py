@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import FaceidError
-from faceid_core.stages.weights import base_files
 from faceid_core.store.folder import folder_of
 from faceid_core.weights.describe import MINIATURE
+from faceid_core.weights.resolve import base_files
 
 from .finding import Finding
 

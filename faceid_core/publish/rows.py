@@ -11,7 +11,6 @@ from data_contracts import contract
 from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.evaluate.photographs import key_roles
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import tally
 from faceid_core.run.executor import Usage
@@ -23,6 +22,7 @@ from faceid_core.stages.score import FLOOR
 from faceid_core.stages.work import Subject
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.weights.roles import ROLES, photograph_roles
 
 Found = Sequence[tuple[Subject, SubjectScores]]
 
@@ -57,9 +57,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
     # The clock may be set in the run: the end is the start and the seconds since, or it could lie before it.
     seconds = round(run.seconds(), 3)
     config = run.config
-    manifest = [
-        [a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()
-    ]
+    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()]
     return {
         "run_id": run.run_id,
         "run_date": run.run_date,
@@ -111,7 +109,9 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "attempts": account.attempts,
             "seconds": round(account.seconds, 3),
             **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
-            "personalise_key": keys.get("personalize"),  # a column keeps its name until the tables' next version
+            "personalise_key": keys.get(
+                "personalize"
+            ),  # a column keeps its name until the tables' next version
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
             "weak": None if account.reason == ERASED else account.weak,
             "same_photo": account.same_photo,
@@ -160,9 +160,7 @@ def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
             yield from _scored(run, subject, scores.floor, floor_key[subject.class_word], floor=True)
 
 
-def _scored(
-    run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False
-) -> Iterable[dict]:
+def _scored(run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
@@ -183,11 +181,11 @@ def _scored(
 
 def scored_by(run: Run, metric: str, manifest: Manifest) -> tuple[str, list[str]]:
     """Which models measured a metric, in words, and their digests as the key of the scores has them."""
-    scorers, roles, names = run.config.score.scorers, METRICS[metric].roles, run.plan.scorer_names
+    scorers, roles, titles = run.config.score.scorers, ROLES[metric], run.plan.scorer_titles
     asked = manifest.content["preimage"]["weights"]
-    if names:
-        played = key_roles(metric, roles)
-        return f"{scorers}:{'+'.join(names[role] for role in played)}", [asked[role] for role in played]
+    if titles:
+        played = photograph_roles(metric)
+        return f"{scorers}:{'+'.join(titles[role] for role in played)}", [asked[role] for role in played]
     backend = run.config.faces.backend
     if METRICS[metric].detector_of_photos and asked["detector"] != run.plan.weights["detector"]:
         return f"{backend}:{'+'.join(roles)}", [asked[role] for role in roles]

@@ -21,10 +21,9 @@ from faceid_core.run.reporter import Reporter
 from faceid_core.run.runs import new_run_id, write_request, write_status
 from faceid_core.run.state import Run
 from faceid_core.run.waiting import PatientWait
-from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import Subject
-from faceid_core.store import ObjectStore, RunLease, erased_people, initialize
+from faceid_core.store import ObjectStore, RunLease, erased_people, initialize, open_store
 from faceid_core.store.layout import STORE, check_secret, exists, read_layout
 from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import IdentitySecret
@@ -78,7 +77,7 @@ def open_run(
         identities = people(config)
         if identities != asked_for:
             require_fit(plan, identities, names_of_ceiling(config))
-        photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+        photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
         subjects, accounts, by_key = _admit_all(
             identities, store, secret, photos, run_date, require_consent=config.run.require_consent
         )
@@ -127,7 +126,7 @@ def open_store_checked(
             no secret; it refuses us; its tables would lie elsewhere.
         SecretMismatch: the store was made with another secret.
     """
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     refuse_unfit_for_tables(store)
     there = exists(store)
     if dry:
@@ -186,7 +185,7 @@ def look_at_people(
     identities = read_people(config)
     require_fit(plan, identities, names_of_ceiling(config))
     store, secret = open_store_checked(config, dry=True)
-    photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+    photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
     subjects, accounts, by_key = _admit_all(
         identities, store, secret, photos, today, require_consent=config.run.require_consent
     )

@@ -18,8 +18,8 @@ from faceid_core.identity import (
 )
 from faceid_core.outcomes import MOST_NAMED, Account, Outcome, some_of
 from faceid_core.run.photo_source import PhotoSource, mask_of
-from faceid_core.stages.models import open_configured_store
 from faceid_core.stages.work import COMMON, Subject
+from faceid_core.store import open_store
 from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
@@ -94,7 +94,7 @@ def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
         return read_manifest(source)
     folder, _, name = source.rpartition("/")
     try:
-        store = open_configured_store(folder, config.s3.model_dump())
+        store = open_store(folder, config.s3.settings())
         info = store.head(name)
         if info is not None and info.size > MOST_MANIFEST_BYTES:
             raise too_large_a_manifest(source)
@@ -196,7 +196,8 @@ def shared_photos(
         if account.same_photo:
             alike.setdefault(subjects[key].photo_digest, []).append(name(account))
     groups = [
-        " = ".join(people[:MOST_NAMED]) + (f" and {len(people) - MOST_NAMED} more" if people[MOST_NAMED:] else "")
+        " = ".join(people[:MOST_NAMED])
+        + (f" and {len(people) - MOST_NAMED} more" if people[MOST_NAMED:] else "")
         for people in alike.values()
     ]
     return f"one and the same photo: {some_of(groups)}; check the manifest" if groups else ""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.identity import validate_identity_id
-from faceid_core.stages.models import open_configured_store
-from faceid_core.store import ObjectStore, StageCache
+from faceid_core.store import ObjectStore, StageCache, open_store
 from faceid_core.store.layout import check_secret, identity_scope, read_layout
 from faceid_core.store.secret import IdentitySecret
 
@@ -25,7 +24,7 @@ def open_existing(config: NightlyConfig) -> ObjectStore:
         ConfigurationError: there is no store at that address, one of another layout, or one that refuses us.
         StoreError: its own record cannot be read.
     """
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     read_layout(store)
     return store
 
@@ -50,9 +49,9 @@ def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
         ConfigurationError: the id may not be one, or the store holds no such tokens.
         DamagedInput: the file is gone from the store, or not what was put there.
     """
-    from faceid_core.stages.weights import find_weights
+    from faceid_core.weights.resolve import resolve_all
 
-    base = find_weights(config).digests["base"]
+    base = resolve_all(config).digests["base"]
     found = _newest(
         config, identity_id, "personalize", "tokens.safetensors", lambda weights: weights.get("base") == base
     )

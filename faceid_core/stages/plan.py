@@ -9,10 +9,10 @@ from pathlib import Path
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.grid import PromptGrid, load_grid
 from faceid_core.personalize.method import Method
-from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import Source, Subject, Work, call_for
 from faceid_core.store.cache import Manifest
 from faceid_core.weights.describe import Description
+from faceid_core.weights.resolve import resolve_all
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Plan:
     """Everything that decides results, in memory, without a model loaded.
 
     `weights` maps a role (base, detector, parser, recognizer, image_text) to the digest of its files;
-    `scorer_names` are for tables: the photographs' scorers by role;
+    `scorer_titles` are for tables: name and version of the photographs' scorers by role;
     `base` says what the base model is, `tokenizers` where its text encoders' tokenizers lie. `floors` is filled in as
     the run goes: the manifest of each class word's pictures, against which people's identity floor is measured.
     """
@@ -31,7 +31,7 @@ class Plan:
     weights: Mapping[str, str]
     base: Description
     tokenizers: Mapping[str, Path]
-    scorer_names: Mapping[str, str] = field(default_factory=dict)
+    scorer_titles: Mapping[str, str] = field(default_factory=dict)
     floors: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
@@ -42,7 +42,7 @@ class Plan:
             ConfigurationError: the grid or the method cannot be used.
             MissingWeights: a model's files are absent.
         """
-        found = find_weights(config)
+        found = resolve_all(config)
         return cls(
             config=config,
             method=config.personalize.resolved(),
@@ -50,7 +50,7 @@ class Plan:
             weights=found.digests,
             base=found.base,
             tokenizers=found.tokenizers,
-            scorer_names=found.names,
+            scorer_titles=found.titles,
         )
 
     @property

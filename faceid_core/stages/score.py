@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 
-from faceid_core.evaluate.photographs import key_roles
 from faceid_core.stages.files import read_png
 from faceid_core.stages.generate import SHARD
 from faceid_core.stages.work import COMMON, Source, Subject, Work
 from faceid_core.store.cache import Output
+from faceid_core.weights.roles import ROLES, photograph_roles
 
 SCORES = "scores.parquet"
 FLOOR = "floor_score-"  # what the result of a person's floor is called, before the metric's name
@@ -58,17 +58,13 @@ class Score:
 
 def _on_accelerator(models, metric: str) -> bool:
     """Whether CLIP computed, where the base model does; everything else that scores computes on the CPU."""
-    from faceid_core.evaluate.metrics import METRICS
-
-    asks_clip = {"image_text", "second_image_text", "embedder"} & set(
-        key_roles(metric, METRICS[metric].roles)
-    )
-    return models.settings.photograph_scorers is not None and bool(asks_clip)
+    asks_clip = {"image_text", "second_image_text", "embedder"} & set(photograph_roles(metric))
+    return models.settings.scores_photographs and bool(asks_clip)
 
 
 def _scorers(models, metric: str):
     """The scorers, with the photos' detector in its place where the metric asks for that one."""
-    own = models.settings.photograph_scorers is None
+    own = not models.settings.scores_photographs
     if own and _asks_detector_of_photos(metric, models.settings.faces_backend):
         return replace(models.scorers, detector=models.detector)
     return models.scorers
@@ -142,9 +138,9 @@ def _work(plan, subject: Subject, metric: str, pictures: Source, result: str | N
         "scorers": plan.config.score.scorers,
     }
     if plan.config.score.of_photographs:
-        roles = key_roles(metric, about.roles)
+        roles = photograph_roles(metric)
     else:
-        roles = {role: role for role in about.roles}
+        roles = {role: role for role in ROLES[metric]}
         if _asks_detector_of_photos(metric, plan.config.faces.backend):
             roles["detector"] = "face_detector"
     name = f"score-{metric}"

@@ -14,10 +14,10 @@ from pathlib import Path
 from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.stages import stage_named
 from faceid_core.stages.files import REJECTION, read_json
-from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
+from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.sharing import SharedWork
 from faceid_core.stages.work import JOURNAL, Done, Entry, Work
-from faceid_core.store import IdentityErased, StageCache
+from faceid_core.store import IdentityErased, StageCache, open_store
 from faceid_core.store.journal import WorkJournal
 from faceid_core.weights.offline import refuse_downloads
 
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, run_id: str):
         refuse_downloads()
         self.settings, self.run_id = settings, run_id
-        self.store = open_configured_store(settings.store, settings.s3)
+        self.store = open_store(settings.store, settings.s3)
         self.models = Models(settings)
         self.shared = SharedWork(self.store, run_id)
 

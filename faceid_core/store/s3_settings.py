@@ -1,4 +1,8 @@
-"""How to reach S3: endpoint, addressing, encryption, checksums, retries, connections."""
+"""How to reach S3: endpoint, addressing, encryption, checksums, retries, connections.
+
+The settings are plain values that travel to workers; boto3, which takes a third of a second to import, is imported
+only where a client is made.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ import hashlib
 import os
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
+if TYPE_CHECKING:
+    import boto3
+    from botocore.config import Config
 
 _AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 
@@ -41,6 +47,8 @@ class S3Settings:
 
     def session(self) -> boto3.Session:
         """Credentials and region as boto3 finds them, and AWS_REGION, which AWS's other SDKs and containers use."""
+        import boto3
+
         return boto3.Session(region_name=self.region or os.environ.get("AWS_REGION"))
 
     def client(self, session: boto3.Session):
@@ -61,6 +69,8 @@ class S3Settings:
 
     def client_config(self, by_path: bool) -> Config:
         """What boto3's client is made with."""
+        from botocore.config import Config
+
         # "auto" takes the path for an endpoint that is an IP address; false in the configuration means false.
         style = "path" if by_path else "auto" if self.path_style is None else "virtual"
         return Config(

@@ -1,4 +1,4 @@
-"""What a base model is, read from its configuration files; and where its files lie."""
+"""What a base model is, read from its configuration files without loading it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def source_folder(source: str | Path) -> Path:
 def require_files(folder: Path, source: str | Path) -> None:
     """Refuse a folder that lacks one of a base model's configuration files; raises as `source_folder`."""
     hint = (
-        "bring the shipped files back, or make them anew with: python -m faceid_core.miniature_training.train"
+        "bring the shipped files back, or train them again with: python -m faceid_core.miniature_training.train"
         if str(source) == MINIATURE
         else "give a folder of Stable Diffusion 1.x, 2.x or XL as diffusers' save_pretrained writes it"
     )

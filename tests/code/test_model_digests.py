@@ -13,12 +13,12 @@ from typing import get_args
 import pytest
 
 from faceid_core.config import NightlyConfig
-from faceid_core.config.sections import Clip, Recognizer
-from faceid_core.stages.weights import find_weights
-from faceid_core.store import ModelsLock, write_lock
-from faceid_core.weights.base_model import KNOWN
-from faceid_core.weights.catalog import ATTRIBUTES, CLIPS, DETECTORS, RECOGNIZERS
-from faceid_core.weights.lock import SHIPPED
+from faceid_core.config.sections import Clip, Metric, Recognizer
+from faceid_core.evaluate.metrics import METRICS
+from faceid_core.weights.catalog import ATTRIBUTES, BASE_REVISIONS, CLIPS, DETECTORS, RECOGNIZERS
+from faceid_core.weights.lock import SHIPPED, ModelsLock, write_lock
+from faceid_core.weights.resolve import resolve_all
+from faceid_core.weights.roles import ROLES
 
 SHIPPED_DIGESTS = {
     "detector": "3079f7fef9e0730fe93f7bc8524eea3b48717ec7448a67e46f99b43c56090936",
@@ -116,7 +116,7 @@ def folder(tmp_path_factory):
             small(folder / f"org--face-parsing{revision}", name)
     write_lock(folder / "models.lock", {model.folder: folder / model.folder for model in models})
     pipeline = SHIPPED.parent / "pipeline"
-    known = (pinned.replace("/", "--").replace("@", "--") for pinned in KNOWN.values())
+    known = (pinned.replace("/", "--").replace("@", "--") for pinned in BASE_REVISIONS.values())
     for place in ("own", f"someone--model--{'b' * 40}", *known):
         shutil.copytree(pipeline, folder / place, ignore=shutil.ignore_patterns("*.safetensors"))
         for part in ("unet", "vae", "text_encoder"):
@@ -141,7 +141,7 @@ def surroundings(monkeypatch, tmp_path, folder):
 
 
 def found(**sections):
-    return find_weights(NightlyConfig.model_validate({"weights": ".", **sections}))
+    return resolve_all(NightlyConfig.model_validate({"weights": ".", **sections}))
 
 
 def scored(**score):
@@ -167,7 +167,7 @@ def test_the_miniature_configurations():
     assert {role: selection[role] for role in ("detector", "parser", "recognizer", "image_text")} == {
         role: SHIPPED_DIGESTS[role] for role in ("detector", "parser", "recognizer", "image_text")
     }
-    assert found().names == {}
+    assert found().titles == {}
 
 
 @pytest.mark.parametrize("detector", FACE_DETECTORS)
@@ -199,7 +199,11 @@ def test_the_scorers_of_photographs():
     selection = found(faces={"backend": "deepface"}, score=score)
     assert selection.digests["recognizer"] == SCORERS[NightlyConfig().score.selection_recognizer]
     both = scored(recognizers=["ArcFace", "SFace"], clips=["ViT-L/14", "ViT-B/32"])
-    assert both.names == NAMES
+    assert both.titles == NAMES
+
+
+def test_every_metric_says_which_models_it_asks():
+    assert set(ROLES) == set(METRICS) == set(get_args(Metric))
 
 
 @pytest.mark.parametrize("source", BASES)
