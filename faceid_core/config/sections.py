@@ -320,7 +320,7 @@ class S3Config(Section):
     checksums: Literal["sha256", "crc32", "none"] = Field(
         "sha256",
         description="Checksum that goes with every object written, for S3 to compare; none for S3 clones that refuse "
-        "it. Whoever reads an object hashes it in any case.",
+        "it. Every object is hashed when it is read in any case.",
     )
     attempts: int = Field(
         5,

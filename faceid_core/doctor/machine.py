@@ -99,7 +99,7 @@ def _weight_bytes(config: NightlyConfig) -> float | None:
     except FaceidError:
         return None
     if files.checkpoint is not None:
-        return files.checkpoint.stat().st_size  # of one file nobody knows its precision
+        return files.checkpoint.stat().st_size  # the precision of a single file is not known
     folder = files.folder
     by_part: dict[Path, int] = {}
     for file in folder.glob("*/*.safetensors"):

@@ -31,7 +31,7 @@ class S3Settings:
         path_style: bucket in the path, not in the host's name; None chooses it when the endpoint is not AWS's.
         kms_key: encrypts everything that is written; None leaves encryption to the bucket.
         checksums: what goes with an object for S3 to compare: "sha256", "crc32", or "none" for clones that refuse it.
-        attempts: tries of a request that fails; one that is told to slow down has more (`s3_patience`).
+        attempts: tries of a request that fails; one that S3 asks to slow down has more (`s3_patience`).
         timeout_seconds: how long an answer may take.
         connections: kept open, at least the number of threads that use the store.
     """
@@ -52,7 +52,7 @@ class S3Settings:
         return boto3.Session(region_name=self.region or os.environ.get("AWS_REGION"))
 
     def client(self, session: boto3.Session):
-        """The client through which everything of a store goes; the tables' library is told what this one uses."""
+        """The client that a store uses for everything; the tables' library gets the same settings."""
         by_path = self.by_path()
         client = self._client(session, by_path)
         # Only boto3 knows whether the AWS configuration file names an endpoint.

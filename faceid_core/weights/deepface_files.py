@@ -203,7 +203,7 @@ def serving(files: Sequence[Path]) -> Iterator[None]:
 
 
 def forget(task: str) -> None:
-    """Make DeepFace load its models of a task anew: it keeps them by name, whatever file they came from."""
+    """Make DeepFace load its models of a task again: it caches them by name, whatever file they came from."""
     prepare_deepface()
     from deepface.modules import modeling
 

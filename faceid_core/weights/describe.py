@@ -113,9 +113,9 @@ def _encoders(index: Mapping[str, Any], name: str) -> dict[str, str]:
         if key.startswith("text_encoder") and key not in ENCODERS and (value or [None])[-1]
     )  # fmt: skip
     if "text_encoder" not in found or others:
-        told = f"the text encoders {', '.join([*found, *others]) or 'none'}"
+        encoders = f"the text encoders {', '.join([*found, *others]) or 'none'}"
         raise ConfigurationError(
-            f"base model {name!r} is a {index.get('_class_name', 'pipeline')} with {told}; "
+            f"base model {name!r} is a {index.get('_class_name', 'pipeline')} with {encoders}; "
             "use Stable Diffusion 1.x, 2.x or an SDXL base model (no refiner)"
         )
     return found

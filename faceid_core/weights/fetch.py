@@ -27,7 +27,7 @@ from .lock import (
     write_lock,
 )
 from .place import WeightsPlace
-from .resolve import check_file
+from .published_files import check_file
 
 _LOCK_ATTEMPTS = 5
 
