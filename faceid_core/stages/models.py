@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import UnusableWeights
@@ -16,6 +18,9 @@ from faceid_core.weights.describe import MINIATURE
 from faceid_core.weights.hub import base_revision
 from faceid_core.weights.required import BASE, DETECTOR, PARSER, ModelRef, required
 from faceid_core.weights.resolve import LocalModel, resolve
+
+if TYPE_CHECKING:
+    from faceid_core.evaluate.pictures import Pictures
 
 # The modules that load models bring torch, diffusers and transformers: each is imported when a stage first asks for it.
 
@@ -113,6 +118,8 @@ class Models:
         self.settings = settings
         self._unusable_base: UnusableWeights | None = None
         self._slots_of_methods: dict[str, int] = {}
+        # Of the last subjects that were scored, by the shard's digest and the detector: see `stages.score`.
+        self.kept_pictures: OrderedDict[tuple[str, str], Pictures] = OrderedDict()
 
     @cached_property
     def device(self) -> str:
@@ -140,7 +147,7 @@ class Models:
 
     @cached_property
     def _base(self):
-        from faceid_core.diffusion import load_base_model
+        from faceid_core.diffusion.base import load_base_model
 
         model = self._planned(BASE)
         return load_base_model(

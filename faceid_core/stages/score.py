@@ -6,7 +6,6 @@ and the result is kept under the person's prefix as `floor_score-identity`, `flo
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 
 from faceid_core.stages.files import read_png
@@ -87,10 +86,10 @@ def _pictures(models, scorers, digest: str, shard: bytes):
     from faceid_core.evaluate.pictures import Pictures
     from faceid_core.evaluate.shards import read_shard
 
-    kept: OrderedDict = models.__dict__.setdefault("kept_pictures", OrderedDict())
+    kept = models.kept_pictures
     name = digest, scorers.detector.name
     if name in kept:
-        kept.move_to_end(name)  # the class word's pictures are asked for by everybody
+        kept.move_to_end(name)  # the class word's pictures are asked for by every person
     else:
         kept[name] = Pictures(read_shard(shard), scorers)
         while len(kept) > _KEPT_PICTURES:

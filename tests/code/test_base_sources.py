@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 
 from faceid_core.config import parse_config
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.weights.base_model import find_base

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render

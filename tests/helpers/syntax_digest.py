@@ -46,12 +46,12 @@ PASSES_ON = (
 )
 # Where stages/models.py loads what a stage asks its worker for.
 LOADERS = {
-    "base": ("faceid_core.diffusion",),
+    "base": ("faceid_core.diffusion.base",),
     "detector": ("faceid_core.faces.backends",),
     "parser": ("faceid_core.faces.backends",),
     "scorers": ("faceid_core.evaluate.scorers", "faceid_core.evaluate.photographs"),
 }
-NOT_MODELS = ("settings", "device", "__dict__", "measured_slots")
+NOT_MODELS = ("settings", "device", "kept_pictures", "measured_slots")
 
 
 def stage_names() -> list[str]:
