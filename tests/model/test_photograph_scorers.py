@@ -20,6 +20,7 @@ from faceid_core.geometry.protocols import Face
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
 from faceid_core.weights.catalog import ATTRIBUTES, RECOGNIZERS
+from faceid_core.weights.deepface_files import find_files
 from faceid_core.weights.place import WeightsPlace
 from faceid_core.weights.required import published
 from faceid_core.weights.resolve import resolve
@@ -96,7 +97,6 @@ def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
     from dlib import get_face_chip, get_frontal_face_detector, shape_predictor
 
     from faceid_core.weights.catalog import DETECTORS
-    from faceid_core.weights.deepface_files import find_files
 
     image = data.astronaut()
     five = shape_predictor(str(find_files(DETECTORS["dlib"])[0]))(
@@ -165,8 +165,7 @@ def test_deepfaces_graphs_are_read_from_a_folder(tmp_path):
         np.full((112, 112, 3), color, np.uint8) for color in ((200, 20, 20), (20, 200, 20), (190, 30, 10))
     ]
     for name, width in (("SFace", 128), ("ArcFace", 512)):
-        model = resolve(published(RECOGNIZERS[name], WeightsPlace(str(tmp_path))), check=True)
-        recognizer = load_recognizer(name, model.paths)
+        recognizer = load_recognizer(name, find_files(RECOGNIZERS[name], [tmp_path]))
         found = recognizer.embed(crops)
         assert found.shape == (3, width) and np.linalg.norm(found, axis=1) == pytest.approx(1)
         assert found[0] @ found[2] > found[0] @ found[1]
