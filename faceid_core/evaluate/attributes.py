@@ -1,10 +1,9 @@
-"""Facial attributes through `DeepFace.analyze`: whether a picture's face has the age and gender of the photo's."""
+"""Age and gender through `DeepFace.analyze`, and whether a picture's are the photo's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +11,17 @@ import numpy as np
 from faceid_core.weights.catalog import ATTRIBUTES
 from faceid_core.weights.deepface_files import find_files, forget, serving
 
-from .photographs import VERSIONS
+from .protocols import Attributes
+from .versions import VERSIONS
 
-# DeepFace.analyze could also name a race and an emotion: the first is nobody's to guess, the second is the
-# picture's own affair.
+# DeepFace.analyze can also guess race, which this project does not do, and emotion, which a prompt may change.
 ACTIONS = ("age", "gender")
 PIXELS = 224  # side of the crops that its networks read
-# Two ages count as one person's below this. DeepFace states a mean error of 4.65 years: two readings of one age,
-# normal errors taken, differ by less in three of four cases.
+# Ages that differ by less count as equal. DeepFace states a mean error of 4.65 years: with normal errors, two readings
+# of one age differ by less than this in three of four cases.
 SAME_AGE_YEARS = 10.0
 
 _AGE_WORDS = re.compile(r"\b(old|elderly|aged|young|younger|older|child|kid|baby|teenager|wrinkles)\b")
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """What was read from one face: apparent age in years, and the gender that the model says."""
-
-    age: float
-    gender: str
 
 
 class DeepFaceAttributes:
@@ -43,7 +34,7 @@ class DeepFaceAttributes:
         self._files = tuple(files)
 
     def attributes(self, crops: Sequence[np.ndarray]) -> list[Attributes]:
-        """What each crop uint8 [224, 224, 3] shows: a face cut as DeepFace cuts it."""
+        """Age and gender of each crop uint8 [224, 224, 3], cut as DeepFace cuts faces."""
         with serving(self._files):
             from deepface import DeepFace
 
@@ -62,7 +53,7 @@ def _read(analyze, crop: np.ndarray) -> Attributes:
 
 
 def load_attributes(folders: Sequence[Path] = ()) -> DeepFaceAttributes:
-    """The networks' files, found; they are read at the first face.
+    """Find the networks' files; DeepFace reads them at the first face.
 
     Raises:
         MissingWeights: naming the file and where to put it.
@@ -72,13 +63,22 @@ def load_attributes(folders: Sequence[Path] = ()) -> DeepFaceAttributes:
     return DeepFaceAttributes(files)
 
 
-def asks_for_an_age(prompt: str) -> bool:
+def asks_for_age(prompt: str) -> bool:
     """Whether a prompt asks for a person older or younger than the photo's."""
     return _AGE_WORDS.search(prompt) is not None
 
 
-def alike(seen: Attributes, photo: Attributes, *, age_asked: bool) -> dict[str, tuple[float, str]]:
-    """Part -> (1 if it is as in the photo, else 0; what was seen). Age is left out where the prompt asks for one."""
+def compare_attributes(
+    seen: Attributes, photo: Attributes, *, age_asked: bool
+) -> dict[str, tuple[float, str]]:
+    """Compare a picture's attributes with the photo's.
+
+    Args:
+        age_asked: whether the prompt asks for an age; age is then left out.
+
+    Returns:
+        "gender" and "age" -> (1.0 if equal, else 0.0; what was read from the picture).
+    """
     parts = {"gender": (float(seen.gender == photo.gender), seen.gender)}
     if not age_asked:
         parts["age"] = (float(abs(seen.age - photo.age) < SAME_AGE_YEARS), f"{seen.age:.0f} years")
