@@ -1,4 +1,4 @@
-"""faceid miniature: the synthetic world behind `make run`: look at its people, train its models, measure its card."""
+"""faceid miniature: draw the people of the synthetic world behind `make run`, train its models, measure its card."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def sheet(population: str, people: int, out: str) -> None:
 def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...]) -> None:
     """Train PART for a time budget: tokenizer, autoencoder, decoder, unet, names, or a scorer by its folder's name.
 
-    MORE goes to the trainer as it is: --threads 1 for the generator's parts, --work FOLDER for scorers. The
-    generator's parts write to work/miniature, and `unet` writes a whole pipeline there, to be put in the shipped one's
-    place. Afterwards `faceid models lock` records the new weights.
+    MORE is passed to the trainer: --threads 1 for the generator's parts, --work FOLDER for scorers. The generator's
+    parts write to work/miniature; `unet` writes a whole pipeline there, to replace the shipped one. Afterwards run
+    `faceid models lock` to record the new weights.
     """
     from faceid_core.weights.miniature_sets import SETS
 
@@ -70,7 +70,7 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
     command = [sys.executable, "-m", f"faceid_core.miniature_training.{module}", part]
     command += ["--minutes", str(minutes)] if minutes is not None else []
     command += ["--resume"] if resume else []
-    # A process of its own: trainers set threads and number formats for all of it.
+    # A process of its own, because trainers set threads and number formats for the whole process.
     raise SystemExit(subprocess.run([*command, *more], check=False).returncode)
 
 
@@ -88,7 +88,7 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
 @click.option("--out", default="work/miniature-card.json", show_default=True, type=click.Path(dir_okay=False))
 def card(figures: str, people: int | None, seeds: int, grid: str, precision: str, out: str) -> None:
-    """Measure autoencoder, names, ceiling and both sets of scorers, and write what was found as JSON."""
+    """Measure autoencoder, names, ceiling and both sets of scorers; write the figures as JSON."""
     from faceid_core.miniature_training.ceiling import GALLERY, measure_ceiling
     from faceid_core.miniature_training.measure import measure_gate, measure_pipeline
     from faceid_core.miniature_training.measure_scorers import SCORERS, SETS, measure
@@ -101,8 +101,8 @@ def card(figures: str, people: int | None, seeds: int, grid: str, precision: str
     ranked = [name for name in wanted if name not in ("names", "ceiling")]
     if ranked and people is not None and people < GALLERY:
         raise click.UsageError(
-            f"{', '.join(ranked)} rank a face among those of {GALLERY} people; ask for at least so many, or for names "
-            "and ceiling only"
+            f"{', '.join(ranked)} rank a face among those of {GALLERY} people; ask for at least that many, or only "
+            "for names and ceiling"
         )
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def card(figures: str, people: int | None, seeds: int, grid: str, precision: str
         "gate": lambda: measure_gate(PIPELINE, SETS["reporting"], people=people or GALLERY),
         "names": lambda: measure_pipeline(PIPELINE, SETS["reporting"], people=people or 64),
         "ceiling": lambda: measure_ceiling(
-            people=people or 64, seeds=seeds, grid=grid, precision=precision, say=click.echo
+            people=people or 64, seeds=seeds, grid=grid, precision=precision, progress=click.echo
         ),
     }
     for name, chosen in SETS.items():
@@ -123,4 +123,4 @@ def card(figures: str, people: int | None, seeds: int, grid: str, precision: str
         found[name] = measures[name]()
         target.write_text(json.dumps(found, indent=2) + "\n")
         click.echo(json.dumps(found[name], indent=2))
-    click.echo(f"wrote {target}; figures that were not asked for stayed as they were")
+    click.echo(f"wrote {target}; it keeps the figures that were not measured now")

@@ -67,10 +67,17 @@ class AttributeReader(Protocol):
 class NamedConcepts(Protocol):
     """The concepts that a picture shows, in the words of the grid's expectations; None where none is seen."""
 
-    scene: str | None
-    attributes: Collection[str]
-    held: str | None
-    clothes: str | None
+    @property
+    def scene(self) -> str | None: ...
+
+    @property
+    def attributes(self) -> Collection[str]: ...
+
+    @property
+    def held(self) -> str | None: ...
+
+    @property
+    def clothes(self) -> str | None: ...
 
 
 class ConceptNamer(Protocol):

@@ -117,8 +117,7 @@ def detect_face(
         quality = measure(image, face, limits)
         crop, valid, transform = align(
             image,
-            face.left_eye,
-            face.right_eye,
+            *face.eyes,
             size=crop_pixels,
             eye_targets=eye_targets,
             landmarks=landmarks,
@@ -128,9 +127,8 @@ def detect_face(
         sentence = "The eyes could not be told apart. Send a photo from the front with the eyes open."
         raise PhotoRejected("eyes_not_found", sentence) from error
     check(quality, limits)
-    eyes = (face.left_eye, face.right_eye)
     others = len(found) - 1
-    return Detection(face.box, eyes, face.confidence, crop, valid, transform, quality, others, landmarks)
+    return Detection(face.box, face.eyes, face.confidence, crop, valid, transform, quality, others, landmarks)
 
 
 def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
@@ -159,7 +157,7 @@ def _eyes_in_order(face: Face) -> Face:
 
     A detector may name eyes by the person's sides, or by the picture's in a picture that stands on its head.
     """
-    (lx, ly), (rx, ry) = face.left_eye, face.right_eye
+    (lx, ly), (rx, ry) = face.eyes
     below = [face.landmarks[name] for name in _BELOW_THE_EYES if name in face.landmarks]
     if below:
         x, y = np.mean(below, axis=0) - ((lx + rx) / 2, (ly + ry) / 2)

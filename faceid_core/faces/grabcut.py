@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from faceid_core.geometry.classes import INDEX
-from faceid_core.geometry.protocols import Face
+from faceid_core.geometry.protocols import Face, Point
 
 from .ellipse import Geometry, draw_parts, geometry_of, with_faces
 
@@ -100,7 +100,10 @@ def _grab(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     # Its k-means draws its first centers: the same picture must give the same mask.
     cv2.setRNGSeed(0)
     marks = seeds.copy()
-    cv2.grabCut(picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK)
+    # The rectangle is not read in this mode.
+    cv2.grabCut(
+        picture, marks, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK
+    )
     return (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
 
 
@@ -121,8 +124,8 @@ def _scaled(face: Face | None, factor: float) -> Face | None:
     if face is None:
         return None
 
-    def scaled(point):
+    def scaled(point: Point | None) -> Point | None:
         return None if point is None else (point[0] * factor, point[1] * factor)
 
-    box = tuple(value * factor for value in face.box)
-    return Face(box, scaled(face.left_eye), scaled(face.right_eye), face.confidence)
+    x0, y0, x1, y1 = (value * factor for value in face.box)
+    return Face((x0, y0, x1, y1), scaled(face.left_eye), scaled(face.right_eye), face.confidence)

@@ -80,8 +80,8 @@ def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict
         contrast (mean and standard deviation of the face's gray values, 0 to 1); where limited, clipped_share and, if
         the detector gave a nose, yaw_degrees (positive: turned to the picture's right).
     """
-    eyes = np.array([face.left_eye, face.right_eye], dtype=np.float64)  # [2, 2]
-    crop, _, _ = align(image, face.left_eye, face.right_eye, size=_SHARPNESS_PIXELS)
+    eyes = np.array(face.eyes, dtype=np.float64)  # [2, 2]
+    crop, _, _ = align(image, *face.eyes, size=_SHARPNESS_PIXELS)
     x0, y0, x1, y1 = (round(part * _SHARPNESS_PIXELS) for part in _FACE_PART)
     gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[y0:y1, x0:x1].astype(np.float32) / 255
     figures = {

@@ -107,14 +107,11 @@ def cut_subject(
     side = _SURROUNDINGS * max(x1 - x0, y1 - y0)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     # The same cut as for faces, by two points a quarter of the side beside the middle.
-    where = {
-        "left_eye": (x - side / 4, y),
-        "right_eye": (x + side / 4, y),
-        "size": crop_pixels,
-        "eye_targets": ((0.25, 0.5), (0.75, 0.5)),
-    }
-    crop, valid, transform = align(image, **where)
-    shares, _, _ = align(np.repeat(within[..., None].astype(np.uint8) * 255, 3, axis=2), **where)
+    points = (x - side / 4, y), (x + side / 4, y)
+    targets = (0.25, 0.5), (0.75, 0.5)
+    crop, valid, transform = align(image, *points, size=crop_pixels, eye_targets=targets)
+    mask_image = np.repeat(within[..., None].astype(np.uint8) * 255, 3, axis=2)
+    shares, _, _ = align(mask_image, *points, size=crop_pixels, eye_targets=targets)
     return Cut((x0, y0, x1, y1), crop, valid, (shares[..., 0] > 127) & valid, transform)
 
 

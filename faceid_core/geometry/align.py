@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from faceid_core.geometry.protocols import Point
 
@@ -43,6 +44,12 @@ FACE_TEMPLATE: dict[str, Point] = {
 _MAX_SUPERSAMPLING = 8
 # Eyes nearer than this have no reliable direction.
 _MIN_EYE_DISTANCE_PIXELS = 1.0
+
+
+def targets_in_pixels(eye_targets: EyeTargets, size: int) -> EyeTargets:
+    """Eye targets, given as fractions of a crop's side, in pixels of a crop of a size."""
+    (lx, ly), (rx, ry) = eye_targets
+    return (lx * size, ly * size), (rx * size, ry * size)
 
 
 def similarity(source: EyeTargets, target: EyeTargets) -> np.ndarray:
@@ -120,7 +127,7 @@ def face_transform(
     return fit_similarity(np.array(source), np.array(target))
 
 
-def transform_points(matrix: np.ndarray, points) -> np.ndarray:
+def transform_points(matrix: np.ndarray, points: ArrayLike) -> np.ndarray:
     """Apply a transform [2, 3] to points [n, 2]; float64 [n, 2]."""
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
 
@@ -157,9 +164,7 @@ def align(
     Raises:
         ValueError: if the eyes coincide or the crop lies wholly outside the photo.
     """
-    (lx, ly), (rx, ry) = eye_targets
-    target = (lx * size, ly * size), (rx * size, ry * size)
-    transform = face_transform(left_eye, right_eye, landmarks or {}, target)
+    transform = face_transform(left_eye, right_eye, landmarks or {}, targets_in_pixels(eye_targets, size))
     valid = _inside(image.shape[0], image.shape[1], transform, size)
     if not valid.any():
         raise ValueError(f"eyes at {left_eye} and {right_eye} put the crop outside the photo")

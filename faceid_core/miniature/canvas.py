@@ -1,6 +1,7 @@
-"""A picture being drawn: colors and labels at three times the final size, shrunk at the end."""
+"""The canvas: colors and labels are drawn at three times the final size and shrunk at the end."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -26,7 +27,9 @@ class Canvas:
         """A pen whose origin and unit are given in picture sides."""
         return Pen(self, x, y, unit)
 
-    def gradient(self, top: tuple, bottom: tuple, y0: float = 0.0, y1: float = 1.0) -> None:
+    def gradient(
+        self, top: Sequence[float], bottom: Sequence[float], y0: float = 0.0, y1: float = 1.0
+    ) -> None:
         """Fill the rows from y0 to y1 (picture sides) with a vertical gradient, label 0."""
         first, last = int(y0 * self.side), math.ceil(y1 * self.side)
         share = np.linspace(0, 1, max(1, last - first))[:, None]

@@ -88,7 +88,8 @@ def mix(first: Color, second: Color, share: float) -> Color:
 
 
 def _near(color: Color, rng: random.Random, spread: int) -> Color:
-    return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in color)  # type: ignore[return-value]
+    red, green, blue = (min(255, max(0, channel + rng.randint(-spread, spread))) for channel in color)
+    return red, green, blue
 
 
 def person_from_seed(seed: int) -> Person:

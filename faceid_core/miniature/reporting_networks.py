@@ -117,6 +117,8 @@ class ReportingRecognizerNetwork(nn.Module):
 
     def read_traits(self, embedding: Tensor) -> Tensor:
         """The person's parameters [n, traits] from embeddings [n, dimensions]."""
+        if self.traits is None:
+            raise ValueError("this recognizer was built without a head for traits")
         return self.traits(embedding * embedding.shape[1] ** 0.5)
 
 
@@ -188,8 +190,9 @@ class ReportingDetectorNetwork(nn.Module):
         super().__init__()
         self.trunk = PatchTrunk(**trunk)
         self.finer = _Finer(trunk["fine"], trunk["coarse"])
-        self.head = nn.Sequential(nn.LayerNorm(trunk["fine"]), nn.Linear(trunk["fine"], 9))
-        nn.init.constant_(self.head[1].bias[:1], -4.0)
+        logits = nn.Linear(trunk["fine"], 9)
+        self.head = nn.Sequential(nn.LayerNorm(trunk["fine"]), logits)
+        nn.init.constant_(logits.bias[:1], -4.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [n, 3, 64, 64] to the grid [n, 9, 16, 16]."""

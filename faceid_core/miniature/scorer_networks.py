@@ -82,6 +82,8 @@ class RecognizerNetwork(nn.Module):
     def read_traits(self, embedding: Tensor) -> Tensor:
         """Unit vectors [n, dimensions] to trait estimates [n, traits]."""
         # A unit vector's components are small; scaled, the head starts at the right size.
+        if self.traits is None:
+            raise ValueError("this recognizer was built without a head for traits")
         return self.traits(embedding * embedding.shape[1] ** 0.5)
 
 
@@ -176,8 +178,10 @@ class DetectorNetwork(nn.Module):
         _, b, c, d = widths
         self.trunk = Trunk(tuple(widths))
         self.up8, self.up16 = _Upward(d, c, c), _Upward(c, b, 64)
-        self.head = nn.Sequential(Residual(64), nn.Conv2d(64, self.CHANNELS, 1))
-        nn.init.constant_(self.head[1].bias[:1], -4.0)
+        residual, logits = Residual(64), nn.Conv2d(64, self.CHANNELS, 1)
+        self.head = nn.Sequential(residual, logits)
+        if logits.bias is not None:
+            nn.init.constant_(logits.bias[:1], -4.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [n, 3, 64, 64] to the grid [n, 9, 16, 16]."""

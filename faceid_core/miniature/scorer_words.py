@@ -36,13 +36,15 @@ def vocabulary() -> list[str]:
 
 
 def encode(text: str, words: list[str], *, drop: float = 0.0, rng: random.Random | None = None) -> list[int]:
-    """The numbers of a text's words, padded to `LENGTH`.
+    """The ids of a text's words, padded to `LENGTH`.
 
     Args:
         words: from `vocabulary`, or as a trained scorer recorded it.
-        drop: share of words made unknown, so that the network learns to live with unknown ones.
-        rng: needed if `drop` is not 0.
+        drop: share of words replaced by `UNKNOWN`, for training.
+        rng: draws the words to drop; without it none is dropped.
     """
-    numbers = {word: index + 2 for index, word in enumerate(words)}
-    found = [UNKNOWN if drop and rng.random() < drop else numbers.get(word, UNKNOWN) for word in split(text)]
+    ids = {word: index + 2 for index, word in enumerate(words)}
+    found = [
+        UNKNOWN if drop and rng and rng.random() < drop else ids.get(word, UNKNOWN) for word in split(text)
+    ]
     return (found + [PADDING] * LENGTH)[:LENGTH]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from faceid_core.geometry.align import align
-from faceid_core.geometry.protocols import Face
+from faceid_core.geometry.protocols import Face, Point
 
 from ..errors import MissingWeights
 from .concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
@@ -28,6 +29,8 @@ from .scorer_networks import (
     as_tensor,
 )
 from .scorer_words import encode
+
+Network = TypeVar("Network", bound=nn.Module)
 
 WEIGHTS = Path(__file__).parent / "weights"
 # A fixed batch shape: what is said about a picture does not depend on its companions, to the last bit.
@@ -44,8 +47,22 @@ class Concepts:
     clothes: str | None
 
 
-def load_network(network: type[nn.Module], name: str, folder: Path | str | None) -> tuple[nn.Module, dict]:
-    """A network in evaluation mode with its weights, and its configuration."""
+def load_network(
+    network: type[Network], name: str, folder: Path | str | None
+) -> tuple[Network, dict[str, Any]]:
+    """Load a network in evaluation mode.
+
+    Args:
+        network: its class.
+        name: of its folder among the shipped `WEIGHTS`.
+        folder: None for the shipped one.
+
+    Returns:
+        the network with its weights; its configuration.
+
+    Raises:
+        MissingWeights: naming the absent file and the command that makes it.
+    """
     folder = WEIGHTS / name if folder is None else Path(folder)
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):
@@ -60,7 +77,8 @@ def load_network(network: type[nn.Module], name: str, folder: Path | str | None)
     model.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     )
-    return model.to(memory_format=torch.channels_last).eval(), configuration
+    model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload] - torch's annotations leave this form out
+    return model.eval(), configuration
 
 
 def squares(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -164,17 +182,13 @@ class MiniatureRecognizer:
         Raises:
             ValueError: if a face has no eyes.
         """
-        crops = [
-            recognizer_crop(image, face.left_eye, face.right_eye)
-            for image, face in zip(images, faces, strict=True)
-        ]
-        return self.embed(crops)
+        return self.embed(
+            [recognizer_crop(image, *face.eyes) for image, face in zip(images, faces, strict=True)]
+        )
 
 
-def recognizer_crop(image: np.ndarray, left_eye, right_eye) -> np.ndarray:
-    """The crop [64, 64, 3] that the recognizer wants, from a picture and the eye centers in its pixels."""
-    if left_eye is None or right_eye is None:
-        raise ValueError("the recognizer aligns a face by its eyes, and the detector found none")
+def recognizer_crop(image: np.ndarray, left_eye: Point, right_eye: Point) -> np.ndarray:
+    """The recognizer's aligned crop [64, 64, 3] of a face, from the eye centers in the picture's pixels."""
     return align(image, left_eye, right_eye, size=SIZE, eye_targets=RECOGNIZER_EYE_TARGETS)[0]
 
 
@@ -251,11 +265,15 @@ def named_shares(
 def most_probable(shares: dict[str, dict[str | None, float]]) -> Concepts:
     """What `probabilities` says of one picture, decided."""
     return Concepts(
-        scene=max(shares["scene"], key=shares["scene"].get),
-        attributes=frozenset(name for name, share in shares["attributes"].items() if share > 0.5),
-        held=max(shares["held"], key=shares["held"].get),
-        clothes=max(shares["clothes"], key=shares["clothes"].get),
+        scene=_argmax(shares["scene"]),
+        attributes=frozenset(name for name, share in shares["attributes"].items() if name and share > 0.5),
+        held=_argmax(shares["held"]),
+        clothes=_argmax(shares["clothes"]),
     )
+
+
+def _argmax(shares: dict[str | None, float]) -> str | None:
+    return max(shares, key=lambda name: shares[name])
 
 
 def load_detector(folder: Path | str | None = None) -> MiniatureDetector:

@@ -105,7 +105,7 @@ def _fit(
     hold: float,
     edge_ramp: float,
     batch: int,
-    save: Callable[[dict[str, torch.Tensor]], None],
+    save: Callable[[dict[str, torch.Tensor]], object],
 ) -> None:
     """Train the parameters of `model` that require a gradient; `save` gets the averaged state every minute."""
     average = Average(model, 0.998)

@@ -134,7 +134,9 @@ def measure_pipeline(folder: Path, chosen: ModuleType, *, people: int = 64) -> d
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure, print JSON."""
-    parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature_training.measure", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m faceid_core.miniature_training.measure", description=__doc__
+    )
     parser.add_argument("what", choices=("gate", "pipeline"))
     parser.add_argument("--folder", type=Path, default=PIPELINE, help="a pipeline folder")
     parser.add_argument("--people", type=int, help="how many held-out (gate) or named (pipeline) people")

@@ -9,11 +9,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from faceid_core.errors import MissingWeights
-from faceid_core.geometry.align import TRAINING_EYE_TARGETS, align, similarity
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS, align, similarity, targets_in_pixels
 from faceid_core.geometry.classes import CLASSES, REGIONS
 from faceid_core.miniature import people, reporting_scorers, scorers
 from faceid_core.miniature.captions import caption
@@ -60,10 +61,10 @@ def measure_recognizer(
         seen = np.array([row for row in rows if faces[row]])
         vectors = recognizer.embed_faces([images[row] for row in seen], [faces[row][0] for row in seen])
         found["detected_eyes"] = seen, vectors
-    report = {}
+    report: dict[str, dict[str, Any]] = {}
     for name, (seen, vectors) in found.items():
         owners = renders.seeds[seen]
-        report[name] = recognition(vectors, owners, gallery=gallery)
+        report[name] = dict(recognition(vectors, owners, gallery=gallery))
         report[name]["equal_error_rate_by_kind"] = error_by_kind(
             vectors, owners, kinds_of_pairs(renders, seen)
         )
@@ -139,13 +140,13 @@ def measure_parser(
     """Overlap of the mask regions and accuracy by class, on whole pictures and on aligned crops."""
     parser = chosen.load_parser()
     report = {}
-    goal = tuple((x * 64, y * 64) for x, y in TRAINING_EYE_TARGETS)
+    targets = targets_in_pixels(TRAINING_EYE_TARGETS, 64)
     crops, truth = [], []
     for image, labels, (left, right) in zip(
         images, renders.labels, renders.eyes.reshape(-1, 2, 2), strict=True
     ):
         crops.append(align(image, tuple(left), tuple(right), size=64)[0])
-        truth.append(warp(labels, similarity((left, right), goal), nearest=True))
+        truth.append(warp(labels, similarity((left, right), targets), nearest=True))
     for name, pictures, real in (("whole", images, renders.labels), ("aligned", crops, np.stack(truth))):
         labels = parser.parse(list(pictures))
         for region in ("face", "face_hair"):

@@ -109,7 +109,9 @@ def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
         FileNotFoundError: if the folder holds no pipeline.
     """
     if not (folder / "model_index.json").exists():
-        raise FileNotFoundError(f"no pipeline in {folder}; run `python -m faceid_core.miniature_training.train unet`")
+        raise FileNotFoundError(
+            f"no pipeline in {folder}; run `python -m faceid_core.miniature_training.train unet`"
+        )
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

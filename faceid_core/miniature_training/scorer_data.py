@@ -128,8 +128,8 @@ def render_people(seeds: Sequence[int], shots_each: int, *, seed: int) -> Render
                 "clothes": clothes,
                 "clothes_seen": _seen_clothes(drawn.labels, clothes),
                 "attributes": [name in shot.attributes for name in ATTRIBUTES],
-                "boxes": np.float32(drawn.boxes[0]),
-                "eyes": np.float32(drawn.eyes[0]).reshape(4),
+                "boxes": np.array(drawn.boxes[0], np.float32),
+                "eyes": np.array(drawn.eyes[0], np.float32).reshape(4),
             }
             for name, value in row.items():
                 rows[name].append(value)

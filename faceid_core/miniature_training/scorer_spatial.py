@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faceid_core.geometry.align import TRAINING_EYE_TARGETS, similarity, transform_points
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS, similarity, targets_in_pixels, transform_points
 from faceid_core.miniature import people
 from faceid_core.miniature.renderer import LABELS, render_group, render_scene, sample_shot
 from faceid_core.miniature.scorer_geometry import warp
@@ -45,7 +45,7 @@ def zoom_and_shift(box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.array([[zoom, 0.0, target[0] - x], [0.0, zoom, target[1] - y]])
 
 
-def nobody(rng: np.random.Generator, scenes: np.ndarray) -> np.ndarray:
+def part_of_a_scene(rng: np.random.Generator, scenes: np.ndarray) -> np.ndarray:
     """A picture [64, 64, 3] without a face: a scene, a color, a ramp, noise, blots, or a scene in pieces."""
     kind = rng.integers(0, 8)
     scene = scenes[rng.integers(len(scenes))]
@@ -97,8 +97,8 @@ class DetectorTask:
             pair = [people.person_from_seed(int(seed)) for seed in seeds]
             drawn = render_group(pair, sample_shot(rng))
             self.groups.append(drawn.image)
-            eyes = np.float32(drawn.eyes).reshape(2, 4)
-            self.group_faces.append(np.concatenate([np.float32(drawn.boxes), eyes], 1))
+            eyes = np.array(drawn.eyes, np.float32).reshape(2, 4)
+            self.group_faces.append(np.concatenate([np.array(drawn.boxes, np.float32), eyes], 1))
 
     def configuration(self) -> dict:
         """What `config.json` says: the arguments of the network, and the least confidence of a face."""
@@ -123,7 +123,9 @@ class DetectorTask:
         image, faces = np.empty((SIZE, SIZE, 3), np.uint8), []
         for row in (0, 1):
             for column in (0, 1):
-                part, found = (nobody(rng, self.scenes), None) if rng.random() < 0.4 else self._person(rng)
+                part, found = (
+                    (part_of_a_scene(rng, self.scenes), None) if rng.random() < 0.4 else self._person(rng)
+                )
                 half = SIZE // 2
                 small = cv2.resize(part, (half, half), interpolation=cv2.INTER_AREA)
                 image[row * half : (row + 1) * half, column * half : (column + 1) * half] = small
@@ -143,7 +145,7 @@ class DetectorTask:
             return self.groups[index], self.group_faces[index]
         if kind < 0.75:
             return self._quarters(rng)
-        image = self._faceless_part(rng) if kind < 0.83 else nobody(rng, self.scenes)
+        image = self._faceless_part(rng) if kind < 0.83 else part_of_a_scene(rng, self.scenes)
         return image, np.empty((0, 8), np.float32)
 
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -246,8 +248,8 @@ class ParserTask:
                 continue
             if kind < 0.75:
                 left, right = (self.renders.eyes[index] + rng.normal(0, 0.5, 4)).reshape(2, 2)
-                goal = tuple((x * SIZE, y * SIZE) for x, y in TRAINING_EYE_TARGETS)
-                matrix = similarity((left, right), goal)
+                targets = targets_in_pixels(TRAINING_EYE_TARGETS, SIZE)
+                matrix = similarity((left, right), targets)
             else:
                 matrix = zoom_and_shift(self.renders.boxes[index], rng)
             images[number] = warp(images[number], matrix)

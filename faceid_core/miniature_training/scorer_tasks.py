@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faceid_core.geometry.align import similarity
+from faceid_core.geometry.align import EyeTargets, similarity, targets_in_pixels
 from faceid_core.miniature import captions
 from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
 from faceid_core.miniature.renderer import Shot
@@ -29,10 +29,12 @@ from faceid_core.miniature_training.scorer_data import (
 )
 
 
-def recognizer_crop(image: np.ndarray, eyes: np.ndarray, targets=RECOGNIZER_EYE_TARGETS) -> np.ndarray:
+def recognizer_crop(
+    image: np.ndarray, eyes: np.ndarray, eye_targets: EyeTargets = RECOGNIZER_EYE_TARGETS
+) -> np.ndarray:
     """The aligned crop [64, 64, 3] of a 64-pixel picture whose eyes [4] are at left x, y, right x, y."""
-    goal = tuple((x * SIZE, y * SIZE) for x, y in targets)
-    return warp(image, similarity(((eyes[0], eyes[1]), (eyes[2], eyes[3])), goal))
+    targets = targets_in_pixels(eye_targets, SIZE)
+    return warp(image, similarity(((eyes[0], eyes[1]), (eyes[2], eyes[3])), targets))
 
 
 class RecognizerTask:

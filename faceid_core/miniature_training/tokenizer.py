@@ -89,7 +89,12 @@ def build_tokenizer(folder: Path = PIPELINE / "tokenizer") -> CLIPTokenizer:
         _EOS,
     ]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_LENGTH)
+    # Pairs, which the tokenizer takes although its annotation says lines.
+    tokenizer = CLIPTokenizer(
+        vocab=vocab,
+        merges=merges,  # ty: ignore[invalid-argument-type]
+        model_max_length=CONTEXT_LENGTH,
+    )
     tokenizer.save_pretrained(folder)
     split = [word for word in words if len(tokenizer.tokenize(word)) != 1]
     if split:
