@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ class DeepFaceAttributes:
             return [_read(DeepFace.analyze, crop) for crop in crops]
 
 
-def _read(analyze, crop: np.ndarray) -> Attributes:
+def _read(analyze: Callable[..., list[dict]], crop: np.ndarray) -> Attributes:
     found = analyze(
         np.ascontiguousarray(crop[..., ::-1]),
         actions=ACTIONS,

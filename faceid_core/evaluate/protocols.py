@@ -68,16 +68,24 @@ class NamedConcepts(Protocol):
     """The concepts that a picture shows, in the words of the grid's expectations; None where none is seen."""
 
     @property
-    def scene(self) -> str | None: ...
+    def scene(self) -> str | None:
+        """The scene behind the person."""
+        ...
 
     @property
-    def attributes(self) -> Collection[str]: ...
+    def attributes(self) -> Collection[str]:
+        """Attributes of the face, such as glasses."""
+        ...
 
     @property
-    def held(self) -> str | None: ...
+    def held(self) -> str | None:
+        """The object in the hand."""
+        ...
 
     @property
-    def clothes(self) -> str | None: ...
+    def clothes(self) -> str | None:
+        """The clothes."""
+        ...
 
 
 class ConceptNamer(Protocol):

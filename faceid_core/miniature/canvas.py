@@ -12,6 +12,8 @@ _FRACTION_BITS = 4
 _ANGLES = np.linspace(0, 2 * math.pi, 28, endpoint=False)
 CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)  # [28, 2]
 
+Points = Sequence[tuple[float, float]] | np.ndarray  # [n, 2]
+
 cv2.setNumThreads(1)
 
 
@@ -56,10 +58,10 @@ class Pen:
         self._unit = unit * fixed
         self.pixels_per_unit = unit * canvas.side
 
-    def _fixed(self, points) -> np.ndarray:
+    def _fixed(self, points: Points) -> np.ndarray:
         return np.rint(np.asarray(points, dtype=np.float64) * self._unit + self._origin).astype(np.int32)
 
-    def polygon(self, points, color: tuple, label: int) -> None:
+    def polygon(self, points: Points, color: tuple, label: int) -> None:
         """Fill a polygon [N, 2]."""
         cv2.fillPoly(self.canvas.pixels, [self._fixed(points)], (*color, label), cv2.LINE_8, _FRACTION_BITS)
 
@@ -68,7 +70,7 @@ class Pen:
         points = self._fixed(CIRCLE * (rx, ry) + (x, y))
         cv2.fillConvexPoly(self.canvas.pixels, points, (*color, label), cv2.LINE_8, _FRACTION_BITS)
 
-    def line(self, points, width: float, color: tuple, label: int, closed: bool = False) -> None:
+    def line(self, points: Points, width: float, color: tuple, label: int, closed: bool = False) -> None:
         """Draw a line of a width in units, at least one drawn pixel wide."""
         thickness = max(1, round(width * self.pixels_per_unit))
         cv2.polylines(

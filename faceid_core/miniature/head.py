@@ -27,6 +27,7 @@ def face_outline(person: Person) -> np.ndarray:
 
 
 def hair_color(person: Person, attributes: frozenset[str]) -> Color:
+    """The person's hair color, or white if the attributes say so."""
     return WHITE_HAIR if "white hair" in attributes else person.hair_color
 
 

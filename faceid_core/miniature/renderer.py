@@ -64,8 +64,14 @@ class Shot:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture: `image` uint8 [H, W, 3] RGB, `labels` uint8 [H, W] indices of `LABELS`, the face `boxes`
-    (x0, y0, x1, y1) and the `eyes` ((x, y) of the left one in the picture, (x, y) of the right one), in pixels."""
+    """A rendered picture with its labels.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        labels: uint8 [H, W], indices of `LABELS`.
+        boxes: (x0, y0, x1, y1) of each face, in pixels.
+        eyes: (x, y) of each face's left and right eye in the picture, in pixels.
+    """
 
     image: np.ndarray
     labels: np.ndarray

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 SIZE = 64  # side of every picture that enters a network, pixels
 
 
-def as_tensor(images) -> Tensor:
+def as_tensor(images: np.ndarray) -> Tensor:
     """Pictures uint8 [n, h, w, 3] as float32 [n, 3, h, w] in -1..1, channels last in memory."""
     pictures = torch.as_tensor(images).permute(0, 3, 1, 2)  # a view: already channels last
     return pictures.float().div_(127.5).sub_(1.0)
@@ -31,6 +34,7 @@ class Residual(nn.Module):
         self.block = _block(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[n, channels, h, w] to the same shape."""
         return x + self.block(x)
 
 
@@ -41,7 +45,7 @@ class Trunk(nn.Module):
         widths: channels at the four levels.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int]):
+    def __init__(self, widths: Sequence[int]):
         super().__init__()
         a, b, c, d = widths
         # Folding 2 x 2 pixels into channels keeps a pupil that is one pixel wide, at a quarter of the cost.
@@ -67,9 +71,9 @@ class RecognizerNetwork(nn.Module):
         traits: identity parameters that an auxiliary head reads from the embedding.
     """
 
-    def __init__(self, *, widths=(24, 48, 96, 160), dimensions: int = 128, traits: int = 0):
+    def __init__(self, *, widths: Sequence[int] = (24, 48, 96, 160), dimensions: int = 128, traits: int = 0):
         super().__init__()
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.embed = nn.Sequential(
             nn.Flatten(), nn.Linear(widths[3] * 16, dimensions), nn.BatchNorm1d(dimensions)
         )
@@ -124,10 +128,16 @@ class ImageTextNetwork(nn.Module):
     """
 
     def __init__(
-        self, *, heads: dict[str, int], words: int, widths=(32, 48, 96, 160), dimensions=128, word_width=64
+        self,
+        *,
+        heads: dict[str, int],
+        words: int,
+        widths: Sequence[int] = (32, 48, 96, 160),
+        dimensions: int = 128,
+        word_width: int = 64,
     ):
         super().__init__()
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.features = nn.Sequential(
             nn.Flatten(), nn.Linear(widths[3] * 16, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU()
         )
@@ -173,10 +183,10 @@ class DetectorNetwork(nn.Module):
     CELLS = 16
     REACH = 16.0
 
-    def __init__(self, *, widths=(24, 48, 80, 96)):
+    def __init__(self, *, widths: Sequence[int] = (24, 48, 80, 96)):
         super().__init__()
         _, b, c, d = widths
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.up8, self.up16 = _Upward(d, c, c), _Upward(c, b, 64)
         residual, logits = Residual(64), nn.Conv2d(64, self.CHANNELS, 1)
         self.head = nn.Sequential(residual, logits)
@@ -197,10 +207,10 @@ class ParserNetwork(nn.Module):
         widths: channels of the trunk.
     """
 
-    def __init__(self, *, classes: int, widths=(32, 48, 80, 96)):
+    def __init__(self, *, classes: int, widths: Sequence[int] = (32, 48, 80, 96)):
         super().__init__()
         a, b, c, d = widths
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.up8, self.up16, self.up32 = _Upward(d, c, c), _Upward(c, b, b), _Upward(b, a, 48)
         self.head = nn.Sequential(nn.Conv2d(48, 4 * classes, 1), nn.PixelShuffle(2))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,8 +93,12 @@ def squares(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @torch.no_grad()
-def in_batches(network, images: np.ndarray) -> list:
-    """The network's result for each chunk of pictures [n, 64, 64, 3], padded to `BATCH` and cut again."""
+def in_batches(network: Callable[[torch.Tensor], Any], images: np.ndarray) -> list[tuple[Any, int]]:
+    """Run a network over pictures uint8 [n, 64, 64, 3] in chunks padded to `BATCH`.
+
+    Returns:
+        the network's result for each padded chunk, and how many of its pictures are real.
+    """
     results = []
     for start in range(0, len(images), BATCH):
         chunk = images[start : start + BATCH]

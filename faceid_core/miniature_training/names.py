@@ -33,7 +33,7 @@ def named_traits() -> torch.Tensor:
 
 
 class NamePlaces:
-    """Where names stand in token ids [B, 32]: masks of the same shape for the last word and for the end."""
+    """Finds names in token ids."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
         self.last_names = torch.tensor(
@@ -42,6 +42,7 @@ class NamePlaces:
         self.end = tokenizer.eos_token_id
 
     def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks bool [B, 32] of the names' last words and of the end tokens, for token ids [B, 32]."""
         return torch.isin(tokens, self.last_names), tokens == self.end
 
 

@@ -19,6 +19,7 @@ class Budget:
 
     @property
     def elapsed_seconds(self) -> float:
+        """Seconds since the phase began."""
         return time.monotonic() - self.start
 
     @property
@@ -47,6 +48,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: torch.nn.Module) -> None:
+        """Move the averages towards the module's current parameters."""
         self.steps += 1
         # Early on a long memory would still hold the random start.
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))

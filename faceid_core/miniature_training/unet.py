@@ -150,6 +150,16 @@ def extend_names(*, minutes: float, known: int) -> None:
     print(f"names: {wrong:.3f} wrong, written to {path}", flush=True)
 
 
+def _save(state: dict[str, torch.Tensor], tokenizer: CLIPTokenizer) -> None:
+    """Write a `Denoiser`'s state as the checkpoint `unet` and as part of a whole pipeline."""
+    save_checkpoint(state, "unet")
+    copy = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
+    copy.load_state_dict(state)
+    # Loaded again, because writing converts it to half precision and the decoder may have been trained meanwhile.
+    vae = AutoencoderKL.from_pretrained(PIPELINE / "vae")
+    write_pipeline(tokenizer, copy.text_encoder, vae, copy.unet, WORK / "pipeline")
+
+
 def train_unet(
     *,
     minutes: float,
@@ -188,15 +198,6 @@ def train_unet(
     budget, step, running = None, 0, []
     last_report = last_save = time.monotonic()
 
-    def save() -> None:
-        state = average.state(model)
-        save_checkpoint(state, "unet")
-        copy = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
-        copy.load_state_dict(state)
-        # Loaded anew: writing turns it into half precision, and the decoder may have been trained meanwhile.
-        vae_now = AutoencoderKL.from_pretrained(PIPELINE / "vae")
-        write_pipeline(tokenizer, copy.text_encoder, vae_now, copy.unet, WORK / "pipeline")
-
     while budget is None or budget.progress < 1:
         clean, weight, tokens = batches.next(batch)
         noise = torch.randn_like(clean)
@@ -224,16 +225,14 @@ def train_unet(
         running.append(error.detach().mean().item())
         now = time.monotonic()
         if now - last_report > 30:
-            line = (
-                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}"
-            )
             print(
-                f"{line}, rate {now_rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
+                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}, "
+                f"rate {now_rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
                 flush=True,
             )
             last_report, running = now, []
         if now - last_save > _SAVE_SECONDS:
-            save()
+            _save(average.state(model), tokenizer)
             last_save = time.monotonic()
-    save()
+    _save(average.state(model), tokenizer)
     print(f"unet: {step} steps of {batch} in {budget.elapsed_seconds / 60:.1f} min", flush=True)
