@@ -196,7 +196,7 @@ def measure_detector(
     return report
 
 
-def _share_with_face(detector: scorers.MiniatureDetector, images: np.ndarray) -> float:
+def _share_with_face(detector: scorers.MiniatureDetector, images: Sequence[np.ndarray]) -> float:
     return float(np.mean([len(faces) > 0 for faces in detector.detect(list(images))]))
 
 
