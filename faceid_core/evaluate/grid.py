@@ -17,8 +17,8 @@ from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.yaml_text import read_yaml
 
 PLACEHOLDER = "V*"
-CATEGORIES = ("plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style")
-CONCEPT_KINDS = ("scene", "attribute", "action", "clothing")
+Category = Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
+ConceptKind = Literal["scene", "attribute", "action", "clothing"]
 STANDARD_GRIDS = ("miniature", "laboratory", "photographs")
 
 # The placeholder as a word of its own: "V*ery" is a slip, "V*, smiling" and "V*'s" are not.
@@ -41,8 +41,8 @@ class Prompt:
     Args:
         id: lower-case words joined by hyphens, unique in its grid.
         text: the prompt, with `V*` exactly once.
-        category: one of `CATEGORIES`.
-        expected: concept kind (one of `CONCEPT_KINDS`) to the names that the picture must show, all of them.
+        category: a `Category`.
+        expected: `ConceptKind` -> the names that the picture must show, all of them.
     """
 
     id: str
@@ -68,10 +68,8 @@ class _PromptEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
     id: str
     text: str
-    category: Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
-    expected: dict[Literal["scene", "attribute", "action", "clothing"], str | list[str]] = Field(
-        default_factory=dict
-    )
+    category: Category
+    expected: dict[ConceptKind, str | list[str]] = Field(default_factory=dict)
 
 
 class _GridFile(BaseModel):

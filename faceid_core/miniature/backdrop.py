@@ -5,8 +5,6 @@ import random
 
 from .canvas import Canvas, Pen
 
-BACKGROUND = 0
-
 
 def draw_backdrop(canvas: Canvas, scene: str | None, seed: int) -> None:
     """Fill the whole canvas with a scene, or with a studio wall of a random color if `scene` is None."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 4  # side of a patch, pixels
-FINE, COARSE = 16, 8  # cells a side at the two levels
+COARSE = 8  # cells a side at the coarse level
 
 
 class DepthwiseBlock(nn.Module):
