@@ -1,4 +1,4 @@
-"""What lies behind the people: eight scenes and a plain studio wall."""
+"""Draws the background: one of eight scenes, or a plain studio wall."""
 
 import colorsys
 import random

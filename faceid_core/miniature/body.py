@@ -1,4 +1,4 @@
-"""Draws neck, clothes, and the arm with what it holds; the unit is the face's half height."""
+"""Draws neck, clothes, and the arm with the held object; the unit is the face's half height."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def _torso(shoulder: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Torso:
-    """What clothes are drawn on: half the shoulders' width, and the clothes' color and its darker shade."""
+    """The torso that clothes are drawn on, with half the shoulders' width and the clothes' two colors."""
 
     pen: Pen
     person: Person
@@ -257,7 +257,7 @@ def _wine(pen: Pen, x: float, y: float) -> None:
     )
 
 
-# Each object with its place and the place of the hand on it, and whether the hand lies in front.
+# Each object with its position, the hand's position on it, and whether the hand is in front.
 _HELD = {
     "basketball": (_basketball, (0.82, 2.4), (0.95, 3.0)),
     "umbrella": (_umbrella, (1.78, 2.5), (1.78, 2.5)),
@@ -268,7 +268,7 @@ _HELD = {
 
 
 def draw_held(pen: Pen, person: Person, clothes: str, held: str) -> None:
-    """Draw an object, the forearm that comes up to it from the right edge of the torso, and the hand."""
+    """Draw an object, the forearm from the torso's right edge to it, and the hand."""
     draw, (x, y), (hand_x, hand_y) = _HELD[held]
     shoulder = 1.62 if person.presents == "man" else 1.42
     sleeve = person.skin if clothes == "purple dress" else mix(_BASE[clothes], (90, 90, 100), 0.22)

@@ -52,7 +52,7 @@ class Pen:
     def __init__(self, canvas: Canvas, x: float, y: float, unit: float):
         self.canvas, self.x, self.y, self.unit = canvas, x, y, unit
         fixed = canvas.side << _FRACTION_BITS
-        # Coordinates of cv2 name pixel centers: half a pixel off the picture's own.
+        # cv2's coordinates are those of pixel centers, half a pixel off the picture's.
         half = 1 << (_FRACTION_BITS - 1)
         self._origin = np.array([x * fixed - half, y * fixed - half])
         self._unit = unit * fixed

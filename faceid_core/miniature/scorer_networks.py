@@ -1,4 +1,4 @@
-"""The four scorers' networks: small convolutional models over 64 x 64 pictures, for one CPU core."""
+"""The four scorers' networks: small convolutional models of 64 x 64 pictures, for one CPU core."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Trunk(nn.Module):
 
 
 class RecognizerNetwork(nn.Module):
-    """An aligned crop to a direction in embedding space, and, in training, to the person's parameters.
+    """Embeds an aligned crop; in training also estimates the person's parameters.
 
     Args:
         widths: channels of the trunk.
@@ -85,14 +85,14 @@ class RecognizerNetwork(nn.Module):
 
     def read_traits(self, embedding: Tensor) -> Tensor:
         """Unit vectors [n, dimensions] to trait estimates [n, traits]."""
-        # A unit vector's components are small; scaled, the head starts at the right size.
+        # A unit vector's components are small; the factor gives the head inputs of unit scale.
         if self.traits is None:
             raise ValueError("this recognizer was built without a head for traits")
         return self.traits(embedding * embedding.shape[1] ** 0.5)
 
 
 class TextTower(nn.Module):
-    """Words to a direction: embeddings, neighbors mixed by one convolution, pooled.
+    """Embeds a text: word embeddings, one convolution over neighbors, pooling.
 
     Args:
         words: size of the vocabulary; 0 is padding and 1 an unknown word.
@@ -109,7 +109,7 @@ class TextTower(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Word numbers [n, length] to unit vectors [n, dimensions]."""
+        """Word ids [n, length] to unit vectors [n, dimensions]."""
         present = (tokens > 0).unsqueeze(1)  # [n, 1, length]
         x = F.relu(self.mix(self.words(tokens).transpose(1, 2))) * present  # [n, 2 width, length]
         mean = x.sum(2) / present.sum(2).clamp(min=1)
@@ -117,7 +117,7 @@ class TextTower(nn.Module):
 
 
 class ImageTextNetwork(nn.Module):
-    """A picture and a text to two directions that agree if the text is true; heads that name the concepts.
+    """Embeds a picture and a text, close if the text is true of the picture; heads classify the concepts.
 
     Args:
         widths: channels of the trunk.
@@ -160,7 +160,7 @@ class ImageTextNetwork(nn.Module):
 
 
 class _Upward(nn.Module):
-    """Coarse features brought to the next finer level and mixed with it."""
+    """Upsamples coarse features to the next finer level and mixes them with it."""
 
     def __init__(self, coarse: int, fine: int, channels_out: int):
         super().__init__()
@@ -172,7 +172,7 @@ class _Upward(nn.Module):
 
 
 class DetectorNetwork(nn.Module):
-    """A picture to a 16 x 16 grid of faces: confidence, box and eye centers for each cell.
+    """Maps a picture to a 16 x 16 grid of faces: confidence, box and eye centers for each cell.
 
     Channels of the result: 0 the logit that a face's center lies in the cell; 1 to 4 the box's sides
     (x0, y0, x1, y1) and 5 to 8 the eyes (left x, y, right x, y), relative to the cell's center in
@@ -200,7 +200,7 @@ class DetectorNetwork(nn.Module):
 
 
 class ParserNetwork(nn.Module):
-    """A tiny U-Net: a picture to logits of the face classes for each pixel.
+    """A small U-Net: maps a picture to logits of the face classes for each pixel.
 
     Args:
         classes: number of classes.

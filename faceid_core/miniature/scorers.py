@@ -1,4 +1,4 @@
-"""The miniature world's first scorers, the selection set: detector, parser, recognizer, image-text scorer."""
+"""The selection set of scorers: detector, parser, recognizer, image-text scorer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from faceid_core.geometry.protocols import Face, Point
 
 from ..errors import MissingWeights
 from .concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
-from .scorer_geometry import RECOGNIZER_EYE_TARGETS, View, close_up, decode, letterbox, nearest
+from .scorer_geometry import RECOGNIZER_EYE_TARGETS, View, close_up, decode, letterbox, match_face
 from .scorer_networks import (
     SIZE,
     DetectorNetwork,
@@ -33,13 +33,13 @@ from .scorer_words import encode
 Network = TypeVar("Network", bound=nn.Module)
 
 WEIGHTS = Path(__file__).parent / "weights"
-# A fixed batch shape: what is said about a picture does not depend on its companions, to the last bit.
+# A fixed batch shape makes a picture's result independent of the others, bit for bit.
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """What a picture shows, in the words of `concepts`; None where there is nothing of the kind."""
+    """The concepts that a picture shows, in the words of `concepts`; None where none is seen."""
 
     scene: str | None
     attributes: frozenset[str]
@@ -116,17 +116,16 @@ class MiniatureDetector:
         self.network, self.threshold, self.name = network, threshold, name
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """The faces of each picture (uint8 [h, w, 3]), the surest first, in the picture's own pixels.
+        """The faces of each picture (uint8 [h, w, 3]), the most confident first, in the picture's pixels.
 
-        Every face is looked at a second time, cut out so that it fills most of the network's picture: its
-        eyes are then placed in more pixels than the whole picture leaves them.
+        Each face is detected a second time in a close-up, where its eyes have more pixels than in the whole picture.
         """
-        found = self._look([letterbox(image) for image in images])
-        closer = [close_up(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
-        looks = iter(self._look(closer))
-        return [[_face(nearest(next(looks), face)) for face in faces] for faces in found]
+        found = self._detect_views([letterbox(image) for image in images])
+        views = [close_up(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
+        close_ups = iter(self._detect_views(views))
+        return [[_face(match_face(next(close_ups), face)) for face in faces] for faces in found]
 
-    def _look(self, views: Sequence[View]) -> list[np.ndarray]:
+    def _detect_views(self, views: Sequence[View]) -> list[np.ndarray]:
         """The faces [k, 9] in each view, in pixels of the picture that it was cut from."""
         boards = np.stack([view.board for view in views]) if views else np.empty((0, SIZE, SIZE, 3), np.uint8)
         grids = [grid for out, count in in_batches(self.network, boards) for grid in out[:count].numpy()]
@@ -142,7 +141,7 @@ def _face(row: np.ndarray) -> Face:
 
 
 class MiniatureParser:
-    """Gives each pixel of a crop a class; implements `geometry.protocols.FaceParser`."""
+    """Classifies each pixel of a crop; implements `geometry.protocols.FaceParser`."""
 
     name = "miniature"
     version = "1"
@@ -155,7 +154,7 @@ class MiniatureParser:
         """Labels uint8 [n, h, w] of `geometry.classes.CLASSES` for crops uint8 [h, w, 3] of one size.
 
         Args:
-            crops: RGB, aligned or not; other sizes than 64 are shrunk or enlarged, and the labels back.
+            crops: RGB, aligned or not; other sizes than 64 are resized, and the labels resized back.
             faces: not needed.
         """
         height, width = crops[0].shape[:2] if len(crops) else (SIZE, SIZE)
@@ -167,7 +166,7 @@ class MiniatureParser:
 
 
 class MiniatureRecognizer:
-    """Turns faces into unit vectors whose scalar product says how alike two people are."""
+    """Embeds faces as unit vectors whose scalar product is the similarity of two people."""
 
     name = "miniature"
     version = "1"
@@ -206,7 +205,7 @@ ANSWERS = {
 
 
 class MiniatureImageText:
-    """Says how true a text is of a picture, and names what the picture shows."""
+    """Scores texts against pictures, and names the concepts that pictures show."""
 
     name = "miniature"
     version = "1"
@@ -219,7 +218,7 @@ class MiniatureImageText:
 
         Args:
             images: n pictures, uint8 [h, w, 3].
-            texts: n texts; the person in them is a class word or a name, words it does not know are let pass.
+            texts: n texts; the person is a class word or a name; unknown words are ignored.
         """
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} pictures, {len(texts)} texts: score takes one text a picture")
@@ -238,9 +237,9 @@ class MiniatureImageText:
         return self.network.text(torch.tensor([encode(text, self.words) for text in texts])).numpy()
 
     def probabilities(self, images: Sequence[np.ndarray]) -> list[dict[str, dict[str | None, float]]]:
-        """For each picture the probability of every answer.
+        """The probability of every answer for each picture.
 
-        Of `scene`, `held` and `clothes` one is true, None among them; of `attributes` any number.
+        `scene`, `held` and `clothes` each have one answer, possibly None; `attributes` have any number.
         """
         results = []
         for (_, logits), count in in_batches(self.network, squares(images)):
@@ -248,15 +247,15 @@ class MiniatureImageText:
                 head: (values.sigmoid() if head == "attributes" else values.softmax(1)).numpy()
                 for head, values in logits.items()
             }
-            results += named_shares(shares, count)
+            results += named_probabilities(shares, count)
         return results
 
     def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:
-        """The most probable scene, held object and clothes, and every attribute likelier than not."""
-        return [most_probable(shares) for shares in self.probabilities(images)]
+        """The most probable scene, held object and clothes, and every attribute above 50 %."""
+        return [decide(shares) for shares in self.probabilities(images)]
 
 
-def named_shares(
+def named_probabilities(
     shares: Mapping[str, np.ndarray | torch.Tensor], count: int
 ) -> list[dict[str, dict[str | None, float]]]:
     """The first `count` rows of each head's probabilities [n, answers], by the answers' names."""
@@ -266,8 +265,8 @@ def named_shares(
     ]
 
 
-def most_probable(shares: dict[str, dict[str | None, float]]) -> Concepts:
-    """What `probabilities` says of one picture, decided."""
+def decide(shares: dict[str, dict[str | None, float]]) -> Concepts:
+    """The concepts of one picture from its `probabilities`."""
     return Concepts(
         scene=_argmax(shares["scene"]),
         attributes=frozenset(name for name, share in shares["attributes"].items() if name and share > 0.5),

@@ -1,4 +1,4 @@
-"""Measures the scorers on people whom no training saw: `python -m faceid_core.miniature_training.measure_scorers`."""
+"""Measures the scorers on held-out people: `python -m faceid_core.miniature_training.measure_scorers`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from faceid_core.miniature_training.scorer_data import (
     HELD_ANSWERS,
     SCENE_ANSWERS,
     Renders,
+    augment_appearance,
     render_people,
-    roughen,
 )
 from faceid_core.miniature_training.scorer_tasks import change_one_thing, facts_of_shot
 
@@ -41,12 +41,12 @@ ImageFilter = Callable[[np.ndarray], np.ndarray]
 def measure_recognizer(
     renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers, *, gallery: int = 100
 ) -> dict:
-    """Figures with the renderer's eyes, and with those of the set's own detector where it found a face.
+    """Recognition with the renderer's eyes, and with those of the set's detector where it found a face.
 
     Args:
-        images: uint8 [n, 64, 64, 3], the renders or what became of them.
+        images: uint8 [n, 64, 64, 3], the renders, possibly filtered.
         chosen: of `SETS`.
-        gallery: people among whom a picture's own is looked for.
+        gallery: number of people in the gallery.
     """
     recognizer = chosen.load_recognizer()
     eyes = renders.eyes.reshape(-1, 2, 2)
@@ -72,7 +72,7 @@ def measure_recognizer(
 
 
 def measure_image_text(renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers) -> dict:
-    """Share of right answers for each concept, by framing, and every confusion with its count."""
+    """Accuracy of each concept by framing, and the count of each confusion."""
     shown = chosen.load_image_text().concepts(list(images))
     report: dict = {}
     confusions: Counter = Counter()
@@ -103,9 +103,9 @@ def measure_image_text(renders: Renders, images: np.ndarray, chosen: ModuleType 
 def measure_texts(
     renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers
 ) -> dict[str, float]:
-    """How often a caption scores higher than the same one made false by one change, on its own picture.
+    """How often a picture's caption scores higher than the same caption with one false change.
 
-    A changed caption that only says less is still true and does not count.
+    A change that only removes words leaves the caption true and does not count.
     """
     scorer, rng = chosen.load_image_text(), random.Random(SHOTS_SEED)
     shots = [renders.shot(index) for index in range(len(renders))]
@@ -158,7 +158,7 @@ def measure_parser(
 def measure_detector(
     renders: Renders, images: np.ndarray, filtered: ImageFilter, chosen: ModuleType = reporting_scorers
 ) -> dict:
-    """Faces found, eyes' distance from the truth, and finds where nobody is."""
+    """Detection rate, error of the eyes, and false detections in pictures without people."""
     detector = chosen.load_detector()
     found = detector.detect(list(images))
     report: dict = {"found": float(np.mean([len(faces) > 0 for faces in found]))}
@@ -241,7 +241,7 @@ def main() -> None:
     rng = np.random.default_rng(SHOTS_SEED)
 
     def filtered(images: np.ndarray) -> np.ndarray:
-        return roughen(images, rng) if arguments.rough else images
+        return augment_appearance(images, rng) if arguments.rough else images
 
     which, chosen = arguments.scorers or SCORERS, SETS[arguments.set]
     report = measure(arguments.persons, arguments.shots, filtered, which, chosen)
