@@ -163,26 +163,26 @@ def measure_detector(
     found = detector.detect(list(images))
     report: dict = {"found": float(np.mean([len(faces) > 0 for faces in found]))}
     report["exactly one"] = float(np.mean([len(faces) == 1 for faces in found]))
-    errors, spans, kinds = [], [], []
+    distances, spans, kinds = [], [], []
     for index, faces in enumerate(found):
         if not faces:
             continue
-        told = np.array([faces[0].left_eye, faces[0].right_eye])
+        detected = np.array(faces[0].eyes)
         real = renders.eyes[index].reshape(2, 2)
-        errors.append(np.linalg.norm(told - real, axis=1).mean())
+        distances.append(np.linalg.norm(detected - real, axis=1).mean())
         spans.append(np.linalg.norm(real[1] - real[0]))
         kinds.append((int(renders.framing[index]), *renders.attributes[index, [0, 3]].tolist()))
-    errors, spans = np.array(errors), np.array(spans)
+    errors = np.array(distances)
     for framing, label in enumerate(FRAMINGS):
         rows = np.array([kind[0] == framing for kind in kinds])
         report[f"eye error, mean pixels ({label})"] = float(errors[rows].mean())
-        report[f"eye error, share of eye distance ({label})"] = float((errors / spans)[rows].mean())
+        report[f"eye error, share of eye distance ({label})"] = float((errors / np.array(spans))[rows].mean())
     for column, label in ((1, "eyes closed"), (2, "glasses")):
         report[f"eye error, mean pixels ({label})"] = float(errors[[kind[column] for kind in kinds]].mean())
     report["eye error, 99th percentile pixels"] = float(np.quantile(errors, 0.99))
     rng = np.random.default_rng(SHOTS_SEED)
     empty = np.stack([render_scene(sample_shot(rng)).image for _ in range(1000)])
-    report["false finds, scenes"] = _share_with_face(detector, filtered(empty))
+    report["false finds, scenes"] = _share_with_face(detector, list(filtered(empty)))
     noise = rng.integers(0, 256, (200, 96, 128, 3), dtype=np.uint8)
     flat = np.broadcast_to(rng.integers(0, 256, (200, 1, 1, 3), dtype=np.uint8), (200, 80, 80, 3))
     report["false finds, noise and flat colors"] = _share_with_face(detector, [*noise, *flat])
@@ -197,7 +197,7 @@ def measure_detector(
 
 
 def _share_with_face(detector: scorers.MiniatureDetector, images: Sequence[np.ndarray]) -> float:
-    return float(np.mean([len(faces) > 0 for faces in detector.detect(list(images))]))
+    return float(np.mean([len(faces) > 0 for faces in detector.detect(images)]))
 
 
 def measure(

@@ -34,7 +34,7 @@ from faceid_core.miniature_training.other_pictures import (
     mean_explained,
     other_pictures,
 )
-from faceid_core.miniature_training.tune_scores import mean_scores, person_scorer
+from faceid_core.miniature_training.tune_scores import mean_scores, person_evaluator
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import TrainingPhoto
@@ -114,15 +114,15 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = {str(seed): other_pictures(base, seed, clothes=clothes_of(seed)) for seed in seeds}
     floor = mean_explained([explain(base, CLASS_WORD, pictures[str(seed)]) for seed in seeds])
     print(f"class word: error {floor.whole:.4f}, face {floor.face:.4f}, rest {floor.rest:.4f}", flush=True)
-    score_person = person_scorer(base) if options.score else None
+    evaluate_person = person_evaluator(base) if options.score else None
 
     def row(
         what: str, found: Explained, subjects: Mapping[str, IdentityTokens | str], seconds: float
     ) -> None:
         # Share of the class word's error that the subjects remove.
         shown = [f"{1 - a / b:.4f}" for a, b in zip(_three(found), _three(floor), strict=True)]
-        if score_person and subjects:
-            scores = mean_scores([score_person(int(name), subject) for name, subject in subjects.items()])
+        if evaluate_person and subjects:
+            scores = mean_scores([evaluate_person(int(name), subject) for name, subject in subjects.items()])
             shown += [f"{value:.3f}" for value in (scores.identity, scores.concepts, scores.clothes)]
         else:
             shown += [""] * 3

@@ -36,7 +36,7 @@ class Scores:
     clothes: float
 
 
-def person_scorer(
+def person_evaluator(
     base: BaseModel, *, every: int = 3, seeds: int = 2
 ) -> Callable[[int, IdentityTokens | str], Scores]:
     """A function that draws part of the grid `laboratory` and scores it.
@@ -52,7 +52,7 @@ def person_scorer(
     prompts = load_grid("laboratory").prompts[::every]
     cells = [(prompt, seed) for prompt in prompts for seed in range(seeds)]
 
-    def score_person(person: int, subject: IdentityTokens | str) -> Scores:
+    def evaluate_person(person: int, subject: IdentityTokens | str) -> Scores:
         requests = [DrawRequest(subject, prompt.text, seed) for prompt, seed in cells]
         drawn = draw(base, requests, steps=STEPS, guidance=GUIDANCE, batch=BATCH, record_attention=False)
         rows = [
@@ -72,7 +72,7 @@ def person_scorer(
         clothes = [row.value for row in rows_of("leakage") if row.metric == "leakage:clothes"]
         return Scores(float(np.mean(identity)), _mean(accuracy), _mean(clothes))
 
-    return score_person
+    return evaluate_person
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -9,6 +9,7 @@ import torch
 
 from faceid_core.errors import MissingWeights
 from faceid_core.geometry.classes import CLASSES
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, reporting_networks, reporting_scorers, scorers
 from faceid_core.miniature.concepts import ATTRIBUTES
 from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
@@ -142,8 +143,9 @@ def test_a_vector_does_not_depend_on_its_companions(renders, chosen):
 
 
 def test_recognizer_needs_eyes(renders):
-    with pytest.raises(ValueError, match="aligns a face by its eyes"):
-        scorers.recognizer_crop(renders.images[0], None, None)
+    eyeless = Face((10, 10, 50, 50), None, None, 1.0)
+    with pytest.raises(ValueError, match="aligned by its two eyes"):
+        scorers.load_recognizer().embed_faces([renders.images[0]], [eyeless])
 
 
 def test_concepts_are_named(renders, chosen):

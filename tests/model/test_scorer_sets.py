@@ -94,7 +94,7 @@ def test_another_set_is_another_key_of_every_metric():
 
 
 def test_training_and_its_own_criterion_import_no_scorer():
-    files = [*(CORE / "personalize").glob("*.py"), CORE / "miniature" / "tune.py"]
+    files = [*(CORE / "personalize").glob("*.py"), CORE / "miniature_training" / "tune.py"]
     assert len(files) > 5
     for file in files:
         names = {
@@ -107,7 +107,7 @@ def test_training_and_its_own_criterion_import_no_scorer():
 
 
 def test_choosing_asks_the_selection_set_only():
-    source = (CORE / "miniature" / "tune_scores.py").read_text("utf-8")
+    source = (CORE / "miniature_training" / "tune_scores.py").read_text("utf-8")
     asked = [
         node.args[0].value
         for node in ast.walk(ast.parse(source))
@@ -119,7 +119,7 @@ def test_choosing_asks_the_selection_set_only():
 
 def test_photos_are_prepared_without_the_set_that_reports():
     """Importing the photos' detector and parser brings no reporting module in; nor do the stages before score."""
-    reporting = {path.stem for path in (CORE / "miniature").glob("reporting_*.py")}
+    reporting = {path.stem for path in CORE.glob("miniature*/reporting_*.py")}
     assert len(reporting) >= 3
     rooms = [*(CORE / "faces").glob("*.py"), CORE / "miniature" / "scorers.py"]
     rooms += [path for path in (CORE / "stages").glob("*.py") if path.stem != "score"]
