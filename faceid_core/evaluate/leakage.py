@@ -1,8 +1,8 @@
 """Leakage: parts of the training photo, besides the face, that appear in a picture although its prompt asks for none.
 
-Four parts are measured, each 1 if it leaked and 0 if not. No part is 0 by chance alone: some pictures of the class word
-wear the photo's shirt as well. A rate is therefore compared with the floor, the rate of the class word's pictures against
-the same photo.
+Four parts are measured, each 1 if it leaked and 0 if not. Chance alone gives rates above 0: some pictures of the
+class word wear the photo's shirt as well. A rate is therefore compared with the floor, the rate of the class word's
+pictures against the same photo.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from faceid_core.miniature_training.scorer_data import (
     CLOTHES_ANSWERS,
     HELD_ANSWERS,
     SCENE_ANSWERS,
-    render_people,
     augment_appearance,
+    render_people,
 )
 from faceid_core.miniature_training.scorer_spatial import grid_targets
 from faceid_core.miniature_training.scorer_tasks import FACTS, facts_of_caption, facts_of_shot
