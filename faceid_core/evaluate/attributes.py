@@ -11,10 +11,10 @@ import numpy as np
 from faceid_core.weights.catalog import ATTRIBUTES
 from faceid_core.weights.deepface_files import find_files, forget, serving
 
+from .photographs import VERSIONS
 from .protocols import Attributes
-from .versions import VERSIONS
 
-# DeepFace.analyze can also guess race, which this project does not do, and emotion, which a prompt may change.
+# DeepFace.analyze could also name a race, which is not to be guessed, and an emotion, which a prompt may change.
 ACTIONS = ("age", "gender")
 PIXELS = 224  # side of the crops that its networks read
 # Ages that differ by less count as equal. DeepFace states a mean error of 4.65 years: with normal errors, two readings
@@ -53,7 +53,7 @@ def _read(analyze: Callable[..., list[dict]], crop: np.ndarray) -> Attributes:
 
 
 def load_attributes(folders: Sequence[Path] = ()) -> DeepFaceAttributes:
-    """Find the networks' files; DeepFace reads them at the first face.
+    """The networks' files, found; they are read at the first face.
 
     Raises:
         MissingWeights: naming the file and where to put it.

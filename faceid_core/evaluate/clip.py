@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
-from .versions import VERSIONS
+from .photographs import VERSIONS
 
 # Patch side of the vision tower by CLIP's name: tells the two models apart by their configuration.
 PATCHES = {"ViT-B/32": 32, "ViT-L/14": 14}

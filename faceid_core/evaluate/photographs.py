@@ -17,8 +17,6 @@ from faceid_core.weights.catalog import ATTRIBUTES, CLIPS, RECOGNIZERS, KnownMod
 from faceid_core.weights.locate import WeightsPlace, digest_of, entry_of, files_of
 from faceid_core.weights.lock import DamagedWeights
 
-from .versions import VERSIONS
-
 if TYPE_CHECKING:
     from faceid_core.geometry.protocols import FaceDetector, FaceParser
 
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
 
 REPORTING, SELECTION = "photographs", "photographs-selection"
 SETS = (REPORTING, SELECTION)
+# Raised when the same files would give other values: when crops, normalization or preprocessing change.
+VERSIONS = {"recognizer": 1, "clip": 1, "attributes": 1}
 # Side of the crops in which the background is compared with the photo's.
 PARSER_PIXELS = 256
 # Metrics of the miniature's sets ask their image-text scorer what it sees; nothing names concepts in photographs.

@@ -13,7 +13,7 @@ from faceid_core.geometry.align import EyeTargets
 from faceid_core.weights.catalog import RECOGNIZERS
 from faceid_core.weights.deepface_files import build, find_files
 
-from .versions import VERSIONS
+from .photographs import VERSIONS
 
 # dlib's mean face of five points, with the padding of 0.25 that its own face chips have: the middle of the two
 # corners of each eye. Source: dlib, image_processing/... get_face_chip_details (mean_face_shape_*), and
