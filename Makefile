@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-browser fuzz bench setup lint clean
+.PHONY: run test test-all test-browser fuzz bench docs setup lint clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -49,6 +49,13 @@ BENCH ?=
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
+# The documentation as a site in site/; a broken link, a page outside the navigation or an old picture fails.
+docs: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,docs]'
+	@$(BIN)/python docs/tools/draw_architecture.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Built: site/index.html"
+
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/cfn-lint infra/aws/*.yaml
@@ -56,4 +63,4 @@ lint: $(READY)
 	@echo "Lint passed: ruff, cfn-lint, yamllint."
 
 clean:
-	rm -rf $(VENV) work .pytest_cache .ruff_cache
+	rm -rf $(VENV) work site .pytest_cache .ruff_cache
