@@ -9,10 +9,10 @@ import click
 
 from faceid_core import __version__
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
-from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
+from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES, EXIT_INTERRUPTED
 from flows.display import keep_showing
-from flows.loopback import reach_loopback_directly
-from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
+from flows.local_network import exempt_loopback_from_proxy
+from flows.stopping import INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
 COMMANDS = {
@@ -80,7 +80,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turn known errors into one clear message and the exit status that the house promises."""
-    reach_loopback_directly(os.environ)
+    exempt_loopback_from_proxy(os.environ)
     called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
     keep_showing(product=called in _PRODUCT_IS_PRINTED)
     try:
@@ -108,9 +108,9 @@ def main() -> None:
 def _tell(error: Exception) -> int:
     """Say what ended a command; returns the exit status."""
     if not isinstance(error, FaceidError):
-        from flows.expected import explained
+        from flows.external_errors import explain
 
-        error = explained(error) or error
+        error = explain(error) or error
     if isinstance(error, FaceidError):
         click.echo(f"error: {error}", err=True)
         configuration = isinstance(error, ConfigurationError | MissingWeights)

@@ -15,7 +15,7 @@ from faceid_core.doctor.finding import Finding, as_records, guarded
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
 from faceid_core.private import without_credentials
-from flows.loopback import keep_ray_on_loopback
+from flows.local_network import bind_ray_to_loopback
 from flows.options import config_options
 from flows.stopping import slow_to_leave
 
@@ -95,7 +95,7 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
     def check() -> list[Finding]:
         nonlocal workers
-        keep_ray_on_loopback(os.environ, config.execution.ray_address)
+        bind_ray_to_loopback(os.environ, config.execution.ray_address)
         from tasks.ray_check import check_ray
 
         slow_to_leave("Ray")
@@ -109,8 +109,8 @@ def _prefect() -> Iterator[Finding]:
     """Whether the server that a run would use, by the settings that a run reads, answers."""
     from importlib.metadata import version as installed
 
+    from flows.prefect_health import ask_server
     from flows.prefect_server import configured_server, require_may_start_server
-    from tasks.prefect_server import ask_once
 
     try:
         url = configured_server()
@@ -118,7 +118,7 @@ def _prefect() -> Iterator[Finding]:
             require_may_start_server()
             yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
             return
-        answer = ask_once()
+        answer = ask_server()
     except ConfigurationError as error:
         found, _, advice = str(error).partition("; ")
         yield Finding("prefect", "fail", found, advice)

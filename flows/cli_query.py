@@ -199,7 +199,7 @@ def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, 
     """Draw a contact sheet: a row for each person of RUN_ID (default: the latest), photo first, then pictures."""
     from faceid_core.errors import ConfigurationError
     from faceid_core.private import write_private
-    from faceid_core.publish.sheet import people_sheet
+    from faceid_core.publish.people_sheet import people_sheet
 
     opened, request, record = _find_run(config, run_id)
     if record is None:

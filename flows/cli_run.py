@@ -28,18 +28,18 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
         tell(plan_run(config), console)
         return
-    from faceid_core.publish.summary_rows import acceptance_line, closing_rows, remarks
+    from faceid_core.publish.run_summary import identity_rows, remarks, summary_line
     from flows.console import ConsoleReporter, final_table
     from flows.stopping import watched
 
     with watched(), ConsoleReporter(console) as reporter:
         run, finished = start_run(config, reporter)
-    console.print(final_table(closing_rows(run, finished.published)))
+    console.print(final_table(identity_rows(run, finished.published)))
     for remark in remarks(run, lambda account: account.identity_id):
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
     for name, message in run.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)
-    comes_to = acceptance_line(finished.published.overall)
+    comes_to = summary_line(finished.published.overall)
     if comes_to:
         console.print(comes_to, soft_wrap=True)
     console.print(finished.published.sentence, soft_wrap=True)
@@ -60,9 +60,9 @@ def start_run(config: NightlyConfig, reporter):
         return run, drive_inline(run)
     reporter.note(_prefect_settings())
     slow_to_leave("Prefect and Ray")
-    from flows.nightly import run_from_here
+    from flows.nightly import run_with_prefect
 
-    return run_from_here(config, reporter)
+    return run_with_prefect(config, reporter)
 
 
 def _prefect_settings() -> str:
@@ -73,12 +73,12 @@ def _prefect_settings() -> str:
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    from flows.prefect_auth import close_own_server
+    from flows.prefect_auth import secure_own_server
     from flows.prefect_server import configured_server, require_may_start_server
 
     url = configured_server()
     if url:
         return f"Prefect server {without_credentials(url)}"
     require_may_start_server()
-    close_own_server()
+    secure_own_server()
     return "starting a Prefect server for this run (set PREFECT_API_URL to use yours)"

@@ -1,10 +1,12 @@
-"""Export of a person to a Textual Inversion file, and what it prints about the loss."""
+"""Export of a person to a Textual Inversion file, with its progress and what the file loses."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig
@@ -20,7 +22,45 @@ from faceid_core.private import write_private
 from faceid_core.run.reading import newest_crop
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.weights import base_files, find_weights
-from flows.step_progress import StepProgress
+from faceid_core.weights.describe import describe
+from flows.console import LINE_SECONDS
+
+
+class StepProgress:
+    """Shows how far each of several tasks is, one after another: a bar on a terminal, elsewhere a line now and then.
+
+    It is a `ProgressCallback`. Standard output of the command drops what cannot be shown (`flows.display`).
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._name, self._task, self._last_line = "", None, 0.0
+
+    def __enter__(self) -> StepProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        """Show that so many steps of a task are done."""
+        began = name != self._name
+        if began:
+            self._name, self._task = name, self._bars.add_task(name, total=total)
+        self._bars.update(self._task, completed=done)
+        if self._console.is_terminal or not (began or time.monotonic() - self._last_line > LINE_SECONDS):
+            return
+        self._last_line = time.monotonic()
+        self._console.print(f"{name}: {done} of {total}", soft_wrap=True)
 
 
 def write_textual_inversion(
@@ -34,17 +74,20 @@ def write_textual_inversion(
     measured: bool,
     target: Path,
 ) -> None:
-    """Write the file; says on the console how exact it is.
+    """Write the file, and print how exact it is.
 
     Args:
-        native: the person's tokens file.
-        token, steps, vectors: as in `to_textual_inversion` and `distil`.
-        measured: also draw the configured grid with the tokens, the file and the class word, and score it; the file is
-            written before.
+        config: Names the base model, the grid and the metrics.
+        identity_id: The person.
+        native: The person's tokens file.
+        token, steps, vectors: As in `to_textual_inversion` and `distil`.
+        measured: Also draw the configured grid with the tokens, the file and the class word, and score it, after the
+            file is written.
+        target: The file to write.
 
     Raises:
-        ConfigurationError: the token, the grid or a number cannot be used, or no configured metric can measure it; said
-            before anything is computed.
+        ConfigurationError: the token, the grid or a number cannot be used, or no configured metric can measure it;
+            raised before anything is computed.
     """
     tokens = IdentityTokens.from_bytes(native)
     console = Console(highlight=False)
@@ -60,7 +103,7 @@ def write_textual_inversion(
     metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
     if measured and not metrics:
         raise ConfigurationError(
-            f"--measure asks those of score.metrics that are among {', '.join(MEASURED)}, and none is; name one"
+            f"--measure needs one of {', '.join(MEASURED)} in score.metrics, which has none of them; add one"
         )
     reference = newest_crop(config, identity_id) if measured else None
     models = Models(WorkerSettings.from_config(config, found.digests, threads=0))
@@ -109,16 +152,20 @@ def write_script(
     """A plain diffusers script that draws the exported file as `faceid draw` would, with the configured settings.
 
     Args:
-        file: path of the exported file, which need not be there yet.
-        native: the person's tokens file.
-        vectors: token positions that the person takes in the file; None for as many as the tokens take.
-        prompt: with `V*` once.
+        config: Names the base model and the sampler's settings.
+        file: Path of the exported file, which need not exist yet.
+        native: The person's tokens file.
+        token: The word for the person in prompts.
+        vectors: Token positions that the person takes in the file; None for as many as the tokens take.
+        prompt: A prompt with `V*` once.
+        seed: The seed of the picture.
+
+    Returns:
+        The script's text.
 
     Raises:
         ConfigurationError: the prompt cannot be used, or the base model is a single file.
     """
-    from faceid_core.weights.describe import describe
-
     about, files = config.base_model, base_files(config)
     if files.checkpoint is not None:
         raise ConfigurationError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from faceid_core.prepare.thumbnails import thumbnail_sheet
 from faceid_core.private import owner_only, write_private
-from faceid_core.report import pages
+from faceid_core.report.rendering import render
 
 if TYPE_CHECKING:
     from faceid_core.prepare.trial import Tried
@@ -46,7 +46,7 @@ def write_prepared(folder: Path, tried: Sequence[Tried], about: Mapping[str, str
 def rejections_page(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> bytes:
     """Every photo that cannot be used, with reason, value, limit and a sentence for whoever supplied it."""
     set_aside = [row for row in rows if row["outcome"] != "usable"]
-    return pages.render(
+    return render(
         "prepared.html",
         about=about,
         counts=Counter(row["outcome"] for row in rows),

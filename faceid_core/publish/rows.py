@@ -1,4 +1,4 @@
-"""The rows that a run adds to each table, as pyarrow tables in the shape of their contracts."""
+"""The rows that a run adds to each table, as pyarrow tables with the columns of their contracts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_tables(run: Run, found: Found, summary: list[dict], *, exit_status: int)
 
 
 def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
-    """The two tables that say what became of a run; they need no result."""
+    """The tables `runs` and `identity_outcomes`, which need no result of a stage."""
     return {
         "runs": _table("runs", [_run_row(run, exit_status)]),
         "identity_outcomes": _table("identity_outcomes", _outcome_rows(run)),
@@ -48,18 +48,16 @@ def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
 def _table(name: str, rows: Iterable[dict]) -> pa.Table:
     agreed = contract(name)
     if not agreed.per_run:
-        # Two ids with one photo share stage keys, and so pictures and scores: one row stands for both.
+        # Two ids with one photo share stage keys, and so pictures and scores: one row serves both.
         rows = {tuple(row[column] for column in agreed.primary_key): row for row in rows}.values()
     return agreed.table(list(rows))
 
 
 def _run_row(run: Run, exit_status: int) -> dict:
-    # The clock may be set in the run: the end is the start and the seconds since, or it could lie before it.
+    # The clock may be set during the run, so the end is the start and the seconds since.
     seconds = round(run.seconds(), 3)
     config = run.config
-    manifest = [
-        [a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()
-    ]
+    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()]
     return {
         "run_id": run.run_id,
         "run_date": run.run_date,
@@ -82,7 +80,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
 
 
 def _worker_figures(usage: Usage) -> dict:
-    """Nothing where everything was cached, and so no worker started."""
+    """Empty where everything was cached, so that no worker started."""
     if not usage.idle:
         return {}
     return {
@@ -99,7 +97,7 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
         yield {
             "run_id": run.run_id,
             "run_date": run.run_date,
-            # Whoever was erased stays in the account, but an id must not come back into the tables with every run.
+            # An erased identity keeps its outcome, but its id must not come back into the tables with every run.
             "identity_id": account.identity_key if account.reason == ERASED else account.identity_id,
             "identity_key": account.identity_key,
             "outcome": str(account.outcome),
@@ -111,7 +109,9 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "attempts": account.attempts,
             "seconds": round(account.seconds, 3),
             **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
-            "personalise_key": keys.get("personalize"),  # a column keeps its name until the tables' next version
+            "personalise_key": keys.get(
+                "personalize"
+            ),  # a column keeps its name until the tables' next version
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
             "weak": None if account.reason == ERASED else account.weak,
             "same_photo": account.same_photo,
@@ -160,9 +160,7 @@ def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
             yield from _scored(run, subject, scores.floor, floor_key[subject.class_word], floor=True)
 
 
-def _scored(
-    run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False
-) -> Iterable[dict]:
+def _scored(run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
@@ -182,13 +180,13 @@ def _scored(
 
 
 def scored_by(run: Run, metric: str, manifest: Manifest) -> tuple[str, list[str]]:
-    """Which models measured a metric, in words, and their digests as the key of the scores has them."""
+    """The models that measured a metric, by name, and their digests as in the stage key of the scores."""
     scorers, roles, names = run.config.score.scorers, METRICS[metric].roles, run.plan.scorer_names
-    asked = manifest.content["preimage"]["weights"]
+    digests = manifest.content["preimage"]["weights"]
     if names:
-        played = key_roles(metric, roles)
-        return f"{scorers}:{'+'.join(names[role] for role in played)}", [asked[role] for role in played]
+        used = key_roles(metric, roles)
+        return f"{scorers}:{'+'.join(names[role] for role in used)}", [digests[role] for role in used]
     backend = run.config.faces.backend
-    if METRICS[metric].detector_of_photos and asked["detector"] != run.plan.weights["detector"]:
-        return f"{backend}:{'+'.join(roles)}", [asked[role] for role in roles]
-    return f"{scorers}:{'+'.join(roles)}", [asked[role] for role in roles]
+    if METRICS[metric].detector_of_photos and digests["detector"] != run.plan.weights["detector"]:
+        return f"{backend}:{'+'.join(roles)}", [digests[role] for role in roles]
+    return f"{scorers}:{'+'.join(roles)}", [digests[role] for role in roles]

@@ -1,4 +1,4 @@
-"""The index of a run: what became of everybody and how good it is, without a pixel of a face."""
+"""The index of a run: the outcome of each identity and the figures over people; it shows no face."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from faceid_core.evaluate.summary import aggregate
+from faceid_core.report import plots
+from faceid_core.report.figures import BY_COLUMN, FIGURES, number
+from faceid_core.report.rendering import render, score_table
 
-from . import pages, plots
-from .figures import BY_COLUMN, FIGURES, number
-
-# Whatever else an account holds (its id, paths) stays out of the page.
+# Other fields of an account (its id, paths) stay out of the page.
 _SHOWN = (
     "identity_key",
     "outcome",
@@ -43,12 +43,12 @@ def index_page(
     """One HTML file without pictures and without script; people appear by their opaque keys only.
 
     Args:
-        run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
-        accounts: one for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
+        run: `run_id`, `run_date`, and `about`: more about the run by name (base model, preset).
+        accounts: One for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
             `value`, `threshold`, `attempts`, `seconds`, `weak`, `same_photo`.
-        summary: rows of `evaluate.summary.summarize`.
-        person_urls: identity key to the address of the person's page as seen from this one.
-        notes: sentences for the foot of the page, such as what went wrong with floor or ceiling.
+        summary: Rows of `evaluate.summary.summarize`.
+        person_urls: Identity key -> address of the person's page, relative to this one.
+        notes: Sentences for the foot of the page, such as failures of floor and ceiling.
     """
     urls = person_urls or {}
     shown = [{name: account.get(name) for name in _SHOWN} for account in accounts]
@@ -58,7 +58,7 @@ def index_page(
     total = aggregate(summary)
     over = total["over_people"]
     similarity = over["identity_similarity"]
-    return pages.render(
+    return render(
         "index.html",
         run={"about": {}} | dict(run),
         counts=Counter(account["outcome"] or "unknown" for account in shown),
@@ -83,7 +83,7 @@ def index_page(
 
 
 def _groups() -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
-    """Titles of the lists of people who ended early or need a look, and who belongs to each."""
+    """Titles of the lists of identities that ended early or need attention, and which accounts each list holds."""
     for outcome, title in _SET_ASIDE.items():
         yield title, lambda account, outcome=outcome: account["outcome"] == outcome
     yield "Weak: not surely above the class word", lambda account: bool(account["weak"])
@@ -102,7 +102,7 @@ def _person(account: Mapping, row: Mapping | None, url: str | None) -> dict:
         "identity": identity,
         "interval": whole[len(identity) :].strip(),
         "gain": of("identity_gain"),
-        "fraction": of("identity_fraction"),
+        "normalized": of("identity_fraction"),
         "concepts": of("concepts_obeyed"),
         "detection": of("detection"),
         "attention": of("attention_outside"),
@@ -117,10 +117,10 @@ def _table(over: Mapping[str, Mapping]) -> list[dict]:
         people |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
     floor = {name: found["floor"] for name, found in over.items()}
     ceiling = {name: found["ceiling"] for name, found in over.items()}
-    lines = pages.table((people, floor, ceiling))
+    lines = score_table((people, floor, ceiling))
     by_name = {figure.name: figure for figure in FIGURES}
     for line in lines:
-        # Over people every figure has an interval, also those that a single person has none for.
+        # Over people every figure has an interval, even those without one for a single person.
         column, percent = by_name[line["name"]].column, by_name[line["name"]].percent
         low, high = people[f"{column}_low"], people[f"{column}_high"]
         if low is not None and high is not None:

@@ -13,7 +13,7 @@ from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError, DamagedInput
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.outcomes import UNLEARNABLE, Outcome
-from faceid_core.publish.scores import collect
+from faceid_core.publish.scores import collect_scores
 from faceid_core.run.opening import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
@@ -199,7 +199,7 @@ def _absent(run: Run) -> dict[str, str]:
 
 
 def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> list[dict]:
-    _, summary = collect(run)
+    _, summary = collect_scores(run)
     origins = {}
     for subject in run.subjects.values():
         drawn = subject.manifests.get("generate")

@@ -20,7 +20,7 @@ from faceid_core.plan.estimate import Estimate
 from faceid_core.plan.planning import plan_run
 from flows import cli_doctor
 from flows.cli import cli
-from flows.prefect_auth import refresh_prefect
+from flows.prefect_auth import reload_prefect_settings
 
 INLINE = ["doctor", "--executor", "inline", "--no-measuring"]
 
@@ -201,12 +201,12 @@ def prefect_api(monkeypatch):
     server.shutdown()
     server.server_close()
     monkeypatch.undo()
-    refresh_prefect()
+    reload_prefect_settings()
 
 
 def ask_prefect() -> list[Finding]:
     """What a doctor who is started now finds: Prefect reads its settings once."""
-    refresh_prefect()
+    reload_prefect_settings()
     return list(cli_doctor._prefect())
 
 
@@ -218,7 +218,7 @@ def test_the_doctor_asks_by_the_settings_that_a_run_reads(prefect_api, monkeypat
 
     url = os.environ["PREFECT_API_URL"]
     monkeypatch.delenv("PREFECT_API_URL")
-    refresh_prefect()
+    reload_prefect_settings()
     prefect_api["authorization"] = "Basic dXNlcjpwYXNz"
     of_user = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "user:pass"}
     with use_profile(Profile(name="mine", settings=of_user)):

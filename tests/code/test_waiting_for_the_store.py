@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from data_contracts import contract
 from faceid_core.config import NightlyConfig, changed, parse_config
-from faceid_core.publish.interrupted import close_accounts
+from faceid_core.nightly import close_accounts
 from faceid_core.publish.rows import account_tables
 from faceid_core.run.opening import open_run
 from faceid_core.run.prefetch import end_of_admissions, past_end_of_admissions
@@ -81,7 +81,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(lease, "_LONGEST_POLL_SECONDS", 0.05)
 
 
-def test_a_night_waits_is_shown_and_begins_when_the_store_is_free(config, quick, folder_store):
+def test_a_run_waits_is_shown_and_begins_when_the_store_is_free(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 1}, source="test")
     with RunLease.acquire(folder_store, "first") as first:
         said, runs = [], []
@@ -108,7 +108,7 @@ def test_a_night_waits_is_shown_and_begins_when_the_store_is_free(config, quick,
     assert [info.name for info in folder_store.list("leases/")] == [NAME]
 
 
-def test_a_night_that_has_waited_long_enough_is_refused_and_leaves_nothing(config, quick, folder_store):
+def test_a_run_that_has_waited_long_enough_is_refused_and_leaves_nothing(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 0.001}, source="test")
     with RunLease.acquire(folder_store, "first"), pytest.raises(StoreBusy, match=r"run first on .* 0\.001"):
         open_run(config, LogReporter())
@@ -142,7 +142,7 @@ def test_leases_that_dead_runs_left_are_collected(folder_store):
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0], ids=["back", "ahead"])
-def test_a_clock_that_is_set_in_the_night_changes_no_duration(config, monkeypatch, step):
+def test_a_clock_that_is_set_in_the_run_changes_no_duration(config, monkeypatch, step):
     clock = SteppedClock().install(monkeypatch.setattr)
     run = open_run(config, LogReporter())
     try:

@@ -32,14 +32,14 @@ def flow_states() -> dict[str, set[str]]:
 def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     small, people_and_trouble, tmp_path, s3_server, prefect_server
 ):
-    from flows.nightly import run_from_here
+    from flows.nightly import run_with_prefect
 
     inline = open_run(small(str(tmp_path / "store"), people_and_trouble), LogReporter())
     drive_inline(inline)
 
     config = small(f"s3://{s3_server.new_bucket()}/nights", people_and_trouble, executor="ray")
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"chunk": 2})})
-    run, ended = run_from_here(config, LogReporter())
+    run, ended = run_with_prefect(config, LogReporter())
     assert ended.exit_status == 0
     assert not ray.is_initialized(), "the pool is closed when the run ends"
     assert {a.identity_id: str(a.outcome) for a in run.accounts.values()} == {
@@ -50,22 +50,20 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
         for result, manifest in subject.manifests.items():
             assert run.subjects[subject.name].manifests[result].content == manifest.content, result
 
-    second, ended = run_from_here(config, LogReporter())
+    second, ended = run_with_prefect(config, LogReporter())
     assert not second.computed and ended.exit_status == 0
     states = flow_states()
     assert "Cached" in states["personalize"] and "Cached" in states["lookup"]
 
-    rows = (
-        Tables(run.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
-    )
+    rows = Tables(run.store).query("select outcome, count(*) n from identity_outcomes group by 1").to_pandas()
     assert dict(zip(rows.outcome, rows.n, strict=True)) == {"done": 2, "cached": 2, "rejected": 10}
 
 
 def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefect_server):
-    from flows.nightly import nightly, run_from_here
+    from flows.nightly import nightly, run_with_prefect
 
     config = small(str(tmp_path / "store"), people_and_trouble, executor="inline", execution={"chunk": 1})
-    run, ended = run_from_here(config, LogReporter())
+    run, ended = run_with_prefect(config, LogReporter())
     assert ended.exit_status == 0, "chunks that run at once do not disturb each other"
     served = nightly(config, return_state=True)
     assert served.is_completed(), served.message

@@ -76,14 +76,18 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     told = ask("tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--distil-vectors", "2",
                "--measure", "--out", str(file), *learned)  # fmt: skip
     assert "of the person's effect on the network's predictions" in told
-    for under_way in ("drawing pictures to learn from: ", "distilling, steps: 1 of 2", "drawing with the class word: "):
+    for under_way in (
+        "drawing pictures to learn from: ",
+        "distilling, steps: 1 of 2",
+        "drawing with the class word: ",
+    ):
         assert under_way in told
     assert all(name in told for name in ("native tokens", "exported file", "class word", "identity"))
     refused = CliRunner().invoke(
         cli, ["tokens", "ann", "--format", "textual-inversion", "--measure", "--score-metrics", "attention",
               "--out", str(tmp_path / "none"), *learned],
     )  # fmt: skip
-    assert isinstance(refused.exception, ConfigurationError) and "--measure asks" in str(refused.exception)
+    assert isinstance(refused.exception, ConfigurationError) and "--measure needs" in str(refused.exception)
     assert not (tmp_path / "none").exists()
 
     def breaks(*arguments, progress):
@@ -101,7 +105,14 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
         assert opened.get_tensor(word).shape[0] == 2 and f"in prompts the person is {word}" in told
     key = ask("key", "ann", "--store", learned[1]).split()[-1]
     assert word == f"<{key[:8]}>", "two people's files can be loaded side by side, and tell no id"
-    long = ["--script", str(tmp_path / "s.py"), "--script-prompt", "V* " + "photo " * 40, "--out", str(tmp_path / "n")]
+    long = [
+        "--script",
+        str(tmp_path / "s.py"),
+        "--script-prompt",
+        "V* " + "photo " * 40,
+        "--out",
+        str(tmp_path / "n"),
+    ]
     started = CliRunner().invoke(cli, ["tokens", "ann", "--format", "textual-inversion", *long, *learned])
     assert "--script-prompt takes" in str(started.exception) and not (tmp_path / "n").exists()
     assert "drawing" not in started.output, "refused before the minutes of distilling"

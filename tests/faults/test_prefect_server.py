@@ -108,10 +108,10 @@ def assert_complete(run, finished) -> None:
     assert Tables(run.store).read("runs")["run_id"].to_pylist() == [run.run_id]
 
 
-def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
+def test_a_server_that_restarts_sees_the_run_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
     from prefect.client.orchestration import get_client
 
-    from flows.nightly import run_from_here
+    from flows.nightly import run_with_prefect
 
     back = threading.Thread(target=server.start)
 
@@ -120,7 +120,7 @@ def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people,
         back.start()
 
     done = at_stage(monkeypatch, "personalize", restart)
-    run, finished = run_from_here(small(str(tmp_path / "store"), people, executor="inline"), LogReporter())
+    run, finished = run_with_prefect(small(str(tmp_path / "store"), people, executor="inline"), LogReporter())
     back.join()
     assert done == ["personalize"]
     assert_complete(run, finished)
@@ -133,21 +133,21 @@ def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people,
 STAYS_AWAY = """
 import os, signal, sys
 from faceid_core.config import NightlyConfig
-from faceid_core.run.state import Night
+from faceid_core.run.state import Run
 from faceid_core.run.reporter import LogReporter
 from flows.cli import leave
-from flows.nightly import run_from_here
+from flows.nightly import run_with_prefect
 
-whole = Night.execute
+whole = Run.execute
 
 def execute(self, stage, works, executor):
     if stage == "parse":
         os.killpg(int(sys.argv[2]), signal.SIGKILL)
     return whole(self, stage, works, executor)
 
-Night.execute = execute
-night, finished = run_from_here(NightlyConfig.model_validate_json(sys.argv[1]), LogReporter())
-print(night.run_id, flush=True)
+Run.execute = execute
+run, finished = run_with_prefect(NightlyConfig.model_validate_json(sys.argv[1]), LogReporter())
+print(run.run_id, flush=True)
 leave(finished.exit_status)
 """
 

@@ -11,7 +11,7 @@ import pytest
 from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
 from faceid_core.nightly import executor_on_demand
-from flows.loopback import keep_ray_on_loopback
+from flows.local_network import bind_ray_to_loopback
 from tasks import workers
 from tasks.workers import start_ray
 
@@ -45,14 +45,15 @@ def test_the_environments_address_counts_where_none_is_configured(monkeypatch):
 def test_a_ray_of_this_machine_stays_on_the_loopback_address(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
     started, joined = {}, {}
-    keep_ray_on_loopback(started, "")
-    keep_ray_on_loopback(joined, "10.0.0.1:6379")
+    bind_ray_to_loopback(started, "")
+    bind_ray_to_loopback(joined, "10.0.0.1:6379")
     assert started == {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} and joined == {}
 
 
-
 @pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
-def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(closed_port, monkeypatch, setting):
+def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(
+    closed_port, monkeypatch, setting
+):
     monkeypatch.setattr(workers, "REACH_SECONDS", 1.5)
     configured = closed_port if setting == "execution.ray_address" else ""
     monkeypatch.setenv("RAY_ADDRESS", closed_port)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from faceid_core.config.parse import changed
-from faceid_core.publish.interrupted import close_accounts, publish_rows
-from faceid_core.publish.publish import publish
+from faceid_core.nightly import close_accounts
+from faceid_core.publish.publish import publish, publish_interrupted
 from faceid_core.run.opening import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
@@ -70,7 +70,7 @@ def whole(run: Run) -> None:
 
 def interrupted(run: Run) -> None:
     close_accounts(run, "KeyboardInterrupt: ")
-    publish_rows(run, KeyboardInterrupt())
+    publish_interrupted(run, KeyboardInterrupt())
 
 
 PUBLICATIONS = {"whole": whole, "interrupted": interrupted}

@@ -1,4 +1,4 @@
-"""Runs that somebody starts by hand: one person now, an evaluation of tokens that are there, a study."""
+"""Flows that are started by hand: one person now, an evaluation of tokens in the store, a study."""
 
 # No postponed annotations here: Prefect makes the form from them.
 
@@ -15,13 +15,14 @@ from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.run.one_person import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
-from flows.nightly import course_of_the_flow, run_from_here
+from faceid_core.studies.run import run_study
+from flows.nightly import open_and_run, run_with_prefect
 from flows.stopping import watched
 from tasks.run_log import RunLogReporter
 
 
 class StudyRequest(Section):
-    """Which question about the method, and on how much."""
+    """A study of the method, and its size."""
 
     study: Literal[tuple(studies())] = Field(description="The question; docs/studies has one page for each.")  # type: ignore[valid-type]
     people: int | None = Field(
@@ -34,50 +35,48 @@ class StudyRequest(Section):
         "laboratory", min_length=1, description="Prompt grid: 'miniature', 'laboratory' or a YAML file."
     )
     variants: tuple[str, ...] = Field((), description="Labels of the variants to measure. Empty means all.")
-    fresh: bool = Field(False, description="Begin the study's table anew.")
+    fresh: bool = Field(False, description="Discard the study's table and begin a new one.")
     out: str = Field(
-        "work/studies", min_length=1, description="Folder of tables, pages and figures, where the run runs."
+        "work/studies",
+        min_length=1,
+        description="Folder of tables, pages and figures, on the machine of the run.",
     )
 
 
 @flow(name="personalize-one", flow_run_name="personalize-one", persist_result=False)
 def personalize_one(person: OnePerson, config: NightlyConfig) -> State:
     """Personalize one person now: photo in; tokens, pictures, scores and a page out."""
-    return course_for_one(person, config)
+    return _run_one_person(person, config)
 
 
-def course_for_one(person: OnePerson, config: NightlyConfig) -> State:
-    """A run of one person, who need not be in any manifest."""
+def _run_one_person(person: OnePerson, config: NightlyConfig) -> State:
+    """Run one person, who need not be in a manifest."""
     identity = person.identity()
     settings = {"name": "personalize-one", "identities": "(one person)", "run.only": ()}
-    return course_of_the_flow(
+    return open_and_run(
         changed(config, settings, source="personalize-one"), people=lambda _config: [identity]
     )
 
 
 @flow(name="evaluate-only", flow_run_name="evaluate-only", persist_result=False)
 def evaluate_only(config: NightlyConfig) -> State:
-    """Draw and score people whose tokens the store holds, with another grid, other seeds or metrics; teach nobody."""
-    return course_of_evaluation(config)
+    """Draw and score people whose tokens the store holds, with another grid, other seeds or metrics; train no tokens."""
+    return _evaluate(config)
 
 
-def course_of_evaluation(config: NightlyConfig) -> State:
-    """A run that teaches nobody; it is compared with evaluations, not with runs."""
-    return course_of_the_flow(
-        changed(config, {"name": "evaluate-only"}, source="evaluate-only"), learned_only=True
-    )
+def _evaluate(config: NightlyConfig) -> State:
+    """Run without training, under a name of its own, so that it is compared with evaluations only."""
+    return open_and_run(changed(config, {"name": "evaluate-only"}, source="evaluate-only"), learned_only=True)
 
 
 @flow(name="study", flow_run_name="study-{request.study}", persist_result=False)
 def study(request: StudyRequest, config: NightlyConfig) -> State:
     """Answer one question about the method: a run for each variant, on people no training saw; then a page."""
-    return course_of_a_study(request, config)
+    return _run_study(request, config)
 
 
-def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
-    """Run a study; each variant that the store does not hold whole is a sub-flow."""
-    from faceid_core.studies.run import run_study
-
+def _run_study(request: StudyRequest, config: NightlyConfig) -> State:
+    """Run a study; each variant that is not complete in the store is a sub-flow."""
     about, log = studies()[request.study], get_run_logger()
     settings = {"generate.grid": request.grid}
     if about.selects:
@@ -91,7 +90,7 @@ def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
                 seeds=request.seeds or about.seeds,
                 names=request.variants,
                 out=Path(request.out),
-                start_run=lambda variant: run_from_here(variant, RunLogReporter(log))[0],
+                start_run=lambda variant: run_with_prefect(variant, RunLogReporter(log))[0],
                 say=log.info,
                 fresh=request.fresh,
             )
@@ -101,7 +100,7 @@ def course_of_a_study(request: StudyRequest, config: NightlyConfig) -> State:
         create_markdown_artifact(
             page.read_text(encoding="utf-8"), key=f"study-{about.name}", description=about.question
         )
-    told = f"{len(answer.computed)} variants computed, {len(answer.cached)} were in the store"
+    message = f"{len(answer.computed)} variants computed, {len(answer.cached)} were in the store"
     if answer.absent:
-        return Failed(message=f"{told}; in {', '.join(answer.absent)} somebody is without figures")
-    return Completed(message=told)
+        return Failed(message=f"{message}; people without figures in {', '.join(answer.absent)}")
+    return Completed(message=message)

@@ -1,4 +1,4 @@
-"""Failures of the world outside that reach the command line: what to say of them, and that they are no bug of ours."""
+"""Errors of the environment that end a command (disk, network, services, memory), as sentences that say what to do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from faceid_core.errors import ConfigurationError, FaceidError, StoreError
 from faceid_core.private import without_credentials
+from flows.prefect_server import configured_server
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _RESOURCES = {
@@ -23,28 +24,28 @@ _RESOURCES = {
 }
 # Beginnings of what Prefect raises as bare RuntimeError.
 _EPHEMERAL = ("Timed out while attempting to connect to ephemeral", "Unable to find an available port")
-_PACKAGES = Path(__file__).resolve().parents[1]
-_OURS = ("data_contracts", "faceid_core", "flows", "tasks")
+_ROOT = Path(__file__).resolve().parents[1]
+_OWN_PACKAGES = ("data_contracts", "faceid_core", "flows", "tasks")
 _POLLING = "Service exceeded error threshold"
 
 
-def explained(error: BaseException) -> FaceidError | None:
-    """An error of ours that says what happened and what to do; None if nothing outside explains it, so it is a bug.
+def explain(error: BaseException) -> FaceidError | None:
+    """Translate an error of the environment into one of ours; None for any other error, which is then our bug.
 
-    Libraries are looked for only where they are loaded: what they raise cannot come from anywhere else.
+    A library is consulted only if it is loaded: otherwise it cannot have raised the error.
 
     Args:
         error: What ended a command.
     """
     for each in _parts(error):
-        for explain in (_prefect, _http, _store, _ray, _memory, _system):
-            if (told := explain(each)) is not None:
-                return told
+        for translate in (_prefect, _http, _store, _ray, _memory, _system):
+            if (translated := translate(each)) is not None:
+                return translated
     return None
 
 
 def _parts(error: BaseException) -> Iterator[BaseException]:
-    """The error, or what a group of errors holds."""
+    """The error, or the members of a group of errors."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _parts(each)
@@ -53,17 +54,17 @@ def _parts(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is(error: BaseException, module: str, *names: str) -> bool:
-    """Whether it is of a class of a module, without importing that."""
+    """Whether the error is of one of a module's classes, without importing the module."""
     loaded = sys.modules.get(module)
     return loaded is not None and any(isinstance(error, getattr(loaded, name, ())) for name in names)
 
 
 def _prefect(error: BaseException) -> FaceidError | None:
     if _is(error, "prefect.deployments.runner", "DeploymentApplyError"):
-        return explained(error.__cause__) if error.__cause__ else ConfigurationError(str(error))
+        return explain(error.__cause__) if error.__cause__ else ConfigurationError(str(error))
     if _is(error, "prefect.exceptions", "ObjectNotFound"):
         return ConfigurationError(
-            "the Prefect server does not know a run or deployment that it had: was its database exchanged?"
+            "the Prefect server does not know a run or deployment that it had: was its database replaced?"
         )
     if isinstance(error, RuntimeError) and str(error).startswith(_EPHEMERAL):
         return ConfigurationError(
@@ -82,7 +83,7 @@ def _prefect(error: BaseException) -> FaceidError | None:
 def _http(error: BaseException) -> FaceidError | None:
     if not _is(error, "httpx", "HTTPError", "InvalidURL"):
         return None
-    from tasks.prefect_server import refused, unreachable
+    from flows.prefect_health import refused, unreachable  # imports prefect
 
     address = ""
     with suppress(AttributeError, RuntimeError):  # some have no request, others lost it
@@ -98,8 +99,6 @@ def _http(error: BaseException) -> FaceidError | None:
 def _prefect_address() -> str | None:
     if "prefect.settings" not in sys.modules:
         return None
-    from flows.prefect_server import configured_server
-
     try:
         return configured_server() or "(that of this run)"
     except ConfigurationError:
@@ -118,10 +117,10 @@ def _store(error: BaseException) -> FaceidError | None:
 
 
 def _ray(error: BaseException) -> FaceidError | None:
-    """Not what a task of ours raised inside Ray."""
+    """Ray's own errors, without those that our tasks raised inside Ray."""
     if _is(error, "ray.exceptions", "RayError") and not _is(error, "ray.exceptions", "RayTaskError"):
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        return FaceidError(f"Ray: {told}; what was finished is kept, the same command goes on from there")
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        return FaceidError(f"Ray: {message}; what was finished is kept, the same command goes on from there")
     return None
 
 
@@ -134,20 +133,20 @@ def _memory(error: BaseException) -> FaceidError | None:
     return None
 
 
-def _of_ours(error: OSError) -> bool:
-    """Whether a file of the package itself is missing or no file; one that may not be read or written is a setting."""
+def _is_own_file_missing(error: OSError) -> bool:
+    """Whether a file of our own packages is missing, which is our bug; missing permissions are the user's setting."""
     if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) or not isinstance(
         error.filename, str | bytes
     ):
         return False
     path = Path(os.path.abspath(os.fsdecode(error.filename)))
-    return any(path.is_relative_to(_PACKAGES / name) for name in _OURS)
+    return any(path.is_relative_to(_ROOT / name) for name in _OWN_PACKAGES)
 
 
 def _system(error: BaseException) -> FaceidError | None:
     if not isinstance(error, OSError):
         return None
-    if _of_ours(error):
+    if _is_own_file_missing(error):
         return None
     where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
     if error.errno in _FULL:
@@ -156,7 +155,7 @@ def _system(error: BaseException) -> FaceidError | None:
         return FaceidError(f"{_RESOURCES[error.errno]}{where}; then run the same command again")
     if where:
         return ConfigurationError(f"{os.fsdecode(error.filename)}: {error.strerror}")
-    # A timeout without a number is one of a socket only if it reads so; any code may raise the others.
+    # A timeout without a number comes from a socket only if it has a socket's text.
     timed_out = isinstance(error, TimeoutError) and (error.errno or str(error).endswith("timed out"))
     if isinstance(error, ConnectionError) or timed_out or _is(error, "socket", "gaierror"):
         return ConfigurationError(f"a service cannot be reached: {error or type(error).__name__}")

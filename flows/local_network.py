@@ -1,4 +1,4 @@
-"""Addresses of this machine are reached directly, whatever proxy the environment names for everything else."""
+"""Addresses of this machine: no proxy is asked for them, Ray listens on loopback, and how a server here is reached."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
-def reach_loopback_directly(environment: MutableMapping[str, str], *hosts: str) -> None:
-    """Add the loopback addresses to those that no proxy is asked for, if a proxy is set at all.
+def exempt_loopback_from_proxy(environment: MutableMapping[str, str], *hosts: str) -> None:
+    """Add the loopback addresses to `no_proxy`, if a proxy is set at all.
 
-    A run's own Prefect server and a store on this machine would otherwise be looked for at the proxy. Prefect, boto3
-    and delta-rs read the variable, in one spelling or the other; child processes inherit it.
+    Otherwise requests to a run's own Prefect server and to a store on this machine would go to the proxy. Prefect,
+    boto3 and delta-rs read the variable, in one spelling or the other; child processes inherit it.
 
     Args:
         environment: `os.environ`.
@@ -30,25 +30,26 @@ def reach_loopback_directly(environment: MutableMapping[str, str], *hosts: str) 
     environment["no_proxy"] = environment["NO_PROXY"] = direct
 
 
-def keep_ray_on_loopback(environment: MutableMapping[str, str], ray_address: str) -> None:
-    """Have a Ray that is started on this machine listen on the loopback address; call it before Ray is imported.
+def bind_ray_to_loopback(environment: MutableMapping[str, str], ray_address: str) -> None:
+    """Have a Ray that is started on this machine listen on the loopback address; call this before importing Ray.
 
-    A process that reaches Ray's ports can run code here. Ray does so on other systems; on Linux this setting asks for it.
+    A process that reaches Ray's ports can run code here. Ray listens on loopback by default on other systems than
+    Linux; this setting asks for it there.
 
     Args:
         environment: `os.environ`.
         ray_address: `execution.ray_address`.
     """
-    from faceid_core.config import cluster_address  # `faceid --help` needs no configuration
+    from faceid_core.config import cluster_address  # heavy: `faceid --help` must not load the configuration
 
     if not any(cluster_address(ray_address)):
         environment.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def reachable_host(host: str) -> str:
-    """The host under which this machine reaches a server of its own; no client can be sent to "all addresses".
+    """The host by which this machine reaches its own server; loopback for one that listens on all addresses.
 
-    IPv6 comes without brackets: that is what a list of hosts takes, and httpx takes no other.
+    IPv6 has no brackets, as a list of hosts and httpx expect.
 
     Args:
         host: Where the server listens: a name or an address.
@@ -63,5 +64,5 @@ def reachable_host(host: str) -> str:
 
 
 def http_origin(host: str, port: int) -> str:
-    """The beginning of this host's addresses, with the brackets that IPv6 needs."""
+    """The origin `http://host:port`, with the brackets that IPv6 needs."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from flows.lost_runs import OWN_SERVER, StartedRun, StartedRuns, started_here
+from flows.crashed_runs import OWN_SERVER, RunProcess, RunProcesses, process_of_this_machine
 
 
 def test_a_process_is_known_again_by_its_run_and_machine(monkeypatch, tmp_path):
@@ -17,23 +17,23 @@ def test_a_process_is_known_again_by_its_run_and_machine(monkeypatch, tmp_path):
     environment = {**os.environ, "PREFECT__FLOW_RUN_ID": run_id}
     child = subprocess.Popen(sleeper, env=environment, stdout=subprocess.PIPE)
     child.stdout.readline()
-    here = started_here(run_id, OWN_SERVER, child.pid)
+    here = process_of_this_machine(run_id, OWN_SERVER, child.pid)
     try:
         assert here.is_running() is True
         changed = {"run_id": run_id.replace("1111", "2222"), "boot": "another", "pid": 2**22 + 1}
         for name, value in changed.items():
-            assert StartedRun(**{**vars(here), name: value}).is_running() is False, name
+            assert RunProcess(**{**vars(here), name: value}).is_running() is False, name
         for name in ("host", "namespace"):
-            assert StartedRun(**{**vars(here), name: "another"}).is_running() is None, name
+            assert RunProcess(**{**vars(here), name: "another"}).is_running() is None, name
     finally:
         child.kill()
         child.wait()
     assert here.is_running() is False
 
-    started = StartedRuns(OWN_SERVER)
+    started = RunProcesses(OWN_SERVER)
     started.remember(run_id, child.pid)
     (folder,) = tmp_path.glob("state/faceid/*")
     (folder / "torn.json").write_text(json.dumps(vars(here))[:20])
-    assert [record.run_id for record in started] == [run_id] and not list(StartedRuns("another"))
+    assert [record.run_id for record in started] == [run_id] and not list(RunProcesses("another"))
     started.forget(run_id)
     assert not list(started) and not list(folder.iterdir())

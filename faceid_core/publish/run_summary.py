@@ -1,4 +1,4 @@
-"""The closing words of a run: a line per identity, then floor and ceiling, then what the run comes to."""
+"""The summary at the end of a run: a row per identity, then floor and ceiling, then one line over all people."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from faceid_core.run.state import Run
 FIGURES = ("identity_similarity", "concepts_obeyed", "leakage", "detection")
 
 
-def closing_rows(run: Run, published: Published) -> list[dict]:
-    """Rows for the console, by identity id; figures are None for whoever was not finished."""
+def identity_rows(run: Run, published: Published) -> list[dict]:
+    """Rows for the console, by identity id; the figures of an identity that was not finished are None."""
     by_key = {row["identity_key"]: row for row in published.summary if row["identity_key"]}
     rows = []
     for account in run.accounts.values():
@@ -30,65 +30,65 @@ def closing_rows(run: Run, published: Published) -> list[dict]:
             }
         )
     over = published.overall.get("over_people", {})
-    for title, side in (("class word (floor)", "floor"), ("named people (ceiling)", "ceiling")):
-        chosen = {name: over.get(name, {}).get(side) for name in FIGURES}
+    for title, bound in (("class word (floor)", "floor"), ("named people (ceiling)", "ceiling")):
+        chosen = {name: over.get(name, {}).get(bound) for name in FIGURES}
         if any(value is not None for value in chosen.values()):
             rows.append({"identity": title, "outcome": "", "seconds": None, **chosen})
     return rows
 
 
-def acceptance_line(overall: Mapping) -> str:
-    """What a run comes to, in one line; what could not be measured is left out.
+def summary_line(overall: Mapping) -> str:
+    """The run's figures over people, in one line; what could not be measured is left out.
 
     Args:
-        overall: of `evaluate.summary.aggregate`, or empty.
+        overall: Of `evaluate.summary.aggregate`, or empty.
 
     Returns:
         The line; empty if nothing was measured.
     """
     over = overall.get("over_people", {})
-    way = over.get("identity_fraction", {}).get("mean")
+    normalized = over.get("identity_fraction", {}).get("mean")
     gain = over.get("identity_gain", {}).get("mean")
     leakage = over.get("leakage", {})
-    obeyed = overall.get("relative_to_class_word", {}).get("concepts_obeyed")
+    relative_accuracy = overall.get("relative_to_class_word", {}).get("concepts_obeyed")
     parts = []
-    if way is not None:
-        parts.append(f"on average {way:.0%} of the way from class word to named people")
+    if normalized is not None:
+        parts.append(f"normalized identity {normalized:.0%} (class word 0%, named people 100%)")
     if gain is not None:
         parts.append(f"{overall['people_with_gain']} of {overall['people']} surely above the class word")
-    if obeyed is not None:
-        parts.append(f"concepts obeyed {obeyed:.0%} as often as with the class word")
+    if relative_accuracy is not None:
+        parts.append(f"concept accuracy {relative_accuracy:.0%} of the class word's")
     if leakage.get("mean") is not None:
         floor = leakage.get("floor")
-        beside = "" if floor is None else f", {floor:.0%} with the class word"
-        parts.append(f"leakage {leakage['mean']:.0%}{beside}")
+        of_floor = "" if floor is None else f", {floor:.0%} with the class word"
+        parts.append(f"leakage {leakage['mean']:.0%}{of_floor}")
     return "; ".join(parts)
 
 
 def remarks(run: Run, name: Callable[[Account], str]) -> list[str]:
-    """What a run says of finished people that is no failure: who is weak, and who has one and the same photo.
+    """Remarks on finished identities that are no failures: weak identities, and photos that several identities share.
 
     Args:
-        night: whose accounts are closed.
-        name: how a person is called: by id in a terminal, by key everywhere else.
+        run: A run whose accounts are closed.
+        name: How an identity is named: by id in a terminal, by key everywhere else.
     """
     weak = [name(account) for account in run.accounts.values() if account.weak]
-    told = [f"weak: {some_of(weak)}: {WEAK}"] if weak else []
+    found = [f"weak: {some_of(weak)}: {WEAK}"] if weak else []
     shared = shared_photos(run.accounts, run.subjects, name)
-    return told + ([shared] if shared else [])
+    return found + ([shared] if shared else [])
 
 
-def ended(run: Run, published: Published) -> str:
-    """How a run ended, for a reader who sees nothing else: counts, who has no pictures and why, whose are weak."""
+def end_message(run: Run, published: Published) -> str:
+    """How a run ended, as one message: counts, identities without pictures and why, and the remarks."""
     without = [a for a in run.accounts.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
-    told = [
+    parts = [
         f"{account.identity_key} {account.outcome} in {account.stage}: {account.reason or 'see its message'}"
         for account in without[:MOST_NAMED]
     ]
     if len(without) > MOST_NAMED:
-        told.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
-    told += remarks(run, lambda account: account.identity_key)
-    return "; ".join([published.sentence, *told])
+        parts.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
+    parts += remarks(run, lambda account: account.identity_key)
+    return "; ".join([published.sentence, *parts])
 
 
 def _chosen(figures: dict) -> dict:

@@ -1,16 +1,19 @@
-"""The Prefect server that a run would use, asked before anything is opened: its client itself tries for minutes.
+"""Whether the Prefect server that a run would use can be reached, and what its answers mean.
 
-What its answers mean is said here only; a sentence has the form "what was found; what to do".
+A command asks before it opens anything, since Prefect's own client would try for minutes. A sentence has the form
+"what was found; what to do".
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
@@ -19,12 +22,18 @@ from prefect.settings import (
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.private import config_folder, without_credentials
+from faceid_core.run.state import Run
 
+log = logging.getLogger(__name__)
+
+# The server cannot be reached, answers with an error, or came back without the run (another database).
+OUT_OF_REACH = (httpx.HTTPError, ObjectNotFound)
 ANSWER_SECONDS = 10.0
 PATIENCE_SECONDS = 10.0  # a server may just be restarting
 _PAUSE_SECONDS = 2.0
 _BUSY = {408, 425, 429}
 _REFUSED = {401, 403, 407}
+_without_prefect: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -32,19 +41,19 @@ class Answer:
     """What the server answered.
 
     Args:
-        why: why it cannot be told of a run, in words; empty if it can.
-        version: of its Prefect; empty where it tells none.
+        why: Why it cannot serve a run, in words; empty if it can.
+        version: Its version of Prefect; empty where it gives none.
     """
 
     why: str = ""
     version: str = ""
 
 
-def ask_once() -> Answer:
-    """Ask the server that Prefect's settings name, without waiting for one that is away.
+def ask_server() -> Answer:
+    """Ask the server that Prefect's settings name once, without waiting for one that is away.
 
     Raises:
-        ConfigurationError: the address is none, something else than Prefect answers there, or it refuses us.
+        ConfigurationError: the address is invalid, something else than Prefect answers there, or it refuses us.
     """
     url = PREFECT_API_URL.value() or ""
     _require_address(url)
@@ -52,15 +61,15 @@ def ask_once() -> Answer:
 
 
 def why_out_of_reach(patience: float | None = None) -> str:
-    """Why the server that Prefect's settings name cannot be told of a run, in words; empty if it can.
+    """Why the server that Prefect's settings name cannot serve a run, in words; empty if it can.
 
-    Empty as well where they name none, and the run starts a server of its own.
+    Empty as well where they name no server, and the run starts one of its own.
 
     Args:
-        patience: seconds for a server that does not answer to come back; `PATIENCE_SECONDS` if not given.
+        patience: Seconds for a server that does not answer to come back; `PATIENCE_SECONDS` if not given.
 
     Raises:
-        ConfigurationError: the address is none, something else than Prefect answers there, or it refuses us.
+        ConfigurationError: the address is invalid, something else than Prefect answers there, or it refuses us.
     """
     url = PREFECT_API_URL.value()
     if not url:
@@ -72,6 +81,23 @@ def why_out_of_reach(patience: float | None = None) -> str:
             return why
         time.sleep(_PAUSE_SECONDS)
     return ""
+
+
+def note_out_of_reach(run: Run, what: str, error: object) -> None:
+    """Log that a part of a run goes on without Prefect, and remember it for the end of the process.
+
+    Args:
+        run: The run.
+        what: The part: a stage, "publish", "the whole run".
+        error: How Prefect failed.
+    """
+    _without_prefect.append(what)
+    log.warning("run %s: %s goes on without Prefect, which is out of reach: %s", run.run_id, what, error)
+
+
+def was_out_of_reach() -> bool:
+    """Whether Prefect was out of reach in this process: its client may hold events that it cannot deliver."""
+    return bool(_without_prefect)
 
 
 def _require_address(url: str) -> None:
@@ -88,7 +114,7 @@ def _require_address(url: str) -> None:
 
 
 def _ask(url: str) -> Answer:
-    """One attempt, with the credentials and certificates that Prefect's own client takes.
+    """Ask once, with the credentials and certificates that Prefect's own client takes.
 
     Raises:
         ConfigurationError: waiting will not change what was answered.
@@ -100,11 +126,10 @@ def _ask(url: str) -> Answer:
             get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client,
         ):
             answers = [client.request("GET", "/health")]
-            if (
-                "api.prefect.cloud" not in url
-            ):  # whose server tells no version, and asks for credentials throughout
+            # Prefect's cloud gives no version, and asks for credentials throughout.
+            if "api.prefect.cloud" not in url:
                 answers.append(client.request("GET", "/admin/version"))
-            told = [answer.json() for answer in answers]
+            contents = [answer.json() for answer in answers]
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if status in _REFUSED:
@@ -116,19 +141,19 @@ def _ask(url: str) -> Answer:
         return Answer(f"{shown} does not answer: {str(error) or type(error).__name__}")
     except ValueError:
         raise ConfigurationError(_no_prefect(url, "something else than JSON")) from None
-    if told[0] is not True or not all(isinstance(each, str) for each in told[1:]):
+    if contents[0] is not True or not all(isinstance(each, str) for each in contents[1:]):
         raise ConfigurationError(_no_prefect(url, "something else than its health and version"))
-    return Answer(version="".join(told[1:]))
+    return Answer(version="".join(contents[1:]))
 
 
 def refused(url: str, status: int) -> str:
-    """What to say of a server's answer that is an error."""
+    """The sentence for a server that answers with an error."""
     where = f"the Prefect server of PREFECT_API_URL, {without_credentials(url)},"
     if status in _REFUSED:
         return (
             f"{where} refuses us (status {status}); set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what the "
-            f"server was started with; that of `faceid serve` stands in {config_folder() / 'prefect-auth'} of who "
-            "runs it"
+            f"server was started with; that of `faceid serve` is in {config_folder() / 'prefect-auth'} of the user "
+            "who runs it"
         )
     if status == 404:
         return _no_prefect(url, "status 404")
@@ -136,7 +161,7 @@ def refused(url: str, status: int) -> str:
 
 
 def unreachable(url: str, error: Exception) -> str:
-    """What to say of a server that does not answer."""
+    """The sentence for a server that does not answer."""
     return (
         f"the Prefect server of PREFECT_API_URL, {without_credentials(url)}, does not answer ({error}); "
         "start it and look at its log, or correct or unset PREFECT_API_URL"

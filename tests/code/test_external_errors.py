@@ -1,4 +1,4 @@
-"""What the world outside does to a command is told in a sentence, with the setting or the path; it is no bug of ours."""
+"""An error of the environment ends a command with a sentence that names the setting or the path, not as our bug."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ def test_commands_that_need_a_server_say_which_setting_is_wrong(monkeypatch, cap
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     # Asked once: a server that is away is given ten seconds otherwise, since it may just be restarting.
-    monkeypatch.setattr("tasks.prefect_server.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("flows.prefect_health.PATIENCE_SECONDS", 0)
     waited = []
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=waited.append)
-    monkeypatch.setattr("tasks.prefect_server.time", clock)
+    monkeypatch.setattr("flows.prefect_health.time", clock)
     server, address = answering
     cases = [
         ("http://127.0.0.1:9/api", None, ["PREFECT_API_URL", "does not answer"]),

@@ -1,4 +1,4 @@
-"""A contact sheet over the people of a run: each one's photo crop, then the same prompts for everybody."""
+"""A contact sheet of a run's people: in each row a photo crop, then the pictures of the same prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def people_sheet(
 
     Args:
         store: The run's store.
-        record: The run's status, which holds everybody's stage keys.
+        record: The run's status, which holds the stage keys of each person.
         prompts: Prompt ids; empty takes the first prompt of each category.
         people: Rows at most.
         seed: Which picture of each prompt.
@@ -28,7 +28,7 @@ def people_sheet(
         A PNG file.
 
     Raises:
-        ConfigurationError: nobody of the run has pictures, or a prompt is not among them.
+        ConfigurationError: no person of the run has pictures, or a prompt is not among them.
     """
     rows, columns = [], []
     for person in record["people"]:
@@ -61,6 +61,6 @@ def _manifest(cache: StageCache, stage: str, keys: Mapping[str, str]):
     manifest = cache.by_key(stage, keys[stage])
     if manifest is None:
         raise ConfigurationError(
-            f"the result of stage {stage} is gone from the store; run again to make it anew"
+            f"the result of stage {stage} is gone from the store; run again to compute it again"
         )
     return manifest

@@ -1,4 +1,4 @@
-"""What both pages share: the template engine, and the score table beside floor and ceiling."""
+"""Rendering of pages: the template engine, and the score table with floor and ceiling that pages share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from statistics import fmean
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .figures import BY_COLUMN, DASH, FIGURES, Figure, duration, number
+from faceid_core.report.figures import BY_COLUMN, DASH, FIGURES, Figure, duration, number
 
 
 @cache
 def _engine() -> Environment:
-    # Everything is escaped, .css too where it is not marked safe: names and reasons come from outside.
+    # Escape every template, .css too: names and reasons come from outside.
     engine = Environment(
         loader=PackageLoader("faceid_core.report", "templates"),
         autoescape=True,
@@ -30,8 +30,12 @@ def render(template: str, **values) -> bytes:
     return _engine().get_template(template).render(**values).encode("utf-8")
 
 
-def table(columns: Sequence[Mapping | None]) -> list[dict]:
-    """Lines of the score table that hold anything, from the rows of person, floor and ceiling."""
+def score_table(columns: Sequence[Mapping | None]) -> list[dict]:
+    """The lines of the score table in which anything was measured.
+
+    Args:
+        columns: Summary rows of the person, the floor and the ceiling; None for one that is absent.
+    """
     person, floor, ceiling = columns
     lines = []
     for figure in FIGURES:

@@ -1,4 +1,4 @@
-"""Prefect's runner as `faceid serve` needs it: its runs are ended as an interruption ends a run, and remembered."""
+"""The runner of `faceid serve`: when it stops, it lets its runs write their outcome reports before it ends them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from prefect.runner._process_manager import ProcessHandle
 from prefect.runner._starter_engine import EngineCommandStarter
 
 from faceid_core.errors import ConfigurationError
-from flows.lost_runs import StartedRuns
+from flows.crashed_runs import RunProcesses
 from flows.stopping import APART_SECONDS, STOPS
 
-# A run that is told to stop writes its account and rows first; only one that is not done by then is killed.
+# A run that is asked to stop writes its account and rows; one that is not done by then is killed.
 STOP_SECONDS = 60.0
-_TELL_SECONDS = 20.0  # for the runner to tell Prefect of a killed run
-_START_SECONDS = 3.0  # for a run that was just being started to get its process
+_REPORT_SECONDS = 20.0  # for the runner to report a killed run to Prefect
+_START_SECONDS = 3.0  # for a run that is being started to get its process
 _POLL_SECONDS = 0.1
 
 
-class RunsOwnGroup:
-    """How a run's process is ended: it alone is asked, and what it has started is killed with it.
+class RunProcessGroup:
+    """How a run's process is ended: SIGTERM goes to the process alone, SIGKILL to its process group.
 
-    It leads a process group of its own, so that Ctrl-C in a terminal reaches `faceid serve` only. Ray's processes are in
-    that group; they have to outlive the request, since the run closes them.
+    The process leads a group of its own, so that Ctrl-C in a terminal reaches `faceid serve` only. Ray's processes are
+    in that group; they must survive SIGTERM, since the run closes them.
     """
 
     wait_after_graceful_kill = True
 
     def is_alive(self, pid: int) -> bool:
-        """Whether the run's process is there."""
+        """Whether the run's process exists."""
         with suppress(ProcessLookupError):
             os.kill(pid, 0)
             return True
@@ -46,50 +46,50 @@ class RunsOwnGroup:
         os.kill(pid, signal.SIGTERM)
 
     def hard_kill(self, pid: int) -> None:
-        """End the run and what it has started."""
+        """Kill the run and the processes that it started."""
         os.killpg(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held."""
 
 
-class ServingRunner(Runner):
-    """Serves deployments until it is told to stop; then ends its runs before it ends.
+class GracefulRunner(Runner):
+    """Prefect's runner, which on a signal ends its runs gracefully before it ends, and records their processes.
 
     Args:
-        started: Where the processes of its runs are remembered.
-        say: Prints a line for the operator.
-        server_lives: Whether it is worth while to wait for a server that does not answer.
+        started: The records of its runs' processes.
+        print_line: Prints a line for the operator.
+        server_lives: Whether a server that does not answer may come back.
     """
 
     def __init__(
         self,
-        started: StartedRuns,
-        say: Callable[[str], None],
+        started: RunProcesses,
+        print_line: Callable[[str], None],
         server_lives: Callable[[], bool] = lambda: True,
     ):
         # Schedules stay as they are for the next `faceid serve`.
         super().__init__(name="faceid", pause_on_shutdown=False)
-        self._started, self._say, self._server_lives = started, say, server_lives
-        self._times_told, self._last_told, self._stop = 0, -APART_SECONDS, asyncio.Event()
+        self._started, self._print_line, self._server_lives = started, print_line, server_lives
+        self._signals, self._last_signal, self._stop = 0, -APART_SECONDS, asyncio.Event()
 
     async def serve(self) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP; a second one does not wait for the runs' accounts.
+        """Serve until SIGTERM, SIGINT or SIGHUP; a second signal kills the runs without waiting for their accounts.
 
         Raises:
             ConfigurationError: the server has ended for good.
         """
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
+        def on_signal() -> None:
             now = time.monotonic()
-            self._times_told += now - self._last_told >= APART_SECONDS
-            self._last_told = now
+            self._signals += now - self._last_signal >= APART_SECONDS
+            self._last_signal = now
             self._stop.set()
 
         for each in STOPS:
             if signal.getsignal(each) is not signal.SIG_IGN:  # as under nohup
-                loop.add_signal_handler(each, tell)
+                loop.add_signal_handler(each, on_signal)
         serving, waiting = asyncio.create_task(self.start()), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,13 +100,11 @@ class ServingRunner(Runner):
             serving.cancel()
             with suppress(asyncio.CancelledError):
                 await serving
-        if not self._times_told:
-            raise ConfigurationError(
-                "the Prefect server has ended; its runs were ended too, start both again"
-            )
+        if not self._signals:
+            raise ConfigurationError("the Prefect server has ended, and its runs with it; start both again")
 
     def handle_sigterm(self, *_: object) -> None:
-        """Called beside the handler that `serve` has set; Prefect's own would end the process at once."""
+        """Do nothing: `serve` has a handler of its own. Prefect's would end the process at once."""
 
     async def end_runs(self) -> None:
         """Start no more runs; ask those under way to stop, wait for them, kill what does not end."""
@@ -119,22 +117,22 @@ class ServingRunner(Runner):
             tracked = manager.flow_run_ids()
             passed = time.monotonic() - began
             for run_id in tracked - asked:
-                self._say("ending a run; it writes its account first (Ctrl-C again: does not wait for that)")
+                self._print_line("ending a run; it writes its account first (Ctrl-C again ends it at once)")
                 self._signal(run_id, ProcessHandle.graceful_kill)
                 asked.add(run_id)
-            if passed > STOP_SECONDS or self._times_told > 1:
+            if passed > STOP_SECONDS or self._signals > 1:
                 for run_id in tracked - killed:
                     self._signal(run_id, ProcessHandle.hard_kill)
                     killed.add(run_id)
-            # The poller's list holds a run until Prefect was told of its end.
+            # The poller's list holds a run until its end is reported to Prefect.
             under_way = (tracked | asked) & poller._submitting_flow_run_ids
             starting = poller._submitting_flow_run_ids and passed < _START_SECONDS
-            if not (under_way or starting) or passed > STOP_SECONDS + _TELL_SECONDS:
+            if not (under_way or starting) or passed > STOP_SECONDS + _REPORT_SECONDS:
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _poll(self) -> None:
-        """Look for runs that are due. Prefect's own loop gives up after minutes without a server, and kills the runs."""
+        """Look for runs that are due; Prefect's loop would give up after minutes without a server and kill the runs."""
         away = False
         while not self.stopping:
             try:
@@ -145,7 +143,7 @@ class ServingRunner(Runner):
                     self._stop.set()
                     return
                 if not away:
-                    self._say(
+                    self._print_line(
                         f"the Prefect server does not answer ({error or type(error).__name__}); waiting for it"
                     )
                 away = True
@@ -165,13 +163,13 @@ class ServingRunner(Runner):
         add, remove, kill = manager.add, manager.remove, manager.kill
 
         async def add_and_remember(run_id, handle) -> None:
-            handle.termination_scope = RunsOwnGroup()
+            handle.termination_scope = RunProcessGroup()
             self._started.remember(run_id, handle.pid)
             await add(run_id, handle)
 
         async def remove_and_forget(run_id) -> None:
             handle = manager.get(run_id)
-            if handle is not None and handle.returncode == 0:  # it told of its end by itself
+            if handle is not None and handle.returncode == 0:  # it has reported its end itself
                 self._started.forget(run_id)
             await remove(run_id)
 

@@ -1,28 +1,28 @@
-"""The closing words of a run: only what was measured, who is weak, who shares a photo."""
+"""The summary of a run: only what was measured, which identities are weak, and which share a photo."""
 
 from types import SimpleNamespace
 
 from faceid_core.outcomes import WEAK, Account, Outcome
-from faceid_core.publish.summary_rows import acceptance_line, closing_rows, ended, remarks
+from faceid_core.publish.run_summary import end_message, identity_rows, remarks, summary_line
 
 
-def overall(way, gain, obeyed) -> dict:
-    over = {"identity_fraction": {"mean": way}, "identity_gain": {"mean": gain}}
-    relative = {"concepts_obeyed": obeyed}
+def overall(normalized, gain, accuracy) -> dict:
+    over = {"identity_fraction": {"mean": normalized}, "identity_gain": {"mean": gain}}
+    relative = {"concepts_obeyed": accuracy}
     return {"people": 3, "people_with_gain": 2, "over_people": over, "relative_to_class_word": relative}
 
 
 def test_all_three_figures():
-    assert acceptance_line(overall(0.414, 0.2, 0.956)) == (
-        "on average 41% of the way from class word to named people; 2 of 3 surely above the class word; "
-        "concepts obeyed 96% as often as with the class word"
+    assert summary_line(overall(0.414, 0.2, 0.956)) == (
+        "normalized identity 41% (class word 0%, named people 100%); 2 of 3 surely above the class word; "
+        "concept accuracy 96% of the class word's"
     )
 
 
 def test_what_is_missing_is_left_out():
-    assert acceptance_line(overall(None, 0.2, None)) == "2 of 3 surely above the class word"
-    assert acceptance_line(overall(0.0, None, None)).startswith("on average 0% of the way")
-    assert acceptance_line(overall(None, None, None)) == acceptance_line({}) == ""
+    assert summary_line(overall(None, 0.2, None)) == "2 of 3 surely above the class word"
+    assert summary_line(overall(0.0, None, None)).startswith("normalized identity 0%")
+    assert summary_line(overall(None, None, None)) == summary_line({}) == ""
 
 
 def people(*fates):
@@ -48,10 +48,10 @@ def test_weak_people_and_shared_photos_are_named():
     )
     assert many == [f"weak: {', '.join(f'p{number}' for number in range(10))} and 20 more: {WEAK}"]
     published = SimpleNamespace(sentence="run r: 4 done", summary=[], overall={})
-    assert ended(run, published).startswith(
+    assert end_message(run, published).startswith(
         f"run r: 4 done; weak: key-ann: {WEAK}; one and the same photo: key-bob"
     )
-    assert [row["outcome"] for row in closing_rows(run, published)] == [
+    assert [row["outcome"] for row in identity_rows(run, published)] == [
         "done, weak",
         "done",
         "done",

@@ -1,4 +1,4 @@
-"""A run's figures beside those of the run before it, from the tables alone."""
+"""A run's figures beside those of the last run of the same name, from the tables alone."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _DECIMALS = 3
 
 @dataclass(frozen=True)
 class Comparison:
-    """Tonight and the run of the same name before it.
+    """A run beside the last one of the same name.
 
-    `rows` have the keys figure, tonight, last run, difference and people in both; the difference of a figure is the
-    mean over the people who are in both runs, of a count or of seconds it is plain.
+    Args:
+        run_id: The run.
+        last_run_id: The one before it.
+        rows: One for each figure, with the keys figure, this run, last run, difference and people in both. The
+            difference of a figure is the mean over the people who are in both runs; that of a count or of seconds is
+            the difference of the two values.
     """
 
     run_id: str
@@ -35,11 +39,11 @@ class Comparison:
     rows: list[dict]
 
 
-def against_last(tables: Tables, run_id: str) -> Comparison | None:
-    """Compare a published run with the one of the same name before it.
+def compare_with_last_run(tables: Tables, run_id: str) -> Comparison | None:
+    """Compare a published run with the last one of the same name.
 
     Returns:
-        The comparison; None if the run is the first of its name, or shares nobody who has figures with the last.
+        The comparison; None if the run is the first of its name, or if no person has figures in both.
 
     Raises:
         StoreError: the tables cannot be read.
