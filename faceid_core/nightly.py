@@ -12,8 +12,10 @@ from threading import Event, Lock, Thread
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.outcomes import Outcome
 from faceid_core.publish.publish import Published, publish, publish_interrupted
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import Executor, InlineExecutor, close_within
-from faceid_core.run.runs import write_status
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.records import write_status
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
@@ -244,8 +246,8 @@ def drive_directly(context: RunContext) -> Finished:
     """The whole run without Prefect, with the executor of its context."""
 
     def run_stage(stage: str) -> None:
-        works = context.run.lookup(stage)
+        works = lookup_stage(context.run, stage)
         if works:
-            context.run.execute(stage, works, context.executor())
+            execute_stage(context.run, stage, works, context.executor())
 
     return drive(context, run_stage)

@@ -89,6 +89,18 @@ class Account:
         if self.outcome is None:
             self.outcome, self.stage, self.reason, self.message = outcome, stage, reason, message
 
+    def reject(
+        self,
+        stage: str,
+        reason: str | None,
+        sentence: str | None,
+        value: float | None,
+        threshold: float | None,
+    ) -> None:
+        """Close as rejected, with the figures behind the reason."""
+        self.close(Outcome.REJECTED, stage=stage, reason=reason, message=sentence)
+        self.value, self.threshold = value, threshold
+
     def finish(self) -> None:
         """End a way that met no obstacle: done if anything was computed, else cached."""
         self.close(Outcome.DONE if self.computed else Outcome.CACHED)

@@ -136,13 +136,13 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
-    from faceid_core.run.people import read_people
+    from faceid_core.run.identities import read_identities
 
     people = 0
 
     def read() -> Iterator[Finding]:
         nonlocal people
-        people = len(read_people(config))
+        people = len(read_identities(config))
         yield Finding("manifest", "ok" if people else "warn", f"{people} people in {config.identities}")
 
     told = guarded("manifest", read)
@@ -157,7 +157,7 @@ def _run(
     from faceid_core.plan.planning import plan_run
 
     planned = plan_run(config)
-    pictures = len(planned.plan.grid.prompts) * config.generate.seeds
-    yield from disk(config, people, planned.plan.crop_pixels, pictures)
+    pictures = len(planned.run.plan.grid.prompts) * config.generate.seeds
+    yield from disk(config, people, planned.run.plan.crop_pixels, pictures)
     measure = calibrate if measuring else None
     yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure)

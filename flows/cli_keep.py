@@ -44,7 +44,7 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
 
     Orphans are no damage: faceid gc removes them. Without --repair the store stays as it is.
     """
-    from faceid_core.run.reading import open_existing
+    from faceid_core.run.store_access import open_existing
     from faceid_core.upkeep.verify import verify as verify_store
 
     store = open_existing(config)
@@ -98,7 +98,7 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
 
     Safe beside a running run, whose people are left alone. With --delete also finishes erasures that are due.
     """
-    from faceid_core.run.reading import open_existing
+    from faceid_core.run.store_access import open_existing
     from faceid_core.upkeep.erase import finish_erasures
     from faceid_core.upkeep.gc import collect
 
@@ -143,8 +143,8 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
 def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     """Keep what RUN_ID used, whatever faceid gc --unused-days lets go."""
     from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.run.reading import open_existing
-    from faceid_core.run.runs import read_request
+    from faceid_core.run.records import read_request
+    from faceid_core.run.store_access import open_existing
     from faceid_core.store import layout
 
     store = open_existing(config)
@@ -179,7 +179,7 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
     bucket's replicas) is not touched.
     """
     from faceid_core.identity import validate_identity_id
-    from faceid_core.run.reading import open_with_secret
+    from faceid_core.run.store_access import open_with_secret
     from faceid_core.upkeep.erase import erase as erase_person
 
     store, secret = open_with_secret(config)

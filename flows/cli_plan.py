@@ -57,10 +57,10 @@ def tell(
         cost_per_hour: of one worker; None leaves the cost out.
         people: also a line per person.
     """
-    from faceid_core.run.people import shared_photos
+    from faceid_core.run.admission import shared_photos
 
-    common = len(found.subjects) - len(found.accounts)
-    console.print(f"{len(found.accounts)} identities, {common} for floor and ceiling")
+    common = len(found.run.subjects) - len(found.run.accounts)
+    console.print(f"{len(found.run.accounts)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)
     for row in found.stages:
         waiting = sum(row.waiting.values())
@@ -73,9 +73,9 @@ def tell(
             console.print(f"{row.stage}: {count} because: {why}", soft_wrap=True, markup=False)
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
-    if shared := shared_photos(found.accounts, found.subjects, lambda account: account.identity_id):
+    if shared := shared_photos(found.run.accounts, found.run.subjects, lambda account: account.identity_id):
         console.print(shared, soft_wrap=True, markup=False)
-    closed = [account for account in found.accounts.values() if not account.alive]
+    closed = [account for account in found.run.accounts.values() if not account.alive]
     told = closed if people else closed[:_PEOPLE_TOLD]
     for account in told:
         missing = account.reason == "photo_missing"
@@ -85,7 +85,7 @@ def tell(
     if len(closed) > len(told):
         console.print(f"and {len(closed) - len(told)} more who are rejected or refused (--people lists them)")
     if people:
-        for account in found.accounts.values():
+        for account in found.run.accounts.values():
             if account.alive and (why := found.why_of(account.identity_key)):
                 console.print(f"{account.identity_id}: {why[0]}: {why[1]}", soft_wrap=True, markup=False)
 
@@ -112,8 +112,8 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
     estimate = found.estimate
     hours = estimate.worker_seconds / 3600
     return {
-        "identities": len(found.accounts),
-        "common": len(found.subjects) - len(found.accounts),
+        "identities": len(found.run.accounts),
+        "common": len(found.run.subjects) - len(found.run.accounts),
         "stages": [
             {
                 "stage": row.stage,
@@ -127,7 +127,7 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
         ],
         "closed": [
             {"identity_key": a.identity_key, "outcome": str(a.outcome), "reason": a.reason}
-            for a in found.accounts.values()
+            for a in found.run.accounts.values()
             if not a.alive
         ],
         "workers": estimate.workers,
@@ -163,7 +163,7 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, planned: bool) 
     configuration would compute. STAGE is detect, parse, mask, personalize, generate, score-METRIC or, for the class
     word's pictures compared with the person's photo, floor_score-METRIC.
     """
-    from faceid_core.plan.explaining import explain as explain_stage
+    from faceid_core.plan.explain import explain as explain_stage
 
     console = Console(highlight=False)
     for line in explain_stage(config, identity_id, stage, planned=planned).lines():

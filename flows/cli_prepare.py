@@ -73,8 +73,8 @@ def prepare(
     Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
     """
     from faceid_core.identity import read_manifest
-    from faceid_core.prepare.page import write_prepared
-    from faceid_core.prepare.trial import Trial, try_people
+    from faceid_core.prepare.check import CheckSettings, check_photos
+    from faceid_core.prepare.results import write_results
 
     given = {
         "faces.backend": faces or (None if config_file else "deepface"),
@@ -90,17 +90,17 @@ def prepare(
     if pictures:
         own.mkdir(mode=FOLDER_MODE, exist_ok=True)
     pixels = size or (_crop_pixels(config) if config_file else USUAL_CROP_PIXELS)
-    trial = Trial.of(config, size=pixels, pictures=own if pictures else None)
+    chosen = CheckSettings.of(config, size=pixels, pictures=own if pictures else None)
     begun = time.monotonic()
     tried = []
     with click.progressbar(length=len(people), label="photos", show_pos=True) as bar:
-        for one in try_people(people, trial, jobs=jobs):
+        for one in check_photos(people, chosen, jobs=jobs):
             tried.append(one)
             bar.update(1)
     seconds = time.monotonic() - begun
     order = {person.identity_id: place for place, person in enumerate(people)}
     tried.sort(key=lambda one: order[one.identity_id])
-    write_prepared(folder, tried, _about(config, pixels))
+    write_results(folder, tried, _about(config, pixels))
     _tell(tried, folder, seconds)
 
 

@@ -31,7 +31,7 @@ def with_store(command):
 
 
 def _tables(config: NightlyConfig):
-    from faceid_core.run.reading import open_existing
+    from faceid_core.run.store_access import open_existing
     from faceid_core.tables import Tables
 
     return Tables(open_existing(config))
@@ -44,8 +44,8 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
         ConfigurationError: the store holds no such run.
     """
     from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.run.reading import open_existing
-    from faceid_core.run.runs import read_request, read_status, run_ids
+    from faceid_core.run.records import read_request, read_status, run_ids
+    from faceid_core.run.store_access import open_existing
 
     store = open_existing(config)
     known = run_ids(store)
@@ -164,7 +164,7 @@ def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
 def key(identity_id: str, config: NightlyConfig) -> None:
     """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
     from faceid_core.identity import validate_identity_id
-    from faceid_core.run.reading import open_with_secret
+    from faceid_core.run.store_access import open_with_secret
 
     _, secret = open_with_secret(config)
     click.echo(secret.identity_key(validate_identity_id(identity_id)))

@@ -54,7 +54,7 @@ def start_run(config: NightlyConfig, reporter):
 
     if config.execution.executor == "inline":
         from faceid_core.nightly import drive_inline
-        from faceid_core.run.opening import open_run
+        from faceid_core.run.open import open_run
 
         run = open_run(config, reporter)
         return run, drive_inline(run)

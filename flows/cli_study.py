@@ -82,7 +82,7 @@ def study(
 
         given["score.scorers"] = SELECTION_SCORERS[0]
     overrides = {key: value for key, value in given.items() if value is not None}
-    answer = run_study(
+    result = run_study(
         about,
         load_config(config_file, overrides | dict(_setting(each) for each in settings)),
         people=people or about.people,
@@ -90,15 +90,15 @@ def study(
         names=[each.strip() for each in variants.split(",") if each.strip()],
         out=Path(out),
         start_run=lambda config: _start_run(config, console),
-        say=lambda text: console.print(text, markup=False, soft_wrap=True),
+        print_line=lambda text: console.print(text, markup=False, soft_wrap=True),
         table_only=table_only,
         fresh=fresh,
     )
-    for label in answer.missing:
+    for label in result.missing:
         console.print(f"not in the store: {label}; run again without --table-only", markup=False)
-    for file in answer.files:
+    for file in result.files:
         console.print(f"wrote {file}", soft_wrap=True)
-    if answer.missing or answer.absent:
+    if result.missing or result.absent:
         raise click.exceptions.Exit(EXIT_FAILURES)
 
 

@@ -53,7 +53,7 @@ def draw(
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
-    from faceid_core.run.reading import newest_tokens
+    from faceid_core.run.latest_results import newest_tokens
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.stages.weights import find_weights
 
@@ -139,7 +139,8 @@ def tokens(
     script_seed: int,
 ) -> None:
     """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
-    from faceid_core.run.reading import newest_tokens, open_with_secret
+    from faceid_core.run.latest_results import newest_tokens
+    from faceid_core.run.store_access import open_with_secret
 
     target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":

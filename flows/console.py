@@ -50,7 +50,7 @@ class ConsoleReporter:
             if not self.console.is_terminal or not misses:
                 self.console.print(f"{stage:<12} {hits} cached, {misses} to compute", highlight=False)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
             detail = f"{subject[:20]} {done}/{total}"

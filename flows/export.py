@@ -17,9 +17,9 @@ from faceid_core.evaluate.script import diffusers_script
 from faceid_core.personalize.export import is_exact, to_textual_inversion
 from faceid_core.personalize.token_word import require_token
 from faceid_core.personalize.tokens import IdentityTokens
-from faceid_core.plan.preflight import require_room
 from faceid_core.private import write_private
-from faceid_core.run.reading import newest_crop
+from faceid_core.run.latest_results import newest_crop
+from faceid_core.run.preflight import require_room
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.weights import base_files, find_weights
 from faceid_core.weights.describe import describe

@@ -10,7 +10,7 @@ from pydantic import Field
 from faceid_core.config import NightlyConfig, S3Config
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError
-from faceid_core.run.reading import open_existing, open_with_secret
+from faceid_core.run.store_access import open_existing, open_with_secret
 from faceid_core.upkeep.erase import erase as erase_person
 from faceid_core.upkeep.erase import finish_erasures
 from faceid_core.upkeep.gc import collect

@@ -13,7 +13,7 @@ from pydantic import Field
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.run.one_person import OnePerson
+from faceid_core.run.identities import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from faceid_core.studies.run import run_study
 from flows.nightly import open_and_run, run_with_prefect
@@ -54,7 +54,7 @@ def _run_one_person(person: OnePerson, config: NightlyConfig) -> State:
     identity = person.identity()
     settings = {"name": "personalize-one", "identities": "(one person)", "run.only": ()}
     return open_and_run(
-        changed(config, settings, source="personalize-one"), people=lambda _config: [identity]
+        changed(config, settings, source="personalize-one"), identities_of=lambda _config: [identity]
     )
 
 
@@ -66,7 +66,7 @@ def evaluate_only(config: NightlyConfig) -> State:
 
 def _evaluate(config: NightlyConfig) -> State:
     """Run without training, under a name of its own, so that it is compared with evaluations only."""
-    return open_and_run(changed(config, {"name": "evaluate-only"}, source="evaluate-only"), learned_only=True)
+    return open_and_run(changed(config, {"name": "evaluate-only"}, source="evaluate-only"), evaluation_only=True)
 
 
 @flow(name="study", flow_run_name="study-{request.study}", persist_result=False)
@@ -83,7 +83,7 @@ def _run_study(request: StudyRequest, config: NightlyConfig) -> State:
         settings["score.scorers"] = SELECTION_SCORERS[0]
     try:
         with watched():
-            answer = run_study(
+            result = run_study(
                 about,
                 changed(config, settings, source="study"),
                 people=request.people or about.people,
@@ -91,16 +91,16 @@ def _run_study(request: StudyRequest, config: NightlyConfig) -> State:
                 names=request.variants,
                 out=Path(request.out),
                 start_run=lambda variant: run_with_prefect(variant, RunLogReporter(log))[0],
-                say=log.info,
+                print_line=log.info,
                 fresh=request.fresh,
             )
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=str(error))
-    for page in (file for file in answer.files if file.suffix == ".md"):
+    for page in (file for file in result.files if file.suffix == ".md"):
         create_markdown_artifact(
             page.read_text(encoding="utf-8"), key=f"study-{about.name}", description=about.question
         )
-    message = f"{len(answer.computed)} variants computed, {len(answer.cached)} were in the store"
-    if answer.absent:
-        return Failed(message=f"{message}; people without figures in {', '.join(answer.absent)}")
+    message = f"{len(result.computed)} variants computed, {len(result.cached)} were in the store"
+    if result.absent:
+        return Failed(message=f"{message}; people without figures in {', '.join(result.absent)}")
     return Completed(message=message)

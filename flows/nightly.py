@@ -29,8 +29,10 @@ from faceid_core.nightly import (
 from faceid_core.outcomes import EXIT_COMPLETE
 from faceid_core.publish.publish import Published, publish
 from faceid_core.publish.run_summary import end_message
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import MOST_AT_ONCE, Executor, close_within
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage, prefetch_lookup
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import Reporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
@@ -68,7 +70,7 @@ def _stage_flow(stage: str):
             for (first, last), state in zip(cuts, states, strict=True):
                 if not state.is_completed():
                     message = f"its task ended before it had an outcome ({state.name}); run again"
-                    run.settle_unanswered(stage, misses[first - 1 : last], message)
+                    run.fail_unsettled(stage, misses[first - 1 : last], message)
         except OUT_OF_REACH:
             raise  # the stage goes on without Prefect, with the same workers
         except BaseException as error:
@@ -129,7 +131,7 @@ def open_and_run(config: NightlyConfig, **opening: Any) -> State:
 
     Args:
         config: The parsed configuration.
-        opening: `people` and `learned_only` of `open_run`, for runs that differ from a nightly one in these.
+        opening: `identities_of` and `evaluation_only` of `open_run`, for runs that differ from a nightly one in these.
     """
     try:
         run = _open(config, **opening)
@@ -185,7 +187,7 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
     reporter = RunLogReporter(get_run_logger())
     scheduled = flow_run.get_scheduled_start_time()
     with show_store_wait() as waiting:
-        return open_run(config, reporter, run_suffix=suffix, scheduled=scheduled, waiting=waiting, **opening)
+        return open_run(config, reporter, run_suffix=suffix, scheduled=scheduled, report_wait=waiting, **opening)
 
 
 def _without_people(error: Exception) -> str:
@@ -204,7 +206,7 @@ def _context_with_prefetch(run: Run) -> Iterator[RunContext]:
     """
     with run_context(run, lambda: _make_executor(run)) as context:
         if run.config.execution.executor != "inline":
-            run.look_ahead(STAGES[0], context.executor)
+            prefetch_lookup(run, STAGES[0], context.executor)
         yield context
 
 
@@ -246,9 +248,9 @@ def _run_stage_without_prefect(context: RunContext, stage: str, error: object) -
     """
     note_out_of_reach(context.run, stage, error)
     context.misses.pop(stage, None)
-    works = context.run.lookup(stage)
+    works = lookup_stage(context.run, stage)
     if works:
-        context.run.execute(stage, works, context.executor())
+        execute_stage(context.run, stage, works, context.executor())
 
 
 def _still_away() -> str:

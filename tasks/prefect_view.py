@@ -15,7 +15,7 @@ from faceid_core.outcomes import tally
 from faceid_core.publish.comparison import compare_with_last_run
 from faceid_core.publish.pages import report_address
 from faceid_core.publish.publish import Published
-from faceid_core.run.runs import run_title
+from faceid_core.run.records import run_title
 from faceid_core.run.state import Run
 from faceid_core.tables import Tables
 

@@ -66,11 +66,11 @@ class ProgressReporter:
                 self._under_way.clear()
         self._inner.looked_up(stage, hits=hits, misses=misses)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
             self._under_way[subject] = done / total if total else 0.0
-        self._inner.tick(subject, done, total)
+        self._inner.progressed(subject, done, total)
 
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""

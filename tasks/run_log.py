@@ -28,7 +28,7 @@ class RunLogReporter:
             self._stage, self._settled, self._total = stage, 0, misses
         self._log.info("%s: %d cached, %d to compute", stage, hits, misses)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter; a line every `LINE_SECONDS`, because Prefect keeps all of them."""
         with self._lock:
             if time.monotonic() - self._last_line < LINE_SECONDS:

@@ -12,6 +12,8 @@ from prefect.tasks import exponential_backoff
 
 from faceid_core.errors import DamagedInput, StoreError, StoreRefused
 from faceid_core.nightly import RUNS
+from faceid_core.run.execute import execute_stage
+from faceid_core.run.lookup import lookup_stage
 from faceid_core.stages.work import Done, Work
 
 STORE_RETRIES = 3
@@ -37,7 +39,7 @@ RETRIED = {
 def lookup(run_id: str, stage: str) -> State:
     """Look a stage up for all identities; the state is `Cached` when nothing is left to compute."""
     context = RUNS[run_id]
-    misses = context.misses[stage] = context.run.lookup(stage)
+    misses = context.misses[stage] = lookup_stage(context.run, stage)
     if misses:
         return Completed(name="Completed", message=f"{len(misses)} to compute", data=len(misses))
     return Completed(name="Cached", message="every result was there", data=0)
@@ -48,7 +50,7 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
     """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
     context = RUNS[run_id]
     works = context.misses[stage][first - 1 : last]
-    dones = context.run.execute(stage, works, context.executor())
+    dones = execute_stage(context.run, stage, works, context.executor())
     _log(dones)
     try:
         create_table_artifact(

@@ -57,13 +57,13 @@ def expectation(
         if measure is None:
             yield Finding("seconds a person", "warn", "no earlier result tells", "leave out --no-measuring")
             return
-        expected = measure(planned.plan.config, planned.plan, people)
+        expected = measure(planned.run.plan.config, planned.run.plan, people)
     seconds = expected.worker_seconds / people
     yield Finding("seconds a person", "ok", f"{seconds:.1f} s ({expected.source})")
     hours = expected.worker_seconds / 3600
     cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
     wall = _duration(expected.worker_seconds / max(1, workers))
-    found = f"{people} of {len(planned.accounts)} people to compute: about {wall} on {workers} worker(s)"
+    found = f"{people} of {len(planned.run.accounts)} people to compute: about {wall} on {workers} worker(s)"
     yield Finding("the whole run", "ok", f"{found}, {hours:.2f} worker hours{cost}")
 
 
@@ -77,7 +77,7 @@ def _to_do(planned: RunPlan) -> int:
     """People who lack a result."""
     lacking = {miss.subject for row in planned.stages for miss in row.misses}
     lacking |= {subject for row in planned.stages for subject in row.waiting}
-    return len(lacking & set(planned.accounts))
+    return len(lacking & set(planned.run.accounts))
 
 
 def from_results(planned: RunPlan) -> Expected | None:

@@ -10,7 +10,7 @@ from threading import Barrier
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import Conflict
-from faceid_core.run.opening import is_shared
+from faceid_core.run.store_access import is_shared
 from faceid_core.stages.models import open_configured_store
 from faceid_core.store import FolderStore, ObjectStore
 from faceid_core.store.layout import check_secret, exists, read_layout

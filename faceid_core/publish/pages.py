@@ -16,7 +16,8 @@ from faceid_core.outcomes import WEAK, Outcome
 from faceid_core.publish.scores import quarantine_damaged
 from faceid_core.report.index_page import index_page
 from faceid_core.report.person_page import person_page
-from faceid_core.run.runs import INDEX, PAGES, read_pages, replace_object
+from faceid_core.run.execute import put_photo
+from faceid_core.run.records import INDEX, PAGES, read_pages, replace_object
 from faceid_core.run.state import Run
 from faceid_core.stages.files import read_json, read_png
 from faceid_core.stages.generate import SHARD
@@ -200,5 +201,5 @@ def _photo(run: Run, subject: Subject) -> bytes:
     try:
         return cache.read_blob(source.digest, stage="photo", stage_key=source.digest)
     except DamagedInput:
-        run.put_photo(subject)
+        put_photo(run, subject)
         return cache.read_blob(source.digest, stage="photo", stage_key=source.digest)

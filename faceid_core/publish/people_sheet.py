@@ -58,7 +58,7 @@ def people_sheet(
 
 
 def _manifest(cache: StageCache, stage: str, keys: Mapping[str, str]):
-    manifest = cache.by_key(stage, keys[stage])
+    manifest = cache.read_manifest(stage, keys[stage])
     if manifest is None:
         raise ConfigurationError(
             f"the result of stage {stage} is gone from the store; run again to compute it again"

@@ -15,7 +15,7 @@ from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
 from faceid_core.publish.pages import write_pages
 from faceid_core.publish.rows import Found, account_tables, run_tables
 from faceid_core.publish.scores import collect_scores
-from faceid_core.run.people import ERASED
+from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
 from faceid_core.store.tombstone import reopen

@@ -14,9 +14,9 @@ from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.photographs import key_roles
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import tally
+from faceid_core.run.admission import ERASED
 from faceid_core.run.executor import Usage
-from faceid_core.run.people import ERASED
-from faceid_core.run.runs import config_digest
+from faceid_core.run.records import config_digest
 from faceid_core.run.state import Run
 from faceid_core.stages.generate import STAGE as GENERATE
 from faceid_core.stages.score import FLOOR

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from faceid_core.outcomes import MOST_NAMED, WEAK, Account, Outcome, some_of
 from faceid_core.publish.publish import Published
-from faceid_core.run.people import shared_photos
+from faceid_core.run.admission import shared_photos
 from faceid_core.run.state import Run
 
 # Of `identity_summary`, in the order of the console's table.

@@ -101,7 +101,7 @@ def collect_scores(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[
 def quarantine_damaged(cache: StageCache, damage: DamagedInput) -> None:
     """Quarantine a damaged result, so that its stage runs again; where that fails, the next read does it."""
     with suppress(StoreError):
-        manifest = cache.by_key(damage.stage, damage.stage_key)
+        manifest = cache.read_manifest(damage.stage, damage.stage_key)
         if manifest is not None:
             cache.quarantine(manifest, str(damage))
 

@@ -86,7 +86,12 @@ class SharedWork:
         if work.replace:
             return False
         try:
-            return StageCache(self._store, work.scope).peek(work.call.stage, work.call.key) is not None
+            return (
+                StageCache(self._store, work.scope).read_manifest(
+                    work.call.stage, work.call.key, read_only=True
+                )
+                is not None
+            )
         except StoreError as error:
             log.warning("%s: no look for stage %s: %s", work.subject, work.call.stage, error)
             return False

@@ -12,7 +12,7 @@ from faceid_core.evaluate.intervals import Interval, mean_of
 from faceid_core.evaluate.summary import OBEYED_CATEGORIES
 from faceid_core.personalize.method import RECONSTRUCTION, Method
 
-from .compare import Paired, against, best_on, judged, mean_over_people
+from .compare import PairedDifference, best_variant, differences_from, judge_claim, mean_over_people
 from .definitions import PAPER
 from .figure import study_figure
 from .study import Study
@@ -96,17 +96,17 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
 
 
 def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
-    """Of each variant whose training diverged: how many people a second attempt at a lower rate learned, or none did."""
-    told = []
+    """Variants whose training diverged: for how many people a second attempt at a lower rate succeeded, or failed."""
+    diverged = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label)]
         again, never = int(own.restarted.fillna(0).sum()), int((own.samples == 0).sum())
         if again or never:
-            told.append(
+            diverged.append(
                 f"{label} ({again} learned by a second attempt at a lower rate, {never} not, counted as 0)"
             )
-    if told:
-        yield f"\nTraining diverged: {', '.join(told)}."
+    if diverged:
+        yield f"\nTraining diverged: {', '.join(diverged)}."
     blank = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label) & (frame.balance == 0)]
@@ -126,13 +126,13 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         "Paired differences over people (variant minus default) with 95 % intervals; in brackets p of the paired "
         f"t-test, corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
     )
-    found = {measure: against(frame, measure, study.default, measured) for measure in shown}
+    found = {measure: differences_from(frame, measure, study.default, measured) for measure in shown}
     yield from _markdown(
         ["variant", *(MEASURES[name] for name in shown)],
         [[label, *(pair_text(found[measure][label]) for measure in shown)] for label in others],
     )
     yield ""
-    best = best_on(frame, "balance", measured)
+    best = best_variant(frame, "balance", measured)
     if best is not None:
         yield f"Best mean balance: {best}{_where(study, best, measured)}."
     axes = ("identity_fraction", "concepts_fraction")
@@ -145,7 +145,7 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
 def _where(study: Study, best: str, measured: Sequence[str]) -> str:
     if not study.ordered:
         return ""
-    # Of what was measured: beyond an end nobody has looked.
+    # Ends of what was measured: beyond them nothing is known.
     at_end = best in (measured[0], measured[-1])
     return ", an end of the sweep" if at_end else ", inside the sweep"
 
@@ -157,9 +157,11 @@ def _claims(study: Study, frame: pd.DataFrame):
         return
     rows = []
     for claim in study.claims:
-        verdict, pairs = judged(frame, claim)
-        told = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
-        rows.append([claim.says, f"{_NAMES[claim.measure]} of {claim.better}", told, f"**{verdict}**"])
+        verdict, pairs = judge_claim(frame, claim)
+        advantages = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
+        rows.append(
+            [claim.statement, f"{_NAMES[claim.measure]} of {claim.better}", advantages, f"**{verdict}**"]
+        )
     yield from _markdown(["published (arXiv 2402.00631)", "measured here", "advantage", "verdict"], rows)
     yield (
         "\nAn advantage is a paired difference turned so that above 0 speaks for the claim. *Agrees*: every 95 % "
@@ -189,7 +191,7 @@ def _selection(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     names = ("learning_rate", "steps")
     rows = []
     for group, labels in groups.items():
-        best = best_on(frame, "balance", labels)
+        best = best_variant(frame, "balance", labels)
         if best is None:
             continue
         asked = sum(variant.group == group for variant in study.variants)
@@ -221,7 +223,7 @@ def interval_text(found: Interval, measure: str = "") -> str:
     return f"{found.mean:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
-def pair_text(pair: Paired) -> str:
+def pair_text(pair: PairedDifference) -> str:
     """A paired difference with its interval and corrected p, bold where it is sure."""
     mean, low, high = pair.difference
     if mean is None:
@@ -230,7 +232,7 @@ def pair_text(pair: Paired) -> str:
         return f"{mean:+.3f}"
     p = "p < 0.001" if pair.p_holm < 0.001 else f"p = {pair.p_holm:.3f}"
     text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] ({p})"
-    return f"**{text}**" if pair.surely else text
+    return f"**{text}**" if pair.significant_sign else text
 
 
 def _mean(values: pd.Series) -> str:

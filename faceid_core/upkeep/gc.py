@@ -234,7 +234,7 @@ def _sort_manifests(
     unused, live, doubt = [], [], False
     cache = StageCache(store, scope.name)
     for stage, key in scope.manifests:
-        manifest = cache.peek(stage, key)
+        manifest = cache.read_manifest(stage, key, read_only=True)
         if manifest is None:
             doubt = True
         elif marks.used is None or key in marks.used or scope.name == layout.COMMON:
@@ -269,7 +269,9 @@ class _Sweep:
         cache, again = StageCache(self._store, scope), read_scope(self._store, scope)
         going = {info.name for _, info in self.garbage}
         staying = [
-            cache.peek(stage, key) for (stage, key), info in again.manifests.items() if info.name not in going
+            cache.read_manifest(stage, key, read_only=True)
+            for (stage, key), info in again.manifests.items()
+            if info.name not in going
         ]
         named = named_digests([manifest for manifest in staying if manifest is not None])
         for kind, info in sorted(self.garbage, key=lambda row: row[0] != "unused result"):

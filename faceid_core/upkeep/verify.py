@@ -184,7 +184,7 @@ class _Check:
             return Manifest.from_bytes(data, stage=stage, stage_key=key)
         except ValueError as error:
             self._say(DAMAGED_MANIFEST, str(error), stage, key)
-            if self._repair and self._cache.by_key(stage, key) is None:
+            if self._repair and self._cache.read_manifest(stage, key) is None:
                 self._found.repaired += 1
             return None
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from faceid_core.run.runs import read_status, run_ids
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.store import open_store
 from flows.prefect_auth import auth_file
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from faceid_core.identity import Identity
 from faceid_core.outcomes import Outcome
 from faceid_core.plan.planning import plan_run
-from faceid_core.run.opening import open_run
-from faceid_core.run.people import admit
+from faceid_core.run.admission import admit
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store.secret import IdentitySecret
 from flows.cli_plan import tell

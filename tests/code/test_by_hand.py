@@ -11,8 +11,8 @@ from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_class_word, validate_identity_id
 from faceid_core.publish.pages import report_address
-from faceid_core.run.learned import require_no_teaching
-from faceid_core.run.one_person import OnePerson
+from faceid_core.run.identities import OnePerson
+from faceid_core.run.open import require_no_training
 from faceid_core.store import open_store
 
 
@@ -75,9 +75,9 @@ def test_the_report_is_linked_to_where_it_can_be_seen(tmp_path, monkeypatch):
 def test_an_evaluation_may_be_forced_from_the_pictures_on_only():
     for run in ({"force": True}, {"force": True, "from_stage": "personalize"}):
         with pytest.raises(ConfigurationError, match="generate or score"):
-            require_no_teaching(NightlyConfig(run=run))
-    require_no_teaching(NightlyConfig(run={"force": True, "from_stage": "generate"}))
-    require_no_teaching(NightlyConfig())
+            require_no_training(NightlyConfig(run=run))
+    require_no_training(NightlyConfig(run={"force": True, "from_stage": "generate"}))
+    require_no_training(NightlyConfig())
 
 
 def test_a_report_address_is_one_that_a_browser_opens():

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from faceid_core.config import NightlyConfig, load_config, parse_config
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.run.runs import config_digest
+from faceid_core.run.records import config_digest
 from faceid_core.stages.models import WorkerSettings, open_configured_store
 from faceid_core.store.s3 import S3Settings
 

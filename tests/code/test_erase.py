@@ -16,7 +16,7 @@ from data_contracts import contract
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
 from faceid_core.tables import Tables

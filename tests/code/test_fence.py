@@ -59,7 +59,7 @@ def journal(store):
 
 def set_aside(store):
     store._inner.put_if_absent(layout.stage_manifest(SCOPE, CALL.stage, CALL.key), b"{")
-    assert StageCache(store, SCOPE).by_key(CALL.stage, CALL.key) is None
+    assert StageCache(store, SCOPE).read_manifest(CALL.stage, CALL.key) is None
 
 
 def lease(store):

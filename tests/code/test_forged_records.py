@@ -16,7 +16,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.config.parse import changed
 from faceid_core.errors import FaceidError
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
-from faceid_core.run.runs import write_status
+from faceid_core.run.records import write_status
 from faceid_core.store import IdentitySecret, layout, open_store, sha256_hex
 from faceid_core.store.keys import spelled
 from faceid_core.upkeep.erase import erase

@@ -9,7 +9,7 @@ import pytest
 
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
 from faceid_core.nightly import drive_inline
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import FolderStore, RunLease, StoreBusy, layout
 from faceid_core.store.secret import IdentitySecret

@@ -12,7 +12,7 @@ from faceid_core.config import S3Config
 from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity
 from faceid_core.run import photo_source
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.photo_source import PhotoSource
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import FolderStore, s3

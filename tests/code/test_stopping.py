@@ -16,9 +16,10 @@ from faceid_core.nightly import RUNS, RunContext, close_interrupted, drive, exec
 from faceid_core.outcomes import Outcome
 from faceid_core.publish.publish import publish
 from faceid_core.run.executor import left_behind
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
+from faceid_core.run.records import read_status
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status
 from faceid_core.stages.work import Done
 from faceid_core.store import Output, StageCache, open_store
 from faceid_core.store.lease import running_runs
@@ -128,17 +129,17 @@ def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
 
 
 def test_an_answer_that_comes_after_the_account_changes_nothing(run):
-    (work, *_) = run.lookup("detect")
+    (work, *_) = lookup_stage(run, "detect")
     close_interrupted(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
     run.fail(run.subjects[work.subject], "detect", "late", "late")
     account = run.accounts[work.subject]
     assert (account.reason, account.seconds) == ("interrupted", 0.0) and not run.failures_common
-    assert run.settle_unanswered("detect", [work], "not once more") == []
+    assert run.fail_unsettled("detect", [work], "not once more") == []
 
 
 def test_no_way_into_a_written_account_is_open(run):
-    (work, *_) = run.lookup("detect")
+    (work, *_) = lookup_stage(run, "detect")
     account, subject = run.accounts[work.subject], run.subjects[work.subject]
     close_interrupted(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
@@ -188,7 +189,7 @@ def stuck(told):
 WITH_RUN = """
 from faceid_core.config import NightlyConfig
 from faceid_core.nightly import run_context
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 
 with stopping.watched():

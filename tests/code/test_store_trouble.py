@@ -6,14 +6,16 @@ from faceid_core import nightly as drive
 from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages, publish
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.state import Run
 from faceid_core.store import FolderStore, RunLease, StageCache
 from faceid_core.store.layout import stage_lease
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.end_to_end.test_inline_folder import outcomes
+from tests.helpers.replaced import replace_everywhere
 
 
 def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, people, tmp_path, monkeypatch):  # noqa: F811
@@ -36,21 +38,24 @@ def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, pe
 def test_reads_that_only_save_work_may_fail(small, people, tmp_path, monkeypatch):  # noqa: F811
     """Whether somebody else made it meanwhile, who is at it, which pictures are there: not knowing costs time only."""
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
-    whole, during = Run.execute, []
+    during, read_manifest = [], StageCache.read_manifest
 
     def refuse(*_):
         raise StoreError("connection reset")
 
-    def execute(self, stage, works, executor):
+    def refuse_to_look(self, stage, key, *, read_only=False):
+        return refuse() if read_only else read_manifest(self, stage, key)
+
+    def execute(run, stage, works, executor):
         with monkeypatch.context() as patch:
             if stage in ("personalize", "generate"):
                 during.append(stage)
-                patch.setattr("faceid_core.store.StageCache.peek", refuse)
+                patch.setattr("faceid_core.store.StageCache.read_manifest", refuse_to_look)
                 patch.setattr("faceid_core.store.StageCache.manifests", refuse)
                 patch.setattr(RunLease, "look", refuse)
-            return whole(self, stage, works, executor)
+            return execute_stage(run, stage, works, executor)
 
-    monkeypatch.setattr(Run, "execute", execute)
+    replace_everywhere(monkeypatch, execute_stage, execute)
     assert drive_inline(run).exit_status == 0
     assert during == ["personalize", "generate"] and set(outcomes(run).values()) == {"done"}
 
@@ -121,9 +126,9 @@ def test_a_look_without_the_lease_sets_nothing_aside(small, people, tmp_path):  
     (damaged,) = (tmp_path / "store" / ann.scope / "stages" / "mask").glob("*.json")
     damaged.chmod(0o644)
     damaged.write_bytes(b"torn")
-    look = open_run(config, LogReporter(), dry=True)
-    assert not look.lookup("detect") and not look.lookup("parse")
-    assert [work.subject for work in look.lookup("mask")] == [ann.name]
+    look = open_run(config, LogReporter(), dry_run=True)
+    assert not lookup_stage(look, "detect") and not lookup_stage(look, "parse")
+    assert [work.subject for work in lookup_stage(look, "mask")] == [ann.name]
     assert damaged.read_bytes() == b"torn"
 
 
@@ -149,14 +154,14 @@ def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path,
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     monkeypatch.setattr(drive, "InlineExecutor", Overlapping)
-    whole = StageCache.by_key
+    whole = StageCache.read_manifest
 
-    def by_key(self, stage, key):
+    def read_manifest(self, stage, key, **options):
         if stage == "generate" and self.scope == ann.scope:
             raise StoreError("connection reset")
-        return whole(self, stage, key)
+        return whole(self, stage, key, **options)
 
-    monkeypatch.setattr(StageCache, "by_key", by_key)
+    monkeypatch.setattr(StageCache, "read_manifest", read_manifest)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
     assert run.accounts[ann.name].reason == "result_missing"

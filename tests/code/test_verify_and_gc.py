@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from faceid_core.config.parse import changed
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
 from faceid_core.plan.planning import plan_run
-from faceid_core.run.runs import write_status
+from faceid_core.run.records import write_status
 from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables

@@ -20,9 +20,10 @@ from faceid_core.miniature.renderer import render
 from faceid_core.nightly import drive_inline
 from faceid_core.outcomes import Outcome
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
+from faceid_core.run.records import run_ids
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import run_ids
 from faceid_core.store import StoreBusy
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
@@ -187,9 +188,7 @@ def test_a_person_erased_during_the_run_is_refused_and_the_others_go_on(small, p
     run.store.put_if_absent(tombstone(ann.name), b"{}")
     ended = drive_inline(run)
     assert ended.exit_status == 0 and outcomes(run) == {"ann": "refused", "bob": "done"}
-    listed = (
-        Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
-    )
+    listed = Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
     assert listed == [{"identity_id": "bob"}, {"identity_id": ann.name}], "an erased id does not come back"
 
 
@@ -215,7 +214,7 @@ def test_a_busy_store_refuses_the_second_night_and_keeps_no_record_of_it(small, 
     with pytest.raises(StoreBusy, match=running.run_id):
         open_run(config, LogReporter())
     assert run_ids(running.store) == [running.run_id], "faceid status goes on showing the one that runs"
-    open_run(config, LogReporter(), dry=True)
+    open_run(config, LogReporter(), dry_run=True)
     assert drive_inline(running).exit_status == 0
     after = open_run(config, LogReporter())
     after.release()
@@ -253,8 +252,8 @@ def test_a_refused_night_ends_with_status_3_on_the_command_line(small, people, t
 
 
 def test_a_dry_run_leaves_an_empty_store_empty(small, people, tmp_path):
-    run = open_run(small(str(tmp_path / "store"), people), LogReporter(), dry=True)
-    assert len(run.lookup("detect")) == 3
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter(), dry_run=True)
+    assert len(lookup_stage(run, "detect")) == 3
     assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.json"))
 
 

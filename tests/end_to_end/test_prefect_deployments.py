@@ -13,12 +13,13 @@ from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, StoreError
-from faceid_core.run.one_person import OnePerson
-from faceid_core.run.runs import read_status, run_ids
-from faceid_core.run.state import Run
+from faceid_core.run.identities import OnePerson
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.store import RunLease, initialize, is_erased, open_store
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
+from tests.helpers.replaced import replace_everywhere
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 90
@@ -221,16 +222,16 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     alone = personalize_one(ann, config, return_state=True)
     assert alone.is_completed() and "1 cached; nothing was recomputed" in alone.message
     assert f"personalize-one-{date}-miniature-1" in names(client)
-    whole, hiccups = Run.lookup, []
+    hiccups = []
 
-    def hiccup(self, stage, **more):
+    def hiccup(run, stage, **more):
         if not hiccups:
             hiccups.append(stage)
             raise StoreError("the store is away for a moment")
-        return whole(self, stage, **more)
+        return lookup_stage(run, stage, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "lookup", hiccup)
+        replace_everywhere(patch, lookup_stage, hiccup)
         patch.setattr(lookup, "retry_delay_seconds", [0.0])
         again = nightly(config, return_state=True)
     assert again.is_completed() and "2 cached" in again.message and hiccups == ["detect"]

@@ -8,7 +8,7 @@ import ray
 from prefect.logging.handlers import APILogHandler
 
 from faceid_core.nightly import drive_inline
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import kept_by_prefect

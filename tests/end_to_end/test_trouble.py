@@ -16,15 +16,17 @@ from faceid_core.evaluate import metrics
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages
 from faceid_core.publish import publish as publish_module
-from faceid_core.run.opening import open_run
+from faceid_core.run.execute import execute_stage, put_photo
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.state import Run
 from faceid_core.stages.score import Score
 from faceid_core.store import StageCache, open_store
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import write_manifest
 from tests.end_to_end.test_inline_folder import outcomes
+from tests.helpers.replaced import replace_everywhere
 
 
 def status_of(run) -> dict:
@@ -51,15 +53,14 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
 ):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
-    whole = Run.execute
 
-    def forgets_ann(self, stage, works, executor):
-        dones = whole(self, stage, works, executor)
+    def forgets_ann(run, stage, works, executor):
+        dones = execute_stage(run, stage, works, executor)
         if stage == "parse":
             del ann.manifests["parse"]
         return dones
 
-    monkeypatch.setattr(Run, "execute", forgets_ann)
+    replace_everywhere(monkeypatch, execute_stage, forgets_ann)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
     account = run.accounts[ann.name]
@@ -122,7 +123,7 @@ def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path
     def broken(self, stage, **_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Run, "lookup", broken)
+    replace_everywhere(monkeypatch, lookup_stage, broken)
     with pytest.raises(ZeroDivisionError):
         drive_inline(run)
     tables = Tables(run.store)
@@ -242,17 +243,17 @@ def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_t
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     whole, down = StageCache.lookup, {s.scope for s in run.subjects.values()}
 
-    def lookup(self, call):
+    def lookup(self, call, **options):
         if self.scope in down:
             raise StoreError("the connection was reset")
-        return whole(self, call)
+        return whole(self, call, **options)
 
     monkeypatch.setattr(StageCache, "lookup", lookup)
     with pytest.raises(StoreError, match="reset"):
-        run.lookup("detect")
+        lookup_stage(run, "detect")
     assert all(account.alive for account in run.accounts.values()), "it may be tried again"
     down.intersection_update({ann.scope})
-    assert len(run.lookup("detect")) > 0
+    assert len(lookup_stage(run, "detect")) > 0
     assert {a.identity_id: a.alive for a in run.accounts.values()} == {"ann": False, "bob": True}
     run.release()
 
@@ -260,11 +261,11 @@ def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_t
 def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch, caplog):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
 
-    def broken(self, name):
-        where = self.identities[name].photo
+    def broken(run, subject):
+        where = run.identities[subject.name].photo
         raise OSError(f"too many open files: {where!r}, {Path(where).name}")
 
-    monkeypatch.setattr(Run, "put_photo", lambda self, subject: broken(self, subject.name))
+    replace_everywhere(monkeypatch, put_photo, broken)
     drive_inline(run)
     told = {account.message for account in run.accounts.values()}
     assert told == {"OSError: too many open files: '(a photo)', (a photo)"}

@@ -13,7 +13,7 @@ from faceid_core.errors import ConfigurationError, UnusableWeights
 from faceid_core.miniature_training.pipeline_folder import PIPELINE
 from faceid_core.nightly import drive_inline
 from faceid_core.outcomes import Outcome
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from faceid_core.run.runs import read_status
+from faceid_core.run.records import read_status
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables

@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.nightly import RUNS
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status, run_ids
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from flows import nightly, prefect_health

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from faceid_core.run.execute import execute_stage
+from faceid_core.run.records import read_status
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status
-from faceid_core.run.state import Run
 from faceid_core.store import open_store
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
+from tests.helpers.replaced import replace_everywhere
 
 pytestmark = pytest.mark.exhaustive
 WAIT_SECONDS = 240
@@ -88,15 +89,15 @@ def server(tmp_path):
 
 def at_stage(monkeypatch, stage: str, act) -> list[str]:
     """Do something when a stage begins to compute; returns the list that then names it."""
-    whole, done = Run.execute, []
+    done = []
 
-    def execute(self, this, works, executor):
+    def execute(run, this, works, executor):
         if this == stage and not done:
             done.append(this)
             act()
-        return whole(self, this, works, executor)
+        return execute_stage(run, this, works, executor)
 
-    monkeypatch.setattr(Run, "execute", execute)
+    replace_everywhere(monkeypatch, execute_stage, execute)
     return done
 
 
@@ -133,19 +134,21 @@ def test_a_server_that_restarts_sees_the_run_to_its_end(server, small, people, t
 STAYS_AWAY = """
 import os, signal, sys
 from faceid_core.config import NightlyConfig
-from faceid_core.run.state import Run
+from faceid_core.run import execute
 from faceid_core.run.reporter import LogReporter
+
+whole = execute.execute_stage
+
+def execute_stage(run, stage, works, executor):
+    if stage == "parse":
+        os.killpg(int(sys.argv[2]), signal.SIGKILL)
+    return whole(run, stage, works, executor)
+
+execute.execute_stage = execute_stage  # before the flow's modules take it by name
+
 from flows.cli import leave
 from flows.nightly import run_with_prefect
 
-whole = Run.execute
-
-def execute(self, stage, works, executor):
-    if stage == "parse":
-        os.killpg(int(sys.argv[2]), signal.SIGKILL)
-    return whole(self, stage, works, executor)
-
-Run.execute = execute
 run, finished = run_with_prefect(NightlyConfig.model_validate_json(sys.argv[1]), LogReporter())
 print(run.run_id, flush=True)
 leave(finished.exit_status)

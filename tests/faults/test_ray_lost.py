@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faceid_core.run.runs import read_status
+from faceid_core.run.records import read_status
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables

@@ -13,7 +13,8 @@ import pytest
 from faceid_core.config.parse import changed
 from faceid_core.nightly import close_accounts
 from faceid_core.publish.publish import publish, publish_interrupted
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
@@ -49,7 +50,7 @@ def opened(computed, root: Path) -> Run:
     shutil.copytree(computed.store, root)
     run = open_run(changed(computed, {"store": str(root)}, source="test"), LogReporter())
     for stage in STAGES:
-        assert run.lookup(stage) == []
+        assert lookup_stage(run, stage) == []
     run.release()  # as that of a process that is stopped for longer than the lease
     return run
 

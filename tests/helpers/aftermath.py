@@ -56,7 +56,7 @@ def nothing_is_left_over(config: NightlyConfig, where: str) -> None:
     assert left.objects == 0 and left.scopes_in_doubt == left.scopes_in_use == 0, f"{where}: {left}"
     for scope in all_scopes(store):
         cache = StageCache(store, scope.name)
-        named = named_digests([cache.peek(*key) for key in scope.manifests])
+        named = named_digests([cache.read_manifest(*key, read_only=True) for key in scope.manifests])
         assert set(scope.blobs) <= named, f"{where}: orphaned blobs in {scope.name}"
         assert not scope.journal and not scope.leases and not scope.quarantine, f"{where}: {scope}"
 

@@ -15,7 +15,7 @@ __all__ = ["KILLED", "STEP_PLACES", "Ended", "night_in_a_child", "table_rows"]
 
 _IMPORTED_ONCE = [
     "tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.nightly", "deltalake", "duckdb",
-    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.run.opening",
+    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.run.open",
 ]  # fmt: skip
 _CHILD_SECONDS = 300
 STEP_PLACES = ("detect", "parse", "mask", "personalize", "generate", "score", "accounts", "pages", "tables")
@@ -94,7 +94,7 @@ def _child(pipe, config: NightlyConfig, faults: Faults, suffix: str | None, envi
 def _run(config: NightlyConfig, count, suffix: str | None) -> dict:
     from faceid_core.errors import FaceidError
     from faceid_core.nightly import drive_inline
-    from faceid_core.run.opening import open_run
+    from faceid_core.run.open import open_run
 
     run = ended = None
     reporter = _step_the_clock(count.faults)

@@ -1,57 +1,28 @@
-"""Reading a store that is there already: nothing here makes a store, or a secret, that is not."""
+"""The newest results of one identity in the store: its tokens and its aligned photo."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, as_configuration
+from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
-from faceid_core.stages.models import open_configured_store
-from faceid_core.store import ObjectStore, StageCache
-from faceid_core.store.layout import check_secret, identity_scope, read_layout
-from faceid_core.store.secret import IdentitySecret
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-@as_configuration()
-def open_existing(config: NightlyConfig) -> ObjectStore:
-    """The configured store, if there is one.
-
-    Raises:
-        ConfigurationError: there is no store at that address, one of another layout, or one that refuses us.
-        StoreError: its own record cannot be read.
-    """
-    store = open_configured_store(config.store, config.s3.model_dump())
-    read_layout(store)
-    return store
-
-
-def open_with_secret(config: NightlyConfig) -> tuple[ObjectStore, IdentitySecret]:
-    """The configured store and the secret that it was made with, for whoever looks people up.
-
-    Raises:
-        ConfigurationError: there is no store, or no secret in this environment.
-        SecretMismatch: the secret is another than the store's.
-    """
-    store = open_existing(config)
-    secret = IdentitySecret.load(config.store, make=False)
-    check_secret(store, read_layout(store), secret)
-    return store, secret
+from faceid_core.run.store_access import open_with_secret
+from faceid_core.stages.files import read_png
+from faceid_core.stages.weights import find_weights
+from faceid_core.store import StageCache
+from faceid_core.store.layout import identity_scope
 
 
 def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
-    """The safetensors file of the tokens that a person learned last on the configured base model.
+    """The safetensors file of an identity's newest tokens for the configured base model.
 
     Raises:
         ConfigurationError: the id may not be one, or the store holds no such tokens.
         DamagedInput: the file is gone from the store, or not what was put there.
     """
-    from faceid_core.stages.weights import find_weights
-
     base = find_weights(config).digests["base"]
     found = _newest(
         config, identity_id, "personalize", "tokens.safetensors", lambda weights: weights.get("base") == base
@@ -70,8 +41,6 @@ def newest_crop(config: NightlyConfig, identity_id: str) -> np.ndarray:
     Raises:
         ConfigurationError, DamagedInput: as `newest_tokens`.
     """
-    from faceid_core.stages.files import read_png
-
     found = _newest(config, identity_id, "detect", "crop.png", lambda _weights: True)
     if found is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""The run's own records in the store: what was asked, what became of everybody, what was published."""
+"""A run's own records in the store: its request, its status with every account, and its pages."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import re
 import uuid
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from faceid_core import __version__
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ObjectMissing
 from faceid_core.evaluate.grid import STANDARD_GRIDS
 from faceid_core.outcomes import tally
+from faceid_core.run.state import Run
 from faceid_core.store import ObjectStore
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import is_run_id, run_object
 from faceid_core.store.records import PagesRecord, RequestRecord, StatusRecord, read_record
-
-if TYPE_CHECKING:
-    from faceid_core.run.state import Run
 
 REQUEST, STATUS, INDEX, PAGES = "request.json", "status.json", "index.html", "pages.json"
 _ANOTHER_RUN = "name another run, or run again"
@@ -64,7 +61,7 @@ def write_request(run: Run) -> None:
 
 
 def write_status(run: Run, state: str, **more) -> None:
-    """Record how far the run is and everybody's account; replaced after every stage.
+    """Record how far the run is, with every account; replaced after every stage.
 
     Identity keys stand here, not ids: this object belongs to no person's prefix.
     """

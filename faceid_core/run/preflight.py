@@ -1,7 +1,7 @@
-"""What is known to fail before anything is computed: texts that the base model cannot read, settings that do not fit it.
+"""Preflight: texts that the base model cannot read and settings that do not fit it are found before anything is computed.
 
-Without this, a prompt that is too long would be noticed when the first picture of it is drawn, after every identity was
-taught. Only configuration files and tokenizers are read; no model is loaded and no model library imported.
+Without it, a prompt that is too long would be noticed when the first picture of it is drawn, after every identity was
+personalized. Only configuration files and tokenizers are read; no model is loaded and no model library imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from faceid_core.stages.weights import FoundWeights
 
 # Start and end of the text take two places of a context.
 _FRAME = 2
-_LINES_TOLD = 5
+_LINES_NAMED = 5
 
 Count = Callable[[str], int]
 Counts = Mapping[str, Count]
@@ -47,7 +47,7 @@ def require_fit(plan: Plan, people: Sequence[Identity], named: Sequence[str] = (
 
 
 def require_room(found: FoundWeights, texts: Mapping[str, str], vectors: int) -> None:
-    """Refuse prompts in which a person with so many vectors finds no room.
+    """Refuse prompts in which a person's vectors find no room.
 
     Args:
         found: the base model and its tokenizers.
@@ -72,11 +72,11 @@ def require_room(found: FoundWeights, texts: Mapping[str, str], vectors: int) ->
 
 
 def _require(base: str, tokenizers: Mapping[str, Path], problems: Callable[[Counts], Sequence[str]]) -> None:
-    """Refuse where a look with the tokenizers finds problems, which the model's own ones confirm."""
+    """Refuse where our token counters find problems and the model's own tokenizers confirm them."""
     counters = {encoder: TokenCounter(folder) for encoder, folder in tokenizers.items()}
     if not problems({name: each.count for name, each in counters.items()}):
         return
-    # They have the last word, and take seconds to import.
+    # The model's own tokenizers decide; their import takes seconds.
     found = problems({name: each.count_exactly for name, each in counters.items()})
     if found:
         raise _refusal(base, found)
@@ -158,12 +158,12 @@ def _too_long(
 
 
 def _of_lines(lines: Sequence[int]) -> str:
-    """Where a class word stands in the manifest, as far as that is known."""
+    """The manifest's lines of a class word, where they are known."""
     known = [str(line) for line in lines if line]
     if not known:
         return ""
-    more = ", ..." if len(known) > _LINES_TOLD else ""
-    return f" of line{'s' if len(known) > 1 else ''} {', '.join(known[:_LINES_TOLD])}{more}"
+    more = ", ..." if len(known) > _LINES_NAMED else ""
+    return f" of line{'s' if len(known) > 1 else ''} {', '.join(known[:_LINES_NAMED])}{more}"
 
 
 def _too_few_names(method: Method, base: str, encoder: str, count: Count) -> Iterator[str]:

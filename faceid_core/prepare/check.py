@@ -1,4 +1,4 @@
-"""Photos tried before a run: everybody of a manifest through decode, detect, parse and mask, in several processes."""
+"""Checks photos before a run: decode, detect, parse and mask, for each identity of a manifest, in several processes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _WORTH_A_POOL = 8
 
 
 @dataclass(frozen=True)
-class Trial:
-    """How photos are tried; plain values, so that it travels to other processes.
+class CheckSettings:
+    """How photos are checked; plain values, so that it travels to other processes.
 
     Args:
         faces: keyword arguments of `faces.backends.load_faces`.
@@ -58,8 +58,8 @@ class Trial:
     pictures: str | None
 
     @classmethod
-    def of(cls, config: NightlyConfig, *, size: int, pictures: Path | None) -> Trial:
-        """The trial that a run's configuration asks for."""
+    def of(cls, config: NightlyConfig, *, size: int, pictures: Path | None) -> CheckSettings:
+        """The settings that a run's configuration asks for."""
         faces = config.faces
         loading = {"name": faces.backend}
         if faces.photographs:
@@ -77,7 +77,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tried:
+class CheckedPhoto:
     """What became of one photo.
 
     Args:
@@ -98,40 +98,42 @@ class Tried:
     thumbnail: np.ndarray | None = None
 
 
-def try_people(people: Sequence[Identity], trial: Trial, *, jobs: int = 0) -> Iterator[Tried]:
-    """Try everybody's photo; results come as they are ready.
+def check_photos(
+    people: Sequence[Identity], settings: CheckSettings, *, jobs: int = 0
+) -> Iterator[CheckedPhoto]:
+    """Check the photo of each identity; results come as they are ready.
 
-    A photo that kills its process (a decoder's fault, memory) costs itself only: whoever was under way then is tried
-    again alone.
+    A photo that kills its process (a decoder's fault, memory) fails alone: photos that were under way then are checked
+    again, each in a process of its own.
 
     Args:
         people: from the manifest.
-        trial: how.
+        settings: thresholds and models.
         jobs: processes; 0 takes one for each core.
 
     Raises:
         MissingWeights, ConfigurationError: the detector or the parser cannot be loaded.
     """
     jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(people) // _WORTH_A_POOL))
-    # Loaded here as well: what is missing must be said once, by the command, and not by each process.
-    worker = _Worker(trial)
+    # Loaded here as well, so that the command reports missing weights once, and not each process.
+    worker = _Worker(settings)
     if jobs == 1:
-        yield from map(worker.one, people)
+        yield from map(worker.check, people)
         return
     waiting = deque(people)
     while waiting:
-        for person in (yield from _in_pool(waiting, trial, jobs)):
-            yield _alone(person, trial)
+        for person in (yield from _check_in_pool(waiting, settings, jobs)):
+            yield _check_alone(person, settings)
 
 
-def _in_pool(waiting: deque[Identity], trial: Trial, jobs: int) -> Iterator[Tried]:
-    """Work through `waiting`; return who was under way when a process died."""
+def _check_in_pool(waiting: deque[Identity], settings: CheckSettings, jobs: int) -> Iterator[CheckedPhoto]:
+    """Work through `waiting`; return the identities that were under way when a process died."""
     flying: dict[Future, Identity] = {}
-    with _pool(trial, jobs) as pool:
+    with _pool(settings, jobs) as pool:
         try:
             while waiting or flying:
                 while waiting and len(flying) < 2 * jobs:
-                    flying[pool.submit(_one, waiting[0])] = waiting[0]
+                    flying[pool.submit(_check, waiting[0])] = waiting[0]
                     waiting.popleft()
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
                     found = future.result()
@@ -142,64 +144,64 @@ def _in_pool(waiting: deque[Identity], trial: Trial, jobs: int) -> Iterator[Trie
     return []
 
 
-def _alone(person: Identity, trial: Trial) -> Tried:
-    with _pool(trial, 1) as pool:
+def _check_alone(person: Identity, settings: CheckSettings) -> CheckedPhoto:
+    with _pool(settings, 1) as pool:
         try:
-            return pool.submit(_one, person).result()
+            return pool.submit(_check, person).result()
         except BrokenProcessPool:
-            sentence = "The process that read this photo died. Save the photo anew, as JPEG or PNG."
-            return Tried(person.identity_id, person.line, "failed", "process_died", sentence)
+            sentence = "The process that read this photo died. Save the photo again, as JPEG or PNG."
+            return CheckedPhoto(person.identity_id, person.line, "failed", "process_died", sentence)
 
 
-def _pool(trial: Trial, jobs: int) -> ProcessPoolExecutor:
+def _pool(settings: CheckSettings, jobs: int) -> ProcessPoolExecutor:
     # Forking a process in which libraries have started threads may hang the copy.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(trial,))
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_process, initargs=(settings,))
 
 
 _worker: _Worker | None = None
 
 
-def _start(trial: Trial) -> None:
+def _start_process(settings: CheckSettings) -> None:
     global _worker
     # One core per process: threads beside them would fight for the same cores.
     cv2.setNumThreads(1)
-    if trial.faces.get("parser") == "segformer":
-        import torch
+    if settings.faces.get("parser") == "segformer":
+        import torch  # heavy, and only this parser needs it
 
         torch.set_num_threads(1)
-    _worker = _Worker(trial)
+    _worker = _Worker(settings)
 
 
-def _one(person: Identity) -> Tried:
+def _check(person: Identity) -> CheckedPhoto:
     assert _worker is not None
-    return _worker.one(person)
+    return _worker.check(person)
 
 
 class _Worker:
     """Detector, parser and photo source of one process."""
 
-    def __init__(self, trial: Trial):
-        self.trial = trial
-        self.detector, self.parser = load_faces(**trial.faces)
-        self.limits = Limits.of(trial.limits)
-        self.source = PhotoSource(trial.s3, self.limits.max_bytes)
+    def __init__(self, settings: CheckSettings):
+        self.settings = settings
+        self.detector, self.parser = load_faces(**settings.faces)
+        self.limits = Limits.of(settings.limits)
+        self.source = PhotoSource(settings.s3, self.limits.max_bytes)
 
-    def one(self, person: Identity) -> Tried:
-        """Try one photo; whatever goes wrong is in what comes back."""
+    def check(self, person: Identity) -> CheckedPhoto:
+        """Check one photo; what goes wrong is in the answer."""
         begun, data = time.perf_counter(), b""
 
-        def tried(outcome: str, **more) -> Tried:
+        def checked(outcome: str, **more) -> CheckedPhoto:
             seconds = round(time.perf_counter() - begun, 3)
-            return Tried(person.identity_id, person.line, outcome, seconds=seconds, **more)
+            return CheckedPhoto(person.identity_id, person.line, outcome, seconds=seconds, **more)
 
         try:
             data = self.source.read(person)
             picture, figures, thumbnail = self._prepare(data, person)
-            if self.trial.pictures is not None:
-                write_private(Path(self.trial.pictures) / f"{person.identity_id}.png", picture())
+            if self.settings.pictures is not None:
+                write_private(Path(self.settings.pictures) / f"{person.identity_id}.png", picture())
         except PhotoRejected as rejection:
-            return tried(
+            return checked(
                 "rejected",
                 reason=rejection.reason,
                 sentence=rejection.sentence
@@ -210,11 +212,11 @@ class _Worker:
                 thumbnail=self._photo(data),
             )
         except StoreError as error:
-            return tried("failed", reason=type(error).__name__, sentence=str(error))
-        except Exception as error:  # one person's trouble must not end the others' trial
+            return checked("failed", reason=type(error).__name__, sentence=str(error))
+        except Exception as error:  # an unexpected error fails one identity, not the others
             sentence = "This is a fault of faceid or of the machine, not of the photo."
-            return tried("failed", reason=type(error).__name__, sentence=sentence)
-        return tried("usable", figures=figures, thumbnail=_fitted(thumbnail))
+            return checked("failed", reason=type(error).__name__, sentence=sentence)
+        return checked("usable", figures=figures, thumbnail=_fitted(thumbnail))
 
     def _prepare(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
         """What makes the person's picture, the figures, and the crop with its mask."""
@@ -224,11 +226,11 @@ class _Worker:
             data,
             detector=self.detector,
             parser=self.parser,
-            size=self.trial.size,
-            region=self.trial.region,
+            size=self.settings.size,
+            region=self.settings.region,
             limits=self.limits,
-            framing=self.trial.framing,
-            max_covered_share=self.trial.covered,
+            framing=self.settings.framing,
+            max_covered_share=self.settings.covered,
             face_box=person.face_box,
         )
         return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
@@ -243,7 +245,7 @@ class _Worker:
             photos.decode(data, **limits),
             box=person.subject_box,
             mask=mask,
-            crop_pixels=self.trial.size,
+            crop_pixels=self.settings.size,
             least_pixels=self.limits.min_face_pixels,
         )
         shown = overlay_mask(cut.crop, cut.inside.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Why a stage of a person ran again, or would: the leaves in which two key preimages differ."""
+"""Why a stage of an identity ran again, or would: the leaves in which two key preimages differ."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from faceid_core.config import NightlyConfig
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
-from faceid_core.plan.planning import earlier_results, finished_at, plan_run
-from faceid_core.run.reading import open_with_secret
+from faceid_core.plan.cache_miss import earlier_results, finished_at
+from faceid_core.plan.planning import plan_run
+from faceid_core.run.store_access import open_with_secret
 from faceid_core.stages import STAGES
 from faceid_core.store import Manifest, StageCache
 from faceid_core.store.differences import Leaf, differences
@@ -68,7 +69,7 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, *, planned: boo
 
 
 def _require_stage(stage: str) -> None:
-    from faceid_core.evaluate.metrics import METRICS
+    from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
 
     scores = [f"score-{metric}" for metric in METRICS]
     floors = [f"{FLOOR}score-{metric}" for metric, about in METRICS.items() if about.needs_reference]
@@ -78,7 +79,7 @@ def _require_stage(stage: str) -> None:
 
 
 def _results(cache: StageCache, stage: str) -> list[Manifest]:
-    """A person's results, newest first; scores of own pictures and of the class word's are told apart."""
+    """A person's results, newest first; scores of own pictures and of the class word's are separate."""
     found = earlier_results(cache, stage.removeprefix(FLOOR))
     if "score-" not in stage:
         return found
@@ -90,7 +91,7 @@ def _results(cache: StageCache, stage: str) -> list[Manifest]:
 def _against_plan(config: NightlyConfig, identity_id: str, stage: str, newest: Manifest) -> Explanation:
     only = changed(config, {"run.only": (identity_id,)}, source="command line")
     found = plan_run(only)
-    (person,) = (subject for subject in found.subjects.values() if subject.identity_id == identity_id)
+    (person,) = (subject for subject in found.run.subjects.values() if subject.identity_id == identity_id)
     cached = person.manifests.get(stage)
     if cached is not None:
         leaves = differences(newest.content["preimage"], cached.content["preimage"])
@@ -102,7 +103,7 @@ def _against_plan(config: NightlyConfig, identity_id: str, stage: str, newest: M
             return Explanation(
                 _words("newest", newest), f"would compute: key {miss.work.call.key[:12]}", leaves
             )
-    account = found.accounts[person.name]
+    account = found.run.accounts[person.name]
     if not account.alive:
         raise ConfigurationError(f"{identity_id!r} would be {account.outcome} now: {account.message}")
     if not misses:
