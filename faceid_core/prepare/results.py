@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from faceid_core.photos import encode_png
 from faceid_core.prepare.check import CheckedPhoto
 from faceid_core.private import owner_only, write_private
-from faceid_core.report.rendering import render
 from faceid_core.report.contact_sheet import shortened
+from faceid_core.report.rendering import render
 
 COLUMNS: dict[str, type] = {
     "identity_id": str, "line": int, "outcome": str, "reason": str, "sentence": str, "value": float, "threshold": float,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tests.benchmarks.runs import Seen, start_run
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cached_night import require_light, told
@@ -17,6 +16,7 @@ from tests.benchmarks.child import Clock, joined_seconds
 from tests.benchmarks.measuring import alternate, line_through, ratios, spread
 from tests.benchmarks.operations import count_operations
 from tests.benchmarks.results import Row, absent, markdown, write_results
+from tests.benchmarks.runs import Seen, start_run
 from tests.benchmarks.seconds_per_person import Level, below, reached_first
 from tests.benchmarks.settings import Settings
 
