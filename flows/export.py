@@ -107,7 +107,7 @@ def write_textual_inversion(
         )
     reference = newest_crop(config, identity_id) if measured else None
     models = Models(WorkerSettings.from_config(config, found.digests, threads=0))
-    drawing = DrawOptions(chosen.sampler, chosen.steps, chosen.guidance, chosen.batch)
+    drawing = DrawOptions(chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.batch)
     console.print("loading the base model")
     base = models.base
     with StepProgress(console) as progress:
@@ -183,7 +183,7 @@ def write_script(
         files.folder.absolute(),
         Path(file).absolute(),
         prompt,
-        DrawOptions(chosen.sampler, chosen.steps, chosen.guidance, chosen.batch),
+        DrawOptions(chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.batch),
         token=token,
         seed=seed,
     )

@@ -1,4 +1,7 @@
-"""faceid serve: a Prefect server, and a process that serves every deployment with its form."""
+"""faceid serve: a Prefect server, and a process that serves every deployment with its form.
+
+What imports Prefect is imported in the functions: Prefect reads its settings from the environment once.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.private import without_credentials
 from flows.cli_automations import put_silent
 from flows.local_network import exempt_loopback_from_proxy, http_origin, reachable_host
-from flows.options import config_options
+from flows.options import takes_config
 from flows.prefect_auth import reload_prefect_settings, secure_own_server
 from flows.prefect_server import configured_server, require_server
 
@@ -36,21 +39,24 @@ _SERVER_SETTINGS = {
 }
 
 
-@click.command(short_help="Start a Prefect server with the deployments and their forms.")
+@click.command()
+@takes_config("identities", "store", "execution.workers")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the Prefect server listens.")
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option(
-    "--cron", default="", help="Cron line of the nightly schedule, e.g. '0 22 * * *'; empty: no schedule."
+    "--cron", default="", help="Schedule of the nightly deployment, as in '0 22 * * *'.  [default: none]"
 )
-@config_options
 def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
-    """Serve the deployments, so that runs can be started from forms in the Prefect UI.
+    """The deployments are nightly (also by --cron), personalize-one, evaluate-only, study, erase and collect-garbage.
+    Their forms begin with the configuration that is given here.
 
-    nightly (everybody, also by --cron), personalize-one, evaluate-only, study, erase, collect-garbage.
+    The server is the one of PREFECT_API_URL. Without it a server is started here; its pages ask once for a string
+    that is kept in ~/.config/faceid/prefect-auth. Ctrl-C or SIGTERM ends the runs, each with its account, and then
+    this command. Schedules stay as they are for the next faceid serve.
 
-    Uses the server of PREFECT_API_URL where it is set; otherwise starts one here, whose pages ask once for a string
-    that is kept in ~/.config/faceid/prefect-auth. The options below are what the forms begin with. Ctrl-C or SIGTERM
-    ends its runs, each with its account, and then itself; schedules stay as they are for the next `faceid serve`.
+    \b
+    Example:
+      faceid serve --config night.yaml --cron '0 22 * * *'
     """
     if configured_server():
         _serve(config, cron, require_server(), None)

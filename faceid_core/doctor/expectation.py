@@ -150,7 +150,7 @@ def _drawing_seconds(base: Any, config: NightlyConfig) -> float:
                 requests,
                 sampler=chosen.sampler,
                 steps=steps,
-                guidance=chosen.guidance,
+                guidance=chosen.guidance_scale,
                 batch=chosen.batch,
             )
         )

@@ -71,7 +71,7 @@ def distil_tokens(
     if not held_out:
         raise ConfigurationError(
             f"grid {grid.name} has {len(texts)} prompts, and every {_HELD_OUT_EVERY}th is held out to measure on; name "
-            f"one with {_HELD_OUT_EVERY} prompts or more, as --generate-grid photographs"
+            f"one with {_HELD_OUT_EVERY} prompts or more, as --set generate.grid=photographs"
         )
     seeds = range(_FIRST_SEED, _FIRST_SEED + pictures_per_prompt)
     return distil(

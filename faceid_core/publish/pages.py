@@ -143,7 +143,8 @@ def _run(run: Run) -> dict:
             "base model": config.base_model.source,
             "method": config.personalize.preset,
             "pictures": f"{len(run.plan.grid.prompts)} prompts x {config.generate.seeds} seeds",
-            "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance {config.generate.guidance:g}",
+            "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance "
+            f"{config.generate.guidance_scale:g}",
             "seed": str(config.personalize.seed),
         },
     }

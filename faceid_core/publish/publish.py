@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from faceid_core.config import format_setting
 from faceid_core.errors import FaceidError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
@@ -156,7 +157,7 @@ def _store_option(run: Run) -> str:
 def _model_option(run: Run) -> str:
     """Tokens are looked up for one base model: name it unless it is the default."""
     source = run.config.base_model.source
-    return "" if source == MINIATURE else f" --model-source {shlex.quote(source)}"
+    return "" if source == MINIATURE else f" --set {shlex.quote(format_setting('base_model.source', source))}"
 
 
 def _figure_row(row: Mapping) -> dict:

@@ -126,7 +126,7 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
             base=run.plan.weights["base"],
             sampler=config.sampler,
             steps=config.steps,
-            guidance=config.guidance,
+            guidance=config.guidance_scale,
             precision=run.config.base_model.precision,
             version=GENERATE.version,
             use=run.config.identity_use(subject.kind == "person"),
@@ -147,7 +147,7 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
                 "height": side,
                 "sampler": config.sampler,
                 "steps": config.steps,
-                "guidance": config.guidance,
+                "guidance": config.guidance_scale,
                 "base_digest": settings.base,
             }
 

@@ -146,7 +146,7 @@ def plan_works(plan, subject: Subject) -> list[Work]:
         "seeds": config.generate.seeds,
         "sampler": config.generate.sampler,
         "steps": config.generate.steps,
-        "guidance": config.generate.guidance,
+        "guidance": config.generate.guidance_scale,
         "text": subject.text,
     }
     # Absent by default, so that the keys of pictures drawn before there was a choice stay theirs.

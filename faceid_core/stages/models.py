@@ -57,7 +57,7 @@ class WorkerSettings:
             slots=config.personalize.slots,
             batch=config.generate.batch,
             threads=threads,
-            journal_seconds=config.execution.journal_seconds,
+            journal_seconds=config.execution.checkpoint_seconds,
             samples_at_once=config.personalize.samples_at_once,
             base_layout=config.base_model.layout,
             base_weights=base_weights(config),

@@ -206,8 +206,8 @@ def _dial() -> Study:
         variants=(
             *(use(f"strength {strength:g}", strength=strength) for strength in strengths),
             use("whole"),
-            use("only K", sides="k"),
-            use("only V", sides="v"),
+            use("only K", kv="k"),
+            use("only V", kv="v"),
             use("stages 1 to 3", stages=(1, 2, 3)),
             use("stages 3 to 5", stages=(3, 4, 5)),
         ),

@@ -53,8 +53,8 @@ def cold_night(settings: Settings, people: int) -> Seen:
     return start_run(
         settings,
         *("--store", str(store), "--identities", str(manifest)),
-        *("--method-steps", str(STEPS), "--generate-grid", str(write_grid(settings.scratch, PROMPTS))),
-        *("--generate-seeds", str(SEEDS), *brevity(settings)),
+        *("--set", f"personalize.method.steps={STEPS}", "--set", f"generate.seeds={SEEDS}"),
+        *("--set", f"generate.grid={write_grid(settings.scratch, PROMPTS)}", *brevity(settings)),
     )
 
 

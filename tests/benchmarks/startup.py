@@ -54,9 +54,9 @@ def first_progress(settings: Settings, executor: str) -> float:
     shutil.rmtree(store, ignore_errors=True)
     seen = start_run(
         settings,
-        *("--store", str(store), "--identities", str(manifest), "--method-steps", "1"),
-        *("--generate-grid", str(write_grid(settings.scratch, 1)), "--generate-seeds", "1"),
-        *("--score-named-people", "0", "--score-metrics", "detection"),
+        *("--store", str(store), "--identities", str(manifest), "--set", "personalize.method.steps=1"),
+        *("--set", f"generate.grid={write_grid(settings.scratch, 1)}", "--set", "generate.seeds=1"),
+        *("--set", "score.named_people=0", "--set", "score.metrics=[detection]"),
         executor=executor,
     )
     return seen.moments["first progress"]

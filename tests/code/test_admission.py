@@ -15,7 +15,7 @@ from faceid_core.run.admission import admit
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store.secret import IdentitySecret
-from flows.cli_plan import tell
+from flows.cli_plan import print_plan
 from tests.helpers.pretend_night import pretend_config, write_manifest
 
 TODAY = dt.date(2027, 3, 1)
@@ -62,5 +62,5 @@ def test_identities_with_the_very_same_photo_are_counted(tmp_path):
         "no identity is rejected for it"
     )
     out = io.StringIO()
-    tell(plan_run(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
+    print_plan(plan_run(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
     assert "one and the same photo: person-000000 = person-000002 = person-000003" in out.getvalue()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.config import NightlyConfig, load_config, parse_config
+from faceid_core.config import NightlyConfig, changed, load_config, parse_config
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.run.records import config_digest
 from faceid_core.stages.models import WorkerSettings, open_configured_store
 from faceid_core.store.s3 import S3Settings
+from faceid_core.studies.definitions import studies
 
 
 def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
@@ -22,9 +24,11 @@ def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
 
 def test_every_problem_is_told_at_once():
     with pytest.raises(ConfigurationError) as caught:
-        parse_config({"generate": {"seeds": 0, "guidance": 99}, "run": {"timezone": "Mars/Base"}})
+        parse_config({"generate": {"seeds": 0, "guidance_scale": 99}, "run": {"timezone": "Mars/Base"}})
     text = str(caught.value)
-    assert all(key in text for key in ("generate.seeds", "generate.guidance", "run.timezone", "Mars/Base"))
+    assert all(
+        key in text for key in ("generate.seeds", "generate.guidance_scale", "run.timezone", "Mars/Base")
+    )
 
 
 def test_impossible_combinations_of_the_method_are_refused():
@@ -143,10 +147,10 @@ def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
     assert settings.base_source == "org/model" and settings.face_models["weights"] == settings.base_weights
 
 
-def test_help_explains_every_leaf_of_the_configuration():
+def test_faceid_config_explains_every_leaf_of_the_configuration():
     from flows.cli import cli
 
-    text = " ".join(CliRunner().invoke(cli, ["run", "--help"], terminal_width=400).output.split())
+    text = " ".join(CliRunner().invoke(cli, ["config"]).output.split())
 
     def leaves(model, prefix=""):
         for name, field in model.model_fields.items():
@@ -156,8 +160,16 @@ def test_help_explains_every_leaf_of_the_configuration():
                 yield f"{prefix}{name}", field.description
 
     for path, description in leaves(NightlyConfig):
-        assert f"[{path}; default:" in text, path
-        assert " ".join(description.split())[:40] in text, path
+        assert f" {path} = " in text, path
+        # Whether it is a reconstruction, and the preset's value, stand beside the key.
+        meaning = re.split(r" \(Reconstruction| The preset's value", description)[0]
+        assert " ".join(meaning.split())[:40] in text, path
+
+
+@pytest.mark.parametrize("study", studies().values(), ids=lambda study: study.name)
+def test_every_variant_of_a_study_is_a_configuration(study):
+    for variant in study.variants:
+        changed(NightlyConfig(), variant.settings, source=variant.label)
 
 
 def test_the_form_has_a_description_for_every_field():
@@ -175,6 +187,6 @@ def test_exit_statuses_of_the_command():
         return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True).returncode
 
     assert status("--version") == 0
-    assert status("run", "--generate-seeds", "0") == 3
+    assert status("run", "--set", "generate.seeds=0") == 3
     assert status("run", "--nonsense") == 3
     assert status("run", "--identities", "/no/such/manifest.csv", "--executor", "inline") == 3

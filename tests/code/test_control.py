@@ -143,7 +143,7 @@ def test_the_use_is_part_of_a_persons_pictures_keys_and_of_nobody_elses():
         return Plan.from_config(config).works("generate", subject)[0].call.key
 
     assert key() == key(use_stages=[5, 4, 3, 2, 1]) == key(use_strength=1)
-    different = {key(), key(use_stages=[1]), key(use_sides="k"), key(use_strength=0.5)}
+    different = {key(), key(use_stages=[1]), key(use_kv="k"), key(use_strength=0.5)}
     assert len(different) == 4
     assert key("class_word") == key("class_word", use_strength=0.5)
-    assert NightlyConfig().digest() != parse_config({"generate": {"use_sides": "k"}}).digest()
+    assert NightlyConfig().digest() != parse_config({"generate": {"use_kv": "k"}}).digest()

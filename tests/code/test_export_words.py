@@ -43,10 +43,10 @@ def test_progress_is_a_line_for_each_thing_under_way():
 SHOWS = """
 import sys
 from rich.console import Console
-from flows.display import keep_showing
+from flows.display import protect_standard_streams
 from flows.export import StepProgress
 
-keep_showing(product=False)
+protect_standard_streams(product=False)
 with StepProgress(Console()) as progress:
     progress("drawing", 1, 3)
     progress("drawing", 2, 3)

@@ -146,7 +146,7 @@ def require_no_traceback(config: NightlyConfig, point: str) -> dict[str, int]:
     """Use the store in every way that reads a forged record; the exit status of each."""
     kind = point.partition("|")[0]
     forge(Path(config.store), point)
-    where, run = ["--store", config.store], ["--identities", config.identities, "--score-named-people", "1"]
+    where, run = ["--store", config.store], ["--identities", config.identities, "--set", "score.named_people=1"]
     who = GONE if kind == "tombstone" else WHO
     commands = {
         "plan": ["plan", *run, *where],

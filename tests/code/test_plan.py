@@ -179,12 +179,12 @@ def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(run, tmp
 
 def test_the_command_says_cost_and_changes_nothing(run):
     before = snapshot(run.store)
-    arguments = ["plan", run.identities, "--store", run.store, "--score-named-people", "1"]
-    told_all = CliRunner().invoke(cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600"])
+    arguments = ["plan", run.identities, "--store", run.store, "--set", "score.named_people=1"]
+    told_all = CliRunner().invoke(cli, [*arguments, "--set", "generate.steps=7", "--cost-per-hour", "3600"])
     assert told_all.exit_code == 0, told_all.output
     assert f"{PEOPLE} identities, {COMMON} for floor and ceiling" in told_all.output
     found = CliRunner().invoke(
-        cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600", "--format", "json"]
+        cli, [*arguments, "--set", "generate.steps=7", "--cost-per-hour", "3600", "--format", "json"]
     )
     record = json.loads(found.output)
     assert record["cost"] == pytest.approx(record["worker_seconds"])
@@ -248,8 +248,8 @@ def test_explain_names_the_stage_that_comes_first(run):
 
 def test_the_command_explains(run):
     usual = ["explain", "person-000001", "personalize", "--planned", "--store", run.store]
-    people = ["--identities", run.identities, "--score-named-people", "1"]
-    told = CliRunner().invoke(cli, [*usual, *people, "--personalize-seed", "3"])
+    people = ["--identities", run.identities, "--set", "score.named_people=1"]
+    told = CliRunner().invoke(cli, [*usual, *people, "--set", "personalize.seed=3"])
     assert told.exit_code == 0 and "parameters.seed: 0 -> 3" in told.output, told.output
 
 

@@ -293,7 +293,7 @@ def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path
     drawn = runner.invoke(
         cli,
         ["draw", "--identity", "ann", "--prompt", "a photo of V* in the snow", "--seeds", "2",
-         "--generate-steps", "2", "--store", store, "--out", str(picture)],
+         "--set", "generate.steps=2", "--store", store, "--out", str(picture)],
     )  # fmt: skip
     assert drawn.exit_code == 0, drawn.output
     assert picture.read_bytes().startswith(b"\x89PNG")

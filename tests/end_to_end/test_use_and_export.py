@@ -39,7 +39,7 @@ def shards(run):
 def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_path):
     store = str(tmp_path / "store")
     usual, _ = execute(small(store, people))
-    used = {"use_stages": [1, 2], "use_sides": "v", "use_strength": 0.5}
+    used = {"use_stages": [1, 2], "use_kv": "v", "use_strength": 0.5}
     part, ended = execute(small(store, people, generate=used))
     assert ended.exit_status == 0
     assert part.computed.get("personalize", 0) == 0, "the people are learned once"
@@ -62,13 +62,13 @@ def learned(small, people, tmp_path):
     execute(small(store, people))
     grid = tmp_path / "four.yaml"
     grid.write_text(GRID)
-    return ["--store", store, "--generate-grid", str(grid), "--generate-steps", "2", "--generate-seeds", "1"]
+    return ["--store", store, "--set", f"generate.grid={grid}", "--set", "generate.steps=2", "--set", "generate.seeds=1"]
 
 
 def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     picture = tmp_path / "two.png"
     both = ["--identity", "ann", "--identity", "bob", "--prompt", "a photo of V1* and V2* on the beach"]
-    ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--sides", "k", "--strength", "0.7",
+    ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--kv", "k", "--strength", "0.7",
         "--out", str(picture), *learned)  # fmt: skip
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -84,7 +84,7 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
         assert under_way in told
     assert all(name in told for name in ("native tokens", "exported file", "class word", "identity"))
     refused = CliRunner().invoke(
-        cli, ["tokens", "ann", "--format", "textual-inversion", "--measure", "--score-metrics", "attention",
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--measure", "--set", "score.metrics=[attention]",
               "--out", str(tmp_path / "none"), *learned],
     )  # fmt: skip
     assert isinstance(refused.exception, ConfigurationError) and "--measure needs" in str(refused.exception)
@@ -96,8 +96,8 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "measure", breaks)
     kept = CliRunner().invoke(
-        cli, ["tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--measure", "--score-metrics",
-              "identity", "--score-metrics", "detection", "--out", str(tmp_path / "kept"), *learned],
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--measure", "--set",
+              "score.metrics=[identity, detection]", "--out", str(tmp_path / "kept"), *learned],
     )  # fmt: skip
     assert str(kept.exception) == "scoring broke" and (tmp_path / "kept").stat().st_size > 100
     with safe_open(file, "pt") as opened:
