@@ -203,37 +203,42 @@ def _svg(
         left = (width - len(row) * (BOX_WIDTH + GAP_X) + GAP_X) / 2
         for index, room in enumerate(row):
             place[room] = (left + index * (BOX_WIDTH + GAP_X), MARGIN + level * (BOX_HEIGHT + GAP_Y))
-    lines = [
+    head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" font-family="sans-serif">',
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="#78909c"/></marker></defs>',
         f'<rect width="{width:g}" height="{height:g}" fill="#ffffff"/>',
     ]
+    arrow_lines, boxes = [], []
     for a, b in arrows:
         (xa, ya), (xb, yb) = place[a], place[b]
         x1, x2 = xa + BOX_WIDTH / 2, xb + BOX_WIDTH / 2
         y1, y2 = (ya + BOX_HEIGHT, yb) if yb > ya else (ya, yb + BOX_HEIGHT)
         bend = (y2 - y1) / 2
-        lines.append(
+        # An arrow that skips rows is dashed and passes behind the boxes between them.
+        dashes = ' stroke-dasharray="5 4"' if abs(y2 - y1) > GAP_Y else ""
+        arrow_lines.append(
             f'<path d="M{x1:.0f} {y1:.0f}C{x1:.0f} {y1 + bend:.0f} {x2:.0f} {y2 - bend:.0f} {x2:.0f} {y2:.0f}" '
-            'fill="none" stroke="#90a4ae" stroke-width="1.2" marker-end="url(#head)"/>'
+            f'fill="none" stroke="#90a4ae" stroke-width="1.2"{dashes} marker-end="url(#head)"/>'
         )
     for room, (x, y) in sorted(place.items()):
         outside = room in PACKAGES
         fill, edge = ("#e3f2fd", "#1e88e5") if outside else ("#f5f5f5", "#607d8b")
         edge = "#d32f2f" if room in circular else edge
         name = room if outside or room == "modules" else f"faceid_core/{room}"
-        lines.append(
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5" fill="{fill}" stroke="{edge}"/>'
+        boxes.append(
+            f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5" '
+            f'fill="{fill}" stroke="{edge}"/>'
         )
-        lines.append(
+        boxes.append(
             f'<text x="{x + 8:.0f}" y="{y + 16:.0f}" font-size="12" font-weight="bold">{escape(name)}</text>'
         )
         for number, line in enumerate(_wrapped(sentences[room])):
-            lines.append(
-                f'<text x="{x + 8:.0f}" y="{y + 31 + 12 * number:.0f}" font-size="10" fill="#37474f">{escape(line)}</text>'
+            boxes.append(
+                f'<text x="{x + 8:.0f}" y="{y + 31 + 12 * number:.0f}" font-size="10" fill="#37474f">'
+                f"{escape(line)}</text>"
             )
-    return "\n".join([*lines, "</svg>", ""])
+    return "\n".join([*head, *arrow_lines, *boxes, "</svg>", ""])
 
 
 def _wrapped(text: str) -> list[str]:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import yaml
+
+from faceid_core.config.parse import parse_config
+from flows.cli import cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -117,6 +123,54 @@ def test_pages_use_the_nouns_of_the_glossary():
         if words.search(line) and page.name != "glossary.md"
     ]
     assert not found, "\n".join(found)
+
+
+def _pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+
+
+def test_configurations_in_pages_are_valid():
+    read = 0
+    for page in _pages():
+        for block in re.findall(
+            r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            if "prompts:" not in block:  # a grid
+                parse_config(yaml.safe_load(block), source=str(page.relative_to(ROOT)))
+                read += 1
+    assert read >= 5
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    """Lines of code blocks that call `faceid`, as words; with the page that has them."""
+    for page in _pages():
+        for block in re.findall(
+            r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                for call in re.split(r";|&&|\|", line) if '"' not in line else [line]:
+                    if call.strip().startswith("faceid "):
+                        yield page.name, shlex.split(call, comments=True)[1:]
+
+
+def test_commands_in_pages_exist_with_their_options():
+    wrong, read = [], 0
+    for page, words in _commands():
+        command, context = cli, click.Context(cli)
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            found = command.get_command(context, words[0])
+            if found is None:
+                wrong.append(f"{page}: there is no command {words[0]}")
+                break
+            command, words = found, words[1:]
+        else:
+            known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            known |= set(command.get_help_option_names(context))
+            used = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+            wrong += [f"{page}: faceid {command.name} has no {name}" for name in sorted(used - known)]
+            read += 1
+    assert not wrong, "\n".join(wrong)
+    assert read >= 30
 
 
 def test_docstrings_describe_arguments_that_exist():
