@@ -110,7 +110,7 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     def check() -> list[Finding]:
         nonlocal workers
         bind_ray_to_loopback(os.environ, config.execution.ray_address)
-        from tasks.ray_check import check_ray
+        from tasks.ray_cluster import check_ray
 
         slow_to_leave("Ray")
         found, workers = check_ray(config)

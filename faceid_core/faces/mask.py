@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, PhotoRejected
 # Shares of the crop. A face in an aligned crop takes about a quarter of it.
 MIN_AREA_SHARE = 0.03
 _USUAL_AREA_SHARE = (0.08, 0.80)
-# A region that the user pointed at, of whatever kind: stages/parse.py labels it so.
+# A region that the user pointed at, of whatever kind: stage parse labels its pixels so.
 GIVEN, GIVEN_CLASS = "subject", "object"
 # Eyes, nose and mouth as an ellipse, in eye distances: how far its center lies below the middle of the eyes, half width,
 # half height. A beard is labeled as hair and covers nothing.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from faceid_core.errors import DamagedRecord, ObjectMissing
 from faceid_core.run.records import read_accounts, run_ids
-from faceid_core.stages.generate import SHARD
+from faceid_core.stages.planning.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.layout import identity_scope
 

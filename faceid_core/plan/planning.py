@@ -22,7 +22,7 @@ from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.score import FLOOR
+from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import Subject, Work
 from faceid_core.store import Manifest, StageCache
 

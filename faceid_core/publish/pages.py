@@ -20,7 +20,7 @@ from faceid_core.run.execute import put_photo
 from faceid_core.run.records import INDEX, PAGES, read_pages, replace_object
 from faceid_core.run.state import Run
 from faceid_core.stages.files import read_json, read_png
-from faceid_core.stages.generate import SHARD
+from faceid_core.stages.planning.generate import SHARD
 from faceid_core.stages.work import Subject
 from faceid_core.store import IdentityErased, Manifest, StageCache, erased_people
 from faceid_core.store.cache import refuse_erased

@@ -8,7 +8,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.report.contact_sheet import contact_sheet
 from faceid_core.stages.files import read_png
-from faceid_core.stages.generate import SHARD
+from faceid_core.stages.planning.generate import SHARD
 from faceid_core.store import ObjectStore, StageCache, is_erased
 
 

@@ -18,8 +18,8 @@ from faceid_core.run.admission import ERASED
 from faceid_core.run.executor import Usage
 from faceid_core.run.records import config_digest
 from faceid_core.run.state import Run
-from faceid_core.stages.generate import STAGE as GENERATE
-from faceid_core.stages.score import FLOOR
+from faceid_core.stages.planning.generate import SPEC as GENERATE
+from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import Subject
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex

@@ -9,7 +9,7 @@ from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
 from faceid_core.evaluate.summary import SubjectScores, summarize
 from faceid_core.outcomes import Outcome
 from faceid_core.run.state import Run
-from faceid_core.stages.score import FLOOR, SCORES
+from faceid_core.stages.planning.score import FLOOR, SCORES
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 

@@ -14,7 +14,8 @@ from faceid_core.run.executor import Executor
 from faceid_core.run.photo_source import mask_of
 from faceid_core.run.state import LEARNING_STAGES, Run
 from faceid_core.stages import STAGES
-from faceid_core.stages.work import Done, Source, Subject, Work
+from faceid_core.stages.planning import plan_works
+from faceid_core.stages.work import Done, Source, Subject, Work, pipeline_stage
 from faceid_core.store import IdentityErased, StageCache
 from faceid_core.store.keys import sha256_hex
 
@@ -41,7 +42,7 @@ def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executo
         if done.status == "damaged":
             damaged.append(done)
             return ()
-        done = run.settle(_stage_of(done.work), done)
+        done = run.settle(pipeline_stage(done.work.call.stage), done)
         settled.append(done)
         following = _scores_of(run, done) if executor.overlaps and stage == "generate" else ()
         early_scores.extend(following)
@@ -58,7 +59,7 @@ def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executo
                 on_done(done)
         executor.execute(works, run.reporter.progressed, on_done, stop)
         for done in damaged:
-            own_stage = _stage_of(done.work)
+            own_stage = pipeline_stage(done.work.call.stage)
             settled.append(run.settle(own_stage, _Repair(run, executor).consumer(own_stage, done)))
     except Exception as broken:
         text = f"{type(broken).__name__}: {_without_photos(run, str(broken))}"
@@ -80,11 +81,6 @@ def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executo
     )
 
 
-def _stage_of(work: Work) -> str:
-    """The stage of STAGES that a work belongs to."""
-    return "score" if work.call.stage.startswith("score-") else work.call.stage
-
-
 def _scores_of(run: Run, done: Done) -> list[Work]:
     """What can be scored as soon as a subject is drawn; scores that need floor pictures still to come are left out.
 
@@ -94,7 +90,7 @@ def _scores_of(run: Run, done: Done) -> list[Work]:
         return []
     subject = run.subjects[done.work.subject]
     forced = run.plan.forces("score", subject)
-    return [replace(work, replace=forced) for work in run.plan.works("score", subject)]
+    return [replace(work, replace=forced) for work in plan_works(run.plan, "score", subject)]
 
 
 def _without_photos(run: Run, text: str) -> str:
@@ -214,8 +210,8 @@ class _Repair:
             manifest = cache.read_manifest(source.stage, source.stage_key)
             if manifest is not None:
                 cache.quarantine(manifest, "a consumer found an output damaged")
-            stage = "score" if source.stage.startswith("score-") else source.stage
-            producer = next((w for w in run.plan.works(stage, owner) if w.call.key == source.stage_key), None)
+            stage = pipeline_stage(source.stage)
+            producer = next((w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None)
             if producer is None:
                 return f"{source.stage} was planned otherwise meanwhile; run again"
             settled = run.settle(stage, self._until_whole(stage, self._execute(producer)))
@@ -225,7 +221,7 @@ class _Repair:
 
     def _planned(self, stage: str, work: Work) -> Work | None:
         """The consumer's work planned again, because its input digests may have changed."""
-        works = self._run.plan.works(stage, self._run.subjects[work.subject])
+        works = plan_works(self._run.plan, stage, self._run.subjects[work.subject])
         again = next((w for w in works if w.result == work.result), None)
         return again and replace(again, replace=work.replace)
 

@@ -15,6 +15,7 @@ from faceid_core.errors import DamagedInput, StoreError
 from faceid_core.outcomes import Account, Outcome
 from faceid_core.run.state import LEARNING_STAGES, STORE_THREADS, Run
 from faceid_core.stages import STAGES
+from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import InputMissing, Subject, Work
 from faceid_core.store import Manifest, StageCache
 
@@ -143,7 +144,7 @@ def _lookup_subject(
     found = _SubjectLookup()
     cache, forced = StageCache(run.store, subject.scope), run.plan.forces(stage, subject)
     try:
-        works = run.plan.works(stage, subject)
+        works = plan_works(run.plan, stage, subject)
     except InputMissing as missing:
         run.fail(subject, missing.stage, "no_outcome", str(missing))
         return found

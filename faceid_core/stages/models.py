@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import UnusableWeights
@@ -15,6 +17,9 @@ from faceid_core.stages.weights import base_weights, chosen_scorers, face_models
 from faceid_core.store import ObjectStore, open_store
 from faceid_core.weights.base_model import find_base, hub_model
 from faceid_core.weights.describe import MINIATURE
+
+if TYPE_CHECKING:  # loads cv2
+    from faceid_core.evaluate.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ class Models:
 
     def __init__(self, settings: WorkerSettings):
         self.settings = settings
+        self.kept_pictures: OrderedDict[tuple[str, str], Pictures] = OrderedDict()
+        self._slots_of_methods: dict[str, int] = {}
         self._unusable_base: UnusableWeights | None = None
 
     @cached_property
@@ -165,11 +172,11 @@ class Models:
         """Slots that fit into this worker's device for a method; measured once."""
         from faceid_core.personalize.slot_shape import measured_slots
 
-        known = self.__dict__.setdefault("slots_of_methods", {})
         name = method.model_dump_json()
-        if name not in known:
-            known[name] = measured_slots(self.base, method, self.settings.samples_at_once)
-        return known[name]
+        if name not in self._slots_of_methods:
+            slots = measured_slots(self.base, method, self.settings.samples_at_once)
+            self._slots_of_methods[name] = slots
+        return self._slots_of_methods[name]
 
     @cached_property
     def _faces(self):

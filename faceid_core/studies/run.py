@@ -18,8 +18,9 @@ from faceid_core.run.lookup import dry_run
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
-from faceid_core.stages import STAGES, stage_named
+from faceid_core.stages import STAGES
 from faceid_core.stages.files import read_json
+from faceid_core.stages.planning import spec_of
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
@@ -267,7 +268,7 @@ def settings_digest(run: Run, shared: NightlyConfig) -> str:
     for name in ("grid", "batch"):
         sections["generate"].pop(name)
     subjects = [[s.identity_id or s.name, s.photo_digest] for s in run.subjects.values()]
-    versions = {stage: stage_named(stage).version for stage in STAGES if stage != "score"}
+    versions = {stage: spec_of(stage).version for stage in STAGES if stage != "score"}
     versions |= {metric: METRICS[metric].version for metric in shared.score.metrics}
     parts = {
         "people": sorted(subjects, key=lambda pair: pair[0]),

@@ -13,6 +13,7 @@ from faceid_core.personalize.conditioning import identity_contexts, plain_contex
 from faceid_core.personalize.control import IdentityUse, parse_stages
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.stages.plan import Plan
+from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import Subject
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -140,7 +141,7 @@ def test_the_use_is_part_of_a_persons_pictures_keys_and_of_nobody_elses():
     def key(kind="person", **generate):
         config = parse_config({"generate": generate})
         subject = Subject(kind, "x", "common", "person", text="person")
-        return Plan.from_config(config).works("generate", subject)[0].call.key
+        return plan_works(Plan.from_config(config), "generate", subject)[0].call.key
 
     assert key() == key(use_stages=[5, 4, 3, 2, 1]) == key(use_strength=1)
     different = {key(), key(use_stages=[1]), key(use_kv="k"), key(use_strength=0.5)}

@@ -257,14 +257,14 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
     ],
 )
 def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, state, words):
-    from tasks import ray_check
+    from tasks import ray_cluster
 
-    monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda address, run_id: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
-    monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)
-    (found,), workers = ray_check.check_ray(NightlyConfig(store=store, execution=execution))
+    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
+    (found,), workers = ray_cluster.check_ray(NightlyConfig(store=store, execution=execution))
     assert found.state == state and words in f"{found.found} {found.advice}" and workers >= 2
 
 
@@ -277,20 +277,20 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
     ],
 )
 def test_rays_room_beside_gpus_is_that_of_the_pool(monkeypatch, execution, words):
-    from tasks import ray_check
+    from tasks import ray_cluster
 
-    monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda address, run_id: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
-    monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}])
-    monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)
-    (found,), _ = ray_check.check_ray(NightlyConfig(execution=execution))
+    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
+    (found,), _ = ray_cluster.check_ray(NightlyConfig(execution=execution))
     assert words in f"{found.found} {found.advice}"
 
 
 @pytest.mark.exhaustive
 def test_the_real_ray_of_this_machine():
-    from tasks.ray_check import check_ray
+    from tasks.ray_cluster import check_ray
 
     (found,), workers = check_ray(NightlyConfig())
     assert found.state == "ok" and workers == 1

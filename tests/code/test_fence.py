@@ -11,7 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from data_contracts import contract
-from faceid_core.stages.sharing import SharedWork
+from faceid_core.stages.leases import WorkLeases
 from faceid_core.stages.work import Work
 from faceid_core.store import (
     IdentityErased,
@@ -63,7 +63,7 @@ def set_aside(store):
 
 
 def lease(store):
-    shared, work = SharedWork(store, "r1"), Work(KEY, SCOPE, CALL, {}, CALL.stage)
+    shared, work = WorkLeases(store, "r1"), Work(KEY, SCOPE, CALL, {}, CALL.stage)
     shared.begin([work])
     shared.end(work)
 
@@ -88,7 +88,7 @@ def test_a_write_that_was_stopped_beside_an_erasure_is_undone(folder_store, tmp_
 
 def test_a_worker_is_given_no_work_of_a_person_who_is_erased(folder_store):
     erase(folder_store, SECRET, WHO, longest_lease=0.0)
-    mine, elsewhere, done = SharedWork(folder_store, "r1").begin([Work(KEY, SCOPE, CALL, {}, CALL.stage)])
+    mine, elsewhere, done = WorkLeases(folder_store, "r1").begin([Work(KEY, SCOPE, CALL, {}, CALL.stage)])
     assert (mine, elsewhere) == ([], [])
     assert [(each.status, each.reason) for each in done] == [("refused", "erased")]
 

@@ -137,16 +137,16 @@ class Overlapping(InlineExecutor):
 
     overlaps = True
 
-    def execute(self, works, tick, on_done, stop):
+    def execute(self, works, on_progress, on_done, stop):
         following = []
 
         def done(each):
             following.extend(on_done(each))
             return ()
 
-        super().execute(works, tick, done, stop)
+        super().execute(works, on_progress, done, stop)
         if following:
-            super().execute(following, tick, done, stop)
+            super().execute(following, on_progress, done, stop)
 
 
 def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path, monkeypatch):  # noqa: F811

@@ -12,7 +12,6 @@ import pytest
 
 from faceid_core import nightly as drive_module
 from faceid_core.errors import StoreError
-from faceid_core.evaluate import metrics
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages
 from faceid_core.publish import publish as publish_module
@@ -20,7 +19,7 @@ from faceid_core.run.execute import execute_stage, put_photo
 from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
-from faceid_core.stages.score import Score
+from faceid_core.stages.executing import score
 from faceid_core.store import StageCache, open_store
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
@@ -70,14 +69,14 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
 def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
     config = small(str(tmp_path / "store"), people, personalize={"slots": 1})
     run = open_run(config, LogReporter())
-    whole = Score.execute
+    whole = score.execute
 
-    def stopped(self, works, inputs, models, tick):
+    def stopped(works, inputs, models, on_progress):
         if run.subjects[works[0].subject].identity_id == "bob":
             raise KeyboardInterrupt
-        yield from whole(self, works, inputs, models, tick)
+        yield from whole(works, inputs, models, on_progress)
 
-    monkeypatch.setattr(Score, "execute", stopped)
+    monkeypatch.setattr(score, "execute", stopped)
     with pytest.raises(KeyboardInterrupt):
         drive_inline(run)
     status = status_of(run)
@@ -101,11 +100,11 @@ def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tm
     config = tmp_path / "night.yaml"
     config.write_text(small(str(tmp_path / "store"), people).model_dump_json())
 
-    def terminated(self, works, inputs, models, tick):
+    def terminated(works, inputs, models, on_progress):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from ()
 
-    monkeypatch.setattr(Score, "execute", terminated)
+    monkeypatch.setattr(score, "execute", terminated)
     monkeypatch.setattr("sys.argv", ["faceid", "run", "--config", str(config)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -163,13 +162,13 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     first = open_run(small(store, people), LogReporter())
     drive_inline(first)
     ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
-    whole = metrics.score
+    whole = score.score
 
     def otherwise(metric, *rest, **more):
         rows = whole(metric, *rest, **more)
         return [replace(row, value=0.125) for row in rows] if metric == "detection" else rows
 
-    monkeypatch.setattr(metrics, "score", otherwise)
+    monkeypatch.setattr(score, "score", otherwise)
     forced = {"only": ("ann",), "force": True, "from_stage": "score"}
     again = open_run(small(store, people, run=forced), LogReporter())
     index = drive_inline(again).published.index

@@ -13,7 +13,8 @@ from ray.cluster_utils import Cluster
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.stages.work import Done, Work, call_for
+from faceid_core.stages.work import Done, Work
+from faceid_core.store.keys import StageCall
 from tasks.pool import RayPool
 
 
@@ -31,7 +32,7 @@ class TroubledActor:
         for work in works:
             count = len(list(self._folder.glob(f"{work.subject}-*")))
             (self._folder / f"{work.subject}-{count}-{os.getpid()}").write_text(self._device)
-            yield ("tick", (work.subject, 0, 1))
+            yield ("progress", (work.subject, 0, 1))
             if "dies" in work.subject or ("once" in work.subject and count == 0):
                 os._exit(9)
             if "hangs" in work.subject:
@@ -61,9 +62,7 @@ def pool(tmp_path):
 
 def run(pool, *subjects: str, stage: str = "detect", found=None) -> dict[str, Done]:
     """The outcome of each subject, put into `found` as they come."""
-    works = [
-        Work(s, "common", call_for(stage, 1, {"who": s}, {}, {}, "float32"), {}, stage) for s in subjects
-    ]
+    works = [Work(s, "common", StageCall(stage, 1, {"who": s}), {}, stage) for s in subjects]
     found = {} if found is None else found
 
     def on_done(done: Done) -> None:
@@ -96,7 +95,7 @@ def test_a_person_who_diverges_is_not_trained_over_and_over(pool, tmp_path):
 
 def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
     weights = {"base": "b" * 64} if base else {}
-    return Work(subject, "common", call_for(stage, 1, {"who": subject}, {}, weights, "float32"), {}, stage)
+    return Work(subject, "common", StageCall(stage, 1, {"who": subject}, weights=weights), {}, stage)
 
 
 @pytest.mark.exhaustive
@@ -188,7 +187,7 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
 
 
 def test_what_was_not_begun_when_the_run_stops_is_not_reached(pool):
-    works = [Work(s, "common", call_for("mask", 1, {"who": s}, {}, {}, "float32"), {}, "mask") for s in "abc"]
+    works = [Work(s, "common", StageCall("mask", 1, {"who": s}), {}, "mask") for s in "abc"]
     found = []
     pool.execute(works, lambda *_: None, found.append, lambda: True)
     assert [done.status for done in found] == ["not_reached"] * 3
@@ -198,7 +197,7 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
     def on_done(done: Done) -> None:
         raise OSError("the store is gone")
 
-    work = Work("ann", "common", call_for("mask", 1, {}, {}, {}, "float32"), {}, "mask")
+    work = Work("ann", "common", StageCall("mask", 1, {}), {}, "mask")
     with pytest.raises(OSError, match="the store is gone"):
         pool.execute([work], lambda *_: None, on_done, lambda: False)
 

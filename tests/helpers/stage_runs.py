@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig
-from faceid_core.stages import Work, stage_named
+from faceid_core.progress import no_progress
+from faceid_core.stages import Work
+from faceid_core.stages.executing import stage_function
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.score import plan_works
+from faceid_core.stages.planning import plan_works, spec_of
 from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import Subject
 from faceid_core.store import digest_folder
@@ -53,14 +55,13 @@ def run_stage(
     Raises:
         Exception: whatever ended a person's work.
     """
-    stage = stage_named(name)
     works = [
         Work(
             person,
             "common",
             StageCall(
                 stage=name,
-                version=stage.version,
+                version=spec_of(name).version,
                 parameters=parameters,
                 precision="float32",
                 inputs={key: sha256_hex(data) for key, data in blobs.items()},
@@ -72,7 +73,7 @@ def run_stage(
         for person, blobs in people.items()
     ]
     found = {}
-    for index, outputs, _ in stage.execute(works, list(people.values()), models, lambda *_: None):
+    for index, outputs, _ in stage_function(name)(works, list(people.values()), models, no_progress):
         if isinstance(outputs, Exception):
             raise outputs
         found[works[index].subject] = {key: output.data for key, output in outputs.items()}
@@ -85,4 +86,4 @@ def score_calls_of(plan: Plan) -> dict[str, StageCall]:
     for stage, output in (("generate", "pictures.parquet"), ("detect", "crop.png")):
         row = {"name": output, "digest": "a" * 64, "size": 1, "media_type": "image/png"}
         subject.manifests[stage] = Manifest(stage, "b" * 64, {"outputs": [row]}, {})
-    return {work.call.stage: work.call for work in plan_works(plan, subject)}
+    return {work.call.stage: work.call for work in plan_works(plan, "score", subject)}

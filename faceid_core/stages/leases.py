@@ -1,4 +1,4 @@
-"""Two runs on one store share the long stages: each piece of work is leased by whoever is at it."""
+"""Leases of single works: of two runs on one store, only one computes a piece of work of the long stages."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from faceid_core.store.lease_record import LeaseState, LeaseWatch
 
 log = logging.getLogger(__name__)
 
-# Minutes of an accelerator each; the other stages take less than asking would.
+# A work of these takes minutes of an accelerator; one of the other stages takes less time than a lease.
 SHARED_STAGES = ("personalize", "generate")
 POLL_SECONDS = 2.0
 
 
-class SharedWork:
-    """The leases of one worker. A lease saves double work only: a store that fails here stops nothing."""
+class WorkLeases:
+    """The leases that one worker holds. A lease only saves double work: a store that fails here stops nothing."""
 
     def __init__(self, store: ObjectStore, run_id: str):
         self._store, self._run_id = store, run_id
         self._held: dict[str, RunLease] = {}
-        # One for all works: leases of the same dead worker run out together, not one after the other.
+        # One watch for all works, so that the leases of a dead worker expire together and not one after the other.
         self._watch = LeaseWatch()
 
     def begin(self, works: Sequence[Work]) -> tuple[list[Work], list[Work], list[Done]]:
-        """Split works into those to do now, those that another worker is at, and those that are done already."""
+        """Split works into those to compute now, those that another worker computes, and those that are done."""
         mine, elsewhere, done = [], [], []
         for work in works:
             if work.call.stage not in SHARED_STAGES:
@@ -43,7 +43,7 @@ class SharedWork:
                 continue
             if not taken:
                 elsewhere.append(work)
-            elif self._is_made(work):  # since it was looked up, which may be hours ago
+            elif self._is_made(work):  # since the lookup, which may be hours ago
                 self.end(work)
                 done.append(Done(work, "done", reason=MADE_ELSEWHERE))
             else:
@@ -51,13 +51,13 @@ class SharedWork:
         return mine, elsewhere, done
 
     def end(self, work: Work) -> None:
-        """Let go of a work, done or not; safe to call twice."""
+        """Release a work's lease, whether the work is done or not; safe to call twice."""
         lease = self._held.pop(self._name(work), None)
         if lease is not None:
             lease.drop()
 
     def wait_for_one(self, works: Sequence[Work]) -> Iterator[None]:
-        """Yield now and then until one of the works is made, or its worker has ended or died."""
+        """Yield every `POLL_SECONDS` until one of the works has a result, or its worker has ended or died."""
         while True:
             for work in works:
                 if self._is_made(work) or self._is_abandoned(work):
@@ -66,7 +66,7 @@ class SharedWork:
             time.sleep(POLL_SECONDS)
 
     def _take(self, work: Work) -> bool:
-        """Whether this worker may do a work now. Raises IdentityErased."""
+        """Take a work's lease; False if another worker holds it. Raises IdentityErased."""
         person = identity_of_scope(work.scope)
         try:
             refuse_erased(self._store, person, "its work")
@@ -76,7 +76,7 @@ class SharedWork:
             self._held[self._name(work)] = lease
             refuse_erased(self._store, person, "its work", written=[self._name(work)])
         except IdentityErased:
-            self.end(work)  # a lease is an object of the person's too
+            self.end(work)  # a lease is one of the person's objects too
             raise
         except StoreError as error:
             log.warning("%s: no lease on stage %s: %s", work.subject, work.call.stage, error)
@@ -93,7 +93,7 @@ class SharedWork:
                 is not None
             )
         except StoreError as error:
-            log.warning("%s: no look for stage %s: %s", work.subject, work.call.stage, error)
+            log.warning("%s: stage %s was not looked up: %s", work.subject, work.call.stage, error)
             return False
 
     def _is_abandoned(self, work: Work) -> bool:
@@ -101,8 +101,8 @@ class SharedWork:
         try:
             state = RunLease.look(self._store, self._name(work), self._watch).state
         except StoreError as error:
-            # Not to wait for ever on a store that is gone: whoever tries the work finds out.
-            log.warning("%s: no look at the lease of stage %s: %s", work.subject, work.call.stage, error)
+            # Do not wait forever on a store that is gone: trying the work brings its error.
+            log.warning("%s: the lease of stage %s was not read: %s", work.subject, work.call.stage, error)
             return True
         return state in (LeaseState.FREE, LeaseState.OVERDUE)
 
