@@ -14,7 +14,7 @@ from faceid_core.config.keys import all_keys
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
 from faceid_core.personalize.control import IdentityUse, parse_stages
-from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
+from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN, placeholder_token
 from faceid_core.private import write_private
 from faceid_core.run.latest_results import newest_tokens
 from faceid_core.run.store_access import open_with_secret
@@ -116,20 +116,20 @@ def draw(
 )
 @click.option(
     "--token",
-    default=DEFAULT_TOKEN,
+    default=DEFAULT_TOKEN_PATTERN,
     show_default=True,
     help="Placeholder token in the other tool, in lower case. {id} stands for the identity id, which readers of the "
     "file then see, {key} for eight digits of its key.",
 )
 @click.option(
-    "--distil-steps",
+    "--distill-steps",
     default=300,
     show_default=True,
     type=click.IntRange(0, 100_000),
-    help="Steps of distilling stages, keys and values into one embedding; 0 takes their mean.",
+    help="Steps of distillation of stages, keys and values into one context; 0 takes their mean.",
 )
 @click.option(
-    "--distil-vectors",
+    "--distill-vectors",
     type=click.IntRange(1, 16),
     help="Token positions in the file.  [default: as many as were learned]",
 )
@@ -147,8 +147,8 @@ def tokens(
     out: str,
     kind: str,
     token: str,
-    distil_steps: int,
-    distil_vectors: int | None,
+    distill_steps: int,
+    distill_vectors: int | None,
     measure: bool,
     script: str,
     script_prompt: str,
@@ -173,8 +173,8 @@ def tokens(
         return
     from flows.export import write_script, write_textual_inversion
 
-    word = token_for(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
-    # The script is checked before the minutes of distilling.
+    word = placeholder_token(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
+    # What cannot be used is said before the minutes of distillation.
     text, drawing = "", _target(script) if script else None
     if drawing:
         text = write_script(
@@ -182,7 +182,7 @@ def tokens(
             str(target),
             data,
             token=word,
-            vectors=distil_vectors,
+            vectors=distill_vectors,
             prompt=script_prompt,
             seed=script_seed,
         )
@@ -191,8 +191,8 @@ def tokens(
         identity_id,
         data,
         token=word,
-        steps=distil_steps,
-        vectors=distil_vectors,
+        steps=distill_steps,
+        vectors=distill_vectors,
         measured=measure,
         target=target,
     )

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.evaluate.exported import MEASURED, DrawOptions, distil_tokens, measure
+from faceid_core.evaluate.exported import MEASURED, DrawOptions, distill_tokens, measure
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.script import diffusers_script
 from faceid_core.personalize.export import is_exact, to_textual_inversion
-from faceid_core.personalize.token_word import require_token
+from faceid_core.personalize.prompts import require_placeholder_token
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.private import write_private
 from faceid_core.run.latest_results import newest_crop
@@ -80,7 +80,7 @@ def write_textual_inversion(
         config: Names the base model, the grid and the metrics.
         identity_id: The person.
         native: The person's tokens file.
-        token, steps, vectors: As in `to_textual_inversion` and `distil`.
+        token, steps, vectors: As in `to_textual_inversion` and `distill`.
         measured: Also draw the configured grid with the tokens, the file and the class word, and score it, after the
             file is written.
         target: The file to write.
@@ -96,7 +96,7 @@ def write_textual_inversion(
         console.print(f"exact: the tokens have one stage with K = V, so nothing is lost{rest}")
         write_private(target, to_textual_inversion(tokens, token=token))
         return
-    require_token(token)
+    require_placeholder_token(token)
     grid, chosen, found = load_grid(config.generate.grid), config.generate, find_weights(config)
     texts = {f"prompt {prompt.id!r}": prompt.text for prompt in grid.prompts}
     require_room(found, texts, max(tokens.vectors, vectors or 1))
@@ -111,7 +111,7 @@ def write_textual_inversion(
     console.print("loading the base model")
     base = models.base
     with StepProgress(console) as progress:
-        made = distil_tokens(base, tokens, grid, drawing, steps=steps, vectors=vectors, progress=progress)
+        made = distill_tokens(base, tokens, grid, drawing, steps=steps, vectors=vectors, progress=progress)
     console.print(
         f"distilled: on held-out prompts and noise the file loses {made.lost:.1%} of the person's effect on the "
         f"network's predictions (the mean of the vectors {made.lost_by_mean:.1%}); {made.seconds:.0f} s",

@@ -1,6 +1,6 @@
-"""Attention in bfloat16 on a CPU: PyTorch's fused kernel is slow in that format, so it computes in float32.
+"""Attention in bfloat16 on a CPU through float32, because PyTorch's fused kernel is slow in bfloat16.
 
-docs/design/speed.md has the figures. Everywhere else PyTorch's own choice stands.
+docs/design/speed.md has the figures. In other formats and on other devices PyTorch chooses its kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def needs_float32(dtype: torch.dtype, device: torch.device | str) -> bool:
-    """Whether attention in this format on this device goes through float32."""
+    """Whether attention in this format on this device is computed in float32."""
     return dtype == torch.bfloat16 and torch.device(device).type == "cpu"
 
 

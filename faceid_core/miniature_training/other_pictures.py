@@ -18,9 +18,9 @@ from faceid_core.miniature.captions import caption
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import LABELS, render, sample_shot
 from faceid_core.personalize.attention import StagedUNet
-from faceid_core.personalize.conditioning import identity_contexts, plain_contexts
-from faceid_core.personalize.losses import noised, prediction_target
+from faceid_core.personalize.objective import noised, prediction_target
 from faceid_core.personalize.prompts import PLACEHOLDER
+from faceid_core.personalize.subjects import identity_contexts, plain_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 
 _FACE_LABELS = tuple(LABELS.index(name) for name in ("skin", "hair", "eyes", "brows", "mouth"))
@@ -103,7 +103,7 @@ def explain(
         predicted = staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(base.device),
-            staged.project_sides(contexts),
+            staged.project_kv(contexts),
             rows.to(base.device),
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)

@@ -1,7 +1,7 @@
-"""IdentityUse: how much of a learned person a picture uses; a dial between likeness and obedience.
+"""IdentityUse: how much of a learned person a picture uses, between the prompt's concepts and the person's likeness.
 
-Stages are apart, and so are keys and values; both can be used singly without learning anything again. Light on
-purpose: the configuration imports it.
+Every stage, and keys and values of each, can be used singly without learning anything again. It imports no model
+library: the configuration uses it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from faceid_core.errors import ConfigurationError
 
-SIDES = ("kv", "k", "v")
+KV_CHOICES = ("kv", "k", "v")
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class IdentityUse:
 
     Args:
         stages: numbers from 1 (least noise, the paper's i) of the stages that use the person; empty means all.
-        sides: "kv", or only "k" (where to sample) or only "v" (what is painted there).
-        strength: 0..1 in those stages and sides, from the class word's contexts to the person's.
+        kv: "kv", or only "k" (where to sample) or only "v" (what is painted there).
+        strength: 0..1 in those stages, keys and values, from the class word's contexts to the person's.
 
     Raises:
         ConfigurationError: a value cannot be used; the text says which.
 
-    Source: keys decide where and values what, paper abstract; the dial itself is ours.
+    Source: keys decide where and values what, paper abstract; the strength is ours.
     """
 
     stages: tuple[int, ...] = ()
-    sides: str = "kv"
+    kv: str = "kv"
     strength: float = 1.0
 
     def __post_init__(self):
@@ -39,8 +39,8 @@ class IdentityUse:
             raise ConfigurationError(
                 f"stages {list(numbers)} must be different numbers from 1 (the least noise); empty means all"
             )
-        if self.sides not in SIDES:
-            raise ConfigurationError(f"sides {self.sides!r} are unknown; use one of {', '.join(SIDES)}")
+        if self.kv not in KV_CHOICES:
+            raise ConfigurationError(f"kv {self.kv!r} is unknown; use one of {', '.join(KV_CHOICES)}")
         if not 0 <= self.strength <= 1:
             raise ConfigurationError(
                 f"strength {self.strength} is not between 0 (the class word) and 1 (the person)"
@@ -49,11 +49,11 @@ class IdentityUse:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the person is used everywhere and fully, which is the default."""
+        """Whether every stage, key and value uses the person fully, which is the default."""
         return self == WHOLE
 
     def within(self, stages: int) -> IdentityUse:
-        """The same use of tokens with that many stages, written in one way only: all stages are an empty tuple.
+        """The same use for tokens with that many stages, in its one normal form: all stages are an empty tuple.
 
         Raises:
             ConfigurationError: a stage is named that these tokens do not have.
@@ -63,25 +63,25 @@ class IdentityUse:
                 f"stage {self.stages[-1]} is to be used, but the tokens have {stages} stages; name stages 1 to {stages}"
             )
         named = () if len(self.stages) == stages else self.stages
-        return IdentityUse(named, self.sides, float(self.strength))
+        return IdentityUse(named, self.kv, float(self.strength))
 
     def uses(self, stages: int) -> tuple[tuple[bool, bool], ...]:
-        """For each of so many stages whether keys and whether values use the person's vectors.
+        """For each stage whether keys and whether values use the person's vectors.
 
         Raises:
             ConfigurationError: as `within`.
         """
         named = self.within(stages).stages or range(1, stages + 1)
         return tuple(
-            (stage in named and "k" in self.sides, stage in named and "v" in self.sides)
+            (stage in named and "k" in self.kv, stage in named and "v" in self.kv)
             for stage in range(1, stages + 1)
         )
 
     def fields(self) -> dict[str, Any]:
-        """As plain values for digests and stage parameters; empty for the default, whose digests it leaves alone."""
+        """As plain values for digests and stage parameters; empty for the default, whose digests do not depend on it."""
         if self.is_whole:
             return {}
-        return {"stages": list(self.stages), "sides": self.sides, "strength": float(self.strength)}
+        return {"stages": list(self.stages), "kv": self.kv, "strength": float(self.strength)}
 
 
 WHOLE = IdentityUse()

@@ -1,14 +1,22 @@
-"""Method: every choice of the personalization method as one frozen, validated value.
+"""Method: every choice of the personalization method as one frozen, validated value, and its timestep stages.
 
-It imports no model library: command line and form show the same descriptions. `source` in a field's schema
+It imports no model library: the command line and the form show the same descriptions. `source` in a field's schema
 says where its default comes from: the paper, a relative's public code, or our reconstruction.
+
+Stages cut the diffusion timesteps into consecutive pieces, each with its own vectors. They are numbered from 0 (least
+noise) in code; the paper's i is that number plus one.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from faceid_core.errors import ConfigurationError
 
 PAPER, RELATIVE, RECONSTRUCTION = "paper", "relative", "reconstruction"
 
@@ -37,33 +45,33 @@ class Method(BaseModel):
     vectors: int = _choice(1, "Token positions that the person takes in a prompt.", PAPER, ge=1, le=8)
     parametrization: Literal["free", "block", "name_basis"] = _choice(
         "free",
-        "What is learned: the vectors themselves, a small transformer block that makes them from the start, or "
-        "coefficients of the principal components of known names.",
+        "What is learned: the vectors themselves, a small transformer block that makes them from the initial "
+        "embedding, or coefficients of the principal components of known names.",
         RECONSTRUCTION,
     )
-    start: Literal["class_word", "mean_name", "encoder_output"] = _choice(
+    initial_embedding: Literal["class_word", "mean_name", "encoder_output"] = _choice(
         "class_word",
-        "Where the vectors start: the class word, the mean of known names, or the text encoder's output for it.",
+        "Where the vectors begin: the class word, the mean of known names, or the text encoder's output for that mean.",
         RELATIVE,
     )
-    common: bool = _choice(
+    shared_vector: bool = _choice(
         False,
-        "Learn a part that all stages, keys and values have in common beside each one's own.",
+        "Learn a part that all stages, keys and values share, beside each one's own part.",
         RECONSTRUCTION,
     )
-    own_rate: float = _choice(
+    stage_learning_rate_ratio: float = _choice(
         1.0,
-        "Learning rate of each stage's and side's own part, as a share of the common part's; counts with common.",
+        "Learning rate of each stage's own parts (K and V), as a share of the shared part's; counts with shared_vector.",
         RECONSTRUCTION,
         gt=0.0,
         le=1.0,
     )
-    start_penalty: float = _choice(
-        0.0, "Weight of the squared distance from the start.", RELATIVE, ge=0.0, le=100.0
+    initial_embedding_penalty: float = _choice(
+        0.0, "Weight of the squared distance from the initial embedding.", RELATIVE, ge=0.0, le=100.0
     )
-    names: Literal["auto", "miniature", "public_figures"] = _choice(
+    known_names: Literal["auto", "miniature", "public_figures"] = _choice(
         "auto",
-        "Names that the base model knows, for the starts and the basis made of names; auto picks by base model.",
+        "Names that the base model knows, for initial embeddings and the name basis; auto picks by base model.",
         RELATIVE,
     )
     basis_size: int = _choice(
@@ -73,16 +81,16 @@ class Method(BaseModel):
         ge=1,
         le=2048,
     )
-    template: str = _choice("a photo of the face of {}", "Training prompt; {} is the person's place.", PAPER)
+    template: str = _choice("a photo of the face of {}", "Training prompt; {} stands for the person.", PAPER)
     attention_target: Literal["none", "reference", "mask", "reference_in_mask"] = _choice(
         "reference",
         "What the attention maps are held to: nothing, those of the reference prompt (see reference_subject), the "
         "face mask, or the reference prompt's with the person's own confined to the face.",
         PAPER,
     )
-    reference_subject: Literal["class_word", "start"] = _choice(
+    reference_subject: Literal["class_word", "initial_embedding"] = _choice(
         "class_word",
-        "Who stands in the reference prompt: the class word, or the vectors' own start (such as the mean name).",
+        "Who stands in the reference prompt: the class word, or the initial embedding (such as the mean name).",
         PAPER,
     )
     tokens_compared: Literal["every", "placeholder"] = _choice(
@@ -101,7 +109,7 @@ class Method(BaseModel):
     attention_layers: tuple[Literal["down", "mid", "up"], ...] = _choice(
         ("down", "mid", "up"), "Parts of the U-Net whose maps are compared.", RECONSTRUCTION, min_length=1
     )
-    attention_resolutions: int = _choice(
+    attention_max_resolution: int = _choice(
         32, "Largest side of the attention maps compared, in cells.", RECONSTRUCTION, ge=1, le=256
     )
     attention_weight: float = _choice(
@@ -150,7 +158,7 @@ class Method(BaseModel):
 
     @field_validator("template")
     @classmethod
-    def _one_place(cls, value: str) -> str:
+    def _one_person(cls, value: str) -> str:
         if value.count("{}") != 1 or "V*" in value:
             raise ValueError(
                 f"template {value!r} must hold {{}} exactly once, where the person belongs, and no V*"
@@ -160,7 +168,7 @@ class Method(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.boundaries is not None:
-            rising = all(a < b for a, b in zip((0, *self.boundaries), self.boundaries, strict=False))
+            rising = all(a < b for a, b in pairwise((0, *self.boundaries)))
             if len(self.boundaries) != self.stages - 1 or not rising:
                 raise ValueError(
                     f"boundaries {list(self.boundaries)} must be {self.stages - 1} rising timesteps "
@@ -173,20 +181,63 @@ class Method(BaseModel):
             raise ValueError(f"timestep_range {low} to {high} must rise within 0 to 1")
         if self.attention_target in ("mask", "reference_in_mask") and self.attention_space != "post_softmax":
             raise ValueError(f"attention_target {self.attention_target} needs attention_space post_softmax")
-        if self.parametrization == "block" and self.common:
+        if self.parametrization == "block" and self.shared_vector:
             raise ValueError(
-                "parametrization block makes all vectors from one start already: common must be off"
+                "parametrization block makes all vectors from one embedding already: shared_vector must be off"
             )
-        if self.parametrization == "name_basis" and self.start != "mean_name":
-            raise ValueError("parametrization name_basis starts at the mean: set start to mean_name")
+        if self.parametrization == "name_basis" and self.initial_embedding != "mean_name":
+            raise ValueError(
+                "parametrization name_basis begins at the mean: set initial_embedding to mean_name"
+            )
         return self
 
     @property
-    def sides(self) -> int:
-        """Number of separate vector sets per stage: 2 (K and V) or 1 (shared)."""
+    def kv_count(self) -> int:
+        """Sets of vectors per stage: 2 (K and V), or 1 that serves both."""
         return 2 if self.kv_split else 1
 
     @property
     def compares_attention(self) -> bool:
         """Whether the attention loss is part of the objective."""
         return self.attention_target != "none"
+
+
+def stage_boundaries(stages: int, timesteps: int, chosen: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The timesteps at which a new stage begins.
+
+    Args:
+        stages: number of stages.
+        timesteps: number of training timesteps T of the base model.
+        chosen: boundaries from the configuration; None cuts evenly, i = floor(stages * t / T).
+
+    Returns:
+        The stages - 1 inner boundaries, rising: stage s holds boundaries[s-1] <= t < boundaries[s].
+
+    Raises:
+        ConfigurationError: the chosen boundaries do not fit.
+
+    Source: five stages, paper abstract; even cuts, reconstruction.
+    """
+    if chosen is None:
+        if stages > timesteps:
+            raise ConfigurationError(f"{stages} stages do not fit into {timesteps} training timesteps")
+        return tuple(-(-stage * timesteps // stages) for stage in range(1, stages))
+    inner = tuple(chosen)
+    edges = (0, *inner, timesteps)
+    if len(inner) != stages - 1 or any(low >= high for low, high in pairwise(edges)):
+        raise ConfigurationError(
+            f"boundaries {list(inner)} do not cut {timesteps} timesteps into {stages} stages; "
+            f"give {stages - 1} rising numbers from 1 to {timesteps - 1}, or leave them out for even stages"
+        )
+    return inner
+
+
+def stage_of(timestep: float, boundaries: Sequence[int]) -> int:
+    """The stage, from 0, that a training timestep belongs to; samplers may ask for fractions."""
+    return bisect_right(boundaries, timestep)
+
+
+def stage_range(stage: int, boundaries: Sequence[int], timesteps: int) -> tuple[int, int]:
+    """The half-open range of training timesteps of a stage."""
+    edges = (0, *boundaries, timesteps)
+    return edges[stage], edges[stage + 1]

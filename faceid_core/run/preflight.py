@@ -13,10 +13,9 @@ from faceid_core.diffusion.token_count import TokenCounter
 from faceid_core.errors import ConfigurationError, listed
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.identity import Identity
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.names import known_names, require_names
+from faceid_core.personalize.known_names import known_names, require_names
+from faceid_core.personalize.method import Method, stage_boundaries
 from faceid_core.personalize.prompts import split_prompt, training_prompt
-from faceid_core.personalize.stages import stage_boundaries
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.weights import FoundWeights
 
@@ -124,7 +123,7 @@ def _texts(plan: Plan, people: Sequence[Identity], named: Sequence[str], counts:
         names = {name: count(name) for name in named}
         for prompt in plan.grid.prompts:
             yield from _too_long(prompt, count, method.vectors, words, lines, names, limit, room)
-        if method.start != "class_word" or method.parametrization == "name_basis":
+        if method.initial_embedding != "class_word" or method.parametrization == "name_basis":
             yield from _too_few_names(method, plan.base.name, encoder, count)
     yield from _cut_differently(plan, counts)
 
@@ -167,9 +166,9 @@ def _of_lines(lines: Sequence[int]) -> str:
 
 
 def _too_few_names(method: Method, base: str, encoder: str, count: Count) -> Iterator[str]:
-    found = sum(count(name) == 2 for name in known_names(method.names, base))
+    found = sum(count(name) == 2 for name in known_names(method.known_names, base))
     try:
-        require_names(found, method.names, encoder)
+        require_names(found, method.known_names, encoder)
     except ConfigurationError as error:
         yield f"personalize.method: {error}"
 

@@ -170,7 +170,7 @@ class Models:
 
     def measured_slots(self, method: Method) -> int:
         """Slots that fit into this worker's device for a method; measured once."""
-        from faceid_core.personalize.slot_shape import measured_slots
+        from faceid_core.personalize.trainer import measured_slots
 
         name = method.model_dump_json()
         if name not in self._slots_of_methods:

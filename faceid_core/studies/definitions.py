@@ -180,7 +180,7 @@ def _parametrization() -> Study:
         question="What should be learned of a person: free vectors, a transformer block, or a place among known names?",
         variants=(
             _method("names", DEFAULT),
-            _method("names without a common part", DEFAULT, common=False),
+            _method("names without a shared part", DEFAULT, shared_vector=False),
             _method(
                 "free from the mean name",
                 DEFAULT,

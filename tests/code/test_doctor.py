@@ -132,7 +132,7 @@ def test_earlier_results_say_what_a_person_takes(tmp_path):
 
 @pytest.mark.parametrize("slots", [1, 0])
 def test_without_earlier_results_it_is_measured(tmp_path, monkeypatch, slots):
-    monkeypatch.setattr("faceid_core.personalize.slot_shape._CPU_SLOTS", 1)
+    monkeypatch.setattr("faceid_core.personalize.trainer._CPU_SLOTS", 1)
     run = planned(tmp_path, personalize={"slots": slots}, generate={"batch": 1, "steps": 10, "seeds": 1})
     told = list(expectation(run, workers=1, measure=calibrate))
     assert "measured here" in told[0].found and float(told[0].found.split()[0]) > 0

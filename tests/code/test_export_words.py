@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
+from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN, placeholder_token
 from flows.export import StepProgress
 
 KEY = "3f2a9c1b" * 4
@@ -19,16 +19,21 @@ KEY = "3f2a9c1b" * 4
 
 @pytest.mark.parametrize(
     ("pattern", "word"),
-    [(DEFAULT_TOKEN, "<3f2a9c1b>"), ("<{id}>", "<ann-smith>"), ("sks", "sks"), ("v-{id}-{key}", "v-ann-smith-3f2a9c1b")],
-)  # fmt: skip
+    [
+        (DEFAULT_TOKEN_PATTERN, "<3f2a9c1b>"),
+        ("<{id}>", "<ann-smith>"),
+        ("sks", "sks"),
+        ("v-{id}-{key}", "v-ann-smith-3f2a9c1b"),
+    ],
+)
 def test_the_word_is_the_key_s_the_id_s_or_one_s_own(pattern, word):
-    assert token_for(pattern, "Ann-Smith", KEY) == word
+    assert placeholder_token(pattern, "Ann-Smith", KEY) == word
 
 
 @pytest.mark.parametrize("pattern", ["", "two words", "<V>", "<{ID}>"])
 def test_a_word_that_no_prompt_can_hold_is_refused(pattern):
     with pytest.raises(ConfigurationError, match="must be one word in lower case"):
-        token_for(pattern, "ann", KEY)
+        placeholder_token(pattern, "ann", KEY)
 
 
 def test_progress_is_a_line_for_each_thing_under_way():

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from faceid_core.diffusion import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.evaluate.sampling import start_noise
+from faceid_core.evaluate.sampling import initial_noise
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -66,7 +66,7 @@ def test_a_plain_text_is_what_diffusers_draws(base, folder):
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     theirs = pipeline(
         "a photo of woman on beach",
-        latents=start_noise(7, base.description.latent_shape)[None],
+        latents=initial_noise(7, base.description.latent_shape)[None],
         num_inference_steps=6,
         guidance_scale=4.0,
         output_type="np",
@@ -88,7 +88,7 @@ def test_one_stage_with_equal_sides_is_what_diffusers_draws_from_the_same_embedd
     theirs = pipeline(
         prompt_embeds=embeddings[0],
         negative_prompt_embeds=embeddings[1],
-        latents=start_noise(2, base.description.latent_shape)[None],
+        latents=initial_noise(2, base.description.latent_shape)[None],
         num_inference_steps=6,
         guidance_scale=4.0,
         output_type="np",

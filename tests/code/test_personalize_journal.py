@@ -6,8 +6,8 @@ import torch
 
 from faceid_core.diffusion import load_base_model
 from faceid_core.errors import StoreError
-from faceid_core.personalize import guards, trainer
-from faceid_core.personalize.journal import JournalEntry
+from faceid_core.personalize import slots, trainer
+from faceid_core.personalize.checkpoint import JournalEntry
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.trainer import PersonalizeResult, SlotFailure, personalize
 from faceid_core.store import FolderStore, sha256_hex
@@ -18,7 +18,7 @@ from faceid_core.store.layout import identity_scope, tombstone
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
-METHOD = Method(steps=6, samples_per_step=4, common=True, own_rate=0.5, patience=20)
+METHOD = Method(steps=6, samples_per_step=4, shared_vector=True, stage_learning_rate_ratio=0.5, patience=20)
 EVERY_STEP = 1e-9
 
 
@@ -87,7 +87,7 @@ def test_an_entry_that_cannot_be_used_is_told_and_the_person_begins_anew(base, w
     else:
         method = METHOD.model_copy(update={"stages": 2})
     resumed, _ = learn(base, [1], method, journal={"person-1": data})
-    assert "person-1: the journal entry cannot be used" in caplog.text
+    assert "person-1: the checkpoint cannot be used" in caplog.text
     expected = results if method is METHOD else learn(base, [1], method)[0]
     assert same(resumed["person-1"], expected["person-1"])
 
@@ -96,7 +96,7 @@ def test_tokens_that_run_off_are_begun_again_at_a_smaller_rate_and_nobody_else_n
     expected, _ = learn(base, [1])
     looks = []
 
-    def once(vectors, vocabulary, own=guards.vector_fault):
+    def once(vectors, vocabulary, own=slots.vector_fault):
         looks.append(1)
         return "a vector has run off" if len(looks) == 3 else own(vectors, vocabulary)  # person-2, step 2
 
@@ -131,12 +131,12 @@ def test_a_restart_survives_an_interruption(base, monkeypatch):
 def test_when_memory_runs_out_half_the_slots_go_on_and_no_step_is_lost(base, monkeypatch, caplog):
     step, taken = trainer._Trainer.step, []
 
-    def short_of_memory(self, seats):
+    def short_of_memory(self, in_slots):
         # From the third step on there is room for two.
-        if len(seats) > 2 and any(slot and slot.step == 2 for slot in seats):
+        if len(in_slots) > 2 and any(slot and slot.step == 2 for slot in in_slots):
             raise torch.OutOfMemoryError("no room")
-        taken.extend((slot.photo.name, slot.step) for slot in seats if slot)
-        return step(self, seats)
+        taken.extend((slot.photo.name, slot.step) for slot in in_slots if slot)
+        return step(self, in_slots)
 
     expected, _ = learn(base, [1, 2, 3, 4])
     monkeypatch.setattr(trainer._Trainer, "step", short_of_memory)
@@ -168,7 +168,7 @@ def test_whoever_had_the_last_step_when_memory_ran_out_gets_no_further_one(base,
 
 
 def test_memory_that_is_too_small_for_one_person_is_an_error(base, monkeypatch):
-    def no_room(self, seats):
+    def no_room(self, in_slots):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(trainer._Trainer, "step", no_room)
@@ -178,17 +178,17 @@ def test_memory_that_is_too_small_for_one_person_is_an_error(base, monkeypatch):
 
 def test_the_guards_know_good_from_bad():
     good = [{"loss_diffusion": 0.3}] * 30
-    assert guards.loss_fault(good) is None and guards.loss_fault([{"loss_diffusion": 9.0}] * 9) is None
+    assert slots.loss_fault(good) is None and slots.loss_fault([{"loss_diffusion": 9.0}] * 9) is None
     # One bad step is a timestep's doing; ten are not.
-    assert guards.loss_fault([*good, {"loss_diffusion": 90.0}]) is None
-    assert "grown to 4.0" in guards.loss_fault(good + [{"loss_diffusion": 4.0}] * 10)
+    assert slots.loss_fault([*good, {"loss_diffusion": 90.0}]) is None
+    assert "grown to 4.0" in slots.loss_fault(good + [{"loss_diffusion": 4.0}] * 10)
     even = np.full((8, 8), 0.2)
-    assert guards.attention_fault(even, even * 0.02) is None
-    assert "0.5%" in guards.attention_fault(even, even * 0.005)
+    assert slots.attention_fault(even, even * 0.02) is None
+    assert "0.5%" in slots.attention_fault(even, even * 0.005)
     vectors = {"text_encoder": torch.ones(2, 1, 1, 16)}
-    assert guards.vector_fault(vectors, {"text_encoder": 1.0}) is None
-    assert "400 times" in guards.vector_fault(vectors, {"text_encoder": 0.01})
-    assert guards.vector_fault({"text_encoder": vectors["text_encoder"] * torch.nan}, {"text_encoder": 1.0})
+    assert slots.vector_fault(vectors, {"text_encoder": 1.0}) is None
+    assert "400 times" in slots.vector_fault(vectors, {"text_encoder": 0.01})
+    assert slots.vector_fault({"text_encoder": vectors["text_encoder"] * torch.nan}, {"text_encoder": 1.0})
 
 
 CALL = StageCall("personalize", 1, {}, "float32", {"photo": sha256_hex(b"photo")}, {})

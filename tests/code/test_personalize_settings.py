@@ -10,12 +10,11 @@ from pydantic import ValidationError
 
 from faceid_core.config import parse_config
 from faceid_core.errors import BaseMismatch, ConfigurationError
-from faceid_core.personalize.method import Method
+from faceid_core.personalize.method import Method, stage_boundaries, stage_of, stage_range
 from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.prompts import fill, split_prompt
-from faceid_core.personalize.slot_shape import MOST_SLOTS, fitting_slots
-from faceid_core.personalize.stages import stage_boundaries, stage_of, stage_range
 from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
+from faceid_core.personalize.trainer import MOST_SLOTS, fitting_slots
 from faceid_core.run.executor import MOST_AT_ONCE
 
 

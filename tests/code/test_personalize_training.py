@@ -107,7 +107,7 @@ def test_a_person_whose_loss_is_not_finite_stops_and_the_others_do_not_notice(ba
     assert torch.equal(vectors(whole), vectors(learn(base, [1], method)["person-1"]))
 
 
-def test_shared_sides_and_one_stage_learn_one_vector(base):
+def test_shared_keys_and_values_and_one_stage_learn_one_vector(base):
     method = METHOD.model_copy(
         update={"stages": 1, "kv_split": False, "attention_target": "none", "vectors": 2}
     )

@@ -121,7 +121,7 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(run, tmp_path):
         (
             {"generate.use_strength": 0.5},
             "generate",
-            "parameters.use: absent -> {'stages': [], 'sides': 'kv', 'strength': 0.5}",
+            "parameters.use: absent -> {'stages': [], 'kv': 'kv', 'strength': 0.5}",
         ),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
         (tmp_path / "grid.yaml").write_text(grid(4))
         script, file = tmp_path / "draw.py", tmp_path / "learned.safetensors"
         made = faceid(
-            "tokens", "ann", "--format", "textual-inversion", "--distil-steps", "1", "--out", file,
+            "tokens", "ann", "--format", "textual-inversion", "--distill-steps", "1", "--out", file,
             "--script", script, "--script-prompt", PROMPT, *config,
         )  # fmt: skip
         assert made.exit_code == 0, made.output

@@ -80,7 +80,7 @@ def test_a_night_blames_the_model_and_loads_it_once(small, people, tmp_path, mon
 
     monkeypatch.setattr("faceid_core.diffusion.load_base_model", counted)
     config = small(str(tmp_path / "store"), people, base_model={"source": str(folder)},
-                   personalize={"slots": 1, "method": {"names": "miniature", "steps": 3}})  # fmt: skip
+                   personalize={"slots": 1, "method": {"known_names": "miniature", "steps": 3}})  # fmt: skip
     run = open_run(config, LogReporter())
     ended = drive_inline(run)
     for account in run.accounts.values():

@@ -73,7 +73,7 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     file = tmp_path / "learned_embeds.safetensors"
-    told = ask("tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--distil-vectors", "2",
+    told = ask("tokens", "ann", "--format", "textual-inversion", "--distill-steps", "2", "--distill-vectors", "2",
                "--measure", "--out", str(file), *learned)  # fmt: skip
     assert "of the person's effect on the network's predictions" in told
     for under_way in (
@@ -96,7 +96,7 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "measure", breaks)
     kept = CliRunner().invoke(
-        cli, ["tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--measure", "--set",
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--distill-steps", "2", "--measure", "--set",
               "score.metrics=[identity, detection]", "--out", str(tmp_path / "kept"), *learned],
     )  # fmt: skip
     assert str(kept.exception) == "scoring broke" and (tmp_path / "kept").stat().st_size > 100
@@ -118,4 +118,4 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     assert "drawing" not in started.output, "refused before the minutes of distilling"
     with safe_open(file, "pt") as opened:
         fields = json.loads(opened.metadata()["faceid"])
-    assert f"loses {fields['lost_share']:.1%}" in told and fields["distil_steps"] == 2
+    assert f"loses {fields['lost_share']:.1%}" in told and fields["distill_steps"] == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from faceid_core.personalize.journal import JournalEntry
+from faceid_core.personalize.checkpoint import JournalEntry
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.trainer import PersonalizeResult, TrainingPhoto, personalize
 from faceid_core.progress import ProgressCallback

@@ -1,4 +1,4 @@
-"""Starts: the vectors from which a person's training begins, and the principal components of known names."""
+"""Initial embeddings, at which a person's vectors begin, and the principal components of known names."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel, TextTower
 
-from .conditioning import encode, start_vectors, tokenize
+from .conditioning import class_word_embeddings, encode, tokenize
+from .known_names import known_names, require_names
 from .method import Method
-from .names import known_names, require_names
 from .prompts import training_prompt
 
-# Shorter components, as a share of the longest, are rounding: names share words, so they span fewer directions.
+# Components shorter than this share of the longest are rounding: names share words, so they span fewer directions.
 _SHORTEST = 1e-5
 
 
 @torch.no_grad()
-def first_vectors(base: BaseModel, tower: TextTower, class_word: str, method: Method) -> torch.Tensor:
-    """Where one text encoder's vectors start, float32 [vectors, width].
+def initial_embeddings(base: BaseModel, tower: TextTower, class_word: str, method: Method) -> torch.Tensor:
+    """One text encoder's initial embedding, float32 [vectors, width].
 
     `class_word`: the class word's embeddings. `mean_name`: for each position the mean of what known names have there.
     `encoder_output`: the text encoder's output at the person's positions of the training prompt, with the mean name.
@@ -27,10 +27,10 @@ def first_vectors(base: BaseModel, tower: TextTower, class_word: str, method: Me
 
     Source: class word, Gal et al. 2022; mean name, Celeb-Basis; encoder output, Cross Initialization section 3.2.
     """
-    if method.start == "class_word":
-        return start_vectors(tower, class_word, method.vectors)
+    if method.initial_embedding == "class_word":
+        return class_word_embeddings(tower, class_word, method.vectors)
     mean = name_embeddings(base, tower, method).mean(dim=0)  # [vectors, width]
-    if method.start == "mean_name":
+    if method.initial_embedding == "mean_name":
         return mean
     prompt = tokenize(tower, training_prompt(method.template), method.vectors)
     return encode(tower, prompt, mean[None]).states[0, prompt.positions].float()
@@ -63,7 +63,7 @@ def name_basis(base: BaseModel, tower: TextTower, method: Method) -> torch.Tenso
 def name_embeddings(base: BaseModel, tower: TextTower, method: Method) -> torch.Tensor:
     """Token embeddings of all known names whose two words are one token each.
 
-    With one vector a name is the mean of its two words; with more than two the last word is repeated.
+    With one vector, a name is the mean of its two words; with more than two the last word is repeated.
 
     Returns:
         float32 [names, vectors, width].
@@ -73,10 +73,10 @@ def name_embeddings(base: BaseModel, tower: TextTower, method: Method) -> torch.
     """
     ids = [
         found
-        for name in known_names(method.names, base.description.name)
+        for name in known_names(method.known_names, base.description.name)
         if len(found := tower.tokenizer(name, add_special_tokens=False).input_ids) == 2
     ]
-    require_names(len(ids), method.names, tower.name)
+    require_names(len(ids), method.known_names, tower.name)
     words = tower.token_embedding.weight[torch.tensor(ids)].float()  # [names, 2, width]
     if method.vectors == 1:
         return words.mean(dim=1, keepdim=True)

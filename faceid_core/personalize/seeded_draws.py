@@ -1,7 +1,7 @@
-"""Random draws that depend on what they are for, never on who else is being trained or in which order.
+"""Random draws that depend on their purpose only, never on the other people in training or on their order.
 
 Each draw has a generator of its own, seeded by a hash of its purpose. So no random state is carried, a
-resumed training draws what it would have drawn, and a slot's position has no influence.
+resumed training draws what it would have drawn, and a slot's index has no influence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def seeded_generator(*purpose: str | int) -> torch.Generator:
-    """A CPU generator seeded by sha256 of a purpose, say (seed, photo digest, "noise", step, sample)."""
+    """A CPU generator seeded by sha256 of a purpose, such as (seed, photo digest, "noise", step, sample)."""
     return torch.Generator().manual_seed(seed_of(*purpose))
 
 

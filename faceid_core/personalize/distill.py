@@ -1,13 +1,13 @@
-"""Distilling: one set of vectors whose plain conditioning stands in for a person's stages, keys and values.
+"""Distillation: one set of vectors whose single context replaces a person's stages, keys and values.
 
 The network is frozen and is its own teacher: on noised pictures that the person's own tokens drew, the prediction with
-the single context is drawn towards the prediction with the staged contexts. Neither photo nor scorer is asked.
+the single context is trained towards the prediction with the staged contexts. It uses neither photo nor scorer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -15,30 +15,29 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
+from faceid_core.progress import ProgressCallback, no_progress
 
 from .attention import StagedUNet
 from .conditioning import (
+    Contexts,
     TokenizedPrompt,
-    both_sides,
+    class_word_embeddings,
+    concatenated,
     encode_vectors,
-    identity_contexts,
-    start_vectors,
+    expand_kv,
+    stacked,
     tokenize,
 )
-from .contexts import Contexts, concatenated, stacked
 from .export import single_context
-from .losses import noised
-from .random import normal, seeded_generator
-from .stages import stage_of
+from .method import stage_of
+from .objective import noised
+from .seeded_draws import normal, seeded_generator
+from .subjects import identity_contexts
 from .tokens import IdentityTokens
 
-Progress = Callable[[str, int, int], object]
 _LEVELS = 10  # noise levels at which a view is compared when the loss is measured
-_NEAR, _LOOKED_AT = 0.5, 4  # the mean is a start if it loses less than this on so many of the views
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress for callers who want none."""
+# The mean is the initial embedding if it loses less than this share on so many of the views.
+_NEAR, _VIEWS_FOR_INITIAL = 0.5, 4
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ class View:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What distilling made.
+    """The result of a distillation.
 
     Attributes:
         tokens: one stage, K = V.
-        mean: the mean over stages and sides, which is what could be exported without learning.
+        mean: the mean over stages, keys and values, which could be exported without learning.
         lost_by_mean, lost: share of the person's effect on the prediction that the mean and the result lose on
             held-out views: ||single - staged||^2 / ||class word - staged||^2; 1 is no better than the class word.
-        seconds: of computing.
+        seconds: that the distillation took.
     """
 
     tokens: IdentityTokens
@@ -76,13 +75,13 @@ class Distilled:
     def notes(self) -> dict[str, float | int]:
         """The measured loss, for a file's metadata."""
         return {
-            "distil_steps": self.steps,
+            "distill_steps": self.steps,
             "lost_share_by_mean": round(self.lost_by_mean, 6),
             "lost_share": round(self.lost, 6),
         }
 
 
-def distil(
+def distill(
     base: BaseModel,
     tokens: IdentityTokens,
     views: Sequence[View],
@@ -93,19 +92,19 @@ def distil(
     learning_rate: float = 0.02,
     vectors: int | None = None,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: ProgressCallback = no_progress,
 ) -> Distilled:
     """Learn vectors whose single context predicts as the staged contexts do.
 
-    It starts at the class word, or at the mean over stages and sides where that is near already. Vectors that differ
-    much between stages and sides have a mean that is nobody, from which the optimizer hardly finds out.
+    The vectors begin at the class word, or at the mean over stages, keys and values where that is near already. Vectors
+    that differ much have a mean that resembles no person, and the optimizer hardly leaves it.
 
     Args:
         views: pictures to learn from.
         held_out: pictures, of other prompts and noise, on which the loss is measured.
-        steps: of AdamW, with a rate that falls to 0 as a cosine; 0 takes the mean over stages and sides.
+        steps: of AdamW, with a rate that falls to 0 as a cosine; 0 takes the mean over stages, keys and values.
         vectors: token positions of the result; as many as the tokens' by default.
-        progress: called with what is under way, how many steps of it are done, and of how many.
+        progress: called with the name of the present part of the work, its steps done, and its steps in all.
 
     Raises:
         BaseMismatch: tokens of another base model.
@@ -114,7 +113,7 @@ def distil(
     tokens.require_base(base.description.digest)
     if not views or not held_out or steps < 0 or batch < 1 or (vectors is not None and vectors < 1):
         raise ConfigurationError(
-            f"distilling needs views to learn from ({len(views)}) and others to measure on ({len(held_out)}), "
+            f"distillation needs views to learn from ({len(views)}) and others to measure on ({len(held_out)}), "
             f"steps of at least 0 ({steps}), a batch of at least 1 ({batch}) and vectors of at least 1 ({vectors})"
         )
     began = time.perf_counter()
@@ -124,9 +123,11 @@ def distil(
     lost_by_mean = teacher.lost_share(held_out, mean, seed, "measuring the mean, views")
     result, lost = mean, lost_by_mean
     if steps:
-        near = teacher.lost_share(views[:_LOOKED_AT], mean, seed, "looking for a start, views") < _NEAR
+        near = teacher.lost_share(views[:_VIEWS_FOR_INITIAL], mean, seed, "initial embedding, views") < _NEAR
         student = {
-            name: (mean.tensors[name][0, 0] if near else start_vectors(tower, tokens.class_word, count))
+            name: (
+                mean.tensors[name][0, 0] if near else class_word_embeddings(tower, tokens.class_word, count)
+            )
             .to(base.device)
             .clone()
             .requires_grad_()
@@ -149,7 +150,7 @@ def distil(
 class _Teacher:
     """The frozen network with the person's staged contexts, one set for each prompt."""
 
-    def __init__(self, base: BaseModel, tokens: IdentityTokens, progress: Progress = silent):
+    def __init__(self, base: BaseModel, tokens: IdentityTokens, progress: ProgressCallback = no_progress):
         self.base, self.tokens, self.staged = base, tokens, StagedUNet.of(base)
         self._progress = progress
         self._contexts: dict[str, Contexts] = {}
@@ -172,7 +173,7 @@ class _Teacher:
             ]  # each [2, length, context width]
             target = self._predict(latents, timesteps, stacked(contexts))
         single = concatenated([self._single_context(view.prompt, student) for view in chosen])
-        found = self._predict(latents, timesteps, both_sides(single))
+        found = self._predict(latents, timesteps, expand_kv(single))
         return (found.float() - target.float()).square().mean()
 
     @torch.no_grad()
@@ -181,19 +182,19 @@ class _Teacher:
         total = self.base.description.training_timesteps
         timesteps = torch.tensor([int((level + 0.5) * total / _LEVELS) for level in range(_LEVELS)])
         word = {
-            name: start_vectors(tower, self.tokens.class_word, self.tokens.vectors)
+            name: class_word_embeddings(tower, self.tokens.class_word, self.tokens.vectors)
             for name, tower in self.base.towers.items()
         }
         vectors = {name: each[0, 0].to(self.base.device) for name, each in student.tensors.items()}
         lost = effect = 0.0
-        for place, view in enumerate(views):
-            self._progress(what, place, len(views))
-            noise = normal((_LEVELS, *view.latent.shape), "distil", "held out", seed, place)
+        for index, view in enumerate(views):
+            self._progress(what, index, len(views))
+            noise = normal((_LEVELS, *view.latent.shape), "distil", "held out", seed, index)
             latents = self._noised([view] * _LEVELS, noise, timesteps)
             contexts = stacked([self._staged_context(view.prompt, int(t)) for t in timesteps])
             target = self._predict(latents, timesteps, contexts).float()
             for name, each in (("student", vectors), ("word", word)):
-                one = both_sides(self._single_context(view.prompt, each))
+                one = expand_kv(self._single_context(view.prompt, each))
                 single = one.map(lambda part: part.expand(_LEVELS, *part.shape[1:]))
                 distance = float((self._predict(latents, timesteps, single).float() - target).square().sum())
                 lost, effect = (lost + distance, effect) if name == "student" else (lost, effect + distance)
@@ -208,8 +209,8 @@ class _Teacher:
     def _predict(self, latents: torch.Tensor, timesteps: torch.Tensor, contexts: Contexts) -> torch.Tensor:
         """The prediction of each sample with its own contexts [b, 2 (K, V), length, context width]."""
         rows = torch.arange(len(latents), device=self.base.device)
-        projections = self.staged.project_sides(contexts)
-        return self.staged.predict(latents, timesteps.to(self.base.device), projections, rows)
+        projected = self.staged.project_kv(contexts)
+        return self.staged.predict(latents, timesteps.to(self.base.device), projected, rows)
 
     def _staged_context(self, prompt: str, timestep: int) -> Contexts:
         if prompt not in self._contexts:
@@ -217,7 +218,7 @@ class _Teacher:
         return self._contexts[prompt][stage_of(timestep, self.tokens.boundaries)]
 
     def _single_context(self, prompt: str, vectors: Mapping[str, torch.Tensor]) -> Contexts:
-        """The plain context [1, length, context width] with vectors [vectors, width] in the person's place."""
+        """The plain context [1, length, context width] with vectors [vectors, width] at the person's positions."""
         count = len(next(iter(vectors.values())))
         prompts = self._tokenized.setdefault((prompt, count), {})
         if not prompts:
@@ -226,7 +227,7 @@ class _Teacher:
 
 
 def _mean_vectors(tokens: IdentityTokens, count: int) -> dict[str, torch.Tensor]:
-    """The mean over stages and sides; wanted vectors beyond the tokens' repeat the last, fewer keep the first."""
+    """The mean over stages, keys and values; more vectors than the tokens' repeat the last, fewer keep the first."""
     means = {name: each.mean(dim=(0, 1)) for name, each in tokens.tensors.items()}  # [vectors, width]
     return {
         name: torch.cat([mean, mean[-1:].expand(max(count - len(mean), 0), -1)])[:count]

@@ -1,6 +1,6 @@
-"""Journal entries: a person's training as it stands, from which another worker goes on to the very same tokens.
+"""Checkpoints: a person's training as it stands, from which another worker goes on to the very same tokens.
 
-Every random draw depends on its purpose, never on a generator's state, so parameters, moments and step are all.
+Every random draw depends on its purpose, never on a generator's state, so parameters, moments and step are enough.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _FORMAT = "faceid-journal-1"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class UnusableEntry(FaceidError):
-    """A journal entry is damaged or belongs to another method; training begins anew."""
+class UnusableCheckpoint(FaceidError):
+    """A checkpoint is damaged or belongs to another method; training begins again."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class JournalEntry:
     data: bytes
 
 
-def write_entry(slot: Slot) -> JournalEntry:
+def write_checkpoint(slot: Slot) -> JournalEntry:
     """The slot as bytes: parameters and moments as they are, the rest as numbers whose text is exact."""
     tensors = {"attention_before": slot.attention_before}
     for number, parameter in enumerate(_parameters(slot)):
@@ -43,7 +43,7 @@ def write_entry(slot: Slot) -> JournalEntry:
     progress = {
         "format": _FORMAT,
         "step": slot.step,
-        "attempt": [slot.attempt, slot.why],
+        "attempt": [slot.attempt, slot.first_fault],
         "curve": slot.curve,
         "seconds": slot.seconds,
         "plateau": [slot.plateau.best, slot.plateau.best_step],
@@ -53,13 +53,13 @@ def write_entry(slot: Slot) -> JournalEntry:
 
 
 def resume(slot: Slot, data: bytes, steps: int) -> None:
-    """Put a freshly admitted slot where an entry left off; on an error the slot is unchanged.
+    """Put a freshly opened slot where a checkpoint left off; on an error the slot is unchanged.
 
     Args:
         steps: of the whole training.
 
     Raises:
-        UnusableEntry: the entry is damaged, of another format, or of vectors of another shape.
+        UnusableCheckpoint: the checkpoint is damaged, of another format, or of vectors of another shape.
     """
     try:
         tensors, progress = load(data), _progress(data)
@@ -71,12 +71,12 @@ def resume(slot: Slot, data: bytes, steps: int) -> None:
                 raise ValueError(f"shape {list(value.shape)} instead of {list(parameter.shape)}")
         step, curve, attention = int(progress["step"]), list(progress["curve"]), tensors["attention_before"]
         seconds, (best, best_step) = float(progress["seconds"]), progress["plateau"]
-        attempt, why = progress["attempt"]
-        attempt, why = int(attempt), str(why)
+        attempt, first_fault = progress["attempt"]
+        attempt, first_fault = int(attempt), str(first_fault)
         if not 1 <= step < steps or step != len(curve):
             raise ValueError(f"step {step} of {steps} with {len(curve)} rows")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UnusableEntry(f"the journal entry cannot be used: {error}") from None
+        raise UnusableCheckpoint(f"the checkpoint cannot be used: {error}") from None
     with torch.no_grad():
         for parameter, value, pair in zip(wanted, found, moments, strict=True):
             parameter.copy_(value)
@@ -85,7 +85,7 @@ def resume(slot: Slot, data: bytes, steps: int) -> None:
                 **{name: each.to(parameter.device) for name, each in zip(_MOMENTS, pair, strict=True)},
             }
     slot.step, slot.curve, slot.seconds = step, curve, slot.seconds + seconds
-    slot.attention_before, slot.attempt, slot.why = attention, attempt, why
+    slot.attention_before, slot.attempt, slot.first_fault = attention, attempt, first_fault
     slot.plateau.best, slot.plateau.best_step = float(best), int(best_step)
 
 

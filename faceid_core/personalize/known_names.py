@@ -1,10 +1,11 @@
-"""Names that a base model knows: where starts and bases made of names come from."""
+"""Names that a base model knows, of which initial embeddings and bases are made. No model library is imported."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.miniature.people import NAMED_SEEDS, name_of
 
 _FEWEST_NAMES = 8
 # Public figures whom the Stable Diffusion models draw well, as first and last word; Celeb-Basis and Cross
@@ -41,14 +42,12 @@ def known_names(names: str, base_name: str) -> Sequence[str]:
         base_name: of the base model's description.
     """
     if names == "miniature" or (names == "auto" and base_name == "miniature"):
-        from faceid_core.miniature.people import NAMED_SEEDS, name_of
-
         return [name_of(seed) for seed in NAMED_SEEDS]
     return PUBLIC_FIGURES
 
 
 def require_names(found: int, names: str, encoder: str) -> None:
-    """Refuse starts and bases made of too few names.
+    """Refuse initial embeddings and bases made of too few names.
 
     Args:
         found: how many of the names are two tokens long, as is needed.
@@ -60,7 +59,7 @@ def require_names(found: int, names: str, encoder: str) -> None:
     """
     if found < _FEWEST_NAMES:
         raise ConfigurationError(
-            f"only {found} names of the list {names!r} are two tokens long for {encoder}; set names to "
-            "the list that the base model knows (miniature, public_figures), or choose start class_word and "
-            "parametrization free or block"
+            f"only {found} names of the list {names!r} are two tokens long for {encoder}; set "
+            "known_names to the list that the base model knows (miniature, public_figures), or choose initial_embedding "
+            "class_word and parametrization free or block"
         )
