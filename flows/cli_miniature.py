@@ -63,9 +63,9 @@ def train(part: str, minutes: float | None, resume: bool, more: tuple[str, ...])
     work/miniature, and unet writes a whole pipeline there, which replaces the shipped one. Afterwards faceid models
     lock records the new weights.
     """
-    from faceid_core.weights.miniature_sets import SETS
+    from faceid_core.weights.catalog import MINIATURE_SETS
 
-    scorers = sorted({name for chosen in SETS.values() for name in chosen.values()})
+    scorers = sorted({name for chosen in MINIATURE_SETS.values() for name in chosen.values()})
     if part not in (*GENERATOR, *scorers):
         raise click.UsageError(
             f"no part is called {part!r}; train one of {', '.join((*GENERATOR, *scorers))}"

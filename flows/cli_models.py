@@ -12,6 +12,7 @@ from rich.table import Table
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.outcomes import EXIT_CONFIGURATION
+from faceid_core.progress import no_progress
 from flows.options import takes_config
 
 
@@ -62,35 +63,28 @@ def fetch(config: NightlyConfig, names: tuple[str, ...], target: str | None, ori
       faceid models fetch ArcFace ViT-B/32 --to /models
       faceid models fetch --set base_model.source=sd15 --to s3://bucket/weights
     """
-    from faceid_core.weights.fetch import Place
-    from faceid_core.weights.fetch import fetch as bring_all
-    from faceid_core.weights.needs import named, needs_of, scorers_of
+    # The store and the models' modules take half a second to import, which `--help` does without.
+    from faceid_core.weights.fetch import fetch as fetch_models
+    from faceid_core.weights.place import WeightsPlace
+    from faceid_core.weights.required import named
+    from faceid_core.weights.status import model_statuses
 
     target = target or config.weights
     if not target:
         raise ConfigurationError("where to? give --to FOLDER or --to s3://bucket/prefix, or set weights")
-    s3 = config.s3.model_dump()
-    if names:
-        models = [model for _, model in named(names)]
-    else:
-        needs = needs_of(config)
-        models = [model for _, model in scorers_of(config)]
-        models += [
-            each.model
-            for each in needs
-            if each.role in ("base model", "detector", "face parser") and each.model
-        ]
+    s3 = config.s3.settings()
+    wanted = named(names) if names else [each.model for each in model_statuses(config) if each.model]
     console = Console(highlight=False)
     with console.status("") as status, as_configuration():
 
-        def tell(done: int, total: int | None) -> None:
-            status.update(f"{done / 1e6:,.0f} of {f'{total / 1e6:,.0f}' if total else '?'} MB")
+        def show(name: str, done: int, total: int | None) -> None:
+            status.update(f"{name}: {done / 1e6:,.0f} of {f'{total / 1e6:,.0f}' if total else '?'} MB")
 
-        found = bring_all(
-            models,
-            Place(target, s3),
-            origin=Place(origin, s3) if origin else None,
-            tell=tell if sys.stderr.isatty() else lambda done, total: None,
+        found = fetch_models(
+            wanted,
+            WeightsPlace(target, s3),
+            origin=WeightsPlace(origin, s3) if origin else None,
+            progress=show if sys.stderr.isatty() else no_progress,
             precision=config.base_model.precision,
         )
     table = Table()
@@ -100,10 +94,10 @@ def fetch(config: NightlyConfig, names: tuple[str, ...], target: str | None, ori
     for each in found:
         size = f"{each.bytes / 1e6:,.1f}" if each.bytes else ""
         state = each.state
-        if each.went_on_from:
-            state += f", from {each.went_on_from / 1e6:,.1f} MB on"
+        if each.resumed_from:
+            state += f", from {each.resumed_from / 1e6:,.1f} MB on"
         table.add_row(each.name, state, size, each.digest[:12], escape(each.sentence))
-    shipped = [] if names else [each for each in needs_of(config) if each.model is None]
+    shipped = [] if names else [each for each in model_statuses(config) if each.model is None]
     for each in shipped:
         table.add_row(each.name, each.state, "", "", escape(each.detail))
     console.print(table)

@@ -124,8 +124,8 @@ def _folder(out: str) -> Path:
 
 def _crop_pixels(config: NightlyConfig) -> int:
     """The side at which a run aligns faces: that of the base model's images."""
-    from faceid_core.stages.weights import base_files
     from faceid_core.weights.describe import describe
+    from faceid_core.weights.resolve import base_files
 
     files = base_files(config)
     return describe(files.folder, name=files.source, digest="", precision="float32").resolution

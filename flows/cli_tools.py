@@ -77,7 +77,7 @@ def draw(
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
-    from faceid_core.stages.weights import find_weights
+    from faceid_core.weights.resolve import resolve_all
 
     target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
     people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
@@ -88,7 +88,7 @@ def draw(
         kv or chosen.use_kv,
         chosen.use_strength if strength is None else strength,
     )
-    models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
+    models = Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
         [DrawRequest(subject, prompt, seed, use) for seed in range(seeds)],

@@ -21,8 +21,8 @@ from faceid_core.private import write_private
 from faceid_core.run.latest_results import newest_crop
 from faceid_core.run.preflight import require_room
 from faceid_core.stages.models import Models, WorkerSettings
-from faceid_core.stages.weights import base_files, find_weights
 from faceid_core.weights.describe import describe
+from faceid_core.weights.resolve import base_files, resolve_all
 from flows.console import LINE_SECONDS
 
 
@@ -97,7 +97,7 @@ def write_textual_inversion(
         write_private(target, to_textual_inversion(tokens, token=token))
         return
     require_placeholder_token(token)
-    grid, chosen, found = load_grid(config.generate.grid), config.generate, find_weights(config)
+    grid, chosen, found = load_grid(config.generate.grid), config.generate, resolve_all(config)
     texts = {f"prompt {prompt.id!r}": prompt.text for prompt in grid.prompts}
     require_room(found, texts, max(tokens.vectors, vectors or 1))
     metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
@@ -173,7 +173,7 @@ def write_script(
             "save_pretrained, and give base_model.source that folder"
         )
     require_room(
-        find_weights(config),
+        resolve_all(config),
         {"--script-prompt": prompt},
         vectors or IdentityTokens.from_bytes(native).vectors,
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
 from .section import Section
+
+if TYPE_CHECKING:
+    from faceid_core.store.s3_settings import S3Settings
 
 Metric = Literal[
     "identity", "detection", "concepts", "image_text", "attention", "leakage",
@@ -345,3 +348,12 @@ class S3Config(Section):
         le=1024,
         description="Connections kept open by a process; at least its store threads (16).",
     )
+
+    def settings(self) -> S3Settings:
+        """The section as the store takes it; what is empty is left to boto3's own sources."""
+        # The store's modules take 50 ms to import, which `--help` does without.
+        from faceid_core.store.s3_settings import S3Settings
+
+        return S3Settings(
+            **{name: None if value == "" else value for name, value in self.model_dump().items()}
+        )

@@ -40,7 +40,7 @@ def expectation(
     cost_per_hour: float | None = None,
     measure: Callable[[NightlyConfig, Plan, int], Expected] | None = None,
 ) -> Iterator[Finding]:
-    """How long the run takes for whoever is not cached, and what it costs.
+    """How long the run takes for the identities that are not cached, and what it costs.
 
     Args:
         planned: what is cached and what is not.
@@ -50,7 +50,7 @@ def expectation(
     """
     people = _to_do(planned)
     if not people:
-        yield Finding("seconds a person", "ok", "nobody is to be computed: everything is cached")
+        yield Finding("seconds a person", "ok", "nothing to compute: everything is cached")
         return
     expected = from_results(planned)
     if expected is None:

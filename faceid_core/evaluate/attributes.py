@@ -9,13 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from faceid_core.weights.catalog import ATTRIBUTES
-from faceid_core.weights.deepface_files import find_files, forget, serving
+from faceid_core.weights.catalog import VERSIONS
+from faceid_core.weights.deepface_files import forget, serving
 
-from .photographs import VERSIONS
-
-# DeepFace.analyze could also name a race and an emotion: the first is nobody's to guess, the second is the
-# picture's own affair.
+# DeepFace.analyze could also name a race, which is not to be guessed, and an emotion, which a prompt may change.
 ACTIONS = ("age", "gender")
 PIXELS = 224  # side of the crops that its networks read
 # Two ages count as one person's below this. DeepFace states a mean error of 4.65 years: two readings of one age,
@@ -61,13 +58,8 @@ def _read(analyze, crop: np.ndarray) -> Attributes:
     return Attributes(float(found["age"]), str(found["dominant_gender"]))
 
 
-def load_attributes(folders: Sequence[Path] = ()) -> DeepFaceAttributes:
-    """The networks' files, found; they are read at the first face.
-
-    Raises:
-        MissingWeights: naming the file and where to put it.
-    """
-    files = [path for model in ATTRIBUTES.values() for path in find_files(model, folders)]
+def load_attributes(files: Sequence[Path]) -> DeepFaceAttributes:
+    """The reader of the age and gender networks' files, which are read at the first face."""
     forget("facial_attribute")
     return DeepFaceAttributes(files)
 

@@ -203,12 +203,11 @@ def leakage(pictures: Pictures, context: Context) -> list[MetricRow]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as a stage.
+    """A metric as a stage; `weights.roles.ROLES` says which models it asks.
 
     Args:
         version: raised when the same pictures would get other values.
         function: see the functions of this module.
-        roles: the models whose weights settle the values, as `models.lock` names them.
         needs_reference: whether the values belong to a reference photo as well as to the pictures.
         detector_of_photos: whether faces in pictures of photographs' models are found by the detector that also
             finds them in people's photos, instead of the scorers' own. The role `detector` then means that one.
@@ -216,22 +215,21 @@ class Metric:
 
     version: int
     function: Callable[[Pictures, Context], list[MetricRow]]
-    roles: tuple[str, ...]
     needs_reference: bool = False
     detector_of_photos: bool = False
 
 
 METRICS: dict[str, Metric] = {
-    "identity": Metric(1, identity, ("detector", "recognizer"), needs_reference=True),
-    "detection": Metric(1, detection, ("detector",), detector_of_photos=True),
-    "concepts": Metric(1, concepts, ("image_text",)),
-    "image_text": Metric(1, image_text, ("image_text",)),
-    "attention": Metric(1, attention, ("detector", "parser")),
-    "leakage": Metric(1, leakage, ("detector", "parser", "image_text"), needs_reference=True),
-    "identity_second": Metric(1, identity_second, ("detector", "second_recognizer"), needs_reference=True),
-    "image_text_second": Metric(1, image_text_second, ("second_image_text",)),
-    "diversity": Metric(1, diversity, ("embedder",)),
-    "attributes": Metric(1, attributes, ("detector", "attributes"), needs_reference=True),
+    "identity": Metric(1, identity, needs_reference=True),
+    "detection": Metric(1, detection, detector_of_photos=True),
+    "concepts": Metric(1, concepts),
+    "image_text": Metric(1, image_text),
+    "attention": Metric(1, attention),
+    "leakage": Metric(1, leakage, needs_reference=True),
+    "identity_second": Metric(1, identity_second, needs_reference=True),
+    "image_text_second": Metric(1, image_text_second),
+    "diversity": Metric(1, diversity),
+    "attributes": Metric(1, attributes, needs_reference=True),
 }
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from faceid_core.errors import ConfigurationError
 from faceid_core.geometry.align import TRAINING_EYE_TARGETS, EyeTargets
 from faceid_core.geometry.protocols import FaceDetector, FaceParser
-from faceid_core.weights.miniature_sets import REPORTING, SETS
+from faceid_core.weights.catalog import MINIATURE_SETS, REPORTING
 
 from .protocols import AttributeReader, ConceptNamer, IdentityScorer, ImageTextScorer, PictureEmbedder
 
-BACKENDS = tuple(SETS)
+BACKENDS = tuple(MINIATURE_SETS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def load_scorers(backend: str) -> Scorers:
         ConfigurationError: if the backend is unknown.
         MissingWeights: if a model's files are absent.
     """
-    if backend not in SETS:
+    if backend not in MINIATURE_SETS:
         raise ConfigurationError(f"scorers {backend!r} are unknown; use one of: {', '.join(BACKENDS)}")
     # Imported here, since it brings torch, which the driver and the command line's help do without.
     from faceid_core.miniature import reporting_scorers

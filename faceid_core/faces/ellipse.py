@@ -11,6 +11,7 @@ import numpy as np
 from faceid_core.geometry.align import TRAINING_EYE_TARGETS
 from faceid_core.geometry.classes import INDEX
 from faceid_core.geometry.protocols import Face
+from faceid_core.weights.catalog import VERSIONS
 
 # Half width of a face by its eye distance and by the width of a detector's box: the mean of both estimates
 # was nearest on three portraits, one of them half turned.
@@ -31,7 +32,7 @@ class EllipseParser:
     """Labels skin, hair, eyes, brows and mouth by geometry alone; hair reaches to the ears' height only."""
 
     name = "ellipse"
-    version = "1"
+    version = VERSIONS["ellipse"]
     approximate = True
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:

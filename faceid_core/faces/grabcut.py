@@ -9,6 +9,7 @@ import numpy as np
 
 from faceid_core.geometry.classes import INDEX
 from faceid_core.geometry.protocols import Face
+from faceid_core.weights.catalog import VERSIONS
 
 from .ellipse import Geometry, draw_parts, geometry_of, with_faces
 
@@ -35,7 +36,7 @@ class GrabCutParser:
     """
 
     name = "grabcut"
-    version = "1"
+    version = VERSIONS["grabcut"]
     approximate = True
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.cells import Cell
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid

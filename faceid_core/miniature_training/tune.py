@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from faceid_core.diffusion import BaseModel, load_base_model
+from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.miniature.people import NAMED_SEEDS, TUNING_SEEDS, name_of
@@ -91,7 +91,9 @@ def _parse_choice(text: str) -> tuple[str, list[Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, try every combination, append a row for each to a CSV file."""
-    parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature_training.tune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m faceid_core.miniature_training.tune", description=__doc__
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="semantic-fidelity")
     parser.add_argument("--set", action="append", default=[], type=_parse_choice, metavar="NAME=VALUE,VALUE")
     parser.add_argument("--people", type=int, default=8, help="how many tuning people")

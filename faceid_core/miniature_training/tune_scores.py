@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faceid_core.diffusion import BaseModel
+from faceid_core.diffusion.base import BaseModel
 from faceid_core.evaluate.cells import Cell
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid

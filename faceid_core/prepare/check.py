@@ -20,7 +20,7 @@ import numpy as np
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import PhotoRejected, StoreError
-from faceid_core.faces.backends import load_faces
+from faceid_core.faces.backends import load_face_models
 from faceid_core.faces.picture import overlay_mask
 from faceid_core.faces.prepare import Prepared, prepare_photo
 from faceid_core.faces.quality import Limits
@@ -28,7 +28,8 @@ from faceid_core.faces.subject import cut_subject, read_subject_mask
 from faceid_core.identity import Identity
 from faceid_core.private import write_private
 from faceid_core.run.photo_source import PhotoSource, mask_of
-from faceid_core.stages.weights import face_models
+from faceid_core.store import S3Settings
+from faceid_core.weights.required import DETECTOR, PARSER, ModelRef, required
 
 THUMBNAIL_PIXELS = 96
 # Fewer photos than this are done before a second process has started.
@@ -40,38 +41,38 @@ class CheckSettings:
     """How photos are checked; plain values, so that it travels to other processes.
 
     Args:
-        faces: keyword arguments of `faces.backends.load_faces`.
+        detector, parser: the models that find and label faces.
         limits: as `quality.Limits.of` takes them.
         covered: see `mask.make_mask`.
         size, framing, region: of crop and mask.
-        s3: the S3 section, for photos there.
+        s3: how photos in S3 are reached.
         pictures: folder for one picture per person, or None for none.
     """
 
-    faces: Mapping[str, Any]
+    detector: ModelRef
+    parser: ModelRef
     limits: Mapping[str, Any]
     covered: float | None
     size: int
     framing: str
     region: str
-    s3: Mapping[str, Any]
+    s3: S3Settings
     pictures: str | None
 
     @classmethod
     def of(cls, config: NightlyConfig, *, size: int, pictures: Path | None) -> CheckSettings:
         """The settings that a run's configuration asks for."""
         faces = config.faces
-        loading = {"name": faces.backend}
-        if faces.photographs:
-            loading |= face_models(config)
+        models = {ref.role: ref for ref in required(config)}
         return cls(
-            faces=loading,
+            detector=models[DETECTOR],
+            parser=models[PARSER],
             limits=faces.limits(),
             covered=faces.covered_limit(),
             size=size,
             framing=faces.crop_framing,
             region=faces.mask_region,
-            s3=config.s3.model_dump(),
+            s3=config.s3.settings(),
             pictures=None if pictures is None else str(pictures),
         )
 
@@ -166,7 +167,7 @@ def _start_process(settings: CheckSettings) -> None:
     global _worker
     # One core per process: threads beside them would fight for the same cores.
     cv2.setNumThreads(1)
-    if settings.faces.get("parser") == "segformer":
+    if settings.parser.name == "segformer":
         import torch  # heavy, and only this parser needs it
 
         torch.set_num_threads(1)
@@ -183,7 +184,7 @@ class _Worker:
 
     def __init__(self, settings: CheckSettings):
         self.settings = settings
-        self.detector, self.parser = load_faces(**settings.faces)
+        self.detector, self.parser = load_face_models(settings.detector, settings.parser)
         self.limits = Limits.of(settings.limits)
         self.source = PhotoSource(settings.s3, self.limits.max_bytes)
 

@@ -11,7 +11,6 @@ from data_contracts import contract
 from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.evaluate.photographs import key_roles
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import tally
 from faceid_core.run.admission import ERASED
@@ -23,6 +22,7 @@ from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import Subject
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.weights.roles import ROLES, photograph_roles
 
 Found = Sequence[tuple[Subject, SubjectScores]]
 
@@ -181,11 +181,11 @@ def _scored(run: Run, subject: Subject, rows, generate_key: str, *, floor: bool 
 
 def scored_by(run: Run, metric: str, manifest: Manifest) -> tuple[str, list[str]]:
     """The models that measured a metric, by name, and their digests as in the stage key of the scores."""
-    scorers, roles, names = run.config.score.scorers, METRICS[metric].roles, run.plan.scorer_names
+    scorers, roles, titles = run.config.score.scorers, ROLES[metric], run.plan.scorer_titles
     digests = manifest.content["preimage"]["weights"]
-    if names:
-        used = key_roles(metric, roles)
-        return f"{scorers}:{'+'.join(names[role] for role in used)}", [digests[role] for role in used]
+    if titles:
+        used = photograph_roles(metric)
+        return f"{scorers}:{'+'.join(titles[role] for role in used)}", [digests[role] for role in used]
     backend = run.config.faces.backend
     if METRICS[metric].detector_of_photos and digests["detector"] != run.plan.weights["detector"]:
         return f"{backend}:{'+'.join(roles)}", [digests[role] for role in roles]

@@ -20,7 +20,7 @@ from faceid_core.identity import (
     read_manifest,
     too_large_a_manifest,
 )
-from faceid_core.stages.models import open_configured_store
+from faceid_core.store import open_store
 from faceid_core.store.folder import folder_of
 
 SAMPLES = "miniature:samples"
@@ -91,7 +91,7 @@ def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
         return read_manifest(source)
     folder, _, name = source.rpartition("/")
     try:
-        store = open_configured_store(folder, config.s3.model_dump())
+        store = open_store(folder, config.s3.settings())
         info = store.head(name)
         if info is not None and info.size > MOST_MANIFEST_BYTES:
             raise too_large_a_manifest(source)

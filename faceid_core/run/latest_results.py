@@ -11,9 +11,9 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
 from faceid_core.run.store_access import open_with_secret
 from faceid_core.stages.files import read_png
-from faceid_core.stages.weights import find_weights
 from faceid_core.store import StageCache
 from faceid_core.store.layout import identity_scope
+from faceid_core.weights.resolve import resolve_all
 
 
 def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
@@ -23,7 +23,7 @@ def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
         ConfigurationError: the id may not be one, or the store holds no such tokens.
         DamagedInput: the file is gone from the store, or not what was put there.
     """
-    base = find_weights(config).digests["base"]
+    base = resolve_all(config).digests["base"]
     found = _newest(
         config, identity_id, "personalize", "tokens.safetensors", lambda weights: weights.get("base") == base
     )

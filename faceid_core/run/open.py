@@ -71,7 +71,7 @@ def open_run(
         identities = requested if dry_run else identities_of(config)
         if identities != requested:
             require_fit(plan, identities, ceiling_names(config))
-        photos = PhotoSource(config.s3.model_dump(), config.faces.max_photo_bytes)
+        photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
         subjects, accounts, by_key = admit_all(identities, store, secret, photos, config, run_date)
         run = Run(
             run_id=run_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -10,8 +9,7 @@ from faceid_core import photos
 from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError, StoreRefused
 from faceid_core.identity import Identity, check_digest, read_photo
 from faceid_core.missing_path import composed_otherwise, slip_of_writing
-from faceid_core.stages.models import open_configured_store
-from faceid_core.store import ObjectStore
+from faceid_core.store import ObjectStore, S3Settings, open_store
 from faceid_core.store.objects import validate_name
 
 
@@ -19,7 +17,7 @@ from faceid_core.store.objects import validate_name
 class PhotoSource:
     """Reads photos by local path or s3:// address; one connection for each S3 folder."""
 
-    s3: Mapping[str, object]
+    s3: S3Settings
     max_bytes: int
     _folders: dict[str, ObjectStore] = field(default_factory=dict)
     _opening: Lock = field(default_factory=Lock, repr=False)
@@ -66,7 +64,7 @@ class PhotoSource:
         # A client takes a tenth of a second and holds its own connections: many threads share one.
         with self._opening:
             if folder not in self._folders:
-                self._folders[folder] = open_configured_store(folder, self.s3)
+                self._folders[folder] = open_store(folder, self.s3)
             return self._folders[folder]
 
 

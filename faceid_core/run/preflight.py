@@ -17,7 +17,7 @@ from faceid_core.personalize.known_names import known_names, require_names
 from faceid_core.personalize.method import Method, stage_boundaries
 from faceid_core.personalize.prompts import split_prompt, training_prompt
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.weights import FoundWeights
+from faceid_core.weights.resolve import ResolvedModels
 
 # Start and end of the text take two places of a context.
 _FRAME = 2
@@ -45,7 +45,7 @@ def require_fit(plan: Plan, people: Sequence[Identity], named: Sequence[str] = (
     _require(plan.base.name, plan.tokenizers, lambda counts: list(_texts(plan, people, named, counts)))
 
 
-def require_room(found: FoundWeights, texts: Mapping[str, str], vectors: int) -> None:
+def require_room(found: ResolvedModels, texts: Mapping[str, str], vectors: int) -> None:
     """Refuse prompts in which a person's vectors find no room.
 
     Args:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from faceid_core.config import NightlyConfig, cluster_address
 from faceid_core.errors import ConfigurationError, as_configuration
-from faceid_core.stages.models import open_configured_store
-from faceid_core.store import ObjectStore, initialize
+from faceid_core.store import ObjectStore, initialize, open_store
 from faceid_core.store.layout import check_secret, exists, read_layout
 from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import IdentitySecret
@@ -30,7 +29,7 @@ def open_or_create(
             no secret; it refuses us; its tables would lie elsewhere.
         SecretMismatch: the store was made with another secret.
     """
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     refuse_unfit_for_tables(store)
     there = exists(store)
     if read_only:
@@ -81,7 +80,7 @@ def open_existing(config: NightlyConfig) -> ObjectStore:
         ConfigurationError: there is no store at that address, one of another layout, or one that refuses us.
         StoreError: its own record cannot be read.
     """
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     read_layout(store)
     return store
 

@@ -10,11 +10,11 @@ from typing import Any
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.grid import PromptGrid, load_grid
 from faceid_core.personalize.method import Method
-from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import STAGES, Source, StageSpec, Subject, Work
 from faceid_core.store.cache import Manifest
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.describe import Description
+from faceid_core.weights.resolve import resolve_all
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
         weights: role (base, detector, parser, recognizer, image_text) -> the digest of its files.
         base: what the base model is.
         tokenizers: text encoder -> the folder of its tokenizer.
-        scorer_names: of the photographs' scorers by role, for tables.
+        scorer_titles: name and version of the photographs' scorers by role, for tables.
         floors: class word -> the manifest of its pictures, against which people's identity floor is measured; filled
             in as the run goes.
     """
@@ -36,7 +36,7 @@ class Plan:
     weights: Mapping[str, str]
     base: Description
     tokenizers: Mapping[str, Path]
-    scorer_names: Mapping[str, str] = field(default_factory=dict)
+    scorer_titles: Mapping[str, str] = field(default_factory=dict)
     floors: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
@@ -47,7 +47,7 @@ class Plan:
             ConfigurationError: the grid or the method cannot be used.
             MissingWeights: a model's files are absent.
         """
-        found = find_weights(config)
+        found = resolve_all(config)
         return cls(
             config=config,
             method=config.personalize.resolved(),
@@ -55,7 +55,7 @@ class Plan:
             weights=found.digests,
             base=found.base,
             tokenizers=found.tokenizers,
-            scorer_names=found.names,
+            scorer_titles=found.titles,
         )
 
     @property

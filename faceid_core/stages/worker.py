@@ -19,10 +19,10 @@ from faceid_core.stages.executing import stage_function
 from faceid_core.stages.executing.stage import EARLIER, JOURNAL, Outputs, StageCheckpoint
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.leases import WorkLeases
-from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
+from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.planning import spec_of
 from faceid_core.stages.work import Done, Reuse, Work
-from faceid_core.store import IdentityErased, StageCache
+from faceid_core.store import IdentityErased, StageCache, open_store
 from faceid_core.store.journal import WorkJournal
 from faceid_core.weights.offline import refuse_downloads
 
@@ -40,7 +40,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, run_id: str):
         refuse_downloads()
         self.settings, self.run_id = settings, run_id
-        self.store = open_configured_store(settings.store, settings.s3)
+        self.store = open_store(settings.store, settings.s3)
         self.models = Models(settings)
         self.leases = WorkLeases(self.store, run_id)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceid_core.diffusion import load_base_model
-from faceid_core.diffusion.base import BaseModel
+from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.miniature.samples import portrait
 from faceid_core.personalize.method import Method
 from faceid_core.personalize.presets import PRESETS

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from faceid_core.config import NightlyConfig, parse_config
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.cells import DrawSettings, cell_digest
 from faceid_core.evaluate.generation import DrawRequest, draw

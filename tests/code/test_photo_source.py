@@ -21,7 +21,7 @@ from tests.end_to_end.test_inline_folder import outcomes
 
 
 def source() -> PhotoSource:
-    return PhotoSource(S3Config().model_dump(), 1_000)
+    return PhotoSource(S3Config().settings(), 1_000)
 
 
 def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
@@ -32,10 +32,8 @@ def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
         s3_server.client.put_object(Bucket=bucket, Key=name, Body=b"%d" % number)
         those.append(Identity(f"p{number}", f"s3://{bucket}/{name}", "person", line=number + 2))
     opened = []
-    whole = photo_source.open_configured_store
-    monkeypatch.setattr(
-        photo_source, "open_configured_store", lambda url, s3: opened.append(url) or whole(url, s3)
-    )
+    whole = photo_source.open_store
+    monkeypatch.setattr(photo_source, "open_store", lambda url, s3: opened.append(url) or whole(url, s3))
     ours = source()
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ours.read, those)) == [b"%d" % number for number in range(8)]

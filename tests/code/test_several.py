@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.personalize.control import IdentityUse

@@ -23,7 +23,7 @@ from faceid_core.store.s3 import S3Settings, S3Store
 from faceid_core.store.s3_advice import ADVICE, advise, advise_words
 from faceid_core.store.secret import IdentitySecret
 from faceid_core.tables.write import DeltaPlace
-from faceid_core.weights.transports import bring
+from faceid_core.weights.download import download
 from flows.cli import main
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.helpers.honest_s3 import HonestS3, MotoServer
@@ -192,7 +192,7 @@ def test_what_the_store_refuses_at_the_opening_is_configuration(troubled, code, 
     with pytest.raises(ConfigurationError):
         open_existing(config)
     with pytest.raises(ConfigurationError):
-        bring("s3://faces/weights/x.bin", tmp_path / "x.bin")
+        download("s3://faces/weights/x.bin", tmp_path / "x.bin")
 
 
 def test_only_writes_denied_is_found_at_the_opening(troubled):

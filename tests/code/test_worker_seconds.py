@@ -12,7 +12,7 @@ from faceid_core.stages import worker as worker_module
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
-from faceid_core.store import FolderStore, Output
+from faceid_core.store import FolderStore, Output, S3Settings
 from faceid_core.store.keys import StageCall
 
 TAKES = {"ann": 3.0, "bob": 5.0, "cyd": 11.0}
@@ -32,8 +32,7 @@ def seconds(tmp_path, monkeypatch, execute) -> dict[str, float]:
     FolderStore(str(tmp_path / "store"))
     settings = WorkerSettings(
         str(tmp_path / "store"),
-        {},
-        "",
+        S3Settings(),
         "float32",
         "cpu",
         "miniature",

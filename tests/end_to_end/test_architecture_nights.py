@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
 from faceid_core.personalize.tokens import IdentityTokens
-from faceid_core.weights.base_model import find_base, hub_model
+from faceid_core.weights.base_model import find_base
+from faceid_core.weights.hub import base_revision
 from tests.code.test_cli_run import faceid
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
 from tests.helpers.architectures import KINDS, write_architecture
@@ -34,7 +35,7 @@ PROMPT = "a photo of V* on the beach"
 
 
 def grid(prompts: int) -> str:
-    rows = [f'  - {{id: p-{n}, text: "{PROMPT}{" at run" * n}", category: scene}}' for n in range(prompts)]
+    rows = [f'  - {{id: p-{n}, text: "{PROMPT}{" at night" * n}", category: scene}}' for n in range(prompts)]
     return "\n".join(["name: small", "prompts:", *rows, ""])
 
 
@@ -42,7 +43,7 @@ def grid(prompts: int) -> str:
 def test_a_person_goes_through_the_whole_night(kind, tmp_path):
     source, weights, base_folder = tmp_path / "base", "", tmp_path / "base"
     if kind == "sd15":  # by name, as it lies in a folder of hub models
-        hub = hub_model(kind)
+        hub = base_revision(kind)
         source, weights = kind, tmp_path / "weights"
         base_folder = weights / hub.folder
     write_architecture(base_folder, kind)

@@ -124,7 +124,7 @@ def test_studies_share_the_variant_that_is_the_default(laboratory):
 
 
 def test_people_whose_training_diverges_count_as_nothing_of_the_way(laboratory, monkeypatch):
-    monkeypatch.setattr(slots, "LONGEST_VECTOR", 0.1)
+    monkeypatch.setattr(slots, "_LONGEST_VECTOR", 0.1)
     config = changed(laboratory.config, {"personalize.method.learning_rate": 0.11}, source="test")
     answer = laboratory.ask(
         start_run=night_until("none"), config=config, names=("off",), fresh=True, out="wild"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, UnusableWeights
 from faceid_core.miniature_training.pipeline_folder import PIPELINE
 from faceid_core.nightly import drive_inline
@@ -78,7 +78,7 @@ def test_a_night_blames_the_model_and_loads_it_once(small, people, tmp_path, mon
         loaded.append(arguments)
         return load_base_model(*arguments, **options)
 
-    monkeypatch.setattr("faceid_core.diffusion.load_base_model", counted)
+    monkeypatch.setattr("faceid_core.diffusion.base.load_base_model", counted)
     config = small(str(tmp_path / "store"), people, base_model={"source": str(folder)},
                    personalize={"slots": 1, "method": {"known_names": "miniature", "steps": 3}})  # fmt: skip
     run = open_run(config, LogReporter())

@@ -14,7 +14,9 @@ from ray.cluster_utils import Cluster
 from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
+from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
+from faceid_core.weights.required import ModelRef
 from tasks.pool import RayPool
 
 
@@ -23,7 +25,9 @@ class TroubledActor:
     """Stands in for a worker: what happens to a subject is written in its name, attempts are counted in a folder."""
 
     def __init__(self, settings: WorkerSettings, run_id: str):
-        self._folder, self._device = Path(settings.base_source or settings.store), settings.device
+        # A bucket's worker counts in the folder that stands where a base model would.
+        self._folder = Path(settings.models[0].name if settings.models else settings.store)
+        self._device = settings.device
 
     def ready(self):
         return True
@@ -51,7 +55,7 @@ class TroubledPool(RayPool):
 @pytest.fixture
 def pool(tmp_path):
     settings = WorkerSettings(
-        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=1,
     )  # fmt: skip
     made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=6)
@@ -101,7 +105,7 @@ def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
 @pytest.mark.exhaustive
 def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_a_gpu(tmp_path):
     settings = WorkerSettings(
-        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cuda", faces_backend="",
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cuda", faces_backend="",
         scorers="", slots=1, batch=1, threads=4,
     )  # fmt: skip
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
@@ -150,8 +154,8 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
     leaving = cluster.add_node(num_cpus=1)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     settings = WorkerSettings(
-        store="s3://bucket", s3={}, base_source=str(tmp_path), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=1, batch=1, threads=1,
+        store="s3://bucket", s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
+        scorers="", slots=1, batch=1, threads=1, models=(ModelRef("base", "base", str(tmp_path)),),
     )  # fmt: skip
     pool = None
     try:
@@ -205,7 +209,7 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
 def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.workers.ACTOR_START_SECONDS", 4)
     settings = WorkerSettings(
-        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=os.cpu_count() or 1,
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="of 2 workers found room"):

@@ -12,33 +12,21 @@ from faceid_core.stages.executing import stage_function
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning import plan_works, spec_of
-from faceid_core.stages.weights import find_weights
 from faceid_core.stages.work import Subject
-from faceid_core.store import digest_folder
 from faceid_core.store.keys import StageCall, sha256_hex
 from faceid_core.store.manifest import Manifest
+from faceid_core.weights.resolve import resolve_all
 
 
 def models_for_tests(*, base: Path | None = None, faces: str = "miniature", slots: int = 2) -> Models:
     """A worker's models on the CPU: the shipped faces and scorers, and a base model's folder if one is given."""
-    weights = dict(find_weights(NightlyConfig()).digests)
-    if base:
-        weights["base"] = digest_folder(base)
-    return Models(
-        WorkerSettings(
-            store="",
-            s3={},
-            base_source=str(base),
-            precision="float32",
-            device="cpu",
-            faces_backend=faces,
-            scorers="miniature",
-            slots=slots,
-            batch=4,
-            threads=1,
-            weights=weights,
-        )
+    config = NightlyConfig(
+        faces={"backend": faces},
+        base_model={"device": "cpu", **({"source": str(base)} if base else {})},
+        personalize={"slots": slots},
+        generate={"batch": 4},
     )
+    return Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=1))
 
 
 def run_stage(

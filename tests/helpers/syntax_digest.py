@@ -50,10 +50,10 @@ PASSES_ON = (
 )
 # Where stages/models.py loads what a stage asks its worker for.
 LOADERS = {
-    "base": "faceid_core.diffusion",
-    "detector": "faceid_core.faces.backends",
-    "parser": "faceid_core.faces.backends",
-    "scorers": "faceid_core.evaluate.scorers",
+    "base": ("faceid_core.diffusion.base",),
+    "detector": ("faceid_core.faces.backends",),
+    "parser": ("faceid_core.faces.backends",),
+    "scorers": ("faceid_core.evaluate.scorers", "faceid_core.evaluate.photographs"),
 }
 HALVES = ("faceid_core.stages.planning", "faceid_core.stages.executing")
 NOT_MODELS = ("settings", "device", "kept_pictures", "measured_slots")
@@ -172,7 +172,7 @@ def _loaders(module: str) -> list[str]:
             f"{module} asks for models.{strange[0]}; say in LOADERS of tests/helpers/syntax_digest.py "
             "which module loads it"
         )
-    return sorted({LOADERS[name] for name in asked})
+    return sorted({module for name in asked for module in LOADERS[name]})
 
 
 def _passes_on(module: str) -> bool:

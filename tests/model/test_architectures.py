@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.exported import DrawOptions
 from faceid_core.evaluate.generation import DrawRequest, draw

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import safe_open
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.exported import DrawOptions, distill_tokens
 from faceid_core.evaluate.generation import DrawRequest, draw

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS
 from faceid_core.personalize.attention import StagedUNet

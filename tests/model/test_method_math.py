@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.personalize.attention import AttentionRecorder, StagedUNet
 from faceid_core.personalize.conditioning import (
     class_word_embeddings,

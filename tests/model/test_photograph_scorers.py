@@ -19,7 +19,11 @@ from faceid_core.geometry.align import transform_points
 from faceid_core.geometry.protocols import Face
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
-from faceid_core.weights.catalog import RECOGNIZERS
+from faceid_core.weights.catalog import ATTRIBUTES, RECOGNIZERS
+from faceid_core.weights.deepface_files import find_files
+from faceid_core.weights.place import WeightsPlace
+from faceid_core.weights.required import published
+from faceid_core.weights.resolve import resolve
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
 
@@ -93,7 +97,6 @@ def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
     from dlib import get_face_chip, get_frontal_face_detector, shape_predictor
 
     from faceid_core.weights.catalog import DETECTORS
-    from faceid_core.weights.deepface_files import find_files
 
     image = data.astronaut()
     five = shape_predictor(str(find_files(DETECTORS["dlib"])[0]))(
@@ -162,7 +165,7 @@ def test_deepfaces_graphs_are_read_from_a_folder(tmp_path):
         np.full((112, 112, 3), color, np.uint8) for color in ((200, 20, 20), (20, 200, 20), (190, 30, 10))
     ]
     for name, width in (("SFace", 128), ("ArcFace", 512)):
-        recognizer = load_recognizer(name, [tmp_path])
+        recognizer = load_recognizer(name, find_files(RECOGNIZERS[name], [tmp_path]))
         found = recognizer.embed(crops)
         assert found.shape == (3, width) and np.linalg.norm(found, axis=1) == pytest.approx(1)
         assert found[0] @ found[2] > found[0] @ found[1]
@@ -176,15 +179,20 @@ def test_deepfaces_graphs_are_read_from_a_folder(tmp_path):
 def test_attributes_are_read_through_analyze(tmp_path):
     from faceid_core.evaluate.attributes import load_attributes
 
+    def files():
+        place = WeightsPlace(str(tmp_path))
+        refs = [published(model, place) for model in ATTRIBUTES.values()]
+        return [path for ref in refs for path in resolve(ref, check=True).paths]
+
     with pytest.raises(MissingWeights, match=r"age_model_weights\.onnx"):
-        load_attributes([tmp_path])
+        load_attributes(files())
     write_mean_network(tmp_path / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True)
     write_mean_network(tmp_path / "gender_model_weights.onnx", axes=(1, 2), outputs=2, softmax=True, seed=1)
-    reader = load_attributes([tmp_path])
+    reader = load_attributes(files())
     red, green = (np.full((224, 224, 3), color, np.uint8) for color in ((250, 5, 5), (5, 250, 5)))
     found = reader.attributes([red, green, red])
     assert found[0] == found[2] and all(0 < each.age < 100 for each in found)
     assert {each.gender for each in found} <= {"Man", "Woman"}
     assert found[0].age != found[1].age
     write_mean_network(tmp_path / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True, seed=5)
-    assert load_attributes([tmp_path]).attributes([red])[0].age != found[0].age
+    assert load_attributes(files()).attributes([red])[0].age != found[0].age

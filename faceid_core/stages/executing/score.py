@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from faceid_core.evaluate.grid import Prompt
-from faceid_core.evaluate.metrics import METRICS, score, write_scores
-from faceid_core.evaluate.photographs import key_roles
+from faceid_core.evaluate.metrics import score, write_scores
 from faceid_core.evaluate.pictures import Pictures
 from faceid_core.evaluate.scorers import Scorers
 from faceid_core.evaluate.shards import read_shard
@@ -18,6 +17,7 @@ from faceid_core.stages.models import Models
 from faceid_core.stages.planning.score import SCORES, uses_photo_detector
 from faceid_core.stages.work import METRIC_PREFIX, Work
 from faceid_core.store.cache import Output
+from faceid_core.weights.roles import photograph_roles
 
 _KEPT_PICTURES = 2  # metrics of one subject follow one another and share decoding, detection and embedding
 
@@ -51,13 +51,13 @@ def execute(
 def _on_accelerator(models: Models, metric: str) -> bool:
     """Whether CLIP computed, where the base model does; all other scorers compute on the CPU."""
     clip_roles = {"image_text", "second_image_text", "embedder"}
-    asks_clip = not clip_roles.isdisjoint(key_roles(metric, METRICS[metric].roles))
-    return models.settings.photograph_scorers is not None and asks_clip
+    asks_clip = not clip_roles.isdisjoint(photograph_roles(metric))
+    return models.settings.scores_photographs and asks_clip
 
 
 def _scorers(models: Models, metric: str) -> Scorers:
     """The scorers, with the photos' detector in its place where the metric asks for that one."""
-    own = models.settings.photograph_scorers is None
+    own = not models.settings.scores_photographs
     if own and uses_photo_detector(metric, models.settings.faces_backend):
         return replace(models.scorers, detector=models.detector)
     return models.scorers

@@ -7,10 +7,10 @@ and the result is kept under the person's prefix as `floor_score-identity`, `flo
 from __future__ import annotations
 
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.evaluate.photographs import key_roles
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning.generate import SHARD
 from faceid_core.stages.work import COMMON, METRIC_PREFIX, Source, StageSpec, Subject, Work
+from faceid_core.weights.roles import ROLES, photograph_roles
 
 SCORES = "scores.parquet"
 FLOOR = f"floor_{METRIC_PREFIX}"  # of the result's name of a person's floor, before the metric's
@@ -62,9 +62,9 @@ def _work(plan: Plan, subject: Subject, metric: str, pictures: Source, result: s
         "scorers": plan.config.score.scorers,
     }
     if plan.config.score.of_photographs:
-        roles = key_roles(metric, about.roles)
+        roles = photograph_roles(metric)
     else:
-        roles = {role: role for role in about.roles}
+        roles = {role: role for role in ROLES[metric]}
         if uses_photo_detector(metric, plan.config.faces.backend):
             roles["detector"] = "face_detector"
     return plan.work(subject, spec_of_metric(metric), parameters, sources, roles, result=result)

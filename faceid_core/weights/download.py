@@ -1,28 +1,50 @@
-"""Brings one file from a web address, a bucket or a folder: in pieces, going on where it stopped, checked at the end."""
+"""Downloads files from web addresses, buckets and folders, and whole models from the Hugging Face hub.
+
+A single file resumes where it stopped, never continues a file that changed in between, and is checked. That is written
+here because no library keeps all of it: pooch and boto3 do not resume, `huggingface_hub` resumes files of the hub only.
+The hub's own files come by its own client.
+"""
 
 from __future__ import annotations
 
 import bz2
 import contextlib
-import hashlib
 import http.client
+import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceid_core.errors import StoreError, as_configuration
-from faceid_core.weights.lock import DamagedWeights
+from faceid_core.errors import ConfigurationError, StoreError, as_configuration
+from faceid_core.progress import ProgressCallback, no_progress
+from faceid_core.store import ObjectStore, S3Settings, open_store
+
+from .catalog import KnownModel
+from .lock import DamagedWeights, file_digest
 
 _CHUNK_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60
-Tell = Callable[[int, int | None], None]
+# Beside the files: which revision they are, and the digests that the hub states. Hidden, so no lock names it.
+_NOTE = ".hub.json"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# Never read: the checker of Stable Diffusion's pictures, weights before averaging, other frameworks.
+_NEVER = (
+    "safety_checker/*",
+    "feature_extractor/*",
+    "*non_ema*",
+    "*.bin",
+    "*.ckpt",
+    "*.msgpack",
+    "*.h5",
+    "*.onnx*",
+)
 
 
 class FetchFailed(StoreError):
-    """A file could not be brought, or not wholly; what arrived is kept and the same command goes on from there."""
+    """A file could not be downloaded, or not wholly; what arrived is kept and the same command goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +58,35 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Brought:
+class Downloaded:
     """A file that is here now.
 
     Args:
-        went_on_from: bytes that an earlier, interrupted call had left.
+        resumed_from: bytes that an earlier, interrupted call had left.
     """
 
     path: Path
     sha256: str
     bytes: int
-    went_on_from: int = 0
+    resumed_from: int = 0
 
 
-def bring(
+def download(
     address: str,
     target: Path,
     *,
     sha256: str | None = None,
-    s3: Mapping[str, object] | None = None,
-    tell: Tell = lambda done, total: None,
-) -> Brought:
-    """Bring a file to `target`, which appears there whole or not at all.
+    s3: S3Settings | None = None,
+    progress: ProgressCallback = no_progress,
+) -> Downloaded:
+    """Download a file to `target`, which appears there whole or not at all.
 
     Args:
         address: https:// or http://, s3://bucket/key, or a path; what ends in .bz2 is unpacked if `target` does not.
         target: the file to write; its folder is made.
         sha256: of the file as it is to lie there (unpacked); None: not known, and the caller locks what came.
-        s3: as `config.s3` has it.
-        tell: called with (bytes so far, all of them or None).
+        s3: how to reach a bucket.
+        progress: called with the target's name, bytes so far, and all of them or None.
 
     Raises:
         FetchFailed: the source cannot be read, or broke off.
@@ -74,10 +96,10 @@ def bring(
     packed = address.endswith(".bz2") and target.suffix != ".bz2"
     arriving = target.with_name(f"{target.name}{'.bz2' if packed else ''}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    came_before = _receive(address, arriving, s3 or {}, tell)
+    resumed_from = _receive(address, arriving, target.name, s3, progress)
     if packed:
         arriving = _unpack(arriving, target.with_name(f"{target.name}.unpacked"), address)
-    digest = _sha256(arriving)
+    digest = file_digest(arriving)
     if sha256 is not None and digest != sha256:
         size = arriving.stat().st_size
         _drop(arriving)
@@ -87,10 +109,12 @@ def bring(
         )
     os.replace(arriving, target)
     _version_of(arriving).unlink(missing_ok=True)
-    return Brought(target, digest, target.stat().st_size, came_before)
+    return Downloaded(target, digest, target.stat().st_size, resumed_from)
 
 
-def _receive(address: str, arriving: Path, s3: Mapping[str, object], tell: Tell) -> int:
+def _receive(
+    address: str, arriving: Path, name: str, s3: S3Settings | None, progress: ProgressCallback
+) -> int:
     """Append what is missing of a file; returns how much was there before."""
     have = arriving.stat().st_size if arriving.exists() else 0
     noted = _version_of(arriving)
@@ -107,7 +131,7 @@ def _receive(address: str, arriving: Path, s3: Mapping[str, object], tell: Tell)
             for piece in stream.pieces:
                 file.write(piece)
                 done += len(piece)
-                tell(done, stream.total)
+                progress(name, done, stream.total)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, http.client.HTTPException, StoreError) as error:
@@ -119,7 +143,7 @@ def _receive(address: str, arriving: Path, s3: Mapping[str, object], tell: Tell)
     return start
 
 
-def _open(address: str, start: int, version: str, s3: Mapping[str, object]) -> Stream:
+def _open(address: str, start: int, version: str, s3: S3Settings | None) -> Stream:
     if address.startswith(("http://", "https://")):
         return _open_web(address, start, version)
     if address.startswith("s3://"):
@@ -148,7 +172,7 @@ def _open_web(address: str, start: int, version: str) -> Stream:
     return Stream(begins, _pieces(answer), total, strong or answer.headers.get("Last-Modified", ""))
 
 
-def _open_s3(address: str, start: int, version: str, s3: Mapping[str, object]) -> Stream:
+def _open_s3(address: str, start: int, version: str, s3: S3Settings | None) -> Stream:
     store, name = s3_object(address, s3)
     info = store.head(name)
     if info is None:
@@ -167,13 +191,10 @@ def _open_file(path: Path, start: int, version: str) -> Stream:
     return Stream(begins, _pieces(file), status.st_size, now)
 
 
-def s3_object(address: str, s3: Mapping[str, object]):
+def s3_object(address: str, s3: S3Settings | None) -> tuple[ObjectStore, str]:
     """The store of an address's folder, and the object's name in it."""
-    from faceid_core.stages.models import open_configured_store
-    from faceid_core.store import open_store
-
     folder, _, name = address.rpartition("/")
-    return open_configured_store(folder, s3) if s3 else open_store(folder), name
+    return open_store(folder, s3), name
 
 
 def _pieces(file) -> Iterator[bytes]:
@@ -205,6 +226,64 @@ def _drop(arriving: Path) -> None:
     _version_of(arriving).unlink(missing_ok=True)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def download_from_hub(model: KnownModel, folder: Path, *, precision: str = "float32") -> None:
+    """Download the files of a model that are read here.
+
+    Args:
+        model: with `hub`, and `revision` unless the newest is to be pinned.
+        precision: float16 takes the fp16 variant of a pipeline.
+
+    Raises:
+        FetchFailed: the hub cannot be reached, or broke off; what came is kept.
+        ConfigurationError: no such repository, revision, or it is gated.
+    """
+    # It takes a third of a second to import, which the other sources do without.
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        info = HfApi(endpoint=endpoint).model_info(model.hub, revision=model.revision, files_metadata=True)
+        patterns = (
+            [file.name for file in model.files] + [*_TOKENIZER] if model.files else _of_pipeline(precision)
+        )
+        never = list(_NEVER) if precision == "float16" else [*_NEVER, "*fp16*"]
+        snapshot_download(
+            model.hub,
+            revision=info.sha,
+            local_dir=folder,
+            allow_patterns=patterns,
+            ignore_patterns=never,
+            endpoint=endpoint,
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
+        raise ConfigurationError(
+            f"{model.hub} at {model.revision or 'its newest revision'} cannot be had from {endpoint}: "
+            f"{type(error).__name__}; check the name, accept its license there, or log in with: hf auth login"
+        ) from error
+    except Exception as error:  # the client lets its HTTP library's own errors through
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FetchFailed(
+            f"{model.hub} cannot be read from {endpoint}: {said}; try again, it goes on"
+        ) from error
+    digests = {each.rfilename: each.lfs.sha256 for each in info.siblings if each.lfs is not None}
+    note = {
+        "revision": info.sha,
+        "sha256": {name: sha for name, sha in digests.items() if (folder / name).is_file()},
+    }
+    (folder / _NOTE).write_text(json.dumps(note, sort_keys=True))
+
+
+def _of_pipeline(precision: str) -> list[str]:
+    """The files of a Stable Diffusion pipeline that are read."""
+    middle = ".fp16" if precision == "float16" else ""
+    stems = ("model", "diffusion_pytorch_model")
+    weights = [f"*/{stem}{middle}{end}" for stem in stems for end in (".safetensors", "-*.safetensors")]
+    return ["model_index.json", "*/*.json", "*/*.txt", *weights]
+
+
+def hub_digests(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 as the hub states it, for the large files of a folder that came from there."""
+    note = folder / _NOTE
+    return json.loads(note.read_text())["sha256"] if note.exists() else {}
