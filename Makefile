@@ -58,9 +58,11 @@ docs: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+	@$(BIN)/ty check --python $(VENV) flows tasks faceid_core data_contracts
 	@$(BIN)/cfn-lint infra/aws/*.yaml
 	@$(BIN)/yamllint infra data_contracts
-	@echo "Lint passed: ruff, cfn-lint, yamllint."
+	@echo "Lint passed: ruff, lint-imports, ty, cfn-lint, yamllint."
 
 clean:
-	rm -rf $(VENV) work site .pytest_cache .ruff_cache
+	rm -rf $(VENV) work site .pytest_cache .ruff_cache .import_linter_cache

@@ -109,8 +109,8 @@ def card(figures: str, people: int | None, seeds: int, grid: str, precision: str
     ranked = [name for name in wanted if name not in ("names", "ceiling")]
     if ranked and people is not None and people < GALLERY:
         raise click.UsageError(
-            f"{', '.join(ranked)} rank a face among those of {GALLERY} people; ask for at least so many, or for names "
-            "and ceiling only"
+            f"{', '.join(ranked)} rank a face among those of {GALLERY} people; ask for at least that many, or only "
+            "for names and ceiling"
         )
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def card(figures: str, people: int | None, seeds: int, grid: str, precision: str
         "gate": lambda: measure_gate(PIPELINE, SETS["reporting"], people=people or GALLERY),
         "names": lambda: measure_pipeline(PIPELINE, SETS["reporting"], people=people or 64),
         "ceiling": lambda: measure_ceiling(
-            people=people or 64, seeds=seeds, grid=grid, precision=precision, say=click.echo
+            people=people or 64, seeds=seeds, grid=grid, precision=precision, progress=click.echo
         ),
     }
     for name, chosen in SETS.items():
@@ -131,4 +131,4 @@ def card(figures: str, people: int | None, seeds: int, grid: str, precision: str
         found[name] = measures[name]()
         target.write_text(json.dumps(found, indent=2) + "\n")
         click.echo(json.dumps(found[name], indent=2))
-    click.echo(f"wrote {target}; figures that were not asked for stayed as they were")
+    click.echo(f"wrote {target}; it keeps the figures that were not measured now")

@@ -87,7 +87,8 @@ def plan_run(config: NightlyConfig) -> RunPlan:
 @contextmanager
 def _garbage_collector_off():
     """Disable the garbage collector: planning allocates millions of small acyclic objects, and collection would double
-    its time."""
+    its time.
+    """
     was = gc.isenabled()
     gc.disable()
     try:

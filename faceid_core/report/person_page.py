@@ -9,7 +9,7 @@ import numpy as np
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
-from faceid_core.evaluate.summary import counting_faceless, leaked_parts
+from faceid_core.evaluate.summary import identity_counting_faceless, leakage_by_part
 from faceid_core.report import plots
 from faceid_core.report.figures import DASH, number
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
@@ -95,10 +95,10 @@ def _rows_of(
     if similarity is not None:
         floor = (floor or {}) | {
             "identity_similarity": similarity,
-            "identity_similarity_counting_faceless": counting_faceless(floor_scores),
+            "identity_similarity_counting_faceless": identity_counting_faceless(floor_scores),
         }
     if leakage is not None:
-        floor = (floor or {}) | {"leakage": leakage} | leaked_parts(floor_scores)
+        floor = (floor or {}) | {"leakage": leakage} | leakage_by_part(floor_scores)
     return own, floor, mean_row([row for row in summary if row["subject_kind"] == "named"])
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.evaluate.intervals import Interval, mean_of
-from faceid_core.evaluate.summary import OBEYED_CATEGORIES
+from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 from faceid_core.personalize.method import RECONSTRUCTION, Method
 
 from .compare import PairedDifference, best_variant, differences_from, judge_claim, mean_over_people
@@ -26,7 +26,7 @@ MEASURES = {
     "seconds": "seconds",
 }
 _COMPARED = ("identity_fraction", "concepts_fraction", "balance", "leakage_excess", "attention_outside")
-_NAMES = {**MEASURES, **{f"{name}_obeyed": f"{name} obeyed" for name in OBEYED_CATEGORIES}}
+_NAMES = {**MEASURES, **{f"{name}_obeyed": f"{name} obeyed" for name in CONCEPT_CATEGORIES}}
 
 
 def write_page(study: Study, frame: pd.DataFrame, shared: NightlyConfig, out: Path) -> tuple[Path, Path]:
@@ -73,7 +73,7 @@ def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig, measured: S
 
 def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     shown = [name for name in MEASURES if frame[name].notna().any()]
-    header = ["variant", "people", *(MEASURES[name] for name in shown), *OBEYED_CATEGORIES]
+    header = ["variant", "people", *(MEASURES[name] for name in shown), *CONCEPT_CATEGORIES]
     rows = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label)]
@@ -81,7 +81,7 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         rows.append(
             [name, str(len(own))]
             + [interval_text(mean_over_people(frame, label, measure), measure) for measure in shown]
-            + [_mean(own[f"{category}_obeyed"]) for category in OBEYED_CATEGORIES]
+            + [_mean(own[f"{category}_obeyed"]) for category in CONCEPT_CATEGORIES]
         )
     for kind, title in (("floor", "class word (floor)"), ("ceiling", "named people (ceiling)")):
         own = frame[frame.kind == kind]
@@ -90,7 +90,7 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         rows.append(
             [title, str(len(own)) if kind == "ceiling" else ""]
             + [fixed.get(measure) or _mean(own[measure]) for measure in shown]
-            + [_mean(own[f"{category}_obeyed"]) for category in OBEYED_CATEGORIES]
+            + [_mean(own[f"{category}_obeyed"]) for category in CONCEPT_CATEGORIES]
         )
     yield from _markdown(header, rows)
 

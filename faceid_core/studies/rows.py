@@ -10,7 +10,7 @@ import pandas as pd
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.intervals import mean_of
-from faceid_core.evaluate.summary import OBEYED_CATEGORIES
+from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 
 from .compare import balance
 
@@ -23,7 +23,7 @@ _FROM_SUMMARY = (
     "identity_similarity",
     "identity_gain",
     "concepts_obeyed",
-    *(f"{category}_obeyed" for category in OBEYED_CATEGORIES),
+    *(f"{category}_obeyed" for category in CONCEPT_CATEGORIES),
     "image_text",
     "detection",
     "attention_outside",

@@ -125,7 +125,7 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
 
 def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> frozenset[str]:
     """People whose erasure is complete and of whom a file of the tables that was written later holds rows."""
-    from faceid_core.tables.remains import people_in_files
+    from .remains import people_in_files
 
     complete = {key: receipt for key, receipt in receipts.items() if receipt.state == COMPLETE}
     if not complete:
@@ -189,8 +189,9 @@ def _sweep(
     again_after: float,
 ) -> Receipt:
     """Remove everything that is there, and say so in the tombstone."""
-    from faceid_core.tables.remains import people_in_files
     from faceid_core.upkeep.tables import erase_rows, stage_keys_of
+
+    from .remains import people_in_files
 
     key, second = receipt.identity_key, receipt.state != BEGUN
     made = _keys_of_rows(read_scope(store, identity_scope(key)))

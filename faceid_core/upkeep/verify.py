@@ -291,7 +291,7 @@ def _tables(store: ObjectStore) -> list[Finding]:
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
     if not any(True for _ in store.list("tables/")) and store.head(layout.CATALOG) is None:
         return []
-    from faceid_core.tables.remains import damage, people_in_files
+    from .remains import damage, people_in_files
 
     found = [Finding(DAMAGED_TABLE, where, detail) for where, detail in damage(store)]
     stones = _not_behind_links(store.list(layout.TOMBSTONES))

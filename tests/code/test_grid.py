@@ -130,7 +130,7 @@ prompts:
         "'V* and V*' must hold V* exactly once",
         "nobody",
         "V*x",
-        "'twice' stands there 2 times",
+        "'twice' appears 2 times",
         "expected scene names nothing",
     ):
         assert part in message

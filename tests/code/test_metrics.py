@@ -15,7 +15,7 @@ from faceid_core.evaluate.metrics import (
     score,
     write_scores,
 )
-from faceid_core.evaluate.pictures import Pictures, close_up, largest_face
+from faceid_core.evaluate.pictures import Pictures, crop_faces, largest_face
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.geometry.classes import INDEX, REGIONS
@@ -198,7 +198,7 @@ def test_image_text_is_asked_with_the_class_word(rows, scorers, oracle):
 
 def mask_of(image, face, scorers):
     """Where the face and its hair are, float32 [h, w]."""
-    (close,) = close_up([image], [face], scorers)
+    (close,) = crop_faces([image], [face], scorers)
     return face_mask(close.labels, close.transform, image.shape[:2])
 
 

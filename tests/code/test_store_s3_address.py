@@ -107,9 +107,9 @@ def few_tables(request, monkeypatch):
     """Two tables in place of five: each costs a dozen requests, and none of them is special here."""
     if request.param == "two":
         # `remains` first: imported later, it would keep the short list for other tests.
-        for module in ("tables.remains", "upkeep.tables", "tables.catalog", "tables.query"):
+        for module in ("upkeep.remains", "upkeep.tables", "tables.catalog", "tables.query"):
             monkeypatch.setattr(f"faceid_core.{module}.NAMES", ("runs", "identity_outcomes"))
-        for module in ("tables.remains", "upkeep.tables"):
+        for module in ("upkeep.remains", "upkeep.tables"):
             monkeypatch.setattr(f"faceid_core.{module}.HOLD_PEOPLE", ("identity_outcomes",))
 
 

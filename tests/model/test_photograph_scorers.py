@@ -12,7 +12,7 @@ from skimage import data
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.clip import load_clip
-from faceid_core.evaluate.pictures import cut_face, largest_face
+from faceid_core.evaluate.pictures import crop_face, largest_face
 from faceid_core.evaluate.recognizers import CUTS, load_recognizer
 from faceid_core.faces.backends import load_faces
 from faceid_core.geometry.align import transform_points
@@ -65,7 +65,7 @@ VARIANTS = {
 
 def embedded(recognizer, detector, image):
     face = largest_face(detector.detect([image])[0])
-    return recognizer.embed([cut_face(image, face, recognizer.cut.pixels, recognizer.cut.eyes)])[0]
+    return recognizer.embed([crop_face(image, face, recognizer.cut.pixels, recognizer.cut.eyes)])[0]
 
 
 @with_dlib
@@ -88,7 +88,7 @@ def test_and_refuses_every_other_face_at_hand(dlib):
     for seed in SAMPLE_SEEDS[:3]:
         shot = render(person_from_seed(seed), Shot(), size=256)
         face = Face((0, 0, 1, 1), *shot.eyes[0], 1.0)
-        others.append(cut_face(shot.image, face, dlib.cut.pixels, dlib.cut.eyes))
+        others.append(crop_face(shot.image, face, dlib.cut.pixels, dlib.cut.eyes))
     assert (dlib.embed(others) @ photo).max() < dlib.acceptance - 0.02
 
 
@@ -108,7 +108,7 @@ def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
         points[2:4].mean(axis=0),
     )  # the picture's sides, each the mean of two corners
     face = Face((0, 0, 1, 1), tuple(left), tuple(right), 1.0)
-    ours, theirs = cut_face(image, face, 150, CUTS["Dlib"].eyes), get_face_chip(image, five, 150, 0.25)
+    ours, theirs = crop_face(image, face, 150, CUTS["Dlib"].eyes), get_face_chip(image, five, 150, 0.25)
     one, other = dlib.embed([ours, theirs])
     assert one @ other > 0.99
 
@@ -121,8 +121,8 @@ def test_a_face_without_a_template_is_cut_as_deepface_cuts_it():
     middle = transform_points(matrix, [((face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2)])[0]
     half = face.width / 2
     box = (middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half)
-    crop = cut_face(tilted, Face(box, *eyes, 1.0), 160, None)
-    straight = cut_face(image, Face(face.box, face.left_eye, face.right_eye, 1.0), 160, None)
+    crop = crop_face(tilted, Face(box, *eyes, 1.0), 160, None)
+    straight = crop_face(image, Face(face.box, face.left_eye, face.right_eye, 1.0), 160, None)
     x0, y0, x1, y1 = (round(value) for value in box)
     as_it_lies = cv2.resize(tilted[y0:y1, x0:x1], (160, 160))
     assert np.abs(crop.astype(int) - straight).mean() < 8  # of 255

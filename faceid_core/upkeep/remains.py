@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from data_contracts import NAMES, contract
-from faceid_core.upkeep.tables import HOLD_PEOPLE, named_files
+from faceid_core.tables.catalog import read_catalog
+from faceid_core.tables.storage import folder_name, store_of_tables
+from faceid_core.tables.write import DeltaPlace, data_files
 
 from ..errors import DamagedRecord, ObjectMissing, StoreError
 from ..store.layout import CATALOG
 from ..store.objects import ObjectInfo, ObjectStore
-from .catalog import read_catalog
-from .storage import folder_name, store_of_tables
-from .write import DeltaPlace, data_files
+from .tables import HOLD_PEOPLE, named_files
 
 # Columns that tell whose a row is, by table.
 _COLUMNS = {
@@ -31,8 +32,12 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Remains:
-    """The erased people of whom files hold rows, and whether a file could not be read, which a writer may be about to
-    finish."""
+    """What was found of erased people.
+
+    Args:
+        people: those of whom files hold rows.
+        unreadable: whether a file could not be read; a writer may be about to finish it.
+    """
 
     people: frozenset[str]
     unreadable: bool
@@ -47,8 +52,8 @@ def people_in_files(
 ) -> Remains:
     """The erased people of whom a data file of a table holds rows.
 
-    The account of an erased person, which every night writes as long as the manifest has a row, is none of these. Nor
-    are pictures and scores under a stage key that somebody else's account names: two ids with one photo share them.
+    The account of an erased person, which every run writes as long as the manifest has a row, is none of these. Nor
+    are pictures and scores under a stage key that another person's account names: two ids with one photo share them.
 
     Args:
         store: any store.
@@ -143,7 +148,7 @@ def _owners(
 def _claimed(store: ObjectStore, people: Collection[str]) -> set[str]:
     """The stage keys that the accounts of other people name."""
 
-    def keys(delta) -> set[str]:
+    def keys(delta: DeltaTable) -> set[str]:
         rows = delta.to_pyarrow_dataset().to_table(
             columns=["generate_key", "score_keys"], filter=~pc.field("identity_key").isin(list(people))
         )
