@@ -97,7 +97,7 @@ def _closed_if_interrupted(run: Run) -> Iterator[None]:
 def drive(
     context: RunContext, run_stage: Callable[[str], None], publish_run: Callable[[Run], Published] = publish
 ) -> Finished:
-    """Run all stages, close every account, publish, release the run's lease.
+    """Run all stages, close every outcome report, publish, release the run's lease.
 
     A run that is interrupted (Ctrl-C, a cancellation, our own bug) is closed by `close_interrupted` before the
     interruption leaves this function. A run that is published already stays as it is.
@@ -105,7 +105,7 @@ def drive(
     Args:
         context: The registered run.
         run_stage: Looks one stage up and computes its misses.
-        publish_run: Publishes a run whose accounts are closed.
+        publish_run: Publishes a run whose outcome reports are closed.
     """
     run = context.run
     with _closed_if_interrupted(run):
@@ -131,7 +131,7 @@ def _record_progress(run: Run, state: str, **more: object) -> None:
 
 
 def close_interrupted(run: Run, error: BaseException) -> None:
-    """Close every account, record the run as interrupted and publish its rows, unless that is done already.
+    """Close every outcome report, record the run as interrupted and publish its rows, unless that is done already.
 
     The rows of a run that is published already stay; it is recorded as complete. This needs the store only, neither
     workers nor Prefect, and runs before they are closed. It runs in a thread of its own, which a second signal cannot
@@ -145,7 +145,7 @@ def close_interrupted(run: Run, error: BaseException) -> None:
     signal.alarm(0)
     run.cancelled.set()
     # No daemon thread: a process that ends meanwhile waits for it.
-    thread = Thread(target=_close_once, args=(run, error), name=f"account-{run.run_id}")
+    thread = Thread(target=_close_once, args=(run, error), name=f"outcome report-{run.run_id}")
     thread.start()
     thread.join(ACCOUNT_SECONDS)
 
@@ -159,7 +159,7 @@ def _close_once(run: Run, error: BaseException) -> None:
             _record_end(run, "complete", **run.published)
             return
         ended = f"{type(error).__name__}: {error}"
-        close_accounts(run, ended)
+        close_outcome_reports(run, ended)
         _record_end(run, "interrupted", error=ended)
         publish_interrupted(run, error)
 
@@ -172,18 +172,18 @@ def _record_end(run: Run, state: str, **more: object) -> None:
         log.warning("run %s: its status %r is not recorded: %s", run.run_id, state, error)
 
 
-def close_accounts(run: Run, ended: str) -> None:
-    """Close every account: an identity with all its results is finished, any other was not reached.
+def close_outcome_reports(run: Run, ended: str) -> None:
+    """Close every outcome report: an identity with all its results is finished, any other was not reached.
 
     Args:
         run: The interrupted run.
         ended: What ended it, in words.
     """
-    run.close_books()
-    for account in run.accounts.values():
-        if account.alive and not run.missing(account):
-            account.finish()
-        account.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
+    run.freeze_outcomes()
+    for outcome_report in run.outcome_reports.values():
+        if outcome_report.alive and not run.missing_results(outcome_report):
+            outcome_report.finish()
+        outcome_report.close(Outcome.NOT_REACHED, stage="run", reason="interrupted", message=ended)
 
 
 @contextmanager

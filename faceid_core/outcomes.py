@@ -1,4 +1,4 @@
-"""The account of a run: what became of every identity, and the exit status that follows."""
+"""The outcome report of a run: what became of every identity, and the exit status that follows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 0
 
 
 @dataclass
-class Account:
+class OutcomeReport:
     """One identity's way through a run; `outcome` stays None while it is under way.
 
     `weak`: finished, and not surely above the class word; None where that cannot be told. `same_photo`: how many other
@@ -112,14 +112,14 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def tally(accounts: Iterable[Account]) -> dict[str, int]:
+def tally(outcome_reports: Iterable[OutcomeReport]) -> dict[str, int]:
     """Count the identities of each outcome; every outcome is present."""
-    counts = Counter(str(a.outcome) for a in accounts)
+    counts = Counter(str(a.outcome) for a in outcome_reports)
     return {str(outcome): counts.get(str(outcome), 0) for outcome in Outcome}
 
 
-def exit_status(accounts: Iterable[Account], *, max_failed_share: float) -> int:
+def exit_status(outcome_reports: Iterable[OutcomeReport], *, max_failed_share: float) -> int:
     """0 when failed and not-reached people stay within the share that the configuration allows, else 2."""
-    accounts = list(accounts)
-    lost = sum(a.outcome in (Outcome.FAILED, Outcome.NOT_REACHED) for a in accounts)
-    return EXIT_FAILURES if accounts and lost / len(accounts) > max_failed_share else EXIT_COMPLETE
+    outcome_reports = list(outcome_reports)
+    lost = sum(a.outcome in (Outcome.FAILED, Outcome.NOT_REACHED) for a in outcome_reports)
+    return EXIT_FAILURES if outcome_reports and lost / len(outcome_reports) > max_failed_share else EXIT_COMPLETE

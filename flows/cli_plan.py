@@ -59,8 +59,8 @@ def print_plan(
         cost_per_hour: of one worker; None leaves the cost out.
         people: also a line per identity.
     """
-    common = len(found.run.subjects) - len(found.run.accounts)
-    console.print(f"{len(found.run.accounts)} identities, {common} for floor and ceiling")
+    common = len(found.run.subjects) - len(found.run.outcome_reports)
+    console.print(f"{len(found.run.outcome_reports)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)
     for row in found.stages:
         waiting = sum(row.waiting.values())
@@ -73,23 +73,23 @@ def print_plan(
             console.print(f"{row.stage}: {count} because: {why}", soft_wrap=True, markup=False)
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
-    if shared := shared_photos(found.run.accounts, found.run.subjects, lambda account: account.identity_id):
+    if shared := shared_photos(found.run.outcome_reports, found.run.subjects, lambda outcome_report: outcome_report.identity_id):
         console.print(shared, soft_wrap=True, markup=False)
-    closed = [account for account in found.run.accounts.values() if not account.alive]
+    closed = [outcome_report for outcome_report in found.run.outcome_reports.values() if not outcome_report.alive]
     listed = closed if people else closed[:_MOST_CLOSED]
-    for account in listed:
-        missing = account.reason == "photo_missing"
-        where = f" Looked for: {found.looked_for(account.identity_key)}" if missing else ""
-        line = f"{account.identity_id}: {account.outcome}: {account.message}{where}"
+    for outcome_report in listed:
+        missing = outcome_report.reason == "photo_missing"
+        where = f" Looked for: {found.looked_for(outcome_report.identity_key)}" if missing else ""
+        line = f"{outcome_report.identity_id}: {outcome_report.outcome}: {outcome_report.message}{where}"
         console.print(line, soft_wrap=True, markup=False)
     if len(closed) > len(listed):
         console.print(
             f"and {len(closed) - len(listed)} more that are rejected or refused (--people lists them)"
         )
     if people:
-        for account in found.run.accounts.values():
-            if account.alive and (why := found.why_of(account.identity_key)):
-                console.print(f"{account.identity_id}: {why[0]}: {why[1]}", soft_wrap=True, markup=False)
+        for outcome_report in found.run.outcome_reports.values():
+            if outcome_report.alive and (why := found.why_of(outcome_report.identity_key)):
+                console.print(f"{outcome_report.identity_id}: {why[0]}: {why[1]}", soft_wrap=True, markup=False)
 
 
 def _sums(found: RunPlan, cost_per_hour: float | None) -> list[str]:
@@ -114,8 +114,8 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
     estimate = found.estimate
     hours = estimate.worker_seconds / 3600
     return {
-        "identities": len(found.run.accounts),
-        "common": len(found.run.subjects) - len(found.run.accounts),
+        "identities": len(found.run.outcome_reports),
+        "common": len(found.run.subjects) - len(found.run.outcome_reports),
         "stages": [
             {
                 "stage": row.stage,
@@ -129,7 +129,7 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
         ],
         "closed": [
             {"identity_key": a.identity_key, "outcome": str(a.outcome), "reason": a.reason}
-            for a in found.run.accounts.values()
+            for a in found.run.outcome_reports.values()
             if not a.alive
         ],
         "workers": estimate.workers,

@@ -45,7 +45,7 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     with watched(), ConsoleReporter(console) as reporter:
         run, finished = start_run(config, reporter)
     console.print(final_table(identity_rows(run, finished.published)))
-    for remark in remarks(run, lambda account: account.identity_id):
+    for remark in remarks(run, lambda outcome_report: outcome_report.identity_id):
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
     for name, message in run.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.control import IdentityUse, parse_stages
 from faceid_core.config.keys import all_keys
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
-from faceid_core.personalize.control import IdentityUse, parse_stages
 from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN, placeholder_token
 from faceid_core.private import write_private
 from faceid_core.run.latest_results import newest_tokens
@@ -94,7 +94,7 @@ def draw(
         [DrawRequest(subject, prompt, seed, use) for seed in range(seeds)],
         sampler=config.generate.sampler,
         steps=config.generate.steps,
-        guidance=config.generate.guidance_scale,
+        guidance_scale=config.generate.guidance_scale,
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )

@@ -18,7 +18,7 @@ from faceid_core.errors import ConfigurationError
 from flows.crashed_runs import RunProcesses
 from flows.stopping import APART_SECONDS, STOPS
 
-# A run that is asked to stop writes its account and rows; one that is not done by then is killed.
+# A run that is asked to stop writes its outcome report and rows; one that is not done by then is killed.
 STOP_SECONDS = 60.0
 _REPORT_SECONDS = 20.0  # for the runner to report a killed run to Prefect
 _START_SECONDS = 3.0  # for a run that is being started to get its process
@@ -74,7 +74,7 @@ class GracefulRunner(Runner):
         self._signals, self._last_signal, self._stop = 0, -APART_SECONDS, asyncio.Event()
 
     async def serve(self) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP; a second signal kills the runs without waiting for their accounts.
+        """Serve until SIGTERM, SIGINT or SIGHUP; a second signal kills the runs without waiting for their outcome reports.
 
         Raises:
             ConfigurationError: the server has ended for good.
@@ -117,7 +117,7 @@ class GracefulRunner(Runner):
             tracked = manager.flow_run_ids()
             passed = time.monotonic() - began
             for run_id in tracked - asked:
-                self._print_line("ending a run; it writes its account first (Ctrl-C again ends it at once)")
+                self._print_line("ending a run; it writes its outcome report first (Ctrl-C again ends it at once)")
                 self._signal(run_id, ProcessHandle.graceful_kill)
                 asked.add(run_id)
             if passed > STOP_SECONDS or self._signals > 1:

@@ -82,7 +82,7 @@ def _stage_flow(stage: str):
             context.misses.pop(stage, None)
         failed = sum(not state.is_completed() for state in states)
         if failed:
-            # The run goes on with the other identities; the accounts say which failed.
+            # The run goes on with the other identities; the outcome reports say which failed.
             return Completed(name="CompletedWithFailures", message=f"{failed} of {len(states)} chunks failed")
         return Completed(message=f"{len(misses)} computed")
 
@@ -213,7 +213,7 @@ def _context_with_prefetch(run: Run) -> Iterator[RunContext]:
 def _run_in_flow(context: RunContext) -> State:
     """Run the stages' sub-flows, publish, create the artifacts; the state says how the run ended."""
     run, log = context.run, get_run_logger()
-    log.info("run %s: %d identities", run.run_id, len(run.accounts))
+    log.info("run %s: %d identities", run.run_id, len(run.outcome_reports))
     name_flow_run(run)
     with ProgressReporter(run):
         finished = drive(context, lambda stage: _run_stage(context, stage), _publish)

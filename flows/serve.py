@@ -51,7 +51,7 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
     Their forms begin with the configuration that is given here.
 
     The server is the one of PREFECT_API_URL. Without it a server is started here; its pages ask once for a string
-    that is kept in ~/.config/faceid/prefect-auth. Ctrl-C or SIGTERM ends the runs, each with its account, and then
+    that is kept in ~/.config/faceid/prefect-auth. Ctrl-C or SIGTERM ends the runs, each with its outcome report, and then
     this command. Schedules stay as they are for the next faceid serve.
 
     \b

@@ -1,6 +1,6 @@
-"""How a process ends: on a signal, which does what Ctrl-C does once its runs' accounts are written, and with what bound.
+"""How a process ends: on a signal, which does what Ctrl-C does once its runs' outcome reports are written, and with what bound.
 
-The first signal interrupts. The second has no effect, since the account is being written; the third ends the process at
+The first signal interrupts. The second has no effect, since the outcome report is being written; the third ends the process at
 once. See docs/design/run.md, "Stopped by a signal".
 """
 
@@ -19,7 +19,7 @@ from faceid_core.outcomes import EXIT_INTERRUPTED
 INTERRUPTED = "interrupted; what was finished is kept, the same command goes on from there"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ARRIVE_SECONDS = 3.0  # for the interruption to reach our own code; Prefect's may be waiting for a server
-LINGER_SECONDS = 10.0  # to close workers and tell Prefect, once the account is written
+LINGER_SECONDS = 10.0  # to close workers and tell Prefect, once the outcome report is written
 LEAVE_SECONDS = 30.0  # for Prefect and Ray to end at the end of a process
 _AT_ONCE = 3  # the number of the signal that ends the process at once
 APART_SECONDS = 1.0  # a terminal or a service manager may send one stop as several signals
@@ -53,10 +53,10 @@ def stopped_like_ctrl_c():
 
 @contextmanager
 def watched():
-    """Bound the time that a signal takes to end the runs of this block, with their accounts written.
+    """Bound the time that a signal takes to end the runs of this block, with their outcome reports written.
 
     A signal raises an exception in the main thread, which usually suffices. But the main thread may be deep in Prefect's
-    client, which waits for a server that was stopped as well, or in one long computation. So a thread writes the accounts
+    client, which waits for a server that was stopped as well, or in one long computation. So a thread writes the outcome reports
     too, and ends the process if it has not ended `LINGER_SECONDS` later.
     """
     if _active or threading.current_thread() is not threading.main_thread():
@@ -105,7 +105,7 @@ class _Watch:
             elif count >= _AT_ONCE:
                 end_now(EXIT_INTERRUPTED)
             elif count > 1:
-                _print_error("the account of the run is being written; a third signal ends it at once")
+                _print_error("the outcome report of the run is being written; a third signal ends it at once")
         for descriptor in (self._reads, self._writes):
             os.close(descriptor)
 

@@ -74,7 +74,7 @@ def create_artifacts(run: Run, published: Published) -> None:
     Raises:
         Exception: Prefect or the store's tables failed.
     """
-    counts = ", ".join(f"{count} {name}" for name, count in tally(run.accounts.values()).items() if count)
+    counts = ", ".join(f"{count} {name}" for name, count in tally(run.outcome_reports.values()).items() if count)
     create_link_artifact(
         link=report_address(run, published.index),
         link_text=f"Report of run {run.run_id}",
@@ -99,14 +99,14 @@ def create_artifacts(run: Run, published: Published) -> None:
 def _outcomes(run: Run) -> list[dict]:
     return [
         {
-            "identity": account.identity_key,
-            "outcome": str(account.outcome),
-            "stage": account.stage or "",
-            "reason": account.reason or "",
-            "weak": "" if account.weak is None else "weak" if account.weak else "no",
-            "message": account.told or "",
-            "attempts": account.attempts,
-            "seconds": round(account.seconds, 1),
+            "identity": outcome_report.identity_key,
+            "outcome": str(outcome_report.outcome),
+            "stage": outcome_report.stage or "",
+            "reason": outcome_report.reason or "",
+            "weak": "" if outcome_report.weak is None else "weak" if outcome_report.weak else "no",
+            "message": outcome_report.told or "",
+            "attempts": outcome_report.attempts,
+            "seconds": round(outcome_report.seconds, 1),
         }
-        for account in run.accounts.values()
+        for outcome_report in run.outcome_reports.values()
     ]

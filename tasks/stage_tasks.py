@@ -58,7 +58,7 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
             key=f"outcomes-{stage}",
             description=f"Outcomes of {stage} {first} to {last} in run {run_id}",
         )
-    except Exception as error:  # the work is done and in the accounts; only Prefect's copy of it is missing
+    except Exception as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
         get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
     failed = sum(done.status == "failed" for done in dones)
     summary = {"works": len(dones), "failed": failed}

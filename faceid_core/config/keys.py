@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from faceid_core.personalize.method import RECONSTRUCTION, Method
-
+from .method import RECONSTRUCTION, Method
 from .nightly import NightlyConfig
 from .personalize import MethodOverrides
 

@@ -9,8 +9,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.control import WHOLE, IdentityUse
 
+from .control import WHOLE, IdentityUse
 from .faces import FacesConfig
 from .personalize import PersonalizeConfig
 from .section import Section

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, Optional, Self
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
-
+from .method import Method
+from .presets import PRESETS
 from .section import Section
 
 DEFAULT_PRESET = "semantic-fidelity"

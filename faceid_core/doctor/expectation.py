@@ -63,7 +63,7 @@ def expectation(
     hours = expected.worker_seconds / 3600
     cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
     wall = _duration(expected.worker_seconds / max(1, workers))
-    found = f"{people} of {len(planned.run.accounts)} people to compute: about {wall} on {workers} worker(s)"
+    found = f"{people} of {len(planned.run.outcome_reports)} people to compute: about {wall} on {workers} worker(s)"
     yield Finding("the whole run", "ok", f"{found}, {hours:.2f} worker hours{cost}")
 
 
@@ -77,7 +77,7 @@ def _to_do(planned: RunPlan) -> int:
     """People who lack a result."""
     lacking = {miss.subject for row in planned.stages for miss in row.misses}
     lacking |= {subject for row in planned.stages for subject in row.waiting}
-    return len(lacking & set(planned.run.accounts))
+    return len(lacking & set(planned.run.outcome_reports))
 
 
 def from_results(planned: RunPlan) -> Expected | None:
@@ -150,7 +150,7 @@ def _drawing_seconds(base: Any, config: NightlyConfig) -> float:
                 requests,
                 sampler=chosen.sampler,
                 steps=steps,
-                guidance=chosen.guidance_scale,
+                guidance_scale=chosen.guidance_scale,
                 batch=chosen.batch,
             )
         )

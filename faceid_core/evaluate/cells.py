@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from faceid_core.personalize.control import WHOLE, IdentityUse
+from faceid_core.config.control import WHOLE, IdentityUse
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 from .grid import Prompt, PromptGrid
@@ -30,7 +30,7 @@ class DrawSettings:
     base: str
     sampler: str
     steps: int
-    guidance: float
+    guidance_scale: float
     precision: str
     version: int
     use: IdentityUse = WHOLE
@@ -61,7 +61,7 @@ def cell_digest(settings: DrawSettings, *, subject: str, prompt: str, seed: int)
         "sampler": settings.sampler,
         "steps": settings.steps,
         # 7 and 7.0 are the same guidance.
-        "guidance": float(settings.guidance),
+        "guidance": float(settings.guidance_scale),
         "precision": settings.precision,
         "version": settings.version,
         "prompt": prompt,

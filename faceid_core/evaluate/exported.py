@@ -36,7 +36,7 @@ class DrawOptions:
 
     sampler: str
     steps: int
-    guidance: float
+    guidance_scale: float
     batch: int
 
     def arguments(self) -> dict:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from faceid_core.config.control import WHOLE, IdentityUse
+from faceid_core.config.method import stage_of
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.attention import (
@@ -17,8 +19,6 @@ from faceid_core.personalize.attention import (
     concatenate_projected,
 )
 from faceid_core.personalize.conditioning import encode_plain
-from faceid_core.personalize.control import WHOLE, IdentityUse
-from faceid_core.personalize.method import stage_of
 from faceid_core.personalize.subjects import (
     Subject,
     common_boundaries,
@@ -82,7 +82,7 @@ def draw(
     *,
     sampler: str = "DPMSolverMultistepScheduler",
     steps: int = 25,
-    guidance: float = 5.0,
+    guidance_scale: float = 5.0,
     batch: int = 16,
     record_attention: bool = True,
     on_step: Callable[[], object] = lambda: None,
@@ -113,7 +113,7 @@ def draw(
                 person.require_base(base.description.digest)
                 request.use.within(person.stages)
     make_scheduler(sampler, base.scheduler_config, steps)
-    return _Drawing(base, sampler, steps, guidance, batch, record_attention, on_step).run(requests)
+    return _Drawing(base, sampler, steps, guidance_scale, batch, record_attention, on_step).run(requests)
 
 
 class _Drawing:
@@ -124,13 +124,13 @@ class _Drawing:
         base: BaseModel,
         sampler: str,
         steps: int,
-        guidance: float,
+        guidance_scale: float,
         batch: int,
         record: bool,
         on_step: Callable[[], object],
     ):
         self.base, self.sampler, self.steps, self.on_step = base, sampler, steps, on_step
-        self.guidance, self.batch, self.record = guidance, batch, record
+        self.guidance_scale, self.batch, self.record = guidance_scale, batch, record
         self.staged = StagedUNet.of(base)
         with torch.no_grad():
             empty = encode_plain(base, "")  # [1, length, context width]
@@ -163,7 +163,7 @@ class _Drawing:
         rows = {}
         for timestep in map(float, scheduler.timesteps):
             chosen = [first_row[key] + self.known[key].stage_of(timestep) for key in keys]
-            unconditional = [0] * self.batch if self.guidance > 1 else []
+            unconditional = [0] * self.batch if self.guidance_scale > 1 else []
             rows[timestep] = torch.tensor(unconditional + chosen, device=self.base.device)
         recorder = None
         if self.record:
@@ -175,7 +175,7 @@ class _Drawing:
             projected,
             rows,
             [request.seed for request in filled],
-            guidance=self.guidance,
+            guidance_scale=self.guidance_scale,
             recorder=recorder,
             on_step=self.on_step,
         )

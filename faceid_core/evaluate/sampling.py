@@ -61,7 +61,7 @@ def denoise(
     rows: Mapping[float, torch.Tensor],
     seeds: Sequence[int],
     *,
-    guidance: float,
+    guidance_scale: float,
     recorder: AttentionRecorder | None,
     on_step: Callable[[], object] = lambda: None,
 ) -> torch.Tensor:
@@ -88,7 +88,7 @@ def denoise(
     if "generator" in inspect.signature(scheduler.step).parameters:
         # Samplers that add noise at each step draw each picture's from its own generator.
         extra["generator"] = [seeded_generator("sampler", seed) for seed in seeds]
-    guided = guidance > 1
+    guided = guidance_scale > 1
     for timestep in scheduler.timesteps:
         doubled = torch.cat([latents, latents]) if guided else latents
         inputs = scheduler.scale_model_input(doubled, timestep).to(base.dtype)
@@ -101,7 +101,7 @@ def denoise(
         ).float()
         if guided:
             unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + guidance * (conditional - unconditional)
+            prediction = unconditional + guidance_scale * (conditional - unconditional)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
         on_step()
     return latents

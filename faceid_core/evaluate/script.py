@@ -71,7 +71,7 @@ def diffusers_script(
         seed=noise_seed(seed, about.latent_shape),
         prompt=fill(prompt, token),
         steps=drawing.steps,
-        guidance=drawing.guidance,
+        guidance_scale=drawing.guidance_scale,
         picture=picture,
     )
 

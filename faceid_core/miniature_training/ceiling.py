@@ -62,7 +62,7 @@ def measure_ceiling(
     for index, seed in enumerate(NAMED_SEEDS[:people]):
         name = name_of(seed)
         requests = [DrawRequest(name, prompt.text, number) for prompt, number in cells]
-        drawn = draw(base, requests, steps=_STEPS, guidance=_GUIDANCE, batch=_BATCH, record_attention=False)
+        drawn = draw(base, requests, steps=_STEPS, guidance_scale=_GUIDANCE, batch=_BATCH, record_attention=False)
         rows = [
             ShardRow.of(Cell(prompt, number, name, "0" * 64), picture.image, None)
             for (prompt, number), picture in zip(cells, drawn, strict=True)

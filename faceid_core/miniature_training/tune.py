@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
 from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.prepare import prepare_photo
@@ -35,8 +37,6 @@ from faceid_core.miniature_training.other_pictures import (
     other_pictures,
 )
 from faceid_core.miniature_training.tune_scores import mean_scores, person_evaluator
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import PersonalizeResult, personalize

@@ -54,7 +54,7 @@ def person_evaluator(
 
     def evaluate_person(person: int, subject: IdentityTokens | str) -> Scores:
         requests = [DrawRequest(subject, prompt.text, seed) for prompt, seed in cells]
-        drawn = draw(base, requests, steps=STEPS, guidance=GUIDANCE, batch=BATCH, record_attention=False)
+        drawn = draw(base, requests, steps=STEPS, guidance_scale=GUIDANCE, batch=BATCH, record_attention=False)
         rows = [
             ShardRow.of(Cell(prompt, seed, "tuning", "0" * 64), picture.image, None)
             for (prompt, seed), picture in zip(cells, drawn, strict=True)

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
+from faceid_core.config.control import WHOLE, IdentityUse
+from faceid_core.config.method import stage_of
 from faceid_core.diffusion.base import TextTower
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.weights.describe import ENCODERS, POOLING
 
 from .attention import StagedUNet
 from .conditioning import Contexts
-from .control import WHOLE, IdentityUse
-from .method import stage_of
 from .subjects import Subject, common_boundaries, people_of, subject_contexts
 from .tokens import IdentityTokens
 

@@ -16,7 +16,7 @@ from faceid_core.errors import FaceidError
 
 from .slots import Slot
 
-_FORMAT = "faceid-journal-1"
+_FORMAT = "faceid-checkpoint-1"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -25,7 +25,7 @@ class UnusableCheckpoint(FaceidError):
 
 
 @dataclass(frozen=True)
-class JournalEntry:
+class Checkpoint:
     """One person's training after `step` steps; `data` is a safetensors file, as private as the photo."""
 
     name: str
@@ -33,7 +33,7 @@ class JournalEntry:
     data: bytes
 
 
-def write_checkpoint(slot: Slot) -> JournalEntry:
+def write_checkpoint(slot: Slot) -> Checkpoint:
     """The slot as bytes: parameters and moments as they are, the rest as numbers whose text is exact."""
     tensors = {"attention_before": slot.attention_before}
     for number, parameter in enumerate(_parameters(slot)):
@@ -49,7 +49,7 @@ def write_checkpoint(slot: Slot) -> JournalEntry:
         "plateau": [slot.plateau.best, slot.plateau.best_step],
     }
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    return JournalEntry(slot.photo.name, slot.step, save(whole, {"progress": json.dumps(progress)}))
+    return Checkpoint(slot.photo.name, slot.step, save(whole, {"progress": json.dumps(progress)}))
 
 
 def resume(slot: Slot, data: bytes, steps: int) -> None:

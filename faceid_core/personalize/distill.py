@@ -13,6 +13,7 @@ from math import cos, pi
 
 import torch
 
+from faceid_core.config.method import stage_of
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.progress import ProgressCallback, no_progress
@@ -29,7 +30,6 @@ from .conditioning import (
     tokenize,
 )
 from .export import single_context
-from .method import stage_of
 from .objective import noised
 from .seeded_draws import normal, seeded_generator
 from .subjects import identity_contexts

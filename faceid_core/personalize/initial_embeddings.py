@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel, TextTower
 
 from .conditioning import class_word_embeddings, encode, tokenize
 from .known_names import known_names, require_names
-from .method import Method
 from .prompts import training_prompt
 
 # Components shorter than this share of the longest are rounding: names share words, so they span fewer directions.

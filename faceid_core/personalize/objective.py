@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from faceid_core.config.method import Method, stage_boundaries, stage_of
 from faceid_core.diffusion.base import BaseModel
 
 from .attention import (
@@ -26,7 +27,6 @@ from .attention import (
     picture_sizes,
 )
 from .conditioning import Contexts, class_word_embeddings, encode_vectors, person_positions, tokenize
-from .method import Method, stage_boundaries, stage_of
 from .prompts import training_prompt
 from .seeded_draws import normal
 from .slots import Slot, allowed_range, distinct_stages, draw_samples, empty_samples

@@ -13,10 +13,10 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel, TextTower
 
 from .initial_embeddings import name_basis
-from .method import Method
 from .seeded_draws import seeded_generator
 
 _HEADS = 8

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from faceid_core.config.method import Method, stage_of, stage_range
 from faceid_core.diffusion.base import BaseModel
 
-from .method import Method, stage_of, stage_range
 from .parametrization import Parametrization
 from .seeded_draws import chance, integer, normal
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
+from faceid_core.config.control import WHOLE, IdentityUse
+from faceid_core.config.method import stage_of
 from faceid_core.errors import BaseMismatch, ConfigurationError
 
 from .conditioning import (
@@ -26,8 +28,6 @@ from .conditioning import (
     tokenize_several,
     word_vectors,
 )
-from .control import WHOLE, IdentityUse
-from .method import stage_of
 from .prompts import fill
 from .tokens import IdentityTokens
 

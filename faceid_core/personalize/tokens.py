@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from faceid_core.config.method import stage_of
 from faceid_core.errors import BaseMismatch, FaceidError
 
-from .method import stage_of
 from .prompts import PLACEHOLDER
 
 FORMAT = "faceid-identity-tokens"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.progress import ProgressCallback
 
-from .checkpoint import JournalEntry, UnusableCheckpoint, resume, write_checkpoint
+from .checkpoint import Checkpoint, UnusableCheckpoint, resume, write_checkpoint
 from .initial_embeddings import initial_embeddings
-from .method import Method
 from .objective import Objective, Slots, outside_share
 from .parametrization import make_parametrization
 from .slots import (
@@ -97,9 +97,9 @@ def personalize(
     samples_at_once: int = 0,
     seed: int = 0,
     progress: ProgressCallback | None = None,
-    journal: Mapping[str, bytes] | None = None,
-    journal_seconds: float = 0.0,
-) -> Iterator[PersonalizeResult | SlotFailure | JournalEntry]:
+    checkpoint: Mapping[str, bytes] | None = None,
+    checkpoint_seconds: float = 0.0,
+) -> Iterator[PersonalizeResult | SlotFailure | Checkpoint]:
     """Learn every person's tokens; yields each as it finishes, and checkpoints on the way.
 
     A person's result depends on base, method, slots, seed and photo only: not on the others in the pass, nor on
@@ -112,7 +112,7 @@ def personalize(
             rounding, and takes a third longer. 0: all of a step.
         seed: of every random draw.
         progress: called with (name, steps done, steps in all) after each step of each person.
-        journal: name -> the checkpoint that an interrupted training of the same person left; it goes on from there to
+        checkpoint: name -> the checkpoint that an interrupted training of the same person left; it goes on from there to
             the same tokens. One that cannot be used is logged, and the person begins again.
         journal_seconds: yield a checkpoint of every person this often; 0 never does.
 
@@ -122,7 +122,7 @@ def personalize(
     trainer = _Trainer(base, method, seed, samples_at_once)
     waiting, parked = deque(photos), deque()  # not begun yet; begun, and without a slot since memory ran out
     active: list[Slot | None] = [None] * slots
-    checkpoints, written = dict(journal or {}), time.monotonic()
+    checkpoints, written = dict(checkpoint or {}), time.monotonic()
     while waiting or parked or any(active):
         for index, slot in enumerate(active):
             if slot is None and parked:
@@ -162,7 +162,7 @@ def personalize(
             if result:
                 active[index] = None
                 yield result
-        if journal_seconds and time.monotonic() - written >= journal_seconds:
+        if checkpoint_seconds and time.monotonic() - written >= checkpoint_seconds:
             yield from (write_checkpoint(slot) for slot in [*active, *parked] if slot and slot.step)
             written = time.monotonic()
 

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from faceid_core.errors import DamagedRecord, ObjectMissing
-from faceid_core.run.records import read_accounts, run_ids
+from faceid_core.run.records import read_outcome_reports, run_ids
 from faceid_core.stages.planning.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.layout import identity_scope
@@ -121,7 +121,7 @@ class Pace:
             if self._knows(wanted):
                 return
             try:
-                people = read_accounts(self._store, run_id)["people"]
+                people = read_outcome_reports(self._store, run_id)["people"]
             except (ObjectMissing, DamagedRecord):
                 continue
             computed = [person for person in people if person.get("stage_keys")]

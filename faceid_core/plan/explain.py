@@ -103,9 +103,9 @@ def _against_plan(config: NightlyConfig, identity_id: str, stage: str, newest: M
             return Explanation(
                 _words("newest", newest), f"would compute: key {miss.work.call.key[:12]}", leaves
             )
-    account = found.run.accounts[person.name]
-    if not account.alive:
-        raise ConfigurationError(f"{identity_id!r} would be {account.outcome} now: {account.message}")
+    outcome_report = found.run.outcome_reports[person.name]
+    if not outcome_report.alive:
+        raise ConfigurationError(f"{identity_id!r} would be {outcome_report.outcome} now: {outcome_report.message}")
     if not misses:
         raise ConfigurationError(
             f"this configuration asks for no {stage}; the newest result is {newest.stage_key[:12]}"

@@ -45,17 +45,17 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
             continue
         name = _page_name(subject, common)
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
-        cached = run.accounts[subject.name].outcome == Outcome.CACHED
+        cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
         if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
-    accounts = [
+    outcome_reports = [
         {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.told}
-        for a in run.accounts.values()
+        for a in run.outcome_reports.values()
     ]
     page = index_page(
         run=_run(run),
-        accounts=accounts,
+        outcome_reports=outcome_reports,
         summary=[{**row, "identity_id": None} for row in summary],
         person_urls={who: f"../../{name}" for who, name in names.items()},
         notes=[f"{name}: {message}" for name, message in run.failures_common.items()],
@@ -165,15 +165,15 @@ def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dic
     detection = read_json(blob("detect", "detection.json"))
     training = read_json(blob("personalize", "training.json"))
     maps = load(blob("personalize", "attention.safetensors"))
-    account = run.accounts[subject.name]
+    outcome_report = run.outcome_reports[subject.name]
     return person_page(
         run=_run(run),
         person={
             "identity_key": subject.name,
             "class_word": subject.class_word,
-            "outcome": str(account.outcome),
-            "message": account.message or (WEAK if account.weak else ""),
-            "weak": bool(account.weak),
+            "outcome": str(outcome_report.outcome),
+            "message": outcome_report.message or (WEAK if outcome_report.weak else ""),
+            "weak": bool(outcome_report.weak),
         },
         photo=photo,
         crop=read_png(blob("detect", "crop.png")),

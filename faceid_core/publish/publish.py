@@ -14,7 +14,7 @@ from faceid_core.errors import FaceidError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
 from faceid_core.publish.pages import write_pages
-from faceid_core.publish.rows import Found, account_tables, run_tables
+from faceid_core.publish.rows import Found, outcome_tables, run_tables
 from faceid_core.publish.scores import collect_scores
 from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
@@ -52,7 +52,7 @@ class Published:
 
 
 def publish(run: Run) -> Published:
-    """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
+    """Write tables and pages of a run whose outcome reports are all closed; doing it again changes nothing."""
     published: list[tuple[str, list[dict], int]] = []
 
     def rows() -> dict[str, pa.Table]:
@@ -62,7 +62,7 @@ def publish(run: Run) -> Published:
         # Pages of many people take minutes: leave people out here who were erased meanwhile.
         refuse_erased(run)
         found, summary = _not_erased(run, found, summary)
-        status = exit_status(run.accounts.values(), max_failed_share=run.config.run.max_failed_share)
+        status = exit_status(run.outcome_reports.values(), max_failed_share=run.config.run.max_failed_share)
         published[:] = [(index, summary, status)]
         return run_tables(run, found, summary, exit_status=status)
 
@@ -94,7 +94,7 @@ def publish_interrupted(run: Run, error: BaseException) -> None:
     must not hide what ended the run.
 
     Args:
-        run: The run, with every account closed.
+        run: The run, with every outcome report closed.
         error: What ended it.
     """
     # Ctrl-C, a cancellation and the project's own errors leave people unreached; any other exception is our bug.
@@ -108,7 +108,7 @@ def publish_interrupted(run: Run, error: BaseException) -> None:
             return run_tables(run, found, summary, exit_status=status)
         except Exception as broken:
             log.warning("run %s: its figures are not published: %s", run.run_id, broken)
-            return account_tables(run, exit_status=status)
+            return outcome_tables(run, exit_status=status)
 
     try:
         _publish_without_erased(run, rows)
@@ -124,7 +124,7 @@ def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, pa.Table]]
 
     Args:
         run: Whose rows these are.
-        rows: Makes them from the accounts as they stand, without people who are refused as erased.
+        rows: Makes them from the outcome reports as they stand, without people who are refused as erased.
 
     Raises:
         ContractError: a table breaks its contract.
@@ -143,7 +143,7 @@ def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, pa.Table]]
 
 def _not_erased(run: Run, found: Found, summary: list[dict]) -> tuple[Found, list[dict]]:
     """Scores and summary rows without those of people who are refused as erased."""
-    erased = {key for key, account in run.accounts.items() if account.reason == ERASED}
+    erased = {key for key, outcome_report in run.outcome_reports.items() if outcome_report.reason == ERASED}
     return (
         [(subject, scores) for subject, scores in found if subject.name not in erased],
         [row for row in summary if row["identity_key"] not in erased],
@@ -167,7 +167,7 @@ def _figure_row(row: Mapping) -> dict:
 
 
 def _sentence(run: Run) -> str:
-    counts = tally(run.accounts.values())
+    counts = tally(run.outcome_reports.values())
     outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     computed = sum(run.computed.values())
     work = (

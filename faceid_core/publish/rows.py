@@ -30,14 +30,14 @@ Found = Sequence[tuple[Subject, SubjectScores]]
 def run_tables(run: Run, found: Found, summary: list[dict], *, exit_status: int) -> dict[str, pa.Table]:
     """All five tables of a run."""
     return {
-        **account_tables(run, exit_status=exit_status),
+        **outcome_tables(run, exit_status=exit_status),
         "images": _table("images", _image_rows(run, found)),
         "image_metrics": _table("image_metrics", _metric_rows(run, found)),
         "identity_summary": _table("identity_summary", summary),
     }
 
 
-def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
+def outcome_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
     """The tables `runs` and `identity_outcomes`, which need no result of a stage."""
     return {
         "runs": _table("runs", [_run_row(run, exit_status)]),
@@ -57,7 +57,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
     # The clock may be set during the run, so the end is the start and the seconds since.
     seconds = round(run.seconds(), 3)
     config = run.config
-    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()]
+    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.outcome_reports.values()]
     return {
         "run_id": run.run_id,
         "run_date": run.run_date,
@@ -71,8 +71,8 @@ def _run_row(run: Run, exit_status: int) -> dict:
         "base_digest": run.plan.weights["base"],
         "method": config.personalize.preset,
         "executor": config.execution.executor,
-        "identities": len(run.accounts),
-        **tally(run.accounts.values()),
+        "identities": len(run.outcome_reports),
+        **tally(run.outcome_reports.values()),
         **_worker_figures(run.usage),
         "exit_status": exit_status,
         "faceid_version": __version__,
@@ -92,29 +92,29 @@ def _worker_figures(usage: Usage) -> dict:
 
 
 def _outcome_rows(run: Run) -> Iterable[dict]:
-    for account in run.accounts.values():
-        keys = account.stage_keys
+    for outcome_report in run.outcome_reports.values():
+        keys = outcome_report.stage_keys
         yield {
             "run_id": run.run_id,
             "run_date": run.run_date,
             # An erased identity keeps its outcome, but its id must not come back into the tables with every run.
-            "identity_id": account.identity_key if account.reason == ERASED else account.identity_id,
-            "identity_key": account.identity_key,
-            "outcome": str(account.outcome),
-            "stage": account.stage,
-            "reason": account.reason,
-            "message": account.told,
-            "value": account.value,
-            "threshold": account.threshold,
-            "attempts": account.attempts,
-            "seconds": round(account.seconds, 3),
+            "identity_id": outcome_report.identity_key if outcome_report.reason == ERASED else outcome_report.identity_id,
+            "identity_key": outcome_report.identity_key,
+            "outcome": str(outcome_report.outcome),
+            "stage": outcome_report.stage,
+            "reason": outcome_report.reason,
+            "message": outcome_report.told,
+            "value": outcome_report.value,
+            "threshold": outcome_report.threshold,
+            "attempts": outcome_report.attempts,
+            "seconds": round(outcome_report.seconds, 3),
             **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
             "personalise_key": keys.get(
                 "personalize"
             ),  # a column keeps its name until the tables' next version
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
-            "weak": None if account.reason == ERASED else account.weak,
-            "same_photo": account.same_photo,
+            "weak": None if outcome_report.reason == ERASED else outcome_report.weak,
+            "same_photo": outcome_report.same_photo,
         }
 
 
@@ -126,7 +126,7 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
             base=run.plan.weights["base"],
             sampler=config.sampler,
             steps=config.steps,
-            guidance=config.guidance_scale,
+            guidance_scale=config.guidance_scale,
             precision=run.config.base_model.precision,
             version=GENERATE.version,
             use=run.config.identity_use(subject.kind == "person"),

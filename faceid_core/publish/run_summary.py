@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from faceid_core.outcomes import MOST_NAMED, WEAK, Account, Outcome, some_of
+from faceid_core.outcomes import MOST_NAMED, WEAK, Outcome, OutcomeReport, some_of
 from faceid_core.publish.publish import Published
 from faceid_core.run.admission import shared_photos
 from faceid_core.run.state import Run
@@ -17,15 +17,15 @@ def identity_rows(run: Run, published: Published) -> list[dict]:
     """Rows for the console, by identity id; the figures of an identity that was not finished are None."""
     by_key = {row["identity_key"]: row for row in published.summary if row["identity_key"]}
     rows = []
-    for account in run.accounts.values():
-        figures = by_key.get(account.identity_key, {})
-        outcome = str(account.outcome) + (f" ({account.reason})" if account.reason else "")
-        outcome += ", weak" if account.weak else ""
+    for outcome_report in run.outcome_reports.values():
+        figures = by_key.get(outcome_report.identity_key, {})
+        outcome = str(outcome_report.outcome) + (f" ({outcome_report.reason})" if outcome_report.reason else "")
+        outcome += ", weak" if outcome_report.weak else ""
         rows.append(
             {
-                "identity": account.identity_id,
+                "identity": outcome_report.identity_id,
                 "outcome": outcome,
-                "seconds": account.seconds,
+                "seconds": outcome_report.seconds,
                 **_chosen(figures),
             }
         )
@@ -65,29 +65,29 @@ def summary_line(overall: Mapping) -> str:
     return "; ".join(parts)
 
 
-def remarks(run: Run, name: Callable[[Account], str]) -> list[str]:
+def remarks(run: Run, name: Callable[[OutcomeReport], str]) -> list[str]:
     """Remarks on finished identities that are no failures: weak identities, and photos that several identities share.
 
     Args:
-        run: A run whose accounts are closed.
+        run: A run whose outcome reports are closed.
         name: How an identity is named: by id in a terminal, by key everywhere else.
     """
-    weak = [name(account) for account in run.accounts.values() if account.weak]
+    weak = [name(outcome_report) for outcome_report in run.outcome_reports.values() if outcome_report.weak]
     found = [f"weak: {some_of(weak)}: {WEAK}"] if weak else []
-    shared = shared_photos(run.accounts, run.subjects, name)
+    shared = shared_photos(run.outcome_reports, run.subjects, name)
     return found + ([shared] if shared else [])
 
 
 def end_message(run: Run, published: Published) -> str:
     """How a run ended, as one message: counts, identities without pictures and why, and the remarks."""
-    without = [a for a in run.accounts.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
+    without = [a for a in run.outcome_reports.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
     parts = [
-        f"{account.identity_key} {account.outcome} in {account.stage}: {account.reason or 'see its message'}"
-        for account in without[:MOST_NAMED]
+        f"{outcome_report.identity_key} {outcome_report.outcome} in {outcome_report.stage}: {outcome_report.reason or 'see its message'}"
+        for outcome_report in without[:MOST_NAMED]
     ]
     if len(without) > MOST_NAMED:
         parts.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
-    parts += remarks(run, lambda account: account.identity_key)
+    parts += remarks(run, lambda outcome_report: outcome_report.identity_key)
     return "; ".join([published.sentence, *parts])
 
 

@@ -22,7 +22,7 @@ def finished_subjects(run: Run) -> list[Subject]:
     found = []
     for subject in run.subjects.values():
         if subject.kind == "person":
-            if run.accounts[subject.name].outcome in FINISHED:
+            if run.outcome_reports[subject.name].outcome in FINISHED:
                 found.append(subject)
         elif subject.name not in run.failures_common and "generate" in subject.manifests:
             missing = wanted - set(subject.manifests)
@@ -35,7 +35,7 @@ def scores_of(run: Run, subject: Subject) -> SubjectScores:
     """All metric rows of one subject.
 
     Raises:
-        DamagedInput: a blob with scores is damaged; the caller closes the person's account as failed.
+        DamagedInput: a blob with scores is damaged; the caller closes the person's outcome report as failed.
     """
     cache = StageCache(run.store, subject.scope)
     rows: list[MetricRow] = []
@@ -68,7 +68,7 @@ def scores_of(run: Run, subject: Subject) -> SubjectScores:
 def collect_scores(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
     """Scores of all finished subjects, and the rows of `identity_summary` made from them.
 
-    A person whose scores cannot be read is closed as failed; the accounts of the others say whether they are weak.
+    A person whose scores cannot be read is closed as failed; the outcome reports of the others say whether they are weak.
 
     Raises:
         StoreError: no subject's scores can be read, so it is the store that fails.
@@ -94,7 +94,7 @@ def collect_scores(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[
     )
     for row in summary:
         if row["subject_kind"] == "person":
-            run.accounts[row["identity_key"]].weak = row["weak"]
+            run.outcome_reports[row["identity_key"]].weak = row["weak"]
     return found, summary
 
 
@@ -111,6 +111,6 @@ def _close(run: Run, subject: Subject, stage: str, reason: str, message: str) ->
     if subject.kind != "person":
         run.failures_common[subject.name] = message
         return
-    account = run.accounts[subject.name]
-    account.outcome = None
-    account.close(Outcome.FAILED, stage=stage, reason=reason, message=message)
+    outcome_report = run.outcome_reports[subject.name]
+    outcome_report.outcome = None
+    outcome_report.close(Outcome.FAILED, stage=stage, reason=reason, message=message)

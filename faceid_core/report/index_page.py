@@ -10,7 +10,7 @@ from faceid_core.report import plots
 from faceid_core.report.figures import BY_COLUMN, FIGURES, number
 from faceid_core.report.rendering import render, score_table
 
-# Other fields of an account (its id, paths) stay out of the page.
+# Other fields of an outcome report (its id, paths) stay out of the page.
 _SHOWN = (
     "identity_key",
     "outcome",
@@ -35,7 +35,7 @@ _SET_ASIDE = {
 def index_page(
     *,
     run: Mapping,
-    accounts: Sequence[Mapping],
+    outcome_reports: Sequence[Mapping],
     summary: Sequence[Mapping] = (),
     person_urls: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
@@ -44,16 +44,16 @@ def index_page(
 
     Args:
         run: `run_id`, `run_date`, and `about`: more about the run by name (base model, preset).
-        accounts: One for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
+        outcome reports: One for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
             `value`, `threshold`, `attempts`, `seconds`, `weak`, `same_photo`.
         summary: Rows of `evaluate.summary.summarize`.
         person_urls: Identity key -> address of the person's page, relative to this one.
         notes: Sentences for the foot of the page, such as failures of floor and ceiling.
     """
     urls = person_urls or {}
-    shown = [{name: account.get(name) for name in _SHOWN} for account in accounts]
-    for account in shown:
-        account["outcome"] = None if account["outcome"] is None else str(account["outcome"])
+    shown = [{name: outcome_report.get(name) for name in _SHOWN} for outcome_report in outcome_reports]
+    for outcome_report in shown:
+        outcome_report["outcome"] = None if outcome_report["outcome"] is None else str(outcome_report["outcome"])
     by_key = {row["identity_key"]: row for row in summary if row["subject_kind"] == "person"}
     total = aggregate(summary)
     over = total["over_people"]
@@ -61,7 +61,7 @@ def index_page(
     return render(
         "index.html",
         run={"about": {}} | dict(run),
-        counts=Counter(account["outcome"] or "unknown" for account in shown),
+        counts=Counter(outcome_report["outcome"] or "unknown" for outcome_report in shown),
         total=total,
         over=over,
         scale=plots.scale_bar(
@@ -70,34 +70,34 @@ def index_page(
         table=_table(over),
         plot=plots.identity_concepts_plot(summary, urls),
         people=[
-            _person(account, by_key.get(account["identity_key"]), urls.get(account["identity_key"]))
-            for account in shown
+            _person(outcome_report, by_key.get(outcome_report["identity_key"]), urls.get(outcome_report["identity_key"]))
+            for outcome_report in shown
         ],
         set_aside=[
-            {"title": title, "accounts": found}
+            {"title": title, "outcome reports": found}
             for title, belongs in _groups()
-            if (found := [account for account in shown if belongs(account)])
+            if (found := [outcome_report for outcome_report in shown if belongs(outcome_report)])
         ],
         notes=notes,
     )
 
 
 def _groups() -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
-    """Titles of the lists of identities that ended early or need attention, and which accounts each list holds."""
+    """Titles of the lists of identities that ended early or need attention, and which outcome reports each list holds."""
     for outcome, title in _SET_ASIDE.items():
-        yield title, lambda account, outcome=outcome: account["outcome"] == outcome
-    yield "Weak: not surely above the class word", lambda account: bool(account["weak"])
-    yield "One photo under several ids", lambda account: bool(account["same_photo"])
+        yield title, lambda outcome_report, outcome=outcome: outcome_report["outcome"] == outcome
+    yield "Weak: not surely above the class word", lambda outcome_report: bool(outcome_report["weak"])
+    yield "One photo under several ids", lambda outcome_report: bool(outcome_report["same_photo"])
 
 
-def _person(account: Mapping, row: Mapping | None, url: str | None) -> dict:
+def _person(outcome_report: Mapping, row: Mapping | None, url: str | None) -> dict:
     def of(column: str) -> str:
         return number((row or {}).get(column), percent=BY_COLUMN[column].percent)
 
     identity = of("identity_similarity")
     whole = BY_COLUMN["identity_similarity"].text(row)
     return {
-        "account": account,
+        "outcome report": outcome_report,
         "url": url,
         "identity": identity,
         "interval": whole[len(identity) :].strip(),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, PhotoRejected, PhotosMissing, StoreError, StoreRefused
 from faceid_core.identity import Identity
-from faceid_core.outcomes import MOST_NAMED, Account, Outcome, some_of
+from faceid_core.outcomes import MOST_NAMED, Outcome, OutcomeReport, some_of
 from faceid_core.run.photo_source import PhotoSource, mask_of
 from faceid_core.run.state import STORE_THREADS
 from faceid_core.stages.work import COMMON, Subject
@@ -30,8 +30,8 @@ def admit(
     source: PhotoSource,
     today: dt.date,
     require_consent: bool,
-) -> tuple[Subject, Account]:
-    """Give an identity a key and an account, refuse one that may not run, and digest its photo.
+) -> tuple[Subject, OutcomeReport]:
+    """Give an identity a key and an outcome report, refuse one that may not run, and digest its photo.
 
     The photo goes into the store when detection needs it (`execute.put_photo`), not here.
 
@@ -48,23 +48,23 @@ def admit(
         face_box=identity.face_box,
         subject_box=identity.subject_box,
     )
-    account = Account(identity.identity_id, key)
+    outcome_report = OutcomeReport(identity.identity_id, key)
     if key in erased:
-        account.close(
+        outcome_report.close(
             Outcome.REFUSED,
             stage="admit",
             reason=ERASED,
             message="this person was erased; take the row out of the manifest; on a new consent enrol under a new id",
         )
     elif identity.consent_expired(today):
-        account.close(
+        outcome_report.close(
             Outcome.REFUSED,
             stage="admit",
             reason="consent_expired",
             message=f"consent ended on {identity.consent_until}; renew it and update consent_until",
         )
     elif require_consent and not (identity.consent_ref or identity.consent_until):
-        account.close(
+        outcome_report.close(
             Outcome.REFUSED,
             stage="admit",
             reason="consent_missing",
@@ -77,10 +77,10 @@ def admit(
                 subject.subject_mask_digest = sha256_hex(source.read(mask_of(identity)))
         except PhotoRejected as rejection:
             figures = rejection.value, rejection.threshold
-            account.reject("admit", rejection.reason, rejection.sentence, *figures)
+            outcome_report.reject("admit", rejection.reason, rejection.sentence, *figures)
         except StoreError as error:
-            account.close(Outcome.FAILED, stage="admit", reason=type(error).__name__, message=str(error))
-    return subject, account
+            outcome_report.close(Outcome.FAILED, stage="admit", reason=type(error).__name__, message=str(error))
+    return subject, outcome_report
 
 
 def admit_all(
@@ -90,7 +90,7 @@ def admit_all(
     photos: PhotoSource,
     config: NightlyConfig,
     today: dt.date,
-) -> tuple[dict[str, Subject], dict[str, Account], dict[str, Identity]]:
+) -> tuple[dict[str, Subject], dict[str, OutcomeReport], dict[str, Identity]]:
     """Admit every identity, and add floor and ceiling.
 
     Args:
@@ -102,7 +102,7 @@ def admit_all(
         today: For consents that end.
 
     Returns:
-        Subjects by name, then floor and ceiling; accounts and manifest rows by identity key.
+        Subjects by name, then floor and ceiling; outcome reports and manifest rows by identity key.
 
     Raises:
         ConfigurationError: no photo at all can be read.
@@ -120,35 +120,35 @@ def admit_all(
         )
 
     subjects: dict[str, Subject] = {}
-    accounts: dict[str, Account] = {}
+    outcome_reports: dict[str, OutcomeReport] = {}
     by_key: dict[str, Identity] = {}
     with ThreadPoolExecutor(STORE_THREADS) as threads:
-        for identity, (subject, account) in zip(identities, threads.map(one, identities), strict=True):
-            subjects[subject.name], accounts[subject.name] = subject, account
+        for identity, (subject, outcome_report) in zip(identities, threads.map(one, identities), strict=True):
+            subjects[subject.name], outcome_reports[subject.name] = subject, outcome_report
             by_key[subject.name] = identity
-    _count_same_photos(subjects, accounts)
-    _refuse_if_all_are_missing(accounts, by_key)
+    _count_same_photos(subjects, outcome_reports)
+    _refuse_if_all_are_missing(outcome_reports, by_key)
     for subject in floor_and_ceiling(config, list(subjects.values())):
         subjects[subject.name] = subject
-    return subjects, accounts, by_key
+    return subjects, outcome_reports, by_key
 
 
-def _count_same_photos(subjects: Mapping[str, Subject], accounts: Mapping[str, Account]) -> None:
+def _count_same_photos(subjects: Mapping[str, Subject], outcome_reports: Mapping[str, OutcomeReport]) -> None:
     """Enter how many other identities have the same photo: one photo under two ids is mostly a mistake."""
     found = Counter(subject.photo_digest for subject in subjects.values())
-    for name, account in accounts.items():
+    for name, outcome_report in outcome_reports.items():
         digest = subjects[name].photo_digest
-        account.same_photo = found[digest] - 1 if digest else None
+        outcome_report.same_photo = found[digest] - 1 if digest else None
 
 
-def _refuse_if_all_are_missing(accounts: dict[str, Account], by_key: dict[str, Identity]) -> None:
+def _refuse_if_all_are_missing(outcome_reports: dict[str, OutcomeReport], by_key: dict[str, Identity]) -> None:
     """Refuse the run where no photo can be read: a mount or a bucket is gone, and new photos would not help."""
-    looked_for = [account for account in accounts.values() if account.outcome is not Outcome.REFUSED]
-    if looked_for and all(account.reason == StoreRefused.__name__ for account in looked_for):
+    looked_for = [outcome_report for outcome_report in outcome_reports.values() if outcome_report.outcome is not Outcome.REFUSED]
+    if looked_for and all(outcome_report.reason == StoreRefused.__name__ for outcome_report in looked_for):
         raise ConfigurationError(
             f"none of the manifest's {len(looked_for)} photos may be read. Of the first: {looked_for[0].message}"
         )
-    if len(looked_for) > 1 and all(account.reason == "photo_missing" for account in looked_for):
+    if len(looked_for) > 1 and all(outcome_report.reason == "photo_missing" for outcome_report in looked_for):
         raise PhotosMissing(
             f"none of the manifest's {len(looked_for)} photos is where it says; check that the disk is mounted or the "
             f"bucket exists. Of the first: {looked_for[0].message}",
@@ -157,18 +157,18 @@ def _refuse_if_all_are_missing(accounts: dict[str, Account], by_key: dict[str, I
 
 
 def shared_photos(
-    accounts: Mapping[str, Account], subjects: Mapping[str, Subject], name: Callable[[Account], str]
+    outcome_reports: Mapping[str, OutcomeReport], subjects: Mapping[str, Subject], name: Callable[[OutcomeReport], str]
 ) -> str:
     """Which people have one and the same photo, in a sentence; empty if there are none.
 
     Args:
-        accounts, subjects: by identity key.
+        outcome reports, subjects: by identity key.
         name: how a person is called: by id in a terminal, by key everywhere else.
     """
     alike: dict[str | None, list[str]] = {}
-    for key, account in accounts.items():
-        if account.same_photo:
-            alike.setdefault(subjects[key].photo_digest, []).append(name(account))
+    for key, outcome_report in outcome_reports.items():
+        if outcome_report.same_photo:
+            alike.setdefault(subjects[key].photo_digest, []).append(name(outcome_report))
     groups = [
         " = ".join(people[:MOST_NAMED])
         + (f" and {len(people) - MOST_NAMED} more" if people[MOST_NAMED:] else "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from faceid_core.errors import DamagedInput, StoreError
-from faceid_core.outcomes import Account, Outcome
+from faceid_core.outcomes import Outcome, OutcomeReport
 from faceid_core.run.state import LEARNING_STAGES, STORE_THREADS, Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.planning import plan_works
@@ -54,7 +54,7 @@ def lookup_stage(
 ) -> list[Work]:
     """Look one stage up for every active subject; adopt hits and return the misses.
 
-    Reads manifests only. A cached rejection closes the identity's account as a fresh one does. A subject without the
+    Reads manifests only. A cached rejection closes the identity's outcome report as a fresh one does. A subject without the
     result of an earlier stage fails there, and the others go on.
 
     Args:
@@ -133,7 +133,7 @@ def _lookup(run: Run, stage: str, observer: LookupObserver | None, skip: Collect
     _fail_unreadable(run, stage, subjects, found)
     misses = [work for each in found for work in each.misses]
     if run.evaluation_only and stage in LEARNING_STAGES:
-        misses = _close_without_tokens(stage, misses, run.accounts)
+        misses = _close_without_tokens(stage, misses, run.outcome_reports)
     run.reporter.looked_up(stage, hits=sum(each.hits for each in found), misses=len(misses))
     return misses
 
@@ -194,24 +194,24 @@ def _fail_unreadable(
         run.fail(subject, stage, type(error).__name__, str(error))
 
 
-def _close_without_tokens(stage: str, misses: Sequence[Work], accounts: Mapping[str, Account]) -> list[Work]:
+def _close_without_tokens(stage: str, misses: Sequence[Work], outcome_reports: Mapping[str, OutcomeReport]) -> list[Work]:
     """In an evaluation, close the identities that would have to be personalized first.
 
     Args:
         stage: One of LEARNING_STAGES.
         misses: What the store does not hold of it.
-        accounts: By identity key; floor and ceiling have none.
+        outcome reports: By identity key; floor and ceiling have none.
 
     Returns:
         What is computed all the same: the results that floor and ceiling lack.
     """
     for work in misses:
-        if work.subject in accounts:
+        if work.subject in outcome_reports:
             message = (
                 f"the store holds no tokens that this configuration learned ({stage} is missing); run the person "
                 "with it first, or choose the settings of faces, base_model and personalize that were run"
             )
-            accounts[work.subject].close(
+            outcome_reports[work.subject].close(
                 Outcome.NOT_REACHED, stage=stage, reason="no_tokens", message=message
             )
-    return [work for work in misses if work.subject not in accounts]
+    return [work for work in misses if work.subject not in outcome_reports]

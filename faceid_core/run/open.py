@@ -72,7 +72,7 @@ def open_run(
         if identities != requested:
             require_fit(plan, identities, ceiling_names(config))
         photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
-        subjects, accounts, by_key = admit_all(identities, store, secret, photos, config, run_date)
+        subjects, outcome_reports, by_key = admit_all(identities, store, secret, photos, config, run_date)
         run = Run(
             run_id=run_id,
             run_date=run_date,
@@ -83,7 +83,7 @@ def open_run(
             store=store,
             secret=secret,
             subjects=subjects,
-            accounts=accounts,
+            outcome_reports=outcome_reports,
             identities=by_key,
             photos=photos,
             reporter=reporter,

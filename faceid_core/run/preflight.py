@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from faceid_core.config.method import Method, stage_boundaries
 from faceid_core.diffusion.token_count import TokenCounter
 from faceid_core.errors import ConfigurationError, listed
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.identity import Identity
 from faceid_core.personalize.known_names import known_names, require_names
-from faceid_core.personalize.method import Method, stage_boundaries
 from faceid_core.personalize.prompts import split_prompt, training_prompt
 from faceid_core.stages.plan import Plan
 from faceid_core.weights.resolve import ResolvedModels

@@ -1,4 +1,4 @@
-"""A run's own records in the store: its request, its status with every account, and its pages."""
+"""A run's own records in the store: its request, its status with every outcome report, and its pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_title(run: Run) -> str:
     """What a run is called where people look at runs: name, date, base model and number of people."""
     base = PurePosixPath(run.config.base_model.source).name.lower()
     base = re.sub(r"[^a-z0-9]+", "-", base).strip("-") or "model"
-    return f"{run.config.name}-{run.run_date:%Y-%m-%d}-{base}-{len(run.accounts)}"
+    return f"{run.config.name}-{run.run_date:%Y-%m-%d}-{base}-{len(run.outcome_reports)}"
 
 
 def config_digest(run: Run) -> str:
@@ -55,26 +55,26 @@ def write_request(run: Run) -> None:
         "config": config,
         "config_digest": config_digest(run),
         "weights": dict(run.plan.weights),
-        "identities": sorted(run.accounts),
+        "identities": sorted(run.outcome_reports),
     }
     run.store.put_if_absent(run_object(run.run_id, REQUEST), canonical_json(request))
 
 
 def write_status(run: Run, state: str, **more) -> None:
-    """Record how far the run is, with every account; replaced after every stage.
+    """Record how far the run is, with every outcome report; replaced after every stage.
 
     Identity keys stand here, not ids: this object belongs to no person's prefix.
     """
     people = []
-    for account in run.accounts.values():
-        row = asdict(account) | {"message": account.told}
+    for outcome_report in run.outcome_reports.values():
+        row = asdict(outcome_report) | {"message": outcome_report.told}
         del row["identity_id"]
         people.append(row)
     record = {
         "run_id": run.run_id,
         "state": state,
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "outcomes": tally(run.accounts.values()),
+        "outcomes": tally(run.outcome_reports.values()),
         "computed": dict(run.computed),
         "common_failures": run.failures_common,
         "people": people,
@@ -111,10 +111,10 @@ def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
         ObjectMissing: there is no such run, or it ended before it recorded a status.
         DamagedRecord: one of its records is something else.
     """
-    return read_request(store, run_id), read_accounts(store, run_id)
+    return read_request(store, run_id), read_outcome_reports(store, run_id)
 
 
-def read_accounts(store: ObjectStore, run_id: str) -> dict:
+def read_outcome_reports(store: ObjectStore, run_id: str) -> dict:
     """A run's status alone. Raises as `read_status` does."""
     return read_record(store, run_object(run_id, STATUS), StatusRecord, _ANOTHER_RUN).as_dict()
 

@@ -13,7 +13,7 @@ from threading import Event, RLock
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import StoreError
 from faceid_core.identity import Identity
-from faceid_core.outcomes import Account, Outcome
+from faceid_core.outcomes import Outcome, OutcomeReport
 from faceid_core.run.executor import Usage
 from faceid_core.run.photo_source import PhotoSource
 from faceid_core.run.reporter import Reporter
@@ -34,7 +34,7 @@ class Run:
     """Everything that one run knows; `open_run` makes it, and a flow drives it stage by stage.
 
     Attributes:
-        failures_common: What went wrong with floor and ceiling, which belong to no identity's account.
+        failures_common: What went wrong with floor and ceiling, which belong to no identity's outcome report.
         lease: The right to run on the store, which `drive` gives back; a dry run has none.
         evaluation_only: No identity is personalized; one without tokens in the store is not reached.
         computed: How many results of each stage were computed here.
@@ -42,7 +42,7 @@ class Run:
         usage: What became of the workers, if any had to be started.
         began: The start by the monotonic clock, for durations.
         published: What the last status says of the publication, once that stands.
-        ended: Whether the accounts stand; read and set under `ending`.
+        ended: Whether the outcome reports stand; read and set under `ending`.
         prefetched: Lookups that are under way in the background, by stage.
         repairing: Held while damaged inputs are made again, so that two consumers share one repair.
     """
@@ -56,7 +56,7 @@ class Run:
     store: ObjectStore
     secret: IdentitySecret
     subjects: dict[str, Subject]
-    accounts: dict[str, Account]
+    outcome_reports: dict[str, OutcomeReport]
     identities: dict[str, Identity]
     photos: PhotoSource
     reporter: Reporter
@@ -82,7 +82,7 @@ class Run:
             self.lease.release()
 
     def freeze_outcomes(self) -> None:
-        """Enter no further outcome: the accounts are being written, and workers may still answer."""
+        """Enter no further outcome: the outcome reports are being written, and workers may still answer."""
         with self._lock:
             self._frozen = True
 
@@ -92,14 +92,14 @@ class Run:
             subject
             for subject in self.subjects.values()
             if (
-                self.accounts[subject.name].alive
+                self.outcome_reports[subject.name].alive
                 if subject.kind == "person"
                 else subject.name not in self.failures_common
             )
         ]
 
     def adopt(self, subject: Subject, result: str, manifest: Manifest) -> None:
-        """Keep a manifest; a rejection among its outputs closes the identity's account.
+        """Keep a manifest; a rejection among its outputs closes the identity's outcome report.
 
         Raises:
             DamagedInput: the rejection cannot be read.
@@ -114,11 +114,11 @@ class Run:
             if subject.kind == "class_word" and result == "generate":
                 self.plan.floors[subject.class_word] = manifest
             if subject.kind == "person":
-                account = self.accounts[subject.name]
-                account.stage_keys[result] = manifest.stage_key
+                outcome_report = self.outcome_reports[subject.name]
+                outcome_report.stage_keys[result] = manifest.stage_key
                 if record:
                     figures = record["value"], record["threshold"]
-                    account.reject(manifest.stage, record["reason"], record["sentence"], *figures)
+                    outcome_report.reject(manifest.stage, record["reason"], record["sentence"], *figures)
             elif record:
                 self.failures_common[subject.name] = record["sentence"]
 
@@ -136,7 +136,7 @@ class Run:
         return [self.settle(stage, Done(work, "failed", "no_outcome", message)) for work in left]
 
     def settle(self, stage: str, done: Done) -> Done:
-        """Enter an outcome into the account and adopt its manifest.
+        """Enter an outcome into the outcome report and adopt its manifest.
 
         Args:
             stage: One of STAGES.
@@ -155,10 +155,10 @@ class Run:
             here = done.reason != MADE_ELSEWHERE
             self.computed[done.work.call.stage] += here and done.status == "done"
             if subject.kind == "person":
-                account = self.accounts[subject.name]
-                account.seconds += done.seconds
-                account.attempts = max(account.attempts, done.attempts)
-                account.computed = account.computed or (here and done.status in ("done", "rejected"))
+                outcome_report = self.outcome_reports[subject.name]
+                outcome_report.seconds += done.seconds
+                outcome_report.attempts = max(outcome_report.attempts, done.attempts)
+                outcome_report.computed = outcome_report.computed or (here and done.status in ("done", "rejected"))
             if done.status not in ("done", "rejected"):
                 self._close(subject, done)
             self._settled.add((subject.name, done.work.result))
@@ -177,7 +177,7 @@ class Run:
                 with self._lock:
                     if not self._frozen:
                         figures = done.value, done.threshold
-                        self.accounts[subject.name].reject(call.stage, done.reason, done.message, *figures)
+                        self.outcome_reports[subject.name].reject(call.stage, done.reason, done.message, *figures)
                 return done
             message = "its result was not in the store"
         except StoreError as error:  # a damaged rejection, or a store that does not answer
@@ -190,7 +190,7 @@ class Run:
             if self._frozen:
                 return
             if subject.kind == "person":
-                self.accounts[subject.name].close(Outcome.FAILED, stage=stage, reason=reason, message=message)
+                self.outcome_reports[subject.name].close(Outcome.FAILED, stage=stage, reason=reason, message=message)
             else:
                 self.failures_common[subject.name] = f"{stage}: {message}"
 
@@ -199,7 +199,7 @@ class Run:
             self.failures_common[subject.name] = f"{done.work.call.stage}: {done.message}"
             return
         outcomes = {"not_reached": Outcome.NOT_REACHED, "refused": Outcome.REFUSED}
-        self.accounts[subject.name].close(
+        self.outcome_reports[subject.name].close(
             outcomes.get(done.status, Outcome.FAILED),
             stage=done.work.call.stage,
             reason=done.reason,
@@ -207,22 +207,22 @@ class Run:
         )
 
     def finish(self) -> None:
-        """Close every account that is still open; one that lacks a result is a failure, never a success."""
-        for account in self.accounts.values():
-            missing = self.missing_results(account)
-            if account.alive and missing:
-                account.close(
+        """Close every outcome report that is still open; one that lacks a result is a failure, never a success."""
+        for outcome_report in self.outcome_reports.values():
+            missing = self.missing_results(outcome_report)
+            if outcome_report.alive and missing:
+                outcome_report.close(
                     Outcome.FAILED,
                     stage=missing[0],
                     reason="no_outcome",
                     message=f"no result of {', '.join(missing)}; run again",
                 )
-            account.finish()
+            outcome_report.finish()
 
-    def missing_results(self, account: Account) -> list[str]:
+    def missing_results(self, outcome_report: OutcomeReport) -> list[str]:
         """The results that an identity needs to count as finished and does not have."""
         wanted = {"generate", *(f"score-{metric}" for metric in self.config.score.metrics)}
-        return sorted(wanted - set(account.stage_keys))
+        return sorted(wanted - set(outcome_report.stage_keys))
 
     def past_finish_by(self) -> bool:
         """Whether `run.finish_by` has passed by the wall clock."""

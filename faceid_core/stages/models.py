@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.errors import UnusableWeights
-from faceid_core.personalize.method import Method
 from faceid_core.store import S3Settings
 from faceid_core.weights.base_model import BaseFiles
 from faceid_core.weights.describe import MINIATURE
@@ -45,7 +45,7 @@ class WorkerSettings:
     slots: int
     batch: int
     threads: int
-    journal_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
     samples_at_once: int = 0
     models: tuple[ModelRef, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class WorkerSettings:
             slots=config.personalize.slots,
             batch=config.generate.batch,
             threads=threads,
-            journal_seconds=config.execution.checkpoint_seconds,
+            checkpoint_seconds=config.execution.checkpoint_seconds,
             samples_at_once=config.personalize.samples_at_once,
             models=tuple(required(config)),
             weights=dict(weights),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.evaluate.grid import PromptGrid, load_grid
-from faceid_core.personalize.method import Method
 from faceid_core.stages.work import STAGES, Source, StageSpec, Subject, Work
 from faceid_core.store.cache import Manifest
 from faceid_core.store.keys import StageCall

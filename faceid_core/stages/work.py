@@ -45,7 +45,7 @@ class StageSpec:
     name: str
     version: int
     batch: int | None
-    keeps_journal: bool = False
+    keeps_checkpoints: bool = False
     reuse: Reuse | None = None
 
 

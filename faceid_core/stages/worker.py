@@ -16,14 +16,14 @@ from typing import Any
 from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.progress import ProgressCallback, no_progress
 from faceid_core.stages.executing import stage_function
-from faceid_core.stages.executing.stage import EARLIER, JOURNAL, Outputs, StageCheckpoint
+from faceid_core.stages.executing.stage import CHECKPOINT, EARLIER, Outputs, StageCheckpoint
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.leases import WorkLeases
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.planning import spec_of
 from faceid_core.stages.work import Done, Reuse, Work
 from faceid_core.store import IdentityErased, StageCache, open_store
-from faceid_core.store.journal import WorkJournal
+from faceid_core.store.checkpoint import CheckpointStore
 from faceid_core.weights.offline import refuse_downloads
 
 log = logging.getLogger(__name__)
@@ -118,10 +118,10 @@ class Worker:
                 return Done(work, "damaged", reason="damaged_input", message=str(damage), damaged=source)
             except FaceidError as error:
                 return failed(work, error, 0.0)
-        if spec.keeps_journal:
-            entry = self._journal(work).read(work.call, own=work.replace)
+        if spec.keeps_checkpoints:
+            entry = self._checkpoint(work).read(work.call, own=work.replace)
             if entry is not None:
-                blobs[JOURNAL] = entry
+                blobs[CHECKPOINT] = entry
         if spec.reuse is not None and not work.replace:
             blobs |= self._earlier(spec.reuse, work)
         return blobs
@@ -138,19 +138,19 @@ class Worker:
             log.warning("%s: earlier results of stage %s: %s", work.subject, work.call.stage, error)
         return blobs
 
-    def _journal(self, work: Work) -> WorkJournal:
-        return WorkJournal(self.store, work.scope, self.run_id)
+    def _checkpoint(self, work: Work) -> CheckpointStore:
+        return CheckpointStore(self.store, work.scope, self.run_id)
 
     def _keep_checkpoint(self, work: Work, checkpoint: StageCheckpoint) -> None:
         """Store how far a work has come; a store that fails here is logged, and the work goes on."""
         try:
-            self._journal(work).write(work.call, checkpoint.data)
+            self._checkpoint(work).write(work.call, checkpoint.data)
         except FaceidError as error:
-            log.warning("%s: no journal entry of stage %s: %s", work.subject, work.call.stage, error)
+            log.warning("%s: no checkpoint of stage %s: %s", work.subject, work.call.stage, error)
 
     def _clear_checkpoint(self, work: Work) -> None:
-        if spec_of(work.call.stage).keeps_journal:
-            self._journal(work).clear(work.call)
+        if spec_of(work.call.stage).keeps_checkpoints:
+            self._checkpoint(work).clear(work.call)
 
     def _commit(self, work: Work, outputs: Outputs, seconds: float, provenance: Mapping[str, Any]) -> Done:
         provenance = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from faceid_core.config import GenerateConfig
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
 
 from .study import Claim, Study, Variant
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from faceid_core.config import NightlyConfig, changed
+from faceid_core.config.method import RECONSTRUCTION, Method
 from faceid_core.evaluate.intervals import Interval, mean_of
 from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
-from faceid_core.personalize.method import RECONSTRUCTION, Method
 
 from .compare import PairedDifference, best_variant, differences_from, judge_claim, mean_over_people
 from .definitions import PAPER

@@ -115,7 +115,7 @@ def run_study(
         people, seeds: how many.
         names: labels or groups of the variants to measure now; empty means all.
         out: folder of the study's files; rows of other variants in it are kept.
-        start_run: runs a variant and returns its run with every account closed.
+        start_run: runs a variant and returns its run with every outcome report closed.
         print_line: called with each line about the progress of the study.
         table_only: compute nothing; take what the store holds.
         fresh: leave earlier rows out instead of refusing those measured otherwise.
@@ -201,9 +201,9 @@ def _without_figures(run: Run) -> dict[str, str]:
     """The subjects without figures, and why: identities, floor and ceiling."""
     fine = (Outcome.DONE, Outcome.CACHED)
     people = {
-        account.identity_id: account.reason or str(account.outcome)
-        for account in run.accounts.values()
-        if account.outcome not in fine
+        outcome_report.identity_id: outcome_report.reason or str(outcome_report.outcome)
+        for outcome_report in run.outcome_reports.values()
+        if outcome_report.outcome not in fine
     }
     return people | run.failures_common
 
@@ -221,10 +221,10 @@ def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> lis
             }
     rows = study_rows(variant.label, summary, origins)
     for subject in run.subjects.values():
-        account = run.accounts.get(subject.name) if subject.kind == PERSON else None
-        if account and account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE:
+        outcome_report = run.outcome_reports.get(subject.name) if subject.kind == PERSON else None
+        if outcome_report and outcome_report.outcome is Outcome.FAILED and outcome_report.reason in UNLEARNABLE:
             origin = {"run_id": run.run_id, **_training_facts(run, subject)}
-            rows.append(unlearnable_row(variant.label, account.identity_id, origin))
+            rows.append(unlearnable_row(variant.label, outcome_report.identity_id, origin))
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows

@@ -155,14 +155,14 @@ def refuse_erased(run: Run) -> dict[str, tuple[str, ...]]:
     """
     stones = erased_people(run.store)
     late = {}
-    for key in sorted(stones & set(run.accounts)):
-        account = run.accounts[key]
-        if account.reason != "erased":
-            late[key] = tuple(account.stage_keys.values())
-            account.outcome, account.value, account.threshold = None, None, None
-            account.stage_keys.clear()
+    for key in sorted(stones & set(run.outcome_reports)):
+        outcome_report = run.outcome_reports[key]
+        if outcome_report.reason != "erased":
+            late[key] = tuple(outcome_report.stage_keys.values())
+            outcome_report.outcome, outcome_report.value, outcome_report.threshold = None, None, None
+            outcome_report.stage_keys.clear()
             message = "this person was erased while the run was going on; nothing of theirs is published"
-            account.close(Outcome.REFUSED, stage="publish", reason="erased", message=message)
+            outcome_report.close(Outcome.REFUSED, stage="publish", reason="erased", message=message)
     return late
 
 

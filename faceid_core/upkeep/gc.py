@@ -219,7 +219,7 @@ def _sweep_scope(
         named = named_digests(live)
         sweep.consider("orphaned blob", (info for digest, info in scope.blobs.items() if digest not in named))
     sweep.consider("quarantined manifest", scope.quarantine)
-    sweep.consider("abandoned journal", scope.journal)
+    sweep.consider("abandoned checkpoint", scope.checkpoints)
     sweep.consider("abandoned lease", scope.leases)
     sweep.consider("unlinked page", (info for info in scope.reports if info.name not in marks.pages))
     if delete and sweep.garbage and not _busy_meanwhile(store, scope.name, watch):

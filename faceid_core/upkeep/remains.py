@@ -52,8 +52,8 @@ def people_in_files(
 ) -> Remains:
     """The erased people of whom a data file of a table holds rows.
 
-    The account of an erased person, which every run writes as long as the manifest has a row, is none of these. Nor
-    are pictures and scores under a stage key that another person's account names: two ids with one photo share them.
+    The outcome report of an erased person, which every run writes as long as the manifest has a row, is none of these. Nor
+    are pictures and scores under a stage key that another person's outcome report names: two ids with one photo share them.
 
     Args:
         store: any store.
@@ -146,7 +146,7 @@ def _owners(
 
 
 def _claimed(store: ObjectStore, people: Collection[str]) -> set[str]:
-    """The stage keys that the accounts of other people name."""
+    """The stage keys that the outcome reports of other people name."""
 
     def keys(delta: DeltaTable) -> set[str]:
         rows = delta.to_pyarrow_dataset().to_table(

@@ -29,7 +29,7 @@ HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes
 Values = tuple[
     tuple[str, ...], Sequence[str], str
 ]  # columns, values of which one of them has one, and a condition
-# An erased person who is in the manifest still has a row in every night's account, with the key in place of the id.
+# An erased person who is in the manifest still has a row in every night's outcome report, with the key in place of the id.
 _NOT_AN_ACCOUNT = "identity_id <> identity_key"
 
 

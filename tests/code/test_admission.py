@@ -42,10 +42,10 @@ class Photos:
 def test_consent(consent, required, reason):
     person = Identity("ann", "ann.png", "person", **consent)
     secret = IdentitySecret(b"s" * 32)
-    subject, account = admit(
+    subject, outcome_report = admit(
         person, secret, erased=(), source=Photos(), today=TODAY, require_consent=required
     )
-    assert account.reason == reason and account.outcome == (Outcome.REFUSED if reason else None)
+    assert outcome_report.reason == reason and outcome_report.outcome == (Outcome.REFUSED if reason else None)
     assert (subject.photo_digest is None) == bool(reason), "no photo of whoever may not run is read"
 
 
@@ -56,9 +56,9 @@ def test_identities_with_the_very_same_photo_are_counted(tmp_path):
     (manifest.parent / "000001.png").unlink()
     run = open_run(pretend_config(str(tmp_path / "store"), manifest), LogReporter())
     run.release()
-    found = {account.identity_id: account.same_photo for account in run.accounts.values()}
+    found = {outcome_report.identity_id: outcome_report.same_photo for outcome_report in run.outcome_reports.values()}
     assert found == {"person-000000": 2, "person-000001": None, "person-000002": 2, "person-000003": 2}
-    assert [account.outcome for account in run.accounts.values()].count(None) == 3, (
+    assert [outcome_report.outcome for outcome_report in run.outcome_reports.values()].count(None) == 3, (
         "no identity is rejected for it"
     )
     out = io.StringIO()

@@ -44,7 +44,7 @@ def cache(folder, tmp_path, monkeypatch):
 
 def picture(base):
     request = [DrawRequest("person", "a photo of V* on beach", 1)]
-    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance=2.0, batch=1)).image
+    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance_scale=2.0, batch=1)).image
 
 
 def test_a_known_name_is_a_pinned_revision_of_the_local_cache(cache, folder):

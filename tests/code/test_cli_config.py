@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from faceid_core import __version__, version
 from faceid_core.config import NightlyConfig, format_setting, load_config, parse_setting
 from faceid_core.config.keys import METHOD_SECTION, all_keys, all_sections
+from faceid_core.config.method import RECONSTRUCTION, Method
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.method import RECONSTRUCTION, Method
 from flows.cli import COMMANDS, cli
 from flows.options import OPTIONS, RUN_KEYS, takes_config
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from faceid_core.config import NightlyConfig, parse_config
+from faceid_core.config.control import IdentityUse, parse_stages
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.cells import DrawSettings, cell_digest
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.personalize.control import IdentityUse, parse_stages
 from faceid_core.personalize.subjects import identity_contexts, plain_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.stages.plan import Plan
@@ -35,7 +35,7 @@ def person():
 
 def picture(base, subject, use=None):
     request = DrawRequest(subject, PROMPT, 3, use) if use else DrawRequest(subject, PROMPT, 3)
-    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": 1}
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": 1}
     return next(draw(base, [request], **options)).image
 
 
@@ -89,7 +89,7 @@ def test_strength_runs_evenly_from_the_class_words_contexts_to_the_persons(base,
 
 def test_one_batch_mixes_uses_of_one_person(base, person):
     uses = [IdentityUse(), IdentityUse((1,)), IdentityUse(strength=0.5)]
-    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": 3}
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": 3}
     together = [p.image for p in draw(base, [DrawRequest(person, PROMPT, 3, use) for use in uses], **options)]
     for use, image in zip(uses, together, strict=True):
         assert np.abs(image.astype(int) - picture(base, person, use).astype(int)).max() <= 1

@@ -22,7 +22,7 @@ from faceid_core.store import (
     layout,
     open_store,
 )
-from faceid_core.store.journal import WorkJournal
+from faceid_core.store.checkpoint import CheckpointStore
 from faceid_core.store.tombstone import read_receipt, record, reopen
 from faceid_core.tables import Tables
 from faceid_core.tables import write as table_writes
@@ -53,8 +53,8 @@ def photo(store):
     StageCache(store, SCOPE).put_blob(b"a photo")
 
 
-def journal(store):
-    WorkJournal(store, SCOPE, "r1").write(CALL, b"half way")
+def checkpoint(store):
+    CheckpointStore(store, SCOPE, "r1").write(CALL, b"half way")
 
 
 def set_aside(store):
@@ -68,7 +68,7 @@ def lease(store):
     shared.end(work)
 
 
-@pytest.mark.parametrize("write", [commit, replace, photo, journal, set_aside, lease])
+@pytest.mark.parametrize("write", [commit, replace, photo, checkpoint, set_aside, lease])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_write_that_was_stopped_beside_an_erasure_is_undone(folder_store, tmp_path, write, after):
     counted = Stop(lambda: None)

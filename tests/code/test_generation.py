@@ -35,7 +35,7 @@ def tokens(number, *, stages=5, digest="d" * 64):
 
 
 def pictures(base, requests, **options):
-    settings = {"sampler": "DDIMScheduler", "steps": 6, "guidance": 4.0, "batch": 4, **options}
+    settings = {"sampler": "DDIMScheduler", "steps": 6, "guidance_scale": 4.0, "batch": 4, **options}
     return list(draw(base, requests, **settings))
 
 
@@ -131,7 +131,7 @@ def test_attention_is_recorded_only_when_asked_and_never_changes_the_picture(bas
 def test_guidance_of_one_draws_without_the_unconditional_half(base):
     request = [DrawRequest("person", PROMPT, 1)]
     assert not np.array_equal(
-        pictures(base, request, guidance=1.0)[0].image, pictures(base, request, guidance=4.0)[0].image
+        pictures(base, request, guidance_scale=1.0)[0].image, pictures(base, request, guidance_scale=4.0)[0].image
     )
 
 

@@ -11,7 +11,7 @@ from faceid_core.evaluate.grid import load_grid, parse_grid
 from faceid_core.miniature import captions, concepts
 from faceid_core.miniature.renderer import Shot
 
-SETTINGS = DrawSettings(base="b" * 64, sampler="DDIM", steps=25, guidance=4, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b" * 64, sampler="DDIM", steps=25, guidance_scale=4, precision="float32", version=1)
 PHRASES = {
     "scene": captions.SCENE_PHRASES,
     "attribute": captions.ATTRIBUTE_PHRASES,
@@ -193,14 +193,14 @@ def test_a_cell_is_settled_by_what_changes_the_picture():
         ("base", "c"),
         ("sampler", "Euler"),
         ("steps", 26),
-        ("guidance", 4.5),
+        ("guidance_scale", 4.5),
         ("precision", "float16"),
         ("version", 2),
     ):
         changed = DrawSettings(**{**SETTINGS.__dict__, name: value})
         others.add(cell_digest(changed, subject="person", prompt="a V*", seed=0))
     assert len(others | {base}) == 10
-    same = DrawSettings(**{**SETTINGS.__dict__, "guidance": 4.0})
+    same = DrawSettings(**{**SETTINGS.__dict__, "guidance_scale": 4.0})
     assert cell_digest(same, subject="person", prompt="a V*", seed=0) == base
 
 

@@ -15,7 +15,7 @@ from faceid_core.evaluate.shards import ShardRow
 from faceid_core.miniature.people import HELD_OUT_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_scene, sample_shot
 
-SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
 GRID = parse_grid(
     """
 name: test

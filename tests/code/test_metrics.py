@@ -36,7 +36,7 @@ prompts:
 """,
     source="test",
 )
-SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
 ANN, BEN = person_from_seed(200_001), person_from_seed(200_002)
 BEACH = Shot(framing="half", scene="beach")
 HAT = Shot(framing="half", attributes=frozenset({"hat"}), held="umbrella", dx=0.08)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.slots import distinct_stages, draw_samples, learning_rate, loss_weights
 from faceid_core.personalize.trainer import PersonalizeResult, SlotFailure, _Trainer, personalize
 from tests.helpers.tiny_people import tiny_photo

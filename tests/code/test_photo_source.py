@@ -96,7 +96,7 @@ def test_a_disk_that_fails_ends_that_persons_night_as_failed(small, people, tmp_
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     run.release()
     assert outcomes(run)["ann"] == "failed"
-    (ann,) = (each for each in run.accounts.values() if each.identity_id == "ann")
+    (ann,) = (each for each in run.outcome_reports.values() if each.identity_id == "ann")
     assert ann.stage == "admit" and "Input/output error" in ann.message and str(tmp_path) not in ann.message
 
 

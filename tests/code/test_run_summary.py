@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from faceid_core.outcomes import WEAK, Account, Outcome
+from faceid_core.outcomes import WEAK, Outcome, OutcomeReport
 from faceid_core.publish.run_summary import end_message, identity_rows, remarks, summary_line
 
 
@@ -26,19 +26,19 @@ def test_what_is_missing_is_left_out():
 
 
 def people(*fates):
-    """A run whose accounts are closed, from (id, photo, whether weak)."""
+    """A run whose outcome reports are closed, from (id, photo, whether weak)."""
     photos = [photo for _, photo, _ in fates]
-    accounts, subjects = {}, {}
+    outcome_reports, subjects = {}, {}
     for name, photo, weak in fates:
-        account = Account(name, f"key-{name}", Outcome.DONE, weak=weak, same_photo=photos.count(photo) - 1)
-        accounts[account.identity_key] = account
-        subjects[account.identity_key] = SimpleNamespace(photo_digest=photo)
-    return SimpleNamespace(accounts=accounts, subjects=subjects)
+        outcome_report = OutcomeReport(name, f"key-{name}", Outcome.DONE, weak=weak, same_photo=photos.count(photo) - 1)
+        outcome_reports[outcome_report.identity_key] = outcome_report
+        subjects[outcome_report.identity_key] = SimpleNamespace(photo_digest=photo)
+    return SimpleNamespace(outcome_reports=outcome_reports, subjects=subjects)
 
 
 def test_weak_people_and_shared_photos_are_named():
     run = people(("ann", "1", True), ("bob", "2", False), ("cy", "2", None), ("dan", "3", False))
-    told = remarks(run, lambda account: account.identity_id)
+    told = remarks(run, lambda outcome_report: outcome_report.identity_id)
     assert told == [f"weak: ann: {WEAK}", "one and the same photo: bob = cy; check the manifest"]
     for words in ("another photo", "more steps", "lower learning rate", "personalize.preset"):
         assert words in WEAK
@@ -60,9 +60,9 @@ def test_weak_people_and_shared_photos_are_named():
 
 
 def test_an_account_tells_what_is_to_be_done():
-    assert Account("a", "k", Outcome.DONE, weak=False, same_photo=0).told is None
-    assert Account("a", "k", Outcome.DONE, weak=True).told == WEAK
-    both = Account("a", "k", Outcome.DONE, weak=True, same_photo=2).told
+    assert OutcomeReport("a", "k", Outcome.DONE, weak=False, same_photo=0).told is None
+    assert OutcomeReport("a", "k", Outcome.DONE, weak=True).told == WEAK
+    both = OutcomeReport("a", "k", Outcome.DONE, weak=True, same_photo=2).told
     assert both == f"{WEAK}; 2 other identities of this run have the very same photo"
-    failed = Account("a", "k", Outcome.FAILED, message="no face", same_photo=1)
+    failed = OutcomeReport("a", "k", Outcome.FAILED, message="no face", same_photo=1)
     assert failed.told == "no face"

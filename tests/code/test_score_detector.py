@@ -25,7 +25,7 @@ from tests.helpers.stage_runs import models_for_tests, run_stage, score_calls_of
 
 
 def shard(*images) -> bytes:
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     grid = PromptGrid("test", (Prompt("free", "a photo of V*", "scene", {}),), "")
     cells = grid_cells(grid, range(len(images)), settings, subject="person")
     heat = np.ones((8, 8), np.float16)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from faceid_core.config.control import IdentityUse
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.personalize.control import IdentityUse
 from faceid_core.personalize.prompts import split_several
 from faceid_core.personalize.subjects import (
     common_boundaries,
@@ -35,7 +35,7 @@ def tokens(number, *, stages=5, vectors=1, digest="d" * 64, timesteps=1000):
 
 
 def picture(base, subject, prompt, use=IdentityUse(), *, batch=1):
-    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": batch}
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": batch}
     return next(draw(base, [DrawRequest(subject, prompt, 3, use)], **options))
 
 
@@ -129,7 +129,7 @@ def test_attention_covers_everybody(base):
 
 def test_company_in_the_batch_changes_nothing(base):
     people = (tokens(1), tokens(2, stages=3))
-    options = {"sampler": "DDIMScheduler", "steps": 6, "guidance": 4.0, "batch": 4}
+    options = {"sampler": "DDIMScheduler", "steps": 6, "guidance_scale": 4.0, "batch": 4}
     crowd = [
         DrawRequest("person", "photo of V*", 1),
         DrawRequest(people, BOTH, 3),

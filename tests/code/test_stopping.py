@@ -1,4 +1,4 @@
-"""A run that is stopped: its account stands before workers and Prefect are told, whatever comes meanwhile."""
+"""A run that is stopped: its outcome report stands before workers and Prefect are told, whatever comes meanwhile."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_account_stands_before_workers_are_closed_that_hang(run, monkeypatch
     with pytest.raises(KeyboardInterrupt), executor_on_demand(Hangs) as get:
         drive(RunContext(run, get), stopped)
     assert closing.wait(20)
-    assert seen == [(True, 2, [])], "the account stands, and the store is free, before the workers are told"
+    assert seen == [(True, 2, [])], "the outcome report stands, and the store is free, before the workers are told"
     assert left_behind() and "left behind" in caplog.text
     release.set()
 
@@ -114,8 +114,8 @@ def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
     )  # no results to read
 
     def published_and_interrupted(run):
-        for account in run.accounts.values():
-            account.outcome = Outcome.DONE
+        for outcome_report in run.outcome_reports.values():
+            outcome_report.outcome = Outcome.DONE
         publish(run)
         raise KeyboardInterrupt
 
@@ -133,20 +133,20 @@ def test_an_answer_that_comes_after_the_account_changes_nothing(run):
     close_interrupted(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
     run.fail(run.subjects[work.subject], "detect", "late", "late")
-    account = run.accounts[work.subject]
-    assert (account.reason, account.seconds) == ("interrupted", 0.0) and not run.failures_common
+    outcome_report = run.outcome_reports[work.subject]
+    assert (outcome_report.reason, outcome_report.seconds) == ("interrupted", 0.0) and not run.failures_common
     assert run.fail_unsettled("detect", [work], "not once more") == []
 
 
 def test_no_way_into_a_written_account_is_open(run):
     (work, *_) = lookup_stage(run, "detect")
-    account, subject = run.accounts[work.subject], run.subjects[work.subject]
+    outcome_report, subject = run.outcome_reports[work.subject], run.subjects[work.subject]
     close_interrupted(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
     cache = StageCache(run.store, subject.scope)
     run.adopt(subject, work.result, cache.commit(work.call, {"crop.png": Output(b"crop", "image/png")}, {}))
-    assert (account.reason, account.value, account.threshold) == ("interrupted", None, None)
-    assert account.stage_keys == {} and subject.manifests == {}
+    assert (outcome_report.reason, outcome_report.value, outcome_report.threshold) == ("interrupted", None, None)
+    assert outcome_report.stage_keys == {} and subject.manifests == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

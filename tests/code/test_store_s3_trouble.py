@@ -298,7 +298,7 @@ def test_a_night_finishes_on_a_store_that_asks_half_of_the_requests_to_slow_down
     began = dt.datetime.now()
     run = open_run(small(troubled.url, people), LogReporter())
     assert drive_inline(run).exit_status == 0, dt.datetime.now() - began
-    assert {account.outcome.value for account in run.accounts.values()} == {"done"}
+    assert {outcome_report.outcome.value for outcome_report in run.outcome_reports.values()} == {"done"}
     assert troubled.seen["refused"] > 200
 
 

@@ -31,8 +31,8 @@ def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, pe
     monkeypatch.setattr(FolderStore, "get", refuses)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    account = run.accounts[ann.name]
-    assert (account.stage, account.reason) == ("mask", "StoreError") and "connection reset" in account.message
+    outcome_report = run.outcome_reports[ann.name]
+    assert (outcome_report.stage, outcome_report.reason) == ("mask", "StoreError") and "connection reset" in outcome_report.message
 
 
 def test_reads_that_only_save_work_may_fail(small, people, tmp_path, monkeypatch):  # noqa: F811
@@ -81,7 +81,7 @@ def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, peop
     monkeypatch.setattr(publish, "collect", collect)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    assert (run.accounts[ann.name].stage, run.accounts[ann.name].reason) == ("score", "StoreError")
+    assert (run.outcome_reports[ann.name].stage, run.outcome_reports[ann.name].reason) == ("score", "StoreError")
     monkeypatch.setattr(publish, "collect", whole_collect)
     again = open_run(config, LogReporter())
     assert drive_inline(again).exit_status == 0 and not again.computed
@@ -164,4 +164,4 @@ def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path,
     monkeypatch.setattr(StageCache, "read_manifest", read_manifest)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    assert run.accounts[ann.name].reason == "result_missing"
+    assert run.outcome_reports[ann.name].reason == "result_missing"

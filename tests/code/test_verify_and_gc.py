@@ -116,7 +116,7 @@ def garbage(root: Path) -> dict[str, Path]:
     made = {
         "orphaned blob": person / "blobs" / sha256_hex(b"nobody's"),
         "quarantined manifest": person / "quarantine" / "mask" / f"{'a' * 64}-{'b' * 12}.json",
-        "abandoned journal": person / "journal" / "personalize" / ("c" * 64),
+        "abandoned checkpoint": person / "checkpoints" / "personalize" / ("c" * 64),
         "unlinked page": person / "reports" / f"{'d' * 32}.html",
         "unfinished write": root / ".tmp" / "4711-abandoned",
     }

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from data_contracts import contract
 from faceid_core.config import NightlyConfig, changed, parse_config
-from faceid_core.nightly import close_accounts
-from faceid_core.publish.rows import account_tables
+from faceid_core.nightly import close_outcome_reports
+from faceid_core.publish.rows import outcome_tables
 from faceid_core.run.open import LeaseWait, open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import finish_by_moment, past_finish_by
@@ -146,9 +146,9 @@ def test_a_clock_that_is_set_in_the_run_changes_no_duration(config, monkeypatch,
     run = open_run(config, LogReporter())
     try:
         clock.seconds = step
-        close_accounts(run, "test")
-        (row,) = account_tables(run, exit_status=0)["runs"].to_pylist()
-        contract("runs").check(account_tables(run, exit_status=0)["runs"])
+        close_outcome_reports(run, "test")
+        (row,) = outcome_tables(run, exit_status=0)["runs"].to_pylist()
+        contract("runs").check(outcome_tables(run, exit_status=0)["runs"])
     finally:
         run.release()
     assert 0 <= row["seconds"] < 60

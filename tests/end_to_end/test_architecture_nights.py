@@ -95,4 +95,4 @@ def asked(sql: str, config: list) -> list[dict]:
 def picture(base, subject) -> np.ndarray:
     """As the run draws its one picture."""
     request = [DrawRequest(subject, PROMPT, 0)]
-    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance=4.0, batch=1)).image
+    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance_scale=4.0, batch=1)).image

@@ -36,7 +36,7 @@ def execute(config):
 
 
 def outcomes(run) -> dict[str, str]:
-    return {account.identity_id: str(account.outcome) for account in run.accounts.values()}
+    return {outcome_report.identity_id: str(outcome_report.outcome) for outcome_report in run.outcome_reports.values()}
 
 
 def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_path):
@@ -109,8 +109,8 @@ def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, p
     )
     assert len(found) == 2 and (found.pictures == 6).all()
     assert (found.leakage_floor - found["mean"]).abs().max() < 1e-6
-    assert [first.subjects[key].manifests["floor_score-identity"] for key in first.accounts] == [
-        second.subjects[key].manifests["floor_score-identity"] for key in second.accounts
+    assert [first.subjects[key].manifests["floor_score-identity"] for key in first.outcome_reports] == [
+        second.subjects[key].manifests["floor_score-identity"] for key in second.outcome_reports
     ]
 
 
@@ -118,7 +118,7 @@ def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_
     config = small(str(tmp_path / "store"), people_and_trouble)
     run, ended = execute(config)
     assert ended.exit_status == 0, "rejections are not failures"
-    reasons = {a.identity_id: a.reason for a in run.accounts.values()}
+    reasons = {a.identity_id: a.reason for a in run.outcome_reports.values()}
     assert reasons == {
         "ann": None,
         "bob": None,
@@ -131,7 +131,7 @@ def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_
     assert outcomes(run)["ann"] == outcomes(run)["bob"] == "done"
     again, _ = execute(config)
     assert not again.computed, "a rejection is cached as any result is"
-    assert {a.identity_id: a.reason for a in again.accounts.values()} == reasons
+    assert {a.identity_id: a.reason for a in again.outcome_reports.values()} == reasons
     rows = Tables(run.store).query("select distinct outcome from identity_outcomes").to_pandas()
     assert set(rows.outcome) == {"done", "cached", "rejected"}
 
@@ -153,7 +153,7 @@ def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     run, _ = execute(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
     assert list(outcomes(run)) == ["ann"]
     request = json.loads(run.store.get(f"runs/{run.run_id}/request.json"))
-    assert request["config"]["run"]["only"] == list(run.accounts), "a key, not the id"
+    assert request["config"]["run"]["only"] == list(run.outcome_reports), "a key, not the id"
     assert run.computed["personalize"] == 0 and run.computed["generate"] == 1
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     assert ann.manifests["generate"].provenance["pictures_drawn"] == 6, (
@@ -170,7 +170,7 @@ def test_finish_by_admits_nobody_new_but_finishes_whoever_has_tokens(small, peop
     run = open_run(small(store, people, **late), LogReporter(), scheduled=long_ago)
     ended = drive_inline(run)
     assert set(outcomes(run).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
-    assert {account.attempts for account in run.accounts.values()} == {0}, "nothing was tried"
+    assert {outcome_report.attempts for outcome_report in run.outcome_reports.values()} == {0}, "nothing was tried"
     status = json.loads(run.store.get(f"runs/{run.run_id}/status.json"))
     assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
 
@@ -204,7 +204,7 @@ def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, peop
     monkeypatch.setattr(InlineExecutor, "execute", breaks)
     ended = drive_inline(run)
     assert ended.exit_status == 2 and set(outcomes(run).values()) == {"failed"}
-    assert {a.message for a in run.accounts.values()} == {"StoreError: the disk is full"}
+    assert {a.message for a in run.outcome_reports.values()} == {"StoreError: the disk is full"}
     assert any("disk is full" in message for message in run.failures_common.values())
 
 
@@ -280,7 +280,7 @@ def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path
     run, _ = execute(small(store, people))
     runner = CliRunner()
     key = runner.invoke(cli, ["key", "ann", "--store", store]).output.strip()
-    assert key in run.accounts
+    assert key in run.outcome_reports
     told = runner.invoke(cli, ["status", "--store", store])
     assert told.exit_code == 0 and run.run_id in told.output and "2 done" in told.output
     asked = runner.invoke(

@@ -139,7 +139,7 @@ def test_serve_that_is_stopped_ends_its_run_with_an_account_and_tells_prefect(se
     # As a terminal does: its whole process group, of which the run must be no member.
     os.killpg(served.process.pid, by)
     assert served.process.wait(WAIT_SECONDS) == 0
-    assert (folder / "account").exists(), "the run had no time to write its account"
+    assert (folder / "outcome report").exists(), "the run had no time to write its outcome report"
     assert served.state(run).is_crashed() and served.parts(run) == ["CRASHED"]
     assert served.places_taken() == 0
 
@@ -149,7 +149,7 @@ def test_a_run_that_does_not_end_is_killed_and_told(serving):
     run, folder = served.start_run(stubborn=True)
     served.process.terminate()
     assert served.process.wait(WAIT_SECONDS) == 0
-    assert not (folder / "account").exists() and served.state(run).is_crashed()
+    assert not (folder / "outcome report").exists() and served.state(run).is_crashed()
     assert served.places_taken() == 0
 
 

@@ -38,5 +38,5 @@ def test_a_chunk_that_crashes_fails_its_own_people_only(small, people, tmp_path,
     config = small(str(tmp_path / "store"), people, executor="inline", execution={"chunk": 1})
     run, ended = run_with_prefect(config, LogReporter())
     assert ended.exit_status == 2 and outcomes(run) == {"ann": "failed", "bob": "done"}
-    ann = next(a for a in run.accounts.values() if a.identity_id == "ann")
+    ann = next(a for a in run.outcome_reports.values() if a.identity_id == "ann")
     assert ann.stage == "detect" and "run again" in ann.message

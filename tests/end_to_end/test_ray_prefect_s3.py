@@ -15,7 +15,7 @@ from tests.end_to_end.conftest import kept_by_prefect
 
 
 def stage_keys(run) -> dict[str, dict[str, str]]:
-    return {account.identity_id: dict(account.stage_keys) for account in run.accounts.values()}
+    return {outcome_report.identity_id: dict(outcome_report.stage_keys) for outcome_report in run.outcome_reports.values()}
 
 
 def flow_states() -> dict[str, set[str]]:
@@ -42,8 +42,8 @@ def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     run, ended = run_with_prefect(config, LogReporter())
     assert ended.exit_status == 0
     assert not ray.is_initialized(), "the pool is closed when the run ends"
-    assert {a.identity_id: str(a.outcome) for a in run.accounts.values()} == {
-        a.identity_id: str(a.outcome) for a in inline.accounts.values()
+    assert {a.identity_id: str(a.outcome) for a in run.outcome_reports.values()} == {
+        a.identity_id: str(a.outcome) for a in inline.outcome_reports.values()
     }
     assert stage_keys(run) == stage_keys(inline)
     for subject in inline.subjects.values():
@@ -74,8 +74,8 @@ def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefe
     state = nightly(config, return_state=True)
     assert state.is_failed() and "1 problem(s)" in state.message
     kept = kept_by_prefect()
-    rejected = [a for a in run.accounts.values() if str(a.outcome) == "rejected"]
+    rejected = [a for a in run.outcome_reports.values() if str(a.outcome) == "rejected"]
     assert len(rejected) == 5 and not [a.message for a in rejected if json.dumps(a.message)[1:-1] not in kept]
     assert "generate: 4 cached, 0 to compute" in kept, "a served run's progress is in its log"
-    assert run.run_id in kept and all(key in kept for key in run.accounts)
+    assert run.run_id in kept and all(key in kept for key in run.outcome_reports)
     assert not [name for name in ("ann.png", '"ann"', "nobody", "zoe-secret") if name in kept]

@@ -1,4 +1,4 @@
-"""Trouble in the middle of a run on a folder store: who watches, who breaks and who stops it leave an account."""
+"""Trouble in the middle of a run on a folder store: who watches, who breaks and who stops it leave an outcome report."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
     replace_everywhere(monkeypatch, execute_stage, forgets_ann)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    account = run.accounts[ann.name]
-    assert (account.stage, account.reason) == ("parse", "no_outcome") and ann.name in account.message
+    outcome_report = run.outcome_reports[ann.name]
+    assert (outcome_report.stage, outcome_report.reason) == ("parse", "no_outcome") and ann.name in outcome_report.message
 
 
 def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_page_drawn_while_its_person_is_erased_is_neither_kept_nor_linked(
     small, people, tmp_path, monkeypatch
 ):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
-    keys = {a.identity_id: a.identity_key for a in run.accounts.values()}
+    keys = {a.identity_id: a.identity_key for a in run.outcome_reports.values()}
     whole = pages._person
 
     def erased_meanwhile(run, subject, *rest):
@@ -161,7 +161,7 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     store = str(tmp_path / "store")
     first = open_run(small(store, people), LogReporter())
     drive_inline(first)
-    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
+    ann = next(a.identity_key for a in first.outcome_reports.values() if a.identity_id == "ann")
     whole = score.score
 
     def otherwise(metric, *rest, **more):
@@ -172,14 +172,14 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     forced = {"only": ("ann",), "force": True, "from_stage": "score"}
     again = open_run(small(store, people, run=forced), LogReporter())
     index = drive_inline(again).published.index
-    assert again.accounts[ann].stage_keys == first.accounts[ann].stage_keys
+    assert again.outcome_reports[ann].stage_keys == first.outcome_reports[ann].stage_keys
 
     reports = {info.name for info in again.store.list(f"identities/{ann}/reports/")}
     linked = [name for name in reports if name in again.store.get(index).decode()]
     assert len(reports) == 2 and len(linked) == 1
     values = Tables(again.store).query(
         f"select distinct value from image_metrics where metric = 'detection' and generate_key = "
-        f"'{again.accounts[ann].stage_keys['generate']}'"
+        f"'{again.outcome_reports[ann].stage_keys['generate']}'"
     )
     assert values.to_pylist() == [{"value": 0.125}]
 
@@ -189,7 +189,7 @@ def test_a_page_that_was_collected_as_unused_is_written_again_when_its_results_a
     store = str(tmp_path / "store")
     first = open_run(small(store, people), LogReporter())
     drive_inline(first)
-    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
+    ann = next(a.identity_key for a in first.outcome_reports.values() if a.identity_id == "ann")
     for info in list(first.store.list(f"identities/{ann}/")):
         first.store.delete(info.name)
     again = open_run(small(store, people), LogReporter())
@@ -218,7 +218,7 @@ def test_two_ids_with_one_photo_are_both_published(small, people, tmp_path):
 
 def test_whoever_is_erased_while_the_pages_are_written_is_in_no_table(small, people, tmp_path, monkeypatch):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(a.identity_key for a in run.accounts.values() if a.identity_id == "ann")
+    ann = next(a.identity_key for a in run.outcome_reports.values() if a.identity_id == "ann")
     whole = publish_module.write_pages
 
     def erased_meanwhile(run, *rest):
@@ -250,10 +250,10 @@ def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_t
     monkeypatch.setattr(StageCache, "lookup", lookup)
     with pytest.raises(StoreError, match="reset"):
         lookup_stage(run, "detect")
-    assert all(account.alive for account in run.accounts.values()), "it may be tried again"
+    assert all(outcome_report.alive for outcome_report in run.outcome_reports.values()), "it may be tried again"
     down.intersection_update({ann.scope})
     assert len(lookup_stage(run, "detect")) > 0
-    assert {a.identity_id: a.alive for a in run.accounts.values()} == {"ann": False, "bob": True}
+    assert {a.identity_id: a.alive for a in run.outcome_reports.values()} == {"ann": False, "bob": True}
     run.release()
 
 
@@ -266,6 +266,6 @@ def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkey
 
     replace_everywhere(monkeypatch, put_photo, broken)
     drive_inline(run)
-    told = {account.message for account in run.accounts.values()}
+    told = {outcome_report.message for outcome_report in run.outcome_reports.values()}
     assert told == {"OSError: too many open files: '(a photo)', (a photo)"}
     assert "too many open files" in caplog.text and "ann.png" not in caplog.text

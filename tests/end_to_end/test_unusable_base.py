@@ -83,11 +83,11 @@ def test_a_night_blames_the_model_and_loads_it_once(small, people, tmp_path, mon
                    personalize={"slots": 1, "method": {"known_names": "miniature", "steps": 3}})  # fmt: skip
     run = open_run(config, LogReporter())
     ended = drive_inline(run)
-    for account in run.accounts.values():
-        assert (account.outcome, account.stage, account.reason) == (
+    for outcome_report in run.outcome_reports.values():
+        assert (outcome_report.outcome, outcome_report.stage, outcome_report.reason) == (
             Outcome.FAILED, "personalize", "UnusableWeights",
         )  # fmt: skip
-        assert "are NaN or infinite, so no identity can be learned or drawn" in account.message
-        assert account.attempts == 1
+        assert "are NaN or infinite, so no identity can be learned or drawn" in outcome_report.message
+        assert outcome_report.attempts == 1
     assert ended.exit_status == 2 and len(loaded) == 1
     assert "are NaN or infinite" in run.failures_common["class-person"]

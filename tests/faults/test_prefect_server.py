@@ -103,7 +103,7 @@ def at_stage(monkeypatch, stage: str, act) -> list[str]:
 
 def assert_complete(run, finished) -> None:
     assert finished.exit_status == 0
-    assert {str(account.outcome) for account in run.accounts.values()} == {"done"}
+    assert {str(outcome_report.outcome) for outcome_report in run.outcome_reports.values()} == {"done"}
     _, record = read_status(run.store, run.run_id)
     assert record["state"] == "complete" and record["outcomes"]["done"] == 2
     assert Tables(run.store).read("runs")["run_id"].to_pylist() == [run.run_id]

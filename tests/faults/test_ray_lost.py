@@ -137,7 +137,7 @@ def ends_like(night_on, command, undisturbed: dict, point: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "point"), [("journal", "worker in training"), ("leases/generate", "worker in generation")]
+    ("folder", "point"), [("checkpoints", "worker in training"), ("leases/generate", "worker in generation")]
 )
 def test_a_worker_killed_in_the_middle_is_replaced(night_on, undisturbed_long, command, folder, point):
     run = command()
@@ -152,7 +152,7 @@ def test_a_worker_killed_in_the_middle_is_replaced(night_on, undisturbed_long, c
 
 def test_a_lost_head_ends_the_night_and_the_next_one_goes_on(night_on, undisturbed_long, command):
     run = command()
-    run.wait_for("journal")
+    run.wait_for("checkpoints")
     (head,) = run.descendants("gcs_server")
     head.kill()
     assert run.exit_status() != 0, "nobody is told that the run succeeded"
@@ -166,7 +166,7 @@ def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
 ):
     what, whole_tree = STOPS[point]
     run = command()
-    run.wait_for("journal")
+    run.wait_for("checkpoints")
     family, began = run.stop(what, whole_tree=whole_tree), time.monotonic()
     assert run.exit_status() == 130, run.told()
     assert time.monotonic() - began < GONE_SECONDS, run.told()

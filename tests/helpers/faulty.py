@@ -1,7 +1,7 @@
 """A store whose calls fail, arrive late, lie, run out of disk or kill the process; which ones, a seed decides.
 
 `FaultyStore` goes around any `ObjectStore`. `break_stores` puts it around every store that this process opens from then
-on, which is what a run in a child process needs: its driver, workers, journals and leases open stores of their own.
+on, which is what a run in a child process needs: its driver, workers, checkpoints and leases open stores of their own.
 """
 
 from __future__ import annotations

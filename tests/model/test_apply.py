@@ -13,12 +13,12 @@ from diffusers import (
 )
 from PIL import Image
 
+from faceid_core.config.control import IdentityUse
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.sampling import initial_noise
 from faceid_core.personalize.apply import applied
-from faceid_core.personalize.control import IdentityUse
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.architectures import write_architecture
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
@@ -75,7 +75,7 @@ def test_a_pipeline_draws_all_stages_keys_and_values_as_we_do(base, folder, use)
         during = pipe("a photo of person on beach", **options, **noise).images[0]
     after = pipe("a photo of person on beach", **options, **noise).images[0]
     request = [DrawRequest(person, PROMPT, 3, use)]
-    ours = next(draw(base, request, sampler="DDIMScheduler", steps=4, guidance=4.0, batch=1)).image
+    ours = next(draw(base, request, sampler="DDIMScheduler", steps=4, guidance_scale=4.0, batch=1)).image
     assert np.abs(ours - theirs * 255).max() < 1.0
     assert np.array_equal(before, during) and np.array_equal(before, after)
     assert np.abs(before - theirs).max() * 255 > 2

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.exported import DrawOptions
@@ -17,7 +18,6 @@ from faceid_core.evaluate.script import diffusers_script
 from faceid_core.personalize.attention import StagedUNet, picture_sizes
 from faceid_core.personalize.conditioning import encode_plain
 from faceid_core.personalize.export import single_context, to_textual_inversion
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize
@@ -96,7 +96,7 @@ def test_every_sampler_takes_the_models_own_schedule(sdxl, sdxl_folder, sampler)
     theirs = pipe(PROMPT.replace("V*", "woman"), **options).images[0]
     request = [DrawRequest("woman", PROMPT, 2)]
     ours = next(
-        draw(sdxl, request, sampler=sampler, steps=4, guidance=4.0, batch=1, record_attention=False)
+        draw(sdxl, request, sampler=sampler, steps=4, guidance_scale=4.0, batch=1, record_attention=False)
     ).image
     assert np.abs(ours - theirs * 255).max() < 1.0
 

@@ -86,7 +86,7 @@ def test_the_exported_file_draws_the_same_picture_in_diffusers(base, folder, tmp
     file = tmp_path / "learned_embeds.safetensors"
     file.write_bytes(to_textual_inversion(person, token=token))
     theirs = drawn_by_diffusers(base, folder, file, PROMPT.replace("V*", token), 2)
-    options = {"sampler": "DDIMScheduler", "steps": 6, "guidance": 4.0, "batch": 1}
+    options = {"sampler": "DDIMScheduler", "steps": 6, "guidance_scale": 4.0, "batch": 1}
     ours = next(draw(base, [DrawRequest(person, PROMPT, 2)], **options)).image
     word = next(draw(base, [DrawRequest("person", PROMPT, 2)], **options)).image
     assert np.abs(ours - theirs * 255).max() < 1.0

@@ -19,7 +19,7 @@ DRAWING = {
     "seeds": 3,
     "sampler": "DDIMScheduler",
     "steps": 2,
-    "guidance": 3.0,
+    "guidance_scale": 3.0,
 }
 
 

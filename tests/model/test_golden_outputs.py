@@ -20,6 +20,7 @@ from safetensors.numpy import load
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import Prompt, PromptGrid
 from faceid_core.evaluate.metrics import read_scores
@@ -27,7 +28,6 @@ from faceid_core.evaluate.shards import ShardRow, read_shard, write_shard
 from faceid_core.geometry.classes import CLASSES
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_scene
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.stage_runs import models_for_tests, run_stage
 from tests.helpers.tiny_people import tiny_photo
@@ -59,7 +59,7 @@ DRAWING = {
     "seeds": 2,
     "sampler": "DDIMScheduler",
     "steps": 4,
-    "guidance": 3.0,
+    "guidance_scale": 3.0,
 }
 
 
@@ -158,7 +158,7 @@ def score_numbers() -> dict[str, list]:
         render(person, hat).image,
         render(person_from_seed(SAMPLE_SEEDS[1]), Shot()).image,
     ]
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     grid = PromptGrid("golden", tuple(Prompt(*prompt) for prompt in PROMPTS), "")
     heat = np.linspace(0.1, 1, 64, dtype=np.float16).reshape(8, 8)
     cells = grid_cells(grid, range(2), settings, subject="person")

@@ -6,13 +6,14 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS
 from faceid_core.personalize.attention import StagedUNet
 from faceid_core.personalize.initial_embeddings import initial_embeddings, name_basis, name_embeddings
 from faceid_core.personalize.known_names import known_names
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.objective import (
     MaskAttentionLoss,
     Objective,
@@ -21,7 +22,6 @@ from faceid_core.personalize.objective import (
     mask_attention_loss,
 )
 from faceid_core.personalize.parametrization import make_parametrization
-from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
 from faceid_core.personalize.trainer import PersonalizeResult, _Trainer, personalize
 from tests.helpers.tiny_people import tiny_photo

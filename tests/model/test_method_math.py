@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.personalize.attention import AttentionRecorder, StagedUNet
 from faceid_core.personalize.conditioning import (
@@ -13,7 +14,6 @@ from faceid_core.personalize.conditioning import (
     encode_vectors,
     tokenize,
 )
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.objective import (
     ReferenceAttentionLoss,
     attention_loss,

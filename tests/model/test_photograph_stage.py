@@ -54,7 +54,7 @@ def configured(folder, **changes) -> NightlyConfig:
 
 
 def values(models, metric, images, reference=None):
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     prompts = tuple(Prompt(*row) for row in PROMPTS)
     cells = list(grid_cells(PromptGrid("test", prompts, ""), range(len(images) // 2), settings, subject="p"))
     heat = np.ones((8, 8), np.float16)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from faceid_core.config.control import IdentityUse
 from faceid_core.errors import FaceidError
 from faceid_core.evaluate.cells import Cell, DrawSettings, grid_cells
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import Prompt, PromptGrid
 from faceid_core.evaluate.shards import ShardRow, assemble, missing_cells, write_shard
-from faceid_core.personalize.control import IdentityUse
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.progress import ProgressCallback
 from faceid_core.stages.executing.stage import EARLIER, Inputs, StageResult
@@ -22,7 +22,7 @@ from faceid_core.stages.planning.generate import SHARD
 from faceid_core.stages.work import Work
 from faceid_core.store.cache import Output
 
-_SHARED = ("sampler", "steps", "guidance")  # parameters that the plan gives all subjects alike
+_SHARED = ("sampler", "steps", "guidance_scale")  # parameters that the plan gives all subjects alike
 _CONSTANT = 2  # levels of 256 that a picture of one color may span
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from faceid_core.personalize.checkpoint import JournalEntry
-from faceid_core.personalize.method import Method
+from faceid_core.config.method import Method
+from faceid_core.personalize.checkpoint import Checkpoint
 from faceid_core.personalize.trainer import PersonalizeResult, TrainingPhoto, personalize
 from faceid_core.progress import ProgressCallback
-from faceid_core.stages.executing.stage import JOURNAL, Inputs, Outputs, StageCheckpoint, StageResult
+from faceid_core.stages.executing.stage import CHECKPOINT, Inputs, Outputs, StageCheckpoint, StageResult
 from faceid_core.stages.files import json_output, read_json, read_png
 from faceid_core.stages.models import Models
 from faceid_core.stages.work import Work
@@ -42,16 +42,16 @@ def execute(
         samples_at_once=models.settings.samples_at_once,
         seed=shared["seed"],
         progress=on_progress,
-        journal={
-            work.subject: blobs[JOURNAL]
+        checkpoint={
+            work.subject: blobs[CHECKPOINT]
             for work, blobs in zip(works, inputs, strict=True)
-            if JOURNAL in blobs
+            if CHECKPOINT in blobs
         },
-        journal_seconds=models.settings.journal_seconds,
+        checkpoint_seconds=models.settings.checkpoint_seconds,
     )
     for result in results:
         index = index_of[result.name]
-        if isinstance(result, JournalEntry):
+        if isinstance(result, Checkpoint):
             yield index, StageCheckpoint(result.data), {}
         elif isinstance(result, PersonalizeResult):
             seconds = result.seconds

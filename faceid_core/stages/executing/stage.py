@@ -11,7 +11,7 @@ from faceid_core.stages.models import Models
 from faceid_core.stages.work import Work
 from faceid_core.store.cache import Output
 
-JOURNAL = "journal"  # name of the input that holds the last checkpoint of an interrupted work
+CHECKPOINT = "checkpoint"  # name of the input that holds the last checkpoint of an interrupted work
 EARLIER = "earlier:"  # names of inputs that hold outputs of earlier results, before their number
 
 Inputs = Mapping[str, bytes]  # input blobs by name

@@ -32,7 +32,7 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
         "seeds": config.generate.seeds,
         "sampler": config.generate.sampler,
         "steps": config.generate.steps,
-        "guidance": config.generate.guidance_scale,
+        "guidance_scale": config.generate.guidance_scale,
         "text": subject.text,
     }
     # Absent by default, so that pictures drawn before there was a choice keep their keys.

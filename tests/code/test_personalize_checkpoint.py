@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import StoreError
 from faceid_core.personalize import slots, trainer
-from faceid_core.personalize.checkpoint import JournalEntry
-from faceid_core.personalize.method import Method
+from faceid_core.personalize.checkpoint import Checkpoint
 from faceid_core.personalize.trainer import PersonalizeResult, SlotFailure, personalize
 from faceid_core.store import FolderStore, sha256_hex
 from faceid_core.store.cache import IdentityErased
-from faceid_core.store.journal import WorkJournal
+from faceid_core.store.checkpoint import CheckpointStore
 from faceid_core.store.keys import StageCall
 from faceid_core.store.layout import identity_scope, tombstone
 from tests.helpers.tiny_people import tiny_photo
@@ -29,8 +29,8 @@ def base(tmp_path_factory):
 
 def learn(base, numbers, method=METHOD, **options):
     found = list(personalize(base, [tiny_photo(number) for number in numbers], method, slots=3, **options))
-    entries = [each for each in found if isinstance(each, JournalEntry)]
-    return {each.name: each for each in found if not isinstance(each, JournalEntry)}, entries
+    entries = [each for each in found if isinstance(each, Checkpoint)]
+    return {each.name: each for each in found if not isinstance(each, Checkpoint)}, entries
 
 
 def same(one: PersonalizeResult, other: PersonalizeResult) -> bool:
@@ -47,7 +47,7 @@ def same(one: PersonalizeResult, other: PersonalizeResult) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(base):
-    return learn(base, [1, 2], journal_seconds=EVERY_STEP)
+    return learn(base, [1, 2], checkpoint_seconds=EVERY_STEP)
 
 
 def test_an_entry_of_every_step_is_written_until_the_person_is_done(whole):
@@ -61,13 +61,13 @@ def test_an_entry_of_every_step_is_written_until_the_person_is_done(whole):
 def test_from_any_entry_and_in_other_company_the_tokens_come_out_the_same(base, whole, step):
     results, entries = whole
     entry = next(each.data for each in entries if (each.name, each.step) == ("person-2", step))
-    resumed, _ = learn(base, [3, 2], journal={"person-2": entry})
+    resumed, _ = learn(base, [3, 2], checkpoint={"person-2": entry})
     assert same(resumed["person-2"], results["person-2"])
 
 
 def test_the_seconds_before_the_interruption_count(base, whole):
     _, entries = whole
-    resumed, _ = learn(base, [1], journal={"person-1": entries[-2].data})
+    resumed, _ = learn(base, [1], checkpoint={"person-1": entries[-2].data})
     seconds = [row["seconds"] for row in resumed["person-1"].curve]
     assert seconds == sorted(seconds) and resumed["person-1"].seconds > seconds[-1]
 
@@ -79,14 +79,14 @@ def test_an_entry_that_cannot_be_used_is_told_and_the_person_begins_anew(base, w
     if spoil == "cut":
         data = data[:-5]
     elif spoil == "changed":
-        data = data.replace(b"faceid-journal-1", b"faceid-journal-9")
+        data = data.replace(b"faceid-checkpoint-1", b"faceid-checkpoint-9")
     elif spoil == "empty":
         data = b""
     elif spoil == "done":
         data, method = entries[-2].data, METHOD.model_copy(update={"steps": 5})
     else:
         method = METHOD.model_copy(update={"stages": 2})
-    resumed, _ = learn(base, [1], method, journal={"person-1": data})
+    resumed, _ = learn(base, [1], method, checkpoint={"person-1": data})
     assert "person-1: the checkpoint cannot be used" in caplog.text
     expected = results if method is METHOD else learn(base, [1], method)[0]
     assert same(resumed["person-1"], expected["person-1"])
@@ -122,8 +122,8 @@ def test_a_person_who_goes_wrong_twice_is_set_aside_with_both_reasons(base):
 def test_a_restart_survives_an_interruption(base, monkeypatch):
     faults = iter(["a vector has run off"])
     monkeypatch.setattr(trainer, "vector_fault", lambda v, w: next(faults, None))
-    results, entries = learn(base, [1], journal_seconds=EVERY_STEP)
-    resumed, _ = learn(base, [1], journal={"person-1": entries[-1].data})
+    results, entries = learn(base, [1], checkpoint_seconds=EVERY_STEP)
+    resumed, _ = learn(base, [1], checkpoint={"person-1": entries[-1].data})
     assert resumed["person-1"].restarted == "a vector has run off"
     assert same(resumed["person-1"], results["person-1"])
 
@@ -197,36 +197,36 @@ PERSON = "0123456789abcdef" * 2
 
 def test_the_store_keeps_the_last_entry_until_it_is_cleared(tmp_path):
     store = FolderStore(str(tmp_path))
-    journal = WorkJournal(store, identity_scope(PERSON), "run-1")
-    assert journal.read(CALL, own=False) is None
+    checkpoint = CheckpointStore(store, identity_scope(PERSON), "run-1")
+    assert checkpoint.read(CALL, own=False) is None
     for entry in (b"first", b"second\nwith a line"):
-        journal.write(CALL, entry)
-        assert journal.read(CALL, own=True) == entry
-    other = WorkJournal(store, identity_scope(PERSON), "run-2")
+        checkpoint.write(CALL, entry)
+        assert checkpoint.read(CALL, own=True) == entry
+    other = CheckpointStore(store, identity_scope(PERSON), "run-2")
     assert other.read(CALL, own=False) == b"second\nwith a line" and other.read(CALL, own=True) is None
-    journal.clear(CALL)
-    assert journal.read(CALL, own=False) is None and not [*store.list("")]
+    checkpoint.clear(CALL)
+    assert checkpoint.read(CALL, own=False) is None and not [*store.list("")]
 
 
 def test_a_damaged_entry_is_none_and_an_erased_person_gets_no_entry(tmp_path, caplog):
     store = FolderStore(str(tmp_path))
-    journal = WorkJournal(store, identity_scope(PERSON), "run-1")
-    journal.write(CALL, b"entry")
-    (file,) = (tmp_path / identity_scope(PERSON) / "journal" / "personalize").iterdir()
+    checkpoint = CheckpointStore(store, identity_scope(PERSON), "run-1")
+    checkpoint.write(CALL, b"entry")
+    (file,) = (tmp_path / identity_scope(PERSON) / "checkpoints" / "personalize").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"X")
-    assert journal.read(CALL, own=False) is None and "is damaged" in caplog.text
+    assert checkpoint.read(CALL, own=False) is None and "is damaged" in caplog.text
     store.put_if_absent(tombstone(PERSON), b"{}")
     with pytest.raises(IdentityErased):
-        journal.write(CALL, b"more")
+        checkpoint.write(CALL, b"more")
 
 
 def test_an_entry_that_the_store_cannot_give_is_none(tmp_path, caplog, monkeypatch):
     store = FolderStore(str(tmp_path))
-    journal = WorkJournal(store, identity_scope(PERSON), "run-1")
-    journal.write(CALL, b"entry")
+    checkpoint = CheckpointStore(store, identity_scope(PERSON), "run-1")
+    checkpoint.write(CALL, b"entry")
 
     def broken(name):
         raise StoreError("the disk is gone")
 
     monkeypatch.setattr(store, "get", broken)
-    assert journal.read(CALL, own=False) is None and "cannot be read: the disk is gone" in caplog.text
+    assert checkpoint.read(CALL, own=False) is None and "cannot be read: the disk is gone" in caplog.text

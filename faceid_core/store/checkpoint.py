@@ -1,4 +1,4 @@
-"""The journal of work under way: for each stage key the last entry, replaced in one step, gone when the work is done."""
+"""Checkpoints of work under way: the last one for each stage key, replaced in one step, removed when the work is done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST = 32  # bytes of SHA-256 before the entry
 _ATTEMPTS = 10
 
 
-class WorkJournal:
+class CheckpointStore:
     """Entries of one scope. An entry is written in one step, so a reader finds the last one or the one before."""
 
     def __init__(self, store: ObjectStore, scope: str, run_id: str):
@@ -34,10 +34,10 @@ class WorkJournal:
         except ObjectMissing:
             return None
         except FaceidError as error:  # beginning anew costs steps; failing would cost the person
-            log.warning("%s: journal of stage %s cannot be read: %s", self.scope, call.stage, error)
+            log.warning("%s: checkpoint of stage %s cannot be read: %s", self.scope, call.stage, error)
             return None
         if data[:_DIGEST] != bytes.fromhex(sha256_hex(data[_DIGEST:])):
-            log.warning("%s: journal of stage %s (%s) is damaged", self.scope, call.stage, call.key[:12])
+            log.warning("%s: checkpoint of stage %s (%s) is damaged", self.scope, call.stage, call.key[:12])
             return None
         run_id, _, entry = data[_DIGEST:].partition(b"\n")
         return None if own and run_id != self.run_id.encode() else entry
@@ -67,7 +67,7 @@ class WorkJournal:
         try:
             self.store.delete(self._name(call))
         except FaceidError as error:  # a leftover costs kilobytes; the result that stands is worth more
-            log.warning("%s: journal entry of stage %s stays: %s", self.scope, call.stage, error)
+            log.warning("%s: checkpoint of stage %s stays: %s", self.scope, call.stage, error)
 
     def _name(self, call: StageCall) -> str:
-        return layout.journal_entry(self.scope, call.stage, call.key)
+        return layout.checkpoint(self.scope, call.stage, call.key)
