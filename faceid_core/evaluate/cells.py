@@ -21,7 +21,7 @@ class DrawSettings:
         base: digest of the base model.
         sampler: name of the sampler.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: of classifier-free guidance.
         precision: number format of the network.
         version: version of the drawing code; raising it makes every picture new.
         use: how much of the person is used; the default takes no part in the digest.

@@ -95,7 +95,7 @@ def draw(
 
     Args:
         sampler: name of a diffusers scheduler.
-        guidance: classifier-free guidance scale; 1 draws without guidance.
+        guidance_scale: of classifier-free guidance; 1 draws without guidance.
         batch: pictures drawn together.
         on_step: called after every sampling step of a batch; a batch may take minutes.
 

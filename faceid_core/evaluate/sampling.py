@@ -72,7 +72,7 @@ def denoise(
         projected: all contexts in use.
         rows: timestep -> int64 [n], or [2 n] with guidance, unconditional ones first: each sample's context.
         seeds: n seeds of the initial noise.
-        guidance: scale; 1 or less draws without the unconditional half.
+        guidance_scale: of classifier-free guidance; 1 or less draws without the unconditional half.
         recorder: of the conditional samples' attention.
         on_step: called after every step.
 

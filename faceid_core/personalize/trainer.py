@@ -114,7 +114,7 @@ def personalize(
         progress: called with (name, steps done, steps in all) after each step of each person.
         checkpoint: name -> the checkpoint that an interrupted training of the same person left; it goes on from there to
             the same tokens. One that cannot be used is logged, and the person begins again.
-        journal_seconds: yield a checkpoint of every person this often; 0 never does.
+        checkpoint_seconds: yield a checkpoint of every person this often; 0 never does.
 
     Raises:
         ConfigurationError: boundaries or template do not fit the base model.

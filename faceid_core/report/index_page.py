@@ -74,7 +74,7 @@ def index_page(
             for outcome_report in shown
         ],
         set_aside=[
-            {"title": title, "outcome reports": found}
+            {"title": title, "outcome_reports": found}
             for title, belongs in _groups()
             if (found := [outcome_report for outcome_report in shown if belongs(outcome_report)])
         ],
@@ -97,7 +97,7 @@ def _person(outcome_report: Mapping, row: Mapping | None, url: str | None) -> di
     identity = of("identity_similarity")
     whole = BY_COLUMN["identity_similarity"].text(row)
     return {
-        "outcome report": outcome_report,
+        "outcome_report": outcome_report,
         "url": url,
         "identity": identity,
         "interval": whole[len(identity) :].strip(),

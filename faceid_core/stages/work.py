@@ -38,7 +38,7 @@ class StageSpec:
         name: as it stands in the stage key; 'score-identity' and so on for a metric.
         version: raised when the same inputs may give another result.
         batch: how many works share a pass at most; None for the configured number of slots.
-        keeps_journal: whether an interrupted work goes on from the last checkpoint of it.
+        keeps_checkpoints: whether an interrupted work goes on from the last checkpoint of it.
         reuse: what earlier results save; None for nothing.
     """
 

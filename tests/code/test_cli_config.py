@@ -143,7 +143,7 @@ def test_a_printed_setting_is_read_back(value):
         ("s3.zzz=4", r"known keys: attempts, checksums"),
         ("faces.mask_region=facehair", r"did you mean 'face_hair'\?"),
         ("score.metrics=[identiti]", r"score\.metrics\.0: .*did you mean 'identity'\?"),
-        ("personalize.method.start=mean_nam", r"did you mean 'mean_name'\?"),
+        ("personalize.method.initial_embedding=mean_nam", r"did you mean 'mean_name'\?"),
         ("score.metrics=identity", r"write a list, as in \[one, two\]"),
         ("generate.seeds", "is not KEY=VALUE"),
         ("=3", "is not KEY=VALUE"),

@@ -7,6 +7,7 @@ under their real names; packages' versions are set.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import shutil
 from typing import get_args
 
@@ -132,6 +133,10 @@ def surroundings(monkeypatch, tmp_path, folder):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Where retinaface is installed its file goes by the engine, which DeepFace, once imported, sets for the process.
+    if importlib.util.find_spec("retinaface") is not None:
+        backend = importlib.import_module("retinaface.commons.backend_utils")
+        monkeypatch.setattr(backend, "get_backend_engine", lambda: "pytorch")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.2.3")
     monkeypatch.setattr(
         importlib.metadata,

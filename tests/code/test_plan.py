@@ -215,7 +215,7 @@ def test_a_dry_run_finds_what_the_run_itself_looks_up_and_writes_nothing(run, tm
 
 def test_run_with_dry_run_says_what_plan_says_and_changes_nothing(run):
     before = snapshot(run.store)
-    arguments = ["--store", run.store, "--score-named-people", "1", "--generate-steps", "7"]
+    arguments = ["--store", run.store, "--set", "score.named_people=1", "--set", "generate.steps=7"]
     dry = CliRunner().invoke(cli, ["run", "--dry-run", "--identities", run.identities, *arguments])
     assert dry.exit_code == 0, dry.output
     assert dry.output == CliRunner().invoke(cli, ["plan", run.identities, *arguments]).output

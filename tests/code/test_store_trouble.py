@@ -78,11 +78,11 @@ def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, peop
             return whole_collect(run)
 
     whole_collect = publish.collect
-    monkeypatch.setattr(publish, "collect", collect)
+    monkeypatch.setattr(publish, "collect_scores", collect)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
     assert (run.outcome_reports[ann.name].stage, run.outcome_reports[ann.name].reason) == ("score", "StoreError")
-    monkeypatch.setattr(publish, "collect", whole_collect)
+    monkeypatch.setattr(publish, "collect_scores", whole_collect)
     again = open_run(config, LogReporter())
     assert drive_inline(again).exit_status == 0 and not again.computed
     assert outcomes(again) == {"ann": "cached", "bob": "cached"}
