@@ -77,7 +77,7 @@ def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, peop
             patch.setattr(StageCache, "read", refuses)
             return whole_collect(run)
 
-    whole_collect = publish.collect
+    whole_collect = publish.collect_scores
     monkeypatch.setattr(publish, "collect_scores", collect)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
