@@ -39,6 +39,7 @@ COMMANDS = {
     "erase": ("flows.cli_keep", "erase", "Erase an identity for good, with all versions and rows."),
     "key": ("flows.cli_query", "key", "Print the key of an identity, as paths and logs show it."),
     "secret": ("flows.cli_secret", "secret", "Make the identity secret of a shared store."),
+    "store": ("flows.cli_store", "store", "Migrate a store of an earlier version."),
     "serve": ("flows.serve", "serve", "Serve the deployments and their forms in the Prefect UI."),
     "automations": ("flows.cli_automations", "automations", "Put automations on the Prefect server."),
     "study": ("flows.cli_study", "study", "Answer one question about the method with a sweep."),
