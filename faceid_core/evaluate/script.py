@@ -22,7 +22,7 @@ pipe.scheduler = {sampler}.from_config(pipe.scheduler.config)
 {load}
 noise = torch.randn(1, {shape}, generator=torch.Generator().manual_seed({seed}))
 noise = noise.to(device, precision)
-picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_scale={guidance_scale}).images[0]
 picture.save({picture!r})
 """
 _ONE = "pipe.load_textual_inversion({file!r}, token={token!r})"

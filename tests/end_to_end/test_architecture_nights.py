@@ -16,6 +16,7 @@ from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.weights.base_model import find_base
+from faceid_core.weights.place import WeightsPlace
 from faceid_core.weights.hub import base_revision
 from tests.code.test_cli_run import faceid
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
@@ -64,7 +65,7 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
     native = tmp_path / "ann.safetensors"
     assert faceid("tokens", "ann", "--out", native, *config).exit_code == 0
     person = IdentityTokens.from_bytes(native.read_bytes())
-    base = load_base_model(base_folder, digest=find_base(source, weights=str(weights)).digest())
+    base = load_base_model(base_folder, digest=find_base(source, place=WeightsPlace(str(weights))).digest())
     assert set(person.tensors) == set(base.towers) and len(person.photo_digest) == 64
     ours, word = picture(base, person), picture(base, "person")
     assert ours.std() > 2 and np.abs(ours.astype(int) - word).max() > 2

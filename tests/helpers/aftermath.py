@@ -57,7 +57,7 @@ def nothing_is_left_over(config: NightlyConfig, where: str) -> None:
         cache = StageCache(store, scope.name)
         named = named_digests([cache.read_manifest(*key, read_only=True) for key in scope.manifests])
         assert set(scope.blobs) <= named, f"{where}: orphaned blobs in {scope.name}"
-        assert not scope.checkpoint and not scope.leases and not scope.quarantine, f"{where}: {scope}"
+        assert not scope.checkpoints and not scope.leases and not scope.quarantine, f"{where}: {scope}"
 
 
 def no_wrong_row(report: dict, undisturbed: dict, where: str) -> int:

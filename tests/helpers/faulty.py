@@ -158,11 +158,11 @@ class FaultyStore:
 
 def break_stores(faults: Faults) -> FaultCount:
     """Put a faulty store around every store that this process opens from now on; there is no way back but `lift`."""
-    from faceid_core import store
     from faceid_core.store import lease_record, s3
+    from faceid_core.store import open as opening
 
     count = FaultCount(faults)
-    for module, name in ((store, "FolderStore"), (s3, "S3Store")):
+    for module, name in ((opening, "FolderStore"), (s3, "S3Store")):
         kind = getattr(module, name)
         setattr(module, name, lambda *args, kind=kind: FaultyStore(kind(*args), count))
     if faults.clock_seconds:
