@@ -34,7 +34,7 @@ test-all: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile -m "not browser" --timeout=1800
 
 # The Prefect UI in a real browser; needs Chromium (Debian: apt-get install chromium; elsewhere: $(BIN)/playwright
-# install chromium). FACEID_SCREENSHOTS=docs/images make test-browser takes the documentation's pictures anew.
+# install chromium). FACEID_SCREENSHOTS=docs/images make test-browser takes the documentation's pictures again.
 test-browser: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,browser]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m browser tests/browser

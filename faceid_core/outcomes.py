@@ -19,7 +19,7 @@ class Outcome(StrEnum):
     NOT_REACHED = "not_reached"
 
 
-# Reasons of a failure that the same photo, method and seed bring again (their exceptions' names): training has begun anew
+# Reasons of a failure that the same photo, method and seed bring again (their exceptions' names): training has been restarted
 # at a lower rate by itself by then, and pictures follow from tokens and seeds. No further attempt is made.
 UNLEARNABLE = frozenset({"SlotStopped", "ConstantPictures"})
 
@@ -65,8 +65,8 @@ class OutcomeReport:
         return self.outcome is None
 
     @property
-    def told(self) -> str | None:
-        """The sentence for the person who has to act: why it ended early, or what is to be remarked of the result."""
+    def sentence(self) -> str | None:
+        """What the operator or supplier should know: why it ended early, or a remark on the result."""
         if self.message:
             return self.message
         remarks = [WEAK] if self.weak else []

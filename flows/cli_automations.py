@@ -53,7 +53,7 @@ def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
         block = save_block(url, kind) if url else known_block()
         for automation in read_automations(files or (FILES,)):
             if block is None and needs_block(automation):
-                click.echo(f"{automation['name']}: left out; say with --notify where its messages go")
+                click.echo(f"{automation['name']}: left out; give the address of its messages with --notify")
                 continue
             click.echo(f"{automation['name']}: {put(client, automation, block)}")
 

@@ -33,7 +33,7 @@ def config(config: NightlyConfig, names: tuple[str, ...], schema: bool) -> None:
       faceid config                       all keys
       faceid config personalize           one section
       faceid config generate.seeds        one key
-      faceid config score --config night.yaml --set score.named_people=8
+      faceid config score --config run.yaml --set score.named_people=8
 
     Editors complete and check the YAML file by its schema: write it with
     `faceid config --schema > faceid.schema.json` and begin the file with

@@ -49,7 +49,7 @@ def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no
 
     \b
     Example:
-      faceid doctor --config night.yaml --cost-per-hour 2.50
+      faceid doctor --config run.yaml --cost-per-hour 2.50
     """
     findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
     if as_json:
@@ -141,7 +141,7 @@ def _prefect() -> Iterator[Finding]:
     theirs, ours = answer.version, version("prefect")
     found = f"{without_credentials(url)}: server {theirs or 'of unknown version'}, this client {ours}"
     if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
-        yield Finding("prefect", "warn", found, "use the same minor version on both sides")
+        yield Finding("prefect", "warn", found, "use the same minor version for server and client")
     else:
         yield Finding("prefect", "ok", found)
 

@@ -110,9 +110,9 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
         console.print(text, soft_wrap=True, markup=False)
 
     if delete:
-        for receipt in finish_erasures(store, say=report):
+        for receipt in finish_erasures(store, report=report):
             console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
-    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, say=report)
+    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, report=report)
     if found.grace > grace_days * 86_400:
         console.print(
             f"--grace-days {grace_days:g} was raised: the grace period is one hour at least, because nothing refers yet "
@@ -180,7 +180,7 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
         click.echo("nothing was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
     receipt = erase_identity(
-        store, secret, identity_id, wait=wait, say=lambda text: click.echo(text, err=True)
+        store, secret, identity_id, wait=wait, report=lambda text: click.echo(text, err=True)
     )
     shown = {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
     click.echo(json.dumps(shown, indent=2))

@@ -59,7 +59,7 @@ def fetch(config: NightlyConfig, names: tuple[str, ...], target: str | None, ori
 
     \b
     Examples:
-      faceid models fetch --config night.yaml
+      faceid models fetch --config run.yaml
       faceid models fetch ArcFace ViT-B/32 --to /models
       faceid models fetch --set base_model.source=sd15 --to s3://bucket/weights
     """

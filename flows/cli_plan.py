@@ -38,8 +38,8 @@ def plan(
 
     \b
     Examples:
-      faceid plan people/identities.csv --config night.yaml --cost-per-hour 2.50
-      faceid plan --config night.yaml --set generate.steps=20 --people
+      faceid plan people/identities.csv --config run.yaml --cost-per-hour 2.50
+      faceid plan --config run.yaml --set generate.steps=20 --people
     """
     if manifest:
         config = changed(config, {"identities": manifest}, source="MANIFEST")
@@ -168,7 +168,7 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, planned: bool) 
 
     \b
     Example:
-      faceid explain ann personalize --config night.yaml
+      faceid explain ann personalize --config run.yaml
     """
     console = Console(highlight=False)
     for line in explain_stage(config, identity_id, stage, planned=planned).lines():

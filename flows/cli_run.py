@@ -26,8 +26,8 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     \b
     Examples:
       faceid run                          the sample people of the miniature
-      faceid run --config night.yaml --dry-run
-      faceid run --config night.yaml --only ann --force --from-stage generate
+      faceid run --config run.yaml --dry-run
+      faceid run --config run.yaml --only ann --force --from-stage generate
       faceid run --set generate.seeds=2 --set "score.metrics=[identity, leakage]"
 
     Exit status: 0 complete, 1 a bug, 2 more failures than run.max_failed_share, 3 configuration, 130 interrupted.

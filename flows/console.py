@@ -87,7 +87,7 @@ def final_table(rows: Sequence[Mapping]) -> Table:
     table = Table(title=None, header_style="bold")
     for name, justify in (
         ("identity", "left"), ("outcome", "left"), ("seconds", "right"),
-        ("identity similarity", "right"), ("concepts obeyed", "right"), ("leakage", "right"), ("detection", "right"),
+        ("identity similarity", "right"), ("concept accuracy", "right"), ("leakage", "right"), ("detection", "right"),
     ):  # fmt: skip
         table.add_column(name, justify=justify)
     for row in rows:

@@ -72,7 +72,7 @@ def _erase(person: ErasureRequest, place: StorePlace) -> State:
         return Failed(message="confirm is not the identity id; nothing was erased")
     try:
         store, secret = open_with_secret(_config(place))
-        receipt = erase_person(store, secret, person.identity_id, wait=person.wait, say=get_run_logger().info)
+        receipt = erase_person(store, secret, person.identity_id, wait=person.wait, report=get_run_logger().info)
     except ConfigurationError as error:
         return Failed(message=str(error))
     rows = [{"what": "objects and versions", "removed": receipt.objects}]
@@ -92,14 +92,14 @@ def collect_garbage(what: CollectionRequest, place: StorePlace) -> State:
 
 def _collect(what: CollectionRequest, place: StorePlace) -> State:
     """Collect, and create a table of what was found; only with `delete` are erasures finished, too."""
-    say = get_run_logger().info
+    report = get_run_logger().info
     try:
         store = open_existing(_config(place))
     except ConfigurationError as error:
         return Failed(message=str(error))
-    finished = finish_erasures(store, say=say) if what.delete else []
+    finished = finish_erasures(store, report=report) if what.delete else []
     found = collect(
-        store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, say=say
+        store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, report=report
     )
     rows = [
         {"kind": kind, "objects": count, "bytes": found.bytes[kind]} for kind, count in found.counts.items()

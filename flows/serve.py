@@ -56,7 +56,7 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
 
     \b
     Example:
-      faceid serve --config night.yaml --cron '0 22 * * *'
+      faceid serve --config run.yaml --cron '0 22 * * *'
     """
     if configured_server():
         _serve(config, cron, require_server(), None)

@@ -104,7 +104,7 @@ def _outcomes(run: Run) -> list[dict]:
             "stage": outcome_report.stage or "",
             "reason": outcome_report.reason or "",
             "weak": "" if outcome_report.weak is None else "weak" if outcome_report.weak else "no",
-            "message": outcome_report.told or "",
+            "message": outcome_report.sentence or "",
             "attempts": outcome_report.attempts,
             "seconds": round(outcome_report.seconds, 1),
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from faceid_core.errors import MOST_TOLD, ConfigurationError, listed
+from faceid_core.errors import MOST_LISTED, ConfigurationError, listed
 from faceid_core.yaml_text import MOST_BYTES, read_yaml
 
 from .keys import all_keys, all_sections
@@ -28,7 +28,7 @@ def parse_config(data: dict[str, Any], *, source: str = "configuration") -> Nigh
         return NightlyConfig.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
-        lines = [_explain(problem) for problem in found[:MOST_TOLD]]
+        lines = [_explain(problem) for problem in found[:MOST_LISTED]]
         raise ConfigurationError(f"{source} cannot be used:\n{listed(lines, count=len(found))}") from None
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from faceid_core.errors import MOST_TOLD, ConfigurationError, listed
+from faceid_core.errors import MOST_LISTED, ConfigurationError, listed
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.yaml_text import read_yaml
 
@@ -118,7 +118,7 @@ def parse_grid(text: str | bytes, *, source: str) -> PromptGrid:
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise _refusal(
-            source, [_sentence(loaded["prompts"], each) for each in found[:MOST_TOLD]], len(found)
+            source, [_sentence(loaded["prompts"], each) for each in found[:MOST_LISTED]], len(found)
         ) from None
     problems = _problems(entries.prompts)
     if problems:

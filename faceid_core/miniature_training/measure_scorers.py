@@ -77,11 +77,11 @@ def measure_image_text(renders: Renders, images: np.ndarray, chosen: ModuleType 
     report: dict = {}
     confusions: Counter = Counter()
 
-    def grade(name: str, told: list, true: list) -> None:
+    def grade(name: str, answers: list, true: list) -> None:
         for framing, label in enumerate(FRAMINGS):
             rows = np.flatnonzero(renders.framing == framing)
-            pairs = [(told[row], true[row]) for row in rows if true[row] != "unclear"]
-            report[f"{name} ({label})"] = float(np.mean([said == real for said, real in pairs]))
+            pairs = [(answers[row], true[row]) for row in rows if true[row] != "unclear"]
+            report[f"{name} ({label})"] = float(np.mean([given == real for given, real in pairs]))
             confusions.update((name, label, real, said) for said, real in pairs if said != real)
 
     grade("scene", [concepts.scene for concepts in shown], [SCENE_ANSWERS[index] for index in renders.scene])

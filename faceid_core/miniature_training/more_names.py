@@ -88,7 +88,7 @@ def teach_more_names(
     if not 1 < known < len(NAMED_SEEDS):
         raise ValueError(
             f"of {len(NAMED_SEEDS)} named people {known} are known already, so there is no name to add or to fit "
-            "from; lengthen people.NAMED_SEEDS first, and say with --known how many there were"
+            "from; lengthen people.NAMED_SEEDS first, and give their former number with --known"
         )
     numbers, words, places = np.random.default_rng(seed), random.Random(seed), NamePositions(tokenizer)
     traits = named_traits()

@@ -50,7 +50,7 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
     outcome_reports = [
-        {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.told}
+        {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.sentence}
         for a in run.outcome_reports.values()
     ]
     page = index_page(

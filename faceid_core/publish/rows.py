@@ -103,7 +103,7 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "outcome": str(outcome_report.outcome),
             "stage": outcome_report.stage,
             "reason": outcome_report.reason,
-            "message": outcome_report.told,
+            "message": outcome_report.sentence,
             "value": outcome_report.value,
             "threshold": outcome_report.threshold,
             "attempts": outcome_report.attempts,

@@ -130,7 +130,7 @@ class OnePerson(Section):
         max_length=1024,
         pattern=r"^[^\x00-\x1f]+$",
         description="The photo: s3://bucket/name, or a file of the machine that runs the run. The address is kept "
-        "with the run's parameters in Prefect, so it should say nothing about the person.",
+        "with the run's parameters in Prefect, so it should hold nothing about the person.",
     )
     class_word: str = Field(
         "person",

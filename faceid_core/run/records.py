@@ -67,7 +67,7 @@ def write_status(run: Run, state: str, **more) -> None:
     """
     people = []
     for outcome_report in run.outcome_reports.values():
-        row = asdict(outcome_report) | {"message": outcome_report.told}
+        row = asdict(outcome_report) | {"message": outcome_report.sentence}
         del row["identity_id"]
         people.append(row)
     record = {

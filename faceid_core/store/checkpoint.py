@@ -33,7 +33,7 @@ class CheckpointStore:
             data = self.store.get(self._name(call))
         except ObjectMissing:
             return None
-        except FaceidError as error:  # beginning anew costs steps; failing would cost the person
+        except FaceidError as error:  # starting again costs steps; failing would cost the person
             log.warning("%s: checkpoint of stage %s cannot be read: %s", self.scope, call.stage, error)
             return None
         if data[:_DIGEST] != bytes.fromhex(sha256_hex(data[_DIGEST:])):

@@ -96,7 +96,7 @@ def _kv_split() -> Study:
         claims=(
             Claim("Separate K and V vectors do better than shared ones.", "balance", "on", ("off",)),
             Claim(
-                "Attributes of the face fail where K or V does not fit; apart they are obeyed more often.",
+                "Attributes of the face fail where K or V does not fit; apart they are right more often.",
                 "attribute_obeyed", "on", ("off",),
             ),
         ),

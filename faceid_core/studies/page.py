@@ -26,7 +26,7 @@ MEASURES = {
     "seconds": "seconds",
 }
 _COMPARED = ("identity_fraction", "concepts_fraction", "balance", "leakage_excess", "attention_outside")
-_NAMES = {**MEASURES, **{f"{name}_obeyed": f"{name} obeyed" for name in CONCEPT_CATEGORIES}}
+_NAMES = {**MEASURES, **{f"{name}_obeyed": f"concept accuracy, {name}" for name in CONCEPT_CATEGORIES}}
 
 
 def write_page(study: Study, frame: pd.DataFrame, shared: NightlyConfig, out: Path) -> tuple[Path, Path]:

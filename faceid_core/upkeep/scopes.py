@@ -86,7 +86,7 @@ def all_scopes(store: ObjectStore) -> Iterator[Scope]:
 
 
 def read_scope(store: ObjectStore, name: str) -> Scope:
-    """One scope, listed anew."""
+    """List one scope."""
     return _scope(name, *_list_with_links(store, f"{name}/"))
 
 

@@ -223,7 +223,7 @@ class _Check:
                 self._say(MISSING_PHOTO, "a run puts it back when it needs it", "detect", manifest.stage_key)
 
     def _orphans(self, manifests: list[Manifest], *, complete: bool) -> None:
-        """Blobs that nothing names; where a manifest cannot be read, nobody knows."""
+        """Blobs that nothing names; where a manifest cannot be read, this is unknown."""
         named = named_digests(manifests)
         now = time.time()
         for digest, info in self._scope.blobs.items() if complete else ():

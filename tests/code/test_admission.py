@@ -46,7 +46,7 @@ def test_consent(consent, required, reason):
         person, secret, erased=(), source=Photos(), today=TODAY, require_consent=required
     )
     assert outcome_report.reason == reason and outcome_report.outcome == (Outcome.REFUSED if reason else None)
-    assert (subject.photo_digest is None) == bool(reason), "no photo of whoever may not run is read"
+    assert (subject.photo_digest is None) == bool(reason), "no photo of a refused identity is read"
 
 
 def test_identities_with_the_very_same_photo_are_counted(tmp_path):

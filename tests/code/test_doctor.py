@@ -152,7 +152,7 @@ def test_the_command_passes_a_sound_machine(tmp_path):
 def test_the_command_says_what_keeps_a_night_from_running(tmp_path):
     settings = tmp_path / "night.yaml"
     settings.write_text(
-        f"identities: {tmp_path / 'nobody.csv'}\nstore: {tmp_path / 'store'}\nfaces: {{backend: deepface}}\n"
+        f"identities: {tmp_path / 'absent.csv'}\nstore: {tmp_path / 'store'}\nfaces: {{backend: deepface}}\n"
         f"score: {{scorers: photographs, recognizers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
     )
     told = CliRunner().invoke(cli, [*INLINE, "--config", str(settings), "--json"], catch_exceptions=False)

@@ -46,7 +46,7 @@ def fill(store, folder, days=(1, 2)) -> SimpleNamespace:
 
 
 def rows_of(run, run_id: str, day: int) -> dict:
-    """Rows of everybody in all tables, with the keys that the run's results have."""
+    """Rows of all people in all tables, with the keys that the run's results have."""
     made = {name: [] for name in ("runs", "identity_outcomes", "images", "image_metrics", "identity_summary")}
     made["runs"].append(table_rows.run_row(run_id, day, PEOPLE))
     for number, (key, outcome_report) in enumerate(run.outcome_reports.items()):
@@ -133,7 +133,7 @@ def test_nothing_is_left_and_the_others_lose_nothing(filled):
         if result == "generate" or "score-" in result
     }
     assert GONE not in json.dumps(kept)
-    # Whoever comes later finds tables that can be written and read.
+    # Later runs find tables that can be written and read.
     Tables(filled.store).publish("r3", table_rows.run("r3", 3))
     assert Tables(filled.store).read("runs").num_rows == 3
 

@@ -145,7 +145,7 @@ def test_scores_that_a_stopped_process_brings_are_found_by_their_stage_keys_unle
     no_people = table_rows("r2", 2, people=0)
     tables.publish("r1", rows | {name: no_people[name] for name in ("identity_outcomes", "identity_summary")})
     told: list[str] = []
-    finished = finish_erasures(folder_store, say=told.append)
+    finished = finish_erasures(folder_store, report=told.append)
     assert [receipt.rows for receipt in finished] == [{"image_metrics": 2, "images": 2}], told
     assert tables.read("image_metrics").num_rows == 0 and tables.read("runs").num_rows == 1
 

@@ -120,7 +120,7 @@ prompts:
   - {id: A B, text: a photo of V* here, category: scene}
   - {id: twice, text: a photo of V*, category: scene}
   - {id: twice, text: V* and V*, category: scene, expected: {scene: []}}
-  - {id: none, text: a photo of nobody, category: scene}
+  - {id: none, text: a photo of a beach, category: scene}
   - {id: glued, text: a photo of V*x, category: scene}
 """
     )
@@ -128,7 +128,7 @@ prompts:
     for part in (
         "'A B': the id",
         "'V* and V*' must hold V* exactly once",
-        "nobody",
+        "a photo of a beach",
         "V*x",
         "'twice' appears 2 times",
         "expected scene names nothing",

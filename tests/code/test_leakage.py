@@ -140,15 +140,15 @@ def test_what_the_prompt_asks_for_is_no_leak(scorers):
 
 
 def test_without_a_face_only_the_clothes_can_be_judged(scorers):
-    nobody = render_scene(Shot(scene="snow")).image
-    found = measured(scorers, SEEDS[0], [nobody])
+    empty = render_scene(Shot(scene="snow")).image
+    found = measured(scorers, SEEDS[0], [empty])
     reasons = {name: rows[0].detail for name, rows in found.items() if rows[0].value is None}
     assert reasons == {
         "leakage:background": "no face with eyes",
         "leakage:framing": "no face",
         "leakage:position": "no face",
     }
-    faceless = measured(scorers, SEEDS[0], [photo_of(SEEDS[0])], reference=nobody)
+    faceless = measured(scorers, SEEDS[0], [photo_of(SEEDS[0])], reference=empty)
     assert faceless["leakage:framing"][0].detail == "no face in the photo"
     assert faceless["leakage:background"][0].detail == "no face with eyes in the photo"
 
@@ -161,8 +161,8 @@ def test_photographs_have_no_namer_and_are_judged_by_the_rest(scorers):
     assert found["leakage:clothes"][0].detail == "no scorer names clothes"
     assert [found[f"leakage:{part}"][0].value for part in PARTS[1:]] == [1, 1, 1]
     assert found["leakage"][0].value == 1
-    nobody = measured(mute, seed, [render_scene(Shot(scene="snow")).image])["leakage"][0]
-    assert (nobody.value, nobody.detail) == (None, "nothing can be compared")
+    empty = measured(mute, seed, [render_scene(Shot(scene="snow")).image])["leakage"][0]
+    assert (empty.value, empty.detail) == (None, "nothing can be compared")
 
 
 def test_pictures_are_looked_at_once_for_many_photos(scorers):

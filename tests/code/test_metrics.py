@@ -121,7 +121,7 @@ def scorers(oracle):
 
 @pytest.fixture
 def rows(oracle):
-    """Beach: Ann, Ben; hat and book: Ann with hat and umbrella, nobody at all; free: Ann twice."""
+    """Beach: Ann, Ben; hat and book: Ann with hat and umbrella, no person; free: Ann twice."""
     cells = grid_cells(GRID, (0, 1), SETTINGS, subject="tokens")
     drawn = [
         (render(ANN, BEACH), BEACH),

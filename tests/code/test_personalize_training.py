@@ -1,4 +1,4 @@
-"""Training in slots: a person's tokens depend on nobody else, and nothing of the base model changes."""
+"""Training in slots: a person's tokens do not depend on the other people, and nothing of the base model changes."""
 
 import hashlib
 from itertools import pairwise

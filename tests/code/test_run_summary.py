@@ -60,9 +60,9 @@ def test_weak_people_and_shared_photos_are_named():
 
 
 def test_an_account_tells_what_is_to_be_done():
-    assert OutcomeReport("a", "k", Outcome.DONE, weak=False, same_photo=0).told is None
-    assert OutcomeReport("a", "k", Outcome.DONE, weak=True).told == WEAK
-    both = OutcomeReport("a", "k", Outcome.DONE, weak=True, same_photo=2).told
+    assert OutcomeReport("a", "k", Outcome.DONE, weak=False, same_photo=0).sentence is None
+    assert OutcomeReport("a", "k", Outcome.DONE, weak=True).sentence == WEAK
+    both = OutcomeReport("a", "k", Outcome.DONE, weak=True, same_photo=2).sentence
     assert both == f"{WEAK}; 2 other identities of this run have the very same photo"
     failed = OutcomeReport("a", "k", Outcome.FAILED, message="no face", same_photo=1)
-    assert failed.told == "no face"
+    assert failed.sentence == "no face"

@@ -1,4 +1,4 @@
-"""Two runs at the same work: the long stages are done once, and whoever died is taken over."""
+"""Two runs at the same work: the long stages are done once, and the work of a dead process is taken over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that fails at one person's results costs that person, or nothing, and nobody else."""
+"""A store that fails at one person's results costs that person alone, or nothing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_page_that_cannot_be_made_costs_itself_only(small, people, tmp_path, m
 def test_a_process_takes_over_its_own_lease_and_nobody_elses(folder_store):
     name = stage_lease(f"identities/{'ab' * 16}", "personalize", "cd" * 32)
     left = RunLease.try_take(folder_store, "a-run", name)
-    left.lost = True  # as after a delete that failed: it stays, and nobody renews it
+    left.lost = True  # as after a delete that failed: it stays, and is not renewed
     left.drop()
     assert RunLease.try_take(folder_store, "another-run", name) is None
     again = RunLease.try_take(folder_store, "a-run", name)

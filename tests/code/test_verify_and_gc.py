@@ -114,7 +114,7 @@ def garbage(root: Path) -> dict[str, Path]:
     """One piece of each kind of garbage in a person's scope and beside it."""
     person = person_scope(root)
     made = {
-        "orphaned blob": person / "blobs" / sha256_hex(b"nobody's"),
+        "orphaned blob": person / "blobs" / sha256_hex(b"orphaned"),
         "quarantined manifest": person / "quarantine" / "mask" / f"{'a' * 64}-{'b' * 12}.json",
         "abandoned checkpoint": person / "checkpoints" / "personalize" / ("c" * 64),
         "unlinked page": person / "reports" / f"{'d' * 32}.html",
@@ -122,7 +122,7 @@ def garbage(root: Path) -> dict[str, Path]:
     }
     for path in made.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"nobody's")
+        path.write_bytes(b"orphaned")
     return made
 
 
@@ -320,11 +320,11 @@ def test_collecting_keeps_what_a_result_names_on_both_stores(any_store):
     made = cache.commit(
         StageCall("detect", 1, inputs={"photo": photo}), {"crop.png": Output(b"crop", "image/png")}, {}
     )
-    orphan = cache.put_blob(b"nobody's")
+    orphan = cache.put_blob(b"orphaned")
     before = collect(any_store, grace=3600.0, delete=True)
     assert before.objects == 0 and before.kept_young == 1
     found = collect(any_store, delete=True, now=time.time() + AGED)
-    assert dict(found.counts) == {"orphaned blob": 1} and found.bytes["orphaned blob"] == len(b"nobody's")
+    assert dict(found.counts) == {"orphaned blob": 1} and found.bytes["orphaned blob"] == len(b"orphaned")
     assert cache.read(made, "crop.png") == b"crop"
     assert any_store.head(layout.blob(cache.scope, photo)) and not any_store.head(
         layout.blob(cache.scope, orphan)

@@ -90,7 +90,7 @@ def test_the_second_address_is_asked_where_the_first_has_nothing(server, tmp_pat
     )
     (found,) = fetch([model], WeightsPlace(str(tmp_path / "weights")))
     assert found.state == "brought"
-    # Nobody published a digest: the lock of the first fetch is what later ones, and runs, are held to.
+    # No digest is published: the lock of the first fetch is what later ones, and runs, are held to.
     (tmp_path / "weights" / "deepface-Net" / "net.onnx").write_bytes(b"another")
     (server.folder / "net.onnx").write_bytes(b"a third")
     place = WeightsPlace(str(tmp_path / "weights"))

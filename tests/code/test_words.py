@@ -36,6 +36,14 @@ MINIATURE_WORDS = {
 OTHER_MEANINGS = {
     ("faceid_core/report/svg.py", "tick"): "a mark of an axis",
     ("faceid_core/studies/figure.py", "tick"): "a mark of an axis",
+    ("faceid_core/store/s3_advice.py", "account"): "AWS's error code AccountProblem",
+    # Names of columns are put together from the concept and `_obeyed`.
+    ("faceid_core/evaluate/summary.py", "obeyed"): "part of a column that keeps its name",
+    ("faceid_core/studies/page.py", "obeyed"): "part of a column that keeps its name",
+    ("faceid_core/studies/rows.py", "obeyed"): "part of a column that keeps its name",
+    # A migration reads what the version before wrote.
+    ("faceid_core/upkeep/migrate.py", "start_penalty"): "a key of version 0.1",
+    ("faceid_core/upkeep/migrate.py", "journal"): "a folder of version 0.1",
 }
 # Ordinary English in a sentence ("a run starts", "ahead of"), but no names.
 ONLY_IN_NAMES = {"starts", "ahead", "course"}

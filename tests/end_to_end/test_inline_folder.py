@@ -122,7 +122,7 @@ def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_
     assert reasons == {
         "ann": None,
         "bob": None,
-        "nobody": "no_face",
+        "empty": "no_face",
         "two": "several_faces",
         "text": "not_an_image",
         "torn": "truncated",

@@ -242,7 +242,7 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
         rows["identity similarity"]["difference"] == 0 and rows["identity similarity"]["people in both"] == 2
     )
 
-    # Another grid for whoever was taught; nobody is taught, and whoever was not is named.
+    # Another grid for identities with tokens; none is trained, and those without tokens are named.
     people.write_text(people.read_text() + "cyd,bob.png,person\n")
     changes = {"generate": {"seeds": 1}, "score": {"metrics": ["identity", "concepts"]}}
     other = small(config.store, people, executor="inline", run={"max_failed_share": 0.5}, **changes)

@@ -1,4 +1,4 @@
-"""Trouble under Prefect: its failures are not the run's, and a chunk that crashes takes nobody else down."""
+"""Trouble under Prefect: its failures are not the run's, and a chunk that crashes costs its own identities only."""
 
 from __future__ import annotations
 

@@ -78,4 +78,4 @@ def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefe
     assert len(rejected) == 5 and not [a.message for a in rejected if json.dumps(a.message)[1:-1] not in kept]
     assert "generate: 4 cached, 0 to compute" in kept, "a served run's progress is in its log"
     assert run.run_id in kept and all(key in kept for key in run.outcome_reports)
-    assert not [name for name in ("ann.png", '"ann"', "nobody", "zoe-secret") if name in kept]
+    assert not [name for name in ("ann.png", '"ann"', "empty", "zoe-secret") if name in kept]

@@ -91,7 +91,7 @@ def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, 
         {"run_id": run.run_id, "exit_status": 2, "not_reached": 1}
     ]
     figures = tables.query("select identity_id from identity_summary where subject_kind = 'person'")
-    assert figures.to_pylist() == [{"identity_id": "ann"}], "whoever was finished has figures"
+    assert figures.to_pylist() == [{"identity_id": "ann"}], "a finished identity has figures"
 
 
 def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tmp_path, monkeypatch, capsys):

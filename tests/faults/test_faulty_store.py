@@ -110,7 +110,7 @@ def test_a_manifest_without_its_blob_and_a_blob_without_its_manifest(night_on, u
                 lose(store, cache, cache.read_manifest(*key, read_only=True))
     first = night_in_a_child(config).report
     assert first["clear"] and set(first["outcomes"].values()) <= {"done", "cached", "failed"}
-    # Whoever needs nothing reads nothing: what is still missing `verify --repair` sets aside.
+    # A run that needs nothing reads nothing: what is still missing `verify --repair` sets aside.
     from faceid_core.upkeep.verify import verify
 
     verify(store, repair=True)

@@ -166,7 +166,7 @@ def test_a_server_that_stays_away_costs_its_view_only(server, small, people, tmp
         run_id = process.stdout.readline().strip()
         began = time.monotonic()
         assert process.wait(timeout=WAIT_SECONDS) == 0
-        assert time.monotonic() - began < 20, "events that nobody takes do not keep the process"
+        assert time.monotonic() - began < 20, "events that no server takes do not keep the process"
     finally:
         process.kill()
     store = open_store(str(tmp_path / "store"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-ACCOUNT_SECONDS = 2.0
+CLOSE_SECONDS = 2.0
 RUNS_SECONDS = 300.0
 
 
@@ -32,5 +32,5 @@ def slow(folder: str, stubborn: bool = False) -> None:
     try:
         stage(folder, stubborn)
     finally:
-        time.sleep(ACCOUNT_SECONDS)
+        time.sleep(CLOSE_SECONDS)
         (Path(folder) / "outcome report").touch()

@@ -36,7 +36,7 @@ def run_stage(
 
     Args:
         name: of the stage, `score-identity` and so on for metrics.
-        parameters: of its call, shared by everybody.
+        parameters: of its call, shared by all.
         people: person -> input blobs by name.
         models: from `models_for_tests`.
 

@@ -1,4 +1,4 @@
-"""Stage generate: subjects share passes, and nobody's pictures depend on who else is drawn."""
+"""Stage generate: subjects share passes, and pictures do not depend on who else is drawn."""
 
 import numpy as np
 import pytest

@@ -3,7 +3,7 @@
 New pins of a library and changes recorded as "no effect" must pass here. None of it depends on the shipped pipeline:
 training and drawing run on a tiny one with random weights from a fixed seed.
 
-Renew the expected numbers, after raising a stage's version or training a shipped scorer anew, with
+Renew the expected numbers, after raising a stage's version or training a shipped scorer again, with
 `python -m tests.model.test_golden_outputs`, and look at the difference before committing it.
 """
 
@@ -119,7 +119,7 @@ def token_numbers(folder: Path) -> dict:
 
 
 def picture_numbers(folder: Path) -> list[dict]:
-    """Pictures of a text, and of vectors that nobody learned."""
+    """Pictures of a text, and of vectors that were not learned."""
     models = models_for_tests(base=folder)
     vectors = np.random.default_rng(0).normal(size=(5, 2, 1, 32)).astype(np.float32)
     tokens = _tokens(vectors, models.settings.weights["base"])
@@ -148,7 +148,7 @@ def _tokens(vectors: np.ndarray, base_digest: str) -> bytes:
 
 
 def score_numbers() -> dict[str, list]:
-    """Every metric of the miniature's over renders: the person as asked, another scene and a hat, nobody."""
+    """Every metric of the miniature's over renders: the person as asked, another scene and a hat, no person."""
     models = models_for_tests()
     person = person_from_seed(SAMPLE_SEEDS[0])
     hat = Shot(framing="half", attributes=frozenset({"hat"}), held="umbrella")

@@ -47,7 +47,7 @@ def test_known_names_hold_what_their_people_look_like(pipeline):
 
 @pytest.mark.exhaustive
 def test_new_names_are_learned_and_known_ones_stay(pipeline, monkeypatch):
-    # 64 people are given names that mean somebody else, or nobody, until now.
+    # 64 people are given names that mean another person, or none, until now.
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
 
     def renamed(seed: int) -> str:
