@@ -144,7 +144,7 @@ def test_a_failure_is_told_once_the_automations_are_there(client, listener, tmp_
     from flows.maintenance import CollectionRequest, StorePlace, collect_garbage
 
     address, messages = listener
-    assert "failures: left out; say with --notify" in put_automations()
+    assert "failures: left out; give the address of its messages" in put_automations()
     assert "failures: made" in put_automations("--notify", address, "--notify-kind", "webhook")
     assert put_automations().count("brought up to date") == 2, "again changes nothing"
     there = client.read_automations()
