@@ -19,8 +19,8 @@ class Outcome(StrEnum):
     NOT_REACHED = "not_reached"
 
 
-# Reasons of a failure that the same photo, method and seed bring again (their exceptions' names): training has been restarted
-# at a lower rate by itself by then, and pictures follow from tokens and seeds. No further attempt is made.
+# Reasons of a failure (names of exceptions) that the same photo, method and seed bring again: training was
+# restarted at a lower rate, and pictures follow from tokens and seeds. No further attempt is made.
 UNLEARNABLE = frozenset({"SlotStopped", "ConstantPictures"})
 
 # Reasons that are a model's, not a person's: every worker has the same files, so no further attempt is made either.

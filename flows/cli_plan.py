@@ -73,9 +73,10 @@ def print_plan(
             console.print(f"{row.stage}: {count} because: {why}", soft_wrap=True, markup=False)
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
-    if shared := shared_photos(found.run.outcome_reports, found.run.subjects, lambda outcome_report: outcome_report.identity_id):
+    reports = found.run.outcome_reports
+    if shared := shared_photos(reports, found.run.subjects, lambda each: each.identity_id):
         console.print(shared, soft_wrap=True, markup=False)
-    closed = [outcome_report for outcome_report in found.run.outcome_reports.values() if not outcome_report.alive]
+    closed = [each for each in reports.values() if not each.alive]
     listed = closed if people else closed[:_MOST_CLOSED]
     for outcome_report in listed:
         missing = outcome_report.reason == "photo_missing"

@@ -74,7 +74,7 @@ class GracefulRunner(Runner):
         self._signals, self._last_signal, self._stop = 0, -APART_SECONDS, asyncio.Event()
 
     async def serve(self) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP; a second signal kills the runs without waiting for their outcome reports.
+        """Serve until SIGTERM, SIGINT or SIGHUP; a second signal kills the runs at once.
 
         Raises:
             ConfigurationError: the server has ended for good.

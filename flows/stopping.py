@@ -1,7 +1,7 @@
-"""How a process ends: on a signal, which does what Ctrl-C does once its runs' outcome reports are written, and with what bound.
+"""How a process ends on a signal: as on Ctrl-C, once the outcome reports of its runs are written, and within a bound.
 
-The first signal interrupts. The second has no effect, since the outcome report is being written; the third ends the process at
-once. See docs/design/run.md, "Stopped by a signal".
+The first signal interrupts. The second has no effect, since the outcome reports are being written; the third ends the
+process at once. See docs/design/run.md, "Stopped by a signal".
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def watched():
     """Bound the time that a signal takes to end the runs of this block, with their outcome reports written.
 
     A signal raises an exception in the main thread, which usually suffices. But the main thread may be deep in Prefect's
-    client, which waits for a server that was stopped as well, or in one long computation. So a thread writes the outcome reports
-    too, and ends the process if it has not ended `LINGER_SECONDS` later.
+    client, which waits for a server that was stopped as well, or in one long computation. So a thread writes the
+    outcome reports too, and ends the process if it has not ended `LINGER_SECONDS` later.
     """
     if _active or threading.current_thread() is not threading.main_thread():
         yield

@@ -31,6 +31,7 @@ class SelfAttention:
     def __call__(
         self, attn: Attention, hidden_states: torch.Tensor, *rest: Any, **options: Any
     ) -> torch.Tensor:
+        """Attend hidden states [n, tokens, channels] to themselves; other arguments of the protocol are refused."""
         if rest or any(value is not None for value in options.values()) or hidden_states.ndim != 3:
             return AttnProcessor2_0()(attn, hidden_states, *rest, **options)
         # hidden_states: [b, pixels, channels]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class DeepFaceRecognizer:
 
     version = str(VERSIONS["recognizer"])
 
-    def __init__(self, model: str, client, cut: Cut, acceptance: float):
+    def __init__(self, model: str, client: Any, cut: Cut, acceptance: float):
         self.name, self.cut, self.acceptance = f"deepface-{model}", cut, acceptance
         self._client = client
 

@@ -124,47 +124,37 @@ def personalize(
     active: list[Slot | None] = [None] * slots
     checkpoints, written = dict(checkpoint or {}), time.monotonic()
     while waiting or parked or any(active):
-        for index, slot in enumerate(active):
-            if slot is None and parked:
+        for index in (index for index, slot in enumerate(active) if slot is None):
+            if parked:
                 active[index] = parked.popleft()
-            elif slot is None and waiting:
+            elif waiting:
                 photo = waiting.popleft()
                 active[index] = trainer.admit(photo, checkpoints.pop(photo.name, None))
-        faults = None
-        try:
-            faults = trainer.step(active)
-        except torch.OutOfMemoryError:
-            if len(active) == 1:
-                raise
-        if faults is None:  # handled after the exception is gone, whose traceback holds the activations
-            half = len(active) // 2
-            log.warning("out of memory with %d slots; going on with %d", len(active), half)
-            parked.extend(slot for slot in active[half:] if slot)
-            del active[half:]
-            torch.cuda.empty_cache()
+        faults = trainer.step_if_it_fits(active)
+        if faults is None:
+            parked.extend(slot for slot in _halve(active) if slot)
             continue
         for index, slot in enumerate(active):
             if slot is None:
                 continue
             if progress and index not in faults:
                 progress(slot.photo.name, slot.step, method.steps)
-            result = None
-            if index not in faults and trainer.finished(slot):
-                result = trainer.finish(slot, len(active))
-                if fault := attention_fault(result.attention_before, result.attention_after):
-                    faults[index] = fault
-            if index in faults:
-                if slot.attempt == 1:
-                    active[index] = trainer.restart(slot, faults[index])
-                    continue
-                reason = f"{slot.first_fault}; and again: {faults[index]}"
-                result = SlotFailure(slot.photo.name, reason, slot.step)
+            active[index], result = trainer.settle(slot, faults.get(index), len(active))
             if result:
-                active[index] = None
                 yield result
         if checkpoint_seconds and time.monotonic() - written >= checkpoint_seconds:
             yield from (write_checkpoint(slot) for slot in [*active, *parked] if slot and slot.step)
             written = time.monotonic()
+
+
+def _halve(active: list[Slot | None]) -> list[Slot | None]:
+    """Remove the second half of the slots, for the memory ran out; returns the removed ones."""
+    half = len(active) // 2
+    log.warning("out of memory with %d slots; going on with %d", len(active), half)
+    removed = active[half:]
+    del active[half:]
+    torch.cuda.empty_cache()
+    return removed
 
 
 class _Trainer:
@@ -188,6 +178,40 @@ class _Trainer:
             except UnusableCheckpoint as error:
                 log.warning("%s: %s", photo.name, error)
         return slot
+
+    def step_if_it_fits(self, active: Sequence[Slot | None]) -> dict[int, str] | None:
+        """Do a step; None if the memory ran out and there are fewer slots to try with.
+
+        The caller goes on after the exception is gone, whose traceback holds the activations.
+        """
+        try:
+            return self.step(active)
+        except torch.OutOfMemoryError:
+            if len(active) == 1:
+                raise
+            return None
+
+    def settle(
+        self, slot: Slot, fault: str | None, slots: int
+    ) -> tuple[Slot | None, PersonalizeResult | SlotFailure | None]:
+        """After a step: what goes on in the slot's place, and the person's result if it has come to an end.
+
+        Args:
+            slot: The slot that made the step.
+            fault: Why its step could not be taken.
+            slots: How many slots share the pass.
+        """
+        result = None
+        if fault is None:
+            if not self.finished(slot):
+                return slot, None
+            result = self.finish(slot, slots)
+            fault = attention_fault(result.attention_before, result.attention_after)
+        if fault is None:
+            return None, result
+        if slot.attempt == 1:
+            return self.restart(slot, fault), None
+        return None, SlotFailure(slot.photo.name, f"{slot.first_fault}; and again: {fault}", slot.step)
 
     def restart(self, slot: Slot, fault: str) -> Slot:
         """The person's second attempt: from the first step, at a smaller learning rate."""

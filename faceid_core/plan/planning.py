@@ -85,9 +85,10 @@ def plan_run(config: NightlyConfig) -> RunPlan:
 
 
 @contextmanager
-def _garbage_collector_off():
-    """Disable the garbage collector: planning allocates millions of small acyclic objects, and collection would double
-    its time.
+def _garbage_collector_off() -> Iterator[None]:
+    """Disable the garbage collector.
+
+    Planning allocates millions of small acyclic objects, and collection would double its time.
     """
     was = gc.isenabled()
     gc.disable()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from faceid_core.outcomes import Outcome
@@ -90,12 +90,14 @@ def _figure(name: str, now: Mapping[str, Mapping], before: Mapping[str, Mapping]
     return _row(name, _mean(this_run.values()), _mean(last.values()), _mean(both), len(both))
 
 
-def _mean(values) -> float | None:
+def _mean(values: Iterable[float]) -> float | None:
     values = list(values)
     return sum(values) / len(values) if values else None
 
 
-def _row(name: str, now, before, difference, people) -> dict:
+def _row(
+    name: str, now: float | None, before: float | None, difference: float | None, people: int | None
+) -> dict:
     shown = {"this run": now, "last run": before, "difference": difference}
     return {
         "figure": name.replace("_", " "),

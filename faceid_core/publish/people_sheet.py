@@ -9,7 +9,7 @@ from faceid_core.evaluate.shards import read_shard
 from faceid_core.report.contact_sheet import contact_sheet
 from faceid_core.stages.files import read_png
 from faceid_core.stages.planning.generate import SHARD
-from faceid_core.store import ObjectStore, StageCache, is_erased
+from faceid_core.store import Manifest, ObjectStore, StageCache, is_erased
 
 
 def people_sheet(
@@ -57,7 +57,7 @@ def people_sheet(
     return contact_sheet(rows, columns, label_pixels=0)
 
 
-def _manifest(cache: StageCache, stage: str, keys: Mapping[str, str]):
+def _manifest(cache: StageCache, stage: str, keys: Mapping[str, str]) -> Manifest:
     manifest = cache.read_manifest(stage, keys[stage])
     if manifest is None:
         raise ConfigurationError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from data_contracts import contract
 from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.metric_rows import MetricRow
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import tally
@@ -160,7 +161,9 @@ def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
             yield from _scored(run, subject, scores.floor, floor_key[subject.class_word], floor=True)
 
 
-def _scored(run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False) -> Iterable[dict]:
+def _scored(
+    run: Run, subject: Subject, rows: Sequence[MetricRow], generate_key: str, *, floor: bool = False
+) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
         manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]

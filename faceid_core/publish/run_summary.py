@@ -82,8 +82,8 @@ def end_message(run: Run, published: Published) -> str:
     """How a run ended, as one message: counts, identities without pictures and why, and the remarks."""
     without = [a for a in run.outcome_reports.values() if a.outcome not in (Outcome.DONE, Outcome.CACHED)]
     parts = [
-        f"{outcome_report.identity_key} {outcome_report.outcome} in {outcome_report.stage}: {outcome_report.reason or 'see its message'}"
-        for outcome_report in without[:MOST_NAMED]
+        f"{each.identity_key} {each.outcome} in {each.stage}: {each.reason or 'see its message'}"
+        for each in without[:MOST_NAMED]
     ]
     if len(without) > MOST_NAMED:
         parts.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")

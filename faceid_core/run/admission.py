@@ -109,7 +109,7 @@ def admit_all(
     """
     erased = erased_people(store)
 
-    def one(identity):
+    def one(identity: Identity) -> tuple[Subject, OutcomeReport]:
         return admit(
             identity,
             secret,
@@ -143,16 +143,16 @@ def _count_same_photos(subjects: Mapping[str, Subject], outcome_reports: Mapping
 
 def _refuse_if_all_are_missing(outcome_reports: dict[str, OutcomeReport], by_key: dict[str, Identity]) -> None:
     """Refuse the run where no photo can be read: a mount or a bucket is gone, and new photos would not help."""
-    looked_for = [outcome_report for outcome_report in outcome_reports.values() if outcome_report.outcome is not Outcome.REFUSED]
-    if looked_for and all(outcome_report.reason == StoreRefused.__name__ for outcome_report in looked_for):
+    admitted = [each for each in outcome_reports.values() if each.outcome is not Outcome.REFUSED]
+    if admitted and all(each.reason == StoreRefused.__name__ for each in admitted):
         raise ConfigurationError(
-            f"none of the manifest's {len(looked_for)} photos may be read. Of the first: {looked_for[0].message}"
+            f"none of the manifest's {len(admitted)} photos may be read. Of the first: {admitted[0].message}"
         )
-    if len(looked_for) > 1 and all(outcome_report.reason == "photo_missing" for outcome_report in looked_for):
+    if len(admitted) > 1 and all(outcome_report.reason == "photo_missing" for outcome_report in admitted):
         raise PhotosMissing(
-            f"none of the manifest's {len(looked_for)} photos is where it says; check that the disk is mounted or the "
-            f"bucket exists. Of the first: {looked_for[0].message}",
-            first=by_key[looked_for[0].identity_key].photo,
+            f"none of the manifest's {len(admitted)} photos is where it says; check that the disk is mounted or the "
+            f"bucket exists. Of the first: {admitted[0].message}",
+            first=by_key[admitted[0].identity_key].photo,
         )
 
 

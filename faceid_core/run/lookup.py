@@ -54,8 +54,8 @@ def lookup_stage(
 ) -> list[Work]:
     """Look one stage up for every active subject; adopt hits and return the misses.
 
-    Reads manifests only. A cached rejection closes the identity's outcome report as a fresh one does. A subject without the
-    result of an earlier stage fails there, and the others go on.
+    Reads manifests only. A cached rejection closes the identity's outcome report as a fresh one does. A subject without
+    the result of an earlier stage fails there, and the others go on.
 
     Args:
         run: An open run.

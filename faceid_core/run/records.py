@@ -7,6 +7,7 @@ import re
 import uuid
 from dataclasses import asdict
 from pathlib import PurePosixPath
+from typing import Any
 
 from faceid_core import __version__
 from faceid_core.config import NightlyConfig
@@ -60,7 +61,7 @@ def write_request(run: Run) -> None:
     run.store.put_if_absent(run_object(run.run_id, REQUEST), canonical_json(request))
 
 
-def write_status(run: Run, state: str, **more) -> None:
+def write_status(run: Run, state: str, **more: Any) -> None:
     """Record how far the run is, with every outcome report; replaced after every stage.
 
     Identity keys stand here, not ids: this object belongs to no person's prefix.

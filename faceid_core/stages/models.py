@@ -22,7 +22,10 @@ from faceid_core.weights.resolve import LocalModel, resolve
 # The modules that load models bring torch, diffusers and transformers: each is imported when a stage first asks for it.
 
 if TYPE_CHECKING:  # loads cv2
+    from faceid_core.diffusion.base import BaseModel
     from faceid_core.evaluate.pictures import Pictures
+    from faceid_core.evaluate.scorers import Scorers
+    from faceid_core.geometry.protocols import FaceDetector, FaceParser
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Models:
         return self.settings.device
 
     @property
-    def base(self):
+    def base(self) -> BaseModel:
         """The frozen text-to-image model.
 
         Raises:
@@ -146,7 +149,7 @@ class Models:
             raise
 
     @cached_property
-    def _base(self):
+    def _base(self) -> BaseModel:
         from faceid_core.diffusion.base import load_base_model
 
         model = self._planned(BASE)
@@ -172,7 +175,7 @@ class Models:
         return self._slots_of_methods[name]
 
     @cached_property
-    def _faces(self):
+    def _faces(self) -> tuple[FaceDetector, FaceParser]:
         from faceid_core.faces.backends import load_face_models
 
         detector, parser = self.settings.model(DETECTOR), self.settings.model(PARSER)
@@ -180,17 +183,17 @@ class Models:
         return load_face_models(detector, parser, planned=self.settings.weights, device=device)
 
     @property
-    def detector(self):
+    def detector(self) -> FaceDetector:
         """The photo's face detector."""
         return self._faces[0]
 
     @property
-    def parser(self):
+    def parser(self) -> FaceParser:
         """The crop's face parser."""
         return self._faces[1]
 
     @cached_property
-    def scorers(self):
+    def scorers(self) -> Scorers:
         """The configured set of scorers."""
         refs = [ref for ref in self.settings.models if ref.role not in (BASE, DETECTOR, PARSER)]
         if self.settings.scores_photographs:

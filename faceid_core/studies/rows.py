@@ -78,9 +78,9 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
 
 
 def unlearnable_row(variant: str, person: str, origin: Mapping) -> dict:
-    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one color: as far
-    from the ceiling as the class word.
+    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one color.
 
+    It is as far from the ceiling as the class word.
     Left out, the worst people would drop out of means and comparisons, and a setting at which most people diverge could
     be chosen for the few who did not.
     """

@@ -52,8 +52,9 @@ def people_in_files(
 ) -> Remains:
     """The erased people of whom a data file of a table holds rows.
 
-    The outcome report of an erased person, which every run writes as long as the manifest has a row, is none of these. Nor
-    are pictures and scores under a stage key that another person's outcome report names: two ids with one photo share them.
+    Not among them: the outcome report of an erased person, which every run writes as long as the manifest has a row;
+    pictures and scores under a stage key that another person's outcome report names, for two ids with one photo share
+    them.
 
     Args:
         store: any store.

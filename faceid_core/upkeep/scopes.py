@@ -25,7 +25,8 @@ class Scope:
     Attributes:
         name: 'identities/<key>' or 'common'.
         manifests: (stage, stage key) -> object. blobs: digest -> object.
-        checkpoints, leases, quarantine, reports: objects of these folders. strange: everything that no faceid writes here.
+        checkpoints, leases, quarantine, reports: objects of these folders.
+        strange: everything that no faceid writes here.
         links: names of symbolic links, which are not followed.
     """
 

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from faceid_core.errors import ConfigurationError, StoreError, as_configuration
 from faceid_core.progress import ProgressCallback, no_progress
@@ -197,7 +198,7 @@ def s3_object(address: str, s3: S3Settings | None) -> tuple[ObjectStore, str]:
     return open_store(folder, s3), name
 
 
-def _pieces(file) -> Iterator[bytes]:
+def _pieces(file: Any) -> Iterator[bytes]:
     with contextlib.closing(file):
         while piece := file.read(_CHUNK_BYTES):
             yield piece

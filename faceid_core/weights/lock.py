@@ -240,7 +240,7 @@ def _replace_file(path: Path, text: str) -> None:
     os.replace(file.name, path)
 
 
-def _well_formed(models) -> bool:
+def _well_formed(models: object) -> bool:
     return isinstance(models, dict) and all(
         isinstance(files, dict)
         and all(

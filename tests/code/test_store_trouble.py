@@ -32,7 +32,8 @@ def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, pe
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
     outcome_report = run.outcome_reports[ann.name]
-    assert (outcome_report.stage, outcome_report.reason) == ("mask", "StoreError") and "connection reset" in outcome_report.message
+    assert (outcome_report.stage, outcome_report.reason) == ("mask", "StoreError")
+    assert "connection reset" in outcome_report.message
 
 
 def test_reads_that_only_save_work_may_fail(small, people, tmp_path, monkeypatch):  # noqa: F811

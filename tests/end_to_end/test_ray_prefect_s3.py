@@ -15,7 +15,7 @@ from tests.end_to_end.conftest import kept_by_prefect
 
 
 def stage_keys(run) -> dict[str, dict[str, str]]:
-    return {outcome_report.identity_id: dict(outcome_report.stage_keys) for outcome_report in run.outcome_reports.values()}
+    return {each.identity_id: dict(each.stage_keys) for each in run.outcome_reports.values()}
 
 
 def flow_states() -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""A run of `faceid serve` that is cancelled, as by the button in the Prefect UI: its outcome report stands, with its rows."""
+"""A run of `faceid serve` that is cancelled, as in the Prefect UI: its outcome reports are written, with their rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nights on a store that fails, lies or is full: the right result or a clear error, a whole outcome report, no wrong table.
+"""Runs on a store that fails, lies or is full: the right result or a clear error, whole outcome reports, no wrong table.
 
 Whatever happened, the same command on the mended store ends as if nothing had been.
 """

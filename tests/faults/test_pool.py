@@ -1,4 +1,4 @@
-"""The Ray pool when workers die, hang or meet a poisoned person: the others finish, and the outcome report says who did not."""
+"""The Ray pool when workers die, hang or meet bad work: the others finish, and the outcome reports say which did not."""
 
 from __future__ import annotations
 
