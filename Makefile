@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-browser fuzz bench setup lint clean
+.PHONY: run test test-all test-browser fuzz bench docs setup lint types clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -34,7 +34,7 @@ test-all: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile -m "not browser" --timeout=1800
 
 # The Prefect UI in a real browser; needs Chromium (Debian: apt-get install chromium; elsewhere: $(BIN)/playwright
-# install chromium). FACEID_SCREENSHOTS=docs/images make test-browser takes the documentation's pictures anew.
+# install chromium). FACEID_SCREENSHOTS=docs/images make test-browser takes the documentation's pictures again.
 test-browser: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,browser]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m browser tests/browser
@@ -49,11 +49,23 @@ BENCH ?=
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
+# The documentation as a site in site/; a broken link, a page outside the navigation or an old picture fails.
+docs: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,docs]'
+	@$(BIN)/python docs/tools/draw_architecture.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "Built: site/index.html"
+
 lint: $(READY)
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
 	@$(BIN)/cfn-lint infra/aws/*.yaml
 	@$(BIN)/yamllint infra data_contracts
-	@echo "Lint passed: ruff, cfn-lint, yamllint."
+	@echo "Lint passed: ruff, lint-imports, cfn-lint, yamllint."
+
+# The checker of types; not all of its findings are mended yet, so it is no part of `lint`.
+types: $(READY)
+	@$(BIN)/ty check --python $(VENV) flows tasks faceid_core data_contracts
 
 clean:
-	rm -rf $(VENV) work .pytest_cache .ruff_cache
+	rm -rf $(VENV) work site .pytest_cache .ruff_cache .import_linter_cache

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # Of a list of problems a person reads the first; a message with a million of them stops terminals and logs.
-MOST_TOLD = 20
+MOST_LISTED = 20
 _LONGEST_TOLD = 1_000
 _LINKS_TOLD = 5
 
@@ -20,7 +20,7 @@ def listed(problems: Sequence[str], *, count: int | None = None) -> str:
     """
     lines = [
         f"  - {text if len(text) <= _LONGEST_TOLD else text[: _LONGEST_TOLD - 3] + '...'}"
-        for text in problems[:MOST_TOLD]
+        for text in problems[:MOST_LISTED]
     ]
     more = (len(problems) if count is None else count) - len(lines)
     return "\n".join([*lines, f"  - and {more} more"] if more else lines)

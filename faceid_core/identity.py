@@ -103,7 +103,7 @@ def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Ide
 
     Args:
         source: path of the file or folder.
-        class_word: class word of everybody in a folder of photos.
+        class_word: class word of all identities in a folder of photos.
 
     Returns:
         identities in the manifest's order (by file name for a folder of photos).
@@ -238,7 +238,7 @@ def _collect(source: str, rows: Iterator[manifest_rows.Row], base: str) -> list[
                 (same[1].line or 0, f"identity {name} {what} (lines {lines}); one photo per person")
             )
     if not identities and not problems:
-        problems.append((0, "names nobody"))
+        problems.append((0, "names no identity"))
     if problems:
         ordered = sorted(problems, key=lambda problem: problem[0])
         raise InputContractError(source, [f"line {line}: {text}" if line else text for line, text in ordered])

@@ -1,4 +1,4 @@
-"""The account of a run: what became of every identity, and the exit status that follows."""
+"""The outcome report of a run: what became of every identity, and the exit status that follows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Outcome(StrEnum):
     NOT_REACHED = "not_reached"
 
 
-# Reasons of a failure that the same photo, method and seed bring again (their exceptions' names): training has begun anew
-# at a lower rate by itself by then, and pictures follow from tokens and seeds. No further attempt is made.
+# Reasons of a failure (names of exceptions) that the same photo, method and seed bring again: training was
+# restarted at a lower rate, and pictures follow from tokens and seeds. No further attempt is made.
 UNLEARNABLE = frozenset({"SlotStopped", "ConstantPictures"})
 
 # Reasons that are a model's, not a person's: every worker has the same files, so no further attempt is made either.
@@ -33,11 +33,11 @@ WEAK = (
 
 MOST_NAMED = 10  # people in one sentence
 
-EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION = 0, 1, 2, 3
+EXIT_COMPLETE, EXIT_BUG, EXIT_FAILURES, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass
-class Account:
+class OutcomeReport:
     """One identity's way through a run; `outcome` stays None while it is under way.
 
     `weak`: finished, and not surely above the class word; None where that cannot be told. `same_photo`: how many other
@@ -65,8 +65,8 @@ class Account:
         return self.outcome is None
 
     @property
-    def told(self) -> str | None:
-        """The sentence for the person who has to act: why it ended early, or what is to be remarked of the result."""
+    def sentence(self) -> str | None:
+        """What the operator or supplier should know: why it ended early, or a remark on the result."""
         if self.message:
             return self.message
         remarks = [WEAK] if self.weak else []
@@ -89,6 +89,18 @@ class Account:
         if self.outcome is None:
             self.outcome, self.stage, self.reason, self.message = outcome, stage, reason, message
 
+    def reject(
+        self,
+        stage: str,
+        reason: str | None,
+        sentence: str | None,
+        value: float | None,
+        threshold: float | None,
+    ) -> None:
+        """Close as rejected, with the figures behind the reason."""
+        self.close(Outcome.REJECTED, stage=stage, reason=reason, message=sentence)
+        self.value, self.threshold = value, threshold
+
     def finish(self) -> None:
         """End a way that met no obstacle: done if anything was computed, else cached."""
         self.close(Outcome.DONE if self.computed else Outcome.CACHED)
@@ -100,14 +112,14 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def tally(accounts: Iterable[Account]) -> dict[str, int]:
+def tally(outcome_reports: Iterable[OutcomeReport]) -> dict[str, int]:
     """Count the identities of each outcome; every outcome is present."""
-    counts = Counter(str(a.outcome) for a in accounts)
+    counts = Counter(str(a.outcome) for a in outcome_reports)
     return {str(outcome): counts.get(str(outcome), 0) for outcome in Outcome}
 
 
-def exit_status(accounts: Iterable[Account], *, max_failed_share: float) -> int:
+def exit_status(outcome_reports: Iterable[OutcomeReport], *, max_failed_share: float) -> int:
     """0 when failed and not-reached people stay within the share that the configuration allows, else 2."""
-    accounts = list(accounts)
-    lost = sum(a.outcome in (Outcome.FAILED, Outcome.NOT_REACHED) for a in accounts)
-    return EXIT_FAILURES if accounts and lost / len(accounts) > max_failed_share else EXIT_COMPLETE
+    outcome_reports = list(outcome_reports)
+    lost = sum(a.outcome in (Outcome.FAILED, Outcome.NOT_REACHED) for a in outcome_reports)
+    return EXIT_FAILURES if outcome_reports and lost / len(outcome_reports) > max_failed_share else EXIT_COMPLETE

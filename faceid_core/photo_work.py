@@ -97,9 +97,7 @@ def _check_jpeg(data: bytes, max_pixels: int) -> None:
             return
         if marker == _SCAN:
             scans += 1
-            limit = max(SCANS_OF_ANY_SIZE, min(MOST_SCANS, SCANS_OF_ANY_SIZE * max_pixels // pixels))
-            if scans > limit:
-                raise _too_much(f"more than {limit} passes over its pixels", scans, limit)
+            _check_scans(scans, pixels, max_pixels)
         elif marker in _FRAMES:
             pixels = max(
                 pixels,
@@ -115,6 +113,13 @@ def _check_jpeg(data: bytes, max_pixels: int) -> None:
         at += length
     if not scans and len(data) - at > MOST_PADDING:
         raise _too_much_padding(len(data) - at)
+
+
+def _check_scans(scans: int, pixels: int, max_pixels: int) -> None:
+    """Bound the passes over a picture's pixels; smaller pictures may have more."""
+    limit = max(SCANS_OF_ANY_SIZE, min(MOST_SCANS, SCANS_OF_ANY_SIZE * max_pixels // pixels))
+    if scans > limit:
+        raise _too_much(f"more than {limit} passes over its pixels", scans, limit)
 
 
 def _too_much_padding(count: int) -> PhotoRejected:

@@ -1,4 +1,4 @@
-"""YAML from outside, within bounds: a small text cannot become a large value, and no key is given twice."""
+"""Untrusted YAML, within bounds: a small text cannot become a large value, and no key is given twice."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .errors import ConfigurationError
 from .file_kinds import other_than_text
 
 MOST_BYTES = 256 * 1024
-# Values after every alias has been replaced by what it stands for, a long text counting as several; and how deep.
+# Number of values with aliases expanded, where a long text counts as several; and how deep they are nested.
 MOST_VALUES = 200_000
 MOST_DEPTH = 20
-_LETTERS_OF_A_VALUE = 64
-_LONGEST_NUMBER = 100
+_LETTERS_PER_VALUE = 64
+_MOST_DIGITS = 100
 _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Refused(Exception):
-    """What is wrong with a YAML text, as the rest of a sentence."""
+    """A YAML text is refused; the message continues a sentence that begins with its source."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that ends at its depth: what PyYAML does for a token grows with the levels that are open."""
+    """A loader with bounded depth: the work of PyYAML for a token grows with the number of open levels."""
 
     def fetch_flow_collection_start(self, kind: type) -> None:
         self._refuse_depth(self.flow_level)
@@ -49,7 +49,7 @@ def read_yaml(text: str | bytes, *, source: str, what: str, most_bytes: int = MO
         most_bytes: a longer text is refused.
 
     Raises:
-        ConfigurationError: it is too long, no YAML, gives a key twice, or its aliases stand for too much.
+        ConfigurationError: it is too long, not YAML, gives a key twice, or its aliases expand to too much.
     """
     if len(text) > most_bytes:
         raise ConfigurationError(f"{source} is larger than {most_bytes // 1024} KiB, too large to be {what}")
@@ -74,7 +74,7 @@ def read_yaml(text: str | bytes, *, source: str, what: str, most_bytes: int = MO
     except _Refused as error:
         raise ConfigurationError(f"{source} {error}") from None
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # PyYAML lets through what Python says of dates, numbers, tags and keys that cannot be.
+        # PyYAML passes on what Python raises for impossible dates, numbers, tags and keys.
         raise ConfigurationError(f"{source} is not valid YAML: {_short(error)}") from None
     finally:
         if loader is not None:
@@ -82,25 +82,25 @@ def read_yaml(text: str | bytes, *, source: str, what: str, most_bytes: int = MO
 
 
 def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many values a node stands for and how deep they lie; each node is looked at once, however often it is used.
+    """How many values a node expands to and how deep they lie; each node is measured once, however often it is used.
 
     Raises:
         _Refused: they are too many or too deep, the node holds itself, or a mapping names a key twice.
     """
-    place = id(node)
-    if place in known:
-        if known[place][0] < 0:
+    number = id(node)
+    if number in known:
+        if known[number][0] < 0:
             raise _Refused(f"holds a value that refers to itself ({_line(node)})")
-        return known[place]
-    known[place] = (-1, 0)
+        return known[number]
+    known[number] = (-1, 0)
     if isinstance(node, yaml.MappingNode):
         _refuse_keys_twice(node)
         below = [part for pair in node.value for part in pair]
     else:
         below = node.value if isinstance(node, yaml.SequenceNode) else []
-    if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+    if node.tag in _NUMBERS and len(node.value) > _MOST_DIGITS:
         raise _Refused(f"holds a number of {len(node.value)} characters ({_line(node)}); put text in quotes")
-    count = 1 + (len(node.value) // _LETTERS_OF_A_VALUE if isinstance(node, yaml.ScalarNode) else 0)
+    count = 1 + (len(node.value) // _LETTERS_PER_VALUE if isinstance(node, yaml.ScalarNode) else 0)
     depth = 0
     for part in below:
         more, deeper = _measure(part, known)
@@ -111,8 +111,8 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, i
         )
     if depth > MOST_DEPTH:
         raise _Refused(f"is nested too deeply ({_line(node)}): at most {MOST_DEPTH} levels")
-    known[place] = (count, depth)
-    return known[place]
+    known[number] = (count, depth)
+    return known[number]
 
 
 def _refuse_keys_twice(node: yaml.MappingNode) -> None:

@@ -1,6 +1,6 @@
-"""Wiring only: the nightly flow, its sub-flow per stage, the deployment and the command line."""
+"""The command line, and the Prefect flows with their deployments."""
 
 from faceid_core.telemetry import refuse_telemetry
 
-# Every process of ours begins here or in `tasks`: the command, what `serve` or a worker starts, Ray's actors.
+# Each process imports `flows` or `tasks` first: the command, processes of `serve` or a worker, Ray's actors.
 refuse_telemetry()

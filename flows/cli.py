@@ -4,55 +4,49 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from importlib import import_module
+from inspect import cleandoc
 
 import click
 
-from faceid_core import __version__
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
-from flows.display import keep_showing
-from flows.loopback import reach_loopback_directly
+from flows.display import protect_standard_streams
+from flows.external_errors import explain
+from flows.local_network import exempt_loopback_from_proxy
 from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
-# Commands are imported when they are called: `faceid --help` must not pay for torch or prefect.
+# Module, name and sentence of each command. A module is imported when its command is called, so that `faceid --help`
+# pays for none of them; the sentence is also the first of the command's own help.
 COMMANDS = {
-    "run": ("flows.cli_run", "run", "Personalize everybody in the manifest: the nightly job."),
-    "plan": ("flows.cli_plan", "plan", "What a run would compute and why, before anything runs."),
-    "explain": ("flows.cli_plan", "explain", "Why a stage of a person was computed again."),
-    "verify": ("flows.cli_keep", "verify", "Check every manifest and blob of a store."),
-    "gc": ("flows.cli_keep", "gc", "Collect garbage in a store; says what it would remove unless told to."),
-    "erase": ("flows.cli_keep", "erase", "Erase a person for good, with all versions and rows."),
-    "pin": ("flows.cli_keep", "pin", "Keep all results of a run, whatever gc --unused-days lets go."),
-    "prepare": (
-        "flows.cli_prepare",
-        "prepare",
-        "Detect, crop and mask photos: a table, a sheet, a picture per person; nothing stored.",
-    ),
-    "draw": ("flows.cli_tools", "draw", "Draw a person of the store in a prompt of your own."),
-    "tokens": ("flows.cli_tools", "tokens", "Write a person's newest tokens as a safetensors file."),
-    "status": ("flows.cli_query", "status", "What became of a run, from the store alone."),
+    "run": ("flows.cli_run", "run", "Personalize the identities of the manifest: the nightly run."),
+    "plan": ("flows.cli_plan", "plan", "Show what a run would compute, and why."),
+    "explain": ("flows.cli_plan", "explain", "Show why a stage of an identity was computed again."),
+    "status": ("flows.cli_query", "status", "Show what became of a run."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
-    "key": ("flows.cli_query", "key", "The opaque key of an identity id, as it stands in paths and logs."),
-    "secret": ("flows.cli_secret", "secret", "Make the identity secret of a store that others share."),
-    "serve": ("flows.serve", "serve", "Start a Prefect server with the deployments and their forms."),
-    "automations": (
-        "flows.cli_automations",
-        "automations",
-        "Put the automations of infra/ on the Prefect server.",
-    ),
-    "sheet": ("flows.cli_query", "sheet", "Draw one picture of a run's people: photos and drawn pictures."),
-    "tables": ("flows.cli_query", "tables", "Export the tables as plain Parquet files."),
+    "tables": ("flows.cli_query", "tables", "Export the tables of a store."),
+    "sheet": ("flows.cli_query", "sheet", "Draw a contact sheet of a run: photos and evaluation images."),
+    "draw": ("flows.cli_tools", "draw", "Draw learned identities in a prompt of your own."),
+    "tokens": ("flows.cli_tools", "tokens", "Write the learned tokens of an identity as a file."),
+    "config": ("flows.cli_config", "config", "Show the keys of the configuration and their values."),
+    "prepare": ("flows.cli_prepare", "prepare", "Detect, crop and mask photos without a run."),
+    "doctor": ("flows.cli_doctor", "doctor", "Check whether this machine can do a run."),
+    "models": ("flows.cli_models", "models", "Fetch and lock model weights."),
+    "verify": ("flows.cli_keep", "verify", "Check every manifest and blob of a store."),
+    "gc": ("flows.cli_keep", "gc", "Count or remove what no result of a store needs."),
+    "pin": ("flows.cli_keep", "pin", "Keep the results of a run, whatever gc removes."),
+    "erase": ("flows.cli_keep", "erase", "Erase an identity for good, with all versions and rows."),
+    "key": ("flows.cli_query", "key", "Print the key of an identity, as paths and logs show it."),
+    "secret": ("flows.cli_secret", "secret", "Make the identity secret of a shared store."),
+    "store": ("flows.cli_store", "store", "Migrate a store of an earlier version."),
+    "serve": ("flows.serve", "serve", "Serve the deployments and their forms in the Prefect UI."),
+    "automations": ("flows.cli_automations", "automations", "Put automations on the Prefect server."),
     "study": ("flows.cli_study", "study", "Answer one question about the method with a sweep."),
-    "miniature": (
-        "flows.cli_miniature",
-        "miniature",
-        "The synthetic world: a sheet of people, training, its card.",
-    ),
-    "doctor": ("flows.cli_doctor", "doctor", "Look the machine over before the run."),
-    "models": ("flows.cli_models", "models", "Fetch weights that do not ship; lock those that do."),
+    "miniature": ("flows.cli_miniature", "miniature", "Draw, train and measure the synthetic world."),
 }
-# What these print is what they are called for; what the others print is about their work. "" is `faceid --help`.
-_PRODUCT_IS_PRINTED = {"query", "key", "status", "plan", "explain", ""}
+# What these print is their product; the others report on their work. "" is `faceid --help`.
+_PRODUCT_IS_PRINTED = {"query", "key", "status", "plan", "explain", "config", ""}
 
 
 class _LazyGroup(click.Group):
@@ -62,40 +56,56 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[name]
-        import importlib
-
-        return getattr(importlib.import_module(module), attribute)
+        module, attribute, sentence = COMMANDS[name]
+        command = getattr(import_module(module), attribute)
+        # The docstring goes on where the sentence ends.
+        command.help = f"{sentence}\n\n{cleandoc(command.callback.__doc__ or '')}"
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, sentence) for name, (_, _, sentence) in COMMANDS.items()])
 
 
+def _print_version(ctx: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from faceid_core.version import version_text  # only here: it may start git
+
+        click.echo(f"faceid {version_text()}")
+        ctx.exit()
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="faceid")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and the source revision.",
+)
 def cli() -> None:
-    """Teach a text-to-image diffusion model new people, one photo each, many a run."""
+    """Teach a text-to-image diffusion model new people, from one photo each."""
 
 
 def main() -> None:
-    """Entry point: turn known errors into one clear message and the exit status that the house promises."""
-    reach_loopback_directly(os.environ)
+    """Run a command; a known error ends it with one clear message and its exit status."""
+    exempt_loopback_from_proxy(os.environ)
     called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
-    keep_showing(product=called in _PRODUCT_IS_PRINTED)
+    protect_standard_streams(product=called in _PRODUCT_IS_PRINTED)
     try:
         with stopped_like_ctrl_c():
             code = cli.main(standalone_mode=False)
             sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.Abort:  # Ctrl-C, as click tells it
+    except click.Abort:  # click's name for Ctrl-C
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = EXIT_CONFIGURATION
     except Exception as error:
-        code = _tell(error)
+        code = _report(error)
     except BaseException as error:
         if not is_interruption(error):
             raise
@@ -105,18 +115,14 @@ def main() -> None:
     leave(code or 0)
 
 
-def _tell(error: Exception) -> int:
-    """Say what ended a command; returns the exit status."""
+def _report(error: Exception) -> int:
+    """Print the error that ended a command; returns the exit status."""
     if not isinstance(error, FaceidError):
-        from flows.expected import explained
-
-        error = explained(error) or error
+        error = explain(error) or error
     if isinstance(error, FaceidError):
         click.echo(f"error: {error}", err=True)
         configuration = isinstance(error, ConfigurationError | MissingWeights)
         return EXIT_CONFIGURATION if configuration else EXIT_FAILURES
-    import traceback
-
     traceback.print_exception(error)
     click.echo("this is a bug in faceid; the traceback above says where", err=True)
     return EXIT_BUG

@@ -1,4 +1,7 @@
-"""faceid automations: the automations of infra/ on a Prefect server, made or brought up to date."""
+"""faceid automations: create or update automations on a Prefect server.
+
+Prefect is imported in the functions: help pages do not need it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.yaml_text import read_yaml
+from flows.prefect_server import require_server
 
 FILES = Path(__file__).parents[1] / "infra" / "prefect" / "automations"
-PLACE_OF_BLOCK = "notify-block"
+BLOCK_PLACEHOLDER = "notify-block"
 BLOCK = "faceid-failures"
 KINDS = ("slack", "teams", "webhook")
 
 
-@click.command(short_help="Put the automations of infra/ on the Prefect server.")
+@click.command()
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--notify",
     "url",
     envvar="FACEID_NOTIFY_URL",
-    help="Where messages go: the webhook's address. It is kept on the server, encrypted. Later calls may leave it out.",
+    help="Address of the webhook for messages; kept on the server, encrypted, so later calls may leave it out.",
 )
 @click.option(
     "--notify-kind",
@@ -30,17 +35,17 @@ KINDS = ("slack", "teams", "webhook")
     type=click.Choice(KINDS),
     default="slack",
     show_default=True,
-    help="Whose webhook it is; webhook: any that takes JSON with subject and body.",
+    help="Kind of webhook; webhook is any that takes JSON with subject and body.",
 )
 def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
-    """Make the automations of FILES (default: all of infra/prefect/automations) on the server of PREFECT_API_URL.
+    """FILES are YAML files or folders (default: infra/prefect/automations); the server is the one of PREFECT_API_URL.
+    An automation that exists by name is updated, and stays off if it was switched off. Automations that send a
+    message need --notify, in this call or an earlier one.
 
-    One that is there by name is brought up to date, so calling this again changes nothing. Automations that send a
-    message are made when it is known where to: by --notify, now or in an earlier call. One that was switched off
-    on the server stays off.
+    \b
+    Example:
+      faceid automations --notify https://hooks.slack.com/services/...
     """
-    from flows.prefect_server import require_server
-
     require_server()
     from prefect.client.orchestration import get_client
 
@@ -48,7 +53,7 @@ def automations(files: tuple[Path, ...], url: str | None, kind: str) -> None:
         block = save_block(url, kind) if url else known_block()
         for automation in read_automations(files or (FILES,)):
             if block is None and needs_block(automation):
-                click.echo(f"{automation['name']}: left out; say with --notify where its messages go")
+                click.echo(f"{automation['name']}: left out; give the address of its messages with --notify")
                 continue
             click.echo(f"{automation['name']}: {put(client, automation, block)}")
 
@@ -62,7 +67,7 @@ def read_automations(files: tuple[Path, ...]) -> list[dict[str, Any]]:
     found = []
     for file in files:
         if not file.exists():
-            raise ConfigurationError(f"{file} is not there; a clone of the repository has the automations")
+            raise ConfigurationError(f"{file} does not exist; the repository has the automations in infra/")
         for each in sorted(file.glob("*.yaml")) if file.is_dir() else [file]:
             try:
                 data = read_yaml(each.read_bytes(), source=str(each), what="an automation")
@@ -87,56 +92,57 @@ def _acts(data: dict[str, Any]) -> bool:
 
 def needs_block(automation: dict[str, Any]) -> bool:
     """Whether an automation sends a message."""
-    return any(action.get("block_document_id") == PLACE_OF_BLOCK for action in automation["actions"])
+    return any(action.get("block_document_id") == BLOCK_PLACEHOLDER for action in automation["actions"])
 
 
 def put(client: Any, automation: dict[str, Any], block: str | None) -> str:
-    """Make an automation, or bring the one of its name up to date, on or off as it was left; says which.
+    """Create an automation, or update the one of that name, which stays switched on or off; returns which was done.
 
     Raises:
-        ConfigurationError: Prefect does not know such an automation.
+        ConfigurationError: Prefect refuses the automation.
     """
     from prefect.events.schemas.automations import AutomationCore
-    from pydantic import ValidationError
 
     actions = [
         {**action, "block_document_id": block}
-        if action.get("block_document_id") == PLACE_OF_BLOCK
+        if action.get("block_document_id") == BLOCK_PLACEHOLDER
         else action
         for action in automation["actions"]
     ]
     try:
         wanted = AutomationCore.model_validate({**automation, "actions": actions})
     except ValidationError as error:
-        raise ConfigurationError(f"automation {automation['name']!r} is none of Prefect's: {error}") from None
-    there = client.read_automations_by_name(wanted.name)
-    if there:
-        wanted.enabled = there[0].enabled
-        client.update_automation(there[0].id, wanted)
+        raise ConfigurationError(
+            f"automation {automation['name']!r} is refused by Prefect: {error}"
+        ) from None
+    existing = client.read_automations_by_name(wanted.name)
+    if existing:
+        wanted.enabled = existing[0].enabled
+        client.update_automation(existing[0].id, wanted)
         return "brought up to date"
     client.create_automation(wanted)
     return "made"
 
 
 def put_silent(client: Any) -> None:
-    """Make or bring up to date those of infra/ that send no message."""
+    """Create or update the automations of infra/ that send no message."""
     for automation in read_automations((FILES,)):
         if not needs_block(automation):
             put(client, automation, None)
 
 
 def save_block(url: str, kind: str) -> str:
-    """Keep the address on the server; returns the block's id.
+    """Store the address on the server; returns the id of its block.
 
     Raises:
-        ConfigurationError: it is no such webhook's address.
+        ConfigurationError: this is not the address of such a webhook.
     """
     from prefect.blocks import notifications
 
     if not url.startswith(("https://", "http://")):
-        raise ConfigurationError("--notify is no address of a webhook: it begins with https://")
+        raise ConfigurationError("--notify is not the address of a webhook, which begins with https://")
     if kind == "webhook":
-        # The block's own url is shown to everyone; its secrets are encrypted.
+        # The url of a block is shown in the UI; its secrets are encrypted.
         block = notifications.CustomWebhookNotificationBlock(
             name=BLOCK,
             url="{{address}}",
@@ -148,12 +154,12 @@ def save_block(url: str, kind: str) -> str:
         try:
             block = made[kind](url=url)
         except ValueError as error:
-            raise ConfigurationError(f"--notify is no address of a {kind} webhook: {error}") from None
+            raise ConfigurationError(f"--notify is not the address of a {kind} webhook: {error}") from None
     return str(block.save(BLOCK, overwrite=True))
 
 
 def known_block() -> str | None:
-    """The id of a block that an earlier call saved."""
+    """The id of the block that an earlier call saved; None if there is none."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:

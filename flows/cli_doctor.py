@@ -1,45 +1,61 @@
-"""faceid doctor: looks the machine over before the run."""
+"""faceid doctor: checks whether this machine can do a run.
+
+Checks that load OpenCV, Prefect or Ray are imported in the functions: the help page does not need these libraries.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from faceid_core.config import NightlyConfig
+from faceid_core.doctor import machine
+from faceid_core.doctor.expectation import calibrate, expectation
 from faceid_core.doctor.finding import Finding, as_records, guarded
+from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
+from faceid_core.plan.planning import plan_run
 from faceid_core.private import without_credentials
-from flows.loopback import keep_ray_on_loopback
-from flows.options import config_options
+from faceid_core.run.identities import read_identities
+from flows.local_network import bind_ray_to_loopback
+from flows.options import takes_config
+from flows.prefect_server import configured_server, require_may_start_server
 from flows.stopping import slow_to_leave
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(short_help="Look the machine over before the run.")
+@click.command()
+@takes_config("identities", "store", "execution.executor", "execution.workers")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
     "--cost-per-hour", type=click.FloatRange(0), help="Price of one worker for an hour, in any currency."
 )
-@click.option("--no-measuring", is_flag=True, help="Where no earlier run tells the time, leave it open.")
-@config_options
+@click.option(
+    "--no-measuring", is_flag=True, help="Do not measure times that no earlier run of the store tells."
+)
 def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no_measuring: bool) -> None:
-    """Check devices, memory, versions, weights, store, Prefect, Ray and disk, and say what the run will take.
+    """Devices, memory, versions, weights, store, Prefect, Ray and disk are checked, and the time of the run is
+    estimated. The store's conditional writes are raced on scratch objects, which are removed again.
 
-    The store's conditional writes are raced on scratch names, which are removed again. Exit status 0: the run can
-    run (there may be warnings); 3: it cannot.
+    Exit status: 0 the run can start (there may be warnings), 3 it cannot.
+
+    \b
+    Example:
+      faceid doctor --config run.yaml --cost-per-hour 2.50
     """
     findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
     if as_json:
         click.echo(json.dumps({"findings": as_records(findings), "ok": _fit(findings)}, indent=1))
     else:
-        _say(findings)
+        _print_findings(findings)
     raise click.exceptions.Exit(0 if _fit(findings) else EXIT_CONFIGURATION)
 
 
@@ -47,7 +63,7 @@ def _fit(findings: list[Finding]) -> bool:
     return all(each.state != "fail" for each in findings)
 
 
-def _say(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding]) -> None:
     table = Table("check", "", "found", "what to do")
     for each in findings:
         color = _COLORS[each.state]
@@ -55,7 +71,7 @@ def _say(findings: list[Finding]) -> None:
     console = Console(highlight=False)
     console.print(table)
     worst = [each for each in findings if each.state == "fail"]
-    console.print(f"{len(worst)} thing(s) keep the run from running" if worst else "the run can run")
+    console.print(f"{len(worst)} failure(s) keep the run from running" if worst else "the run can start")
 
 
 def _plain(text: str) -> str:
@@ -65,9 +81,7 @@ def _plain(text: str) -> str:
 def examine(
     config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
 ) -> list[Finding]:
-    """Every check; what one of them raises is its finding, and the others still run."""
-    from faceid_core.doctor import machine
-    from faceid_core.doctor.storage import storage
+    """Do every check; an exception of one becomes its finding, and the others go on."""
     from faceid_core.doctor.weights import weights
 
     found = [
@@ -82,10 +96,10 @@ def examine(
         found += guarded("prefect", _prefect)
         rays, workers = _ray(config)
         found += rays
-    people, told = _people(config)
+    people, manifest = _people(config)
     return [
         *found,
-        *told,
+        *manifest,
         *guarded("the run", lambda: _run(config, people, workers, cost_per_hour, measuring)),
     ]
 
@@ -95,8 +109,8 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
     def check() -> list[Finding]:
         nonlocal workers
-        keep_ray_on_loopback(os.environ, config.execution.ray_address)
-        from tasks.ray_check import check_ray
+        bind_ray_to_loopback(os.environ, config.execution.ray_address)
+        from tasks.ray_cluster import check_ray
 
         slow_to_leave("Ray")
         found, workers = check_ray(config)
@@ -106,11 +120,8 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
 
 def _prefect() -> Iterator[Finding]:
-    """Whether the server that a run would use, by the settings that a run reads, answers."""
-    from importlib.metadata import version as installed
-
-    from flows.prefect_server import configured_server, require_may_start_server
-    from tasks.prefect_server import ask_once
+    """Check that the Prefect server of a run answers."""
+    from flows.prefect_health import ask_server
 
     try:
         url = configured_server()
@@ -118,7 +129,7 @@ def _prefect() -> Iterator[Finding]:
             require_may_start_server()
             yield Finding("prefect", "ok", "PREFECT_API_URL is not set: a run starts a server of its own")
             return
-        answer = ask_once()
+        answer = ask_server()
     except ConfigurationError as error:
         found, _, advice = str(error).partition("; ")
         yield Finding("prefect", "fail", found, advice)
@@ -127,37 +138,31 @@ def _prefect() -> Iterator[Finding]:
         advice = "start it and look at its log, or correct or unset PREFECT_API_URL; a run would run without its UI"
         yield Finding("prefect", "fail", answer.why, advice)
         return
-    theirs, ours = answer.version, installed("prefect")
-    found = f"{without_credentials(url)}: server {theirs or 'of no told version'}, this client {ours}"
+    theirs, ours = answer.version, version("prefect")
+    found = f"{without_credentials(url)}: server {theirs or 'of unknown version'}, this client {ours}"
     if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
-        yield Finding("prefect", "warn", found, "use the same minor version on both sides")
+        yield Finding("prefect", "warn", found, "use the same minor version for server and client")
     else:
         yield Finding("prefect", "ok", found)
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
-    from faceid_core.run.people import read_people
-
     people = 0
 
     def read() -> Iterator[Finding]:
         nonlocal people
-        people = len(read_people(config))
+        people = len(read_identities(config))
         yield Finding("manifest", "ok" if people else "warn", f"{people} people in {config.identities}")
 
-    told = guarded("manifest", read)
-    return people, told
+    found = guarded("manifest", read)
+    return people, found
 
 
 def _run(
     config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
 ) -> Iterator[Finding]:
-    from faceid_core.doctor.expectation import calibrate, expectation
-    from faceid_core.doctor.machine import disk
-    from faceid_core.plan.planning import plan_run
-
     planned = plan_run(config)
-    pictures = len(planned.plan.grid.prompts) * config.generate.seeds
-    yield from disk(config, people, planned.plan.crop_pixels, pictures)
+    pictures = len(planned.run.plan.grid.prompts) * config.generate.seeds
+    yield from machine.disk(config, people, planned.run.plan.crop_pixels, pictures)
     measure = calibrate if measuring else None
     yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure)

@@ -11,14 +11,23 @@ from rich.console import Console
 from rich.progress import Progress
 
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError, ObjectMissing
+from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION, EXIT_FAILURES
-from flows.cli_query import with_store
+from faceid_core.run.records import read_request
+from faceid_core.run.store_access import open_existing, open_with_secret
+from faceid_core.store import layout
+from faceid_core.upkeep.erase import erase as erase_identity
+from faceid_core.upkeep.erase import finish_erasures
+from faceid_core.upkeep.gc import collect
+from faceid_core.upkeep.verify import verify as verify_store
+from flows.options import takes_config
 
-_FINDINGS_TOLD = 50
+_MOST_FINDINGS = 50
 
 
 class _Days(click.FloatRange):
-    """Days as people type them: a number, which neither nan nor inf is."""
+    """A number of days; click would let nan and inf pass."""
 
     def convert(self, value, param, ctx) -> float:
         days = super().convert(value, param, ctx)
@@ -27,7 +36,8 @@ class _Days(click.FloatRange):
         return days
 
 
-@click.command(short_help="Check every manifest and blob of a store.")
+@click.command()
+@takes_config("store")
 @click.option(
     "--repair", is_flag=True, help="Set damaged results aside, so that the next run makes them again."
 )
@@ -38,15 +48,11 @@ class _Days(click.FloatRange):
     type=click.IntRange(1, 256),
     help="Scopes read at the same time.",
 )
-@with_store
 def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
-    """Read every manifest and every blob and say what is damaged, missing or orphaned. Exit status 2 if anything is.
-
-    Orphans are no damage: faceid gc removes them. Without --repair the store stays as it is.
+    """Every manifest and every blob is read; what is damaged, missing or orphaned is printed. Exit status 2 if
+    anything is damaged or missing. Orphans are no damage: faceid gc removes them. Without --repair the store stays
+    as it is.
     """
-    from faceid_core.run.reading import open_existing
-    from faceid_core.upkeep.verify import verify as verify_store
-
     store = open_existing(config)
     console = Console(highlight=False)
     with Progress(console=console, disable=not console.is_terminal) as bars:
@@ -57,10 +63,10 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
             threads=threads,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
-    for finding in found.findings[:_FINDINGS_TOLD]:
+    for finding in found.findings[:_MOST_FINDINGS]:
         console.print(str(finding), soft_wrap=True, markup=False)
-    if len(found.findings) > _FINDINGS_TOLD:
-        console.print(f"and {len(found.findings) - _FINDINGS_TOLD} more")
+    if len(found.findings) > _MOST_FINDINGS:
+        console.print(f"and {len(found.findings) - _MOST_FINDINGS} more")
     console.print(f"{found.manifests} manifests and {found.blobs} blobs ({size(found.bytes)}) read")
     console.print(f"{found.orphans} orphaned blobs ({size(found.orphan_bytes)}); faceid gc removes them")
     if found.sound:
@@ -78,44 +84,39 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
     raise click.exceptions.Exit(EXIT_FAILURES)
 
 
-@click.command(short_help="Collect garbage in a store.")
+@click.command()
+@takes_config("store")
 @click.option("--delete", is_flag=True, help="Remove the garbage; without this it is only counted.")
 @click.option(
     "--grace-days",
     default=7.0,
     show_default=True,
     type=_Days(0, 36_500),
-    help="Nothing younger is ever removed; an hour at least, for a running process may be about to name it.",
+    help="Objects younger than this are kept; at least an hour, because a running process may refer to them next.",
 )
 @click.option(
     "--unused-days",
     type=_Days(0, 36_500),
-    help="Also let go of people's results that no run of so many days used; see faceid pin.  [default: keep all]",
+    help="Also remove results that no run used within so many days, unless pinned.  [default: keep all]",
 )
-@with_store
 def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: float | None) -> None:
-    """Find objects that no result, pin, page or table needs and that are older than a grace period.
-
-    Safe beside a running run, whose people are left alone. With --delete also finishes erasures that are due.
+    """Garbage is what no result, pin, page or table needs and what is older than a grace period. It is counted;
+    --delete removes it and finishes erasures that are due. The identities of a running run are left alone.
     """
-    from faceid_core.run.reading import open_existing
-    from faceid_core.upkeep.erase import finish_erasures
-    from faceid_core.upkeep.gc import collect
-
     store = open_existing(config)
     console = Console(highlight=False)
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     if delete:
-        for receipt in finish_erasures(store, say=say):
+        for receipt in finish_erasures(store, report=report):
             console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
-    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, say=say)
+    found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, report=report)
     if found.grace > grace_days * 86_400:
         console.print(
-            f"--grace-days {grace_days:g} was raised: the grace period is one hour at least, since what a running "
-            "process wrote last is named by nothing yet",
+            f"--grace-days {grace_days:g} was raised: the grace period is one hour at least, because nothing refers yet "
+            "to what a running process wrote last",
             soft_wrap=True,
         )
     for kind, count in sorted(found.counts.items()):
@@ -132,21 +133,16 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
         console.print(
             f"{found.scopes_in_doubt} scopes hold manifests that cannot be read, or symbolic links: faceid verify"
         )
-    for told in found.damaged:
-        console.print(f"damaged record: {told}", soft_wrap=True, markup=False)
+    for record in found.damaged:
+        console.print(f"damaged record: {record}", soft_wrap=True, markup=False)
 
 
-@click.command(short_help="Keep all results of a run.")
+@click.command()
 @click.argument("run_id")
-@click.option("--remove", is_flag=True, help="Let the run's results go again.")
-@with_store
+@takes_config("store")
+@click.option("--remove", is_flag=True, help="Remove the pin.")
 def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
-    """Keep what RUN_ID used, whatever faceid gc --unused-days lets go."""
-    from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.run.reading import open_existing
-    from faceid_core.run.runs import read_request
-    from faceid_core.store import layout
-
+    """faceid gc --unused-days then keeps every result that RUN_ID used. faceid status prints the latest run id."""
     store = open_existing(config)
     try:
         read_request(store, run_id)
@@ -161,8 +157,9 @@ def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     click.echo(f"run {run_id} is {'no longer ' if remove else ''}pinned")
 
 
-@click.command(short_help="Erase a person for good.")
+@click.command()
 @click.argument("identity_id", metavar="IDENTITY")
+@takes_config("store")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--wait/--no-wait",
@@ -170,38 +167,35 @@ def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     show_default=True,
     help="Wait a minute for the second sweep; else faceid gc --delete does it.",
 )
-@with_store
 def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> None:
-    """Erase IDENTITY: every object with all versions, every row, and again once nothing can be under way any more.
+    """Every object of IDENTITY is removed with all versions, and every row; a second sweep removes what was being
+    written meanwhile. Runs refuse the identity from then on. The receipt is printed and kept in the store under the
+    identity key. After an interruption, the same command goes on.
 
-    Runs refuse the person from then on. The receipt is printed and stands in the store, under the identity key.
-    Interrupted, the same command goes on. What is outside the store (the photo, the manifest, backups, and the
-    bucket's replicas) is not touched.
+    What lies outside the store is not touched: the photo, the manifest, backups, replicas of the bucket.
     """
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.run.reading import open_with_secret
-    from faceid_core.upkeep.erase import erase as erase_person
-
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))
-    if not yes and not _agreed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
+    if not yes and not _confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
         click.echo("nothing was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
-    receipt = erase_person(store, secret, identity_id, wait=wait, say=lambda text: click.echo(text, err=True))
+    receipt = erase_identity(
+        store, secret, identity_id, wait=wait, report=lambda text: click.echo(text, err=True)
+    )
     shown = {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
     click.echo(json.dumps(shown, indent=2))
 
 
-def _agreed(question: str) -> bool:
-    """Whether somebody says yes; nobody there is a no."""
+def _confirmed(question: str) -> bool:
+    """Whether the answer is yes; without a terminal it is no."""
     try:
         return click.confirm(question)
     except click.Abort:
         return False
 
 
-def size(count: int) -> str:
-    """Bytes in the unit that suits them."""
+def size(count: float) -> str:
+    """A number of bytes as text in the unit that suits it."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

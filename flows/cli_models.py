@@ -1,4 +1,4 @@
-"""faceid models fetch: brings the weights that a configuration needs; nothing else downloads anything."""
+"""faceid models: fetch the weights that a configuration needs, which nothing else downloads; lock those that ship."""
 
 from __future__ import annotations
 
@@ -9,63 +9,82 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from faceid_core.config import load_config
+from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.outcomes import EXIT_CONFIGURATION
-from flows.cli_tools import models
+from faceid_core.progress import no_progress
+from flows.options import takes_config
 
 
-@models.command("fetch", short_help="Bring the weights that a configuration needs.")
+@click.group()
+def models() -> None:
+    """The models of the miniature ship with the project; those for photographs are fetched once."""
+
+
+@models.command("lock")
+def lock() -> None:
+    """Record the digests of the shipped models in models.lock.
+
+    A changed model changes every stage key that uses it.
+    """
+    from faceid_core.weights.lock import SHIPPED, write_lock
+
+    folders = {folder.name: folder for folder in sorted(SHIPPED.parent.iterdir()) if folder.is_dir()}
+    written = write_lock(SHIPPED, folders)
+    for name in sorted(folders):
+        click.echo(f"{name:<12} {written.digest(name)}")
+    click.echo(f"wrote {SHIPPED}")
+
+
+@models.command("fetch")
 @click.argument("names", nargs=-1)
-@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the run.")
+@takes_config()
 @click.option(
     "--to",
     "target",
-    help="Folder or s3://bucket/prefix to bring them to.  [default: the file's weights]",
+    help="Folder or s3://bucket/prefix to fetch to.  [default: the configuration's weights]",
 )
 @click.option(
     "--from",
     "origin",
-    help="Folder, s3:// or http(s):// address that an earlier fetch filled; default: where they were published.",
+    help="Folder, s3:// or http(s):// address that an earlier fetch filled.  [default: where each was published]",
 )
-def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, origin: str | None) -> None:
-    """Bring the base model, scorers and detectors that a configuration needs, or the NAMES given, and lock them.
+def fetch(config: NightlyConfig, names: tuple[str, ...], target: str | None, origin: str | None) -> None:
+    """Fetch the models that a configuration needs, or NAMES, and lock them.
 
-    NAMES are DeepFace's and CLIP's: Dlib, SFace, ArcFace, ViT-B/32, yunet, … Each file is checked against its
-    published digest, or the lock of --from; where nobody published one, the first fetch settles it in models.lock.
-    Interrupted, the same command goes on from there. A base model is named in base_model.source, as sd15, sdxl or
-    hub:owner/name@revision; afterwards let weights be --to, and runs find everything there.
+    NAMES are those of DeepFace and CLIP: Dlib, SFace, ArcFace, ViT-B/32, yunet, ... The base model is the one of
+    base_model.source. Each file is checked against its published digest, or the lock of --from; without either, the
+    first fetch records the digest in models.lock. After an interruption, the same command goes on. Set the
+    configuration's weights to --to, so that runs find the files.
+
+    \b
+    Examples:
+      faceid models fetch --config run.yaml
+      faceid models fetch ArcFace ViT-B/32 --to /models
+      faceid models fetch --set base_model.source=sd15 --to s3://bucket/weights
     """
-    from faceid_core.weights.fetch import Place
-    from faceid_core.weights.fetch import fetch as bring_all
-    from faceid_core.weights.needs import named, needs_of, scorers_of
+    # The store and the models' modules take half a second to import, which `--help` does without.
+    from faceid_core.weights.fetch import fetch as fetch_models
+    from faceid_core.weights.place import WeightsPlace
+    from faceid_core.weights.required import named
+    from faceid_core.weights.status import model_statuses
 
-    config = load_config(config_file, {})
     target = target or config.weights
     if not target:
         raise ConfigurationError("where to? give --to FOLDER or --to s3://bucket/prefix, or set weights")
-    s3 = config.s3.model_dump()
-    if names:
-        models = [model for _, model in named(names)]
-    else:
-        needs = needs_of(config)
-        models = [model for _, model in scorers_of(config)]
-        models += [
-            each.model
-            for each in needs
-            if each.role in ("base model", "detector", "face parser") and each.model
-        ]
+    s3 = config.s3.settings()
+    wanted = named(names) if names else [each.model for each in model_statuses(config) if each.model]
     console = Console(highlight=False)
     with console.status("") as status, as_configuration():
 
-        def tell(done: int, total: int | None) -> None:
-            status.update(f"{done / 1e6:,.0f} of {f'{total / 1e6:,.0f}' if total else '?'} MB")
+        def show(name: str, done: int, total: int | None) -> None:
+            status.update(f"{name}: {done / 1e6:,.0f} of {f'{total / 1e6:,.0f}' if total else '?'} MB")
 
-        found = bring_all(
-            models,
-            Place(target, s3),
-            origin=Place(origin, s3) if origin else None,
-            tell=tell if sys.stderr.isatty() else lambda done, total: None,
+        found = fetch_models(
+            wanted,
+            WeightsPlace(target, s3),
+            origin=WeightsPlace(origin, s3) if origin else None,
+            progress=show if sys.stderr.isatty() else no_progress,
             precision=config.base_model.precision,
         )
     table = Table()
@@ -75,10 +94,10 @@ def fetch(names: tuple[str, ...], config_file: str | None, target: str | None, o
     for each in found:
         size = f"{each.bytes / 1e6:,.1f}" if each.bytes else ""
         state = each.state
-        if each.went_on_from:
-            state += f", from {each.went_on_from / 1e6:,.1f} MB on"
+        if each.resumed_from:
+            state += f", from {each.resumed_from / 1e6:,.1f} MB on"
         table.add_row(each.name, state, size, each.digest[:12], escape(each.sentence))
-    shipped = [] if names else [each for each in needs_of(config) if each.model is None]
+    shipped = [] if names else [each for each in model_statuses(config) if each.model is None]
     for each in shipped:
         table.add_row(each.name, each.state, "", "", escape(each.detail))
     console.print(table)

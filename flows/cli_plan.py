@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from faceid_core.config import NightlyConfig
-from faceid_core.config.parse import changed
-from flows.options import config_options
+from faceid_core.config import NightlyConfig, changed
+from faceid_core.plan.explain import explain as explain_stage
+from faceid_core.plan.planning import RunPlan, plan_run
+from faceid_core.run.admission import shared_photos
+from flows.options import RUN_KEYS, takes_config
 
-if TYPE_CHECKING:
-    from faceid_core.plan.planning import RunPlan
-
-_PEOPLE_TOLD = 20
+_MOST_CLOSED = 20  # identities without work that are listed
 
 
-@click.command(short_help="What a run would compute, and why.")
+@click.command()
 @click.argument("manifest", required=False)
+@takes_config(*RUN_KEYS)
 @click.option(
     "--cost-per-hour",
     type=click.FloatRange(0),
     help="Price of one worker for an hour, in any currency: adds the expected cost.",
 )
-@click.option("--people", is_flag=True, help="Also a line per person: the first stage to compute, and why.")
+@click.option("--people", is_flag=True, help="Also a line per identity: its first stage to compute, and why.")
 @click.option("--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@config_options
 def plan(
     config: NightlyConfig, manifest: str | None, cost_per_hour: float | None, people: bool, kind: str
 ) -> None:
-    """Say what of a run over MANIFEST is cached, what will be computed and why, how long it takes and costs.
+    """The plan says what is cached, what would be computed and why, how long that takes and what it costs. MANIFEST
+    stands for --identities. Give the same file and options as to faceid run.
 
-    Reads the store, the manifest and the photos; writes nothing and loads no model. The configuration is the run's:
-    the same file and options as for faceid run. Times are those of earlier results in this store.
+    Planning reads the store, the manifest and the photos; it writes nothing and loads no model. Times are those of
+    earlier results in this store.
+
+    \b
+    Examples:
+      faceid plan people/identities.csv --config run.yaml --cost-per-hour 2.50
+      faceid plan --config run.yaml --set generate.steps=20 --people
     """
-    from faceid_core.plan.planning import plan_run
-
     if manifest:
         config = changed(config, {"identities": manifest}, source="MANIFEST")
     found = plan_run(config)
     if kind == "json":
         click.echo(json.dumps(_record(found, cost_per_hour), indent=2))
         return
-    tell(found, Console(highlight=False), cost_per_hour=cost_per_hour, people=people)
+    print_plan(found, Console(highlight=False), cost_per_hour=cost_per_hour, people=people)
 
 
-def tell(
+def print_plan(
     found: RunPlan, console: Console, *, cost_per_hour: float | None = None, people: bool = False
 ) -> None:
     """Print a plan.
 
     Args:
         cost_per_hour: of one worker; None leaves the cost out.
-        people: also a line per person.
+        people: also a line per identity.
     """
-    from faceid_core.run.people import shared_photos
-
-    common = len(found.subjects) - len(found.accounts)
-    console.print(f"{len(found.accounts)} identities, {common} for floor and ceiling")
+    common = len(found.run.subjects) - len(found.run.outcome_reports)
+    console.print(f"{len(found.run.outcome_reports)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)
     for row in found.stages:
         waiting = sum(row.waiting.values())
@@ -73,21 +73,24 @@ def tell(
             console.print(f"{row.stage}: {count} because: {why}", soft_wrap=True, markup=False)
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
-    if shared := shared_photos(found.accounts, found.subjects, lambda account: account.identity_id):
+    reports = found.run.outcome_reports
+    if shared := shared_photos(reports, found.run.subjects, lambda each: each.identity_id):
         console.print(shared, soft_wrap=True, markup=False)
-    closed = [account for account in found.accounts.values() if not account.alive]
-    told = closed if people else closed[:_PEOPLE_TOLD]
-    for account in told:
-        missing = account.reason == "photo_missing"
-        where = f" Looked for: {found.looked_for(account.identity_key)}" if missing else ""
-        line = f"{account.identity_id}: {account.outcome}: {account.message}{where}"
+    closed = [each for each in reports.values() if not each.alive]
+    listed = closed if people else closed[:_MOST_CLOSED]
+    for outcome_report in listed:
+        missing = outcome_report.reason == "photo_missing"
+        where = f" Looked for: {found.looked_for(outcome_report.identity_key)}" if missing else ""
+        line = f"{outcome_report.identity_id}: {outcome_report.outcome}: {outcome_report.message}{where}"
         console.print(line, soft_wrap=True, markup=False)
-    if len(closed) > len(told):
-        console.print(f"and {len(closed) - len(told)} more who are rejected or refused (--people lists them)")
+    if len(closed) > len(listed):
+        console.print(
+            f"and {len(closed) - len(listed)} more that are rejected or refused (--people lists them)"
+        )
     if people:
-        for account in found.accounts.values():
-            if account.alive and (why := found.why_of(account.identity_key)):
-                console.print(f"{account.identity_id}: {why[0]}: {why[1]}", soft_wrap=True, markup=False)
+        for outcome_report in found.run.outcome_reports.values():
+            if outcome_report.alive and (why := found.why_of(outcome_report.identity_key)):
+                console.print(f"{outcome_report.identity_id}: {why[0]}: {why[1]}", soft_wrap=True, markup=False)
 
 
 def _sums(found: RunPlan, cost_per_hour: float | None) -> list[str]:
@@ -112,8 +115,8 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
     estimate = found.estimate
     hours = estimate.worker_seconds / 3600
     return {
-        "identities": len(found.accounts),
-        "common": len(found.subjects) - len(found.accounts),
+        "identities": len(found.run.outcome_reports),
+        "common": len(found.run.subjects) - len(found.run.outcome_reports),
         "stages": [
             {
                 "stage": row.stage,
@@ -127,7 +130,7 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
         ],
         "closed": [
             {"identity_key": a.identity_key, "outcome": str(a.outcome), "reason": a.reason}
-            for a in found.accounts.values()
+            for a in found.run.outcome_reports.values()
             if not a.alive
         ],
         "workers": estimate.workers,
@@ -139,7 +142,7 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Seconds as text in the unit that suits them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -147,24 +150,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-@click.command(short_help="Why a stage of a person was computed again.")
+@click.command()
 @click.argument("identity_id", metavar="IDENTITY")
 @click.argument("stage")
+@takes_config(*RUN_KEYS)
 @click.option(
     "--planned",
     is_flag=True,
     help="Compare the newest result with what the configuration would compute now, not with the one before.",
 )
-@config_options
 def explain(config: NightlyConfig, identity_id: str, stage: str, planned: bool) -> None:
-    """Say which leaf of the key of STAGE changed from what to what, for IDENTITY.
+    """The two newest results of STAGE for IDENTITY are compared: which part of the stage key changed, from what to
+    what. If there is only one result, or with --planned, the newest is compared with what a run with this
+    configuration would compute.
 
-    Compares the two newest results; where there is one only, or with --planned, the newest with what a run with this
-    configuration would compute. STAGE is detect, parse, mask, personalize, generate, score-METRIC or, for the class
-    word's pictures compared with the person's photo, floor_score-METRIC.
+    STAGE is detect, parse, mask, personalize, generate, score-METRIC or, for the floor (the class word's images
+    compared with the photo of the identity), floor_score-METRIC.
+
+    \b
+    Example:
+      faceid explain ann personalize --config run.yaml
     """
-    from faceid_core.plan.explaining import explain as explain_stage
-
     console = Console(highlight=False)
     for line in explain_stage(config, identity_id, stage, planned=planned).lines():
         console.print(line, soft_wrap=True, markup=False)

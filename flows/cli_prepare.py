@@ -1,4 +1,7 @@
-"""The command that tries photos before a run."""
+"""faceid prepare: detect, crop and mask photos without a run.
+
+What detects is imported in the function: it loads OpenCV, which the help page does not need.
+"""
 
 from __future__ import annotations
 
@@ -9,105 +12,85 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from faceid_core.config import NightlyConfig, load_config
+from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.identity import read_manifest
 from faceid_core.private import FOLDER_MODE
+from flows.options import takes_config
 
 USUAL_CROP_PIXELS = 512
 # A longer list is read in the table and on the page.
 _MOST_ROWS = 40
 
 
-@click.command(short_help="Detect, crop and mask photos.")
+@click.command()
 @click.option("--photos", required=True, help="Folder of photos, or identities.csv / .parquet.")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(dir_okay=False),
-    help="YAML file of the run: its limits hold.",
+@takes_config(
+    "faces.backend",
+    "faces.detector",
+    "faces.parser",
+    "faces.parser_source",
+    "faces.mask_region",
+    without_file={"faces.backend": "deepface"},
 )
-@click.option(
-    "--faces", type=click.Choice(["miniature", "deepface"]), help="[default: the file's, or deepface]"
-)
-@click.option(
-    "--detector", help="DeepFace's detector by name, as faces.detector.  [default: the file's, or opencv]"
-)
-@click.option(
-    "--parser", help="grabcut, ellipse or segformer, as faces.parser.  [default: the file's, or grabcut]"
-)
-@click.option("--parser-source", help="Folder or staged hub id of the segformer, as faces.parser_source.")
 @click.option(
     "--out", default="prepared", show_default=True, type=click.Path(file_okay=False), help="Folder to write."
 )
 @click.option(
     "--size",
     type=click.IntRange(32, 2048),
-    help=f"Side of the crop, pixels.  [default: that of the file's base model, or {USUAL_CROP_PIXELS}]",
-)
-@click.option(
-    "--mask",
-    "region",
-    type=click.Choice(["face", "face_hair", "head"]),
-    help="[default: the file's, or face]",
+    help=f"Side of the crop, pixels.  [default: that of --config's base model, or {USUAL_CROP_PIXELS}]",
 )
 @click.option(
     "--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each core]"
 )
-@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per person.")
+@click.option(
+    "--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per identity."
+)
+@click.pass_context
 def prepare(
+    context: click.Context,
+    config: NightlyConfig,
     photos: str,
-    config_file: str | None,
-    faces: str | None,
-    detector: str | None,
-    parser: str | None,
-    parser_source: str | None,
     out: str,
     size: int | None,
-    region: str | None,
     jobs: int,
     pictures: bool,
 ) -> None:
-    """Try photos before a run: a table of figures and outcomes, a sheet of thumbnails, a page of all rejections with
-    their reasons, and one picture per person of box, landmarks, crop, classes and mask.
+    """Photos are tried by the limits of the configuration. The folder --out gets a table of figures and outcomes, a
+    sheet of thumbnails, a page of rejections with their reasons, and a picture per identity of box, landmarks, crop,
+    classes and mask. It is as private as the photos.
 
-    Nothing goes into a store and nothing is downloaded. OUT is as private as the photos are.
+    No store is needed and nothing is downloaded. Without --config, photos are taken for photographs (--faces
+    deepface).
     """
-    from faceid_core.identity import read_manifest
-    from faceid_core.prepare.page import write_prepared
-    from faceid_core.prepare.trial import Trial, try_people
+    from faceid_core.prepare.check import CheckSettings, check_photos
+    from faceid_core.prepare.results import write_results
 
-    given = {
-        "faces.backend": faces or (None if config_file else "deepface"),
-        "faces.detector": detector,
-        "faces.parser": parser,
-        "faces.parser_source": parser_source,
-        "faces.mask_region": region,
-    }
-    config = load_config(config_file, {name: value for name, value in given.items() if value})
     people = read_manifest(photos)
     folder = _folder(out)
     own = folder / "people"
     if pictures:
         own.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    pixels = size or (_crop_pixels(config) if config_file else USUAL_CROP_PIXELS)
-    trial = Trial.of(config, size=pixels, pictures=own if pictures else None)
+    pixels = size or (_crop_pixels(config) if context.params["config_file"] else USUAL_CROP_PIXELS)
+    chosen = CheckSettings.of(config, size=pixels, pictures=own if pictures else None)
     begun = time.monotonic()
     tried = []
     with click.progressbar(length=len(people), label="photos", show_pos=True) as bar:
-        for one in try_people(people, trial, jobs=jobs):
+        for one in check_photos(people, chosen, jobs=jobs):
             tried.append(one)
             bar.update(1)
     seconds = time.monotonic() - begun
     order = {person.identity_id: place for place, person in enumerate(people)}
     tried.sort(key=lambda one: order[one.identity_id])
-    write_prepared(folder, tried, _about(config, pixels))
-    _tell(tried, folder, seconds)
+    write_results(folder, tried, _about(config, pixels))
+    _print_outcomes(tried, folder, seconds)
 
 
-def _tell(tried, folder: Path, seconds: float) -> None:
+def _print_outcomes(tried, folder: Path, seconds: float) -> None:
     console = Console(highlight=False)
     table = Table("identity", "outcome", "reason", "what to do")
-    # What needs a hand comes first where not everybody fits.
+    # Where not all rows fit, the photos that need attention come first.
     shown = sorted(tried, key=lambda one: one.outcome == "usable") if len(tried) > _MOST_ROWS else tried
     for one in shown[:_MOST_ROWS]:
         table.add_row(one.identity_id, one.outcome, one.reason, one.sentence)
@@ -140,9 +123,9 @@ def _folder(out: str) -> Path:
 
 
 def _crop_pixels(config: NightlyConfig) -> int:
-    """The side at which the run would align faces: that of the base model's pictures."""
-    from faceid_core.stages.weights import base_files
+    """The side at which a run aligns faces: that of the base model's images."""
     from faceid_core.weights.describe import describe
+    from faceid_core.weights.resolve import base_files
 
     files = base_files(config)
     return describe(files.folder, name=files.source, digest="", precision="float32").resolution

@@ -1,37 +1,30 @@
-"""Commands that read a store: status, query, key, tables, sheet. They refuse a store that does not exist."""
+"""Commands that read a store: status, query, key, tables, sheet. They refuse a store that does not exist.
+
+Tables and pictures are imported in the functions: they load deltalake, duckdb, pandas or OpenCV, which status and key
+do not need.
+"""
 
 from __future__ import annotations
 
 import sys
-from functools import wraps
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from faceid_core.config import NightlyConfig, load_config
-
-if TYPE_CHECKING:
-    from faceid_core.store import ObjectStore
-
-
-def with_store(command):
-    """Add --store and --config; the command gets the configuration, whose store it reads."""
-    default = NightlyConfig.model_fields["store"].default
-
-    @click.option("--store", default=None, help=f"Root of the store.  [default: the file's, or {default}]")
-    @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file of the run.")
-    @wraps(command)
-    def with_config(store: str | None, config_file: str | None, **rest):
-        return command(config=load_config(config_file, {"store": store} if store else {}), **rest)
-
-    return with_config
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import ConfigurationError, ObjectMissing
+from faceid_core.identity import validate_identity_id
+from faceid_core.private import write_private
+from faceid_core.run.records import read_request, read_status, run_ids
+from faceid_core.run.store_access import open_existing, open_with_secret
+from faceid_core.store import ObjectStore
+from faceid_core.store.lease import NAME, RunLease, waiting_runs
+from flows.options import takes_config
 
 
 def _tables(config: NightlyConfig):
-    from faceid_core.run.reading import open_existing
     from faceid_core.tables import Tables
 
     return Tables(open_existing(config))
@@ -43,10 +36,6 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
     Raises:
         ConfigurationError: the store holds no such run.
     """
-    from faceid_core.errors import ConfigurationError, ObjectMissing
-    from faceid_core.run.reading import open_existing
-    from faceid_core.run.runs import read_request, read_status, run_ids
-
     store = open_existing(config)
     known = run_ids(store)
     if not known:
@@ -73,27 +62,24 @@ def _without_status(request: dict) -> str:
     )
 
 
-def _who_waits(store: ObjectStore) -> list[str]:
+def _waiting_lines(store: ObjectStore) -> list[str]:
     """A line for each run that waits for the store; it has no record of its own yet."""
-    from faceid_core.store.lease import NAME, RunLease, waiting_runs
-
     waiting = waiting_runs(store)
     holder = RunLease.look(store, NAME).record if waiting else None
-    whom = "the store" if holder is None or holder.released else holder.who
-    return [f"{record.who} waits for {whom}" for record in waiting]
+    held_by = "the store" if holder is None or holder.released else holder.who
+    return [f"{record.who} waits for {held_by}" for record in waiting]
 
 
-@click.command(short_help="What became of a run.")
+@click.command()
 @click.argument("run_id", required=False)
-@with_store
+@takes_config("store")
 def status(run_id: str | None, config: NightlyConfig) -> None:
-    """What was asked of RUN_ID (the latest run by default), how far it is and what became of everybody.
-
-    Reads the store alone: works while the run goes on, after it, and without Prefect.
+    """The state of RUN_ID (default: the latest) is printed with the outcome of each identity, and which runs wait
+    for the store. Only the store is read, so this works during a run, after it, and without Prefect.
     """
     store, request, record = _find_run(config, run_id)
     console = Console(highlight=False)
-    for text in () if run_id else _who_waits(store):
+    for text in () if run_id else _waiting_lines(store):
         console.print(text, markup=False, soft_wrap=True)
     if record is None:
         console.print(_without_status(request), soft_wrap=True, markup=False)
@@ -122,25 +108,26 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
         console.print(f"{name}: {message}", markup=False)
 
 
-@click.command(short_help="Run SQL over the tables of a store.")
+@click.command()
 @click.argument("sql")
-@with_store
+@takes_config("store")
 @click.option(
     "--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
 @click.option(
     "--unlocked",
     is_flag=True,
-    help="Run statements of every kind, and let them reach the machine's files, the network and extensions.",
+    help="Run statements of every kind, with access to files, the network and extensions.",
 )
 def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
-    """Run SQL (DuckDB's dialect) over runs, identity_outcomes, images, image_metrics and identity_summary.
+    """SQL is DuckDB's dialect. The tables are runs, identity_outcomes, images, image_metrics and identity_summary.
+    Only statements that read are run, and only on these tables.
 
-    Only statements that read are run, and they reach these tables alone.
+    \b
+    Example:
+      faceid query "select identity_id, leakage from identity_summary"
     """
     import duckdb
-
-    from faceid_core.errors import ConfigurationError
 
     try:
         found = _tables(config).query(sql, locked=not unlocked)
@@ -158,48 +145,45 @@ def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
         click.echo(frame.to_string(index=False, max_colwidth=None))
 
 
-@click.command(short_help="The opaque key of an identity id.")
+@click.command()
 @click.argument("identity_id")
-@with_store
+@takes_config("store")
 def key(identity_id: str, config: NightlyConfig) -> None:
-    """Print the key under which IDENTITY_ID stands in paths, logs and the Prefect UI."""
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.run.reading import open_with_secret
-
+    """Paths, logs and the Prefect UI show this key in the place of IDENTITY_ID."""
     _, secret = open_with_secret(config)
     click.echo(secret.identity_key(validate_identity_id(identity_id)))
 
 
-@click.group(short_help="Export the tables.")
+@click.group()
 def tables() -> None:
-    """The tables as files."""
+    """faceid query reads the tables in place."""
 
 
 @tables.command("export")
 @click.argument("folder", type=click.Path(file_okay=False))
-@with_store
+@takes_config("store")
 def export(folder: str, config: NightlyConfig) -> None:
-    """Write every table of the catalog as plain Parquet into FOLDER."""
+    """Write every table as a plain Parquet file into FOLDER."""
     for path in _tables(config).export(folder):
         click.echo(str(path))
 
 
-@click.command(short_help="One picture of a run's people.")
+@click.command()
 @click.argument("run_id", required=False)
-@with_store
+@takes_config("store")
 @click.option(
-    "--prompts", default="", help="Prompt ids, comma-separated; default: the first of each category."
+    "--prompts", default="", help="Prompt ids, separated by commas.  [default: the first of each category]"
 )
-@click.option("--people", default=6, show_default=True, type=click.IntRange(1, 100), help="How many people.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which of the pictures.")
 @click.option(
-    "--out", default="sheet.png", show_default=True, help="PNG to write; it shows people, keep it so."
+    "--people", default=6, show_default=True, type=click.IntRange(1, 100), help="How many identities."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the images.")
+@click.option(
+    "--out", default="sheet.png", show_default=True, help="PNG to write; it shows people, so keep it private."
 )
 def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, seed: int, out: str) -> None:
-    """Draw a contact sheet: a row for each person of RUN_ID (default: the latest), photo first, then pictures."""
-    from faceid_core.errors import ConfigurationError
-    from faceid_core.private import write_private
-    from faceid_core.publish.sheet import people_sheet
+    """Each identity of RUN_ID (default: the latest) is a row: the photo first, then its evaluation images."""
+    from faceid_core.publish.people_sheet import people_sheet
 
     opened, request, record = _find_run(config, run_id)
     if record is None:

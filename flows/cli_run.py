@@ -9,37 +9,47 @@ from rich.console import Console
 
 from faceid_core.config import NightlyConfig
 from faceid_core.private import without_credentials
-from flows.options import config_options
+from flows.options import RUN_KEYS, takes_config
+from flows.prefect_auth import secure_own_server
+from flows.prefect_server import configured_server, require_may_start_server
+from flows.stopping import slow_to_leave, watched
 
 
-@click.command(short_help="Personalize everybody in the manifest.")
-@click.option("--dry-run", is_flag=True, help="Say what is cached and what would be computed, and stop.")
-@config_options
+# Runs are imported in the functions: help and dry runs must not load deltalake, pandas, Prefect or Ray.
+@click.command()
+@takes_config(*RUN_KEYS)
+@click.option("--dry-run", is_flag=True, help="Show what is cached and what would be computed, and stop.")
 def run(config: NightlyConfig, dry_run: bool) -> None:
-    """Personalize everybody in the manifest: photos in; tokens, graded pictures, tables and a report out.
+    """Photos go in; learned tokens, scored images, tables and a report come out. Results are cached in the store:
+    running again computes only what changed.
 
-    Every option is a key of the configuration file; an option on the command line wins over the file. Results are
-    cached in the store: running again computes only what changed.
+    \b
+    Examples:
+      faceid run                          the sample people of the miniature
+      faceid run --config run.yaml --dry-run
+      faceid run --config run.yaml --only ann --force --from-stage generate
+      faceid run --set generate.seeds=2 --set "score.metrics=[identity, leakage]"
+
+    Exit status: 0 complete, 1 a bug, 2 more failures than run.max_failed_share, 3 configuration, 130 interrupted.
     """
     console = Console(highlight=False)
     if dry_run:
         from faceid_core.plan.planning import plan_run
-        from flows.cli_plan import tell
+        from flows.cli_plan import print_plan
 
-        tell(plan_run(config), console)
+        print_plan(plan_run(config), console)
         return
-    from faceid_core.publish.summary_rows import acceptance_line, closing_rows, remarks
+    from faceid_core.publish.run_summary import identity_rows, remarks, summary_line
     from flows.console import ConsoleReporter, final_table
-    from flows.stopping import watched
 
     with watched(), ConsoleReporter(console) as reporter:
         run, finished = start_run(config, reporter)
-    console.print(final_table(closing_rows(run, finished.published)))
-    for remark in remarks(run, lambda account: account.identity_id):
+    console.print(final_table(identity_rows(run, finished.published)))
+    for remark in remarks(run, lambda outcome_report: outcome_report.identity_id):
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
     for name, message in run.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)
-    comes_to = acceptance_line(finished.published.overall)
+    comes_to = summary_line(finished.published.overall)
     if comes_to:
         console.print(comes_to, soft_wrap=True)
     console.print(finished.published.sentence, soft_wrap=True)
@@ -49,36 +59,32 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
 
 def start_run(config: NightlyConfig, reporter):
-    """Run a run with the executor that the configuration names; returns the run and how it ended."""
-    from flows.stopping import slow_to_leave
-
+    """Execute a run with the configured executor; returns the run and how it ended."""
     if config.execution.executor == "inline":
         from faceid_core.nightly import drive_inline
-        from faceid_core.run.opening import open_run
+        from faceid_core.run.open import open_run
 
         run = open_run(config, reporter)
         return run, drive_inline(run)
     reporter.note(_prefect_settings())
     slow_to_leave("Prefect and Ray")
-    from flows.nightly import run_from_here
+    from flows.nightly import run_with_prefect
 
-    return run_from_here(config, reporter)
+    return run_with_prefect(config, reporter)
 
 
 def _prefect_settings() -> str:
-    """Set Prefect up for a run from a terminal, before it is imported; say which server is used.
+    """Set Prefect up for a run from a terminal, before it is imported; returns which server is used.
 
     Raises:
         ConfigurationError: no server is named, and none may be started.
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    from flows.prefect_auth import close_own_server
-    from flows.prefect_server import configured_server, require_may_start_server
 
     url = configured_server()
     if url:
         return f"Prefect server {without_credentials(url)}"
     require_may_start_server()
-    close_own_server()
+    secure_own_server()
     return "starting a Prefect server for this run (set PREFECT_API_URL to use yours)"

@@ -1,4 +1,7 @@
-"""Commands for day one: draw a person, write a person's tokens, lock the shipped models."""
+"""Commands that use what was learned: draw identities, write their tokens as files.
+
+Drawing and exporting import torch and diffusers, which help pages do not need: they are imported in the functions.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ from pathlib import Path
 import click
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.control import IdentityUse, parse_stages
+from faceid_core.config.keys import all_keys
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
-from faceid_core.personalize.control import SIDES, IdentityUse, parse_stages
-from faceid_core.personalize.token_word import DEFAULT_TOKEN, token_for
+from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN, placeholder_token
 from faceid_core.private import write_private
-from flows.options import config_options
+from faceid_core.run.latest_results import newest_tokens
+from faceid_core.run.store_access import open_with_secret
+from faceid_core.stages.models import Models, WorkerSettings
+from flows.options import takes_config
 
 
-@click.command(short_help="Draw a person of the store.")
+@click.command()
+@takes_config("store")
 @click.option(
     "--identity",
     "identity_ids",
@@ -26,18 +34,27 @@ from flows.options import config_options
 @click.option(
     "--prompt",
     required=True,
-    help="Prompt with V* once, e.g. 'a photo of V* on the beach'; with several people V1*, V2*, ... in their order.",
+    help="Prompt with V* once, as in 'a photo of V* on the beach'; for several identities V1*, V2*, ... in their order.",
 )
 @click.option(
-    "--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Pictures, seeds 0 to n-1."
+    "--seeds", default=4, show_default=True, type=click.IntRange(1, 64), help="Images, seeds 0 to n-1."
 )
-@click.option("--out", default="", help="PNG to write; default: <identities>.png in the present folder.")
+@click.option("--out", default="", help="PNG to write.  [default: IDENTITIES.png]")
 @click.option(
-    "--stages", help="Stages that use the person, e.g. 1,2,3 or 3-5 (1: least noise); else the class word."
+    "--stages",
+    help="Stages that use the learned tokens, as in 1,2,3 or 3-5 (1: least noise); the others use the class word.  "
+    "[default: generate.use_stages]",
 )
-@click.option("--sides", type=click.Choice(SIDES), help="Use the person's keys, values, or both.")
-@click.option("--strength", type=click.FloatRange(0, 1), help="0: the class word, 1: the person.")
-@config_options
+@click.option(
+    "--kv",
+    type=click.Choice(all_keys()["generate.use_kv"].choices),
+    help="Use the learned keys (k), values (v) or both.  [default: generate.use_kv]",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1),
+    help="0: the class word, 1: the identity.  [default: generate.use_strength]",
+)
 def draw(
     config: NightlyConfig,
     identity_ids: tuple[str, ...],
@@ -45,17 +62,22 @@ def draw(
     seeds: int,
     out: str,
     stages: str | None,
-    sides: str | None,
+    kv: str | None,
     strength: float | None,
 ) -> None:
-    """Draw one person, or several together, in a prompt of your own, with the newest tokens that the store holds."""
+    """The newest tokens that the store holds are used. Several identities can share an image.
+
+    \b
+    Examples:
+      faceid draw --identity ann --prompt "a photo of V* on the beach"
+      faceid draw --identity ann --prompt "V* as a knight" --stages 1-3 --kv k
+      faceid draw --identity ann --identity bob --prompt "V1* and V2* at a table"
+    """
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
-    from faceid_core.run.reading import newest_tokens
-    from faceid_core.stages.models import Models, WorkerSettings
-    from faceid_core.stages.weights import find_weights
+    from faceid_core.weights.resolve import resolve_all
 
     target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
     people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
@@ -63,16 +85,16 @@ def draw(
     chosen = config.generate
     use = IdentityUse(
         chosen.use_stages if stages is None else parse_stages(stages),
-        sides or chosen.use_sides,
+        kv or chosen.use_kv,
         chosen.use_strength if strength is None else strength,
     )
-    models = Models(WorkerSettings.from_config(config, find_weights(config).digests, threads=0))
+    models = Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=0))
     pictures = draw_pictures(
         models.base,
         [DrawRequest(subject, prompt, seed, use) for seed in range(seeds)],
         sampler=config.generate.sampler,
         steps=config.generate.steps,
-        guidance=config.generate.guidance,
+        guidance_scale=config.generate.guidance_scale,
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )
@@ -80,67 +102,65 @@ def draw(
     click.echo(f"wrote {target}")
 
 
-@click.command(short_help="Write a person's tokens as a file.")
+@click.command()
 @click.argument("identity_id")
-@click.option(
-    "--out", default="", help="File to write; default: <identity>.safetensors in the present folder."
-)
+@takes_config("store")
+@click.option("--out", default="", help="File to write.  [default: IDENTITY_ID.safetensors]")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["native", "textual-inversion"]),
     default="native",
     show_default=True,
-    help="native: everything; textual-inversion: what diffusers' load_textual_inversion and other tools read.",
+    help="native: all that was learned; textual-inversion: for diffusers' load_textual_inversion and other tools.",
 )
 @click.option(
     "--token",
-    default=DEFAULT_TOKEN,
+    default=DEFAULT_TOKEN_PATTERN,
     show_default=True,
-    help="The other tool's word for the person, in lower case; {id} in it stands for the id, which every reader of the "
-    "file sees, {key} for eight digits of the person's key.",
+    help="Placeholder token in the other tool, in lower case. {id} stands for the identity id, which readers of the "
+    "file then see, {key} for eight digits of its key.",
 )
 @click.option(
-    "--distil-steps",
+    "--distill-steps",
     default=300,
     show_default=True,
     type=click.IntRange(0, 100_000),
-    help="Steps of distilling stages, keys and values into one context; 0 takes their mean.",
+    help="Steps of distillation of stages, keys and values into one context; 0 takes their mean.",
 )
 @click.option(
-    "--distil-vectors",
+    "--distill-vectors",
     type=click.IntRange(1, 16),
-    help="Token positions that the person takes in the file.  [default: as many as the tokens take]",
+    help="Token positions in the file.  [default: as many as were learned]",
 )
 @click.option(
-    "--measure", is_flag=True, help="Also draw the grid with both and score it, which takes minutes."
+    "--measure", is_flag=True, help="Draw and score the prompt grid with both formats, which takes minutes."
 )
+@click.option("--script", default="", help="Also write a diffusers script that draws the exported identity.")
 @click.option(
-    "--script", default="", help="Also write a plain diffusers script that draws the exported person."
+    "--script-prompt", default="a photo of V*", show_default=True, help="Prompt of that script, with V* once."
 )
-@click.option(
-    "--script-prompt", default="a photo of V*", show_default=True, help="Prompt of the script, with V* once."
-)
-@click.option(
-    "--script-seed", default=0, show_default=True, help="Seed of `faceid draw` whose picture it draws."
-)
-@config_options
+@click.option("--script-seed", default=0, show_default=True, help="Seed of that script, as of faceid draw.")
 def tokens(
     config: NightlyConfig,
     identity_id: str,
     out: str,
     kind: str,
     token: str,
-    distil_steps: int,
-    distil_vectors: int | None,
+    distill_steps: int,
+    distill_vectors: int | None,
     measure: bool,
     script: str,
     script_prompt: str,
     script_seed: int,
 ) -> None:
-    """Write the newest tokens of IDENTITY_ID for the configured base model; they are as private as the photo."""
-    from faceid_core.run.reading import newest_tokens, open_with_secret
+    """The newest tokens of IDENTITY_ID for the configured base model are written. They are as private as the photo.
 
+    \b
+    Examples:
+      faceid tokens ann --out ann.safetensors
+      faceid tokens ann --format textual-inversion --token "<ann>"
+    """
     target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":
         raise ConfigurationError(
@@ -153,8 +173,8 @@ def tokens(
         return
     from flows.export import write_script, write_textual_inversion
 
-    word = token_for(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
-    # What cannot be used is said before the minutes of distilling.
+    word = placeholder_token(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
+    # What cannot be used is said before the minutes of distillation.
     text, drawing = "", _target(script) if script else None
     if drawing:
         text = write_script(
@@ -162,7 +182,7 @@ def tokens(
             str(target),
             data,
             token=word,
-            vectors=distil_vectors,
+            vectors=distill_vectors,
             prompt=script_prompt,
             seed=script_seed,
         )
@@ -171,8 +191,8 @@ def tokens(
         identity_id,
         data,
         token=word,
-        steps=distil_steps,
-        vectors=distil_vectors,
+        steps=distill_steps,
+        vectors=distill_vectors,
         measured=measure,
         target=target,
     )
@@ -186,7 +206,7 @@ def _target(out: str) -> Path:
     """The file to write; its folder is made before any work is done.
 
     Raises:
-        ConfigurationError: nothing can be written there.
+        ConfigurationError: the folder cannot be made, or a folder has that name.
     """
     target = Path(out)
     try:
@@ -196,20 +216,3 @@ def _target(out: str) -> Path:
     if target.is_dir():
         raise ConfigurationError(f"cannot write {out}: it is a folder; name a file in it with --out")
     return target
-
-
-@click.group(short_help="Fetch and lock models.")
-def models() -> None:
-    """The models: those that ship with the project, and those that photographs need besides."""
-
-
-@models.command("lock")
-def lock() -> None:
-    """Write models.lock anew from the shipped folders; every stage key that uses a changed model changes with it."""
-    from faceid_core.weights.lock import SHIPPED, write_lock
-
-    folders = {folder.name: folder for folder in sorted(SHIPPED.parent.iterdir()) if folder.is_dir()}
-    written = write_lock(SHIPPED, folders)
-    for name in sorted(folders):
-        click.echo(f"{name:<12} {written.digest(name)}")
-    click.echo(f"wrote {SHIPPED}")

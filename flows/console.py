@@ -1,4 +1,4 @@
-"""What a person sees in the terminal while a run runs, and the table at its end."""
+"""Progress of a run on the terminal, and the table at its end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.table import Table
 
 from faceid_core.stages.work import Done
 
-LINE_SECONDS = 15.0  # without a terminal (a log file), progress is one line in so many seconds
+LINE_SECONDS = 15.0  # between lines of progress, without a terminal
 
 
 class ConsoleReporter:
-    """Progress bars on a terminal, plain lines elsewhere; one bar per stage."""
+    """Progress bars on a terminal, one per stage; plain lines elsewhere."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -50,7 +50,7 @@ class ConsoleReporter:
             if not self.console.is_terminal or not misses:
                 self.console.print(f"{stage:<12} {hits} cached, {misses} to compute", highlight=False)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
             detail = f"{subject[:20]} {done}/{total}"
@@ -65,13 +65,13 @@ class ConsoleReporter:
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
         with self._lock:
-            if stage == self._stage:  # others run ahead of their turn
+            if stage == self._stage:  # results of prefetched stages arrive earlier
                 self._settled += 1
                 if self._task is not None:
                     self._bars.advance(self._task)
             if done.status != "done":
-                words = f"{done.work.call.stage} {done.work.subject}: {done.status}: {done.message}"
-                self.console.print(words, style="yellow", highlight=False, markup=False)
+                line = f"{done.work.call.stage} {done.work.subject}: {done.status}: {done.message}"
+                self.console.print(line, style="yellow", highlight=False, markup=False)
 
     def note(self, text: str) -> None:
         """See Reporter."""
@@ -79,7 +79,7 @@ class ConsoleReporter:
 
 
 def final_table(rows: Sequence[Mapping]) -> Table:
-    """The run's last word: a line for each identity, and for floor and ceiling.
+    """The table at the end of a run: a row for each identity, and for floor and ceiling.
 
     Args:
         rows: identity, outcome, seconds, identity_similarity, concepts_obeyed, leakage, detection; figures may be None.
@@ -87,7 +87,7 @@ def final_table(rows: Sequence[Mapping]) -> Table:
     table = Table(title=None, header_style="bold")
     for name, justify in (
         ("identity", "left"), ("outcome", "left"), ("seconds", "right"),
-        ("identity similarity", "right"), ("concepts obeyed", "right"), ("leakage", "right"), ("detection", "right"),
+        ("identity similarity", "right"), ("concept accuracy", "right"), ("leakage", "right"), ("detection", "right"),
     ):  # fmt: skip
         table.add_column(name, justify=justify)
     for row in rows:

@@ -1,4 +1,4 @@
-"""What can be started from the Prefect UI, in one table; `faceid serve` offers it, infra/prefect.yaml says the same."""
+"""The deployments, in one table: what can be started from the Prefect UI. infra/prefect.yaml says the same."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import EntrypointType
 from prefect.schedules import Cron
 
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
 from flows.maintenance import collect_garbage, erase
+from flows.manual_runs import evaluate_only, personalize_one, study
 from flows.nightly import nightly
-from flows.on_demand import evaluate_only, personalize_one, study
 
 TAG = "faceid"
-SCHEDULE = "faceid-cron"  # tells the schedule of --cron from those that are added on the server
-
+SCHEDULE = "faceid-cron"  # the slug of the schedule of --cron; others were added on the server
 
 # Long enough for a run by hand to end, short enough for the run that begins at 22:00 to be over by morning.
 NIGHTLY_WAITS_MINUTES = 240.0
 
 
-def _run(config: NightlyConfig) -> dict[str, Any]:
+def _as_configured(config: NightlyConfig) -> dict[str, Any]:
     return {"config": config.model_dump(mode="json")}
 
 
-def _waiting_run(config: NightlyConfig) -> dict[str, Any]:
-    """Started by a schedule: it waits for another use of the store, but not for ever, since somebody should know."""
+def _wait_with_limit(config: NightlyConfig) -> dict[str, Any]:
+    """A scheduled run waits for another use of the store, but fails after hours, so that the operator learns of it."""
     if config.run.on_busy == "share":
-        return _run(config)
+        return _as_configured(config)
     minutes = config.run.busy_wait_minutes
     settings = {"run.on_busy": "wait"}
     if minutes is None:
         settings["run.busy_wait_minutes"] = NIGHTLY_WAITS_MINUTES
-    return _run(changed(config, settings, source="deployment"))
+    return _as_configured(changed(config, settings, source="deployment"))
 
 
-def _patient_run(config: NightlyConfig) -> dict[str, Any]:
-    """Started by hand while a run may hold the store: it waits for its turn."""
-    return _run(changed(config, {"run.on_busy": "wait"}, source="deployment"))
+def _wait_for_store(config: NightlyConfig) -> dict[str, Any]:
+    """A run that is started by hand, while another may hold the store, waits for its turn."""
+    return _as_configured(changed(config, {"run.on_busy": "wait"}, source="deployment"))
 
 
-def _place(config: NightlyConfig) -> dict[str, Any]:
+def _store_only(config: NightlyConfig) -> dict[str, Any]:
     return {"place": {"store": config.store, "s3": config.s3.model_dump(mode="json")}}
 
 
@@ -54,10 +55,10 @@ class Offer:
     """A deployment.
 
     Args:
-        name: Its name, which is also its flow's.
-        flow: What it runs.
-        tags: Beside the project's own.
-        parameters: From the configuration to what the form begins with.
+        name: The name of the deployment and of its flow.
+        flow: The flow.
+        tags: Its tags beside the project's.
+        parameters: Makes the form's initial values from the configuration.
     """
 
     name: str
@@ -72,26 +73,26 @@ class Offer:
 
 
 OFFERS = (
-    Offer("nightly", nightly, ("night",), _waiting_run),
-    Offer("personalize-one", personalize_one, ("by-hand",), _patient_run),
-    Offer("evaluate-only", evaluate_only, ("by-hand",), _patient_run),
-    Offer("study", study, ("by-hand",), _patient_run),
-    Offer("erase", erase, ("maintenance",), _place),
-    Offer("collect-garbage", collect_garbage, ("maintenance",), _place),
+    Offer("nightly", nightly, ("nightly",), _wait_with_limit),
+    Offer("personalize-one", personalize_one, ("by-hand",), _wait_for_store),
+    Offer("evaluate-only", evaluate_only, ("by-hand",), _wait_for_store),
+    Offer("study", study, ("by-hand",), _wait_for_store),
+    Offer("erase", erase, ("maintenance",), _store_only),
+    Offer("collect-garbage", collect_garbage, ("maintenance",), _store_only),
 )
-# A run that overruns must not meet the next one of its kind: the later run waits for its turn.
+# The next run of a deployment waits while one is under way.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 
 
 def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]:
-    """Every offer, for one box.
+    """All deployments, for `faceid serve` on one machine.
 
     Args:
-        config: What the forms begin with.
+        config: The initial values of the forms.
         cron: When `nightly` is started, in the timezone of `run.timezone`; empty: by hand only.
 
     Raises:
-        ConfigurationError: this is no cron line.
+        ConfigurationError: `cron` is no cron line.
     """
     try:
         schedule = Cron(cron, timezone=config.run.timezone, slug=SCHEDULE) if cron else None
@@ -112,3 +113,45 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
         )
         for offer in OFFERS
     ]
+
+
+def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
+    """Give a deployment, before it is registered again, the switches and schedules that it has on the server.
+
+    Registering would switch the deployment and its schedules on. The schedule of --cron is on when it is new, and
+    otherwise as the operator left it, also under another cron line; without --cron it is removed. Schedules that were
+    added on the server are kept.
+
+    Args:
+        client: A synchronous client of Prefect.
+        deployment: Changed in place.
+
+    Returns:
+        Whether the deployment or its schedule is switched off.
+    """
+    try:
+        registered = client.read_deployment_by_name(deployment.full_name)
+    except ObjectNotFound:
+        return False
+    deployment.paused = bool(registered.paused)
+    wanted = list(deployment.schedules or ())
+    ours = [each for each in registered.schedules if _is_ours(each, wanted)]
+    for schedule in wanted:
+        schedule.active = ours[0].active if ours else True
+    added = [each for each in registered.schedules if each not in ours]
+    for each in ours if not wanted else ():
+        client.delete_deployment_schedule(registered.id, each.id)
+    deployment.schedules = [*wanted, *map(_copied, added)]
+    return deployment.paused or any(not schedule.active for schedule in wanted)
+
+
+def _is_ours(schedule: Any, wanted: list[DeploymentScheduleCreate]) -> bool:
+    # A schedule without a slug that equals that of --cron is taken for it.
+    return schedule.slug == SCHEDULE or (
+        schedule.slug is None and any(schedule.schedule == each.schedule for each in wanted)
+    )
+
+
+def _copied(schedule: Any) -> DeploymentScheduleCreate:
+    kept = {name: getattr(schedule, name) for name in ("schedule", "active", "parameters", "slug")}
+    return DeploymentScheduleCreate(**kept, max_scheduled_runs=schedule.max_scheduled_runs)

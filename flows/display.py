@@ -1,8 +1,8 @@
-"""Standard output and error that never decide over the work: what cannot be shown is dropped, and the command goes on.
+"""Standard streams that cannot end a run: output that cannot be written is dropped, and the command goes on.
 
-The reader may have gone (`faceid run | head -2`), the disk behind a redirection may be full, the terminal closed or
-without the characters, a pipe that does not block may stay full. A command whose very product is its output waits for
-its reader; where writing fails it ends: quietly if the reader has gone, else with an error.
+The reader may have gone (`faceid run | head -2`), the disk behind a redirection may be full, the terminal may be closed
+or lack the characters, a non-blocking pipe may stay full. A command whose product is its output waits for its reader
+instead, and ends if writing fails: quietly if the reader has gone, else with an error.
 """
 
 from __future__ import annotations
@@ -17,70 +17,70 @@ import click
 
 from faceid_core.errors import FaceidError
 
-_FULL_SECONDS = 2.0  # for the reader of a non-blocking pipe to make room, unless it waits for a product
+_FULL_SECONDS = 2.0  # for the reader of a full, non-blocking pipe; for a product there is no limit
 
 
 class OutputLost(FaceidError):
-    """What a command was asked to print could not be written."""
+    """The output that a command was called for could not be written."""
 
 
 class _Stream(io.FileIO):
-    """The descriptor of a standard stream, as a file that fails once at most.
+    """The descriptor of a standard stream as a file whose failure is reported once.
 
     Args:
         descriptor: 1 or 2.
-        product: whether what is written is what the command was called for.
-        lost: why it cannot be written, where that is known from the start.
+        product: whether the command was called for what is written.
+        lost: why nothing can be written, if that is known from the start.
     """
 
     def __init__(self, descriptor: int, *, product: bool = False, lost: OSError | None = None):
         super().__init__(descriptor, "w", closefd=False)
-        self._product, self._lost, self._told = product, lost, False
+        self._product, self._lost, self._is_reported = product, lost, False
 
     def write(self, data) -> int:
         """Write, or drop what cannot be written.
 
         Raises:
-            click.exceptions.Exit: once, of a product whose reader has gone.
-            OutputLost: once, of a product, for any other cause.
+            click.exceptions.Exit: once, if this is a product and its reader has gone.
+            OutputLost: once, if this is a product and writing fails for another cause.
         """
         if self._lost is None:
             try:
-                return self._try(data)
+                return self._write_or_wait(data)
             except OSError as error:
                 self._lost = error
-            except BaseException as interruption:  # the end of the process would wait for the same reader
-                self._lost, self._told = OSError(errno.EINTR, str(interruption)), True
+            except BaseException as interruption:  # or flushing at exit would wait for the same reader
+                self._lost, self._is_reported = OSError(errno.EINTR, str(interruption)), True
                 raise
-        if not self._told:
-            self._told = True
-            self._tell(self._lost)
+        if not self._is_reported:
+            self._is_reported = True
+            self._report(self._lost)
         return len(data)
 
-    def _try(self, data) -> int:
+    def _write_or_wait(self, data) -> int:
         seconds = None if self._product else _FULL_SECONDS
         while (written := super().write(data)) is None:  # non-blocking, and full
             if not select.select([], [self], [], seconds)[1]:
                 raise OSError(errno.EAGAIN, "its reader takes nothing")
         return written
 
-    def _tell(self, error: OSError) -> None:
-        left = error.errno == errno.EPIPE
+    def _report(self, error: OSError) -> None:
+        is_reader_gone = error.errno == errno.EPIPE
         if self._product:
-            if left:
+            if is_reader_gone:
                 raise click.exceptions.Exit(0)
             raise OutputLost(f"standard output cannot be written: {error.strerror}")
-        if self.fileno() == 1 and not left:
+        if self.fileno() == 1 and not is_reader_gone:
             sys.stderr.write(f"standard output cannot be written ({error.strerror}); the command goes on\n")
 
 
-def keep_showing(*, product: bool) -> None:
-    """Replace standard output and error by streams that fail no work; a test's own are left alone.
+def protect_standard_streams(*, product: bool) -> None:
+    """Replace standard output and error by streams whose failure does not end the work; replaced ones are left alone.
 
     Args:
-        product: whether standard output is what the command was called for.
+        product: whether the command was called for its standard output.
     """
-    closed = _open_what_is_closed()
+    closed = _open_closed_descriptors()
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):
@@ -97,14 +97,14 @@ def keep_showing(*, product: bool) -> None:
         setattr(sys, name, screen)
 
 
-def _open_what_is_closed() -> set[int]:
-    """Give closed standard descriptors to the null device, or the next file that is opened would get what is printed."""
+def _open_closed_descriptors() -> set[int]:
+    """Open the null device at closed standard descriptors: the next file opened would otherwise get the output."""
     closed = set()
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
             os.set_inheritable(descriptor, True)
             closed.add(descriptor)
     return closed

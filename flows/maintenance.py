@@ -1,4 +1,4 @@
-"""Keeping a store: a person is erased, garbage is collected."""
+"""Flows that maintain a store: erasure of a person, collection of garbage."""
 
 # No postponed annotations here: Prefect makes the form from them.
 
@@ -7,16 +7,19 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from faceid_core.config import S3Config
+from faceid_core.config import NightlyConfig, S3Config
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError
-from faceid_core.run.reading import open_existing, open_with_secret
+from faceid_core.run.store_access import open_existing, open_with_secret
+from faceid_core.upkeep.erase import erase as erase_person
+from faceid_core.upkeep.erase import finish_erasures
+from faceid_core.upkeep.gc import collect
 
 _SECONDS_PER_DAY = 86_400.0
 
 
 class StorePlace(Section):
-    """Which store."""
+    """The store."""
 
     store: str = Field(
         "work/store",
@@ -27,7 +30,7 @@ class StorePlace(Section):
 
 
 class ErasureRequest(Section):
-    """Who is to be erased."""
+    """The person to erase."""
 
     identity_id: str = Field(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
@@ -43,11 +46,9 @@ class ErasureRequest(Section):
 
 
 class CollectionRequest(Section):
-    """What may be swept."""
+    """What may be removed."""
 
-    delete: bool = Field(
-        False, description="Remove what is found. Without it the run only says what it would."
-    )
+    delete: bool = Field(False, description="Remove what is found. Without it the run only counts it.")
     grace_days: float = Field(
         7.0, ge=1.0, le=3650.0, description="Nothing younger than so many days is ever removed."
     )
@@ -55,25 +56,23 @@ class CollectionRequest(Section):
         None,
         ge=1.0,
         le=3650.0,
-        description="Let go, too, of results that no run of so many days used and no pin keeps. Empty: keep all results.",
+        description="Remove results, too, that no run of so many days used and no pin keeps. Empty: keep all results.",
     )
 
 
 @flow(name="erase", flow_run_name="erase", persist_result=False)
 def erase(person: ErasureRequest, place: StorePlace) -> State:
     """Erase a person for good: tombstone, every object with its versions, every row, and a receipt."""
-    return course_of_erasure(person, place)
+    return _erase(person, place)
 
 
-def course_of_erasure(person: ErasureRequest, place: StorePlace) -> State:
-    """Erase, and leave the receipt, which names the person by key."""
-    from faceid_core.upkeep.erase import erase as erase_person
-
+def _erase(person: ErasureRequest, place: StorePlace) -> State:
+    """Erase, and create an artifact of the receipt, which names the person by key."""
     if person.confirm != person.identity_id:
         return Failed(message="confirm is not the identity id; nothing was erased")
     try:
         store, secret = open_with_secret(_config(place))
-        receipt = erase_person(store, secret, person.identity_id, wait=person.wait, say=get_run_logger().info)
+        receipt = erase_person(store, secret, person.identity_id, wait=person.wait, report=get_run_logger().info)
     except ConfigurationError as error:
         return Failed(message=str(error))
     rows = [{"what": "objects and versions", "removed": receipt.objects}]
@@ -88,37 +87,32 @@ def course_of_erasure(person: ErasureRequest, place: StorePlace) -> State:
 @flow(name="collect-garbage", flow_run_name="collect-garbage", persist_result=False)
 def collect_garbage(what: CollectionRequest, place: StorePlace) -> State:
     """Find what nothing in the store refers to, and remove it if asked to; finish erasures that are due."""
-    return course_of_collection(what, place)
+    return _collect(what, place)
 
 
-def course_of_collection(what: CollectionRequest, place: StorePlace) -> State:
-    """Collect, and leave a table of what was found; only a run that deletes also finishes erasures."""
-    from faceid_core.upkeep.erase import finish_erasures
-    from faceid_core.upkeep.gc import collect
-
-    say = get_run_logger().info
+def _collect(what: CollectionRequest, place: StorePlace) -> State:
+    """Collect, and create a table of what was found; only with `delete` are erasures finished, too."""
+    report = get_run_logger().info
     try:
         store = open_existing(_config(place))
     except ConfigurationError as error:
         return Failed(message=str(error))
-    finished = finish_erasures(store, say=say) if what.delete else []
+    finished = finish_erasures(store, report=report) if what.delete else []
     found = collect(
-        store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, say=say
+        store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, report=report
     )
     rows = [
         {"kind": kind, "objects": count, "bytes": found.bytes[kind]} for kind, count in found.counts.items()
     ]
-    done = "removed" if found.deleted else "to remove (nothing was: delete is off)"
+    verb = "removed" if found.deleted else "to remove (nothing was: delete is off)"
     about = (
-        f"{found.objects} objects, {sum(found.bytes.values())} bytes {done}; {found.kept_young} too young, "
+        f"{found.objects} objects, {sum(found.bytes.values())} bytes {verb}; {found.kept_young} too young, "
         f"{found.scopes_in_use} scopes in use by a run, {found.scopes_in_doubt} in doubt (faceid verify), "
-        f"{len(finished)} erasures gone on with, {len(found.damaged)} damaged records"
+        f"{len(finished)} erasures continued, {len(found.damaged)} damaged records"
     )
     create_table_artifact(table=rows, key="garbage", description=about)
     return Completed(message=about)
 
 
-def _config(place: StorePlace):
-    from faceid_core.config import NightlyConfig
-
+def _config(place: StorePlace) -> NightlyConfig:
     return NightlyConfig(store=place.store, s3=place.s3)

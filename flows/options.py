@@ -1,115 +1,115 @@
-"""The command line's options, made from NightlyConfig itself: each with its description, range and default."""
+"""The configuration on the command line: --config, --set, and options for the few keys that people type daily."""
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
 
 import click
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
-from faceid_core.config import NightlyConfig, load_config
+from faceid_core.config import load_config
+from faceid_core.config.keys import Key, all_keys
+from faceid_core.config.parse import parse_setting
+from faceid_core.errors import ConfigurationError
 
-# These sections say how and what to run, and are typed most often: their options carry no prefix.
-_BARE_SECTIONS = ("run", "execution", "personalize.method")
-_FLAG_PREFIX = {"personalize.method": "method-", "base_model": "model-"}
+# Every other key is given with --set.
+OPTIONS = {
+    "identities": "--identities",
+    "store": "--store",
+    "run.only": "--only",
+    "run.from_stage": "--from-stage",
+    "run.force": "--force",
+    "execution.executor": "--executor",
+    "execution.workers": "--workers",
+    "personalize.preset": "--preset",
+    "generate.grid": "--grid",
+    "faces.backend": "--faces",
+    "faces.detector": "--detector",
+    "faces.parser": "--parser",
+    "faces.parser_source": "--parser-source",
+    "faces.mask_region": "--mask",
+}
+# For a run, its plan and its explanation.
+RUN_KEYS = (
+    "identities", "store", "personalize.preset", "run.only", "run.from_stage", "run.force",
+    "execution.executor", "execution.workers",
+)  # fmt: skip
+
+_MOST_COLUMNS_OF_CHOICES = 40  # longer lists stand in the help text
 
 
-def config_options(command: Callable) -> Callable:
-    """Add --config and one option for every field of NightlyConfig to a click command.
+def takes_config(*keys: str, without_file: Mapping[str, Any] | None = None) -> Callable[[Callable], Callable]:
+    """Add --config, --set and an option for each of `keys` to a command, which receives the configuration as `config`.
 
-    The command receives the parsed configuration as `config`.
+    --set takes precedence over an option, and an option over the file.
+
+    Args:
+        keys: dotted keys; `OPTIONS` names the option of each.
+        without_file: values of keys that are not given, where no file is given either.
     """
-    fields = list(_leaves(NightlyConfig, ""))
+    chosen = [all_keys()[path] for path in keys]
 
-    def parse(config_file: str | None, **values: Any) -> Any:
-        rest = {}
-        overrides = {}
-        names = {_parameter(path): path for path, _, _ in fields}
-        for name, value in values.items():
-            if name not in names:
-                rest[name] = value
-            elif value is not None and value != ():
-                overrides[names[name]] = value
-        return command(config=load_config(config_file, overrides), **rest)
+    def decorate(command: Callable) -> Callable:
+        @wraps(command)
+        def parse(config_file: str | None, settings: tuple[str, ...], **values: Any) -> Any:
+            given = {key.path: values.pop(_parameter(key)) for key in chosen}
+            overrides = {path: value for path, value in given.items() if value not in (None, ())}
+            overrides |= dict(map(_parse_setting, settings))
+            if config_file is None:
+                overrides = {**(without_file or {}), **overrides}
+            return command(config=load_config(config_file, overrides), **values)
 
-    parse.__name__, parse.__doc__ = command.__name__, command.__doc__
-    parse.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
-    wrapped: Callable = parse
-    for path, field, annotation in reversed(fields):
-        wrapped = _option(path, field, annotation)(wrapped)
-    return click.option(
-        "--config",
-        "config_file",
-        type=click.Path(dir_okay=False),
-        help="YAML file with any of the keys below.",
-    )(wrapped)
+        for key in reversed(chosen):
+            parse = _option(key, (without_file or {}).get(key.path, key.default))(parse)
+        for option in (_SET, _CONFIG):
+            parse = option(parse)
+        return parse
+
+    return decorate
 
 
-def _leaves(model: type[BaseModel], prefix: str):
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _leaves(field.annotation, f"{path}.")
-        else:
-            yield path, field, _without_none(field.annotation)
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Configuration, a YAML file.",
+)
+_SET = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set any key, as in generate.seeds=2. May be repeated; faceid config lists the keys.",
+)
 
 
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return _without_none(kinds[0]) if len(kinds) == 1 else str
-    if get_origin(annotation) is Annotated:
-        return _without_none(get_args(annotation)[0])
-    return annotation
+def _parse_setting(text: str) -> tuple[str, Any]:
+    try:
+        return parse_setting(text)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--set") from None
 
 
-def _flag(path: str) -> str:
-    section, _, name = path.rpartition(".")
-    if section in _FLAG_PREFIX:
-        name = _FLAG_PREFIX[section] + name
-    elif section and section not in _BARE_SECTIONS:
-        name = f"{section.split('.')[-1]}-{name}"
-    return "--" + name.replace("_", "-")
+def _parameter(key: Key) -> str:
+    return key.path.replace(".", "__")
 
 
-def _parameter(path: str) -> str:
-    return path.replace(".", "__")
-
-
-def _option(path: str, field: Any, annotation: Any):
-    default = field.default if field.default is not PydanticUndefined else None
-    shown = (
-        "empty"
-        if default in (None, "", ())
-        else ", ".join(map(str, default))
-        if isinstance(default, tuple)
-        else default
-    )
-    help_text = f"{field.description}  [{path}; default: {shown}{_limits(field)}]"
-    names = (_flag(path), _parameter(path))
-    if annotation is bool:
-        flag = f"{names[0]}/--no-{names[0].removeprefix('--')}"
-        return click.option(flag, names[1], default=None, help=help_text)
-    if get_origin(annotation) is Literal:
-        return click.option(*names, type=click.Choice([str(v) for v in get_args(annotation)]), help=help_text)
-    if get_origin(annotation) is tuple:
-        inner = typing.get_args(annotation)[0]
-        kind = click.Choice(list(get_args(inner))) if get_origin(inner) is Literal else str
-        return click.option(*names, type=kind, multiple=True, help=help_text + " May be repeated.")
-    metavar = {int: "INTEGER", float: "NUMBER"}.get(annotation, "TEXT")
-    return click.option(*names, type=str, metavar=metavar, help=help_text)
-
-
-def _limits(field: Any) -> str:
-    found = {}
-    inner = [part for kind in get_args(field.annotation) for part in getattr(kind, "__metadata__", ())]
-    for limit in [*field.metadata, *inner]:
-        for name in ("ge", "gt", "le", "lt"):
-            if getattr(limit, name, None) is not None:
-                found[name] = getattr(limit, name)
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    return "".join(f"; {signs[name]} {value}" for name, value in found.items())
+def _option(key: Key, default: Any) -> Callable[[Callable], Callable]:
+    names, notes = (OPTIONS[key.path], _parameter(key)), [key.path]
+    if not (default is None or default is False or default in ("", ())):
+        notes.append(f"default: {default}")
+    text, choices = key.description, " | ".join(key.choices)
+    if len(choices) > _MOST_COLUMNS_OF_CHOICES:
+        text = f"{text} One of {', '.join(key.choices)}."
+    if key.is_list:
+        text = f"{text} May be repeated."
+    text = f"{text}  [{'; '.join(notes)}]"
+    if key.kind is bool:
+        return click.option(*names, is_flag=True, default=None, help=text)
+    # NightlyConfig parses the text, so that a value is refused in the same words whichever way it is given.
+    metavar = {int: "INTEGER", float: "NUMBER"}.get(key.kind, "TEXT")
+    if key.choices:
+        metavar = "NAME" if len(choices) > _MOST_COLUMNS_OF_CHOICES else f"[{'|'.join(key.choices)}]"
+    return click.option(*names, type=str, multiple=key.is_list, metavar=metavar, help=text)

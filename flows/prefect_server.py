@@ -1,18 +1,21 @@
-"""Which Prefect server a command talks to; what it answers is for `tasks.prefect_server`."""
+"""Which Prefect server a command uses; `flows.prefect_health` asks it.
+
+Prefect is imported in the functions: it is heavy, and a setting that it cannot read ends its import.
+"""
 
 from __future__ import annotations
+
+from pydantic import ValidationError
 
 from faceid_core.errors import ConfigurationError
 
 
 def configured_server() -> str | None:
-    """The address of the server that the user names in the environment, a profile or a file of Prefect's.
+    """The address of the server that the user names in the environment, in a profile or in a file of Prefect's.
 
     Raises:
         ConfigurationError: Prefect cannot read its settings.
     """
-    from pydantic import ValidationError
-
     try:
         from prefect.settings import get_current_settings
 
@@ -23,7 +26,7 @@ def configured_server() -> str | None:
 
 
 def require_may_start_server() -> None:
-    """Make sure that Prefect's client may start a server where none is named.
+    """Require that Prefect's client may start a server where none is named.
 
     Raises:
         ConfigurationError: Prefect's settings forbid it.
@@ -38,12 +41,12 @@ def require_may_start_server() -> None:
 
 
 def require_server() -> str:
-    """The address of a server that answers and lets us in, asked within seconds.
+    """The address of a server that answers and accepts our credentials, found within seconds.
 
     Prefect's client would try for a minute, and without an address would start a server that ends with the command.
 
     Raises:
-        ConfigurationError: there is none; says which setting to change.
+        ConfigurationError: there is no such server; the message names the setting to change.
     """
     url = configured_server()
     if not url:
@@ -51,7 +54,7 @@ def require_server() -> str:
             "PREFECT_API_URL is not set: name the server, as in PREFECT_API_URL=http://127.0.0.1:4200/api "
             "for that of `faceid serve`"
         )
-    from tasks.prefect_server import why_out_of_reach
+    from flows.prefect_health import why_out_of_reach
 
     if why := why_out_of_reach():
         raise ConfigurationError(

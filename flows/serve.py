@@ -1,7 +1,12 @@
-"""faceid serve: a Prefect server, and a process that serves every deployment with its form."""
+"""faceid serve: a Prefect server, and a process that serves every deployment with its form.
+
+What imports Prefect is imported in the functions: Prefect reads its settings from the environment once.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -17,38 +22,42 @@ import click
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.private import without_credentials
-from flows.loopback import http_origin, reach_loopback_directly, reachable_host
-from flows.options import config_options
+from flows.cli_automations import put_silent
+from flows.local_network import exempt_loopback_from_proxy, http_origin, reachable_host
+from flows.options import takes_config
+from flows.prefect_auth import reload_prefect_settings, secure_own_server
+from flows.prefect_server import configured_server, require_server
 
 SERVER_START_SECONDS = 240
 _SERVER_STOP_SECONDS = 30
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _SERVER_SETTINGS = {
-    # The page asks this address; by default that is port 4200, whatever port the server listens on.
+    # The pages request this address; the default is port 4200, whatever port the server listens on.
     "PREFECT_SERVER_UI_API_URL": "/api",
-    # In memory, as is Prefect's default, a restart would forget who holds a deployment's place.
+    # By default Prefect keeps leases in memory, and a restart would forget which run holds a deployment's slot.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
-@click.command(short_help="Start a Prefect server with the deployments and their forms.")
+@click.command()
+@takes_config("identities", "store", "execution.workers")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the Prefect server listens.")
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option(
-    "--cron", default="", help="Cron line of the nightly schedule, e.g. '0 22 * * *'; empty: no schedule."
+    "--cron", default="", help="Schedule of the nightly deployment, as in '0 22 * * *'.  [default: none]"
 )
-@config_options
 def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
-    """Serve the deployments, so that runs can be started from forms in the Prefect UI.
+    """The deployments are nightly (also by --cron), personalize-one, evaluate-only, study, erase and collect-garbage.
+    Their forms begin with the configuration that is given here.
 
-    nightly (everybody, also by --cron), personalize-one, evaluate-only, study, erase, collect-garbage.
+    The server is the one of PREFECT_API_URL. Without it a server is started here; its pages ask once for a string
+    that is kept in ~/.config/faceid/prefect-auth. Ctrl-C or SIGTERM ends the runs, each with its outcome report, and then
+    this command. Schedules stay as they are for the next faceid serve.
 
-    Uses the server of PREFECT_API_URL where it is set; otherwise starts one here, whose pages ask once for a string
-    that is kept in ~/.config/faceid/prefect-auth. The options below are what the forms begin with. Ctrl-C or SIGTERM
-    ends its runs, each with its account, and then itself; schedules stay as they are for the next `faceid serve`.
+    \b
+    Example:
+      faceid serve --config run.yaml --cron '0 22 * * *'
     """
-    from flows.prefect_server import configured_server, require_server
-
     if configured_server():
         _serve(config, cron, require_server(), None)
         return
@@ -58,24 +67,22 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
 
 @contextmanager
 def _own_server(host: str, port: int):
-    """A server of ours for as long as the block lasts; yields its API's address, named in the environment too, and it.
+    """Run a Prefect server for a block; yields the address of its API, which the environment names too, and its process.
 
     Raises:
-        ConfigurationError: it cannot be started there.
+        ConfigurationError: it cannot be started on this address.
     """
-    from flows.prefect_auth import close_own_server, refresh_prefect
-
     _require_free(host, port)
     reached = reachable_host(host)
     origin = http_origin(reached, port)
-    reach_loopback_directly(os.environ, reached)  # a proxy would be sent the string
-    string = close_own_server(origin)
+    exempt_loopback_from_proxy(os.environ, reached)  # a proxy would be sent the string
+    string = secure_own_server(origin)
     click.echo(f"starting a Prefect server on {origin}")
     server = _start_server(host, port)
     try:
         _wait_until_it_answers(server, origin, port)
         os.environ["PREFECT_API_URL"] = f"{origin}/api"
-        refresh_prefect()
+        reload_prefect_settings()
         click.echo(f"its pages ask once for the string of {string.source}{_shown(string.value)}")
         yield os.environ["PREFECT_API_URL"], server
     finally:
@@ -88,12 +95,12 @@ def _own_server(host: str, port: int):
 
 
 def _shown(string: str) -> str:
-    """The string for the operator's eyes; what is no terminal may be a log."""
+    """The string, on a terminal only: any other output may be a log."""
     return f": {string}" if sys.stdout.isatty() else ""
 
 
 def _require_free(host: str, port: int) -> None:
-    """Without this, the server of somebody else on that port would be taken for ours, and get our string."""
+    """Refuse a port that is in use: we would take another server for ours and send it our string."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:
@@ -112,25 +119,23 @@ def _start_server(host: str, port: int) -> subprocess.Popen:
         env={**os.environ, **_SERVER_SETTINGS},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # Ctrl-C in a terminal is for us: runs are ended first, and tell the server so.
+        # Ctrl-C in a terminal must not reach the server: runs are ended first, and report their ends to it.
         start_new_session=True,
         preexec_fn=_end_with_parent(),
     )
 
 
 def _end_with_parent():
-    """What a child does first, so that it is stopped when we are killed and cannot stop it; nothing but on Linux."""
+    """A function for the child to call first, so that Linux stops it if this process is killed; None on other systems."""
     if not sys.platform.startswith("linux"):
         return None
-    import ctypes
-
     libc = ctypes.CDLL(None)
     return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> None:
     deadline = time.monotonic() + SERVER_START_SECONDS
-    # urllib knows no entry of no_proxy for an IPv6 address that httpx takes as well.
+    # urllib and httpx agree on no entry of no_proxy for an IPv6 address, so use no proxy at all.
     directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -150,34 +155,30 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     """Register the deployments and serve them.
 
     Args:
-        config: What the forms begin with.
-        cron: The nightly schedule.
-        url: The server's API.
-        server: Its process if it is ours.
+        config: The initial values of the forms.
+        cron: The cron line of the nightly schedule.
+        url: The address of the server's API.
+        server: The server's process, if we started it.
     """
-    import asyncio
+    from prefect.client.orchestration import get_client  # heavy, as is all that imports it here
 
-    from prefect.client.orchestration import get_client
-
-    from flows.cli_automations import put_silent
-    from flows.deployments import deployments
-    from flows.kept_switches import keep_switches
-    from flows.lost_runs import OWN_SERVER, StartedRuns, close_lost_runs
-    from flows.serving_runner import ServingRunner
+    from flows.crashed_runs import OWN_SERVER, RunProcesses, mark_crashed_runs
+    from flows.deployments import deployments, keep_operator_changes
+    from flows.graceful_runner import GracefulRunner
 
     own = server is not None
-    started = StartedRuns(OWN_SERVER if own else without_credentials(url))
-    runner = ServingRunner(started, click.echo, lambda: server is None or server.poll() is None)
+    started = RunProcesses(OWN_SERVER if own else without_credentials(url))
+    runner = GracefulRunner(started, click.echo, lambda: server is None or server.poll() is None)
     numbers = []
     with get_client(sync_client=True) as client:
         for deployment in deployments(config, cron):
-            if keep_switches(client, deployment):
-                click.echo(f"{deployment.name}: switched off on the server, and left so")
+            if keep_operator_changes(client, deployment):
+                click.echo(f"{deployment.name}: switched off on the server, and left off")
             numbers.append(runner.add_deployment(deployment))
             pages = without_credentials(url).removesuffix("/api")
             click.echo(f"{deployment.name:<16} {pages}/deployments/deployment/{numbers[-1]}")
-        for name in close_lost_runs(client, started, numbers, own=own):
-            click.echo(f"{name}: its process had ended untold; marked as crashed")
+        for name in mark_crashed_runs(client, started, numbers, own=own):
+            click.echo(f"{name}: its process ended without telling Prefect; marked as crashed")
         if own:
             put_silent(client)
     click.echo("start any of them from its page: Run, Custom run; Ctrl-C ends serving")

@@ -1,7 +1,7 @@
-"""How a command is stopped: SIGTERM and SIGHUP do what Ctrl-C does, and a run's account stands before the process ends.
+"""How a process ends on a signal: as on Ctrl-C, once the outcome reports of its runs are written, and within a bound.
 
-The first signal interrupts. The second is left alone, since the account is being written; the third ends the process at
-once. See docs/design/run.md, "Stopped by a signal".
+The first signal interrupts. The second has no effect, since the outcome reports are being written; the third ends the
+process at once. See docs/design/run.md, "Stopped by a signal".
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
-EXIT_INTERRUPTED = 130
+from faceid_core.outcomes import EXIT_INTERRUPTED
+
 INTERRUPTED = "interrupted; what was finished is kept, the same command goes on from there"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ARRIVE_SECONDS = 3.0  # for the interruption to reach our own code; Prefect's may be waiting for a server
-LINGER_SECONDS = 10.0  # for workers and Prefect to be told, once the account stands
-LEAVE_SECONDS = 30.0  # for Prefect and Ray to go at the end of a process
-_AT_ONCE = 3  # the signal that ends the process whatever it is at
+LINGER_SECONDS = 10.0  # to close workers and tell Prefect, once the outcome report is written
+LEAVE_SECONDS = 30.0  # for Prefect and Ray to end at the end of a process
+_AT_ONCE = 3  # the number of the signal that ends the process at once
 APART_SECONDS = 1.0  # a terminal or a service manager may send one stop as several signals
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of a process that Prefect started for one flow run
 
@@ -30,7 +31,7 @@ _slow_to_leave: list[str] = []
 
 @contextmanager
 def stopped_like_ctrl_c():
-    """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does; one that is ignored stays so, as under nohup."""
+    """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does; an ignored signal stays ignored, as under nohup."""
 
     def interrupt(number: int, frame: object) -> None:
         as_ctrl_c = signal.getsignal(signal.SIGINT)
@@ -52,11 +53,11 @@ def stopped_like_ctrl_c():
 
 @contextmanager
 def watched():
-    """Run runs in a block, and see that a signal ends them within bounds and with their account written.
+    """Bound the time that a signal takes to end the runs of this block, with their outcome reports written.
 
-    A signal raises an exception in the main thread, which usually does all that is needed. But it may be deep in
-    Prefect's client then, which waits for a server that was stopped as well; or in one long computation. So the account
-    is also written from here, and a process that has not ended `LINGER_SECONDS` later is ended.
+    A signal raises an exception in the main thread, which usually suffices. But the main thread may be deep in Prefect's
+    client, which waits for a server that was stopped as well, or in one long computation. So a thread writes the
+    outcome reports too, and ends the process if it has not ended `LINGER_SECONDS` later.
     """
     if _active or threading.current_thread() is not threading.main_thread():
         yield
@@ -72,7 +73,7 @@ def watched():
 
 
 class _Watch:
-    """Reads signals from the descriptor to which Python writes their numbers at once, whatever the main thread is at."""
+    """Reads signals from the descriptor to which Python writes their numbers at once, whatever the main thread does."""
 
     def __init__(self):
         self._reads, self._writes = os.pipe()
@@ -82,7 +83,7 @@ class _Watch:
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
 
     def end(self) -> None:
-        """Stop watching. A process that Prefect started is watched to its very end: what follows is Prefect's code."""
+        """Stop watching, but watch a stopped process of Prefect's to its end: Prefect's own code follows there."""
         if self._stopped and os.environ.get(_FLOW_RUN):
             return
         self._over.set()
@@ -100,37 +101,38 @@ class _Watch:
             count, last = count + (now - last >= APART_SECONDS), now
             if count == 1 and not self._stopped:
                 self._stopped = signal.Signals(number).name
-                threading.Thread(target=self._see_to_the_end, name="stopping", daemon=True).start()
+                threading.Thread(target=self._end_in_time, name="stopping", daemon=True).start()
             elif count >= _AT_ONCE:
                 end_now(EXIT_INTERRUPTED)
             elif count > 1:
-                _say("the account of the run is being written; a third signal ends it at once")
+                _print_error("the outcome report of the run is being written; a third signal ends it at once")
         for descriptor in (self._reads, self._writes):
             os.close(descriptor)
 
-    def _see_to_the_end(self) -> None:
-        runs = sys.modules.get("faceid_core.publish.interrupted")  # imported by whatever opens one
-        open_runs = list(runs.OPEN.values()) if runs else []
+    def _end_in_time(self) -> None:
+        driving = sys.modules.get("faceid_core.nightly")  # where it is not loaded there is no run
+        contexts = list(driving.RUNS.values()) if driving else []
+        open_runs = [context.run for context in contexts if context.finished is None]
         arrived = time.monotonic() + ARRIVE_SECONDS
         while any(not run.cancelled.is_set() for run in open_runs):
             if time.monotonic() > arrived or self._over.wait(0.05):
                 break
         for run in open_runs:
-            runs.leave_account(run, KeyboardInterrupt(self._stopped))
+            driving.close_interrupted(run, KeyboardInterrupt(self._stopped))
         if not self._over.wait(LINGER_SECONDS):
-            _say(INTERRUPTED)
+            _print_error(INTERRUPTED)
             end_now(EXIT_INTERRUPTED)
 
 
-def _say(text: str) -> None:
-    """Tell standard error from a thread that nothing may hold up."""
+def _print_error(text: str) -> None:
+    """Write to standard error unless that would block, since this thread must go on."""
     with suppress(OSError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, f"{text}\n".encode())
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether this is Ctrl-C, or what a signal raises in a flow of Prefect's."""
+    """Whether this is Ctrl-C, or the exception that a signal raises in a flow of Prefect's."""
     prefect = sys.modules.get("prefect.exceptions")
     return isinstance(error, KeyboardInterrupt) or bool(
         prefect and isinstance(error, prefect.TerminationSignal)
@@ -138,19 +140,18 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def slow_to_leave(what: str) -> None:
-    """Note that this process has started what may hold up its end; see `leave`.
+    """Note that this process has started something that may delay its end; see `leave`.
 
-    Not derived from the modules that are loaded: a test calls commands in a process that goes on.
+    This cannot be derived from the loaded modules: tests call commands in a process that goes on.
     """
     _slow_to_leave.append(what)
 
 
 def leave(code: int) -> None:
-    """End the process with this exit status; what Prefect and Ray still want to do at its end has a bound."""
+    """End the process with this exit status; bounds what Prefect and Ray do when a process ends."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    unseen, executors = sys.modules.get("tasks.unseen"), sys.modules.get("faceid_core.run.executor")
-    if (unseen and unseen.was_out_of_reach()) or (executors and executors.left_behind()):
+    if _would_wait_in_vain():
         end_now(code)
     if _slow_to_leave:
         seconds = LINGER_SECONDS if code == EXIT_INTERRUPTED else LEAVE_SECONDS
@@ -160,8 +161,14 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+def _would_wait_in_vain() -> bool:
+    """Whether Prefect's server or the workers do not answer, so that their ends need not be waited for."""
+    health, executors = sys.modules.get("flows.prefect_health"), sys.modules.get("faceid_core.run.executor")
+    return bool((health and health.was_out_of_reach()) or (executors and executors.left_behind()))
+
+
 def end_now(code: int) -> None:
-    """End the process at once, with the Prefect server that it started; Ray's processes end with it by themselves."""
+    """End the process at once, with the Prefect server that it started; Ray's processes end by themselves."""
     servers = sys.modules.get("prefect.server.api.server")
     for server in list(servers.SubprocessASGIServer._instances.values()) if servers else ():
         with suppress(Exception):

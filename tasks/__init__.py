@@ -1,4 +1,4 @@
-"""Thin Prefect tasks, and the Ray actor pool that they drive."""
+"""Prefect tasks and what Prefect shows of a run, and the Ray pool."""
 
 from faceid_core.telemetry import refuse_telemetry
 

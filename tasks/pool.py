@@ -1,58 +1,61 @@
-"""The Ray pool of one run: hands works to actors, replaces dead or stuck ones, retries per person."""
+"""The Ray pool of one run: hands batches to actors, replaces dead or stuck ones, retries per person."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.run.executor import OnDone, Stop, Tick, Usage, batches, may_try_again, not_reached
+from faceid_core.progress import ProgressCallback
+from faceid_core.run.executor import OnDone, Stop, Usage, batches, may_try_again, not_reached
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
-from tasks.actor import StageActor
-from tasks.workers import Workers, gpus_of_a_worker, room_beside_gpus, start_ray
+from tasks.actor import Event, StageActor
+from tasks.ray_cluster import cpu_workers_that_fit, gpus_per_worker, start_ray
+from tasks.workers import Workers
 
-_LIGHT_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
-_MOST_AT_ONCE = 256  # batches under way or waiting for a worker
+_CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
+_MOST_THREADS = 256  # each runs one batch at a time, or waits for a worker
 
 
 class ActorLost(Exception):
-    """An actor died or made no progress; what it had not finished is to be tried again."""
+    """An actor died or made no progress; its unfinished works are to be tried again."""
 
 
 @dataclass(frozen=True)
-class _Try:
-    """A batch and what it has been through: attempts of its own, and workers lost while it was in company.
+class _Attempt:
+    """A batch, which attempt this is, and how many workers were lost while they ran it.
 
-    Losing a worker is usually the machine's fault, so the batch first runs again as it is; losing a second one
-    means that somebody in it may be poisonous, so from then on everybody runs alone and answers for himself.
+    Losing a worker is usually the machine's fault, so the whole batch runs again once. After a second loss one of its
+    works may be the cause, so each work runs alone.
     """
 
     works: list[Work]
-    attempt: int = 1
+    number: int = 1
     losses: int = 0
 
-    def after_loss(self, left: list[Work]) -> list[_Try]:
+    def after_loss(self, left: list[Work]) -> list[_Attempt]:
         if self.losses == 0:
-            return [_Try(left, self.attempt, 1)]
-        return [_Try([work], self.attempt, self.losses + 1) for work in left]
+            return [_Attempt(left, self.number, 1)]
+        return [_Attempt([work], self.number, self.losses + 1) for work in left]
 
 
 class RayPool:
-    """Long-lived actors in a namespace of their own, one per share of the machine or cluster.
+    """An executor on long-lived Ray actors, in a namespace of their own.
 
     Args:
         settings: What each actor's worker needs.
         run_id: Names the namespace.
-        workers: Number of actors; 0 is as many as the cluster has room for, also when it grows or shrinks.
-        address: A running cluster, or empty for that of RAY_ADDRESS, or else to start one in this process.
-        attempts: Tries per piece of work, over actor deaths and failures together.
-        stall_seconds: An actor silent for longer is killed and replaced.
+        workers: Number of actors; 0 is as many as fit into the cluster, also when it grows or shrinks.
+        address: A running cluster; empty for that of RAY_ADDRESS, or else to start Ray on this machine.
+        attempts: Attempts per piece of work, over actor deaths and failures together.
+        stall_seconds: An actor without an event for longer is killed and replaced.
 
     Raises:
         ConfigurationError: a folder store with a cluster of several nodes, which could not all see it.
@@ -72,14 +75,15 @@ class RayPool:
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
-        self._closed, self._workers, self._light = False, None, None
+        self._closed = False
+        self._groups: list[Workers] = []  # all that were started
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             self._ray_ended = start_ray(address, run_id)
         try:
             self._require_shared_store()
-            self._workers = Workers(self.actor_class, settings, run_id, wanted=workers)
-            self._light = self._beside_gpus()
+            self._workers = self._start(workers)
+            self._cpu_workers = self._start_cpu_workers()
         except BaseException:
             self.close()
             raise
@@ -87,20 +91,26 @@ class RayPool:
     @property
     def overlaps(self) -> bool:
         """Whether pictures can be scored while others are drawn: there is another worker for it."""
-        return self._light is not None or len(self._workers) > 1
+        return self._cpu_workers is not None or len(self._workers) > 1
 
-    def _beside_gpus(self) -> Workers | None:
-        """Workers without a GPU for what needs none, where others have one and CPUs are left."""
-        if not gpus_of_a_worker(self._settings.device):
+    def _start(self, wanted: int, *, with_gpu: bool = True) -> Workers:
+        started = Workers(self.actor_class, self._settings, self._run_id, wanted=wanted, with_gpu=with_gpu)
+        self._groups.append(started)
+        return started
+
+    def _start_cpu_workers(self) -> Workers | None:
+        """Start workers without a GPU for stages that need none, where the others have one and CPUs are left."""
+        if not gpus_per_worker(self._settings.device):
             return None
-        count = min(_LIGHT_PER_GPU_WORKER * len(self._workers), room_beside_gpus(self._settings.threads))
+        most = _CPU_WORKERS_PER_GPU_WORKER * len(self._workers)
+        count = min(most, cpu_workers_that_fit(self._settings.threads))
         if not count:
-            return None  # no CPU is left: those with a GPU do everything
-        return Workers(self.actor_class, self._settings, self._run_id, wanted=count, with_gpu=False)
+            return None  # no CPU is left: workers with a GPU run every stage
+        return self._start(count, with_gpu=False)
 
-    def _fit_for(self, works: Sequence[Work]) -> Workers:
+    def _workers_for(self, works: Sequence[Work]) -> Workers:
         needs_base = any("base" in work.call.weights for work in works)
-        return self._workers if needs_base or self._light is None else self._light
+        return self._workers if needs_base or self._cpu_workers is None else self._cpu_workers
 
     def _require_shared_store(self) -> None:
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -110,116 +120,119 @@ class RayPool:
                 "reach it; use an s3:// store, or one machine"
             )
 
-    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
+    def execute(
+        self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+    ) -> None:
         """See faceid_core.run.executor.Executor. Several threads may call this at once.
 
         Raises:
-            Exception: what `on_done` or `tick` raised first; works without an outcome are then the caller's.
+            Exception: what `on_done` or `on_progress` raised first; some works then have no outcome.
         """
-        waiting = deque(_Try(batch) for batch in batches(works, self._settings.slots))
-        lock, speaking = threading.Lock(), threading.Lock()
+        waiting = deque(_Attempt(batch) for batch in batches(works, self._settings.slots))
+        lock, done_lock = threading.Lock(), threading.Lock()
         errors: list[BaseException] = []
         threads: list[threading.Thread] = []
 
-        def answer(done: Done) -> None:
-            with speaking:
+        def report(done: Done) -> None:
+            with done_lock:
                 following = on_done(done)
             if following:
                 with lock:
-                    waiting.extend(_Try(batch) for batch in batches(following, self._settings.slots))
-                more_hands()
+                    waiting.extend(_Attempt(batch) for batch in batches(following, self._settings.slots))
+                start_threads()
 
-        def more_hands() -> None:
+        def start_threads() -> None:
             with lock:
                 alive = sum(thread.is_alive() for thread in threads)
                 started = [
-                    threading.Thread(target=drain, daemon=True)
-                    for _ in range(min(len(waiting), _MOST_AT_ONCE - alive))
+                    threading.Thread(target=run_waiting, daemon=True)
+                    for _ in range(min(len(waiting), _MOST_THREADS - alive))
                 ]
                 threads.extend(started)
                 for thread in started:
                     thread.start()
 
-        def drain() -> None:
+        def run_waiting() -> None:
             try:
                 while True:
                     with lock:
                         if not waiting or errors:
                             return
-                        this = waiting.popleft()
-                    again = self._run(this, tick, answer, stop)
+                        attempt = waiting.popleft()
+                    again = self._run(attempt, on_progress, report, stop)
                     with lock:
                         waiting.extend(again)
-            except BaseException as error:  # handed to the caller below, in its own thread
+            except BaseException as error:  # raised below, in the caller's thread
                 errors.append(error)
 
-        more_hands()
+        start_threads()
         while left := [thread for thread in threads if thread.is_alive()]:
             left[0].join()
         if errors:
             raise errors[0]
 
-    def _run(self, this: _Try, tick: Tick, on_done: OnDone, stop: Stop) -> list[_Try]:
+    def _run(
+        self, attempt: _Attempt, on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+    ) -> list[_Attempt]:
         """Run one batch on the next free actor; return what needs another attempt."""
-        workers = self._fit_for(this.works)
-        actor = workers.take()
-        open_works = {(work.subject, work.call.key): work for work in this.works}
-        again: list[_Try] = []
+        workers = self._workers_for(attempt.works)
+        actor = workers.acquire()
+        open_works = {(work.subject, work.call.key): work for work in attempt.works}
+        again: list[_Attempt] = []
         lost = "its worker ended without an answer"
         if actor is None or self._closed or stop():
-            for work in this.works:
+            for work in attempt.works:
                 on_done(not_reached(work))
             if actor is not None:
-                workers.give(actor)
+                workers.release(actor)
             return []
         try:
-            for kind, value in self._events(workers, actor, this.works):
-                if kind == "tick":
-                    tick(*value)
-                elif kind == "broken":
-                    raise ActorLost(value)
-                else:
-                    work = open_works.pop((value.work.subject, value.work.call.key))
-                    if (
-                        value.status == "elsewhere"
-                    ):  # another run is at it: last in the queue, and then wait for it
-                        again.append(_Try([replace(work, patient=True)], this.attempt, this.losses))
-                    elif may_try_again(value) and this.attempt < self._attempts:
-                        again.append(_Try([work], this.attempt + 1, this.losses))
+            with workers.working(actor):
+                for kind, value in self._events(actor, attempt.works):
+                    if kind == "progress":
+                        on_progress(*value)
+                    elif kind == "broken":
+                        raise ActorLost(value)
                     else:
-                        on_done(replace(value, attempts=this.attempt + this.losses))
+                        open_works.pop((value.work.subject, value.work.call.key))
+                        again += self._next_attempt(attempt, value, on_done)
         except (RayError, ActorLost) as error:
             lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
             if not self._closed:
                 workers.replace(actor)
         except BaseException:
-            workers.give(actor)
+            workers.release(actor)
             raise
         else:
-            workers.give(actor)
-        return again + self._left_over(this, list(open_works.values()), lost, on_done)
+            workers.release(actor)
+        return again + self._after_loss(attempt, list(open_works.values()), lost, on_done)
 
-    def _left_over(self, this: _Try, left: list[Work], lost: str, on_done: OnDone) -> list[_Try]:
-        """What to do with works that a lost worker did not answer for."""
+    def _next_attempt(self, attempt: _Attempt, done: Done, on_done: OnDone) -> list[_Attempt]:
+        """Report a work's outcome, or return the attempt that follows it."""
+        if done.status == "elsewhere":  # another run computes it: wait for it at the end of the queue
+            return [_Attempt([replace(done.work, patient=True)], attempt.number, attempt.losses)]
+        if may_try_again(done) and attempt.number < self._attempts:
+            return [_Attempt([done.work], attempt.number + 1, attempt.losses)]
+        on_done(replace(done, attempts=attempt.number + attempt.losses))
+        return []
+
+    def _after_loss(self, attempt: _Attempt, left: list[Work], lost: str, on_done: OnDone) -> list[_Attempt]:
+        """Return the attempts that follow for works that a lost worker left without an outcome."""
         if self._closed:
             for work in left:
                 on_done(not_reached(work))
             return []
         if len(left) > 1:
-            return this.after_loss(left)
-        if left and this.attempt < self._attempts:
-            return [_Try(left, this.attempt + 1, this.losses)]
+            return attempt.after_loss(left)
+        if left and attempt.number < self._attempts:
+            return [_Attempt(left, attempt.number + 1, attempt.losses)]
         for work in left:
-            attempts = this.attempt + this.losses
+            attempts = attempt.number + attempt.losses
             on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
         return []
 
-    def _events(self, workers: Workers, actor, batch: list[Work]):
-        """Yield the actor's events; raise ActorLost when it is silent for too long."""
-        with workers.working(actor):
-            yield from self._stream(actor, batch)
-
-    def _stream(self, actor, batch: list[Work]):
+    def _events(self, actor: Any, batch: list[Work]) -> Iterator[Event]:
+        """Yield the actor's events; raise ActorLost when none comes for `stall_seconds`."""
         stream = actor.execute.options(num_returns="streaming").remote(batch)
         while True:
             ready, _ = ray.wait([stream], timeout=self._stall_seconds)
@@ -232,7 +245,7 @@ class RayPool:
 
     def usage(self) -> Usage:
         """See faceid_core.run.executor.Executor."""
-        each = [workers.usage() for workers in (self._workers, self._light) if workers is not None]
+        each = [workers.usage() for workers in self._groups]
         idle = tuple(share for usage in each for share in usage.idle)
         return Usage(idle, sum(usage.replaced for usage in each))
 
@@ -241,9 +254,8 @@ class RayPool:
         if self._closed:
             return
         self._closed = True
-        for workers in (self._workers, self._light):
-            if workers is not None:
-                workers.close()
+        for workers in self._groups:
+            workers.close()
         if self._owns_ray:
             ray.shutdown()
             self._ray_ended.set()

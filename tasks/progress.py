@@ -18,14 +18,13 @@ POST_SECONDS = 5.0
 
 
 class ProgressReporter:
-    """Listens to a run beside its own reporter and keeps a progress artifact; used in a `with` statement.
+    """Keeps a run's progress artifact and passes every event on to the run's own reporter; a context manager.
 
-    Every stage counts the same; within a stage, the share of the results to compute that have their outcome. The
-    artifact is written by a thread of its own, so that a slow Prefect server holds nobody up, and a failing one is
-    said once in the log.
+    Every stage counts the same; within a stage, progress is the share of its misses that have their outcome. A thread
+    of its own writes the artifact, so that a slow Prefect server does not delay the run; a failure is logged once.
 
     Args:
-        night: Its reporter is this one until the `with` ends.
+        run: Its reporter is this one until the `with` block ends.
     """
 
     def __init__(self, run: Run):
@@ -45,7 +44,7 @@ class ProgressReporter:
             self._artifact = create_progress_artifact(
                 0.0, key="progress", description=f"Run {self._run.run_id}"
             )
-        except Exception as error:  # a courtesy
+        except Exception as error:  # the run goes on without the artifact
             self._log.warning("run %s: no progress in Prefect: %s", self._run.run_id, error)
             return self
         context = contextvars.copy_context()
@@ -60,17 +59,19 @@ class ProgressReporter:
     def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
         """See Reporter."""
         with self._lock:
-            self._total[stage] = self._settled[stage] + misses  # some ran ahead of their turn
+            self._total[stage] = (
+                self._settled[stage] + misses
+            )  # scores may be settled before their stage is looked up
             if misses:
                 self._stage = stage
                 self._under_way.clear()
         self._inner.looked_up(stage, hits=hits, misses=misses)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
             self._under_way[subject] = done / total if total else 0.0
-        self._inner.tick(subject, done, total)
+        self._inner.progressed(subject, done, total)
 
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
@@ -84,7 +85,7 @@ class ProgressReporter:
         self._inner.note(text)
 
     def progress(self) -> tuple[float, str]:
-        """Per cent of the run, and where it is in words."""
+        """Per cent of the run, and its present stage in words."""
         with self._lock:
             per_cent = 100 * sum(self._share(stage) for stage in STAGES) / len(STAGES)
             settled, total = self._settled[self._stage], self._total.get(self._stage, 0)
@@ -96,7 +97,7 @@ class ProgressReporter:
 
     def _share(self, stage: str) -> float:
         total = self._total.get(stage)
-        if total is None:  # the first stage may have been looked up before anybody listened
+        if total is None:  # the first stage may have been looked up before this reporter was set
             later = STAGES[STAGES.index(stage) + 1 :]
             return 1.0 if any(each in self._total for each in later) else 0.0
         if not total:
@@ -110,14 +111,14 @@ class ProgressReporter:
                 return
 
     def _post(self) -> bool:
-        """Write what is new; whether Prefect could be told."""
+        """Write the progress if it changed; False if Prefect does not take it."""
         now = self.progress()
         if self._artifact is None or now == self._posted:
             return True
         try:
             update_progress_artifact(self._artifact, now[0], description=now[1])
             self._posted = now
-        except Exception as error:  # a courtesy
+        except Exception as error:  # the run goes on without the artifact
             self._log.warning("run %s: its progress in Prefect stands still: %s", self._run.run_id, error)
             self._artifact = None
             return False

@@ -1,4 +1,4 @@
-"""Progress for a run that nobody watches in a terminal: lines in the flow run's own log."""
+"""Progress of a run without a terminal: lines in the log of its flow run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINE_SECONDS = 15.0
 
 
 class RunLogReporter:
-    """Writes to Prefect's logger of a flow run: each lookup, who met an obstacle, and now and then how far it is.
+    """Writes each lookup, each work that is not done, and now and then the progress to the log of a flow run.
 
     Args:
         logger: From `get_run_logger()` in the flow; it knows its run in threads of the pool as well.
@@ -28,8 +28,8 @@ class RunLogReporter:
             self._stage, self._settled, self._total = stage, 0, misses
         self._log.info("%s: %d cached, %d to compute", stage, hits, misses)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
-        """See Reporter; a line in so many seconds, because Prefect keeps every one."""
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
+        """See Reporter; a line every `LINE_SECONDS`, because Prefect keeps all of them."""
         with self._lock:
             if time.monotonic() - self._last_line < LINE_SECONDS:
                 return
@@ -38,9 +38,9 @@ class RunLogReporter:
         self._log.info("%s: %d of %d finished; %s %d/%d", *counts, subject, done, total)
 
     def settled(self, stage: str, done: Done) -> None:
-        """See Reporter; whoever is done is counted, not told."""
+        """See Reporter; works that are done are counted only."""
         with self._lock:
-            self._settled += stage == self._stage  # others run ahead of their turn
+            self._settled += stage == self._stage  # scores may be computed before their stage
         if done.status != "done":
             call, subject = done.work.call.stage, done.work.subject
             self._log.warning("%s %s: %s: %s", call, subject, done.status, done.message or "")

@@ -1,4 +1,4 @@
-"""The Prefect tasks of a stage: one lookup for everybody, and a chunk of misses at a time."""
+"""The Prefect tasks of a stage: one lookup for all identities, and chunks of its misses."""
 
 from __future__ import annotations
 
@@ -11,40 +11,35 @@ from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from faceid_core.errors import DamagedInput, StoreError, StoreRefused
-from faceid_core.run.executor import Executor
-from faceid_core.run.state import Run
+from faceid_core.nightly import RUNS
+from faceid_core.run.execute import execute_stage
+from faceid_core.run.lookup import lookup_stage
 from faceid_core.stages.work import Done, Work
-
-# Prefect stores parameters, so tasks receive a run id and keys; the run itself stays in this process.
-RUNS: dict[str, Run] = {}
-EXECUTORS: dict[str, Executor] = {}
-MISSES: dict[tuple[str, str], list[Work]] = {}
-
 
 STORE_RETRIES = 3
 FIRST_DELAY_SECONDS = 5.0
 
 
-def store_hiccup(_task: Any, _run: Any, state: State) -> bool:
-    """Whether the store failed, so that waiting may help; anything else would fail again."""
+def _is_store_failure(_task: Any, _run: Any, state: State) -> bool:
+    """Whether the store failed, so that a retry may succeed; any other error would come again."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StoreError) and not isinstance(error, DamagedInput | StoreRefused)
 
 
-# For what only reads and writes the store and comes to the same when it is done again.
+# For tasks that only read and write the store, and whose second attempt gives the same result.
 RETRIED = {
     "retries": STORE_RETRIES,
     "retry_delay_seconds": exponential_backoff(FIRST_DELAY_SECONDS),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": store_hiccup,
+    "retry_condition_fn": _is_store_failure,
 }
 
 
 @task(name="lookup", task_run_name="lookup-{stage}", persist_result=False, **RETRIED)
 def lookup(run_id: str, stage: str) -> State:
-    """Look a stage up for everybody; the state is `Cached` when nothing is left to compute."""
-    misses = RUNS[run_id].lookup(stage)
-    MISSES[run_id, stage] = misses
+    """Look a stage up for all identities; the state is `Cached` when nothing is left to compute."""
+    context = RUNS[run_id]
+    misses = context.misses[stage] = lookup_stage(context.run, stage)
     if misses:
         return Completed(name="Completed", message=f"{len(misses)} to compute", data=len(misses))
     return Completed(name="Cached", message="every result was there", data=0)
@@ -53,8 +48,9 @@ def lookup(run_id: str, stage: str) -> State:
 @task(name="chunk", task_run_name="{stage}-{first}-to-{last}", retries=0, persist_result=False)
 def chunk(run_id: str, stage: str, first: int, last: int) -> State:
     """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
-    works = MISSES[run_id, stage][first - 1 : last]
-    dones = RUNS[run_id].execute(stage, works, EXECUTORS[run_id])
+    context = RUNS[run_id]
+    works = context.misses[stage][first - 1 : last]
+    dones = execute_stage(context.run, stage, works, context.executor())
     _log(dones)
     try:
         create_table_artifact(
@@ -62,7 +58,7 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
             key=f"outcomes-{stage}",
             description=f"Outcomes of {stage} {first} to {last} in run {run_id}",
         )
-    except Exception as error:  # the work is done and in the account; Prefect's copy of it is a courtesy
+    except Exception as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
         get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
     failed = sum(done.status == "failed" for done in dones)
     summary = {"works": len(dones), "failed": failed}
@@ -72,7 +68,7 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
 
 
 def _log(dones: Sequence[Done]) -> None:
-    """A line for each work, with the identity key and the stage; whoever is done only where DEBUG is asked for."""
+    """Log a line for each work, with identity key and stage; works that are done at level DEBUG."""
     logger = get_run_logger()
     for done in dones:
         stage, subject = done.work.call.stage, done.work.subject
@@ -97,12 +93,12 @@ def _row(done: Done) -> dict[str, Any]:
 
 
 def chunks(works: Sequence[Work], size: int, *, whole: int = 1) -> list[tuple[int, int]]:
-    """Cut misses into (first, last), counted from 1; hundreds of task runs at most for a thousand people.
+    """Cut misses into (first, last), counted from 1, so that a thousand people make hundreds of task runs at most.
 
     Args:
         works: The misses of a stage.
         size: Works in one chunk.
-        whole: Raise the size to a multiple of this; a pass that is padded to its slots should not end with a chunk.
+        whole: Raise the size to a multiple of this, so that a pass padded to its slots is not cut by a chunk's end.
     """
     size = -(-size // whole) * whole
     return [(start + 1, min(start + size, len(works))) for start in range(0, len(works), size)]

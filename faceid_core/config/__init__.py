@@ -1,10 +1,10 @@
 """The configuration of a run: `NightlyConfig`, parsed once at the edge and frozen afterwards.
 
-Only light modules are imported here, so that `faceid run --help` needs neither torch nor prefect.
+Only light modules are imported here, so that `faceid run --help` loads neither torch nor prefect.
 """
 
 from .nightly import NightlyConfig
-from .parse import changed, load_config, parse_config
+from .parse import changed, format_setting, load_config, parse_config, parse_setting
 from .personalize import PersonalizeConfig
 from .sections import GenerateConfig, S3Config, cluster_address
 
@@ -15,6 +15,8 @@ __all__ = [
     "S3Config",
     "changed",
     "cluster_address",
+    "format_setting",
     "load_config",
     "parse_config",
+    "parse_setting",
 ]

@@ -1,4 +1,4 @@
-"""The section `faces`: how a photo becomes an aligned crop and a mask, and which photos are turned away."""
+"""The section `faces`: how a photo becomes an aligned crop and a mask, and which photos are rejected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from .section import Section
 
-# What says nothing about the miniature's drawn people.
+# Keys that have no effect in the miniature world.
 _FOR_PHOTOGRAPHS = (
     "detector",
     "parser",
@@ -25,33 +25,33 @@ class FacesConfig(Section):
 
     backend: Literal["miniature", "deepface"] = Field(
         "miniature",
-        description="Face detector and parser: 'miniature' for the synthetic world, 'deepface' for photographs, with the "
-        "detector and the parser named below.",
+        description="Face detector and parser: miniature for the synthetic world, deepface for photographs, with "
+        "the keys detector and parser.",
     )
     detector: Literal[
         "opencv", "dlib", "yunet", "ssd", "centerface", "retinaface", "mtcnn", "fastmtcnn", "mediapipe"
     ] = Field(
         "opencv",
-        description="For photographs: DeepFace's detector, by its name there. opencv needs no file and gives the eyes "
-        "only; the others' files are never downloaded by a run.",
+        description="For photographs: the detector, by its DeepFace name. opencv needs no file and finds the eyes "
+        "only; the files of the others are fetched before a run.",
     )
     parser: Literal["grabcut", "ellipse", "segformer"] = Field(
         "grabcut",
-        description="For photographs: what labels the pixels. grabcut (landmarks and color) and ellipse (landmarks) "
-        "need no weights and are rough; segformer is a network for face parsing.",
+        description="For photographs: the face parser. grabcut (landmarks and color) and ellipse (landmarks) need "
+        "no weights and are rough; segformer is a network.",
     )
     parser_source: str = Field(
         "",
-        description="The segformer parser's folder, or its hub id, such as jonathandinu/face-parsing (maybe "
-        "with @commit), if `weights` or the hub's local cache holds it.",
+        description="Folder of the segformer parser, or its hub id, such as jonathandinu/face-parsing, optionally "
+        "with @commit, if `weights` or the hub's local cache holds it.",
     )
     framing: Literal["auto", "close_up", "portrait"] = Field(
         "auto",
-        description="What the crop shows: close_up as the miniature was trained on, portrait with hair and shoulders; "
-        "auto takes portrait for photographs.",
+        description="What the crop shows: close_up, on which the miniature was trained, or portrait, with hair and "
+        "shoulders; auto takes portrait for photographs.",
     )
     mask_region: Literal["face", "face_hair", "head"] = Field(
-        "face", description="What the mask covers: the face, the face and hair, or the whole head."
+        "face", description="What the mask covers: the face, face and hair, or the whole head."
     )
     min_face_pixels: float = Field(
         40.0, ge=8, le=4096, description="Smallest accepted width and height of a face, in photo pixels."
@@ -63,20 +63,19 @@ class FacesConfig(Section):
         35.0,
         gt=0,
         le=90,
-        description="For photographs: how far a face may be turned to the side, where the detector finds the nose.",
+        description="For photographs: largest turn of the face to the side, if the detector finds the nose.",
     )
     max_clipped_share: float = Field(
         0.45,
         gt=0,
         le=1,
-        description="For photographs: largest share of the face that may be black or white (1: any).",
+        description="For photographs: largest share of black or white pixels in the face (1: any).",
     )
     max_covered_share: float = Field(
         0.3,
         gt=0,
         le=1,
-        description="For photographs parsed by a segformer: largest share of eyes, nose and mouth that may be covered "
-        "(1: any).",
+        description="For photographs parsed by a segformer: largest covered share of eyes, nose and mouth (1: any).",
     )
     max_photo_bytes: int = Field(
         30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
@@ -93,7 +92,7 @@ class FacesConfig(Section):
 
     @property
     def photographs(self) -> bool:
-        """Whether people come as photographs, not as the miniature's drawings."""
+        """Whether identities come as photographs, not as renderings of the miniature."""
         return self.backend != "miniature"
 
     @property
@@ -104,7 +103,7 @@ class FacesConfig(Section):
         return "portrait" if self.photographs else "close_up"
 
     def limits(self) -> dict[str, Any]:
-        """What a photo must keep to, by the names of `faces.quality.Limits`."""
+        """The limits on a photo, by the names of `faces.quality.Limits`."""
         limits = {
             "min_face_pixels": self.min_face_pixels,
             "min_sharpness": self.min_sharpness,
@@ -119,11 +118,11 @@ class FacesConfig(Section):
         return limits
 
     def covered_limit(self) -> float | None:
-        """Largest share of the face that may be covered, where the parser can tell."""
+        """Largest share of the face that may be covered; None if the parser cannot tell."""
         return self.max_covered_share if self.photographs and self.parser == "segformer" else None
 
-    def deciding(self) -> dict[str, Any]:
-        """What decides results, as plain values: in the miniature world without what is for photographs."""
+    def result_values(self) -> dict[str, Any]:
+        """The values that results depend on; in the miniature world without the keys for photographs."""
         values = self.model_dump(mode="json")
         if not self.photographs:
             values = {name: value for name, value in values.items() if name not in _FOR_PHOTOGRAPHS}

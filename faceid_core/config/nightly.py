@@ -9,8 +9,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.control import WHOLE, IdentityUse
 
+from .control import WHOLE, IdentityUse
 from .faces import FacesConfig
 from .personalize import PersonalizeConfig
 from .section import Section
@@ -34,8 +34,8 @@ class NightlyConfig(Section):
     identities: str = Field(
         "miniature:samples",
         min_length=1,
-        description="Who: identities.csv or .parquet (here or in S3), a folder of photos, 'miniature:samples' for the "
-        "sample people, or 'miniature:held-out:16' for so many of the people that studies report on.",
+        description="Manifest: identities.csv or .parquet (here or in S3), or a folder of photos; miniature:samples for "
+        "the sample people, miniature:held-out:16 for so many of the people that studies report on.",
     )
     store: str = Field(
         "work/store",
@@ -44,22 +44,28 @@ class NightlyConfig(Section):
     )
     weights: str = Field(
         "",
-        description="Folder or s3://bucket/prefix in which weights that do not ship lie, as faceid models fetch makes "
-        "it; empty: DeepFace's own folder, and what extras installed.",
+        description="Folder or s3://bucket/prefix of weights that do not ship, as faceid models fetch fills it; empty: "
+        "DeepFace's own folder, and what extras installed.",
     )
-    faces: FacesConfig = Field(default_factory=FacesConfig, description="Detection, parsing, mask.")
+    faces: FacesConfig = Field(
+        default_factory=FacesConfig, description="Face detection, face parsing, mask, and limits on photos."
+    )
     base_model: BaseModelConfig = Field(
-        default_factory=BaseModelConfig, description="The text-to-image model."
+        default_factory=BaseModelConfig, description="The frozen text-to-image model."
     )
-    personalize: PersonalizeConfig = Field(default_factory=PersonalizeConfig, description="Token learning.")
-    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Evaluation pictures.")
-    score: ScoreConfig = Field(default_factory=ScoreConfig, description="Metrics.")
-    execution: ExecutionConfig = Field(default_factory=ExecutionConfig, description="Executor and workers.")
-    run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of this run.")
-    s3: S3Config = Field(default_factory=S3Config, description="S3 connection.")
+    personalize: PersonalizeConfig = Field(
+        default_factory=PersonalizeConfig, description="How tokens are learned."
+    )
+    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="The evaluation images.")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="The metrics.")
+    execution: ExecutionConfig = Field(
+        default_factory=ExecutionConfig, description="Executor, workers and retries."
+    )
+    run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of the run.")
+    s3: S3Config = Field(default_factory=S3Config, description="How an s3:// store is reached.")
 
     @model_validator(mode="after")
-    def _the_stages_used_are_learned(self) -> Self:
+    def _used_stages_exist(self) -> Self:
         try:
             self.identity_use()
         except ConfigurationError as error:
@@ -67,30 +73,25 @@ class NightlyConfig(Section):
         return self
 
     def identity_use(self, is_person: bool = True) -> IdentityUse:
-        """How much of a person the pictures use; plain words are always used whole.
+        """How the images use the learned tokens; plain words are always used whole.
 
         Raises:
-            ConfigurationError: a stage is named that the method does not learn.
+            ConfigurationError: a stage is named that the method does not have.
         """
         if not is_person:
             return WHOLE
         chosen = self.generate
-        use = IdentityUse(chosen.use_stages, chosen.use_sides, chosen.use_strength)
+        use = IdentityUse(chosen.use_stages, chosen.use_kv, chosen.use_strength)
         return use.within(self.personalize.resolved().stages)
 
     def digest(self) -> str:
-        """sha256 over what decides results: everything but where and how the run executes."""
+        """sha256 over the values that results depend on: all but where and how the run executes."""
         decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3"})
-        decides["faces"] = self.faces.deciding()
-        if self.identity_use().is_whole:
-            # The digest is that of the time before there was a choice.
-            decides["generate"] = {k: v for k, v in decides["generate"].items() if not k.startswith("use_")}
-        del decides["personalize"]["samples_at_once"]
-        # Where the base model lies is no part of it, and what is empty was not there before.
-        base = decides["base_model"]
-        decides["base_model"] = {
-            k: v for k, v in base.items() if k != "weights" and (v or k not in ("layout", "digest"))
-        }
+        decides["faces"] = self.faces.result_values()
+        if self.identity_use().is_whole:  # naming all stages is the same as naming none
+            decides["generate"]["use_stages"] = []
+        del decides["personalize"]["samples_at_once"], decides["base_model"]["weights"]
         if not self.score.of_photographs:
-            decides["score"] = {k: v for k, v in decides["score"].items() if k not in PHOTOGRAPH_FIELDS}
+            for name in PHOTOGRAPH_FIELDS:
+                del decides["score"][name]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

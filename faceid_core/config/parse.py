@@ -1,17 +1,21 @@
-"""From a YAML file and dotted overrides to a NightlyConfig, with every problem in words."""
+"""From a YAML file and KEY=VALUE settings to a NightlyConfig, with every problem in words."""
 
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from faceid_core.errors import MOST_TOLD, ConfigurationError, listed
+from faceid_core.errors import MOST_LISTED, ConfigurationError, listed
 from faceid_core.yaml_text import MOST_BYTES, read_yaml
 
+from .keys import all_keys, all_sections
 from .nightly import NightlyConfig
+
+_COMMAND_LINE = "the command line"
 
 
 def parse_config(data: dict[str, Any], *, source: str = "configuration") -> NightlyConfig:
@@ -24,12 +28,16 @@ def parse_config(data: dict[str, Any], *, source: str = "configuration") -> Nigh
         return NightlyConfig.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
-        lines = [_explain(problem) for problem in found[:MOST_TOLD]]
+        lines = [_explain(problem) for problem in found[:MOST_LISTED]]
         raise ConfigurationError(f"{source} cannot be used:\n{listed(lines, count=len(found))}") from None
 
 
 def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None) -> NightlyConfig:
-    """Read a YAML file (or nothing) and lay dotted overrides such as {'generate.seeds': 2} over it."""
+    """Read a YAML file (or nothing) and lay dotted overrides such as {'generate.seeds': 2} over it.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or what results is no configuration.
+    """
     data: dict[str, Any] = {}
     if path is not None:
         try:
@@ -41,7 +49,9 @@ def load_config(path: str | Path | None, overrides: dict[str, Any] | None = None
             raise ConfigurationError(f"configuration file {path} cannot be read: {error.strerror}") from None
     for dotted, value in (overrides or {}).items():
         _set(data, dotted, value)
-    return parse_config(data, source=str(path) if path else "command line")
+    sources = [str(path)] if path else []
+    sources += [_COMMAND_LINE] if overrides or not path else []
+    return parse_config(data, source=" with ".join(sources))
 
 
 def _mapping(text: bytes, *, source: str) -> dict[str, Any]:
@@ -49,6 +59,37 @@ def _mapping(text: bytes, *, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigurationError(f"{source} must hold a mapping of sections, not {type(data).__name__}")
     return data
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Key and value of KEY=VALUE, as in `generate.seeds=2`; the value is read as YAML.
+
+    A key whose value is text takes it as it is written, where YAML would read a number, a date or a mapping.
+
+    Raises:
+        ConfigurationError: this is no KEY=VALUE, or the value is no YAML.
+    """
+    path, sign, value = text.partition("=")
+    if not sign or not path:
+        raise ConfigurationError(f"{text[:60]!r} is not KEY=VALUE, as in generate.seeds=2")
+    try:
+        parsed = read_yaml(value, source="its value", what="a setting")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{text[:60]!r} has a value that is no YAML: {error}") from None
+    key = all_keys().get(path)
+    if key is not None and key.is_text and not isinstance(parsed, str):
+        return path, None if parsed is None and key.is_optional else value
+    return path, parsed
+
+
+def format_setting(path: str, value: str) -> str:
+    """KEY=VALUE that `parse_setting` reads as this text."""
+    plain = f"{path}={value}"
+    try:
+        is_read_back = parse_setting(plain)[1] == value
+    except ConfigurationError:
+        is_read_back = False
+    return plain if is_read_back else f"{path}={json.dumps(value)}"
 
 
 def changed(config: NightlyConfig, overrides: dict[str, Any], *, source: str) -> NightlyConfig:
@@ -75,14 +116,34 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _explain(problem: dict[str, Any]) -> str:
     """One validation problem as 'key: what is wrong; what would be right'."""
-    where = ".".join(str(part)[:60] for part in problem["loc"]) or "configuration"
+    parts = [str(part)[:60] for part in problem["loc"]]
+    where = ".".join(parts) or "configuration"
     if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
-        close = difflib.get_close_matches(str(problem["loc"][-1])[:60], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key; {hint}"
+        return f"{where}: unknown key; {suggest_key(where)}"
     got = "" if isinstance(problem["input"], dict) else f" (got {_shown(problem['input'])})"
-    return f"{where}: {problem['msg']}{got}"
+    key = all_keys().get(where) or all_keys().get(".".join(parts[:-1]))
+    hint = ""
+    if key is not None and problem["type"] == "literal_error":
+        close = difflib.get_close_matches(str(problem["input"])[:60], key.choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+    elif key is not None and problem["type"] == "tuple_type":
+        hint = "; write a list, as in [one, two]"
+    return f"{where}: {problem['msg']}{got}{hint}"
+
+
+def suggest_key(path: str) -> str:
+    """What may have been meant by a key that does not exist: one that is called so elsewhere, or nearly so."""
+    section, _, name = path.rpartition(".")
+    known = [*all_keys(), *(section for section in all_sections() if section)]
+    beside = [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == section]
+    elsewhere = [each for each in known if each.rpartition(".")[2] == name]
+    close = elsewhere[:3] or difflib.get_close_matches(name, beside, n=1)
+    if not close:
+        likely = difflib.get_close_matches(name, {each.rpartition(".")[2] for each in known}, n=1)
+        close = [each for each in known if each.rpartition(".")[2] in likely][:3]
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"known keys: {', '.join(sorted(beside))}" if beside else "faceid config lists the keys"
 
 
 def _shown(value: Any) -> str:
@@ -97,13 +158,3 @@ def _shown(value: Any) -> str:
     except ValueError:
         return "a number of very many digits"
     return text if len(text) <= 100 else text[:97] + "..."
-
-
-def _keys_beside(location: tuple[Any, ...]) -> list[str]:
-    model: Any = NightlyConfig
-    for part in location[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        model = field.annotation
-    return sorted(getattr(model, "model_fields", {}))

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, Optional, Self
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
-
+from .method import Method
+from .presets import PRESETS
 from .section import Section
 
 DEFAULT_PRESET = "semantic-fidelity"
@@ -28,7 +27,7 @@ def _optional_choices() -> dict[str, Any]:
     return fields
 
 
-# The form and the command line show every choice of the method.
+# Forms and `faceid config` show every choice of the method.
 MethodOverrides: type[BaseModel] = create_model(
     "MethodOverrides",
     __base__=Section,
@@ -38,10 +37,10 @@ MethodOverrides: type[BaseModel] = create_model(
 
 
 class PersonalizeConfig(Section):
-    """How the tokens of a person are learned."""
+    """How the tokens of an identity are learned."""
 
     preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
-        DEFAULT_PRESET, description="The method to start from: a row of the comparison table."
+        DEFAULT_PRESET, description="Method: a row of the comparison table."
     )
     method: MethodOverrides = Field(  # type: ignore[valid-type]
         default_factory=MethodOverrides, description="Single choices that differ from the preset."
@@ -50,15 +49,15 @@ class PersonalizeConfig(Section):
         8,
         ge=0,
         le=256,
-        description="People who share each pass through the network. 0: as many as fit into the GPU's memory, measured "
-        "before the first is taught; the same person then has bitwise the same tokens only on GPUs with equal memory.",
+        description="Identities trained together in one pass through the network. 0: as many as fit into the GPU's "
+        "memory, measured before the first; an identity then has bitwise the same tokens only on GPUs with equal memory.",
     )
     samples_at_once: int = Field(
         0,
         ge=0,
         le=65_536,
-        description="Noised samples (of slots x samples_per_step) in one call of the network, to bound its memory; a "
-        "step then takes about a third longer. 0: all of them.",
+        description="Noised samples (of slots x samples_per_step) in one call of the network, to bound its memory; "
+        "a step then takes about a third longer. 0: all.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of every random draw in training.")
 

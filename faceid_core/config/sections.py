@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
 from .section import Section
+
+if TYPE_CHECKING:
+    from faceid_core.store.s3_settings import S3Settings
 
 Metric = Literal[
     "identity", "detection", "concepts", "image_text", "attention", "leakage",
@@ -29,7 +32,7 @@ PHOTOGRAPH_FIELDS = ("recognizers", "clips", "selection_recognizer", "selection_
 
 
 class BaseModelConfig(Section):
-    """The frozen text-to-image model that learns the people."""
+    """The frozen text-to-image model for which tokens are learned."""
 
     source: str = Field(
         "miniature",
@@ -40,94 +43,99 @@ class BaseModelConfig(Section):
     )
     layout: str = Field(
         "",
-        description="Of a single-file source: a known name or folder whose configurations and tokenizers describe it.",
+        description="For a single-file source: the known name or folder with the model's configurations and tokenizers.",
     )
     weights: str = Field(
         "",
-        description="Folder with hub models as <owner>--<name>--<revision>; empty takes the place of all `weights`, or "
+        description="Folder with hub models as <owner>--<name>--<revision>; empty: the folder of `weights`, or "
         "else Hugging Face's own cache.",
     )
     digest: str = Field(
         "",
         pattern=r"^([0-9a-f]{64})?$",
-        description="Digest that the model's files must have, as a run keeps it with its results; empty takes what is "
-        "there.",
+        description="Digest that the model's files must have, as a run records it with its results; empty accepts any.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Precision of the frozen network; tokens and losses stay in float32."
+        "float32", description="Precision of the frozen network; tokens and losses are float32."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where models run; 'auto' takes CUDA where there is one."
+        "auto", description="Device of the models; auto takes CUDA if there is a GPU."
     )
 
 
 class GenerateConfig(Section):
-    """The evaluation pictures: prompt grid x seeds."""
+    """The evaluation images: prompt grid x seeds."""
 
     grid: str = Field(
         "miniature",
         min_length=1,
-        description="Prompt grid: 'miniature' (24 prompts), 'laboratory' (harder, tells methods apart), 'photographs', "
-        "or the path of a YAML file of your own.",
+        description="Prompt grid: 'miniature' (24 prompts), 'laboratory' (harder, tells methods apart), "
+        "'photographs', or the path of a YAML file of your own.",
     )
-    seeds: int = Field(4, ge=1, le=64, description="Pictures per prompt, seeds 0 to n-1.")
+    seeds: int = Field(4, ge=1, le=64, description="Images per prompt, seeds 0 to n-1.")
     sampler: Literal[
         "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"
     ] = Field("DPMSolverMultistepScheduler", description="Sampler, by its diffusers name.")
-    steps: int = Field(12, ge=1, le=1000, description="Sampling steps for each picture.")
-    guidance: float = Field(4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1 is none).")
-    batch: int = Field(32, ge=1, le=512, description="Pictures drawn together.")
+    steps: int = Field(12, ge=1, le=1000, description="Sampling steps of each image.")
+    guidance_scale: float = Field(
+        4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1: none)."
+    )
+    batch: int = Field(32, ge=1, le=512, description="Images drawn together.")
     use_stages: tuple[int, ...] = Field(
         (),
-        description="Stages that use the person, from 1 (least noise); in the others the class word stands in. "
-        "Empty means all.",
+        description="Stages that use the learned tokens, from 1 (least noise); the others use the class word. "
+        "Empty: all.",
     )
-    use_sides: Literal["kv", "k", "v"] = Field(
-        "kv", description="What uses the person: keys (where to sample), values (what is painted), or both."
+    use_kv: Literal["kv", "k", "v"] = Field(
+        "kv",
+        description="What uses the learned tokens: keys (where to sample), values (what is painted), or both.",
     )
     use_strength: float = Field(
-        1.0, ge=0.0, le=1.0, description="From the class word's contexts (0) to the person's (1)."
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="Interpolation from the class word's contexts (0) to those of the learned tokens (1).",
     )
 
 
 class ScoreConfig(Section):
-    """What is measured on the pictures."""
+    """What is measured on the images."""
 
     scorers: Literal["miniature", "miniature-selection", "photographs", "photographs-selection"] = Field(
         "miniature",
-        description="The set of scorers: miniature reports and is asked for nothing else; miniature-selection "
-        "may choose settings, and no figure that it gives is reported. The same for photographs, whose weights do not "
-        "ship: faceid models fetch brings them.",
+        description="Set of scorers: miniature for figures that are reported, miniature-selection for choosing "
+        "settings, whose figures are never reported. photographs and photographs-selection alike; faceid models "
+        "fetch brings their weights.",
     )
     metrics: tuple[Metric, ...] = Field(
         ("identity", "detection", "concepts", "image_text", "attention", "leakage"),
-        description="Metrics, each its own stage.",
+        description="Metrics to compute; each is cached by itself.",
     )
     named_people: int = Field(
         16,
         ge=0,
         le=256,
-        description="People whom the base model knows, drawn as the ceiling (0: no ceiling).",
+        description="Number of people that the base model knows, drawn for the ceiling (0: no ceiling).",
     )
     recognizers: tuple[Recognizer, ...] = Field(
         ("Dlib",),
         min_length=1,
         max_length=2,
-        description="Of photographs: the face recognizer of identity and, if two are named, that of identity_second, "
-        "by their DeepFace names. Dlib needs the extra 'dlib', which `make` installs.",
+        description="For photographs: the face recognizer of metric identity and, if a second is named, of "
+        "identity_second, by their DeepFace names. Dlib needs the extra 'dlib', which `make` installs.",
     )
     clips: tuple[Clip, ...] = Field(
         ("ViT-B/32",),
         min_length=1,
         max_length=2,
-        description="Of photographs: the CLIP model of image_text and diversity and, if two are named, that of "
-        "image_text_second.",
+        description="For photographs: the CLIP model of metrics image_text and diversity and, if a second is "
+        "named, of image_text_second.",
     )
     selection_recognizer: Recognizer = Field(
-        "SFace", description="Of photographs-selection: its recognizer, never one of recognizers."
+        "SFace", description="Face recognizer of photographs-selection; never one of recognizers."
     )
     selection_clip: Clip = Field(
-        "ViT-L/14", description="Of photographs-selection: its CLIP model, never one of clips."
+        "ViT-L/14", description="CLIP model of photographs-selection; never one of clips."
     )
 
     @property
@@ -137,7 +145,7 @@ class ScoreConfig(Section):
 
     @model_validator(mode="after")
     def _models_fit_the_metrics(self) -> Self:
-        # Other names in the set that is not asked would be refused for nothing.
+        # A set that is not used is not checked.
         if not self.of_photographs:
             only = [each for each in self.metrics if each in _OF_PHOTOGRAPHS]
             if only:
@@ -162,10 +170,10 @@ class ScoreConfig(Section):
 
 
 def cluster_address(configured: str) -> tuple[str, str]:
-    """The Ray cluster that a run joins, and the setting that names it; empty where Ray is started on this machine.
+    """The Ray cluster that a run joins, and the setting that names it; both empty if Ray is started on this machine.
 
     Args:
-        configured: `execution.ray_address`; where it is empty RAY_ADDRESS counts, which Ray sets for its own jobs.
+        configured: `execution.ray_address`; if it is empty, RAY_ADDRESS counts, which Ray sets for its own jobs.
     """
     setting = "execution.ray_address" if configured else "RAY_ADDRESS (in the environment)"
     address = configured or os.environ.get("RAY_ADDRESS", "")
@@ -173,50 +181,51 @@ def cluster_address(configured: str) -> tuple[str, str]:
 
 
 class ExecutionConfig(Section):
-    """Where the work runs."""
+    """Where and how the work runs."""
 
     executor: Literal["ray", "inline"] = Field(
-        "ray", description="'ray': a pool of actors under Prefect; 'inline': this process, for debugging."
+        "ray", description="ray: a pool of Ray actors under Prefect; inline: this process, for debugging."
     )
     workers: int = Field(
         1,
         ge=0,
         le=1024,
-        description="Ray actors, each with a copy of the models (0: as many as the cluster has room for, also when it "
-        "grows or shrinks during the run).",
+        description="Ray actors, each with a copy of the models (0: as many as the cluster has room for, also "
+        "while it grows or shrinks).",
     )
     threads_per_worker: int = Field(
         0,
         ge=0,
         le=256,
-        description="CPU threads of an actor (0: this machine's cores / workers; all of them if workers is 0).",
+        description="CPU threads of an actor (0: this machine's cores / workers; all cores if workers is 0).",
     )
     ray_address: str = Field(
         "",
-        description="Address of a running Ray cluster; empty takes RAY_ADDRESS, or else starts one on this machine.",
+        description="Address of a running Ray cluster; empty: RAY_ADDRESS, or else one is started on this machine.",
     )
     attempts: int = Field(
         2,
         ge=1,
         le=10,
-        description="Tries for a person's stage before it counts as failed; a person who cannot be learned so has one.",
+        description="Attempts at a stage of an identity before it counts as failed; an identity that cannot be "
+        "trained with these settings has one.",
     )
     chunk: int = Field(
         32,
         ge=1,
         le=1000,
-        description="Results to compute in one Prefect task run: one per person and stage, in score one per metric. "
-        "In personalize rounded up to a multiple of personalize.slots.",
+        description="Results per Prefect task run: one per identity and stage, in score one per metric. In "
+        "personalize rounded up to a multiple of personalize.slots.",
     )
-    journal_seconds: float = Field(
+    checkpoint_seconds: float = Field(
         30.0,
         ge=0.0,
         le=86_400.0,
-        description="How often the training of everybody under way is kept, so that whoever goes on with it after a "
-        "crash does not begin anew (0: never).",
+        description="Seconds between checkpoints of identities in training, from which training resumes after a "
+        "crash (0: no checkpoints).",
     )
     stall_seconds: int = Field(
-        1200, ge=10, le=86_400, description="An actor that reports no progress for so long is replaced."
+        1200, ge=10, le=86_400, description="Seconds without progress after which an actor is replaced."
     )
 
     def threads(self) -> int:
@@ -228,44 +237,49 @@ class RunConfig(Section):
     """What this run covers and when it stops."""
 
     only: tuple[str, ...] = Field(
-        (), description="Identity ids to run; empty means everybody in the manifest."
+        (), description="Identity ids to run; empty: all identities of the manifest."
     )
-    from_stage: StageName | None = Field(None, description="With force: the first stage to compute again.")
+    from_stage: StageName | None = Field(
+        None, description="With force: the first stage to compute again; empty: detect."
+    )
     force: bool = Field(
         False,
-        description="Compute again although the result is cached: people's stages; floor and ceiling are not "
-        "computed again.",
+        description="Compute the stages of identities again although their results are cached; floor and ceiling "
+        "are not computed again.",
     )
     on_busy: Literal["wait", "refuse", "share"] = Field(
         "refuse",
-        description="When another run runs on this store: wait for its end, refuse to start, or share the work: "
-        "both run, and neither learns or draws whom the other is at.",
+        description="If another run uses this store: wait for its end, refuse to start, or share the work, so that "
+        "an identity is in training or drawn by one of the runs only.",
     )
     busy_wait_minutes: float | None = Field(
         None,
         ge=0.0,
         le=10_080.0,
-        description="With on_busy: wait, how long before the run is refused after all; empty: as long as it takes. "
-        "A run that waits is refused as well when finish_by passes. The nightly deployment begins with 240.",
+        description="With on_busy wait: minutes after which the run is refused; empty: no limit. A waiting run is "
+        "also refused when finish_by passes. The nightly deployment begins with 240.",
     )
     max_failed_share: float = Field(
-        0.0, ge=0.0, le=1.0, description="Share of people failed or not reached above which the run fails."
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of identities failed or not reached above which the run fails.",
     )
     require_consent: bool = Field(
-        False, description="Refuse whoever has neither consent_ref nor consent_until in the manifest."
+        False, description="Refuse identities with neither consent_ref nor consent_until in the manifest."
     )
     finish_by: dt.time | None = Field(
         None,
-        description="Local time after which nobody is started on a stage up to personalize. Whoever has tokens by "
-        "then is still drawn, scored and published, so the run ends later than this. Read from the machine's clock "
-        "whenever somebody is to be started: one that is set in the run moves it.",
+        description="Local time after which no identity starts a stage up to personalize. Identities that have "
+        "tokens by then are still drawn, scored and published, so the run ends later. The machine's clock is read "
+        "before each start, so setting the clock during a run moves this time.",
     )
-    timezone: str = Field("UTC", description="Timezone of the schedule, of run_date and of finish_by.")
+    timezone: str = Field("UTC", description="Timezone of the schedule, run_date and finish_by.")
     report_url: str = Field(
         "",
         pattern=r"^(https?://[^\s]+)?$",
-        description="Address under which a web server of yours shows the store to those who may see it, for the "
-        "report's link in Prefect; empty: the file's own address, or the console's for S3.",
+        description="Address under which your web server shows the store, for links to the report in Prefect; "
+        "empty: the file's own address, or that of the S3 console.",
     )
 
     @field_validator("timezone")
@@ -296,41 +310,50 @@ class RunConfig(Section):
 
 
 class S3Config(Section):
-    """How an s3:// store is reached; credentials come from the usual AWS places, never from here."""
+    """How an s3:// store is reached; credentials come from the environment and AWS's files, never from here."""
 
     endpoint_url: str = Field(
-        "", description="S3 endpoint other than AWS's own; empty takes AWS_ENDPOINT_URL, AWS's files, or AWS."
+        "", description="S3 endpoint other than AWS's; empty: AWS_ENDPOINT_URL, AWS's files, or AWS."
     )
-    region: str = Field(
-        "", description="Region; empty takes AWS_REGION, AWS_DEFAULT_REGION or the profile's."
-    )
+    region: str = Field("", description="Region; empty: AWS_REGION, AWS_DEFAULT_REGION or the profile's.")
     path_style: bool | None = Field(
         None,
-        description="Bucket in the path (true) or in the host's name (false); empty takes the path where the endpoint is "
+        description="Bucket in the path (true) or in the host name (false); empty: in the path if the endpoint is "
         "not AWS's, as most S3 clones need.",
     )
     kms_key: str = Field(
         "",
-        description="KMS key (id, alias or ARN) with which the store encrypts everything that is written; empty leaves "
-        "encryption to the bucket.",
+        description="KMS key (id, alias or ARN) that encrypts all objects written; empty: the bucket's own encryption.",
     )
     checksums: Literal["sha256", "crc32", "none"] = Field(
         "sha256",
-        description="Checksum that goes with every object written, for S3 to compare; none for S3 clones that refuse "
-        "it. Whoever reads an object hashes it in any case.",
+        description="Checksum sent with each object, for S3 to compare; none for S3 clones that refuse it. Objects "
+        "are hashed on reading in any case.",
     )
     attempts: int = Field(
         5,
         ge=1,
         le=20,
-        description="Tries of a request that fails, with growing pauses; one that is told to slow down has more.",
+        description="Attempts at a request that fails, with growing pauses; a request that is throttled has more.",
     )
     timeout_seconds: float = Field(
-        60.0, ge=1.0, le=3600.0, description="How long an answer may take before the request is tried again."
+        60.0,
+        ge=1.0,
+        le=3600.0,
+        description="Seconds that an answer may take before the request is tried again.",
     )
     connections: int = Field(
         32,
         ge=1,
         le=1024,
-        description="Connections kept open by a process; at least its threads on the store (16).",
+        description="Connections kept open by a process; at least its store threads (16).",
     )
+
+    def settings(self) -> S3Settings:
+        """The section as the store takes it; what is empty is left to boto3's own sources."""
+        # The store's modules take 50 ms to import, which `--help` does without.
+        from faceid_core.store.s3_settings import S3Settings
+
+        return S3Settings(
+            **{name: None if value == "" else value for name, value in self.model_dump().items()}
+        )

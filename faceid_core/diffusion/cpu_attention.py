@@ -1,6 +1,6 @@
-"""Attention in bfloat16 on a CPU: PyTorch's fused kernel is slow in that format, so it computes in float32.
+"""Attention in bfloat16 on a CPU through float32, because PyTorch's fused kernel is slow in bfloat16.
 
-docs/design/speed.md has the figures. Everywhere else PyTorch's own choice stands.
+docs/design/speed.md has the figures. In other formats and on other devices PyTorch chooses its kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def needs_float32(dtype: torch.dtype, device: torch.device | str) -> bool:
-    """Whether attention in this format on this device goes through float32."""
+    """Whether attention in this format on this device is computed in float32."""
     return dtype == torch.bfloat16 and torch.device(device).type == "cpu"
 
 
@@ -31,6 +31,7 @@ class SelfAttention:
     def __call__(
         self, attn: Attention, hidden_states: torch.Tensor, *rest: Any, **options: Any
     ) -> torch.Tensor:
+        """Attend hidden states [n, tokens, channels] to themselves; other arguments of the protocol are refused."""
         if rest or any(value is not None for value in options.values()) or hidden_states.ndim != 3:
             return AttnProcessor2_0()(attn, hidden_states, *rest, **options)
         # hidden_states: [b, pixels, channels]

@@ -40,7 +40,7 @@ def expectation(
     cost_per_hour: float | None = None,
     measure: Callable[[NightlyConfig, Plan, int], Expected] | None = None,
 ) -> Iterator[Finding]:
-    """How long the run takes for whoever is not cached, and what it costs.
+    """How long the run takes for the identities that are not cached, and what it costs.
 
     Args:
         planned: what is cached and what is not.
@@ -50,20 +50,20 @@ def expectation(
     """
     people = _to_do(planned)
     if not people:
-        yield Finding("seconds a person", "ok", "nobody is to be computed: everything is cached")
+        yield Finding("seconds a person", "ok", "nothing to compute: everything is cached")
         return
     expected = from_results(planned)
     if expected is None:
         if measure is None:
             yield Finding("seconds a person", "warn", "no earlier result tells", "leave out --no-measuring")
             return
-        expected = measure(planned.plan.config, planned.plan, people)
+        expected = measure(planned.run.plan.config, planned.run.plan, people)
     seconds = expected.worker_seconds / people
     yield Finding("seconds a person", "ok", f"{seconds:.1f} s ({expected.source})")
     hours = expected.worker_seconds / 3600
     cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
     wall = _duration(expected.worker_seconds / max(1, workers))
-    found = f"{people} of {len(planned.accounts)} people to compute: about {wall} on {workers} worker(s)"
+    found = f"{people} of {len(planned.run.outcome_reports)} people to compute: about {wall} on {workers} worker(s)"
     yield Finding("the whole run", "ok", f"{found}, {hours:.2f} worker hours{cost}")
 
 
@@ -77,7 +77,7 @@ def _to_do(planned: RunPlan) -> int:
     """People who lack a result."""
     lacking = {miss.subject for row in planned.stages for miss in row.misses}
     lacking |= {subject for row in planned.stages for subject in row.waiting}
-    return len(lacking & set(planned.accounts))
+    return len(lacking & set(planned.run.outcome_reports))
 
 
 def from_results(planned: RunPlan) -> Expected | None:
@@ -150,7 +150,7 @@ def _drawing_seconds(base: Any, config: NightlyConfig) -> float:
                 requests,
                 sampler=chosen.sampler,
                 steps=steps,
-                guidance=chosen.guidance,
+                guidance_scale=chosen.guidance_scale,
                 batch=chosen.batch,
             )
         )

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import FaceidError
-from faceid_core.stages.weights import base_files
 from faceid_core.store.folder import folder_of
 from faceid_core.weights.describe import MINIATURE
+from faceid_core.weights.resolve import base_files
 
 from .finding import Finding
 
@@ -99,7 +99,7 @@ def _weight_bytes(config: NightlyConfig) -> float | None:
     except FaceidError:
         return None
     if files.checkpoint is not None:
-        return files.checkpoint.stat().st_size  # of one file nobody knows its precision
+        return files.checkpoint.stat().st_size  # the precision of a single file is not known
     folder = files.folder
     by_part: dict[Path, int] = {}
     for file in folder.glob("*/*.safetensors"):

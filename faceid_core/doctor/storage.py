@@ -10,9 +10,8 @@ from threading import Barrier
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import Conflict
-from faceid_core.run.opening import is_shared
-from faceid_core.stages.models import open_configured_store
-from faceid_core.store import FolderStore, ObjectStore
+from faceid_core.run.store_access import is_shared
+from faceid_core.store import FolderStore, ObjectStore, open_store
 from faceid_core.store.layout import check_secret, exists, read_layout
 from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import VARIABLE, IdentitySecret, has_secret, secret_file
@@ -27,7 +26,7 @@ ROUNDS = 10
 
 def storage(config: NightlyConfig) -> Iterator[Finding]:
     """Everything that a run asks of its store."""
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     refuse_unfit_for_tables(store)
     there = exists(store)
     yield Finding("store", "ok", f"{store.url}: {'there' if there else 'will be made by the first run'}")
@@ -146,7 +145,7 @@ def _race_create(store: ObjectStore, name: str) -> Finding:
         winners = [who for who, won in enumerate(wins) if won]
         if len(winners) != 1 or store.get(target) != b"%d" % winners[0]:
             return _unsafe(
-                "create if absent", f"{len(winners)} of {RACERS} writers of one name were told that they won"
+                "create if absent", f"{len(winners)} of {RACERS} writers of one name got the answer that they won"
             )
     return Finding("store: create if absent", "ok", f"{ROUNDS} races of {RACERS} writers, one winner each")
 

@@ -5,45 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from faceid_core.config import NightlyConfig
-from faceid_core.stages.weights import base_files, shipped_lock
-from faceid_core.weights.describe import MINIATURE
-from faceid_core.weights.locate import LOCK
-from faceid_core.weights.lock import SHIPPED, ModelsLock
-from faceid_core.weights.miniature_sets import SELECTION, SETS
-from faceid_core.weights.needs import needs_of
+from faceid_core.weights.lock import LOCK, ModelsLock
+from faceid_core.weights.required import required
+from faceid_core.weights.resolve import base_files, resolve
+from faceid_core.weights.status import model_statuses
 
 from .finding import Finding
 
 
 def weights(config: NightlyConfig) -> Iterator[Finding]:
     """Everything that the configuration asks for; every file is read, large ones once as long as they stay."""
-    for name in _shipped(config):
-        shipped_lock().verify(name, SHIPPED.parent / name)
-    count = len(_shipped(config))
-    if count:
-        yield Finding("weights: shipped", "ok", f"{count} models match models.lock")
-    for need in needs_of(config, check=True):
-        if need.state == "ships":
+    shipped = {resolve(ref, check=True).digest for ref in required(config) if ref.ships}
+    if shipped:
+        yield Finding("weights: shipped", "ok", f"{len(shipped)} models match models.lock")
+    for status in model_statuses(config, check=True):
+        if status.state == "ships":
             continue
-        if need.state == "here" and need.role == "base model":
+        if status.state == "here" and status.role == "base model":
             yield _base(config)
-        elif need.state == "here":
-            digest = f", sha256 {need.digest[:12]}…" if need.digest else ""
-            yield Finding(f"weights: {need.role}", "ok", f"{need.name} in {need.detail}{digest}")
+        elif status.state == "here":
+            digest = f", sha256 {status.digest[:12]}…" if status.digest else ""
+            yield Finding(f"weights: {status.role}", "ok", f"{status.name} in {status.detail}{digest}")
         else:
-            fetch = "faceid models fetch --config …" if need.model is not None else "see the message"
-            yield Finding(f"weights: {need.role}", "fail", need.detail, fetch)
-
-
-def _shipped(config: NightlyConfig) -> list[str]:
-    names = set()
-    if config.base_model.source == MINIATURE:
-        names.add("pipeline")
-    if not config.score.of_photographs:
-        names |= set(SETS[config.score.scorers].values())
-    if config.faces.backend == MINIATURE:
-        names |= {SETS[SELECTION][role] for role in ("detector", "parser")}
-    return sorted(names)
+            fetch = "faceid models fetch --config …" if status.model is not None else "see the message"
+            yield Finding(f"weights: {status.role}", "fail", status.detail, fetch)
 
 
 def _base(config: NightlyConfig) -> Finding:

@@ -1,11 +1,11 @@
-"""A cell is one picture of the grid, named by a digest before it exists: a changed grid redraws little."""
+"""A cell is one picture of the grid, identified by a digest before it is drawn: a changed grid redraws little."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from faceid_core.personalize.control import WHOLE, IdentityUse
+from faceid_core.config.control import WHOLE, IdentityUse
 from faceid_core.store.keys import canonical_json, sha256_hex
 
 from .grid import Prompt, PromptGrid
@@ -15,22 +15,22 @@ _FORMAT = "faceid-cell-1"
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """What settles a picture besides its subject, prompt and seed.
+    """What determines a picture besides its subject, prompt and seed.
 
     Args:
         base: digest of the base model.
         sampler: name of the sampler.
         steps: denoising steps.
-        guidance: scale of classifier-free guidance.
+        guidance_scale: of classifier-free guidance.
         precision: number format of the network.
         version: version of the drawing code; raising it makes every picture new.
-        use: how much of the person is used; the default leaves digests as they were before there was a choice.
+        use: how much of the person is used; the default takes no part in the digest.
     """
 
     base: str
     sampler: str
     steps: int
-    guidance: float
+    guidance_scale: float
     precision: str
     version: int
     use: IdentityUse = WHOLE
@@ -38,7 +38,7 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture that is wanted; `digest` is the same exactly if the picture is."""
+    """One picture of the grid; two cells have the same digest exactly if their pictures are the same."""
 
     prompt: Prompt
     seed: int
@@ -47,11 +47,11 @@ class Cell:
 
 
 def cell_digest(settings: DrawSettings, *, subject: str, prompt: str, seed: int) -> str:
-    """64 hex digits that name one picture.
+    """The digest of one picture, 64 hex digits.
 
     Args:
         subject: digest of the identity's tokens, or the text that replaces `V*`.
-        prompt: the text, with `V*` in it: its id and its category do not change a picture.
+        prompt: the text, with `V*`; the prompt's id and category do not change a picture.
         seed: picture seed of the grid.
     """
     preimage = {
@@ -61,7 +61,7 @@ def cell_digest(settings: DrawSettings, *, subject: str, prompt: str, seed: int)
         "sampler": settings.sampler,
         "steps": settings.steps,
         # 7 and 7.0 are the same guidance.
-        "guidance": float(settings.guidance),
+        "guidance": float(settings.guidance_scale),
         "precision": settings.precision,
         "version": settings.version,
         "prompt": prompt,

@@ -14,8 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import ConfigurationError, MissingWeights
-
-from .photographs import VERSIONS
+from faceid_core.weights.catalog import VERSIONS
 
 # Patch side of the vision tower by CLIP's name: tells the two models apart by their configuration.
 PATCHES = {"ViT-B/32": 32, "ViT-L/14": 14}

@@ -1,4 +1,4 @@
-"""Exporting a person to other tools: distilling on pictures that the tokens draw, and what it costs in pictures."""
+"""Exporting a person to other tools: distillation on pictures that the tokens draw, and how the pictures compare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.distil import Distilled, Progress, View, distil, silent
+from faceid_core.personalize.distill import Distilled, View, distill
 from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.progress import ProgressCallback, no_progress
 
 from .cells import Cell
 from .generation import DrawRequest, draw
@@ -21,11 +22,11 @@ from .pictures import Pictures
 from .scorers import Scorers
 from .shards import ShardRow
 
-# Which metrics an export is measured by, of those that the configuration asks for.
+# Of the configured metrics those by which an export is measured.
 MEASURED = ("identity", "identity_second", "concepts", "image_text", "detection")
-# Every so many prompts of a grid one is held out: the loss is measured on prompts that distilling never saw.
+# Every fourth prompt of a grid is held out: the loss is measured on prompts that distillation never saw.
 _HELD_OUT_EVERY = 4
-# Seeds of the pictures that distilling looks at, apart from the grid's 0, 1, 2, ...
+# Seeds of the pictures that distillation uses, apart from the grid's 0, 1, 2, ...
 _FIRST_SEED, _HELD_OUT_SEED = 1_000, 2_000
 
 
@@ -35,7 +36,7 @@ class DrawOptions:
 
     sampler: str
     steps: int
-    guidance: float
+    guidance_scale: float
     batch: int
 
     def arguments(self) -> dict:
@@ -43,7 +44,7 @@ class DrawOptions:
         return dict(vars(self))
 
 
-def distil_tokens(
+def distill_tokens(
     base: BaseModel,
     tokens: IdentityTokens,
     grid: PromptGrid,
@@ -52,14 +53,14 @@ def distil_tokens(
     steps: int = 300,
     vectors: int | None = None,
     pictures_per_prompt: int = 2,
-    progress: Progress = silent,
+    progress: ProgressCallback = no_progress,
 ) -> Distilled:
-    """Distil a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
+    """Distill a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
 
     Args:
         steps: optimizer steps.
         vectors: token positions of the result; as many as the tokens' by default.
-        progress: called with what is under way, how many steps of it are done, and of how many.
+        progress: called with the name of the present part of the work, its steps done, and its steps in all.
 
     Raises:
         BaseMismatch: tokens of another base model.
@@ -71,10 +72,10 @@ def distil_tokens(
     if not held_out:
         raise ConfigurationError(
             f"grid {grid.name} has {len(texts)} prompts, and every {_HELD_OUT_EVERY}th is held out to measure on; name "
-            f"one with {_HELD_OUT_EVERY} prompts or more, as --generate-grid photographs"
+            f"one with {_HELD_OUT_EVERY} prompts or more, as --set generate.grid=photographs"
         )
     seeds = range(_FIRST_SEED, _FIRST_SEED + pictures_per_prompt)
-    return distil(
+    return distill(
         base,
         tokens,
         _views(base, tokens, learned, seeds, drawing, progress, "drawing pictures to learn from"),
@@ -97,7 +98,7 @@ def measure(
     drawing: DrawOptions,
     scorers: Scorers,
     metrics: Sequence[str],
-    progress: Progress = silent,
+    progress: ProgressCallback = no_progress,
 ) -> dict[str, dict[str, float]]:
     """Draw the grid for each subject with the same noise and score it against one person's photo.
 
@@ -105,7 +106,7 @@ def measure(
         subjects: name -> tokens or a plain text.
         reference: the person's photo, uint8 [h, w, 3].
         metrics: whose models the scorers hold.
-        progress: as in `distil_tokens`.
+        progress: as in `distill_tokens`.
 
     Returns:
         name -> metric -> mean over pictures; NaN where nothing could be measured.
@@ -146,7 +147,7 @@ def _views(
     prompts: Sequence[str],
     seeds: Sequence[int],
     drawing: DrawOptions,
-    progress: Progress,
+    progress: ProgressCallback,
     what: str,
 ) -> list[View]:
     """Pictures that the tokens draw, as latents."""
@@ -157,9 +158,13 @@ def _views(
 
 
 def _drawn(
-    base: BaseModel, requests: Sequence[DrawRequest], drawing: DrawOptions, progress: Progress, what: str
+    base: BaseModel,
+    requests: Sequence[DrawRequest],
+    drawing: DrawOptions,
+    progress: ProgressCallback,
+    what: str,
 ) -> Iterator[np.ndarray]:
-    """The requests' pictures; progress is told at each sampling step too, since a batch may take minutes."""
+    """The requests' pictures; progress is reported at each sampling step too, since a batch may take minutes."""
     done = 0
     pictures = draw(
         base,

@@ -8,14 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from faceid_core.config.control import WHOLE, IdentityUse
+from faceid_core.config.method import stage_of
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.attention import StagedUNet, joined
-from faceid_core.personalize.conditioning import encode_plain, identity_contexts, plain_contexts
-from faceid_core.personalize.control import WHOLE, IdentityUse
-from faceid_core.personalize.observers import Projections, Recording
-from faceid_core.personalize.several import Person, common_boundaries, require_together, several_contexts
-from faceid_core.personalize.stages import stage_of
+from faceid_core.personalize.attention import (
+    AttentionRecorder,
+    ProjectedContexts,
+    StagedUNet,
+    concatenate_projected,
+)
+from faceid_core.personalize.conditioning import encode_plain
+from faceid_core.personalize.subjects import (
+    Subject,
+    common_boundaries,
+    people_of,
+    require_together,
+    subject_contexts,
+)
 from faceid_core.personalize.tokens import IdentityTokens
 
 from .sampling import denoise, make_scheduler
@@ -29,11 +39,11 @@ class DrawRequest:
         subject: a person's tokens, or a plain text (class word, name) that replaces `V*`; or several of them,
             which replace `V1*`, `V2*`, ...
         prompt: with `V*` exactly once, or with the numbered placeholders of several people.
-        seed: of the starting noise; the same seed starts every subject and prompt from the same noise.
+        seed: of the initial noise, which is the same for every subject and prompt.
         use: how much of the person is used; a plain text is always used whole.
     """
 
-    subject: Person | tuple[Person, ...]
+    subject: Subject
     prompt: str
     seed: int
     use: IdentityUse = WHOLE
@@ -46,7 +56,7 @@ class Drawn:
     Attributes:
         image: uint8 [resolution, resolution, 3] RGB.
         attention: float16 [s, s], attention on the subject's positions, averaged over heads, layers and steps
-            at the side s of the largest attention map; None if it was not asked for.
+            at the side s of the largest attention map; None if it was not recorded.
     """
 
     image: np.ndarray
@@ -54,10 +64,10 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """A (subject, prompt) pair ready for drawing: a projection row per stage, and the subject's positions."""
+class _PreparedSubject:
+    """A (subject, prompt) pair ready for drawing: a projected row per stage, and the subject's positions."""
 
-    projections: Projections
+    projected: ProjectedContexts
     columns: torch.Tensor  # float32 [length], 1 at the subject's positions
     stages: int
     boundaries: tuple[int, ...]
@@ -72,7 +82,7 @@ def draw(
     *,
     sampler: str = "DPMSolverMultistepScheduler",
     steps: int = 25,
-    guidance: float = 5.0,
+    guidance_scale: float = 5.0,
     batch: int = 16,
     record_attention: bool = True,
     on_step: Callable[[], object] = lambda: None,
@@ -85,7 +95,7 @@ def draw(
 
     Args:
         sampler: name of a diffusers scheduler.
-        guidance: classifier-free guidance scale; 1 draws without guidance.
+        guidance_scale: of classifier-free guidance; 1 draws without guidance.
         batch: pictures drawn together.
         on_step: called after every sampling step of a batch; a batch may take minutes.
 
@@ -96,14 +106,14 @@ def draw(
     if batch < 1 or steps < 1:
         raise ConfigurationError(f"batch {batch} and steps {steps} must both be at least 1")
     for request in requests:
-        people = _people(request)
+        people = people_of(request.subject)
         require_together(people)
         for person in people:
             if isinstance(person, IdentityTokens):
                 person.require_base(base.description.digest)
                 request.use.within(person.stages)
     make_scheduler(sampler, base.scheduler_config, steps)
-    return _Drawing(base, sampler, steps, guidance, batch, record_attention, on_step).run(requests)
+    return _Drawing(base, sampler, steps, guidance_scale, batch, record_attention, on_step).run(requests)
 
 
 class _Drawing:
@@ -114,20 +124,20 @@ class _Drawing:
         base: BaseModel,
         sampler: str,
         steps: int,
-        guidance: float,
+        guidance_scale: float,
         batch: int,
         record: bool,
         on_step: Callable[[], object],
     ):
         self.base, self.sampler, self.steps, self.on_step = base, sampler, steps, on_step
-        self.guidance, self.batch, self.record = guidance, batch, record
+        self.guidance_scale, self.batch, self.record = guidance_scale, batch, record
         self.staged = StagedUNet.of(base)
         with torch.no_grad():
             empty = encode_plain(base, "")  # [1, length, context width]
             if base.description.zero_unconditional:
                 empty = empty.zeros()
             self.unconditional = self.staged.project(empty.states, empty.states, empty.pooled)
-        self.known: dict[tuple, _Subject] = {}
+        self.known: dict[tuple, _PreparedSubject] = {}
 
     def run(self, requests: Sequence[DrawRequest]) -> Iterator[Drawn]:
         for first in range(0, len(requests), self.batch):
@@ -142,63 +152,54 @@ class _Drawing:
             key: self.known.get(key) or self._prepare(request)
             for key, request in dict(zip(keys, filled, strict=True)).items()
         }
-        places, total = {}, 1  # row 0 is the unconditional context
+        first_row, total = {}, 1  # row 0 is the unconditional context
         for key, subject in self.known.items():
-            places[key] = total
+            first_row[key] = total
             total += subject.stages
-        projections = joined([self.unconditional, *(subject.projections for subject in self.known.values())])
+        projected = concatenate_projected(
+            [self.unconditional, *(subject.projected for subject in self.known.values())]
+        )
         scheduler = make_scheduler(self.sampler, self.base.scheduler_config, self.steps)
         rows = {}
         for timestep in map(float, scheduler.timesteps):
-            chosen = [places[key] + self.known[key].stage_of(timestep) for key in keys]
-            unconditional = [0] * self.batch if self.guidance > 1 else []
+            chosen = [first_row[key] + self.known[key].stage_of(timestep) for key in keys]
+            unconditional = [0] * self.batch if self.guidance_scale > 1 else []
             rows[timestep] = torch.tensor(unconditional + chosen, device=self.base.device)
-        recording = None
+        recorder = None
         if self.record:
-            recording = Recording(torch.stack([self.known[key].columns for key in keys]))
+            recorder = AttentionRecorder(torch.stack([self.known[key].columns for key in keys]))
         latents = denoise(
             self.base,
             self.staged,
             scheduler,
-            projections,
+            projected,
             rows,
             [request.seed for request in filled],
-            guidance=self.guidance,
-            recording=recording,
+            guidance_scale=self.guidance_scale,
+            recorder=recorder,
             on_step=self.on_step,
         )
         images = self.base.decode_latents(latents)  # [batch, resolution, resolution, 3]
-        maps = recording.maps().to(torch.float16).cpu().numpy() if recording else [None] * self.batch
-        return [Drawn(images[place], maps[place]) for place in range(len(wanted))]
+        maps = recorder.maps().to(torch.float16).cpu().numpy() if recorder else [None] * self.batch
+        return [Drawn(images[index], maps[index]) for index in range(len(wanted))]
 
     @torch.no_grad()
-    def _prepare(self, request: DrawRequest) -> _Subject:
+    def _prepare(self, request: DrawRequest) -> _PreparedSubject:
         """Encode and project a (subject, prompt) pair; by itself, so that its bits depend on nothing else."""
-        base, prompt, subject = self.base, request.prompt, request.subject
-        if isinstance(subject, tuple):
-            contexts, positions = several_contexts(base, prompt, subject, request.use)
-        elif isinstance(subject, IdentityTokens):
-            contexts, positions = identity_contexts(base, prompt, subject, request.use)
-        else:
-            contexts, positions = plain_contexts(base, prompt, subject)
-        # contexts: [stages, 2 (K, V), length, context width]
+        # contexts: [stages, 2 (K, V), length, context width]; positions: int64 [n]
+        contexts, positions = subject_contexts(self.base, request.prompt, request.subject, request.use)
         columns = torch.zeros(contexts.states.shape[2], device=self.base.device)
         columns[positions] = 1
-        return _Subject(
-            projections=self.staged.project_sides(contexts),
+        return _PreparedSubject(
+            projected=self.staged.project_kv(contexts),
             columns=columns,
             stages=len(contexts),
-            boundaries=common_boundaries(_people(request)),
+            boundaries=common_boundaries(people_of(request.subject)),
         )
-
-
-def _people(request: DrawRequest) -> tuple[Person, ...]:
-    subject = request.subject
-    return subject if isinstance(subject, tuple) else (subject,)
 
 
 def _key(request: DrawRequest) -> tuple:
     """What tells (subject, prompt, use) apart within a call: tokens by identity, texts by value."""
-    people = tuple(each if isinstance(each, str) else id(each) for each in _people(request))
+    people = tuple(each if isinstance(each, str) else id(each) for each in people_of(request.subject))
     # One person as a tuple has another placeholder than alone, so the prompt tells them apart.
     return people, request.prompt, request.use

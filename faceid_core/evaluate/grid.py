@@ -1,4 +1,4 @@
-"""The prompt grid: which prompts are drawn, and what a picture of each must show."""
+"""The prompt grid: the prompts to draw, and the concepts that each picture must show."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from faceid_core.errors import MOST_TOLD, ConfigurationError, listed
+from faceid_core.errors import MOST_LISTED, ConfigurationError, listed
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.yaml_text import read_yaml
 
 PLACEHOLDER = "V*"
-CATEGORIES = ("plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style")
-CONCEPT_KINDS = ("scene", "attribute", "action", "clothing")
+Category = Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
+ConceptKind = Literal["scene", "attribute", "action", "clothing"]
 STANDARD_GRIDS = ("miniature", "laboratory", "photographs")
 
 # The placeholder as a word of its own: "V*ery" is a slip, "V*, smiling" and "V*'s" are not.
 _PLACEHOLDER_WORD = re.compile(r"(?<![\w*])V\*(?![\w*])")
 # Ids stand in tables, in element ids of the report and in seeds.
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_LONGEST_ID = 64
+_MAX_ID_CHARACTERS = 64
 # Some ten thousand prompts.
-_MOST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 _SHAPE = (
     "a grid is a mapping of name and prompts, each prompt a mapping of id, text (with V* once) and category, as in\n"
     "    name: mine\n    prompts:\n      - {id: beach, text: a photo of V* on the beach, category: scene}"
@@ -41,8 +41,8 @@ class Prompt:
     Args:
         id: lower-case words joined by hyphens, unique in its grid.
         text: the prompt, with `V*` exactly once.
-        category: one of `CATEGORIES`.
-        expected: concept kind (one of `CONCEPT_KINDS`) to the names that the picture must show, all of them.
+        category: a `Category`.
+        expected: `ConceptKind` -> the names that the picture must show, all of them.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptGrid:
-    """All prompts of one evaluation; `digest` names its content, whatever the file looked like."""
+    """All prompts of one evaluation; `digest` depends on their content, not on the file's layout."""
 
     name: str
     prompts: tuple[Prompt, ...]
@@ -68,10 +68,8 @@ class _PromptEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
     id: str
     text: str
-    category: Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
-    expected: dict[Literal["scene", "attribute", "action", "clothing"], str | list[str]] = Field(
-        default_factory=dict
-    )
+    category: Category
+    expected: dict[ConceptKind, str | list[str]] = Field(default_factory=dict)
 
 
 class _GridFile(BaseModel):
@@ -91,12 +89,12 @@ def load_grid(source: str | Path | None = None) -> PromptGrid:
     """
     source = "miniature" if source is None else source
     if str(source) in STANDARD_GRIDS:
-        file = resources.files(__package__).joinpath("grids", f"{source}.yaml")
+        file = resources.files("faceid_core.evaluate").joinpath("grids", f"{source}.yaml")
         return parse_grid(file.read_text(encoding="utf-8"), source=f"grid {source!r}")
     path = Path(source)
     try:
         with path.open("rb") as stream:
-            text = stream.read(_MOST_BYTES + 1)
+            text = stream.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         known = ", ".join(STANDARD_GRIDS)
         raise ConfigurationError(
@@ -106,12 +104,12 @@ def load_grid(source: str | Path | None = None) -> PromptGrid:
 
 
 def parse_grid(text: str | bytes, *, source: str) -> PromptGrid:
-    """A grid from YAML text; `source` names it in errors.
+    """Parse a grid from YAML text; `source` names it in errors.
 
     Raises:
         ConfigurationError: with every problem, one per line.
     """
-    loaded = read_yaml(text, source=source, what="a prompt grid", most_bytes=_MOST_BYTES)
+    loaded = read_yaml(text, source=source, what="a prompt grid", most_bytes=_MAX_BYTES)
     if not isinstance(loaded, dict) or not isinstance(loaded.get("prompts"), list):
         found = _found(loaded)
         raise ConfigurationError(f"{source} holds {found}; {_SHAPE}")
@@ -119,7 +117,9 @@ def parse_grid(text: str | bytes, *, source: str) -> PromptGrid:
         entries = _GridFile.model_validate(loaded)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
-        raise _refusal(source, [_said(loaded, each) for each in found[:MOST_TOLD]], len(found)) from None
+        raise _refusal(
+            source, [_sentence(loaded["prompts"], each) for each in found[:MOST_LISTED]], len(found)
+        ) from None
     problems = _problems(entries.prompts)
     if problems:
         raise _refusal(source, problems, len(problems))
@@ -139,10 +139,10 @@ def _expected(entry: _PromptEntry) -> dict[str, tuple[str, ...]]:
 def _problems(entries: list[_PromptEntry]) -> list[str]:
     found = []
     for entry in entries:
-        if not _ID.fullmatch(entry.id) or len(entry.id) > _LONGEST_ID:
+        if not _ID.fullmatch(entry.id) or len(entry.id) > _MAX_ID_CHARACTERS:
             found.append(
                 f"prompt {entry.id!r}: the id must be lower-case words joined by hyphens, "
-                f"at most {_LONGEST_ID} characters"
+                f"at most {_MAX_ID_CHARACTERS} characters"
             )
         if len(_PLACEHOLDER_WORD.findall(entry.text)) != 1 or entry.text.count(PLACEHOLDER) != 1:
             found.append(
@@ -152,18 +152,18 @@ def _problems(entries: list[_PromptEntry]) -> list[str]:
             if not names or not all(name.strip() for name in names):
                 found.append(f"prompt {entry.id!r}: expected {kind} names nothing; leave it out instead")
     found += [
-        f"prompt {name!r} stands there {count} times; ids are unique"
+        f"prompt {name!r} appears {count} times; ids are unique"
         for name, count in Counter(entry.id for entry in entries).items()
         if count > 1
     ]
     return found
 
 
-def _said(loaded: object, problem: Mapping) -> str:
-    """One pydantic problem as a sentence that names the prompt rather than its index."""
+def _sentence(prompts: list, problem: Mapping) -> str:
+    """One pydantic problem as a sentence that names the prompt instead of its index."""
     where = list(problem["loc"])
     if where[:1] == ["prompts"] and len(where) > 1:
-        entry = loaded["prompts"][where[1]]  # type: ignore[index]
+        entry = prompts[where[1]]
         name = entry.get("id") if isinstance(entry, dict) else None
         where = [f"prompt {name!r}" if name else f"prompt number {where[1] + 1}", *where[2:]]
     message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
@@ -171,7 +171,7 @@ def _said(loaded: object, problem: Mapping) -> str:
 
 
 def _found(loaded: object) -> str:
-    """What stands in a file that is no grid."""
+    """Describes the content of a file that is not a grid."""
     if loaded is None:
         return "nothing"
     if isinstance(loaded, list):

@@ -1,8 +1,8 @@
-"""Leakage: what of the training photo, besides the face, comes back in a picture that nobody asked it for.
+"""Leakage: parts of the training photo, besides the face, that appear in a picture although its prompt asks for none.
 
-Four parts are looked at, each 1 if it came back and 0 if not. None of them is 0 by nature: some pictures of the
-class word wear the photo's shirt as well. So a rate means nothing without that of the class word's pictures
-against the same photo, the floor.
+Four parts are measured, each 1 if it leaked and 0 if not. Chance alone gives rates above 0: some pictures of the
+class word wear the photo's shirt as well. A rate is therefore compared with the floor, the rate of the class word's
+pictures against the same photo.
 """
 
 from __future__ import annotations
@@ -17,140 +17,142 @@ import numpy as np
 from faceid_core.geometry.protocols import Face
 
 from .grid import Prompt
-from .pictures import Close, Pictures, close_up, largest_face
+from .pictures import FaceCrop, Pictures, crop_faces, largest_face
 from .protocols import NamedConcepts
 from .scorers import Scorers
 from .shards import ShardRow
 
 PARTS = ("clothes", "background", "framing", "position")
 
-# Colors nearer than this (CIE 1976 distance in L*a*b*) are one wall's; a wall's own shading differs by up to 6.
+# Colors nearer than this (CIE 1976 distance in L*a*b*) count as equal; shading alone changes a wall's by up to 6.
 SAME_COLOR = 10.0
-# The background came back if this share of what is background in both has the photo's color.
+# The background leaked if this share of the background common to both has the photo's color.
 SAME_SHARE = 0.5
-# Below this share of the crop there is too little background in common to judge.
+# Below this share of the crop, too little background is common to compare.
 LEAST_BACKGROUND = 0.05
-# Faces whose heights (shares of the picture's) differ by less than this factor are framed alike; a close-up and
-# a half figure of the miniature differ by 1.6.
+# Faces whose heights (as shares of the picture's) differ by less than this factor have one framing; a close-up and a
+# half figure of the miniature differ by 1.6.
 SAME_FRAMING = 1.25
-# Face centers nearer than this, in picture sides, are at one place.
-SAME_PLACE = 0.02
+# Face centers nearer than this, in picture sides, have one position.
+SAME_POSITION = 0.02
 
 _CLOSE_UP_WORDS = re.compile(r"\b(face|close-up|portrait|headshot)\b")
 
-Judged = tuple[float | None, str]
+Measured = tuple[float | None, str]
 
 
 @dataclass(frozen=True)
-class Photo:
-    """What a reference photo [h, w, 3] gives to compare with; None where it is not known.
+class ReferencePhoto:
+    """What pictures are compared with; None where it is not known.
 
     Args:
-        face: the largest one.
-        close: the photo aligned by the eyes, with its background.
-        named: what the namer sees in it.
+        face: the photo's largest.
+        crop: the photo aligned by the eyes, with its background.
+        concepts: that the namer sees in it.
         shape: height and width in pixels.
     """
 
     face: Face | None
-    close: Close | None
-    named: NamedConcepts | None
+    crop: FaceCrop | None
+    concepts: NamedConcepts | None
     shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The same of a generated picture, with its prompt."""
+class GeneratedPicture:
+    """The same of one generated picture, with its prompt."""
 
     row: ShardRow
     prompt: Prompt
     face: Face | None
-    close: Close | None
-    named: NamedConcepts | None
+    crop: FaceCrop | None
+    concepts: NamedConcepts | None
 
 
-def look_at(photo: np.ndarray, scorers: Scorers) -> Photo:
-    """Everything that is needed of a reference photo uint8 [h, w, 3]."""
+def read_reference(photo: np.ndarray, scorers: Scorers) -> ReferencePhoto:
+    """Face, crop and concepts of a reference photo uint8 [h, w, 3]."""
     face = largest_face(scorers.detector.detect([photo])[0])
-    named = scorers.namer.concepts([photo])[0] if scorers.namer is not None else None
-    return Photo(face, close_up([photo], [face], scorers)[0], named, photo.shape[:2])
+    concepts = scorers.namer.concepts([photo])[0] if scorers.namer is not None else None
+    return ReferencePhoto(face, crop_faces([photo], [face], scorers)[0], concepts, photo.shape[:2])
 
 
-def judge(pictures: Pictures, photo: Photo, prompts: Sequence[Prompt]) -> list[dict[str, Judged]]:
-    """For each picture its parts, and `leakage`, the mean of those that can be measured in it.
+def measure_leakage(
+    pictures: Pictures, photo: ReferencePhoto, prompts: Sequence[Prompt]
+) -> list[dict[str, Measured]]:
+    """Each picture's parts, and `leakage`, the mean of those that can be measured in it.
 
     Args:
-        prompts: of each picture.
+        prompts: one per picture.
 
     Returns:
-        Name to (value, detail), the detail saying what was seen, or why the value is None.
+        Per picture: metric name -> (value, detail). The detail says what was seen, or why the value is None.
     """
     found = []
-    named = pictures.named or [None] * len(pictures.rows)
-    for row, prompt, face, close, names in zip(
-        pictures.rows, prompts, pictures.faces, pictures.close, named, strict=True
+    concepts = pictures.concepts or [None] * len(pictures.rows)
+    for row, prompt, face, crop, seen_concepts in zip(
+        pictures.rows, prompts, pictures.faces, pictures.face_crops, concepts, strict=True
     ):
-        seen = Seen(row, prompt, face, close, names)
-        parts = {part: _JUDGES[part](seen, photo) for part in PARTS}
+        seen = GeneratedPicture(row, prompt, face, crop, seen_concepts)
+        parts = {part: _MEASURES[part](seen, photo) for part in PARTS}
         values = [value for value, _ in parts.values() if value is not None]
-        back = ", ".join(part for part, (value, _) in parts.items() if value)
-        whole = (float(np.mean(values)), back) if values else (None, "nothing can be compared")
-        found.append({"leakage": whole} | {f"leakage:{part}": judged for part, judged in parts.items()})
+        leaked = ", ".join(part for part, (value, _) in parts.items() if value)
+        whole = (float(np.mean(values)), leaked) if values else (None, "nothing can be compared")
+        found.append({"leakage": whole} | {f"leakage:{part}": measured for part, measured in parts.items()})
     return found
 
 
-def _clothes(seen: Seen, photo: Photo) -> Judged:
-    """Whether the picture shows the photo's clothes, where the prompt asks for others or for none."""
-    if seen.named is None or photo.named is None:
+def _clothes(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
+    """Whether the picture shows the photo's clothes and the prompt does not ask for them."""
+    if seen.concepts is None or photo.concepts is None:
         return None, "no scorer names clothes"
-    worn = photo.named.clothes
+    worn = photo.concepts.clothes
     if worn is None:
         return None, "the photo's clothes are not named"
     if worn in seen.prompt.expected.get("clothing", ()):
         return None, "the prompt asks for the photo's clothes"
-    return float(seen.named.clothes == worn), seen.named.clothes or "none"
+    return float(seen.concepts.clothes == worn), seen.concepts.clothes or "none"
 
 
-def _background(seen: Seen, photo: Photo) -> Judged:
-    """Whether the picture's background has the photo's colors, beside the head where both have background."""
-    if photo.close is None:
+def _background(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
+    """Whether the background has the photo's colors where both crops show background."""
+    if photo.crop is None:
         return None, "no face with eyes in the photo"
-    if seen.close is None:
+    if seen.crop is None:
         return None, "no face with eyes"
-    shown = photo.named.scene if photo.named is not None else None
+    shown = photo.concepts.scene if photo.concepts is not None else None
     if shown is not None and shown in seen.prompt.expected.get("scene", ()):
         return None, "the prompt asks for the photo's scene"
-    common = photo.close.background & seen.close.background  # [s, s]
+    common = photo.crop.background & seen.crop.background  # [s, s]
     if common.mean() < LEAST_BACKGROUND:
         return None, "too little background"
-    distances = np.linalg.norm(_lab(photo.close.crop)[common] - _lab(seen.close.crop)[common], axis=-1)
-    came_back = (distances < SAME_COLOR).mean() >= SAME_SHARE
-    return float(came_back), "the photo's colors" if came_back else "other colors"
+    distances = np.linalg.norm(_lab(photo.crop.pixels)[common] - _lab(seen.crop.pixels)[common], axis=-1)
+    leaked = (distances < SAME_COLOR).mean() >= SAME_SHARE
+    return float(leaked), "the photo's colors" if leaked else "other colors"
 
 
-def _framing(seen: Seen, photo: Photo) -> Judged:
-    """Whether the face is as large in the picture as in the photo, where the prompt asks for no close-up."""
+def _framing(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
+    """Whether the face is as large as in the photo and the prompt asks for no close-up."""
     if _CLOSE_UP_WORDS.search(seen.prompt.text):
         return None, "the prompt asks for a close-up"
-    sizes = _sizes(seen, photo)
-    if isinstance(sizes, str):
-        return None, sizes
-    ratio = sizes[0] / sizes[1]
+    if photo.face is None or seen.face is None:
+        return None, _missing_face(photo)
+    # Heights as shares of each picture's.
+    ratio = (seen.face.height / seen.row.image.shape[0]) / (photo.face.height / photo.shape[0])
     if 1 / SAME_FRAMING <= ratio <= SAME_FRAMING:
         return 1.0, "as large"
     return 0.0, "larger" if ratio > 1 else "smaller"
 
 
-def _position(seen: Seen, photo: Photo) -> Judged:
-    """Whether the face's center lies where it lies in the photo."""
+def _position(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
+    """Whether the face's center has the same relative position as in the photo."""
     if photo.face is None or seen.face is None:
-        return None, "no face in the photo" if photo.face is None else "no face"
+        return None, _missing_face(photo)
     away = np.subtract(_center(seen.face, seen.row.image.shape[:2]), _center(photo.face, photo.shape))
-    came_back = np.hypot(*away) <= SAME_PLACE
-    return float(came_back), "the same place" if came_back else "elsewhere"
+    leaked = np.hypot(*away) <= SAME_POSITION
+    return float(leaked), "the same place" if leaked else "elsewhere"
 
 
-_JUDGES: dict[str, Callable[[Seen, Photo], Judged]] = {
+_MEASURES: dict[str, Callable[[GeneratedPicture, ReferencePhoto], Measured]] = {
     "clothes": _clothes,
     "background": _background,
     "framing": _framing,
@@ -158,11 +160,8 @@ _JUDGES: dict[str, Callable[[Seen, Photo], Judged]] = {
 }
 
 
-def _sizes(seen: Seen, photo: Photo) -> tuple[float, float] | str:
-    """The face's height as a share of the picture's and of the photo's, or why not."""
-    if photo.face is None or seen.face is None:
-        return "no face in the photo" if photo.face is None else "no face"
-    return seen.face.height / seen.row.image.shape[0], photo.face.height / photo.shape[0]
+def _missing_face(photo: ReferencePhoto) -> str:
+    return "no face in the photo" if photo.face is None else "no face"
 
 
 def _center(face: Face, shape: tuple[int, int]) -> tuple[float, float]:

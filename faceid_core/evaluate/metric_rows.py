@@ -1,4 +1,4 @@
-"""Rows of metrics: what was measured of each picture, and its form as a blob."""
+"""Metric rows: one value per picture and metric, and their form as a blob."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _SCHEMA = pa.schema(
     metadata={"faceid.scores": "1"},
 )
 
-NO_REFERENCE_FACE = "no face in the reference photo"  # a detail: nothing can be compared with that photo
+NO_REFERENCE_FACE = (
+    "no face in the reference photo"  # a detail of rows that cannot be compared with the photo
+)
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One value of one picture; `value` None means not measurable, and `detail` then says why."""
+    """One value of one picture; a `value` of None means not measurable, and `detail` says why."""
 
     prompt_id: str
     seed: int
@@ -40,7 +42,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Context:
-    """What a metric knows besides the pictures: the reference photo, the class word, the prompts by id."""
+    """A metric's inputs besides the pictures: the reference photo, the class word, the prompts by id."""
 
     reference: np.ndarray | None
     class_word: str
@@ -48,8 +50,8 @@ class Context:
 
 
 def row_of(row: ShardRow, metric: str, value: float | None, detail: str = "") -> MetricRow:
-    """One value of one picture."""
-    # Rounded, so that the last bits of a matrix product do not make two equal scores differ.
+    """A row of one picture, its value rounded to 6 decimals."""
+    # The last bits of a matrix product must not make two equal scores differ.
     rounded = None if value is None else round(value, 6)
     return MetricRow(row.prompt_id, row.seed, metric, rounded, detail)
 
@@ -63,8 +65,8 @@ def write_scores(rows: Sequence[MetricRow]) -> bytes:
 
 
 def read_scores(data: bytes) -> list[MetricRow]:
-    """The rows of `write_scores`."""
-    # A run reads thousands of these: as a dataset each would take three times as long.
+    """Read the rows of `write_scores`."""
+    # A run reads thousands of blobs; as a dataset each would take three times as long.
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
         raise ValueError("these bytes are not scores of format 1")

@@ -1,6 +1,6 @@
-"""The metrics: each turns pictures into one value per picture, None where it has nothing to say.
+"""The metrics: each measures one value per picture, None where the picture cannot be measured.
 
-Each metric is a stage of its own with its own version: adding one draws nothing and scores nothing else.
+Each metric is a stage with its own version: adding one draws no picture and runs no other metric again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from . import attributes as facial
 from .face_masks import face_mask, outside_share
 from .grid import Prompt
-from .leakage import judge, look_at
+from .leakage import measure_leakage, read_reference
 from .metric_rows import NO_REFERENCE_FACE, Context, MetricRow, read_scores, write_scores
 from .metric_rows import row_of as _row
-from .pictures import Pictures, cut_face, embed_reference, has_eyes, largest_face
+from .pictures import Pictures, crop_face, embed_reference, has_eyes, largest_face
 from .protocols import ImageTextScorer, NamedConcepts
 from .scorers import Scorers
 from .shards import ShardRow
@@ -27,17 +27,16 @@ __all__ = ["METRICS", "Context", "Metric", "MetricRow", "read_scores", "score", 
 def identity(pictures: Pictures, context: Context) -> list[MetricRow]:
     """Cosine of the face in the picture and the face in the reference photo.
 
-    Where the recognizer says from which cosine it takes two faces for one person's, rows named
-    `identity:accepted` hold 1 for those and 0 for others.
+    Where the recognizer has an `acceptance`, rows `identity:accepted` hold 1 from that cosine on and 0 below.
     """
     return _identity(pictures, context, "identity")
 
 
 def identity_second(pictures: Pictures, context: Context) -> list[MetricRow]:
     """The same by the second recognizer; rows `identity_second:accepted` as there."""
-    if pictures.second is None:
+    if pictures.by_second_recognizer is None:
         return [_row(row, "identity_second", None, "there is no second recognizer") for row in pictures.rows]
-    return _identity(pictures.second, context, "identity_second")
+    return _identity(pictures.by_second_recognizer, context, "identity_second")
 
 
 def _identity(pictures: Pictures, context: Context, name: str) -> list[MetricRow]:
@@ -68,15 +67,15 @@ def detection(pictures: Pictures, context: Context) -> list[MetricRow]:
 
 
 def concepts(pictures: Pictures, context: Context) -> list[MetricRow]:
-    """1 if everything that the prompt asks for is named in the picture, else 0.
+    """Concept accuracy: 1 if the namer sees every concept that the prompt asks for, else 0.
 
-    Rows named `concepts` hold that; rows named `concepts:scene` and so on hold it for each kind that the
-    prompt asks for, with what was named as their detail.
+    Rows `concepts` hold it for all kinds together, rows `concepts:scene` and so on for each kind that the prompt asks
+    for, with the concepts that were seen as their detail.
     """
-    if pictures.named is None:
+    if pictures.concepts is None:
         return [_row(row, "concepts", None, "no scorer names concepts") for row in pictures.rows]
     found = []
-    for row, seen in zip(pictures.rows, pictures.named, strict=True):
+    for row, seen in zip(pictures.rows, pictures.concepts, strict=True):
         expected = context.prompts[row.prompt_id].expected
         kinds = {
             kind: (set(names) <= _shown(seen, kind), ", ".join(sorted(_shown(seen, kind))))
@@ -85,10 +84,11 @@ def concepts(pictures: Pictures, context: Context) -> list[MetricRow]:
         if not kinds:
             found.append(_row(row, "concepts", None, "the prompt expects nothing"))
             continue
-        missed = ", ".join(kind for kind, (obeyed, _) in kinds.items() if not obeyed)
+        missed = ", ".join(kind for kind, (shows_all, _) in kinds.items() if not shows_all)
         found.append(_row(row, "concepts", float(not missed), missed and f"missed {missed}"))
         found += [
-            _row(row, f"concepts:{kind}", float(obeyed), shown) for kind, (obeyed, shown) in kinds.items()
+            _row(row, f"concepts:{kind}", float(shows_all), shown)
+            for kind, (shows_all, shown) in kinds.items()
         ]
     return found
 
@@ -126,9 +126,9 @@ def _image_text(
 def diversity(pictures: Pictures, context: Context) -> list[MetricRow]:
     """How far a picture lies from the others of its prompt: the mean of 1 - cosine over them.
 
-    The mean of these over a prompt's pictures is their mean pairwise distance; 0 means that all are one.
+    The mean over a prompt's pictures is their mean pairwise distance; 0 means that they are equal.
     """
-    if pictures.directions is None:
+    if pictures.image_embeddings is None:
         return [_row(row, "diversity", None, "no scorer embeds pictures") for row in pictures.rows]
     found = []
     for index, row in enumerate(pictures.rows):
@@ -140,7 +140,7 @@ def diversity(pictures: Pictures, context: Context) -> list[MetricRow]:
         if not others:
             found.append(_row(row, "diversity", None, "the only picture of its prompt"))
             continue
-        cosines = pictures.directions[others] @ pictures.directions[index]  # [others]
+        cosines = pictures.image_embeddings[others] @ pictures.image_embeddings[index]  # [others]
         found.append(_row(row, "diversity", float(np.clip(1 - cosines, 0, 2).mean())))
     return found
 
@@ -158,15 +158,15 @@ def attributes(pictures: Pictures, context: Context) -> list[MetricRow]:
     face = largest_face(pictures.scorers.detector.detect([context.reference])[0])
     if face is None or not has_eyes(face):
         return [_row(row, "attributes", None, "no face in the reference photo") for row in pictures.rows]
-    photo = reader.attributes([cut_face(context.reference, face, facial.PIXELS, None)])[0]
+    photo = reader.attributes([crop_face(context.reference, face, facial.PIXELS, None)])[0]
     found = []
     for row, image, face in zip(pictures.rows, pictures.images, pictures.faces, strict=True):
         if face is None or not has_eyes(face):
             found.append(_row(row, "attributes", None, "no face" if face is None else "no eyes"))
             continue
-        seen = reader.attributes([cut_face(image, face, facial.PIXELS, None)])[0]
-        asked = facial.asks_for_an_age(context.prompts[row.prompt_id].text)
-        parts = facial.alike(seen, photo, age_asked=asked)
+        seen = reader.attributes([crop_face(image, face, facial.PIXELS, None)])[0]
+        asked = facial.asks_for_age(context.prompts[row.prompt_id].text)
+        parts = facial.compare_attributes(seen, photo, age_asked=asked)
         found.append(_row(row, "attributes", float(np.mean([value for value, _ in parts.values()]))))
         found += [_row(row, f"attributes:{name}", value, was) for name, (value, was) in parts.items()]
     return found
@@ -177,38 +177,37 @@ def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
     if all(row.attention is None for row in pictures.rows):
         return [_row(row, "attention", None, "no attention was recorded") for row in pictures.rows]
     found = []
-    for row, image, close in zip(pictures.rows, pictures.images, pictures.close, strict=True):
+    for row, image, crop in zip(pictures.rows, pictures.images, pictures.face_crops, strict=True):
         if row.attention is None:
             found.append(_row(row, "attention", None, "no attention was recorded"))
-        elif close is None:
+        elif crop is None:
             found.append(_row(row, "attention", None, "no face"))
         else:
-            value = outside_share(row.attention, face_mask(close.labels, close.transform, image.shape[:2]))
+            value = outside_share(row.attention, face_mask(crop.labels, crop.transform, image.shape[:2]))
             found.append(_row(row, "attention", value, "" if value is not None else "the attention is empty"))
     return found
 
 
 def leakage(pictures: Pictures, context: Context) -> list[MetricRow]:
-    """What of the photo came back unasked: the mean of its parts, then `leakage:clothes` and so on, 1 or 0."""
+    """Leakage of the photo: the mean of its parts, then `leakage:clothes` and so on, 1 or 0."""
     if context.reference is None:
         raise ValueError("the leakage metric compares with a reference photo; pass `reference`")
-    photo = look_at(context.reference, pictures.scorers)
+    photo = read_reference(context.reference, pictures.scorers)
     prompts = [context.prompts[row.prompt_id] for row in pictures.rows]
     return [
         _row(row, name, value, detail)
-        for row, judged in zip(pictures.rows, judge(pictures, photo, prompts), strict=True)
-        for name, (value, detail) in judged.items()
+        for row, measured in zip(pictures.rows, measure_leakage(pictures, photo, prompts), strict=True)
+        for name, (value, detail) in measured.items()
     ]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as a stage.
+    """A metric as a stage; `weights.roles.ROLES` says which models it asks.
 
     Args:
         version: raised when the same pictures would get other values.
         function: see the functions of this module.
-        roles: the models whose weights settle the values, as `models.lock` names them.
         needs_reference: whether the values belong to a reference photo as well as to the pictures.
         detector_of_photos: whether faces in pictures of photographs' models are found by the detector that also
             finds them in people's photos, instead of the scorers' own. The role `detector` then means that one.
@@ -216,22 +215,21 @@ class Metric:
 
     version: int
     function: Callable[[Pictures, Context], list[MetricRow]]
-    roles: tuple[str, ...]
     needs_reference: bool = False
     detector_of_photos: bool = False
 
 
 METRICS: dict[str, Metric] = {
-    "identity": Metric(1, identity, ("detector", "recognizer"), needs_reference=True),
-    "detection": Metric(1, detection, ("detector",), detector_of_photos=True),
-    "concepts": Metric(1, concepts, ("image_text",)),
-    "image_text": Metric(1, image_text, ("image_text",)),
-    "attention": Metric(1, attention, ("detector", "parser")),
-    "leakage": Metric(1, leakage, ("detector", "parser", "image_text"), needs_reference=True),
-    "identity_second": Metric(1, identity_second, ("detector", "second_recognizer"), needs_reference=True),
-    "image_text_second": Metric(1, image_text_second, ("second_image_text",)),
-    "diversity": Metric(1, diversity, ("embedder",)),
-    "attributes": Metric(1, attributes, ("detector", "attributes"), needs_reference=True),
+    "identity": Metric(1, identity, needs_reference=True),
+    "detection": Metric(1, detection, detector_of_photos=True),
+    "concepts": Metric(1, concepts),
+    "image_text": Metric(1, image_text),
+    "attention": Metric(1, attention),
+    "leakage": Metric(1, leakage, needs_reference=True),
+    "identity_second": Metric(1, identity_second, needs_reference=True),
+    "image_text_second": Metric(1, image_text_second),
+    "diversity": Metric(1, diversity),
+    "attributes": Metric(1, attributes, needs_reference=True),
 }
 
 
@@ -264,7 +262,7 @@ def score(
         raise ValueError(f"metric {metric!r} is unknown; use one of: {', '.join(METRICS)}")
     pictures = rows if isinstance(rows, Pictures) else Pictures(rows, scorers)
     by_id = {prompt.id: prompt for prompt in prompts}
-    strange = sorted({row.prompt_id for row in pictures.rows} - set(by_id))
-    if strange:
-        raise ValueError(f"the pictures belong to prompts that were not given: {', '.join(strange)}")
+    unknown = sorted({row.prompt_id for row in pictures.rows} - set(by_id))
+    if unknown:
+        raise ValueError(f"the pictures belong to prompts that were not given: {', '.join(unknown)}")
     return METRICS[metric].function(pictures, Context(reference, class_word, by_id))

@@ -1,20 +1,18 @@
-"""What a scorer is: the seam where the miniature's scorers, and others for photographs, plug in."""
+"""Protocols of the scorers; the miniature's and the photographs' implement them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .attributes import Attributes
-
 
 class IdentityScorer(Protocol):
-    """A face recognizer; the one that scores is never used in training or selection.
+    """A face recognizer. The one that reports is never used in training or selection.
 
-    One that also has an `acceptance` says from which cosine it takes two faces for one person's.
+    A recognizer with an attribute `acceptance` accepts two faces as one person's from that cosine on.
     """
 
     name: str
@@ -26,7 +24,7 @@ class IdentityScorer(Protocol):
 
 
 class ImageTextScorer(Protocol):
-    """Says how well a picture shows what a text says."""
+    """Scores how well pictures show texts."""
 
     name: str
     version: str
@@ -37,14 +35,22 @@ class ImageTextScorer(Protocol):
 
 
 class PictureEmbedder(Protocol):
-    """Gives pictures directions in which alike ones lie close."""
+    """Embeds whole pictures; similar pictures lie close."""
 
     name: str
     version: str
 
     def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit vectors float32 [n, d] of pictures, each uint8 [h, w, 3]."""
+        """Unit vectors float32 [n, d] of pictures uint8 [h, w, 3]."""
         ...
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Apparent age in years and gender of one face, as the model says."""
+
+    age: float
+    gender: str
 
 
 class AttributeReader(Protocol):
@@ -54,17 +60,32 @@ class AttributeReader(Protocol):
     version: str
 
     def attributes(self, crops: Sequence[np.ndarray]) -> Sequence[Attributes]:
-        """What each crop uint8 [224, 224, 3] shows."""
+        """Attributes of each crop uint8 [224, 224, 3]."""
         ...
 
 
 class NamedConcepts(Protocol):
-    """What a picture shows, in the words of the grid's expectations; None where nothing is seen."""
+    """The concepts that a picture shows, in the words of the grid's expectations; None where none is seen."""
 
-    scene: str | None
-    attributes: Collection[str]
-    held: str | None
-    clothes: str | None
+    @property
+    def scene(self) -> str | None:
+        """The scene behind the person."""
+        ...
+
+    @property
+    def attributes(self) -> Collection[str]:
+        """Attributes of the face, such as glasses."""
+        ...
+
+    @property
+    def held(self) -> str | None:
+        """The object in the hand."""
+        ...
+
+    @property
+    def clothes(self) -> str | None:
+        """The clothes."""
+        ...
 
 
 class ConceptNamer(Protocol):
@@ -74,5 +95,5 @@ class ConceptNamer(Protocol):
     version: str
 
     def concepts(self, images: Sequence[np.ndarray]) -> Sequence[NamedConcepts]:
-        """One answer for each picture, uint8 [h, w, 3]."""
+        """The concepts of each picture uint8 [h, w, 3]."""
         ...

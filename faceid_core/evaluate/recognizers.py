@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.geometry.align import EyeTargets
-from faceid_core.weights.catalog import RECOGNIZERS
+from faceid_core.weights.catalog import RECOGNIZERS, VERSIONS
 from faceid_core.weights.deepface_files import build, find_files
-
-from .photographs import VERSIONS
 
 # dlib's mean face of five points, with the padding of 0.25 that its own face chips have: the middle of the two
 # corners of each eye. Source: dlib, image_processing/... get_face_chip_details (mean_face_shape_*), and
@@ -62,7 +61,7 @@ class DeepFaceRecognizer:
 
     version = str(VERSIONS["recognizer"])
 
-    def __init__(self, model: str, client, cut: Cut, acceptance: float):
+    def __init__(self, model: str, client: Any, cut: Cut, acceptance: float):
         self.name, self.cut, self.acceptance = f"deepface-{model}", cut, acceptance
         self._client = client
 
@@ -80,12 +79,12 @@ class DeepFaceRecognizer:
         return np.asarray(self._client.forward(stacked), np.float64).reshape(len(crops), -1)
 
 
-def load_recognizer(model: str, folders: Sequence[Path] = ()) -> DeepFaceRecognizer:
+def load_recognizer(model: str, files: Sequence[Path] | None = None) -> DeepFaceRecognizer:
     """A recognizer, from files that are here.
 
     Args:
         model: DeepFace's name, of `catalog.RECOGNIZERS`.
-        folders: where to look first.
+        files: that it reads; None for those in DeepFace's own folder or in a package.
 
     Raises:
         MissingWeights: naming the file, its size where known and where to put it.
@@ -93,7 +92,8 @@ def load_recognizer(model: str, folders: Sequence[Path] = ()) -> DeepFaceRecogni
     """
     if model not in RECOGNIZERS:
         raise ConfigurationError(f"recognizer {model!r} is unknown; use one of: {', '.join(RECOGNIZERS)}")
-    client = build("facial_recognition", model, find_files(RECOGNIZERS[model], folders))
+    client = build("facial_recognition", model, find_files(RECOGNIZERS[model]) if files is None else files)
+    # DeepFace takes a second to import; `build` has done it.
     from deepface.config.threshold import thresholds
 
     return DeepFaceRecognizer(model, client, CUTS[model], 1 - thresholds[model]["cosine"])

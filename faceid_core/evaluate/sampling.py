@@ -1,4 +1,4 @@
-"""Sampling: diffusers' schedulers by name, the starting noise of a seed, and the guided denoising loop."""
+"""Sampling: diffusers' schedulers by name, the initial noise of a seed, and the guided denoising loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.attention import StagedUNet
-from faceid_core.personalize.observers import Projections, Recording
-from faceid_core.personalize.random import normal, seed_of, seeded_generator
+from faceid_core.personalize.attention import AttentionRecorder, ProjectedContexts, StagedUNet
+from faceid_core.personalize.seeded_draws import normal, seed_of, seeded_generator
 
 
 def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
@@ -39,13 +38,13 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     return scheduler
 
 
-def start_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
+def initial_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
     """Standard normal noise [channels, side, side] of a seed: the same for every subject and prompt."""
     return normal(shape, *_noise_purpose(seed, shape))
 
 
 def noise_seed(seed: int, shape: tuple[int, int, int]) -> int:
-    """The number with which a torch generator on the CPU gives `start_noise` of a seed, for use elsewhere."""
+    """The seed with which a torch generator on the CPU gives `initial_noise` of a seed, for use in other programs."""
     return seed_of(*_noise_purpose(seed, shape))
 
 
@@ -58,23 +57,23 @@ def denoise(
     base: BaseModel,
     staged: StagedUNet,
     scheduler: Any,
-    projections: Projections,
+    projected: ProjectedContexts,
     rows: Mapping[float, torch.Tensor],
     seeds: Sequence[int],
     *,
-    guidance: float,
-    recording: Recording | None,
+    guidance_scale: float,
+    recorder: AttentionRecorder | None,
     on_step: Callable[[], object] = lambda: None,
 ) -> torch.Tensor:
     """Draw latents from noise with classifier-free guidance.
 
     Args:
         scheduler: from `make_scheduler`, fresh: several samplers remember earlier steps.
-        projections: of all contexts in use.
+        projected: all contexts in use.
         rows: timestep -> int64 [n], or [2 n] with guidance, unconditional ones first: each sample's context.
-        seeds: n seeds of the starting noise.
-        guidance: scale; 1 or less draws without the unconditional half.
-        recording: of the conditional samples' attention.
+        seeds: n seeds of the initial noise.
+        guidance_scale: of classifier-free guidance; 1 or less draws without the unconditional half.
+        recorder: of the conditional samples' attention.
         on_step: called after every step.
 
     Returns:
@@ -83,26 +82,26 @@ def denoise(
     Source: prediction = unconditional + guidance * (conditional - unconditional), Ho and Salimans 2022.
     """
     shape = base.description.latent_shape
-    noise = torch.stack([start_noise(seed, shape) for seed in seeds]).to(base.device)
+    noise = torch.stack([initial_noise(seed, shape) for seed in seeds]).to(base.device)
     latents = noise * scheduler.init_noise_sigma  # [n, channels, side, side]
     extra: dict[str, Any] = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
-        # Samplers that add noise on the way draw each picture's from its own stream.
+        # Samplers that add noise at each step draw each picture's from its own generator.
         extra["generator"] = [seeded_generator("sampler", seed) for seed in seeds]
-    guided = guidance > 1
+    guided = guidance_scale > 1
     for timestep in scheduler.timesteps:
         doubled = torch.cat([latents, latents]) if guided else latents
         inputs = scheduler.scale_model_input(doubled, timestep).to(base.dtype)
         prediction = staged.predict(
             inputs,
             timestep.to(base.device).expand(len(inputs)),
-            projections,
+            projected,
             rows[float(timestep)],
-            observers=(recording,) if recording else (),
+            recorders=(recorder,) if recorder else (),
         ).float()
         if guided:
             unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + guidance * (conditional - unconditional)
+            prediction = unconditional + guidance_scale * (conditional - unconditional)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
         on_step()
     return latents

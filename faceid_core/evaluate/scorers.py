@@ -1,4 +1,4 @@
-"""The scorers that metrics ask, by the name of their backend; they are trained apart from the generator."""
+"""The scorers that metrics use, by backend; they are trained apart from the generator."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from faceid_core.errors import ConfigurationError
 from faceid_core.geometry.align import TRAINING_EYE_TARGETS, EyeTargets
 from faceid_core.geometry.protocols import FaceDetector, FaceParser
-from faceid_core.weights.miniature_sets import REPORTING, SETS
+from faceid_core.weights.catalog import MINIATURE_SETS, REPORTING
 
 from .protocols import AttributeReader, ConceptNamer, IdentityScorer, ImageTextScorer, PictureEmbedder
 
-BACKENDS = tuple(SETS)
+BACKENDS = tuple(MINIATURE_SETS)
 
 
 @dataclass(frozen=True)
 class SecondRecognizer:
-    """Another recognizer with its own cut; see `Scorers` for the fields."""
+    """Another recognizer with its own crop; see `Scorers` for the fields."""
 
     recognizer: IdentityScorer
     recognizer_pixels: int
@@ -25,7 +25,7 @@ class SecondRecognizer:
 
 @dataclass(frozen=True)
 class Scorers:
-    """Everything that the metrics ask. Of photographs' sets only what a configured metric asks is there.
+    """All models that metrics use. Photographs' sets hold only those that a configured metric needs.
 
     Args:
         name: of the backend.
@@ -33,13 +33,13 @@ class Scorers:
         parser: labels the pixels of a crop aligned to `parser_eye_targets`.
         recognizer: embeds a crop aligned to `recognizer_eye_targets`.
         image_text: scores a picture against a text.
-        namer: names concepts, or None where nothing does; the concepts metric then has no values.
+        namer: names concepts; None: the concepts metric then has no values.
         parser_pixels, recognizer_pixels: sides of the two crops.
         parser_eye_targets, recognizer_eye_targets: eye centers in them, as fractions of the side; None for the
             recognizer: the face's box with the eyes levelled.
-        embedder: tells how alike two pictures are, or None.
+        embedder: embeds whole pictures, or None.
         attributes: reads age and gender, or None.
-        second: another recognizer, whose values stand beside the first one's, or None.
+        second: another recognizer, whose values are reported beside the first one's, or None.
         second_image_text: the same for pictures and texts.
     """
 
@@ -60,7 +60,7 @@ class Scorers:
 
 
 def load_scorers(backend: str) -> Scorers:
-    """The miniature's scorers of a backend, with their models in memory; nothing of another backend's is read.
+    """Load the miniature's scorers of a backend; nothing of another backend is read.
 
     Args:
         backend: of `BACKENDS`: "miniature" reports, "miniature-selection" may choose settings.
@@ -69,9 +69,9 @@ def load_scorers(backend: str) -> Scorers:
         ConfigurationError: if the backend is unknown.
         MissingWeights: if a model's files are absent.
     """
-    if backend not in SETS:
+    if backend not in MINIATURE_SETS:
         raise ConfigurationError(f"scorers {backend!r} are unknown; use one of: {', '.join(BACKENDS)}")
-    # Imported here, since it brings torch, which the driver and the command line's help do without.
+    # Imported here because it loads torch, which the driver and the command line's help must not.
     from faceid_core.miniature import reporting_scorers
     from faceid_core.miniature import scorers as miniature
 

@@ -1,4 +1,4 @@
-"""A short diffusers script, without this project, that draws an exported person as `draw` does."""
+"""A short diffusers script that draws an exported person as `draw` does, and does not need this project."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ pipe.scheduler = {sampler}.from_config(pipe.scheduler.config)
 {load}
 noise = torch.randn(1, {shape}, generator=torch.Generator().manual_seed({seed}))
 noise = noise.to(device, precision)
-picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_scale={guidance_scale}).images[0]
 picture.save({picture!r})
 """
 _ONE = "pipe.load_textual_inversion({file!r}, token={token!r})"
-# The second encoder pools at the highest token id, which an added token would be, unless it is told the right one.
+# The second encoder pools at the highest token id, which would be the added token's; so the script sets the right id.
 _TWO = """\
 vectors = load_file({file!r})
 pipe.load_textual_inversion(vectors["clip_l"], {token!r}, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
@@ -51,11 +51,11 @@ def diffusers_script(
         about: of the base model; folder: where it lies, in diffusers' layout.
         file: the person's Textual Inversion file.
         prompt: with `V*` once.
-        seed: whose starting noise `draw` would use.
+        seed: the initial noise is that of `draw` for this seed.
         picture: file that the script writes.
 
     Raises:
-        ConfigurationError: a sampler that this script could not name.
+        ConfigurationError: the sampler is not a name that the script could import.
     """
     if not drawing.sampler.isidentifier():
         raise ConfigurationError(f"the sampler {drawing.sampler!r} is no name of a diffusers scheduler")
@@ -71,7 +71,7 @@ def diffusers_script(
         seed=noise_seed(seed, about.latent_shape),
         prompt=fill(prompt, token),
         steps=drawing.steps,
-        guidance=drawing.guidance,
+        guidance_scale=drawing.guidance_scale,
         picture=picture,
     )
 

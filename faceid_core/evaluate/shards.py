@@ -38,7 +38,7 @@ _FIELDS = (
 
 
 def shard_schema() -> pa.Schema:
-    """The columns of a shard, with the metadata by which Hugging Face datasets know the image column."""
+    """The columns of a shard, with the metadata by which Hugging Face datasets recognize the image column."""
     features = {name: feature for name, _, feature in _FIELDS}
     metadata = {
         "huggingface": json.dumps({"info": {"features": features}}, sort_keys=True),
@@ -103,9 +103,9 @@ def write_shard(rows: Sequence[ShardRow]) -> bytes:
     Raises:
         ValueError: if two rows have the same prompt and seed.
     """
-    places = [(row.prompt_id, row.seed) for row in rows]
-    if len(set(places)) != len(places):
-        twice = sorted(place for place in set(places) if places.count(place) > 1)
+    keys = [(row.prompt_id, row.seed) for row in rows]
+    if len(set(keys)) != len(keys):
+        twice = sorted(key for key in set(keys) if keys.count(key) > 1)
         raise ValueError(f"a shard holds one picture per prompt and seed; more than one for {twice}")
     columns = {
         "prompt_id": [row.prompt_id for row in rows],
@@ -156,7 +156,7 @@ def read_shard(data: bytes) -> list[ShardRow]:
 def missing_cells(
     old_shards: Iterable[bytes], wanted: Sequence[Cell]
 ) -> tuple[dict[str, ShardRow], list[Cell]]:
-    """What an earlier shard already holds of the wanted pictures, and what is left to draw.
+    """Divide the wanted pictures into those that earlier shards hold and those left to draw.
 
     Args:
         old_shards: shards of the same subject, of any earlier grid.

@@ -1,4 +1,4 @@
-"""Scores become figures: one row per subject with 95 % intervals, beside the floor and the ceiling."""
+"""Aggregates scores: one row per subject with 95 % intervals, beside the floor and the ceiling."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Literal
 from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
 from .leakage import PARTS
 from .metric_rows import NO_REFERENCE_FACE, MetricRow
-from .weakness import is_weak
+from .weak_identity import is_weak_identity
 
-OBEYED_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
-# Column -> metric of what is measured on photographs only.
-OF_PHOTOGRAPHS = {
+CONCEPT_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
+# Column -> metric, of the metrics that only photographs' scorers measure.
+PHOTOGRAPH_METRICS = {
     "identity_accepted": "identity:accepted",
     "identity_second": "identity_second",
     "image_text_second": "image_text_second",
     "diversity": "diversity",
     "attributes_kept": "attributes",
 }
-_AGAINST_THE_PHOTO = ("identity_accepted", "identity_second", "attributes_kept")
+_COMPARED_WITH_PHOTO = ("identity_accepted", "identity_second", "attributes_kept")
 LEAKAGE_PARTS = tuple(f"leakage_{part}" for part in PARTS)
 _DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class SubjectScores:
-    """Everything measured on one subject's pictures.
+    """All scores of one subject's pictures.
 
     Args:
         kind: a person of the run, the class word (floor), or a person whom the base model knows (ceiling).
-        subject: what stands for the subject in tables: identity key, class word or name.
-        class_word: whose pictures are this subject's floor.
-        scores: metric rows of all metrics over the subject's own pictures.
+        subject: the subject in tables: identity key, class word or name.
+        class_word: its pictures are this subject's floor.
+        scores: rows of all metrics over the subject's own pictures.
         floor: rows of the class word's pictures against this subject's reference photo, of the metrics that
             need one; empty for the class word and for named people.
         images: number of pictures.
-        seconds: computing time of a person's stages; None for floor and ceiling, which belong to many runs.
+        seconds: computing time of a person's stages; None for floor and ceiling, which many runs share.
     """
 
     kind: Literal["person", "class_word", "named"]
@@ -59,10 +59,10 @@ def summarize(
 ) -> list[dict]:
     """Rows of the table `identity_summary`, one per subject, in the order given.
 
-    A person's identity_fraction is (person - floor) / (ceiling - floor): the floor is the class word's
-    pictures against the person's own photo, the ceiling the mean of the named people of this run; a picture of the
-    person that shows no face counts as the floor. The class
-    word's own identity and leakage are the means of its people's floors, with the interval over people.
+    A person's normalized identity, column `identity_fraction`, is (person - floor) / (ceiling - floor). The floor is
+    the mean of the class word's pictures against the person's photo, the ceiling the mean of this run's named people. A
+    picture of the person without a face counts as the floor. The class word's own identity and leakage are the means of
+    its people's floors, with the interval over people.
 
     Args:
         categories: prompt id to category.
@@ -89,11 +89,11 @@ def summarize(
                 "seconds": None if subject.seconds is None else round(float(subject.seconds), 3),
                 **_rounded(
                     identity
-                    | _obedience(subject.scores, categories)
+                    | _concept_accuracy(subject.scores, categories)
                     | leakage
-                    | _of_photographs(subject, people)
+                    | _photograph_figures(subject, people)
                 ),
-                "weak": _weak(subject),
+                "weak": _is_weak(subject),
                 "personalise_key": subject.personalize_key,
                 "generate_key": subject.generate_key,
             }
@@ -102,7 +102,7 @@ def summarize(
 
 
 def _values(rows: Iterable[MetricRow], metric: str) -> dict[tuple[str, int], float]:
-    """What was measured of one metric, by (prompt id, seed)."""
+    """The measured values of one metric by (prompt id, seed)."""
     return {(r.prompt_id, r.seed): r.value for r in rows if r.metric == metric and r.value is not None}
 
 
@@ -121,18 +121,18 @@ def _columns(name: str, interval: Interval) -> dict:
 def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
     values = _values(subject.scores, "identity")
     floor = _values(subject.floor, "identity")
-    # Only cells in which both have a face say what the tokens added.
+    # Only cells in which both pictures have a face measure what the tokens added.
     gain = {cell: value - floor[cell] for cell, value in values.items() if cell in floor}
     similarity = _interval(values)
     figures = _columns("identity_similarity", similarity)
-    figures["identity_similarity_counting_faceless"] = counting_faceless(subject.scores)
+    figures["identity_similarity_counting_faceless"] = identity_counting_faceless(subject.scores)
     figures |= _columns("identity_gain", _interval(gain) if gain else NOTHING)
-    figures["identity_fraction"] = _way(subject, mean_of(list(floor.values())), ceiling)
+    figures["identity_fraction"] = _normalized_identity(subject, mean_of(list(floor.values())), ceiling)
     return figures
 
 
-def _weak(subject: SubjectScores) -> bool | None:
-    """Whether a person is not surely above the class word; None for floor and ceiling, and where it cannot be told."""
+def _is_weak(subject: SubjectScores) -> bool | None:
+    """Whether a person's identity is weak; None for floor and ceiling, and with too few pictures."""
     if subject.kind != "person":
         return None
     values = {
@@ -140,24 +140,24 @@ def _weak(subject: SubjectScores) -> bool | None:
         for row in subject.scores
         if row.metric == "identity" and row.detail != NO_REFERENCE_FACE
     }
-    return is_weak(values, _values(subject.floor, "identity"))
+    return is_weak_identity(values, _values(subject.floor, "identity"))
 
 
-def _way(subject: SubjectScores, floor: float | None, ceiling: float | None) -> float | None:
-    """How far a person is on the way from floor to ceiling, with pictures that show no face counted as the floor.
+def _normalized_identity(subject: SubjectScores, floor: float | None, ceiling: float | None) -> float | None:
+    """A person's normalized identity, with pictures that show no face counted as the floor.
 
-    Left out, they would reward whoever has a face in the easy pictures only, or in a single one.
+    Without them, a person with a face in one easy picture would score better than one with a face in all.
     """
     values = _comparable(subject.scores)
     if floor is None or not values:
         return None
     mean = sum(floor if value is None else value for value in values) / len(values)
-    return fraction(mean, floor, ceiling)
+    return normalized_identity(mean, floor, ceiling)
 
 
 def _class_word_identity(people: Sequence[SubjectScores]) -> dict:
     floors = [_mean(person.floor, "identity") for person in people]
-    counting = [counting_faceless(person.floor) for person in people]
+    counting = [identity_counting_faceless(person.floor) for person in people]
     return {
         **_columns("identity_similarity", over_people(_present(floors))),
         "identity_similarity_counting_faceless": mean_of(_present(counting)),
@@ -174,13 +174,13 @@ def _leakage(subject: SubjectScores) -> dict:
         **_columns("leakage", _interval(values)),
         "leakage_floor": mean_of(list(floor.values())),
         **_columns("leakage_excess", _interval(excess) if excess else NOTHING),
-        **leaked_parts(subject.scores),
+        **leakage_by_part(subject.scores),
     }
 
 
 def _class_word_leakage(people: Sequence[SubjectScores]) -> dict:
     whole = over_people(_present(_mean(person.floor, "leakage") for person in people))
-    parts = [leaked_parts(person.floor) for person in people]
+    parts = [leakage_by_part(person.floor) for person in people]
     return {
         **_columns("leakage", whole),
         "leakage_floor": whole.mean,
@@ -189,17 +189,17 @@ def _class_word_leakage(people: Sequence[SubjectScores]) -> dict:
     }
 
 
-def leaked_parts(rows: Sequence[MetricRow]) -> dict[str, float | None]:
-    """How often each part of the photo came back, by the name of its column."""
+def leakage_by_part(rows: Sequence[MetricRow]) -> dict[str, float | None]:
+    """The rate at which each part of the photo leaked, by the name of its column."""
     return {f"leakage_{part}": _mean(rows, f"leakage:{part}") for part in PARTS}
 
 
-def _of_photographs(subject: SubjectScores, people: Sequence[SubjectScores]) -> dict:
-    """What only the photographs' scorers measure; the class word is compared with each of its `people`'s photos."""
+def _photograph_figures(subject: SubjectScores, people: Sequence[SubjectScores]) -> dict:
+    """Figures of the photographs' scorers; the class word is compared with each of its `people`'s photos."""
     found = {}
-    for column, metric in OF_PHOTOGRAPHS.items():
+    for column, metric in PHOTOGRAPH_METRICS.items():
         own = _mean(subject.scores, metric)
-        if column in _AGAINST_THE_PHOTO and people:
+        if column in _COMPARED_WITH_PHOTO and people:
             own = mean_of(_present(_mean(person.floor, metric) for person in people))
         found[column] = own
     return found
@@ -209,31 +209,31 @@ def _present(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def counting_faceless(rows: Sequence[MetricRow]) -> float | None:
-    """Mean identity with faceless pictures counted as 0, so that a subject without a face still has one."""
+def identity_counting_faceless(rows: Sequence[MetricRow]) -> float | None:
+    """Mean identity with faceless pictures counted as 0, so that a subject without any face has a value."""
     return mean_of([value or 0.0 for value in _comparable(rows)])
 
 
 def _comparable(rows: Iterable[MetricRow]) -> list[float | None]:
-    """Identity of each picture, None without a face; no picture at all where the photo itself shows none."""
+    """Identity of each picture, None without a face; empty where the photo itself shows none."""
     return [row.value for row in rows if row.metric == "identity" and row.detail != NO_REFERENCE_FACE]
 
 
-def fraction(value: float | None, floor: float | None, ceiling: float | None) -> float | None:
-    """How far a value lies on the way from floor (0) to ceiling (1); None if the way has no length."""
+def normalized_identity(value: float | None, floor: float | None, ceiling: float | None) -> float | None:
+    """(value - floor) / (ceiling - floor): 0 at the floor, 1 at the ceiling; None unless the ceiling is higher."""
     if value is None or floor is None or ceiling is None or ceiling <= floor:
         return None
     return (value - floor) / (ceiling - floor)
 
 
-def _obedience(scores: Sequence[MetricRow], categories: Mapping[str, str]) -> dict:
-    obeyed = _values(scores, "concepts")
-    figures = _columns("concepts_obeyed", _interval(obeyed))
+def _concept_accuracy(scores: Sequence[MetricRow], categories: Mapping[str, str]) -> dict:
+    accuracy = _values(scores, "concepts")
+    figures = _columns("concepts_obeyed", _interval(accuracy))
     single = [r.value for r in scores if r.metric.startswith("concepts:") and r.value is not None]
     figures["single_concepts_obeyed"] = mean_of(single)
-    for category in OBEYED_CATEGORIES:
+    for category in CONCEPT_CATEGORIES:
         figures[f"{category}_obeyed"] = mean_of(
-            [value for (prompt_id, _), value in obeyed.items() if categories.get(prompt_id) == category]
+            [value for (prompt_id, _), value in accuracy.items() if categories.get(prompt_id) == category]
         )
     figures |= _columns("image_text", _interval(_values(scores, "image_text")))
     figures["detection"] = _mean(scores, "detection")
@@ -246,16 +246,15 @@ def _rounded(figures: dict) -> dict:
 
 
 def aggregate(rows: Sequence[Mapping]) -> dict:
-    """What a run comes to: figures over its people with intervals over people, beside floor and ceiling.
+    """A run's figures: means with intervals over its people, beside floor and ceiling.
 
     Args:
         rows: of `summarize`.
 
     Returns:
-        `people`, `named_people`: how many; `people_with_gain`: those who are surely above the class word
-        (`is_weak`); `over_people`: for each figure a dict with mean, low, high, floor (class word) and ceiling
-        (named people); `relative_to_class_word`: for each category, how often the prompt is obeyed as a share
-        of how often the class word's pictures obey it.
+        `people`, `named_people`: their number; `people_with_gain`: number of people whose identity is not weak
+        (`is_weak_identity`); `over_people`: for each figure a dict with mean, low, high, floor (class word) and ceiling
+        (named people); `relative_to_class_word`: for each category, concept accuracy as a share of the class word's.
     """
     by_kind = {
         kind: [r for r in rows if r["subject_kind"] == kind] for kind in ("person", "class_word", "named")
@@ -272,14 +271,14 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         "identity_fraction",
         "concepts_obeyed",
         "single_concepts_obeyed",
-        *(f"{category}_obeyed" for category in OBEYED_CATEGORIES),
+        *(f"{category}_obeyed" for category in CONCEPT_CATEGORIES),
         "image_text",
         "detection",
         "attention_outside",
         "leakage",
         "leakage_excess",
         *LEAKAGE_PARTS,
-        *OF_PHOTOGRAPHS,
+        *PHOTOGRAPH_METRICS,
         "seconds",
     )
     figures = {
@@ -291,7 +290,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         for name in names
     }
     relative = {}
-    for name in ("concepts_obeyed", *(f"{category}_obeyed" for category in OBEYED_CATEGORIES)):
+    for name in ("concepts_obeyed", *(f"{category}_obeyed" for category in CONCEPT_CATEGORIES)):
         ours, floor = figures[name]["mean"], figures[name]["floor"]
         relative[name] = None if ours is None or not floor else round(ours / floor, _DECIMALS)
     return {

@@ -1,5 +1,5 @@
-"""From a photo to what training needs: find the face, align it, label its pixels, make the mask, judge it.
+"""From a photo to training data: detect the face, align it, parse its pixels, make the mask, check the quality.
 
-`protocols` says what a detector and a parser are; `backends` builds the two pairs that exist (the miniature's
-own and DeepFace); `detect`, `parse` and `mask` are the three stages; `prepare` runs them one after another.
+`backends` loads a detector and a parser (the miniature's, or DeepFace's and SegFormer's); `detect`, `parse` and `mask`
+are the three stages; `prepare` runs them in one call. `geometry.protocols` defines detectors and parsers.
 """

@@ -1,19 +1,21 @@
-"""The pairs of detector and parser: the miniature's own, and for photographs DeepFace's detectors with three parsers."""
+"""The pairs of detector and parser: the miniature's own, and for photographs DeepFace's detectors with three parsers.
+
+OpenCV, torch and transformers are imported where a backend needs them: real photographs need neither torch nor the
+miniature's weights, and their digests need no model library at all.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from faceid_core.errors import ConfigurationError
 from faceid_core.geometry.protocols import FaceDetector, FaceParser
-
-from .. import photos
-from ..errors import ConfigurationError
-from ..weights.locate import NOWHERE, WeightsPlace, detector_folders
+from faceid_core.weights.place import NOWHERE, WeightsPlace
+from faceid_core.weights.required import ModelRef, face_detector, face_parser
+from faceid_core.weights.resolve import resolve
 
 BACKENDS = ("miniature", "deepface")
-PARSERS = ("grabcut", "ellipse", "segformer")
 
 
 def load_faces(
@@ -23,20 +25,18 @@ def load_faces(
     model: str = "opencv",
     parser: str = "grabcut",
     parser_source: str = "",
-    weights: str = "",
-    s3: Mapping[str, object] | None = None,
+    place: WeightsPlace = NOWHERE,
     device: str = "cpu",
 ) -> tuple[FaceDetector, FaceParser]:
-    """A detector and the parser that goes with it.
+    """A detector and the parser that goes with it, by their names.
 
     Args:
         name: "miniature" or "deepface".
         folder: for the miniature, a folder with `detector` and `parser` inside; None: the shipped ones.
-        model: for DeepFace, which of its detectors, see `deepface_backend.WEIGHT_FILES`.
-        parser: for DeepFace, one of `PARSERS`.
-        parser_source: of a SegFormer, its folder or staged hub id.
-        weights: folder or s3://bucket/prefix in which files that do not ship are looked for first.
-        s3: as `config.s3` has it.
+        model: for DeepFace, which of its detectors, see `deepface_files.DETECTOR_FILES`.
+        parser: for DeepFace, one of `catalog.PARSERS`.
+        parser_source: of a SegFormer, its folder or hub id.
+        place: where files that do not ship are looked for first.
         device: where a SegFormer runs.
 
     Raises:
@@ -44,86 +44,56 @@ def load_faces(
         ConfigurationError: if the name is unknown or a package is missing.
     """
     if name == "miniature":
-        # Imported here: real photographs need neither torch nor the miniature's weights.
-        from ..miniature import scorers
-
-        detector_folder = None if folder is None else Path(folder) / "detector"
-        parser_folder = None if folder is None else Path(folder) / "parser"
-        return scorers.load_detector(detector_folder), scorers.load_parser(parser_folder)
+        return _load_miniature(folder)
     if name == "deepface":
-        from .deepface_backend import DeepFaceDetector
-
-        place = WeightsPlace(weights, s3 or {})
-        return DeepFaceDetector(model, detector_folders(model, place)), load_parser(
-            parser, parser_source, place=place, device=device
-        )
+        detector, labels = face_detector(model, place), face_parser(parser, parser_source, place)
+        return load_face_models(detector, labels, device=device)
     raise ConfigurationError(f"faces backend {name!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def load_parser(
-    name: str, source: str = "", *, place: WeightsPlace = NOWHERE, device: str = "cpu"
-) -> FaceParser:
-    """A parser for photographs, by its name in `PARSERS`.
+def load_face_models(
+    detector: ModelRef, parser: ModelRef, *, planned: Mapping[str, str] | None = None, device: str = "cpu"
+) -> tuple[FaceDetector, FaceParser]:
+    """The detector and parser that a configuration needs.
+
+    Args:
+        planned: role -> digest that the run was planned with; roles that are absent are not compared.
+        device: where a SegFormer runs.
 
     Raises:
-        MissingWeights, ConfigurationError: as `load_faces`.
+        MissingWeights, ConfigurationError: see `resolve`, or a package is missing.
     """
-    if name == "segformer":
+    planned = planned or {}
+    found = resolve(detector, planned=planned.get(detector.role, ""))
+    if detector.ships:
+        resolve(parser, planned=planned.get(parser.role, ""))
+        return _load_miniature(None)
+    from .deepface_backend import DeepFaceDetector
+
+    return DeepFaceDetector(detector.name, found.paths), load_parser(parser, planned=planned, device=device)
+
+
+def load_parser(
+    parser: ModelRef, *, planned: Mapping[str, str] | None = None, device: str = "cpu"
+) -> FaceParser:
+    """A parser for photographs; raises as `load_face_models`."""
+    found = resolve(parser, planned=(planned or {}).get(parser.role, ""))
+    if parser.name == "segformer":
         from .segformer import SegFormerParser
 
-        return SegFormerParser(source, place=place, device=device)
-    kind = _plain_parser(name)
-    return kind()
-
-
-def _plain_parser(name: str):
-    if name == "grabcut":
+        return SegFormerParser(parser.source, found.paths[0], device=device)
+    if parser.name == "grabcut":
         from .grabcut import GrabCutParser
 
-        return GrabCutParser
-    if name == "ellipse":
-        from .ellipse import EllipseParser
+        return GrabCutParser()
+    from .ellipse import EllipseParser
 
-        return EllipseParser
-    raise ConfigurationError(f"face parser {name!r} is unknown; use one of {', '.join(PARSERS)}")
+    return EllipseParser()
 
 
-def backend_digest(
-    name: str, *, model: str = "opencv", weights: str = "", s3: Mapping[str, object] | None = None
-) -> str:
-    """SHA-256 of what decides a detector's answers: its files or package, and the version of its own code.
+def _load_miniature(folder: str | Path | None) -> tuple[FaceDetector, FaceParser]:
+    from faceid_core.miniature import scorers
 
-    Only for "deepface": the miniature's models have their digests in `models.lock`.
-
-    Raises:
-        MissingWeights, ConfigurationError: as `load_faces`.
-    """
-    if name != "deepface":
-        raise ConfigurationError(f"faces backend {name!r} has no digest of its own; see models.lock")
-    from .deepface_backend import DeepFaceDetector, find_weights, package_version
-
-    folders = detector_folders(model, WeightsPlace(weights, s3 or {}))
-    record = {
-        "files": {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in find_weights(model, folders)
-        },
-        "package": package_version(model),
-        "detector": [model, DeepFaceDetector.version],
-    }
-    return hashlib.sha256(photos.encode_json(record)).hexdigest()
-
-
-def parser_digest(name: str, source: str = "", place: WeightsPlace = NOWHERE) -> str:
-    """SHA-256 of what decides a photograph parser's answers: its files and the version of its own code.
-
-    Raises:
-        MissingWeights, ConfigurationError: as `load_parser`.
-    """
-    if name == "segformer":
-        from .segformer import SegFormerParser, source_digest
-
-        record = [name, SegFormerParser.version, source_digest(source, place)]
-    else:
-        kind = _plain_parser(name)
-        record = [kind.name, kind.version]
-    return hashlib.sha256(photos.encode_json(record)).hexdigest()
+    detector_folder = None if folder is None else Path(folder) / "detector"
+    parser_folder = None if folder is None else Path(folder) / "parser"
+    return scorers.load_detector(detector_folder), scorers.load_parser(parser_folder)

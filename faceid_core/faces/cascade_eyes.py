@@ -1,4 +1,4 @@
-"""Eyes for OpenCV's cascade detector, which finds faces without landmarks: sought inside the face at several sizes."""
+"""Finds the eyes for OpenCV's cascade detector, which returns faces without landmarks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from faceid_core.geometry.protocols import Box, Point
 
-# Eyes are looked for in the face at several sizes, and the median is kept: one size alone may take a nostril
-# or a brow for an eye, and is off by up to 5 % of the eye distance.
+# Eyes are detected in the face at several sizes, and the median is kept: one size alone may take a nostril or a brow for
+# an eye, and has errors of up to 5 % of the eye distance.
 _EYE_SEARCH_WIDTHS_PIXELS = (120, 160, 200, 240, 280)
 _LEAST_AGREEING_WIDTHS = 2
 # Where the eyes of an upright face can be, as fractions of its box.

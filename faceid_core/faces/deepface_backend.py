@@ -12,37 +12,14 @@ import numpy as np
 
 from faceid_core.geometry.protocols import Box, Face
 
-from ..errors import ConfigurationError, MissingWeights
-from ..weights.catalog import DETECTORS, KnownFile, KnownModel
-from ..weights.deepface_files import find_files, serving
+from ..errors import ConfigurationError
+from ..weights.catalog import VERSIONS
+from ..weights.deepface_files import DETECTOR_PACKAGES, cascade_folder, detector_files, serving
 from .cascade_eyes import find_eyes
 from .deepface_readers import Found, reader_of
 
-# Files that DeepFace 0.0.103 loads from its weights folder, and would download if they were not there.
-WEIGHT_FILES: dict[str, tuple[str, ...]] = {
-    "opencv": (),
-    "yunet": ("face_detection_yunet_2023mar.onnx",),
-    "ssd": ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),
-    "centerface": ("centerface.onnx",),
-    "dlib": ("shape_predictor_5_face_landmarks.dat",),
-    "retinaface": ("retinaface.pth",),
-    # These bring their weights in their package.
-    "mtcnn": (),
-    "fastmtcnn": (),
-    "mediapipe": (),
-}
-# Python packages that DeepFace leaves to whoever uses the detector.
-PACKAGES = {
-    "dlib": "dlib",
-    "retinaface": "retinaface",
-    "mtcnn": "mtcnn",
-    "fastmtcnn": "facenet_pytorch",
-    "mediapipe": "mediapipe",
-}
 _PIP_NAMES = {"dlib": "dlib", "retinaface": "retina-face", "facenet_pytorch": "facenet-pytorch"}
-_CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_eye.xml")
-# RetinaFace's file by DeepFace's engine.
-_RETINAFACE_FILES = {"tensorflow": "retinaface.h5", "pytorch": "retinaface.pth", "onnx": "retinaface.onnx"}
+_EYES = "haarcascade_eye.xml"
 
 # Faces are looked for in a copy of at most this many pixels a side: the cascade's time grows with the area. Where
 # nothing is found in a larger photo, its parts are searched at full size.
@@ -59,22 +36,22 @@ class DeepFaceDetector:
     """A DeepFace detector, by its DeepFace name.
 
     Args:
-        folders: of weights, looked in before DeepFace's own.
+        files: that it reads; None for those in DeepFace's own folder, in OpenCV or in a package.
 
     Raises:
         MissingWeights: if a file is absent that DeepFace would download.
-        ConfigurationError: for a name that is not in `WEIGHT_FILES`, or whose Python package is missing.
+        ConfigurationError: for a name that is not in `DETECTOR_FILES`, or whose Python package is missing.
     """
 
-    version = "2"
+    version = VERSIONS["detector"]
 
-    def __init__(self, model: str = "opencv", folders: Sequence[Path] = ()):
-        self.weight_files = find_weights(model, folders)
+    def __init__(self, model: str = "opencv", files: Sequence[Path] | None = None):
+        self.weight_files = detector_files(model) if files is None else tuple(files)
         self.name = f"deepface-{model}"
         self._model = model
         self._client = _build(model, self.weight_files)
         self._read = reader_of(model)
-        self._eye_detector = cv2.CascadeClassifier(str(_cascade_folder() / _CASCADES[1]))
+        self._eye_detector = cv2.CascadeClassifier(str(cascade_folder() / _EYES))
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """See `protocols.FaceDetector`."""
@@ -139,69 +116,13 @@ class DeepFaceDetector:
         return float(min(1.0, max(0.0, (1 - (reported or 1.0)) * 10)))
 
 
-def find_weights(model: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """The files that a DeepFace detector reads, so that they can be locked by digest; none if its package holds them.
-
-    Args:
-        folders: looked in before DeepFace's own.
-
-    Raises:
-        MissingWeights, ConfigurationError: see `DeepFaceDetector`.
-    """
-    if model not in WEIGHT_FILES:
-        known = ", ".join(WEIGHT_FILES)
-        why = "; YOLO's weights are pickles, which are never loaded" if model.startswith("yolo") else ""
-        raise ConfigurationError(
-            f"DeepFace detector {model!r} is not supported here{why}; use one of {known}"
-        )
-    if model != "opencv":
-        names = (_retinaface_file(),) if model == "retinaface" else WEIGHT_FILES[model]
-        files = tuple(KnownFile(name) for name in names)
-        return find_files(DETECTORS.get(model) or KnownModel(f"deepface-{model}", files), folders)
-    files = tuple(_cascade_folder() / name for name in _CASCADES)
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise MissingWeights(
-            f"DeepFace detector {model}: {', '.join(missing)} not found in {files[0].parent}; "
-            "install opencv-contrib-python-headless below version 5, which ships them"
-        )
-    return files
-
-
-def _cascade_folder() -> Path:
-    return Path(cv2.__file__).parent / "data"
-
-
-def package_version(model: str) -> str | None:
-    """Version of the package that decides a detector's answers beside its files; None for OpenCV and files alone."""
-    package = PACKAGES.get(model)
-    if package is None:
-        return None
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version
-
-    for name in packages_distributions().get(package, ()):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def _retinaface_file() -> str:
-    if importlib.util.find_spec("retinaface") is None:
-        return WEIGHT_FILES["retinaface"][0]
-    from retinaface.commons import backend_utils
-
-    return _RETINAFACE_FILES[backend_utils.get_backend_engine()]
-
-
 def _build(model: str, files: tuple[Path, ...]) -> Any:
     """DeepFace's own client for a detector, quiet and without its home folder."""
     if importlib.util.find_spec("deepface") is None:
         raise ConfigurationError(
             "the deepface package is not installed; install it or use the miniature faces"
         )
-    package = PACKAGES.get(model)
+    package = DETECTOR_PACKAGES.get(model)
     if package and importlib.util.find_spec(package) is None:
         raise ConfigurationError(
             f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}; install it, "

@@ -1,4 +1,4 @@
-"""The detect stage: which face of a photo is meant, whether it is good enough, and its aligned crop."""
+"""The detect stage: chooses the face of a photo, checks its quality and aligns its crop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from faceid_core.geometry.protocols import Box, Face, FaceDetector, Point
 from ..errors import PhotoRejected
 from .quality import Limits, check, check_blur_without_eyes, measure
 
-# A face and the box that names it must share this much of their union.
-_LEAST_OVERLAP = 0.1
+# Smallest intersection over union of a face and the box that selects it.
+_MIN_OVERLAP = 0.1
 _BELOW_THE_EYES = ("nose", "nose_base", "mouth_left", "mouth_right")
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One face, found and cut out.
+    """One detected face and its crop.
 
     Args:
         box: (x0, y0, x1, y1) in the photo.
@@ -37,8 +37,8 @@ class Detection:
         valid: bool [s, s], False where the crop reaches beyond the photo.
         transform: float64 [2, 3], photo to crop coordinates.
         quality: figures from `quality.measure`.
-        others: how many further faces were passed over as background, or because `face_box` named this one.
-        landmarks: further points in the photo, as far as the detector gave any.
+        others: number of further faces, ignored as background or because `face_box` selects this one.
+        landmarks: further points in the photo that the detector gave.
     """
 
     box: Box
@@ -52,7 +52,7 @@ class Detection:
     landmarks: Mapping[str, Point] = field(default_factory=dict)
 
     def face_in_crop(self) -> Face:
-        """The face in the crop's coordinates, as a parser wants it."""
+        """The face in the crop's coordinates, for a parser."""
         return _into_crop(self.box, self.eyes, self.confidence, self.transform, self.landmarks)
 
     def facts(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Detection:
 
 
 def face_from_facts(facts: dict[str, Any]) -> Face:
-    """The face in the crop's coordinates, from what `Detection.facts` wrote."""
+    """The face in the crop's coordinates, from `Detection.facts`."""
     left, right = (tuple(eye) for eye in facts["eyes"])
     landmarks = {name: tuple(point) for name, point in facts.get("landmarks", {}).items()}
     transform = np.array(facts["transform"])
@@ -89,12 +89,12 @@ def detect_face(
     eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
     limits: Limits | None = None,
 ) -> Detection:
-    """Find the one face of a photo and cut it out.
+    """Detect the one face of a photo and crop it.
 
     Args:
         image: uint8 [h, w, 3], upright.
         detector: see `protocols`.
-        face_box: which face is meant, in pixels of the upright photo; None: there must be one only.
+        face_box: selects a face, in pixels of the upright photo; None: there must be only one.
         crop_pixels: side of the crop.
         eye_targets: where the eyes go, as fractions of the side.
         limits: None for the defaults.
@@ -111,26 +111,24 @@ def detect_face(
             "A face was found, but not both of its eyes. Send a photo from the front with the eyes open."
         )
         raise PhotoRejected("eyes_not_found", sentence)
-    face = _eyes_in_order(face)
+    face = _with_ordered_eyes(face)
     landmarks = {name: point for name, point in face.landmarks.items() if name in FACE_TEMPLATE}
     try:
         quality = measure(image, face, limits)
         crop, valid, transform = align(
             image,
-            face.left_eye,
-            face.right_eye,
+            *face.eyes,
             size=crop_pixels,
             eye_targets=eye_targets,
             landmarks=landmarks,
         )
     except ValueError as error:
-        # Eyes on one spot or off the photo: the detector's answer is no pair of eyes.
-        sentence = "The eyes could not be told apart. Send a photo from the front with the eyes open."
+        # Eyes that coincide or lie off the photo are no pair of eyes.
+        sentence = "The two eyes could not be distinguished. Send a photo from the front with the eyes open."
         raise PhotoRejected("eyes_not_found", sentence) from error
     check(quality, limits)
-    eyes = (face.left_eye, face.right_eye)
     others = len(found) - 1
-    return Detection(face.box, eyes, face.confidence, crop, valid, transform, quality, others, landmarks)
+    return Detection(face.box, face.eyes, face.confidence, crop, valid, transform, quality, others, landmarks)
 
 
 def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
@@ -140,9 +138,9 @@ def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
     if face_box is not None:
         best = max(found, key=lambda face: _overlap(face.box, face_box))
         overlap = _overlap(best.box, face_box)
-        if overlap < _LEAST_OVERLAP:
-            sentence = "No face was found where face_box points. It counts pixels of the upright photo."
-            raise PhotoRejected("no_face", sentence, value=round(overlap, 3), threshold=_LEAST_OVERLAP)
+        if overlap < _MIN_OVERLAP:
+            sentence = "No face was found at face_box. It counts pixels of the upright photo."
+            raise PhotoRejected("no_face", sentence, value=round(overlap, 3), threshold=_MIN_OVERLAP)
         return best
     widest = max(face.width for face in found)
     near = [face for face in found if face.width >= limits.min_relative_size * widest]
@@ -154,12 +152,12 @@ def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
     return near[0]
 
 
-def _eyes_in_order(face: Face) -> Face:
-    """The eyes so that the face is upright between them: above nose and mouth, or else left before right.
+def _with_ordered_eyes(face: Face) -> Face:
+    """The face with its eyes in order: above nose and mouth, or else the left one first.
 
-    A detector may name eyes by the person's sides, or by the picture's in a picture that stands on its head.
+    A detector may name eyes by the person's sides, or by the picture's sides in an inverted picture.
     """
-    (lx, ly), (rx, ry) = face.left_eye, face.right_eye
+    (lx, ly), (rx, ry) = face.eyes
     below = [face.landmarks[name] for name in _BELOW_THE_EYES if name in face.landmarks]
     if below:
         x, y = np.mean(below, axis=0) - ((lx + rx) / 2, (ly + ry) / 2)
@@ -196,7 +194,7 @@ def _into_crop(
 ) -> Face:
     x0, y0, x1, y1 = box
     corners = transform_points(transform, [(x0, y0), (x1, y0), (x0, y1), (x1, y1)])  # [4, 2]
-    # A turned box gets the upright box around the same center with its own scaled sides.
+    # A rotated box becomes the upright box with the same center and its own scaled sides.
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     center, half = corners.mean(axis=0), np.array([x1 - x0, y1 - y0]) * scale / 2
     (ax, ay), (bx, by) = transform_points(transform, eyes).tolist()

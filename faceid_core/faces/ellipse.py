@@ -1,4 +1,4 @@
-"""A parser that needs no model: ellipses laid over a face by its eyes and box; approximate."""
+"""A parser without a model: ellipses placed by a face's eyes and box; approximate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from faceid_core.geometry.align import TRAINING_EYE_TARGETS
 from faceid_core.geometry.classes import INDEX
 from faceid_core.geometry.protocols import Face
+from faceid_core.weights.catalog import VERSIONS
 
-# Half width of a face by its eye distance and by the width of a detector's box: the mean of both estimates
-# was nearest on three portraits, one of them half turned.
+# Half width of a face from its eye distance and from the width of a detector's box: the mean of both was closest on three
+# portraits, one of them half turned.
 _HALF_WIDTH_PER_EYE_DISTANCE = 1.0
 _HALF_WIDTH_PER_BOX_WIDTH = 0.44
 # Ellipses in units of the face's half width: class, center (x, y) from the middle of the eyes, half axes.
@@ -31,18 +32,18 @@ class EllipseParser:
     """Labels skin, hair, eyes, brows and mouth by geometry alone; hair reaches to the ears' height only."""
 
     name = "ellipse"
-    version = "1"
+    version = VERSIONS["ellipse"]
     approximate = True
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
-        """See `protocols.FaceParser`; without `faces`, eyes are taken to be at the training targets."""
+        """See `protocols.FaceParser`; without `faces`, the eyes are at the training targets."""
         return np.stack([_label(crop.shape[0], face) for crop, face in with_faces(crops, faces)])
 
 
 def with_faces(
     crops: Sequence[np.ndarray], faces: Sequence[Face] | None
 ) -> list[tuple[np.ndarray, Face | None]]:
-    """Every crop with its face; None where no faces were given.
+    """Pair every crop with its face; None if no faces are given.
 
     Raises:
         ValueError: there are fewer or more faces than crops.
@@ -55,7 +56,7 @@ def with_faces(
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a face lies: its eyes, its axes, and its half width, by which all lengths are measured.
+    """A face's coordinate system: its eyes, its axes, and its half width as the unit of length.
 
     Args:
         eyes: float64 [2, 2], left and right.
@@ -74,11 +75,11 @@ class Geometry:
         return ((across - offset[0]) / axes[0]) ** 2 + ((along - offset[1]) / axes[1]) ** 2 <= 1
 
     def below(self, size: int, units: float) -> np.ndarray:
-        """Pixels further down than so many units below the eyes, bool [size, size]."""
+        """Pixels more than a number of units below the eyes, bool [size, size]."""
         return self._coordinates(size)[1] > units
 
     def within(self, size: int, units: float) -> np.ndarray:
-        """Pixels at most so many units beside the middle of the face, bool [size, size]."""
+        """Pixels at most a number of units from the face's vertical axis, bool [size, size]."""
         return np.abs(self._coordinates(size)[0]) <= units
 
     def shoulders(self, size: int, chin: float, half_width: float) -> np.ndarray:
@@ -94,7 +95,7 @@ class Geometry:
 
 
 def geometry_of(size: int, face: Face | None) -> Geometry:
-    """The geometry of a face in a crop of `size` pixels; without one, eyes are taken to be at the training targets."""
+    """The geometry of a face in a crop of `size` pixels; without a face, the eyes are at the training targets."""
     if face is None or face.left_eye is None or face.right_eye is None:
         eyes = np.array(TRAINING_EYE_TARGETS) * size
     else:
@@ -114,12 +115,12 @@ def _label(size: int, face: Face | None) -> np.ndarray:
 
 
 def draw_parts(labels: np.ndarray, place: Geometry, *, features: bool = False) -> np.ndarray:
-    """Draw the ellipses of a face onto labels [size, size] and return them; `features`: mouth, brows and eyes only."""
+    """Draw the ellipses of a face onto labels [size, size] and return them; `features`: only mouth, brows and eyes."""
     degrees = float(np.degrees(np.arctan2(place.right[1], place.right[0])))
 
     def draw(name: str, origin: np.ndarray, offset: tuple[float, float], axes: tuple[float, float]) -> None:
         center = origin + (offset[0] * place.right + offset[1] * place.down) * place.unit
-        # OpenCV's coordinates name pixel centers; four fraction bits keep small crops smooth.
+        # OpenCV's coordinates are those of pixel centers; four fraction bits keep small crops smooth.
         fixed = np.rint((center - 0.5) * 16).astype(int).tolist()
         half = np.rint(np.array(axes) * place.unit * 16).astype(int).tolist()
         cv2.ellipse(labels, fixed, half, degrees, 0, 360, INDEX[name], -1, cv2.LINE_8, 4)

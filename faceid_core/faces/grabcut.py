@@ -1,4 +1,4 @@
-"""A parser that needs no weights: ellipses by the landmarks say where to begin, GrabCut finds where colors part."""
+"""A parser without weights: ellipses by the landmarks initialize GrabCut, which segments by color."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 
 from faceid_core.geometry.classes import INDEX
-from faceid_core.geometry.protocols import Face
+from faceid_core.geometry.protocols import Face, Point
+from faceid_core.weights.catalog import VERSIONS
 
 from .ellipse import Geometry, draw_parts, geometry_of, with_faces
 
-# GrabCut works on a copy of this size: its time grows with the area, and a mask needs no more.
+# GrabCut works on a copy of this size, which suffices for a mask; its time grows with the area.
 _WORK_PIXELS = 256
 _ROUNDS = 4
 # In units of the face's half width, from the middle of the eyes: center (x, y), half axes.
@@ -20,26 +21,26 @@ _SURE_FACE = (0.0, 0.42), (0.62, 0.72)
 _FOREHEAD = (0.0, -0.62), (0.65, 0.5)
 _PERHAPS_FACE = (0.0, 0.38), (1.05, 1.28)
 _HEAD = (0.0, 0.0), (1.6, 1.8)
-_CHIN = 1.55  # where the face ends below, along the line from the eyes' middle to the chin
+_CHIN = 1.55  # the face's lower end, along the line from the eyes' middle to the chin
 _NECK_END = 2.3
 _NECK_HALF_WIDTH = 0.75
-# How many standard deviations from the face's hue still count as skin.
+# Skin is within this many standard deviations of the face's hue.
 _LIKE_SKIN = 2.5
 
 
 class GrabCutParser:
-    """Skin, hair, neck and clothes by color around a face, eyes, brows and mouth by geometry.
+    """Labels skin, hair, neck and clothes by color, and eyes, brows and mouth by geometry.
 
-    Twice GrabCut (Rother, Kolmogorov and Blake 2004): once for the person against what is behind, once within the
-    person for the face's skin against all else. What is skin below the chin is neck, what is not is clothes.
+    Runs GrabCut twice (Rother, Kolmogorov and Blake 2004): for the person against the background, and within the person
+    for the face's skin against the rest. Below the chin, skin is neck and the rest is clothes.
     """
 
     name = "grabcut"
-    version = "1"
+    version = VERSIONS["grabcut"]
     approximate = True
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:
-        """See `protocols.FaceParser`; without `faces`, eyes are taken to be at the training targets."""
+        """See `protocols.FaceParser`; without `faces`, the eyes are at the training targets."""
         return np.stack([_label(crop, face) for crop, face in with_faces(crops, faces)])
 
 
@@ -48,11 +49,11 @@ def _label(crop: np.ndarray, face: Face | None) -> np.ndarray:
     work = min(side, _WORK_PIXELS)
     small = crop if work == side else cv2.resize(crop, (work, work), interpolation=cv2.INTER_AREA)
     place = geometry_of(work, face if work == side else _scaled(face, work / side))
-    person, skin = _cut(np.ascontiguousarray(small[:, :, ::-1]), place)
+    person, skin = _segment(np.ascontiguousarray(small[:, :, ::-1]), place)
     labels = _classes(person, skin, place)
     labels = cv2.resize(labels, (side, side), interpolation=cv2.INTER_NEAREST)
     covered = labels == INDEX["skin"]
-    # Features count where the face is: geometry puts them on hair that hides them too.
+    # Geometry also places features on hair that hides them; they count only on skin.
     features = draw_parts(
         np.full((side, side), INDEX["background"], np.uint8), geometry_of(side, face), features=True
     )
@@ -61,51 +62,54 @@ def _label(crop: np.ndarray, face: Face | None) -> np.ndarray:
     return labels
 
 
-def _cut(picture: np.ndarray, place: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Who is in the picture (uint8 BGR), and where that one's skin is: two bool [s, s]."""
+def _segment(picture: np.ndarray, place: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Masks bool [s, s] of the person in a picture (uint8 BGR), and of the person's skin."""
     side = picture.shape[0]
     sure, perhaps, head = (place.ellipse(side, *part) for part in (_SURE_FACE, _PERHAPS_FACE, _HEAD))
     below, body = place.below(side, _CHIN), place.shoulders(side, _CHIN, _NECK_HALF_WIDTH)
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
-    # Clothes often have the hair's color: what is below the chin must not teach what is behind the head.
+    # Clothes often have the hair's color: pixels below the chin must not define the background of the head.
     seeds[below] = cv2.GC_PR_BGD
     seeds[head | body] = cv2.GC_PR_FGD
-    # Hair or bald, what lies above the brows is the person: from it the hair's color is learned.
+    # Pixels above the brows belong to the person, with or without hair; they define the hair's color.
     seeds[sure | place.ellipse(side, *_FOREHEAD)] = cv2.GC_FGD
-    person = _grab(picture, seeds) | sure
+    person = _foreground(picture, seeds) | sure
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
     seeds[person & ~below] = cv2.GC_PR_BGD
     seeds[person & ~below & perhaps] = cv2.GC_PR_FGD
     seeds[sure] = cv2.GC_FGD
-    face = _grab(picture, seeds)
+    face = _foreground(picture, seeds)
     neck = person & below & place.within(side, _NECK_HALF_WIDTH) & ~place.below(side, _NECK_END)
-    return person, face | (neck & _like(picture, sure))
+    return person, face | (neck & _similar_hue(picture, sure))
 
 
-def _like(picture: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """Pixels whose hue lies in the distribution of a sample's, bool [s, s]; shadow under a chin is not told apart."""
+def _similar_hue(picture: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Pixels whose hue is within the distribution of a sample's, bool [s, s]; a chin's shadow is not distinguished."""
     hue = cv2.cvtColor(picture, cv2.COLOR_BGR2LAB)[..., 1:].astype(np.float64)  # [s, s, 2]
     known = hue[sample]
-    # A floor of two steps keeps an even sample from accepting nothing but itself.
+    # A floor of two steps lets a uniform sample accept similar colors.
     inverse = np.linalg.inv(np.cov(known.T) + np.eye(2) * 4)
     offset = hue - known.mean(axis=0)
     return np.einsum("xyi,ij,xyj->xy", offset, inverse, offset) <= _LIKE_SKIN**2
 
 
-def _grab(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Where GrabCut sees the foreground: bool [s, s]; the seeds' own guess if one side has no pixel to learn from."""
+def _foreground(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """GrabCut's foreground, bool [s, s]; the seeds' own if foreground or background has no seed."""
     front = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
     if front.all() or not front.any():
         return front
-    # Its k-means draws its first centers: the same picture must give the same mask.
+    # Seeds its k-means, so that the same picture gives the same mask.
     cv2.setRNGSeed(0)
     marks = seeds.copy()
-    cv2.grabCut(picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK)
+    # The rectangle is not read in this mode.
+    cv2.grabCut(
+        picture, marks, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK
+    )
     return (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
 
 
 def _classes(person: np.ndarray, skin: np.ndarray, place: Geometry) -> np.ndarray:
-    """Labels from who and where the skin is, uint8 [s, s]."""
+    """Labels uint8 [s, s] from the masks of the person and the skin."""
     side = person.shape[0]
     below = place.below(side, _CHIN)
     head = place.ellipse(side, *_HEAD)
@@ -121,8 +125,8 @@ def _scaled(face: Face | None, factor: float) -> Face | None:
     if face is None:
         return None
 
-    def scaled(point):
+    def scaled(point: Point | None) -> Point | None:
         return None if point is None else (point[0] * factor, point[1] * factor)
 
-    box = tuple(value * factor for value in face.box)
-    return Face(box, scaled(face.left_eye), scaled(face.right_eye), face.confidence)
+    x0, y0, x1, y1 = (value * factor for value in face.box)
+    return Face((x0, y0, x1, y1), scaled(face.left_eye), scaled(face.right_eye), face.confidence)

@@ -1,4 +1,4 @@
-"""The mask stage: which pixels of a crop are the person's, and whether that is a usable mask."""
+"""The mask stage: selects the person's pixels of a crop and checks the mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, PhotoRejected
 # Shares of the crop. A face in an aligned crop takes about a quarter of it.
 MIN_AREA_SHARE = 0.03
 _USUAL_AREA_SHARE = (0.08, 0.80)
-# A region that the user pointed at, of whatever kind: stages/parse.py labels it so.
+# A region that the user pointed at, of whatever kind: stage parse labels its pixels so.
 GIVEN, GIVEN_CLASS = "subject", "object"
 # Eyes, nose and mouth as an ellipse, in eye distances: how far its center lies below the middle of the eyes, half width,
 # half height. A beard is labeled as hair and covers nothing.
@@ -32,17 +32,17 @@ def make_mask(
     eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
     max_covered_share: float | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Turn labels into a mask and say how good it is.
+    """Turn labels into a mask and a verdict about it.
 
-    The largest connected part of the region is kept (a parser's stray specks are not the person), and holes
-    in it are closed (glasses are neither skin nor eyes, but hide part of the face).
+    Keeps the largest connected part of the region, without a parser's stray pixels, and closes its holes, since glasses
+    are neither skin nor eyes but hide part of the face.
 
     Args:
         labels: uint8 [h, w], indices of `classes.CLASSES`.
-        region: "face", "face_hair" or "head", see `classes.REGIONS`; or "subject", which the user gave and which is
-            kept in all its parts.
+        region: "face", "face_hair" or "head", see `classes.REGIONS`; or "subject", which the user
+            gave and which keeps all its parts.
         valid: bool [h, w], False where there is no photo; such pixels are never in the mask.
-        min_area_share: least share of the crop.
+        min_area_share: smallest share of the crop.
         eye_targets: where the crop's eyes are, as fractions of its side.
         max_covered_share: largest share of eyes, nose and mouth that may be labeled as something else; None: any.
 
@@ -115,12 +115,12 @@ def _largest_part(wanted: np.ndarray) -> np.ndarray:
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(wanted.astype(np.uint8), connectivity=8)
     if count <= 1:
         return np.zeros_like(wanted)
-    # Part 0 is everything that is not wanted.
+    # Part 0 is everything outside the region.
     return parts == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
 
 
 def _close_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill what the mask encloses: the outside is what is reached from a rim laid around the crop."""
+    """Fill the mask's holes: pixels that are not connected to a border around the crop."""
     outside = cv2.copyMakeBorder((~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     _, parts = cv2.connectedComponents(outside, connectivity=4)
     return (parts != parts[0, 0])[1:-1, 1:-1] | mask

@@ -1,4 +1,4 @@
-"""One picture of what was made of a photo: box and landmarks, crop, classes, mask."""
+"""One picture of a prepared photo: box and landmarks, crop, classes, mask."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def draw_face(image: np.ndarray, detection: Detection) -> np.ndarray:
 
 
 def overlay_mask(crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The crop with what lies outside the mask grayed and darkened, uint8 [s, s, 3]."""
+    """The crop, gray and dark outside the mask, uint8 [s, s, 3]."""
     gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * np.float32(0.35)  # [s, s, 1]
     share = mask.astype(np.float32)[..., None]
     return np.rint(crop * share + gray * (1 - share)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Decode, detect, parse and mask one photo in one call, for `faceid prepare` and for trying things out."""
+"""Decode, detect, parse and mask one photo in one call, for `faceid prepare` and experiments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .quality import Limits
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training gets of one photo, and how it came about.
+    """The training data of one photo, and intermediate results.
 
     Args:
         image: the upright photo, uint8 [h, w, 3].
@@ -75,7 +75,7 @@ def prepare_photo(
         limits: None for the defaults.
         framing: of the crop, see `align.FRAMINGS`.
         max_covered_share: see `mask.make_mask`.
-        face_box: which face is meant, in pixels of the upright photo.
+        face_box: selects a face, in pixels of the upright photo.
 
     Raises:
         PhotoRejected: with any of the reasons of `photos.decode`, `detect.detect_face` and `mask.make_mask`.

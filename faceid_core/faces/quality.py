@@ -1,4 +1,4 @@
-"""How good a photo of a face is, in figures, and the limits below which it is turned away."""
+"""Quality figures of a photo's face, and the limits at which the photo is rejected."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ from faceid_core.geometry.protocols import Box, Face
 from .. import photos
 from ..errors import PhotoRejected
 
-# Sharpness is measured on a copy of the face of this size, so that the photo's resolution does not count.
+# Sharpness is measured on a copy of the face of this size, so that the photo's resolution has no effect.
 _SHARPNESS_PIXELS = 96
-# The part of that copy which the face fills, as fractions of the side: x0, y0, x1, y1.
+# The face's part of that copy, as fractions of the side: x0, y0, x1, y1.
 _FACE_PART = (0.25, 0.30, 0.75, 0.85)
 # The face as an ellipse, in eye distances: how far its center lies below the middle of the eyes, half width,
-# half height. Measured on portraits by hand; it only decides how much of a face lies outside the photo.
+# half height. Measured on portraits by hand; used only for the share of a face outside the photo.
 _FACE_ELLIPSE = (0.35, 1.0, 1.25)
-# How far nose tip and nose base lie before the plane of the eyes, in eye distances: from the mean face of 68 points in
+# Distance of nose tip and nose base from the plane of the eyes, in eye distances: from the mean face of 68 points in
 # space that OpenFace fits (Baltrusaitis et al. 2016): points 30 and 33 against the means of 36 and 39, 42 and 45.
 _DEPTHS = {"nose": 0.61, "nose_base": 0.44}
-# Gray values that count as black or white: what lies beyond is detail that the sensor has lost.
+# Gray values that count as black or white, where the sensor has lost the detail.
 _BLACK, _WHITE = 12 / 255, 248 / 255
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a photo must keep to; every default is a starting point that a configuration may replace.
+    """Limits of a photo; the configuration may replace every default.
 
     Args:
         max_bytes: largest file.
         max_pixels: largest width x height.
-        min_face_pixels: least width and height of the face's box in the photo.
-        min_sharpness: least `sharpness`, see there. Blurring a sharp face by a Gaussian of 3 % of the eye
+        min_face_pixels: smallest width and height of the face's box in the photo.
+        min_sharpness: lowest `sharpness`. Blurring a sharp face by a Gaussian of 3 % of the eye
             distance left at least 0.14 on portraits and renders, 9 % at most 0.044.
         max_cut_share: largest share of the face that may lie outside the photo.
-        max_yaw_degrees: how far the face may be turned to the side; None: any. Only detectors that give a nose tell.
+        max_yaw_degrees: largest turn of the face to the side; None: any. Needs a detector that gives a nose.
         max_clipped_share: largest share of the face that may be black or white; None: any.
-        min_relative_size: a further face counts as somebody in the background when it is narrower than this
-            share of the widest face.
+        min_relative_size: a further face narrower than this share of the widest one counts as background.
     """
 
     max_bytes: int = photos.MAX_BYTES
@@ -58,12 +57,12 @@ class Limits:
 
     @property
     def for_photographs(self) -> bool:
-        """Whether what only photographs have is limited."""
+        """Whether figures that only photographs have are limited."""
         return self.max_yaw_degrees is not None or self.max_clipped_share is not None
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Limits:
-        """The limits among a stage's parameters; what is not among them keeps its default."""
+        """The limits among a stage's parameters; the others keep their defaults."""
         return cls(**{each.name: parameters[each.name] for each in fields(cls) if each.name in parameters})
 
 
@@ -73,15 +72,15 @@ def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict
     Args:
         image: uint8 [h, w, 3].
         face: with both eyes.
-        limits: which of the figures that only photographs have are wanted.
+        limits: select the figures that only photographs have.
 
     Returns:
         face_pixels (the smaller side of its box), eye_distance_pixels, sharpness, cut_share, brightness and
         contrast (mean and standard deviation of the face's gray values, 0 to 1); where limited, clipped_share and, if
         the detector gave a nose, yaw_degrees (positive: turned to the picture's right).
     """
-    eyes = np.array([face.left_eye, face.right_eye], dtype=np.float64)  # [2, 2]
-    crop, _, _ = align(image, face.left_eye, face.right_eye, size=_SHARPNESS_PIXELS)
+    eyes = np.array(face.eyes, dtype=np.float64)  # [2, 2]
+    crop, _, _ = align(image, *face.eyes, size=_SHARPNESS_PIXELS)
     x0, y0, x1, y1 = (round(part * _SHARPNESS_PIXELS) for part in _FACE_PART)
     gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[y0:y1, x0:x1].astype(np.float32) / 255
     figures = {
@@ -102,18 +101,18 @@ def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict
 
 
 def sharpness(gray: np.ndarray) -> float:
-    """Variance of the Laplacian divided by the variance of the gray values, so that contrast does not count.
+    """Variance of the Laplacian divided by the variance of the gray values, so that contrast has no effect.
 
     Args:
         gray: float32 [h, w] in 0 to 1, of a face brought to one size.
     """
-    # A floor of half a gray step keeps an even surface from dividing by nothing.
+    # A floor of half a gray step avoids dividing by zero on a uniform surface.
     spread = max(float(gray.var()), (0.5 / 255) ** 2)
     return float(cv2.Laplacian(gray, cv2.CV_32F).var()) / spread
 
 
 def check_blur_without_eyes(image: np.ndarray, box: Box, limits: Limits) -> None:
-    """Of a photograph's face whose eyes were not found: whether blur is why, by the sharpness of its box.
+    """Check a face without detected eyes for blur, by the sharpness of its box.
 
     Raises:
         PhotoRejected: too_blurred.
@@ -145,10 +144,10 @@ def cut_share(height: int, width: int, eyes: np.ndarray) -> float:
 
 
 def yaw_degrees(face: Face) -> float | None:
-    """How far a face is turned to the side, from where its nose lies between the eyes; None without a nose.
+    """The face's turn to the side, from the nose's position between the eyes; None without a nose.
 
-    A head turned by an angle shows a nose that lies before the eyes' plane by d eye distances at d * tan(angle) from the
-    middle, in eye distances as they appear.
+    A nose that lies d eye distances in front of the eyes' plane appears at d * tan(angle) eye distances from the middle
+    of the eyes.
     """
     name = next((name for name in _DEPTHS if name in face.landmarks), None)
     if name is None:
@@ -162,7 +161,7 @@ def yaw_degrees(face: Face) -> float | None:
 
 
 def check(figures: dict[str, float], limits: Limits) -> None:
-    """Turn a photo away whose figures (from `measure`) do not keep to the limits.
+    """Reject a photo whose figures (from `measure`) exceed the limits.
 
     Raises:
         PhotoRejected: face_too_small, face_cut_off, turned_away, badly_exposed or too_blurred.

@@ -1,10 +1,8 @@
-"""Face parsing by a SegFormer through transformers: a folder or a staged hub id, its labels mapped to our classes."""
+"""Face parsing by a SegFormer through transformers, its labels mapped to our classes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from faceid_core.geometry.classes import INDEX
 from faceid_core.geometry.protocols import Face
 
 from ..errors import ConfigurationError, MissingWeights
-from ..weights.catalog import KnownFile, KnownModel
-from ..weights.locate import NOWHERE, WeightsPlace, digest_of, entry_of, files_of
+from ..weights.catalog import VERSIONS
 
 # What the labels of face parsing models mean here. The names are those of CelebAMask-HQ (Lee et al. 2020) as
 # jonathandinu/face-parsing writes them, and the spellings of other models trained on it or on LaPa.
@@ -37,30 +34,24 @@ LABELS: dict[str, str] = {
     "neck_l": "accessory", "necklace": "accessory",
 }  # fmt: skip
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[0-9a-f]{40})?", re.ASCII)
-WEIGHT_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-# Size of jonathandinu/face-parsing's model.safetensors, for the message about a missing one: 84.6 million parameters.
-_USUAL_MEGABYTES = 340
-
 
 class SegFormerParser:
     """A `SegformerForSemanticSegmentation` and its preprocessing.
 
     Args:
-        source: a folder in the layout of transformers, or a hub id whose files are in `weights` or the local cache.
-        place: where `faceid models fetch` puts hub models.
+        source: as the configuration names it.
+        folder: of its files, in the layout of transformers; only safetensors are read.
         device: where it runs.
 
     Raises:
-        MissingWeights: a file is absent; nothing is downloaded, and only safetensors are read.
+        MissingWeights: the file of weights lacks some of them.
         ConfigurationError: the folder holds another kind of model, or a label that has no meaning here.
     """
 
-    version = "1"
+    version = VERSIONS["segformer"]
     approximate = False
 
-    def __init__(self, source: str, *, place: WeightsPlace = NOWHERE, device: str = "cpu"):
-        folder = find_folder(source, place)
+    def __init__(self, source: str, folder: Path, *, device: str = "cpu"):
         self.name = f"segformer:{Path(source).name}"
         self.device = device
         self._classes = _class_table(_json(folder / "config.json"), source)
@@ -97,79 +88,6 @@ class SegFormerParser:
         if about.get("do_normalize", True):
             values = (values - np.float32(about["image_mean"])) / np.float32(about["image_std"])
         return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-
-def hub_parser(source: str) -> KnownModel | None:
-    """The model that a hub id (maybe with @commit) names; None if the source is a folder."""
-    if not _HUB_ID.fullmatch(source) or Path(source).is_dir():
-        return None
-    repository, _, revision = source.partition("@")
-    folder = source.replace("/", "--").replace("@", "--")
-    files = tuple(KnownFile(name) for name in WEIGHT_FILES)
-    return KnownModel(folder, files, hub=repository, revision=revision or None)
-
-
-def find_folder(source: str, place: WeightsPlace = NOWHERE) -> Path:
-    """The folder of a parser's files: its path or, for a hub id, in `place` or else the local cache of the hub.
-
-    Raises:
-        MissingWeights: naming what is absent and where it belongs.
-        ConfigurationError: no source is given.
-    """
-    if not source:
-        raise ConfigurationError(
-            "faces.parser segformer needs faces.parser_source: a folder, or a hub id such as jonathandinu/face-parsing"
-        )
-    folder = Path(source)
-    if not folder.is_dir():
-        model = hub_parser(source)
-        folder = (model and _fetched(model, place)) or _staged(source)
-    missing = [name for name in WEIGHT_FILES if not (folder / name).is_file()]
-    if missing:
-        raise MissingWeights(
-            f"face parser {source}: {', '.join(missing)} not found in {folder}; put the files of a SegFormer for face "
-            f"parsing there (jonathandinu/face-parsing: {_USUAL_MEGABYTES} MB), as safetensors"
-        )
-    return folder
-
-
-def source_digest(source: str, place: WeightsPlace = NOWHERE) -> str:
-    """SHA-256 over the files that a parser is loaded from."""
-    folder = find_folder(source, place)
-    whole = hashlib.sha256()
-    for name in WEIGHT_FILES:
-        with (folder / name).open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()
-
-
-def _fetched(model: KnownModel, place: WeightsPlace) -> Path | None:
-    """Where `models fetch` put a parser; a bucket's is brought here. None if it was not brought."""
-    if not place.is_bucket:
-        return next((each / model.folder for each in place.folders if (each / model.folder).is_dir()), None)
-    if model.folder not in place.lock().models:
-        return None
-    return files_of(model, place, digest=digest_of(entry_of(model, place)))[0].parent
-
-
-def _staged(source: str) -> Path:
-    """The snapshot of a hub id in the local cache; nothing is asked of the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        model = hub_parser(source)
-        repository, revision = (model.hub, model.revision) if model else (source, None)
-        found = snapshot_download(
-            repository, revision=revision, local_files_only=True, allow_patterns=list(WEIGHT_FILES)
-        )
-        return Path(found)
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise MissingWeights(
-            f"face parser {source} is neither a folder nor a hub id in the local cache of the hub (HF_HOME); bring "
-            f"it with `faceid models fetch`, or {', '.join(WEIGHT_FILES)} there (jonathandinu/face-parsing: "
-            f"{_USUAL_MEGABYTES} MB), before the run, which downloads nothing"
-        ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:

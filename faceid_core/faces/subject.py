@@ -1,4 +1,4 @@
-"""Other subjects than people: a cat, a car. No face is looked for; the user's box or mask says where the subject is."""
+"""Other subjects than people, such as a cat: the user's box or mask locates the subject, without face detection."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from faceid_core.geometry.protocols import Box
 from .. import photos
 from ..errors import PhotoRejected
 
-# Side of the crop, in the longer sides of the subject's box: some surroundings are kept.
+# Side of the crop as a multiple of the box's longer side, to keep some surroundings.
 _SURROUNDINGS = 1.25
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A subject, cut out.
+    """A cropped subject.
 
     Args:
         box: (x0, y0, x1, y1) in the photo.
@@ -45,7 +45,7 @@ class Cut:
 
 
 def read_subject_mask(data: bytes, *, max_bytes: int, max_pixels: int) -> np.ndarray:
-    """A mask from its picture's bytes, untrusted: bool [h, w], True where it is rather white than black.
+    """Read a mask from a picture's untrusted bytes: bool [h, w], True where it is closer to white than to black.
 
     Raises:
         PhotoRejected: subject_mask_transparent, or any of the reasons of `photos.decode`.
@@ -55,7 +55,7 @@ def read_subject_mask(data: bytes, *, max_bytes: int, max_pixels: int) -> np.nda
     except PhotoRejected as rejected:
         if rejected.reason != photos.TRANSPARENT:
             raise
-        # The ground on which it lies would decide what is white.
+        # The background under it would decide what is white.
         sentence = (
             "The mask has transparent parts. Send it opaque: white where the subject is, black elsewhere."
         )
@@ -66,14 +66,14 @@ def read_subject_mask(data: bytes, *, max_bytes: int, max_pixels: int) -> np.nda
 def cut_subject(
     image: np.ndarray, *, box: Box | None, mask: np.ndarray | None, crop_pixels: int, least_pixels: float
 ) -> Cut:
-    """Cut an upright square around what the user pointed at.
+    """Crop an upright square around the subject that the user gave.
 
     Args:
         image: uint8 [h, w, 3], upright.
         box: around the subject, in pixels of the upright photo; None: around the mask.
         mask: bool [h, w], the subject; None: the whole box. With both, the mask within the box.
         crop_pixels: side of the crop.
-        least_pixels: least width and height of the box.
+        least_pixels: smallest width and height of the box.
 
     Raises:
         PhotoRejected: subject_mask_size, subject_outside or subject_too_small.
@@ -86,7 +86,7 @@ def cut_subject(
         )
         raise PhotoRejected("subject_mask_size", sentence)
     if box is None:
-        box = _around(mask)
+        box = _bounding_box(mask)
     x0, y0, x1, y1 = max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
     within = np.zeros((height, width), bool)
     if x0 < x1 and y0 < y1:
@@ -106,19 +106,16 @@ def cut_subject(
         raise PhotoRejected("subject_too_small", sentence, value=round(smaller, 1), threshold=least_pixels)
     side = _SURROUNDINGS * max(x1 - x0, y1 - y0)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    # The same cut as for faces, by two points a quarter of the side beside the middle.
-    where = {
-        "left_eye": (x - side / 4, y),
-        "right_eye": (x + side / 4, y),
-        "size": crop_pixels,
-        "eye_targets": ((0.25, 0.5), (0.75, 0.5)),
-    }
-    crop, valid, transform = align(image, **where)
-    shares, _, _ = align(np.repeat(within[..., None].astype(np.uint8) * 255, 3, axis=2), **where)
+    # The same crop as for faces, by two points a quarter of the side beside the middle.
+    points = (x - side / 4, y), (x + side / 4, y)
+    targets = (0.25, 0.5), (0.75, 0.5)
+    crop, valid, transform = align(image, *points, size=crop_pixels, eye_targets=targets)
+    mask_image = np.repeat(within[..., None].astype(np.uint8) * 255, 3, axis=2)
+    shares, _, _ = align(mask_image, *points, size=crop_pixels, eye_targets=targets)
     return Cut((x0, y0, x1, y1), crop, valid, (shares[..., 0] > 127) & valid, transform)
 
 
-def _around(mask: np.ndarray | None) -> Box:
+def _bounding_box(mask: np.ndarray | None) -> Box:
     """The box around a mask; an empty one for an empty mask."""
     if mask is None or not mask.any():
         return 0.0, 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Alignment: the similarity transform that puts the eyes, and what else was found of a face, where models expect them."""
+"""Alignment: the similarity transform that moves the eyes and other landmarks to where models expect them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from faceid_core.geometry.protocols import Point
 
@@ -23,11 +24,11 @@ PORTRAIT_EYE_TARGETS: EyeTargets = ((0.40625, 0.45), (0.59375, 0.45))
 
 FRAMINGS: dict[str, EyeTargets] = {"close_up": TRAINING_EYE_TARGETS, "portrait": PORTRAIT_EYE_TARGETS}
 
-# Where the further points of a frontal face lie: from the middle of the eyes, along the line from the left to the right
-# eye and down from it, in eye distances. Nose and mouth after the template to which InsightFace aligns for ArcFace
-# (112 x 112: eyes 38.29, 51.70 and 73.53, 51.50; nose 56.03, 71.74; mouth 41.55, 92.37 and 70.73, 92.20), the corners of
-# the eyes and the base of the nose after dlib's mean face (get_face_chip_details in image_transforms/interpolation.h);
-# both made symmetrical.
+# Further points of a frontal face, in eye distances from the middle of the eyes: along the line from the left to the
+# right eye, and down from it. Nose and mouth follow the template to which InsightFace aligns for ArcFace (112 x 112: eyes
+# 38.29, 51.70 and 73.53, 51.50; nose 56.03, 71.74; mouth 41.55, 92.37 and 70.73, 92.20). The corners of the eyes and the
+# base of the nose follow dlib's mean face (get_face_chip_details in image_transforms/interpolation.h). Both are made
+# symmetrical.
 FACE_TEMPLATE: dict[str, Point] = {
     "nose": (0.0, 0.571),
     "mouth_left": (-0.414, 1.155),
@@ -39,18 +40,24 @@ FACE_TEMPLATE: dict[str, Point] = {
     "nose_base": (0.0, 0.774),
 }
 
-# Above this shrinking factor the source is averaged in whole blocks first: it bounds memory for large photos.
-_MOST_SUPERSAMPLING = 8
-# Two eyes nearer than this cannot give a direction.
-_LEAST_EYE_DISTANCE_PIXELS = 1.0
+# Above this shrinking factor the source is first averaged in whole blocks, which bounds memory for large photos.
+_MAX_SUPERSAMPLING = 8
+# Eyes nearer than this have no reliable direction.
+_MIN_EYE_DISTANCE_PIXELS = 1.0
+
+
+def targets_in_pixels(eye_targets: EyeTargets, size: int) -> EyeTargets:
+    """Eye targets, given as fractions of a crop's side, in pixels of a crop of a size."""
+    (lx, ly), (rx, ry) = eye_targets
+    return (lx * size, ly * size), (rx * size, ry * size)
 
 
 def similarity(source: EyeTargets, target: EyeTargets) -> np.ndarray:
-    """The rotation, uniform scale and shift that takes two points onto two others.
+    """The rotation, uniform scale and shift that maps two points onto two others.
 
     Args:
         source: two points (x, y) in pixels.
-        target: where they are to go, in pixels.
+        target: their targets in pixels.
 
     Returns:
         float64 [2, 3]: target = matrix[:, :2] @ point + matrix[:, 2].
@@ -61,7 +68,7 @@ def similarity(source: EyeTargets, target: EyeTargets) -> np.ndarray:
     (ax, ay), (bx, by) = source
     (cx, cy), (dx, dy) = target
     start, end = complex(bx - ax, by - ay), complex(dx - cx, dy - cy)
-    if abs(start) < _LEAST_EYE_DISTANCE_PIXELS:
+    if abs(start) < _MIN_EYE_DISTANCE_PIXELS:
         raise ValueError(f"the eyes lie {abs(start):.2f} pixels apart; alignment needs two distinct points")
     turn = end / start  # a complex number is a rotation with a scale
     matrix = np.array([[turn.real, -turn.imag, 0.0], [turn.imag, turn.real, 0.0]])
@@ -70,7 +77,7 @@ def similarity(source: EyeTargets, target: EyeTargets) -> np.ndarray:
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scale and shift that takes points nearest onto others, in the sense of least squares.
+    """The rotation, uniform scale and shift that maps points onto others with the least squared error.
 
     Args:
         source, target: float [n, 2], at least two distinct points.
@@ -78,7 +85,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     Returns:
         float64 [2, 3], as `similarity`.
 
-    Source: Umeyama, Least-squares estimation of transformation parameters, 1991; in the plane, without reflection, it
+    Source: Umeyama, Least-squares estimation of transformation parameters, 1991. In the plane, without reflection, it
     is a linear regression of complex numbers.
     """
     p, q = (np.asarray(points, np.float64) @ np.array([1, 1j]) for points in (source, target))
@@ -91,12 +98,13 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def face_transform(
     left_eye: Point, right_eye: Point, landmarks: Mapping[str, Point], targets: EyeTargets
 ) -> np.ndarray:
-    """The similarity that puts a face's eyes, and its further landmarks of `FACE_TEMPLATE`, to their places.
+    """The similarity that moves a face's eyes, and its landmarks of `FACE_TEMPLATE`, to their targets.
 
     Args:
         left_eye, right_eye: in the photo.
-        landmarks: further points by name; of the eyes' corners all four count, and then in the place of the centers.
-        targets: of the eye centers, in pixels of the crop; the other points' places follow from them.
+        landmarks: further points by name. The corners of the eyes count only if all four are given; they then replace
+            the centers.
+        targets: of the eye centers, in pixels of the crop; the other points' targets follow from them.
 
     Raises:
         ValueError: if the eyes coincide.
@@ -119,7 +127,7 @@ def face_transform(
     return fit_similarity(np.array(source), np.array(target))
 
 
-def transform_points(matrix: np.ndarray, points) -> np.ndarray:
+def transform_points(matrix: np.ndarray, points: ArrayLike) -> np.ndarray:
     """Apply a transform [2, 3] to points [n, 2]; float64 [n, 2]."""
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
 
@@ -138,7 +146,7 @@ def align(
     eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
     landmarks: Mapping[str, Point] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut an upright square around a face, eyes at fixed places.
+    """Crop an upright square around a face, with the eyes at fixed positions.
 
     Args:
         image: uint8 [h, w, 3].
@@ -146,19 +154,17 @@ def align(
         right_eye: eye on the picture's right.
         size: side of the crop in pixels.
         eye_targets: where the eyes go, as fractions of the side.
-        landmarks: further points of the face; those of `FACE_TEMPLATE` share in the alignment with the eyes.
+        landmarks: further points of the face; those of `FACE_TEMPLATE` are aligned together with the eyes.
 
     Returns:
-        crop uint8 [size, size, 3], averaged when it is smaller than the original; where it reaches beyond the
-        photo, the photo's edge is repeated.
+        crop uint8 [size, size, 3], averaged where it shrinks the photo; beyond the photo its edge is repeated.
         valid bool [size, size]: False where the crop reaches beyond the photo.
         transform float64 [2, 3]: photo coordinates to crop coordinates.
 
     Raises:
         ValueError: if the eyes coincide or the crop lies wholly outside the photo.
     """
-    target = tuple((x * size, y * size) for x, y in eye_targets)
-    transform = face_transform(left_eye, right_eye, landmarks or {}, target)
+    transform = face_transform(left_eye, right_eye, landmarks or {}, targets_in_pixels(eye_targets, size))
     valid = _inside(image.shape[0], image.shape[1], transform, size)
     if not valid.any():
         raise ValueError(f"eyes at {left_eye} and {right_eye} put the crop outside the photo")
@@ -188,7 +194,7 @@ def _for_pixel_centers(matrix: np.ndarray) -> np.ndarray:
 
 
 def _inside(height: int, width: int, transform: np.ndarray, size: int) -> np.ndarray:
-    """Which crop pixels [size, size] have their center on the photo."""
+    """Crop pixels whose center lies on the photo, bool [size, size]."""
     centers = np.arange(size) + 0.5
     grid = np.stack(np.meshgrid(centers, centers), axis=-1).reshape(-1, 2)  # [size * size, 2] as (x, y)
     x, y = transform_points(invert(transform), grid).T
@@ -196,7 +202,7 @@ def _inside(height: int, width: int, transform: np.ndarray, size: int) -> np.nda
 
 
 def _needed_region(image: np.ndarray, transform: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the photo that the crop sees, with its transform: OpenCV warps 32,767 pixels a side."""
+    """The part of the photo that the crop covers, and its transform: OpenCV warps at most 32,767 pixels a side."""
     height, width = image.shape[:2]
     corners = transform_points(invert(transform), [(0, 0), (size, 0), (0, size), (size, size)])
     margin = 2 + math.ceil(2 / _scale(transform))
@@ -211,8 +217,8 @@ def _needed_region(image: np.ndarray, transform: np.ndarray, size: int) -> tuple
 
 
 def _shrink_in_blocks(region: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average whole blocks until at most `_MOST_SUPERSAMPLING` times too many pixels a side are left."""
-    block = int(1 / (_scale(transform) * _MOST_SUPERSAMPLING))
+    """Average whole blocks until each side has at most `_MAX_SUPERSAMPLING` times the crop's pixels."""
+    block = int(1 / (_scale(transform) * _MAX_SUPERSAMPLING))
     if block <= 1:
         return region, transform
     height, width = region.shape[:2]

@@ -1,4 +1,4 @@
-"""The classes that a face parser gives to pixels, shared by the renderer, the parsers and the masks."""
+"""The classes of a face parser's pixels, shared by the renderer, the parsers and the masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS: tuple[tuple[int, int, int], ...] = (
     (210, 160, 110), (70, 160, 90), (240, 220, 60), (150, 90, 220), (190, 130, 90),
 )  # fmt: skip
 
-# What each mask region is made of. Parsers label a beard as hair: `face` leaves it out, `face_hair` keeps it.
+# Classes of each mask region. Parsers label a beard as hair: `face` excludes it, `face_hair` includes it.
 REGIONS: dict[str, tuple[str, ...]] = {
     "face": ("skin", "eyes", "brows", "mouth"),
     "face_hair": ("skin", "eyes", "brows", "mouth", "hair"),

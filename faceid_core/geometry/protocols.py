@@ -1,8 +1,8 @@
-"""What a face detector and a face parser are: the seam where the miniature's models and DeepFace plug in.
+"""Protocols of face detectors and face parsers; the miniature's models and DeepFace implement them.
 
-Coordinates are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its center is (i + 0.5, j + 0.5), so
-that a point keeps its meaning when a picture is scaled. `left` and `right` are the picture's sides:
-`left_eye` is the eye with the smaller x in an upright picture, that is the person's own right eye.
+Coordinates are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), and its center is (i + 0.5, j + 0.5), so that a
+point keeps its meaning when a picture is scaled. Left and right are the picture's sides: `left_eye` is the eye with the
+smaller x in an upright picture, which is the person's right eye.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Face:
     """One face found in a picture.
 
     Args:
-        box: (x0, y0, x1, y1) in pixels of the picture, about from the forehead to the chin.
+        box: (x0, y0, x1, y1) in pixels of the picture, roughly from forehead to chin.
         left_eye: center of the eye on the picture's left, or None if the detector did not find it.
         right_eye: center of the eye on the picture's right, or None.
         confidence: 0 to 1, comparable within one detector only.
@@ -34,6 +34,17 @@ class Face:
     right_eye: Point | None
     confidence: float
     landmarks: Mapping[str, Point] = field(default_factory=dict)
+
+    @property
+    def eyes(self) -> tuple[Point, Point]:
+        """Centers of the left and the right eye.
+
+        Raises:
+            ValueError: if the detector did not find both.
+        """
+        if self.left_eye is None or self.right_eye is None:
+            raise ValueError("a face is aligned by its two eyes, and the detector did not find both")
+        return self.left_eye, self.right_eye
 
     @property
     def width(self) -> float:
@@ -53,14 +64,14 @@ class FaceDetector(Protocol):
     version: str
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """The faces of each picture (uint8 [h, w, 3] RGB, sizes may differ), the surest first; maybe none."""
+        """The faces of each picture (uint8 [h, w, 3] RGB, of any sizes), the most confident first."""
         ...
 
 
 class FaceParser(Protocol):
     """Gives every pixel of an aligned crop one of `classes.CLASSES`.
 
-    `approximate` is True when the labels are rough: from geometry and color, not from knowing faces.
+    `approximate` is True when the labels come from geometry and color, without a model of faces.
     """
 
     name: str

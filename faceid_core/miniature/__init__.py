@@ -1,1 +1,4 @@
-"""A small synthetic world with its own small models, so that everything runs, and means something, without downloads."""
+"""The miniature: a renderer of people and scenes, and small models trained on it, so that all runs without downloads.
+
+`miniature_training` trains and measures these models.
+"""

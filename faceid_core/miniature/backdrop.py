@@ -1,11 +1,9 @@
-"""What lies behind the people: eight scenes and a plain studio wall."""
+"""Draws the background: one of eight scenes, or a plain studio wall."""
 
 import colorsys
 import random
 
 from .canvas import Canvas, Pen
-
-BACKGROUND = 0
 
 
 def draw_backdrop(canvas: Canvas, scene: str | None, seed: int) -> None:

@@ -1,8 +1,11 @@
-"""Draws neck, clothes, and the arm with what it holds; the unit is the face's half height."""
+"""Draws neck, clothes, and the arm with the held object; the unit is the face's half height."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Pen
+from .canvas import Pen, Points
 from .people import Color, Person, mix
 
 NECK, CLOTHES_LABEL, OBJECT, ARM = 6, 7, 9, 10
@@ -33,52 +36,100 @@ def _torso(shoulder: float) -> np.ndarray:
     )
 
 
+@dataclass(frozen=True)
+class Torso:
+    """The torso that clothes are drawn on, with half the shoulders' width and the clothes' two colors."""
+
+    pen: Pen
+    person: Person
+    shoulder: float
+    base: Color
+    dark: Color
+
+    def line(self, points: Points, width: float, color: Color) -> None:
+        """Draw a line of clothes."""
+        self.pen.line(points, width, color, CLOTHES_LABEL)
+
+    def polygon(self, points: Points, color: Color) -> None:
+        """Fill a polygon of clothes."""
+        self.pen.polygon(points, color, CLOTHES_LABEL)
+
+
 def draw_clothes(pen: Pen, person: Person, clothes: str) -> None:
     """Draw the shoulders and the torso down to the picture's edge."""
-    shoulder = 1.62 if person.presents == "man" else 1.42
     base = _BASE[clothes]
-    dark = mix(base, (0, 0, 0), 0.25)
-    label = CLOTHES_LABEL
-    torso = _torso(shoulder)
+    torso = Torso(pen, person, 1.62 if person.presents == "man" else 1.42, base, mix(base, (0, 0, 0), 0.25))
     if clothes == "green hoodie":
-        pen.ellipse(0, 1.12, 0.95, 0.42, dark, label)
-    pen.polygon(torso, base, label)
-    if clothes == "purple dress":
-        pen.polygon(torso, person.skin, NECK)
-        neckline = [(-shoulder * 1.01, 1.85), (-0.8, 1.62), (0, 1.9), (0.8, 1.62), (shoulder * 1.01, 1.85)]
-        pen.polygon([*neckline, (shoulder * 1.06, 6), (-shoulder * 1.06, 6)], base, label)
-        for side in (-1, 1):
-            pen.line([(side * 0.78, 1.36), (side * 0.8, 1.75)], 0.2, base, label)
-        pen.line([(-shoulder, 3.3), (shoulder, 3.3)], 0.22, (250, 210, 90), label)
-    elif clothes == "red sweater":
-        for y in (2.3, 2.9, 3.5):
-            pen.line([(-shoulder, y), (shoulder, y)], 0.12, dark, label)
-    elif clothes == "yellow jacket":
-        pen.polygon([(-0.34, 1.2), (0.34, 1.2), (0.26, 6), (-0.26, 6)], (84, 92, 110), label)
-        pen.line([(-0.34, 1.2), (-0.26, 6)], 0.1, dark, label)
-        pen.line([(0.34, 1.2), (0.26, 6)], 0.1, dark, label)
-    elif clothes == "blue shirt":
-        pen.line([(0, 1.4), (0, 6)], 0.07, dark, label)
-        for y in (1.9, 2.4, 2.9, 3.4):
-            pen.ellipse(0, y, 0.08, 0.08, (250, 250, 250), label)
-    elif clothes == "green hoodie":
-        pen.polygon([(-0.8, 2.75), (0.8, 2.75), (1.1, 3.6), (-1.1, 3.6)], dark, label)
-    elif clothes == "black suit":
-        pen.polygon([(-0.46, 1.15), (0.46, 1.15), (0, 2.75)], (250, 250, 250), label)
-        pen.polygon([(-0.1, 1.4), (0.1, 1.4), (0.15, 2.3), (0, 2.6), (-0.15, 2.3)], (186, 36, 44), label)
-    elif clothes == "striped shirt":
-        for y in np.arange(1.5, 4.0, 0.5):
-            pen.line([(-shoulder * 1.03, y), (shoulder * 1.03, y)], 0.24, (34, 54, 110), label)
-    elif clothes == "white coat":
-        pen.polygon([(-0.42, 1.15), (0.42, 1.15), (0, 2.5)], (120, 190, 196), label)
-        pen.line([(-0.45, 1.15), (0, 2.5), (0.45, 1.15)], 0.1, (176, 180, 192), label)
-        pen.line([(0, 2.5), (0, 6)], 0.07, (176, 180, 192), label)
-        pen.line([(-0.95, 2.7), (-0.5, 2.7)], 0.08, (176, 180, 192), label)
-    # Arms are told from the trunk by a line each; without it a wide torso looks like a wall.
+        pen.ellipse(0, 1.12, 0.95, 0.42, torso.dark, CLOTHES_LABEL)
+    torso.polygon(_torso(torso.shoulder), base)
+    _DETAILS[clothes](torso)
+    # A line separates each arm from the trunk; without it a wide torso looks like a wall.
     if clothes != "purple dress":
-        seam = mix(base, (120, 120, 130), 0.35) if sum(base) > 600 else dark
+        seam = mix(base, (120, 120, 130), 0.35) if sum(base) > 600 else torso.dark
         for side in (-1, 1):
-            pen.line([(side * shoulder * 0.72, 2.2), (side * shoulder * 0.76, 5)], 0.08, seam, label)
+            x = side * torso.shoulder
+            torso.line([(x * 0.72, 2.2), (x * 0.76, 5)], 0.08, seam)
+
+
+def _dress(torso: Torso) -> None:
+    shoulder = torso.shoulder
+    torso.pen.polygon(_torso(shoulder), torso.person.skin, NECK)
+    neckline = [(-shoulder * 1.01, 1.85), (-0.8, 1.62), (0, 1.9), (0.8, 1.62), (shoulder * 1.01, 1.85)]
+    torso.polygon([*neckline, (shoulder * 1.06, 6), (-shoulder * 1.06, 6)], torso.base)
+    for side in (-1, 1):
+        torso.line([(side * 0.78, 1.36), (side * 0.8, 1.75)], 0.2, torso.base)
+    torso.line([(-shoulder, 3.3), (shoulder, 3.3)], 0.22, (250, 210, 90))
+
+
+def _sweater(torso: Torso) -> None:
+    for y in (2.3, 2.9, 3.5):
+        torso.line([(-torso.shoulder, y), (torso.shoulder, y)], 0.12, torso.dark)
+
+
+def _jacket(torso: Torso) -> None:
+    torso.polygon([(-0.34, 1.2), (0.34, 1.2), (0.26, 6), (-0.26, 6)], (84, 92, 110))
+    torso.line([(-0.34, 1.2), (-0.26, 6)], 0.1, torso.dark)
+    torso.line([(0.34, 1.2), (0.26, 6)], 0.1, torso.dark)
+
+
+def _shirt(torso: Torso) -> None:
+    torso.line([(0, 1.4), (0, 6)], 0.07, torso.dark)
+    for y in (1.9, 2.4, 2.9, 3.4):
+        torso.pen.ellipse(0, y, 0.08, 0.08, (250, 250, 250), CLOTHES_LABEL)
+
+
+def _hoodie(torso: Torso) -> None:
+    torso.polygon([(-0.8, 2.75), (0.8, 2.75), (1.1, 3.6), (-1.1, 3.6)], torso.dark)
+
+
+def _suit(torso: Torso) -> None:
+    torso.polygon([(-0.46, 1.15), (0.46, 1.15), (0, 2.75)], (250, 250, 250))
+    torso.polygon([(-0.1, 1.4), (0.1, 1.4), (0.15, 2.3), (0, 2.6), (-0.15, 2.3)], (186, 36, 44))
+
+
+def _stripes(torso: Torso) -> None:
+    for y in np.arange(1.5, 4.0, 0.5):
+        torso.line([(-torso.shoulder * 1.03, y), (torso.shoulder * 1.03, y)], 0.24, (34, 54, 110))
+
+
+def _coat(torso: Torso) -> None:
+    gray = (176, 180, 192)
+    torso.polygon([(-0.42, 1.15), (0.42, 1.15), (0, 2.5)], (120, 190, 196))
+    torso.line([(-0.45, 1.15), (0, 2.5), (0.45, 1.15)], 0.1, gray)
+    torso.line([(0, 2.5), (0, 6)], 0.07, gray)
+    torso.line([(-0.95, 2.7), (-0.5, 2.7)], 0.08, gray)
+
+
+_DETAILS: dict[str, Callable[[Torso], None]] = {
+    "purple dress": _dress,
+    "red sweater": _sweater,
+    "yellow jacket": _jacket,
+    "blue shirt": _shirt,
+    "green hoodie": _hoodie,
+    "black suit": _suit,
+    "striped shirt": _stripes,
+    "white coat": _coat,
+}
 
 
 def draw_neck(pen: Pen, person: Person, clothes: str) -> None:
@@ -206,7 +257,7 @@ def _wine(pen: Pen, x: float, y: float) -> None:
     )
 
 
-# Each object with its place and the place of the hand on it, and whether the hand lies in front.
+# Each object with its position, the hand's position on it, and whether the hand is in front.
 _HELD = {
     "basketball": (_basketball, (0.82, 2.4), (0.95, 3.0)),
     "umbrella": (_umbrella, (1.78, 2.5), (1.78, 2.5)),
@@ -217,7 +268,7 @@ _HELD = {
 
 
 def draw_held(pen: Pen, person: Person, clothes: str, held: str) -> None:
-    """Draw an object, the forearm that comes up to it from the right edge of the torso, and the hand."""
+    """Draw an object, the forearm from the torso's right edge to it, and the hand."""
     draw, (x, y), (hand_x, hand_y) = _HELD[held]
     shoulder = 1.62 if person.presents == "man" else 1.42
     sleeve = person.skin if clothes == "purple dress" else mix(_BASE[clothes], (90, 90, 100), 0.22)

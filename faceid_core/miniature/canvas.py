@@ -1,6 +1,7 @@
-"""A picture being drawn: colors and labels at three times the final size, shrunk at the end."""
+"""The canvas: colors and labels are drawn at three times the final size and shrunk at the end."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -10,6 +11,8 @@ OVERSAMPLING = 3
 _FRACTION_BITS = 4
 _ANGLES = np.linspace(0, 2 * math.pi, 28, endpoint=False)
 CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)  # [28, 2]
+
+Points = Sequence[tuple[float, float]] | np.ndarray  # [n, 2]
 
 cv2.setNumThreads(1)
 
@@ -26,7 +29,9 @@ class Canvas:
         """A pen whose origin and unit are given in picture sides."""
         return Pen(self, x, y, unit)
 
-    def gradient(self, top: tuple, bottom: tuple, y0: float = 0.0, y1: float = 1.0) -> None:
+    def gradient(
+        self, top: Sequence[float], bottom: Sequence[float], y0: float = 0.0, y1: float = 1.0
+    ) -> None:
         """Fill the rows from y0 to y1 (picture sides) with a vertical gradient, label 0."""
         first, last = int(y0 * self.side), math.ceil(y1 * self.side)
         share = np.linspace(0, 1, max(1, last - first))[:, None]
@@ -47,16 +52,16 @@ class Pen:
     def __init__(self, canvas: Canvas, x: float, y: float, unit: float):
         self.canvas, self.x, self.y, self.unit = canvas, x, y, unit
         fixed = canvas.side << _FRACTION_BITS
-        # Coordinates of cv2 name pixel centers: half a pixel off the picture's own.
+        # cv2's coordinates are those of pixel centers, half a pixel off the picture's.
         half = 1 << (_FRACTION_BITS - 1)
         self._origin = np.array([x * fixed - half, y * fixed - half])
         self._unit = unit * fixed
         self.pixels_per_unit = unit * canvas.side
 
-    def _fixed(self, points) -> np.ndarray:
+    def _fixed(self, points: Points) -> np.ndarray:
         return np.rint(np.asarray(points, dtype=np.float64) * self._unit + self._origin).astype(np.int32)
 
-    def polygon(self, points, color: tuple, label: int) -> None:
+    def polygon(self, points: Points, color: tuple, label: int) -> None:
         """Fill a polygon [N, 2]."""
         cv2.fillPoly(self.canvas.pixels, [self._fixed(points)], (*color, label), cv2.LINE_8, _FRACTION_BITS)
 
@@ -65,7 +70,7 @@ class Pen:
         points = self._fixed(CIRCLE * (rx, ry) + (x, y))
         cv2.fillConvexPoly(self.canvas.pixels, points, (*color, label), cv2.LINE_8, _FRACTION_BITS)
 
-    def line(self, points, width: float, color: tuple, label: int, closed: bool = False) -> None:
+    def line(self, points: Points, width: float, color: tuple, label: int, closed: bool = False) -> None:
         """Draw a line of a width in units, at least one drawn pixel wide."""
         thickness = max(1, round(width * self.pixels_per_unit))
         cv2.polylines(

@@ -1,4 +1,4 @@
-"""Puts a shot into words; the prompt grid uses the same phrases."""
+"""Captions of shots; the prompt grid uses the same phrases."""
 
 import random
 
@@ -47,12 +47,12 @@ OPENINGS = {
 
 
 def caption(shot: Shot, subject: str, rng: random.Random | None = None) -> str:
-    """What a shot shows, in lower-case words.
+    """A caption of a shot, in lower-case words.
 
     Args:
         subject: the name, or a word such as "person" or "a woman".
-        rng: if given, the opening, the order and the silence about some of what is drawn vary; without it
-            the caption says everything in a fixed order.
+        rng: varies the opening, the order and the completeness; without it the caption names everything in a fixed
+            order.
     """
     said = {
         "scene": 0.93,

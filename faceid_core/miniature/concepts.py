@@ -1,4 +1,4 @@
-"""What can be asked for in the miniature world: scenes, attributes, held objects and clothes."""
+"""The miniature's concepts: scenes, attributes, held objects and clothes."""
 
 SCENES = ("beach", "forest", "city", "snow", "desert", "night", "room", "stage")
 ATTRIBUTES = ("eyes closed", "smiling", "mouth open", "glasses", "hat", "white hair")

@@ -27,11 +27,12 @@ def face_outline(person: Person) -> np.ndarray:
 
 
 def hair_color(person: Person, attributes: frozenset[str]) -> Color:
+    """The person's hair color, or white if the attributes say so."""
     return WHITE_HAIR if "white hair" in attributes else person.hair_color
 
 
 def draw_back_hair(pen: Pen, person: Person, attributes: frozenset[str]) -> None:
-    """The hair that hangs behind neck and face."""
+    """Draw the hair behind neck and face."""
     color = mix(hair_color(person, attributes), (20, 16, 30), 0.18)
     width, hat = person.face_width, "hat" in attributes
     if person.hair_style == "long":
@@ -75,7 +76,7 @@ def draw_back_hair(pen: Pen, person: Person, attributes: frozenset[str]) -> None
 
 
 def _arc(width: float, level: float, volume: float) -> np.ndarray:
-    """The outer edge [15, 2] of a cap of hair from the left side at `level` over the crown to the right."""
+    """The outer edge [15, 2] of the hair's cap, from the left side at `level` over the crown to the right."""
     x, y = np.cos(_UPPER), np.sin(_UPPER)
     return np.stack([x * width * 1.07, np.where(y > -0.2, level * (1 + y * 5), y * volume)], axis=1)
 

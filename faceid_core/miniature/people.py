@@ -1,4 +1,4 @@
-"""The people of the miniature world, from seeds, and the names of those whom the base model knows."""
+"""The people of the miniature, made from seeds, and the names of those whom the base model knows."""
 
 import random
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from .concepts import BEARDS, HAIR_STYLES, MARKS
 
 Color = tuple[int, int, int]
 
-# The seven sets are disjoint: a person that tests or samples rely on is never seen in any training.
+# The seven sets are disjoint: no training uses a person of the tests or samples.
 NAMED_SEEDS = range(1, 257)
-# On whom the method's settings are chosen; no figure that is reported comes from them.
+# The method's settings are chosen on these people; no reported figure comes from them.
 TUNING_SEEDS = range(8001, 8033)
 SAMPLE_SEEDS = range(9001, 9009)
-# Of the scorers that select, and of those that report.
+# Training people of the selection scorers, and of the reporting scorers.
 SCORER_TRAINING_SEEDS = range(100_000, 140_000)
 SECOND_SCORER_TRAINING_SEEDS = range(140_000, 180_000)
 HELD_OUT_SEEDS = range(200_000, 201_000)
@@ -51,7 +51,7 @@ FIRST_NAMES, LAST_NAMES = tuple(_FIRST_WORDS.split()), tuple(_LAST_WORDS.split()
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that stays the same in every picture of one person.
+    """What is the same in every picture of one person.
 
     Lengths are in units of the face's half height; `jaw` runs from 0 (pointed) to 1 (square),
     `brow_tilt` from -1 (falling outwards) to 1 (rising outwards).
@@ -88,7 +88,8 @@ def mix(first: Color, second: Color, share: float) -> Color:
 
 
 def _near(color: Color, rng: random.Random, spread: int) -> Color:
-    return tuple(min(255, max(0, channel + rng.randint(-spread, spread))) for channel in color)  # type: ignore[return-value]
+    red, green, blue = (min(255, max(0, channel + rng.randint(-spread, spread))) for channel in color)
+    return red, green, blue
 
 
 def person_from_seed(seed: int) -> Person:
@@ -136,7 +137,7 @@ def person_from_seed(seed: int) -> Person:
 def name_of(seed: int) -> str:
     """The two-word name of a named person.
 
-    Every first and every last name is shared by four people, so that neither word alone says who is meant.
+    Four people share each first and each last name, so that one word alone does not identify a person.
 
     Raises:
         ValueError: if the seed is not among `NAMED_SEEDS`.

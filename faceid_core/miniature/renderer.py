@@ -1,4 +1,4 @@
-"""Draws a picture of a person, with the class of every pixel, the face boxes and the eyes."""
+"""Renders a picture of a person, with each pixel's class, the face boxes and the eyes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +32,10 @@ _PLACES = {"face": (0.53, 0.32), "half": (0.34, 0.20)}
 
 @dataclass(frozen=True)
 class Shot:
-    """Everything about a picture but the person in it.
+    """Everything in a picture but the person.
 
     `scene` None is a plain studio wall; `dx`, `dy` (picture sides) and `scale` move and size the figure;
-    `backdrop_seed` settles the details of the scene and the color of wall and hat.
+    `backdrop_seed` decides the details of the scene and the colors of wall and hat.
     Objects are held in half figures only: a close-up leaves no room for them.
     """
 
@@ -64,8 +64,14 @@ class Shot:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture: `image` uint8 [H, W, 3] RGB, `labels` uint8 [H, W] indices of `LABELS`, the face `boxes`
-    (x0, y0, x1, y1) and the `eyes` ((x, y) of the left one in the picture, (x, y) of the right one), in pixels."""
+    """A rendered picture with its labels.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        labels: uint8 [H, W], indices of `LABELS`.
+        boxes: (x0, y0, x1, y1) of each face, in pixels.
+        eyes: (x, y) of each face's left and right eye in the picture, in pixels.
+    """
 
     image: np.ndarray
     labels: np.ndarray
@@ -98,7 +104,7 @@ def _render(people: Sequence[Person], centers: Sequence[float], shot: Shot, size
 
 
 def render(person: Person, shot: Shot, *, size: int = 64) -> Rendered:
-    """One person; the same arguments always give the same picture.
+    """Render one person; the same arguments always give the same picture.
 
     Args:
         size: height and width in pixels.
@@ -107,12 +113,12 @@ def render(person: Person, shot: Shot, *, size: int = 64) -> Rendered:
 
 
 def render_scene(shot: Shot, *, size: int = 64) -> Rendered:
-    """The scene of a shot with nobody in it: labels all 0, no boxes."""
+    """Render the scene of a shot without people: all labels 0, no boxes."""
     return _render([], [], shot, size)
 
 
 def render_group(people: Sequence[Person], shot: Shot, *, size: int = 64) -> Rendered:
-    """Two people side by side, small enough for both faces to be whole.
+    """Render two people side by side, small enough for both faces to fit.
 
     Raises:
         ValueError: if there are not exactly two.

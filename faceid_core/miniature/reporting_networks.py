@@ -1,4 +1,4 @@
-"""The reporting set's networks: patches, depthwise and attention blocks; nothing of the selection set's trunk."""
+"""The reporting set's networks: patches, depthwise and attention blocks, without the selection set's trunk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 4  # side of a patch, pixels
-FINE, COARSE = 16, 8  # cells a side at the two levels
+COARSE = 8  # cells a side at the coarse level
 
 
 class DepthwiseBlock(nn.Module):
-    """A 7 x 7 depthwise convolution, then a widened layer for each cell, added to the input.
+    """A 7 x 7 depthwise convolution and a widened layer per cell, added to the input.
 
     Source: Liu et al., "A ConvNet for the 2020s" (ConvNeXt), without the learned scale.
     """
@@ -30,9 +30,9 @@ class DepthwiseBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all cells, then a widened layer for each, both added to the input.
+    """Self-attention over all cells and a widened layer per cell, both added to the input.
 
-    The products are written out: in half precision on a CPU the fused attention is many times slower.
+    The products are explicit, because fused attention in half precision on a CPU is many times slower.
     """
 
     def __init__(self, channels: int, heads: int = 4, expansion: int = 3):
@@ -62,7 +62,7 @@ def unfold(x: Tensor, side: int) -> Tensor:
 
 
 def fold(x: Tensor, side: int) -> Tensor:
-    """What `unfold` did, undone: [n, h, w, side side c] to [n, h side, w side, c]."""
+    """The inverse of `unfold`: [n, h, w, side side c] to [n, h side, w side, c]."""
     n, h, w, c = x.shape
     c = c // side**2
     x = x.reshape(n, h, w, side, side, c).transpose(2, 3)
@@ -70,7 +70,7 @@ def fold(x: Tensor, side: int) -> Tensor:
 
 
 class PatchTrunk(nn.Module):
-    """Features of 4 x 4 patches at 16 cells a side, and at 8 cells a side, where every cell knows its place.
+    """Features of 4 x 4 patches at 16 cells a side, and at 8 cells a side with position embeddings.
 
     Args:
         fine, coarse: channels at the two levels.
@@ -95,7 +95,7 @@ class PatchTrunk(nn.Module):
 
 
 class ReportingRecognizerNetwork(nn.Module):
-    """An aligned crop to a direction in embedding space, and, in training, to the person's parameters.
+    """Embeds an aligned crop; in training also estimates the person's parameters.
 
     Args:
         trunk: arguments of `PatchTrunk`.
@@ -117,11 +117,13 @@ class ReportingRecognizerNetwork(nn.Module):
 
     def read_traits(self, embedding: Tensor) -> Tensor:
         """The person's parameters [n, traits] from embeddings [n, dimensions]."""
+        if self.traits is None:
+            raise ValueError("this recognizer was built without a head for traits")
         return self.traits(embedding * embedding.shape[1] ** 0.5)
 
 
 class ConceptHead(nn.Module):
-    """Looks where its own concept shows: learned glances over the cells, then the answers.
+    """Attention pooling over the cells, then the answers.
 
     Args:
         channels: of the cells.
@@ -145,7 +147,7 @@ class ConceptHead(nn.Module):
 
 
 class ConceptNetwork(nn.Module):
-    """A picture to the answers of one head for each kind of concept.
+    """Classifies a picture with one head for each kind of concept.
 
     Args:
         trunk: arguments of `PatchTrunk`.
@@ -166,7 +168,7 @@ class ConceptNetwork(nn.Module):
 
 
 class _Finer(nn.Module):
-    """Coarse features brought to 16 cells a side and mixed with the fine ones."""
+    """Upsamples coarse features to 16 cells a side and mixes them with the fine ones."""
 
     def __init__(self, fine: int, coarse: int):
         super().__init__()
@@ -178,7 +180,7 @@ class _Finer(nn.Module):
 
 
 class ReportingDetectorNetwork(nn.Module):
-    """A picture to a 16 x 16 grid of faces, coded as `scorer_networks.DetectorNetwork` says.
+    """Maps a picture to a 16 x 16 grid of faces, coded as `scorer_networks.DetectorNetwork` says.
 
     Args:
         trunk: arguments of `PatchTrunk`.
@@ -188,8 +190,9 @@ class ReportingDetectorNetwork(nn.Module):
         super().__init__()
         self.trunk = PatchTrunk(**trunk)
         self.finer = _Finer(trunk["fine"], trunk["coarse"])
-        self.head = nn.Sequential(nn.LayerNorm(trunk["fine"]), nn.Linear(trunk["fine"], 9))
-        nn.init.constant_(self.head[1].bias[:1], -4.0)
+        logits = nn.Linear(trunk["fine"], 9)
+        self.head = nn.Sequential(nn.LayerNorm(trunk["fine"]), logits)
+        nn.init.constant_(logits.bias[:1], -4.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [n, 3, 64, 64] to the grid [n, 9, 16, 16]."""
@@ -198,7 +201,7 @@ class ReportingDetectorNetwork(nn.Module):
 
 
 class ReportingParserNetwork(nn.Module):
-    """A picture to logits of the face classes: every patch names its own 16 pixels.
+    """Maps a picture to logits of the face classes; each patch classifies its own 16 pixels.
 
     Args:
         trunk: arguments of `PatchTrunk`.

@@ -1,4 +1,4 @@
-"""The scorers that report, ready to use: the same tasks as `scorers`, other networks, other people."""
+"""The reporting set of scorers: the tasks of `scorers` with other networks, trained on other people."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .scorers import (
     MiniatureDetector,
     MiniatureParser,
     MiniatureRecognizer,
+    decide,
     in_batches,
     load_network,
-    most_probable,
-    named_shares,
+    named_probabilities,
     squares,
 )
 
@@ -38,7 +38,7 @@ _KINDS = {
 
 
 class MiniatureConceptScorer:
-    """Names what a picture shows, and says how much of what a text names is in it."""
+    """Names what a picture shows, and scores how much of a text's concepts it shows."""
 
     name = "miniature-reporting"
     version = "1"
@@ -51,36 +51,36 @@ class MiniatureConceptScorer:
 
         Args:
             images: n pictures, uint8 [h, w, 3].
-            texts: n texts; words that are not of `concepts` are let pass.
+            texts: n texts; words that are not of `concepts` are ignored.
         """
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} pictures, {len(texts)} texts: score takes one text a picture")
         found = [
-            np.mean([shares[_KINDS[name]][name] for name in named_in(text)] or [1.0])
+            np.mean([shares[_KINDS[name]][name] for name in concepts_in_text(text)] or [1.0])
             for shares, text in zip(self.probabilities(images), texts, strict=True)
         ]
         return np.array(found, np.float32)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> list[dict[str, dict[str | None, float]]]:
-        """For each picture the probability of every answer.
+        """The probability of every answer for each picture.
 
-        Of `scene`, `held` and `clothes` one is true, None among them; of `attributes` any number.
+        `scene`, `held` and `clothes` each have one answer, possibly None; `attributes` have any number.
         """
         results = []
         for logits, count in in_batches(self.network, squares(images)):
             yes = torch.cat([logits[name] for name in ATTRIBUTES], 1).sigmoid()  # [n, 6]
             shares = {head: logits[head].softmax(1) for head in ("scene", "held", "clothes")}
             shares["attributes"] = yes
-            results += named_shares(shares, count)
+            results += named_probabilities(shares, count)
         return results
 
     def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:
-        """The most probable scene, held object and clothes, and every attribute likelier than not."""
-        return [most_probable(shares) for shares in self.probabilities(images)]
+        """The most probable scene, held object and clothes, and every attribute above 50 %."""
+        return [decide(shares) for shares in self.probabilities(images)]
 
 
-def named_in(text: str) -> list[str]:
-    """The concepts that a text names by their own words, in the order of `concepts`."""
+def concepts_in_text(text: str) -> list[str]:
+    """The concepts that a text names literally, in the order of `concepts`."""
     return [name for name in _KINDS if re.search(rf"\b{name}\b", text.lower())]
 
 

@@ -1,4 +1,4 @@
-"""The sample people: one rendered photo each, of people whom no model of the miniature world was trained on."""
+"""The sample people: one rendered photo each, of people whom no model was trained on."""
 
 import csv
 import io
@@ -13,15 +13,15 @@ from .people import HELD_OUT_SEEDS, NAMED_SEEDS, SAMPLE_SEEDS, TUNING_SEEDS, nam
 from .renderer import Shot, render
 
 PHOTO_PIXELS = 128
-# Sets of people that a night can be asked for by name and number, as in 'miniature:held-out:16'. The first half of
+# Sets of people that a run takes by name and number, as in 'miniature:held-out:16'. The first half of
 # the held-out people measures the scorers themselves, so studies report on others.
 POPULATIONS = {"held-out": HELD_OUT_SEEDS[500:564], "tuning": TUNING_SEEDS}
-# The grid asks for other clothes than these, and for scenes, which the photos do not have.
+# The grid asks for other clothes, and for scenes, which the photos do not show.
 _CLOTHES = ("blue shirt", "striped shirt")
 
 
 def clothes_of(seed: int) -> str:
-    """What a person wears in the one photo."""
+    """The clothes in a person's photo."""
     return _CLOTHES[seed % len(_CLOTHES)]
 
 
@@ -45,7 +45,7 @@ def write_samples(folder: str | Path, seeds: range = SAMPLE_SEEDS, *, prefix: st
     """Write people's photos and their identities.csv; returns the manifest's path.
 
     Args:
-        folder: made if need be; what is in it already and differs is written anew.
+        folder: created if absent; files that differ are replaced.
         seeds: of the people; the sample people's by default.
         prefix: of the identity ids, before the seed.
     """
@@ -64,7 +64,7 @@ def write_samples(folder: str | Path, seeds: range = SAMPLE_SEEDS, *, prefix: st
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file unless it holds these bytes: another night may be reading it."""
+    """Write a file unless it holds these bytes, because another run may be reading it."""
     if not path.is_file() or path.read_bytes() != data:
         path.write_bytes(data)
 

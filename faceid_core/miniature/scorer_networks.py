@@ -1,7 +1,10 @@
-"""The four scorers' networks: small convolutional models over 64 x 64 pictures, for one CPU core."""
+"""The four scorers' networks: small convolutional models of 64 x 64 pictures, for one CPU core."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 SIZE = 64  # side of every picture that enters a network, pixels
 
 
-def as_tensor(images) -> Tensor:
+def as_tensor(images: np.ndarray) -> Tensor:
     """Pictures uint8 [n, h, w, 3] as float32 [n, 3, h, w] in -1..1, channels last in memory."""
     pictures = torch.as_tensor(images).permute(0, 3, 1, 2)  # a view: already channels last
     return pictures.float().div_(127.5).sub_(1.0)
@@ -31,6 +34,7 @@ class Residual(nn.Module):
         self.block = _block(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[n, channels, h, w] to the same shape."""
         return x + self.block(x)
 
 
@@ -41,7 +45,7 @@ class Trunk(nn.Module):
         widths: channels at the four levels.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int]):
+    def __init__(self, widths: Sequence[int]):
         super().__init__()
         a, b, c, d = widths
         # Folding 2 x 2 pixels into channels keeps a pupil that is one pixel wide, at a quarter of the cost.
@@ -59,7 +63,7 @@ class Trunk(nn.Module):
 
 
 class RecognizerNetwork(nn.Module):
-    """An aligned crop to a direction in embedding space, and, in training, to the person's parameters.
+    """Embeds an aligned crop; in training also estimates the person's parameters.
 
     Args:
         widths: channels of the trunk.
@@ -67,9 +71,9 @@ class RecognizerNetwork(nn.Module):
         traits: identity parameters that an auxiliary head reads from the embedding.
     """
 
-    def __init__(self, *, widths=(24, 48, 96, 160), dimensions: int = 128, traits: int = 0):
+    def __init__(self, *, widths: Sequence[int] = (24, 48, 96, 160), dimensions: int = 128, traits: int = 0):
         super().__init__()
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.embed = nn.Sequential(
             nn.Flatten(), nn.Linear(widths[3] * 16, dimensions), nn.BatchNorm1d(dimensions)
         )
@@ -81,12 +85,14 @@ class RecognizerNetwork(nn.Module):
 
     def read_traits(self, embedding: Tensor) -> Tensor:
         """Unit vectors [n, dimensions] to trait estimates [n, traits]."""
-        # A unit vector's components are small; scaled, the head starts at the right size.
+        # A unit vector's components are small; the factor gives the head inputs of unit scale.
+        if self.traits is None:
+            raise ValueError("this recognizer was built without a head for traits")
         return self.traits(embedding * embedding.shape[1] ** 0.5)
 
 
 class TextTower(nn.Module):
-    """Words to a direction: embeddings, neighbors mixed by one convolution, pooled.
+    """Embeds a text: word embeddings, one convolution over neighbors, pooling.
 
     Args:
         words: size of the vocabulary; 0 is padding and 1 an unknown word.
@@ -103,7 +109,7 @@ class TextTower(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Word numbers [n, length] to unit vectors [n, dimensions]."""
+        """Word ids [n, length] to unit vectors [n, dimensions]."""
         present = (tokens > 0).unsqueeze(1)  # [n, 1, length]
         x = F.relu(self.mix(self.words(tokens).transpose(1, 2))) * present  # [n, 2 width, length]
         mean = x.sum(2) / present.sum(2).clamp(min=1)
@@ -111,7 +117,7 @@ class TextTower(nn.Module):
 
 
 class ImageTextNetwork(nn.Module):
-    """A picture and a text to two directions that agree if the text is true; heads that name the concepts.
+    """Embeds a picture and a text, close if the text is true of the picture; heads classify the concepts.
 
     Args:
         widths: channels of the trunk.
@@ -122,10 +128,16 @@ class ImageTextNetwork(nn.Module):
     """
 
     def __init__(
-        self, *, heads: dict[str, int], words: int, widths=(32, 48, 96, 160), dimensions=128, word_width=64
+        self,
+        *,
+        heads: dict[str, int],
+        words: int,
+        widths: Sequence[int] = (32, 48, 96, 160),
+        dimensions: int = 128,
+        word_width: int = 64,
     ):
         super().__init__()
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.features = nn.Sequential(
             nn.Flatten(), nn.Linear(widths[3] * 16, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU()
         )
@@ -148,7 +160,7 @@ class ImageTextNetwork(nn.Module):
 
 
 class _Upward(nn.Module):
-    """Coarse features brought to the next finer level and mixed with it."""
+    """Upsamples coarse features to the next finer level and mixes them with it."""
 
     def __init__(self, coarse: int, fine: int, channels_out: int):
         super().__init__()
@@ -160,7 +172,7 @@ class _Upward(nn.Module):
 
 
 class DetectorNetwork(nn.Module):
-    """A picture to a 16 x 16 grid of faces: confidence, box and eye centers for each cell.
+    """Maps a picture to a 16 x 16 grid of faces: confidence, box and eye centers for each cell.
 
     Channels of the result: 0 the logit that a face's center lies in the cell; 1 to 4 the box's sides
     (x0, y0, x1, y1) and 5 to 8 the eyes (left x, y, right x, y), relative to the cell's center in
@@ -171,13 +183,15 @@ class DetectorNetwork(nn.Module):
     CELLS = 16
     REACH = 16.0
 
-    def __init__(self, *, widths=(24, 48, 80, 96)):
+    def __init__(self, *, widths: Sequence[int] = (24, 48, 80, 96)):
         super().__init__()
         _, b, c, d = widths
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.up8, self.up16 = _Upward(d, c, c), _Upward(c, b, 64)
-        self.head = nn.Sequential(Residual(64), nn.Conv2d(64, self.CHANNELS, 1))
-        nn.init.constant_(self.head[1].bias[:1], -4.0)
+        residual, logits = Residual(64), nn.Conv2d(64, self.CHANNELS, 1)
+        self.head = nn.Sequential(residual, logits)
+        if logits.bias is not None:
+            nn.init.constant_(logits.bias[:1], -4.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [n, 3, 64, 64] to the grid [n, 9, 16, 16]."""
@@ -186,17 +200,17 @@ class DetectorNetwork(nn.Module):
 
 
 class ParserNetwork(nn.Module):
-    """A tiny U-Net: a picture to logits of the face classes for each pixel.
+    """A small U-Net: maps a picture to logits of the face classes for each pixel.
 
     Args:
         classes: number of classes.
         widths: channels of the trunk.
     """
 
-    def __init__(self, *, classes: int, widths=(32, 48, 80, 96)):
+    def __init__(self, *, classes: int, widths: Sequence[int] = (32, 48, 80, 96)):
         super().__init__()
         a, b, c, d = widths
-        self.trunk = Trunk(tuple(widths))
+        self.trunk = Trunk(widths)
         self.up8, self.up16, self.up32 = _Upward(d, c, c), _Upward(c, b, b), _Upward(b, a, 48)
         self.head = nn.Sequential(nn.Conv2d(48, 4 * classes, 1), nn.PixelShuffle(2))
 

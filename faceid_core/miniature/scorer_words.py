@@ -1,4 +1,4 @@
-"""The image-text scorer's words: a small vocabulary of the captions' own, and one number for all others."""
+"""The image-text scorer's vocabulary: the captions' words, and one id for all others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from . import captions
 
 PADDING, UNKNOWN = 0, 1
-LENGTH = 32  # words; the rest of a longer text is not read
+LENGTH = 32  # words; the rest of a longer text is ignored
 
-# Whom a training caption is about. The made-up names become unknown words, as every name at use does.
+# Subjects of training captions. Invented names become unknown words, as every name does in use.
 SUBJECTS = ("person", "a person", "a man", "a woman", "man", "woman", "xx", "xx xx")
 _GLUE = (
     "a an the photo picture of face close up person man woman people girl boy someone child and with in on "
@@ -24,7 +24,7 @@ def split(text: str) -> list[str]:
 
 
 def vocabulary() -> list[str]:
-    """The known words in alphabetical order; word i has the number i + 2."""
+    """The known words in alphabetical order; word i has the id i + 2."""
     phrases = (
         captions.SCENE_PHRASES,
         captions.ATTRIBUTE_PHRASES,
@@ -36,13 +36,15 @@ def vocabulary() -> list[str]:
 
 
 def encode(text: str, words: list[str], *, drop: float = 0.0, rng: random.Random | None = None) -> list[int]:
-    """The numbers of a text's words, padded to `LENGTH`.
+    """The ids of a text's words, padded to `LENGTH`.
 
     Args:
         words: from `vocabulary`, or as a trained scorer recorded it.
-        drop: share of words made unknown, so that the network learns to live with unknown ones.
-        rng: needed if `drop` is not 0.
+        drop: share of words replaced by `UNKNOWN`, for training.
+        rng: draws the words to drop; without it none is dropped.
     """
-    numbers = {word: index + 2 for index, word in enumerate(words)}
-    found = [UNKNOWN if drop and rng.random() < drop else numbers.get(word, UNKNOWN) for word in split(text)]
+    ids = {word: index + 2 for index, word in enumerate(words)}
+    found = [
+        UNKNOWN if drop and rng and rng.random() < drop else ids.get(word, UNKNOWN) for word in split(text)
+    ]
     return (found + [PADDING] * LENGTH)[:LENGTH]

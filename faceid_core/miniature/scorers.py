@@ -1,11 +1,12 @@
-"""The miniature world's first scorers, the selection set: detector, parser, recognizer, image-text scorer."""
+"""The selection set of scorers: detector, parser, recognizer, image-text scorer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -14,11 +15,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from faceid_core.geometry.align import align
-from faceid_core.geometry.protocols import Face
+from faceid_core.geometry.protocols import Face, Point
 
 from ..errors import MissingWeights
 from .concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
-from .scorer_geometry import RECOGNIZER_EYE_TARGETS, View, close_up, decode, letterbox, nearest
+from .scorer_geometry import RECOGNIZER_EYE_TARGETS, View, close_up, decode, letterbox, match_face
 from .scorer_networks import (
     SIZE,
     DetectorNetwork,
@@ -29,14 +30,16 @@ from .scorer_networks import (
 )
 from .scorer_words import encode
 
+Network = TypeVar("Network", bound=nn.Module)
+
 WEIGHTS = Path(__file__).parent / "weights"
-# A fixed batch shape: what is said about a picture does not depend on its companions, to the last bit.
+# A fixed batch shape makes a picture's result independent of the others, bit for bit.
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """What a picture shows, in the words of `concepts`; None where there is nothing of the kind."""
+    """The concepts that a picture shows, in the words of `concepts`; None where none is seen."""
 
     scene: str | None
     attributes: frozenset[str]
@@ -44,8 +47,22 @@ class Concepts:
     clothes: str | None
 
 
-def load_network(network: type[nn.Module], name: str, folder: Path | str | None) -> tuple[nn.Module, dict]:
-    """A network in evaluation mode with its weights, and its configuration."""
+def load_network(
+    network: type[Network], name: str, folder: Path | str | None
+) -> tuple[Network, dict[str, Any]]:
+    """Load a network in evaluation mode.
+
+    Args:
+        network: its class.
+        name: of its folder among the shipped `WEIGHTS`.
+        folder: None for the shipped one.
+
+    Returns:
+        the network with its weights; its configuration.
+
+    Raises:
+        MissingWeights: naming the absent file and the command that makes it.
+    """
     folder = WEIGHTS / name if folder is None else Path(folder)
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):
@@ -60,7 +77,8 @@ def load_network(network: type[nn.Module], name: str, folder: Path | str | None)
     model.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     )
-    return model.to(memory_format=torch.channels_last).eval(), configuration
+    model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload] - torch's annotations leave this form out
+    return model.eval(), configuration
 
 
 def squares(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -75,8 +93,12 @@ def squares(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @torch.no_grad()
-def in_batches(network, images: np.ndarray) -> list:
-    """The network's result for each chunk of pictures [n, 64, 64, 3], padded to `BATCH` and cut again."""
+def in_batches(network: Callable[[torch.Tensor], Any], images: np.ndarray) -> list[tuple[Any, int]]:
+    """Run a network over pictures uint8 [n, 64, 64, 3] in chunks padded to `BATCH`.
+
+    Returns:
+        the network's result for each padded chunk, and how many of its pictures are real.
+    """
     results = []
     for start in range(0, len(images), BATCH):
         chunk = images[start : start + BATCH]
@@ -94,17 +116,16 @@ class MiniatureDetector:
         self.network, self.threshold, self.name = network, threshold, name
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """The faces of each picture (uint8 [h, w, 3]), the surest first, in the picture's own pixels.
+        """The faces of each picture (uint8 [h, w, 3]), the most confident first, in the picture's pixels.
 
-        Every face is looked at a second time, cut out so that it fills most of the network's picture: its
-        eyes are then placed in more pixels than the whole picture leaves them.
+        Each face is detected a second time in a close-up, where its eyes have more pixels than in the whole picture.
         """
-        found = self._look([letterbox(image) for image in images])
-        closer = [close_up(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
-        looks = iter(self._look(closer))
-        return [[_face(nearest(next(looks), face)) for face in faces] for faces in found]
+        found = self._detect_views([letterbox(image) for image in images])
+        views = [close_up(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
+        close_ups = iter(self._detect_views(views))
+        return [[_face(match_face(next(close_ups), face)) for face in faces] for faces in found]
 
-    def _look(self, views: Sequence[View]) -> list[np.ndarray]:
+    def _detect_views(self, views: Sequence[View]) -> list[np.ndarray]:
         """The faces [k, 9] in each view, in pixels of the picture that it was cut from."""
         boards = np.stack([view.board for view in views]) if views else np.empty((0, SIZE, SIZE, 3), np.uint8)
         grids = [grid for out, count in in_batches(self.network, boards) for grid in out[:count].numpy()]
@@ -120,7 +141,7 @@ def _face(row: np.ndarray) -> Face:
 
 
 class MiniatureParser:
-    """Gives each pixel of a crop a class; implements `geometry.protocols.FaceParser`."""
+    """Classifies each pixel of a crop; implements `geometry.protocols.FaceParser`."""
 
     name = "miniature"
     version = "1"
@@ -133,7 +154,7 @@ class MiniatureParser:
         """Labels uint8 [n, h, w] of `geometry.classes.CLASSES` for crops uint8 [h, w, 3] of one size.
 
         Args:
-            crops: RGB, aligned or not; other sizes than 64 are shrunk or enlarged, and the labels back.
+            crops: RGB, aligned or not; other sizes than 64 are resized, and the labels resized back.
             faces: not needed.
         """
         height, width = crops[0].shape[:2] if len(crops) else (SIZE, SIZE)
@@ -145,7 +166,7 @@ class MiniatureParser:
 
 
 class MiniatureRecognizer:
-    """Turns faces into unit vectors whose scalar product says how alike two people are."""
+    """Embeds faces as unit vectors whose scalar product is the similarity of two people."""
 
     name = "miniature"
     version = "1"
@@ -164,17 +185,13 @@ class MiniatureRecognizer:
         Raises:
             ValueError: if a face has no eyes.
         """
-        crops = [
-            recognizer_crop(image, face.left_eye, face.right_eye)
-            for image, face in zip(images, faces, strict=True)
-        ]
-        return self.embed(crops)
+        return self.embed(
+            [recognizer_crop(image, *face.eyes) for image, face in zip(images, faces, strict=True)]
+        )
 
 
-def recognizer_crop(image: np.ndarray, left_eye, right_eye) -> np.ndarray:
-    """The crop [64, 64, 3] that the recognizer wants, from a picture and the eye centers in its pixels."""
-    if left_eye is None or right_eye is None:
-        raise ValueError("the recognizer aligns a face by its eyes, and the detector found none")
+def recognizer_crop(image: np.ndarray, left_eye: Point, right_eye: Point) -> np.ndarray:
+    """The recognizer's aligned crop [64, 64, 3] of a face, from the eye centers in the picture's pixels."""
     return align(image, left_eye, right_eye, size=SIZE, eye_targets=RECOGNIZER_EYE_TARGETS)[0]
 
 
@@ -188,7 +205,7 @@ ANSWERS = {
 
 
 class MiniatureImageText:
-    """Says how true a text is of a picture, and names what the picture shows."""
+    """Scores texts against pictures, and names the concepts that pictures show."""
 
     name = "miniature"
     version = "1"
@@ -201,7 +218,7 @@ class MiniatureImageText:
 
         Args:
             images: n pictures, uint8 [h, w, 3].
-            texts: n texts; the person in them is a class word or a name, words it does not know are let pass.
+            texts: n texts; the person is a class word or a name; unknown words are ignored.
         """
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} pictures, {len(texts)} texts: score takes one text a picture")
@@ -220,9 +237,9 @@ class MiniatureImageText:
         return self.network.text(torch.tensor([encode(text, self.words) for text in texts])).numpy()
 
     def probabilities(self, images: Sequence[np.ndarray]) -> list[dict[str, dict[str | None, float]]]:
-        """For each picture the probability of every answer.
+        """The probability of every answer for each picture.
 
-        Of `scene`, `held` and `clothes` one is true, None among them; of `attributes` any number.
+        `scene`, `held` and `clothes` each have one answer, possibly None; `attributes` have any number.
         """
         results = []
         for (_, logits), count in in_batches(self.network, squares(images)):
@@ -230,15 +247,15 @@ class MiniatureImageText:
                 head: (values.sigmoid() if head == "attributes" else values.softmax(1)).numpy()
                 for head, values in logits.items()
             }
-            results += named_shares(shares, count)
+            results += named_probabilities(shares, count)
         return results
 
     def concepts(self, images: Sequence[np.ndarray]) -> list[Concepts]:
-        """The most probable scene, held object and clothes, and every attribute likelier than not."""
-        return [most_probable(shares) for shares in self.probabilities(images)]
+        """The most probable scene, held object and clothes, and every attribute above 50 %."""
+        return [decide(shares) for shares in self.probabilities(images)]
 
 
-def named_shares(
+def named_probabilities(
     shares: Mapping[str, np.ndarray | torch.Tensor], count: int
 ) -> list[dict[str, dict[str | None, float]]]:
     """The first `count` rows of each head's probabilities [n, answers], by the answers' names."""
@@ -248,14 +265,18 @@ def named_shares(
     ]
 
 
-def most_probable(shares: dict[str, dict[str | None, float]]) -> Concepts:
-    """What `probabilities` says of one picture, decided."""
+def decide(shares: dict[str, dict[str | None, float]]) -> Concepts:
+    """The concepts of one picture from its `probabilities`."""
     return Concepts(
-        scene=max(shares["scene"], key=shares["scene"].get),
-        attributes=frozenset(name for name, share in shares["attributes"].items() if share > 0.5),
-        held=max(shares["held"], key=shares["held"].get),
-        clothes=max(shares["clothes"], key=shares["clothes"].get),
+        scene=_argmax(shares["scene"]),
+        attributes=frozenset(name for name, share in shares["attributes"].items() if name and share > 0.5),
+        held=_argmax(shares["held"]),
+        clothes=_argmax(shares["clothes"]),
     )
+
+
+def _argmax(shares: dict[str | None, float]) -> str | None:
+    return max(shares, key=lambda name: shares[name])
 
 
 def load_detector(folder: Path | str | None = None) -> MiniatureDetector:

@@ -1,1 +1,1 @@
-"""How the miniature world's models are trained and measured; a run imports nothing from here."""
+"""Trains and measures the miniature world's models; runs import nothing from this package."""

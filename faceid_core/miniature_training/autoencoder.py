@@ -18,17 +18,17 @@ from faceid_core.miniature_training.schedules import (
 )
 
 LATENT_CHANNELS = 6
-# Weight of a pixel in the loss by its label: eyes, brows and mouth say who it is and are few.
+# Weight of a pixel in the loss by its label: eyes, brows and mouth carry the identity and have few pixels.
 _LABEL_WEIGHTS = (1.0, 2.0, 2.0, 5.0, 4.0, 7.0, 1.0, 1.0, 3.0, 1.5, 1.0)
 _FACE_LABELS = (1, 2, 3, 4, 5, 8)
-# A half figure's face has a third of a close-up's pixels and as much to tell: it counts up to this much more.
+# A half figure's face has a third of a close-up's pixels; its weight is raised by up to this factor.
 _SMALL_FACE_LIMIT = 3.0
 _CLOSE_UP_SHARE = 0.45
-# Edges come in over this share of the budget: at first they would reward a flat picture.
+# The weight of edges rises over this share of the budget: at first it would reward a flat picture.
 _EDGE_RAMP = 0.15
-# Only keeps the latents from drifting: at 1e-4 and more they collapsed to nothing in the first steps.
+# Only keeps the latents from drifting: from 1e-4 on they collapsed in the first steps.
 _KL_WEIGHT = 1e-6
-# Spread of the noise in the latents; a learned one grew until the latents said nothing.
+# Standard deviation of the noise in the latents; a learned one grew until the latents carried nothing.
 _NOISE = 0.05
 
 
@@ -44,7 +44,7 @@ def new_autoencoder() -> AutoencoderKL:
         sample_size=64,
         mid_block_add_attention=False,
     )
-    # Starting with little noise in the latents: at the usual start of 1 they carry nothing for long.
+    # Start with little noise in the latents: from the usual 1 they carry nothing for a long time.
     with torch.no_grad():
         model.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
         model.quant_conv.bias[LATENT_CHANNELS:] = -6.0
@@ -71,7 +71,7 @@ def reconstruction_loss(
         weight: [B, 1, H, W].
         edge_weight: of the differences beside the pixels.
     """
-    error = drawn - target  # differences are linear: edges of the error are errors of the edges
+    error = drawn - target  # differences are linear, so these are the errors of the edges
     pixels = (error.abs() * weight).mean()
     right = ((error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]).mean()
     down = ((error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]).mean()
@@ -88,7 +88,7 @@ def pixel_weights(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _round_trip(model: AutoencoderKL, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What comes back of `pixels` [B, 3, H, W] through noisy latents, and the mean KL divergence."""
+    """Reconstructions of `pixels` [B, 3, H, W] through noisy latents, and the mean KL divergence."""
     posterior = model.encode(pixels).latent_dist
     mean, log_variance = posterior.mean, posterior.logvar.float()
     drawn = model.decode(mean + _NOISE * torch.randn_like(mean)).sample
@@ -105,7 +105,7 @@ def _fit(
     hold: float,
     edge_ramp: float,
     batch: int,
-    save: Callable[[dict[str, torch.Tensor]], None],
+    save: Callable[[dict[str, torch.Tensor]], object],
 ) -> None:
     """Train the parameters of `model` that require a gradient; `save` gets the averaged state every minute."""
     average = Average(model, 0.998)
@@ -175,9 +175,9 @@ def train_autoencoder(
 def train_decoder(
     *, minutes: float, resume: bool, pictures: int = 25_000, batch: int = 16, seed: int = 12
 ) -> None:
-    """Go on training the pipeline folder's decoder alone.
+    """Train the pipeline folder's decoder further, and nothing else.
 
-    Latents stay what they are, so that a U-Net trained on them stays valid.
+    The latents do not change, so a U-Net trained on them stays valid.
 
     Args:
         minutes: wall-clock budget of the phase, rendering not counted.
@@ -211,7 +211,7 @@ def train_decoder(
 def normalize_latents(model: AutoencoderKL, images: np.ndarray) -> None:
     """Give each channel of the latents of `images` (uint8 [N, H, W, 3]) mean 0 and spread 1.
 
-    Shift and scale go into the 1 x 1 convolutions around the latents: what is reconstructed stays the same.
+    Shift and scale go into the 1 x 1 convolutions around the latents, so reconstructions do not change.
     """
     parts = [
         model.encode(to_tensor(part)).latent_dist.mean

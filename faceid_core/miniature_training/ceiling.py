@@ -1,4 +1,4 @@
-"""The generator's ceiling: what the people whom it knows by name come to on a prompt grid."""
+"""Measures the generator's ceiling: recognition and concept accuracy of its named people on a prompt grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.cells import Cell
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid
@@ -32,12 +32,12 @@ def measure_ceiling(
     grid: str = "laboratory",
     scorers: str = "miniature",
     precision: str = "float32",
-    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Draw named people over a grid, and count who is recognized and what is obeyed.
+    """Draw named people over a grid; measure recognition and concept accuracy.
 
-    A picture counts as recognized if, of the portraits of `GALLERY` named people, its face is most like that of the
-    person asked for; a picture without a face counts as wrong.
+    A picture is recognized if its face is most similar to the portrait of its own person among those of `GALLERY` named
+    people; a picture without a face is not.
 
     Args:
         folder: of a pipeline, or "miniature" for the shipped one.
@@ -45,45 +45,46 @@ def measure_ceiling(
         seeds: pictures of each prompt.
         grid: name or file of a grid.
         scorers: backend of `evaluate.scorers`.
-        say: hears after each person how far the measurement is.
+        progress: receives a line after each person.
 
     Returns:
-        counts and shares: detection, rank 1, prompts obeyed by category, single concepts by kind, white hair.
+        counts and shares: detection, rank 1, concept accuracy by prompt category and by kind, white hair.
     """
     began = time.monotonic()
-    base, judge = load_base_model(folder, precision=precision), load_scorers(scorers)
+    base, models = load_base_model(folder, precision=precision), load_scorers(scorers)
     prompts = load_grid(grid).prompts
-    gallery = np.stack(
-        [embed_reference(judge, portrait(seed)) for seed in NAMED_SEEDS[: max(GALLERY, people)]]
-    )
+    references = [embed_reference(models, portrait(seed)) for seed in NAMED_SEEDS[: max(GALLERY, people)]]
+    if any(vector is None for vector in references):
+        raise ValueError(f"{scorers} find no face in a named person's portrait; train the detector longer")
+    gallery = np.stack([vector for vector in references if vector is not None])  # [people, d]
     tallies: dict[str, list[float]] = defaultdict(list)
     cells = [(prompt, seed) for prompt in prompts for seed in range(seeds)]
     for index, seed in enumerate(NAMED_SEEDS[:people]):
         name = name_of(seed)
         requests = [DrawRequest(name, prompt.text, number) for prompt, number in cells]
-        drawn = draw(base, requests, steps=_STEPS, guidance=_GUIDANCE, batch=_BATCH, record_attention=False)
+        drawn = draw(base, requests, steps=_STEPS, guidance_scale=_GUIDANCE, batch=_BATCH, record_attention=False)
         rows = [
             ShardRow.of(Cell(prompt, number, name, "0" * 64), picture.image, None)
             for (prompt, number), picture in zip(cells, drawn, strict=True)
         ]
-        pictures = Pictures(rows, judge)
-        alike = np.nan_to_num(pictures.embeddings, nan=0.0) @ gallery.T  # [pictures, gallery]
+        pictures = Pictures(rows, models)
+        similarities = np.nan_to_num(pictures.embeddings, nan=0.0) @ gallery.T  # [pictures, gallery]
         found = np.array([face is not None for face in pictures.faces])
         tallies["detection"] += found.astype(float).tolist()
-        hits = (alike.argmax(axis=1) == index) & ~np.isnan(pictures.embeddings).any(axis=1)
+        hits = (similarities.argmax(axis=1) == index) & ~np.isnan(pictures.embeddings).any(axis=1)
         tallies[f"rank 1 of {len(gallery)}"] += hits.astype(float).tolist()
         by_id = {prompt.id: prompt for prompt in prompts}
-        for row in score("concepts", pictures, prompts=prompts, class_word="person", scorers=judge):
+        for row in score("concepts", pictures, prompts=prompts, class_word="person", scorers=models):
             if row.value is None:
                 continue
             prompt = by_id[row.prompt_id]
             if row.metric == "concepts":
-                tallies[f"prompts obeyed: {prompt.category}"].append(row.value)
+                tallies[f"concept accuracy: {prompt.category}"].append(row.value)
                 if "white hair" in prompt.expected.get("attribute", ()) and prompt.category == "attribute":
-                    tallies["prompts obeyed: white hair"].append(row.value)
+                    tallies["concept accuracy: white hair"].append(row.value)
             else:
-                tallies[f"concepts named: {row.metric.removeprefix('concepts:')}"].append(row.value)
-        say(
+                tallies[f"concept accuracy by kind: {row.metric.removeprefix('concepts:')}"].append(row.value)
+        progress(
             f"{index + 1} of {people} people, rank 1 so far {np.mean(tallies[f'rank 1 of {len(gallery)}']):.3f}"
         )
     return {

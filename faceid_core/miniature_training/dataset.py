@@ -1,4 +1,4 @@
-"""Rendered training pictures held in memory as bytes, with what is needed to put each into words anew."""
+"""Rendered training pictures in memory, with what is needed to write new captions for each."""
 
 import random
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from faceid_core.miniature.captions import caption
 from faceid_core.miniature.people import ANONYMOUS_SEEDS, NAMED_SEEDS, name_of, person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_group, render_scene, sample_shot
 
-# How a person without a name is spoken of.
+# The words for a person without a name.
 ANONYMOUS_SUBJECTS = {
     "man": ("person", "a person", "man", "a man"),
     "woman": ("person", "a person", "woman", "a woman"),
@@ -18,7 +18,7 @@ ANONYMOUS_SUBJECTS = {
 
 @dataclass
 class Pictures:
-    """`images` uint8 [N, H, W, 3], `labels` uint8 [N, H, W], and per picture its shot and its person's seed."""
+    """Pictures uint8 [N, H, W, 3] and labels uint8 [N, H, W], with each picture's shot and person."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -26,15 +26,15 @@ class Pictures:
     person_seeds: list[int]
 
     def caption(self, index: int, rng: random.Random) -> str:
-        """One of the many ways to put a picture into words."""
+        """One of a picture's many captions."""
         return caption(self.shots[index], subject_of(self.person_seeds[index], rng), rng)
 
 
 def subject_of(seed: int, rng: random.Random) -> str:
-    """The words for a person: the name, or for anonymous people a class word."""
+    """The caption's words for a person: the name, or for anonymous people a class word."""
     if seed in NAMED_SEEDS:
         return name_of(seed)
-    # The bare class word is what a personalized prompt replaces, so it is said most often.
+    # The plain class word is most frequent, because personalized prompts replace it.
     return rng.choices(ANONYMOUS_SUBJECTS[person_from_seed(seed).presents], (4, 2, 1, 1))[0]
 
 
@@ -48,7 +48,7 @@ def render_pictures(
         seed: of every choice made here; other seeds give other pictures.
         named_share: share of pictures (0 to 1) of named people, each equally often; the others show
             anonymous people.
-        extras_share: share of pictures without people or with two, which have no captions worth learning.
+        extras_share: share of pictures without people or with two, whose captions are not trained on.
         size: height and width in pixels.
     """
     rng, choices = np.random.default_rng(seed), random.Random(seed)

@@ -1,4 +1,4 @@
-"""Measures the generator on fixed bars: `python -m faceid_core.miniature_training.measure gate|pipeline`."""
+"""Measures the generator against fixed thresholds: `python -m faceid_core.miniature_training.measure gate|pipeline`."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ def round_trip(vae: AutoencoderKL, images: np.ndarray, batch: int = 50) -> np.nd
 
 
 def measure_gate(folder: Path, chosen: ModuleType, *, people: int = 200, shots: int = 6) -> dict:
-    """What survives the autoencoder: rank-1 recognition among 100 held-out people, and every concept.
+    """What the autoencoder preserves: rank-1 recognition among 100 held-out people, and every concept.
 
     Args:
         folder: a pipeline's.
@@ -74,7 +74,7 @@ def _draw(
 
 
 def _faces(images: list[np.ndarray], chosen: ModuleType) -> tuple[np.ndarray, list[int]]:
-    """Recognizer's vectors of the pictures in which a face was found, and which pictures these are."""
+    """The recognizer's vectors of the pictures with a face, and these pictures' indices."""
     found = chosen.load_detector().detect(images)
     seen = [index for index, faces in enumerate(found) if faces]
     vectors = chosen.load_recognizer().embed_faces([images[i] for i in seen], [found[i][0] for i in seen])
@@ -82,11 +82,11 @@ def _faces(images: list[np.ndarray], chosen: ModuleType) -> tuple[np.ndarray, li
 
 
 def measure_pipeline(folder: Path, chosen: ModuleType, *, people: int = 64) -> dict:
-    """Whether a name draws that person, and whether the scene asked for is the scene named.
+    """Whether a name draws its person, and whether the namer sees the requested scene.
 
     Each of `people` named people is drawn twice: as a close-up, and as a half figure in a scene. A picture
-    counts as that person's if it is more alike to that person's reference close-up than to those of 20
-    others, drawn at random; a picture without a face counts as wrong.
+    is recognized if it is more similar to that person's reference close-up than to those of 20 others, drawn at
+    random; a picture without a face is not.
     """
     began = time.monotonic()
     pipeline = load_pipeline(folder)
@@ -134,7 +134,9 @@ def measure_pipeline(folder: Path, chosen: ModuleType, *, people: int = 64) -> d
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, measure, print JSON."""
-    parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature_training.measure", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m faceid_core.miniature_training.measure", description=__doc__
+    )
     parser.add_argument("what", choices=("gate", "pipeline"))
     parser.add_argument("--folder", type=Path, default=PIPELINE, help="a pipeline folder")
     parser.add_argument("--people", type=int, help="how many held-out (gate) or named (pipeline) people")

@@ -1,4 +1,4 @@
-"""Figures of a recognizer: how often it takes one person for two and two for one, overall and by what is shown."""
+"""Verification and identification figures of a recognizer, overall and by what the pictures show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from faceid_core.miniature_training.scorer_data import Renders
 
 
 def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, float]:
-    """Where as many pairs of one person fall below the threshold as pairs of two people above it.
+    """The error rate at the threshold where false rejections are as frequent as false acceptances.
 
     Args:
         same: similarities of pairs of one person.
@@ -30,8 +30,8 @@ def equal_error_rate(same: np.ndarray, different: np.ndarray) -> tuple[float, fl
 def recognition(vectors: np.ndarray, owners: np.ndarray, *, gallery: int, seed: int = 0) -> dict[str, float]:
     """Verification and identification figures of unit vectors [n, d] that belong to owners [n].
 
-    `rank1` is the share of pictures whose nearest gallery picture, one of each of `gallery` people, drawn
-    again for every picture and never itself, is its own person's.
+    `rank1` is the share of pictures whose most similar gallery picture is its own person's. The gallery has one picture
+    of each of `gallery` people, drawn again for every picture and never the picture itself.
     """
     similarity = vectors @ vectors.T
     alike = owners[:, None] == owners[None]
@@ -55,9 +55,9 @@ def recognition(vectors: np.ndarray, owners: np.ndarray, *, gallery: int, seed: 
 
 
 def kinds_of_pairs(renders: Renders, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Which pairs of the pictures `rows` [n] are of a kind: bool [n, n] by framing, and by attribute.
+    """Pairs of the pictures `rows` [n] by kind: masks bool [n, n] by framing and by attribute.
 
-    A pair is of an attribute if at least one of the two pictures shows it.
+    A pair has an attribute if at least one of the two pictures shows it.
     """
     half, shown = renders.framing[rows] == 1, renders.attributes[rows]
     kinds = {
@@ -71,7 +71,7 @@ def kinds_of_pairs(renders: Renders, rows: np.ndarray) -> dict[str, np.ndarray]:
 def error_by_kind(
     vectors: np.ndarray, owners: np.ndarray, kinds: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """The equal error rate among each kind's pairs alone, with a threshold of its own.
+    """The equal error rate among each kind's pairs, each with its own threshold.
 
     Args:
         vectors: unit vectors [n, d]; owners: [n].

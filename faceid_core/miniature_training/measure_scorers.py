@@ -1,4 +1,4 @@
-"""Measures the scorers on people whom no training saw: `python -m faceid_core.miniature_training.measure_scorers`."""
+"""Measures the scorers on held-out people: `python -m faceid_core.miniature_training.measure_scorers`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from faceid_core.errors import MissingWeights
-from faceid_core.geometry.align import TRAINING_EYE_TARGETS, align, similarity
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS, align, similarity, targets_in_pixels
 from faceid_core.geometry.classes import CLASSES, REGIONS
 from faceid_core.miniature import people, reporting_scorers, scorers
 from faceid_core.miniature.captions import caption
@@ -26,8 +27,8 @@ from faceid_core.miniature_training.scorer_data import (
     HELD_ANSWERS,
     SCENE_ANSWERS,
     Renders,
+    augment_appearance,
     render_people,
-    roughen,
 )
 from faceid_core.miniature_training.scorer_tasks import change_one_thing, facts_of_shot
 
@@ -40,12 +41,12 @@ ImageFilter = Callable[[np.ndarray], np.ndarray]
 def measure_recognizer(
     renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers, *, gallery: int = 100
 ) -> dict:
-    """Figures with the renderer's eyes, and with those of the set's own detector where it found a face.
+    """Recognition with the renderer's eyes, and with those of the set's detector where it found a face.
 
     Args:
-        images: uint8 [n, 64, 64, 3], the renders or what became of them.
+        images: uint8 [n, 64, 64, 3], the renders, possibly filtered.
         chosen: of `SETS`.
-        gallery: people among whom a picture's own is looked for.
+        gallery: number of people in the gallery.
     """
     recognizer = chosen.load_recognizer()
     eyes = renders.eyes.reshape(-1, 2, 2)
@@ -60,10 +61,10 @@ def measure_recognizer(
         seen = np.array([row for row in rows if faces[row]])
         vectors = recognizer.embed_faces([images[row] for row in seen], [faces[row][0] for row in seen])
         found["detected_eyes"] = seen, vectors
-    report = {}
+    report: dict[str, dict[str, Any]] = {}
     for name, (seen, vectors) in found.items():
         owners = renders.seeds[seen]
-        report[name] = recognition(vectors, owners, gallery=gallery)
+        report[name] = dict(recognition(vectors, owners, gallery=gallery))
         report[name]["equal_error_rate_by_kind"] = error_by_kind(
             vectors, owners, kinds_of_pairs(renders, seen)
         )
@@ -71,16 +72,16 @@ def measure_recognizer(
 
 
 def measure_image_text(renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers) -> dict:
-    """Share of right answers for each concept, by framing, and every confusion with its count."""
+    """Accuracy of each concept by framing, and the count of each confusion."""
     shown = chosen.load_image_text().concepts(list(images))
     report: dict = {}
     confusions: Counter = Counter()
 
-    def grade(name: str, told: list, true: list) -> None:
+    def grade(name: str, answers: list, true: list) -> None:
         for framing, label in enumerate(FRAMINGS):
             rows = np.flatnonzero(renders.framing == framing)
-            pairs = [(told[row], true[row]) for row in rows if true[row] != "unclear"]
-            report[f"{name} ({label})"] = float(np.mean([said == real for said, real in pairs]))
+            pairs = [(answers[row], true[row]) for row in rows if true[row] != "unclear"]
+            report[f"{name} ({label})"] = float(np.mean([given == real for given, real in pairs]))
             confusions.update((name, label, real, said) for said, real in pairs if said != real)
 
     grade("scene", [concepts.scene for concepts in shown], [SCENE_ANSWERS[index] for index in renders.scene])
@@ -102,9 +103,9 @@ def measure_image_text(renders: Renders, images: np.ndarray, chosen: ModuleType 
 def measure_texts(
     renders: Renders, images: np.ndarray, chosen: ModuleType = reporting_scorers
 ) -> dict[str, float]:
-    """How often a caption scores higher than the same one made false by one change, on its own picture.
+    """How often a picture's caption scores higher than the same caption with one false change.
 
-    A changed caption that only says less is still true and does not count.
+    A change that only removes words leaves the caption true and does not count.
     """
     scorer, rng = chosen.load_image_text(), random.Random(SHOTS_SEED)
     shots = [renders.shot(index) for index in range(len(renders))]
@@ -139,13 +140,13 @@ def measure_parser(
     """Overlap of the mask regions and accuracy by class, on whole pictures and on aligned crops."""
     parser = chosen.load_parser()
     report = {}
-    goal = tuple((x * 64, y * 64) for x, y in TRAINING_EYE_TARGETS)
+    targets = targets_in_pixels(TRAINING_EYE_TARGETS, 64)
     crops, truth = [], []
     for image, labels, (left, right) in zip(
         images, renders.labels, renders.eyes.reshape(-1, 2, 2), strict=True
     ):
         crops.append(align(image, tuple(left), tuple(right), size=64)[0])
-        truth.append(warp(labels, similarity((left, right), goal), nearest=True))
+        truth.append(warp(labels, similarity((left, right), targets), nearest=True))
     for name, pictures, real in (("whole", images, renders.labels), ("aligned", crops, np.stack(truth))):
         labels = parser.parse(list(pictures))
         for region in ("face", "face_hair"):
@@ -157,31 +158,31 @@ def measure_parser(
 def measure_detector(
     renders: Renders, images: np.ndarray, filtered: ImageFilter, chosen: ModuleType = reporting_scorers
 ) -> dict:
-    """Faces found, eyes' distance from the truth, and finds where nobody is."""
+    """Detection rate, error of the eyes, and false detections in pictures without people."""
     detector = chosen.load_detector()
     found = detector.detect(list(images))
     report: dict = {"found": float(np.mean([len(faces) > 0 for faces in found]))}
     report["exactly one"] = float(np.mean([len(faces) == 1 for faces in found]))
-    errors, spans, kinds = [], [], []
+    distances, spans, kinds = [], [], []
     for index, faces in enumerate(found):
         if not faces:
             continue
-        told = np.array([faces[0].left_eye, faces[0].right_eye])
+        detected = np.array(faces[0].eyes)
         real = renders.eyes[index].reshape(2, 2)
-        errors.append(np.linalg.norm(told - real, axis=1).mean())
+        distances.append(np.linalg.norm(detected - real, axis=1).mean())
         spans.append(np.linalg.norm(real[1] - real[0]))
         kinds.append((int(renders.framing[index]), *renders.attributes[index, [0, 3]].tolist()))
-    errors, spans = np.array(errors), np.array(spans)
+    errors = np.array(distances)
     for framing, label in enumerate(FRAMINGS):
         rows = np.array([kind[0] == framing for kind in kinds])
         report[f"eye error, mean pixels ({label})"] = float(errors[rows].mean())
-        report[f"eye error, share of eye distance ({label})"] = float((errors / spans)[rows].mean())
+        report[f"eye error, share of eye distance ({label})"] = float((errors / np.array(spans))[rows].mean())
     for column, label in ((1, "eyes closed"), (2, "glasses")):
         report[f"eye error, mean pixels ({label})"] = float(errors[[kind[column] for kind in kinds]].mean())
     report["eye error, 99th percentile pixels"] = float(np.quantile(errors, 0.99))
     rng = np.random.default_rng(SHOTS_SEED)
     empty = np.stack([render_scene(sample_shot(rng)).image for _ in range(1000)])
-    report["false finds, scenes"] = _share_with_face(detector, filtered(empty))
+    report["false finds, scenes"] = _share_with_face(detector, list(filtered(empty)))
     noise = rng.integers(0, 256, (200, 96, 128, 3), dtype=np.uint8)
     flat = np.broadcast_to(rng.integers(0, 256, (200, 1, 1, 3), dtype=np.uint8), (200, 80, 80, 3))
     report["false finds, noise and flat colors"] = _share_with_face(detector, [*noise, *flat])
@@ -195,8 +196,8 @@ def measure_detector(
     return report
 
 
-def _share_with_face(detector: scorers.MiniatureDetector, images) -> float:
-    return float(np.mean([len(faces) > 0 for faces in detector.detect(list(images))]))
+def _share_with_face(detector: scorers.MiniatureDetector, images: Sequence[np.ndarray]) -> float:
+    return float(np.mean([len(faces) > 0 for faces in detector.detect(images)]))
 
 
 def measure(
@@ -240,7 +241,7 @@ def main() -> None:
     rng = np.random.default_rng(SHOTS_SEED)
 
     def filtered(images: np.ndarray) -> np.ndarray:
-        return roughen(images, rng) if arguments.rough else images
+        return augment_appearance(images, rng) if arguments.rough else images
 
     which, chosen = arguments.scorers or SCORERS, SETS[arguments.set]
     report = measure(arguments.persons, arguments.shots, filtered, which, chosen)

@@ -1,4 +1,4 @@
-"""Teaches more names to a text encoder that a U-Net has already learned with."""
+"""Adds names to a text encoder that was already trained together with a U-Net."""
 
 import copy
 import random
@@ -11,16 +11,16 @@ from faceid_core.miniature.captions import caption
 from faceid_core.miniature.people import ANONYMOUS_SEEDS, NAMED_SEEDS, name_of
 from faceid_core.miniature.renderer import sample_shot
 from faceid_core.miniature_training.dataset import subject_of
-from faceid_core.miniature_training.names import Losses, NamePlaces, improve, named_traits, token_ids
+from faceid_core.miniature_training.names import Losses, NamePositions, minimize, named_traits, token_ids
 
 
 def _open_captions(count: int, numbers: np.random.Generator, words: random.Random) -> list[str]:
-    """Captions with `{}` where the person is named."""
+    """Captions with `{}` in the position of the name."""
     return [caption(sample_shot(numbers), "{}", words) for _ in range(count)]
 
 
 @torch.no_grad()
-def how_traits_show(
+def fit_trait_effects(
     encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     traits: torch.Tensor,
@@ -29,14 +29,14 @@ def how_traits_show(
     seed: int,
     captions: int = 6144,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """By how much a trait moves the states of a known name's last word and of the end of its caption.
+    """How a trait changes the states of a known name's last word and of the caption's end.
 
     Ridge regression of the difference between two names in the same caption on the difference of their traits.
 
     Returns:
         two maps [T, width], and the share of the differences' variance that they explain (0 to 1).
     """
-    numbers, words, places = np.random.default_rng(seed), random.Random(seed), NamePlaces(tokenizer)
+    numbers, words, places = np.random.default_rng(seed), random.Random(seed), NamePositions(tokenizer)
     inputs, outputs = [], []
     for _ in range(0, captions, 128):
         texts = _open_captions(128, numbers, words)
@@ -71,13 +71,13 @@ def teach_more_names(
 ) -> float:
     """Teach the names after the first `known` to an encoder that was trained together with a U-Net on those.
 
-    The U-Net reads people where training with pictures has put them, which is not where `teach_names` did. So the
-    states of a new name are what those of a known one are in the same caption, moved by the difference of their traits
-    as differences between known names move them. Everything else, known names included, is to stay as it is.
+    Training with pictures moved the states from where `teach_names` put them. The target state of a new name is
+    therefore the state of a known name in the same caption, plus the effect of the difference of their traits as it
+    is fitted between known names. All other states, those of known names included, are trained to stay.
 
     Args:
         known: how many named people the encoder knows, from the first on.
-        captions: how many pairs of states say where people are held.
+        captions: number of caption pairs that the effects are fitted to.
 
     Returns:
         the mean squared error of the moved states at the end, as a share of the squares of the moves.
@@ -87,12 +87,12 @@ def teach_more_names(
     """
     if not 1 < known < len(NAMED_SEEDS):
         raise ValueError(
-            f"of {len(NAMED_SEEDS)} named people {known} are said to be known, so there is nobody to teach or to learn "
-            "from; lengthen people.NAMED_SEEDS first, and say with --known how many there were"
+            f"of {len(NAMED_SEEDS)} named people {known} are known already, so there is no name to add or to fit "
+            "from; lengthen people.NAMED_SEEDS first, and give their former number with --known"
         )
-    numbers, words, places = np.random.default_rng(seed), random.Random(seed), NamePlaces(tokenizer)
+    numbers, words, places = np.random.default_rng(seed), random.Random(seed), NamePositions(tokenizer)
     traits = named_traits()
-    last_map, end_map, explained = how_traits_show(
+    last_map, end_map, explained = fit_trait_effects(
         encoder, tokenizer, traits, known=known, seed=seed, captions=captions
     )
     print(f"traits explain {explained:.2f} of the differences between the states of known names", flush=True)
@@ -103,7 +103,7 @@ def teach_more_names(
         stand_in = np.where(wanted < known, wanted, numbers.integers(0, known, batch))
         texts = _open_captions(batch, numbers, words)
         subjects = [[name_of(NAMED_SEEDS[row]) for row in rows] for rows in (wanted, stand_in)]
-        for index in range(0, batch, 4):  # a quarter speaks of anonymous people
+        for index in range(0, batch, 4):  # a quarter is about anonymous people
             subjects[0][index] = subjects[1][index] = subject_of(words.choice(ANONYMOUS_SEEDS), words)
         tokens, like = (
             token_ids(tokenizer, [text.format(name) for text, name in zip(texts, names, strict=True)])
@@ -118,10 +118,10 @@ def teach_more_names(
         with torch.no_grad():
             target = teacher(like).last_hidden_state + moves  # [B, 32, width]
         states = encoder(tokens).last_hidden_state
-        # The first word of a name stands before the last, and nothing is asked of it.
+        # The first word of a name comes before the last, and its state is free.
         is_first = torch.roll(is_last, -1, dims=1)
         error = (states - target) ** 2
         wrong, moved = error[is_last | is_end].mean(), error[~is_last & ~is_end & ~is_first].mean()
         return Losses(wrong, moved, float((moves[is_last | is_end] ** 2).mean()))
 
-    return improve(encoder, minutes, losses)
+    return minimize(encoder, minutes, losses)

@@ -1,9 +1,9 @@
-"""Teaches the text encoder whom each name means, before the U-Net learns what such a person looks like.
+"""Trains the text encoder to represent the named people before the U-Net is trained.
 
-No name says anything by one of its words alone, and each is rare: learned from pictures only, they come last. So the
-states of a name's last word and of the end of its caption are taught to hold the identity parameters of that person,
-as CLIP's text encoder has learned from pictures what its words mean before any U-Net sees it. The end matters most:
-it fills two thirds of the context, and attention starts out spread evenly.
+Each name is rare and needs both its words, so training on pictures alone learns names last. The states of a name's last
+word and of the caption's end are therefore trained to hold the person's identity parameters, as CLIP's text encoder knows
+its words before any U-Net reads it. The end matters most: it fills two thirds of the context, and attention is spread
+evenly at first.
 """
 
 import copy
@@ -32,8 +32,8 @@ def named_traits() -> torch.Tensor:
     return (traits - traits.mean(0)) / traits.std(0).clamp(min=_TRAITS_FLOOR)
 
 
-class NamePlaces:
-    """Where names stand in token ids [B, 32]: masks of the same shape for the last word and for the end."""
+class NamePositions:
+    """Finds names in token ids."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
         self.last_names = torch.tensor(
@@ -42,6 +42,7 @@ class NamePlaces:
         self.end = tokenizer.eos_token_id
 
     def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks bool [B, 32] of the names' last words and of the end tokens, for token ids [B, 32]."""
         return torch.isin(tokens, self.last_names), tokens == self.end
 
 
@@ -57,10 +58,10 @@ def _texts(seeds: list[int], numbers: np.random.Generator, words: random.Random)
 def teach_names(
     encoder: CLIPTextModel, tokenizer: CLIPTokenizer, *, minutes: float, batch: int = 128, seed: int = 31
 ) -> float:
-    """Train `encoder` until the states of names hold their people; states of all words between stay as they are.
+    """Train `encoder` until the states of names hold their people; the states of other words stay.
 
-    The identity parameters stand along fixed random directions at right angles, with a spread of 0.8 beside the
-    states' own of 1: the U-Net's linear maps can read them off.
+    The identity parameters lie along fixed orthogonal random directions, with a standard deviation of 0.8 beside the
+    states' own of 1, so that the U-Net's linear maps can read them.
 
     Returns:
         the mean squared error of the parameters at the end, as a share of their variance.
@@ -70,7 +71,7 @@ def teach_names(
     generator = torch.Generator().manual_seed(seed)
     width = encoder.config.hidden_size
     directions = torch.linalg.qr(torch.randn(width, traits.shape[1], generator=generator)).Q  # [width, T]
-    places, teacher = NamePlaces(tokenizer), copy.deepcopy(encoder).eval()
+    places, teacher = NamePositions(tokenizer), copy.deepcopy(encoder).eval()
 
     def losses() -> Losses:
         rows = numbers.integers(0, len(NAMED_SEEDS), batch)
@@ -84,7 +85,7 @@ def teach_names(
             before = teacher(tokens).last_hidden_state  # [B, 32, width]
         states = encoder(tokens).last_hidden_state
         is_last, is_end = places(tokens)
-        # The first name stands before the last, and nothing is asked of it.
+        # The first name comes before the last, and its state is free.
         is_first = torch.roll(is_last, -1, dims=1)
         person = _SPREAD * traits[rows] * (torch.arange(batch) < named)[:, None]  # [B, T]
         held = states[is_last] @ directions
@@ -93,19 +94,19 @@ def teach_names(
         moved = ((states - wanted)[~is_last & ~is_first] ** 2).mean()
         return Losses(wrong, 3 * moved, _SPREAD**2)
 
-    return improve(encoder, minutes, losses)
+    return minimize(encoder, minutes, losses)
 
 
 class Losses(NamedTuple):
-    """Of one batch: how wrong names are, by how much other states moved (weighted), and what `wrong` is a share of."""
+    """Losses of one batch: error of the names, change of the other states (weighted), and the scale of the error."""
 
     wrong: torch.Tensor
     moved: torch.Tensor
     whole: float
 
 
-def improve(encoder: CLIPTextModel, minutes: float, losses: Callable[[], Losses]) -> float:
-    """Train for a time on the sum of both losses; returns the share of names that is wrong at the end."""
+def minimize(encoder: CLIPTextModel, minutes: float, losses: Callable[[], Losses]) -> float:
+    """Train for a time on the sum of both losses; returns the error of the names as a share of its scale."""
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     budget, step, shares = Budget(minutes), 0, []
     while budget.progress < 1:

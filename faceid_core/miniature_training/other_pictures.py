@@ -1,8 +1,8 @@
-"""How well tokens explain other pictures of the person: a criterion for choosing settings that asks no scorer.
+"""How well tokens explain other pictures of the person: a criterion for choosing settings, without a scorer.
 
-The renderer can draw what a prompt asks for with the very person in it. Tokens that carry the person and leave the
-rest of the prompt alone make the frozen network predict such pictures better; tokens that copy the photo, or silence
-the prompt, make it predict them worse. The scorers that report are not involved, so settings may be chosen by it.
+The renderer draws what a prompt asks for with the same person. With tokens that carry the person and do not affect the
+rest of the prompt, the frozen network predicts such pictures better; with tokens that copy the photo or override the
+prompt, worse. The reporting scorers are not involved, so settings may be chosen by it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from faceid_core.miniature.captions import caption
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import LABELS, render, sample_shot
 from faceid_core.personalize.attention import StagedUNet
-from faceid_core.personalize.conditioning import identity_contexts, plain_contexts
-from faceid_core.personalize.losses import noised, prediction_target
+from faceid_core.personalize.objective import noised, prediction_target
 from faceid_core.personalize.prompts import PLACEHOLDER
+from faceid_core.personalize.subjects import identity_contexts, plain_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 
 _FACE_LABELS = tuple(LABELS.index(name) for name in ("skin", "hair", "eyes", "brows", "mouth"))
@@ -28,7 +28,7 @@ _FACE_LABELS = tuple(LABELS.index(name) for name in ("skin", "hair", "eyes", "br
 
 @dataclass(frozen=True)
 class OtherPictures:
-    """Pictures of one person, each with a prompt that says all that is in it but who the person is.
+    """Pictures of one person, each with a prompt that describes everything but the person.
 
     Attributes:
         latents: float32 [n, c, h, w].
@@ -43,7 +43,7 @@ class OtherPictures:
 
 @dataclass(frozen=True)
 class Explained:
-    """Mean squared errors of the predicted velocity or noise: of the whole picture, its face, and the rest."""
+    """Mean squared errors of the prediction: of the whole picture, of its face, and of the rest."""
 
     whole: float
     face: float
@@ -54,7 +54,7 @@ def other_pictures(base: BaseModel, person_seed: int, *, clothes: str, count: in
     """Render `count` pictures of a person in scenes, with attributes, objects and other clothes than the photo's.
 
     Args:
-        clothes: what the photo shows and these pictures do not.
+        clothes: of the photo; these pictures show others.
     """
     rng = np.random.default_rng([person_seed, 5])
     person, shots = person_from_seed(person_seed), []
@@ -77,9 +77,9 @@ def other_pictures(base: BaseModel, person_seed: int, *, clothes: str, count: in
 def explain(
     base: BaseModel, subject: IdentityTokens | str, pictures: OtherPictures, *, levels: int = 10
 ) -> Explained:
-    """How far the network is off on these pictures when the prompt's person is `subject`.
+    """The network's prediction error on these pictures with `subject` in the prompt.
 
-    Noise and timesteps depend on the picture's place and the level only, so that subjects are compared pairwise.
+    Noise and timesteps depend only on the picture's index and the level, so that subjects are compared pairwise.
 
     Args:
         subject: tokens, or a plain text in place of `V*`: a class word, or a name that the base model knows.
@@ -103,7 +103,7 @@ def explain(
         predicted = staged.predict(
             noised(x0, noise, alpha_bar).to(base.dtype),
             timesteps.to(base.device),
-            staged.project_sides(contexts),
+            staged.project_kv(contexts),
             rows.to(base.device),
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)

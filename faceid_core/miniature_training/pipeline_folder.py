@@ -71,9 +71,9 @@ def write_pipeline(
 ) -> None:
     """Write an ordinary StableDiffusionPipeline folder with half-precision weights, one file per model.
 
-    The models given are turned into half precision.
+    Converts the given models to half precision.
     """
-    # Encoding leaves its padding and truncation in the tokenizer; saved, they would change the model's digest.
+    # Encoding stores its padding and truncation in the tokenizer; saved, they would change the model's digest.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     pipeline = StableDiffusionPipeline(
@@ -91,12 +91,12 @@ def write_pipeline(
     for part in ("text_encoder", "vae", "unet"):
         config = folder / part / "config.json"
         settings = json.loads(config.read_text("utf-8"))
-        settings.pop("_name_or_path", None)  # where the part was loaded from says nothing about it
+        settings.pop("_name_or_path", None)  # the path that the part was loaded from is no property of it
         if part == "text_encoder":
             # transformers would load it in the stored type; the other parts load in float32.
             settings["dtype"] = "float32"
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
-    # Whether downloads were refused when it was read says nothing about a tokenizer either.
+    # Nor is the setting that refuses downloads.
     written = folder / "tokenizer" / "tokenizer_config.json"
     text = written.read_text("utf-8").replace('"local_files_only": true', '"local_files_only": false')
     written.write_text(text, "utf-8")
@@ -109,7 +109,9 @@ def load_pipeline(folder: Path = PIPELINE) -> StableDiffusionPipeline:
         FileNotFoundError: if the folder holds no pipeline.
     """
     if not (folder / "model_index.json").exists():
-        raise FileNotFoundError(f"no pipeline in {folder}; run `python -m faceid_core.miniature_training.train unet`")
+        raise FileNotFoundError(
+            f"no pipeline in {folder}; run `python -m faceid_core.miniature_training.train unet`"
+        )
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

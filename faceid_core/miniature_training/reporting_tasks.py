@@ -1,4 +1,4 @@
-"""What the reporting set's recognizer and concept namer are taught: other batches and losses than the selection set's."""
+"""Training tasks of the reporting set's recognizer and concept namer, with batches and losses of their own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from faceid_core.miniature.concepts import ATTRIBUTES
 from faceid_core.miniature.reporting_networks import ConceptNetwork, ReportingRecognizerNetwork
-from faceid_core.miniature.scorer_geometry import moved
 from faceid_core.miniature.scorer_networks import as_tensor
 from faceid_core.miniature_training.scorer_data import (
     CLOTHES_ANSWERS,
     HELD_ANSWERS,
     SCENE_ANSWERS,
     Renders,
+    augment_appearance,
+    augment_geometry,
     person_traits,
-    roughen,
 )
 from faceid_core.miniature_training.scorer_tasks import recognizer_crop
 
@@ -25,9 +25,9 @@ CHOICES = {"scene": len(SCENE_ANSWERS), "held": len(HELD_ANSWERS), "clothes": le
 
 
 class PrototypeTask:
-    """Three pictures of each of many people: each must lie nearest to the mean of its person's other two.
+    """Three pictures of each of many people: each must be nearest to the mean of its person's other two.
 
-    A person's own cosine is lowered by a margin first, so that being nearest is not enough. An auxiliary head
+    A margin lowers the cosine to the own person, so that being nearest is not enough. An auxiliary head
     reads the person's parameters from the embedding.
 
     Source: margin of Wang et al., "CosFace", with means of the batch instead of learned class vectors.
@@ -46,7 +46,7 @@ class PrototypeTask:
         self.traits = np.stack([person_traits(seed) for seed in renders.seeds[:: self.shots_each]])
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network."""
+        """The content of `config.json`: the arguments of the network."""
         trunk = {"fine": 64, "coarse": 128, "local": 1, "blocks": "dada"}
         return {"network": {"trunk": trunk, "dimensions": 128, "traits": self.traits.shape[1]}}
 
@@ -55,7 +55,7 @@ class PrototypeTask:
         people = rng.choice(self.people, self.persons, replace=False)
         shots = np.stack([rng.choice(self.shots_each, self.shots, replace=False) for _ in people])  # [p, s]
         indices = (people[:, None] * self.shots_each + shots).reshape(-1)
-        images = roughen(self.renders.images[indices], rng, strength=1.2)
+        images = augment_appearance(self.renders.images[indices], rng, strength=1.2)
         eyes = self.renders.eyes[indices] + rng.normal(0, 0.4, (len(indices), 4))
         crops = np.stack([recognizer_crop(image, eye) for image, eye in zip(images, eyes, strict=True)])
         return {"images": as_tensor(crops), "traits": torch.from_numpy(self.traits[people])}
@@ -92,7 +92,7 @@ def prototype_cosines(vectors: Tensor) -> Tensor:
 
 
 class ConceptTask:
-    """One answer for scene, held object and clothes, yes or no for each attribute; moved and mirrored pictures."""
+    """Classifies scene, held object and clothes, and each attribute, on augmented pictures."""
 
     size = 160
     half_figures = 0.7  # share of the batch
@@ -103,17 +103,19 @@ class ConceptTask:
         self.renders = renders
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network."""
+        """The content of `config.json`: the arguments of the network."""
         trunk = {"fine": 64, "coarse": 128, "local": 1, "blocks": "dada"}
         return {"network": {"trunk": trunk, "heads": CHOICES | {name: 1 for name in ATTRIBUTES}}}
 
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Pictures [n, 3, 64, 64] with their answers [n], and the attributes [n, 6]."""
         renders = self.renders
-        # Every second picture is a half figure, whose mouth and eyes are a few pixels: more of those.
+        # Half of the pictures are half figures, whose mouth and eyes have few pixels.
         half = rng.random(self.size) < self.half_figures
         indices = 2 * rng.choice(len(renders) // 2, self.size, replace=False) + half
-        images = moved(roughen(renders.images[indices], rng), rng, zoom=(0.92, 1.1), shift=3.0)
+        images = augment_geometry(
+            augment_appearance(renders.images[indices], rng), rng, zoom=(0.92, 1.1), shift=3.0
+        )
         return {
             "images": as_tensor(images),
             "scene": torch.from_numpy(renders.scene[indices]),

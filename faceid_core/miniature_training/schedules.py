@@ -1,4 +1,4 @@
-"""What the trainers share: a learning rate over a time budget, an average of the weights, checkpoints."""
+"""Shared by the trainers: a learning rate over a time budget, averaged weights, checkpoints."""
 
 import time
 from pathlib import Path
@@ -19,6 +19,7 @@ class Budget:
 
     @property
     def elapsed_seconds(self) -> float:
+        """Seconds since the phase began."""
         return time.monotonic() - self.start
 
     @property
@@ -28,7 +29,7 @@ class Budget:
 
 
 def rate_at(progress: float, step: int, *, peak: float, warm_up_steps: int, hold: float) -> float:
-    """Learning rate: linear warm-up, a plateau until `hold` of the budget, then a straight decay to 2 %.
+    """Learning rate: linear warm-up, a plateau until `hold` of the budget, then a linear decay to 2 %.
 
     Args:
         progress: share of the budget that is used up.
@@ -47,8 +48,9 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: torch.nn.Module) -> None:
+        """Move the averages towards the module's current parameters."""
         self.steps += 1
-        # Early on a long memory would still hold the random start.
+        # A long memory would still hold the random initialization in the first steps.
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         values = [self.values[name] for name, _ in module.named_parameters()]
         torch._foreach_lerp_(values, [p.detach() for p in module.parameters()], 1 - decay)
@@ -59,7 +61,7 @@ class Average:
 
 
 def save_checkpoint(state: dict[str, torch.Tensor], name: str) -> Path:
-    """Write weights under `WORK`, whole or not at all."""
+    """Write weights under `WORK` atomically."""
     WORK.mkdir(parents=True, exist_ok=True)
     path = WORK / f"{name}.safetensors"
     part = path.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""The pictures that the scorers learn from: rendered once, kept as arrays, roughened as they are drawn."""
+"""The scorers' training pictures: rendered once, stored as arrays, augmented in each batch."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from faceid_core.miniature.concepts import (
     SCENES,
 )
 from faceid_core.miniature.renderer import LABELS, Shot, render, sample_shot
+from faceid_core.miniature.scorer_geometry import warp
+from faceid_core.miniature.scorer_networks import SIZE
 
 # Answers of the heads that name one of several; the last of each is "none".
 SCENE_ANSWERS = (*SCENES, None)
 HELD_ANSWERS = (*OBJECTS, None)
 CLOTHES_ANSWERS = (*CLOTHES, None)
 
-# Share of the picture's pixels from which clothes count as visible, and below which as not; between them the
-# picture teaches the clothes head nothing.
+# Clothes are visible from the higher share of the picture's pixels on and invisible below the lower; in between the
+# picture does not train the clothes head.
 CLOTHES_VISIBLE, CLOTHES_HIDDEN = 0.02, 0.005
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a set of scorers learns from; no two sets share any of it.
+    """The training data of a set of scorers; no two sets share any.
 
     Args:
         people: seeds of the people.
@@ -53,7 +55,7 @@ REPORTING = Training(people.SECOND_SCORER_TRAINING_SEEDS, shots_seed=2, batches_
 
 @dataclass(frozen=True)
 class Renders:
-    """Pictures of people with everything that is known about them; n pictures, arrays of equal length.
+    """Rendered pictures of people and their annotations; n pictures, arrays of equal length.
 
     Args:
         images: uint8 [n, 64, 64, 3].
@@ -62,7 +64,7 @@ class Renders:
         framing: int64 [n], index of `concepts.FRAMINGS`.
         scene: int64 [n], index of `SCENE_ANSWERS`; `held` likewise.
         clothes: int64 [n], index of `CLOTHES`: what is worn, seen or not.
-        clothes_seen: int64 [n], index of `CLOTHES_ANSWERS`, or -100 where it cannot be said.
+        clothes_seen: int64 [n], index of `CLOTHES_ANSWERS`, or -100 where it is unclear.
         attributes: bool [n, 6], in the order of `concepts.ATTRIBUTES`.
         boxes: float32 [n, 4]; eyes: float32 [n, 4] as left x, y, right x, y; pixels.
     """
@@ -83,7 +85,7 @@ class Renders:
         return len(self.seeds)
 
     def shot(self, index: int) -> Shot:
-        """What one picture shows, for its caption; where the figure stands is not kept."""
+        """The shot of one picture, for its caption, without the figure's position."""
         return Shot(
             framing=FRAMINGS[self.framing[index]],
             scene=SCENE_ANSWERS[self.scene[index]],
@@ -106,7 +108,7 @@ def render_people(seeds: Sequence[int], shots_each: int, *, seed: int) -> Render
     """Render each person in several shots, half of them close-ups, half of them half figures.
 
     Args:
-        seeds: whom.
+        seeds: of the people.
         shots_each: pictures of each person, one after the other in the result.
         seed: of the shots.
     """
@@ -128,8 +130,8 @@ def render_people(seeds: Sequence[int], shots_each: int, *, seed: int) -> Render
                 "clothes": clothes,
                 "clothes_seen": _seen_clothes(drawn.labels, clothes),
                 "attributes": [name in shot.attributes for name in ATTRIBUTES],
-                "boxes": np.float32(drawn.boxes[0]),
-                "eyes": np.float32(drawn.eyes[0]).reshape(4),
+                "boxes": np.array(drawn.boxes[0], np.float32),
+                "eyes": np.array(drawn.eyes[0], np.float32).reshape(4),
             }
             for name, value in row.items():
                 rows[name].append(value)
@@ -158,7 +160,7 @@ def training_renders(
 
 
 def person_traits(seed: int) -> np.ndarray:
-    """What stays the same about a person as numbers of about unit spread: float32 [39].
+    """A person's identity parameters, of about unit spread: float32 [39].
 
     Colors, proportions, and the choices (hair style, beard, marks) as one-hot rows.
     """
@@ -180,7 +182,7 @@ def person_traits(seed: int) -> np.ndarray:
     ).astype(np.float32)
 
 
-# Drawn once: a fresh normal number for every channel would cost more than the blur.
+# Drawn once: normal numbers for every channel would cost more than the blur.
 _GRAIN = np.random.default_rng(7).standard_normal((512, 512, 3), dtype=np.float32)
 
 
@@ -189,12 +191,36 @@ def _grain(rng: np.random.Generator, side: int) -> np.ndarray:
     return _GRAIN[y : y + side, x : x + side]
 
 
-def roughen(images: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
-    """Pictures as a generator might give them back: softer, noisier, a little off in color.
+def augment_geometry(
+    images: np.ndarray, rng: np.random.Generator, *, zoom: tuple[float, float], shift: float
+) -> np.ndarray:
+    """Mirror half of the pictures; scale and shift two in five.
+
+    Args:
+        images: uint8 [n, 64, 64, 3].
+        zoom: (lowest, highest) factor.
+        shift: largest shift in pixels to each side.
+
+    Returns:
+        uint8 [n, 64, 64, 3], a copy.
+    """
+    images = images.copy()
+    for number in range(len(images)):
+        if rng.random() < 0.5:
+            images[number] = images[number, :, ::-1]
+        if rng.random() < 0.4:
+            factor, offset = rng.uniform(*zoom), rng.uniform(-shift, shift, 2)
+            offset += SIZE / 2 * (1 - factor)
+            images[number] = warp(images[number], np.array([[factor, 0, offset[0]], [0, factor, offset[1]]]))
+    return images
+
+
+def augment_appearance(images: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
+    """Imitate a generator's pictures: softer, noisier, with slightly different colors.
 
     Args:
         images: uint8 [n, side, side, 3].
-        strength: 0 leaves them alone; 1 blurs with up to 0.95 pixels.
+        strength: 0 changes nothing; 1 blurs with up to 0.95 pixels.
 
     Returns:
         uint8 [n, side, side, 3], a copy. A third of the pictures stay sharp.

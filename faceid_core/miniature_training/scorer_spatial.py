@@ -1,4 +1,4 @@
-"""What detector and parser are taught: pictures moved, sized and mixed, and what then lies where."""
+"""Training tasks of detector and parser: augmented pictures and their targets."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faceid_core.geometry.align import TRAINING_EYE_TARGETS, similarity, transform_points
+from faceid_core.geometry.align import TRAINING_EYE_TARGETS, similarity, targets_in_pixels, transform_points
 from faceid_core.miniature import people
 from faceid_core.miniature.renderer import LABELS, render_group, render_scene, sample_shot
 from faceid_core.miniature.scorer_geometry import warp
 from faceid_core.miniature.scorer_networks import SIZE, DetectorNetwork, ParserNetwork, as_tensor
-from faceid_core.miniature_training.scorer_data import SELECTION, Renders, Training, roughen
+from faceid_core.miniature_training.scorer_data import SELECTION, Renders, Training, augment_appearance
 
-# A face of which less than this lies in the picture is neither asked for nor punished.
+# A face of which less than this lies in the picture is ignored in the loss.
 WHOLE_SHARE = 0.7
 
 # One face: box x0, y0, x1, y1, then left eye x, y, right eye x, y: float32 [8], pixels.
 Faces = np.ndarray  # float32 [k, 8]
 
 
-def moved(faces: Faces, matrix: np.ndarray) -> Faces:
+def transform_faces(faces: Faces, matrix: np.ndarray) -> Faces:
     """Faces [k, 8] after a transform [2, 3] without a rotation."""
     return transform_points(matrix, faces.reshape(-1, 2)).reshape(-1, 8).astype(np.float32)
 
 
 def share_inside(faces: Faces) -> np.ndarray:
-    """Which share of each box [k, 8] lies in the picture: float [k]."""
+    """The share of each box [k, 8] that lies in the picture: float [k]."""
     x0, y0, x1, y1 = faces[:, :4].T
     width = np.clip(x1, 0, SIZE) - np.clip(x0, 0, SIZE)
     height = np.clip(y1, 0, SIZE) - np.clip(y0, 0, SIZE)
@@ -36,7 +36,7 @@ def share_inside(faces: Faces) -> np.ndarray:
 
 
 def zoom_and_shift(box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A transform [2, 3] after which a box [4] is 28 to 82 % of the picture's height, somewhere in it."""
+    """A random transform [2, 3] after which a box [4] has 28 to 82 % of the picture's height."""
     height = rng.uniform(0.28, 0.82) * SIZE
     zoom = height / (box[3] - box[1])
     x, y = zoom * (box[0] + box[2]) / 2, zoom * (box[1] + box[3]) / 2
@@ -45,7 +45,7 @@ def zoom_and_shift(box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.array([[zoom, 0.0, target[0] - x], [0.0, zoom, target[1] - y]])
 
 
-def nobody(rng: np.random.Generator, scenes: np.ndarray) -> np.ndarray:
+def faceless_picture(rng: np.random.Generator, scenes: np.ndarray) -> np.ndarray:
     """A picture [64, 64, 3] without a face: a scene, a color, a ramp, noise, blots, or a scene in pieces."""
     kind = rng.integers(0, 8)
     scene = scenes[rng.integers(len(scenes))]
@@ -97,11 +97,11 @@ class DetectorTask:
             pair = [people.person_from_seed(int(seed)) for seed in seeds]
             drawn = render_group(pair, sample_shot(rng))
             self.groups.append(drawn.image)
-            eyes = np.float32(drawn.eyes).reshape(2, 4)
-            self.group_faces.append(np.concatenate([np.float32(drawn.boxes), eyes], 1))
+            eyes = np.array(drawn.eyes, np.float32).reshape(2, 4)
+            self.group_faces.append(np.concatenate([np.array(drawn.boxes, np.float32), eyes], 1))
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network, and the least confidence of a face."""
+        """The content of `config.json`: the arguments of the network, and the lowest confidence of a face."""
         return {"network": self.arguments, "threshold": 0.5}
 
     def _person(self, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
@@ -109,7 +109,7 @@ class DetectorTask:
         image, faces = self.renders.images[index], self.faces[index : index + 1]
         if rng.random() < 0.7:
             matrix = zoom_and_shift(faces[0, :4], rng)
-            return warp(image, matrix), moved(faces, matrix)
+            return warp(image, matrix), transform_faces(faces, matrix)
         return image, faces
 
     def _faceless_part(self, rng: np.random.Generator) -> np.ndarray:
@@ -123,14 +123,16 @@ class DetectorTask:
         image, faces = np.empty((SIZE, SIZE, 3), np.uint8), []
         for row in (0, 1):
             for column in (0, 1):
-                part, found = (nobody(rng, self.scenes), None) if rng.random() < 0.4 else self._person(rng)
+                part, found = (
+                    (faceless_picture(rng, self.scenes), None) if rng.random() < 0.4 else self._person(rng)
+                )
                 half = SIZE // 2
                 small = cv2.resize(part, (half, half), interpolation=cv2.INTER_AREA)
                 image[row * half : (row + 1) * half, column * half : (column + 1) * half] = small
-                # A face cut by the edge of its quarter has no box of its own in the whole.
+                # A face cut by the edge of its quarter has no complete box.
                 if found is not None:
                     shift = np.array([[0.5, 0, column * half], [0, 0.5, row * half]])
-                    faces.append(moved(found, shift))
+                    faces.append(transform_faces(found, shift))
         return image, np.concatenate(faces) if faces else np.empty((0, 8), np.float32)
 
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
@@ -143,11 +145,11 @@ class DetectorTask:
             return self.groups[index], self.group_faces[index]
         if kind < 0.75:
             return self._quarters(rng)
-        image = self._faceless_part(rng) if kind < 0.83 else nobody(rng, self.scenes)
+        image = self._faceless_part(rng) if kind < 0.83 else faceless_picture(rng, self.scenes)
         return image, np.empty((0, 8), np.float32)
 
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Pictures [n, 3, 64, 64] and, stacked, what `grid_targets` says about each."""
+        """Pictures [n, 3, 64, 64] and, stacked, the `grid_targets` of each."""
         pictures, targets = [], []
         for _ in range(self.size):
             image, faces = self.example(rng)
@@ -158,7 +160,7 @@ class DetectorTask:
             pictures.append(image)
             targets.append(grid_targets(faces))
         heat, care, places, weight = (torch.from_numpy(np.stack(part)) for part in zip(*targets, strict=True))
-        images = as_tensor(roughen(np.stack(pictures), rng))
+        images = as_tensor(augment_appearance(np.stack(pictures), rng))
         return {"images": images, "heat": heat, "care": care, "places": places, "weight": weight}
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,14 +181,14 @@ class DetectorTask:
 
 
 def grid_targets(faces: Faces) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What the detector's grid should say about a picture.
+    """The targets of the detector's grid for a picture.
 
     Args:
         faces: [k, 8].
 
     Returns:
-        heat [16, 16]: 1 in the cell of each center, falling off around it.
-        care [16, 16]: 0 where a face that is mostly outside the picture makes any answer right.
+        heat [16, 16]: 1 in the cell of each center, decreasing around it.
+        care [16, 16]: 0 around faces that are mostly outside the picture, which the loss ignores.
         places [8, 16, 16]: box and eyes relative to the cell's center, in units of `DetectorNetwork.REACH`.
         weight [1, 16, 16]: of each cell's places.
     """
@@ -227,18 +229,18 @@ class ParserTask:
         self.renders, self.network, self.learning_rate = renders, network, learning_rate
         self.arguments = arguments or {"widths": [32, 48, 80, 96]}
         counts = np.bincount(renders.labels[::50].reshape(-1), minlength=len(LABELS))
-        # Square roots: brows are a hundred times rarer than background, not a hundred times more important.
+        # Square roots: brows are a hundred times rarer than background, but not as much more important.
         share = np.sqrt(counts / counts.sum())
         self.weight = torch.from_numpy(np.float32(share.mean() / np.maximum(share, 0.02))).clamp(0.7, 1.6)
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network and the classes by number."""
+        """The content of `config.json`: the arguments of the network and the classes by index."""
         return {"network": {"classes": len(LABELS), **self.arguments}, "classes": list(LABELS)}
 
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Pictures [n, 3, 64, 64] and labels int64 [n, 64, 64]."""
         indices = rng.choice(len(self.renders), self.size, replace=False)
-        images = roughen(self.renders.images[indices], rng, strength=0.8)
+        images = augment_appearance(self.renders.images[indices], rng, strength=0.8)
         labels = self.renders.labels[indices].copy()
         for number, index in enumerate(indices):
             kind = rng.random()
@@ -246,8 +248,8 @@ class ParserTask:
                 continue
             if kind < 0.75:
                 left, right = (self.renders.eyes[index] + rng.normal(0, 0.5, 4)).reshape(2, 2)
-                goal = tuple((x * SIZE, y * SIZE) for x, y in TRAINING_EYE_TARGETS)
-                matrix = similarity((left, right), goal)
+                targets = targets_in_pixels(TRAINING_EYE_TARGETS, SIZE)
+                matrix = similarity((left, right), targets)
             else:
                 matrix = zoom_and_shift(self.renders.boxes[index], rng)
             images[number] = warp(images[number], matrix)

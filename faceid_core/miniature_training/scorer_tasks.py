@@ -1,4 +1,4 @@
-"""What recognizer and image-text scorer are taught: how a batch is made and what its loss is."""
+"""Training tasks of the selection set's recognizer and image-text scorer: batches and losses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faceid_core.geometry.align import similarity
+from faceid_core.geometry.align import EyeTargets, similarity, targets_in_pixels
 from faceid_core.miniature import captions
 from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
 from faceid_core.miniature.renderer import Shot
-from faceid_core.miniature.scorer_geometry import RECOGNIZER_EYE_TARGETS, moved, warp
+from faceid_core.miniature.scorer_geometry import RECOGNIZER_EYE_TARGETS, warp
 from faceid_core.miniature.scorer_networks import SIZE, ImageTextNetwork, RecognizerNetwork, as_tensor
 from faceid_core.miniature.scorer_words import SUBJECTS, encode, vocabulary
 from faceid_core.miniature_training.scorer_data import (
@@ -24,22 +24,25 @@ from faceid_core.miniature_training.scorer_data import (
     HELD_ANSWERS,
     SCENE_ANSWERS,
     Renders,
+    augment_appearance,
+    augment_geometry,
     person_traits,
-    roughen,
 )
 
 
-def recognizer_crop(image: np.ndarray, eyes: np.ndarray, targets=RECOGNIZER_EYE_TARGETS) -> np.ndarray:
+def recognizer_crop(
+    image: np.ndarray, eyes: np.ndarray, eye_targets: EyeTargets = RECOGNIZER_EYE_TARGETS
+) -> np.ndarray:
     """The aligned crop [64, 64, 3] of a 64-pixel picture whose eyes [4] are at left x, y, right x, y."""
-    goal = tuple((x * SIZE, y * SIZE) for x, y in targets)
-    return warp(image, similarity(((eyes[0], eyes[1]), (eyes[2], eyes[3])), goal))
+    targets = targets_in_pixels(eye_targets, SIZE)
+    return warp(image, similarity(((eyes[0], eyes[1]), (eyes[2], eyes[3])), targets))
 
 
 class RecognizerTask:
     """Two pictures of each of many people: embeddings of one person attract, those of others repel.
 
-    An auxiliary head reads the person's parameters from the embedding: it teaches at once which differences
-    make a person, where pairs alone would have to find out.
+    An auxiliary head reads the person's parameters from the embedding, which shows directly which differences
+    distinguish people.
     """
 
     pairs = 112
@@ -53,7 +56,7 @@ class RecognizerTask:
         self.traits = np.stack([person_traits(seed) for seed in renders.seeds[:: self.shots_each]])
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network."""
+        """The content of `config.json`: the arguments of the network."""
         return {"network": {"widths": [24, 48, 96, 160], "dimensions": 128, "traits": self.traits.shape[1]}}
 
     network = staticmethod(RecognizerNetwork)
@@ -63,7 +66,7 @@ class RecognizerTask:
         people = rng.choice(self.people, self.pairs, replace=False)
         shots = np.stack([rng.choice(self.shots_each, 2, replace=False) for _ in people], 1)  # [2, p]
         indices = (people * self.shots_each + shots).reshape(-1)
-        images = roughen(self.renders.images[indices], rng, strength=0.8)
+        images = augment_appearance(self.renders.images[indices], rng, strength=0.8)
         eyes = self.renders.eyes[indices] + rng.normal(0, 0.4, (len(indices), 4))
         crops = np.stack([recognizer_crop(image, eye) for image, eye in zip(images, eyes, strict=True)])
         return {"images": as_tensor(crops), "traits": torch.from_numpy(self.traits[people])}
@@ -82,7 +85,7 @@ class RecognizerTask:
         }
 
 
-# One column for each thing that a caption can say.
+# One column for each concept that a caption can name.
 FACTS = (*FRAMINGS, *SCENES, *OBJECTS, *CLOTHES, *ATTRIBUTES)
 _PHRASES = {
     **captions.SCENE_PHRASES,
@@ -93,19 +96,19 @@ _PHRASES = {
 
 
 def facts_of_shot(shot: Shot) -> np.ndarray:
-    """What is true of a picture: bool [27] over `FACTS`."""
+    """The facts that a shot shows: bool [27] over `FACTS`."""
     true = {shot.framing, shot.scene, shot.held, shot.clothes, *shot.attributes}
     return np.array([fact in true for fact in FACTS])
 
 
 def facts_of_caption(text: str, framing: str) -> np.ndarray:
-    """What a caption says: bool [27] over `FACTS`."""
+    """The facts that a caption names: bool [27] over `FACTS`."""
     said = {name for name, phrase in _PHRASES.items() if re.search(rf"\b{phrase}\b", text)} | {framing}
     return np.array([fact in said for fact in FACTS])
 
 
 def change_one_thing(shot: Shot, rng: random.Random) -> Shot:
-    """The same shot but for one scene, object, garment or attribute."""
+    """The same shot with another scene, object, garment or attribute."""
     part = rng.choice(("scene", "clothes", "attributes", "attributes") + ("held",) * (shot.framing == "half"))
     if part == "attributes":
         return replace(shot, attributes=shot.attributes ^ {rng.choice(ATTRIBUTES)})
@@ -114,7 +117,7 @@ def change_one_thing(shot: Shot, rng: random.Random) -> Shot:
 
 
 class ImageTextTask:
-    """Concepts named by heads, and texts told from one another by whether they are true of a picture."""
+    """Classifies concepts, and distinguishes texts that are true of a picture from false ones."""
 
     size = 160
     learning_rate = 2.5e-3
@@ -124,7 +127,7 @@ class ImageTextTask:
         self.words = vocabulary()
 
     def configuration(self) -> dict:
-        """What `config.json` says: the arguments of the network, and the words by number."""
+        """The content of `config.json`: the arguments of the network, and the words by id."""
         heads = {
             "scene": len(SCENE_ANSWERS),
             "held": len(HELD_ANSWERS),
@@ -154,7 +157,9 @@ class ImageTextTask:
     def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Pictures [n, 3, 64, 64] with their answers, texts [2 n, length], and which are true of which."""
         renders, indices = self.renders, rng.choice(len(self.renders), self.size, replace=False)
-        images = moved(roughen(renders.images[indices], rng), rng, zoom=(0.94, 1.08), shift=2.5)
+        images = augment_geometry(
+            augment_appearance(renders.images[indices], rng), rng, zoom=(0.94, 1.08), shift=2.5
+        )
         shots = [renders.shot(index) for index in indices]
         words, said = self._texts(shots, random.Random(int(rng.integers(2**62))))
         true = np.stack([facts_of_shot(shot) for shot in shots])  # [n, 27]

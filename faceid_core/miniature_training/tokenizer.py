@@ -21,7 +21,7 @@ from faceid_core.miniature_training.pipeline_folder import PIPELINE
 CONTEXT_LENGTH = 32
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 _END_OF_WORD = "</w>"
-# Words that prompts about people use although no picture here shows them: known as words, without a meaning.
+# Words of prompts about people that no training picture shows: whole tokens without a learned meaning.
 _PROMPT_WORDS = (
     "an and or in on at of the to with without near under front behind is are sitting standing walking playing "
     "driving reading drinking eating looking running riding painting sketch drawing portrait picture image photo "
@@ -34,7 +34,7 @@ _PROMPT_WORDS = (
 
 
 def caption_words() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Every word of the captions, sorted."""
     texts = [
         *SCENE_PHRASES.values(),
         *ATTRIBUTE_PHRASES.values(),
@@ -59,7 +59,7 @@ def build_tokenizer(folder: Path = PIPELINE / "tokenizer") -> CLIPTokenizer:
         [pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True),
          pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )  # fmt: skip
-    # With no limit on the vocabulary, merging goes on until no pair is left: then each word is whole.
+    # Without a limit on the vocabulary, merging continues until each word is one token.
     trainer = BpeTrainer(
         vocab_size=100_000,
         min_frequency=1,
@@ -89,7 +89,12 @@ def build_tokenizer(folder: Path = PIPELINE / "tokenizer") -> CLIPTokenizer:
         _EOS,
     ]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_LENGTH)
+    # Pairs, which the tokenizer takes although its annotation says lines.
+    tokenizer = CLIPTokenizer(
+        vocab=vocab,
+        merges=merges,  # ty: ignore[invalid-argument-type]
+        model_max_length=CONTEXT_LENGTH,
+    )
     tokenizer.save_pretrained(folder)
     split = [word for word in words if len(tokenizer.tokenize(word)) != 1]
     if split:

@@ -7,7 +7,9 @@ import torch
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train one model for its time budget."""
-    parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature_training.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m faceid_core.miniature_training.train", description=__doc__
+    )
     parser.add_argument("model", choices=("tokenizer", "autoencoder", "decoder", "unet", "names"))
     parser.add_argument("--minutes", type=float, default=30, help="wall-clock budget of this phase")
     parser.add_argument(

@@ -56,7 +56,7 @@ WARM_UP = 0.03  # share of the training time
 
 
 def training_of(name: str) -> Training:
-    """What a scorer learns from, by the set that it belongs to."""
+    """The training data of a scorer's set."""
     return REPORTING if name.startswith("reporting_") else SELECTION
 
 
@@ -68,7 +68,7 @@ def learning_rate(progress: float) -> float:
 def save_checkpoint(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, seconds: float, step: int
 ) -> None:
-    """Write network, optimizer and clock as one safetensors file, by way of a rename."""
+    """Write network, optimizer and clock atomically as one safetensors file."""
     tensors = {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value.contiguous() for name, value in state.items()}
@@ -95,9 +95,9 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optim
 
 
 def export(network: nn.Module, folder: Path, configuration: dict) -> None:
-    """Write the weights in half precision, and what is needed to build the network again.
+    """Write the weights in half precision, and the arguments that build the network.
 
-    The recognizer's trait head serves training only and stays behind.
+    The recognizer's trait head is for training only and is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in network.state_dict().items() if not name.startswith("traits.")}
@@ -119,7 +119,7 @@ def train(
     Args:
         name: key of `TASKS`.
         minutes: of training in all; the learning rate reaches 0 at their end.
-        resume: go on from the checkpoint in `work`.
+        resume: continue from the checkpoint in `work`.
         work: folder for renders and checkpoints.
         weights: the result goes into a folder of the scorer's name in it.
         persons: how many training people are rendered.
@@ -132,13 +132,13 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), lr=task.learning_rate, weight_decay=0.02)
     checkpoint = work / f"{name}.safetensors"
     seconds, step = load_checkpoint(checkpoint, network, optimizer) if resume else (0.0, 0)
-    # Seeded by the step, so that a resumed training does not see its first batches again.
+    # Seeded by the step, so that a resumed training does not repeat its first batches.
     rng = np.random.default_rng([training.batches_seed, step])
     budget, saved = minutes * 60, seconds
     while seconds < budget:
         begun = time.monotonic()
         for group in optimizer.param_groups:
-            # From the middle of a first step: a rate of exactly 0 would waste it.
+            # From the middle of a first step, because a rate of exactly 0 would waste it.
             group["lr"] = task.learning_rate * learning_rate(seconds / budget + 1e-3)
         batch = task.batch(rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=training is REPORTING):

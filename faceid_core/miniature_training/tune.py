@@ -2,11 +2,11 @@
 
 `python -m faceid_core.miniature_training.tune --set learning_rate=0.01,0.02`
 
-Every combination of the values given is tried on the same people, photos and noise. What counts is how well the
-tokens explain other pictures of the person (`other_pictures.py`); no scorer is asked. With `--score` pictures are drawn
-too, and the selection set of scorers says how like and how obedient they are (`tune_scores.py`). With `--named` people
-whom the base model knows are learned from a photo each: the row of their names is what tokens could come to. Presets
-that start at names or learn along their components have these people's own names among them.
+Tries every combination of the given values on the same people, photos and noise. The measure is how well the tokens
+explain other pictures of the person (`other_pictures.py`), without a scorer. `--score` also draws pictures and measures
+identity, concept accuracy and leaked clothes with the selection set (`tune_scores.py`). `--named` uses people whom the
+base model knows, one photo each; the row of their names is the ceiling. Presets that start at names or learn along their
+components have these people's own names among them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 
 import yaml
 
-from faceid_core.diffusion import BaseModel, load_base_model
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
+from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.miniature.people import NAMED_SEEDS, TUNING_SEEDS, name_of
@@ -34,9 +36,7 @@ from faceid_core.miniature_training.other_pictures import (
     mean_explained,
     other_pictures,
 )
-from faceid_core.miniature_training.tune_scores import make_judge, mean_scores
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
+from faceid_core.miniature_training.tune_scores import mean_scores, person_evaluator
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import PersonalizeResult, personalize
@@ -48,7 +48,7 @@ _COLUMNS = ("whole", "face", "rest", "identity", "concepts", "clothes")
 
 
 def training_photos(seeds: Sequence[int], region: str = "face") -> list[TrainingPhoto]:
-    """The tuning people's photos, prepared as the night prepares them."""
+    """The tuning people's photos, prepared as in a run."""
     detector, parser = load_faces("miniature")
     photos = []
     for seed in seeds:
@@ -70,18 +70,20 @@ def training_photos(seeds: Sequence[int], region: str = "face") -> list[Training
 def try_method(
     base: BaseModel, method: Method, photos: Sequence[TrainingPhoto], pictures: Mapping[str, OtherPictures]
 ) -> tuple[Explained, float, dict[str, IdentityTokens]]:
-    """Learn everybody with `method`; the mean errors on their other pictures, seconds per person, and the tokens."""
+    """Personalize all photos with `method`.
+
+    Returns:
+        mean errors on the people's other pictures, not a number if one person's training failed; seconds per person;
+        tokens by person.
+    """
     began = time.monotonic()
     results = list(personalize(base, photos, method, slots=len(photos)))
     seconds = (time.monotonic() - began) / len(photos)
-    explained = [
-        explain(base, result.tokens, pictures[result.name])
-        for result in results
-        if isinstance(result, PersonalizeResult)
-    ]
-    if len(explained) < len(photos):
+    tokens = {result.name: result.tokens for result in results if isinstance(result, PersonalizeResult)}
+    if len(tokens) < len(photos):
         return Explained(float("nan"), float("nan"), float("nan")), seconds, {}
-    return mean_explained(explained), seconds, {result.name: result.tokens for result in results}
+    explained = [explain(base, learned, pictures[name]) for name, learned in tokens.items()]
+    return mean_explained(explained), seconds, tokens
 
 
 def _parse_choice(text: str) -> tuple[str, list[Any]]:
@@ -91,7 +93,9 @@ def _parse_choice(text: str) -> tuple[str, list[Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, try every combination, append a row for each to a CSV file."""
-    parser = argparse.ArgumentParser(prog="python -m faceid_core.miniature_training.tune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m faceid_core.miniature_training.tune", description=__doc__
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="semantic-fidelity")
     parser.add_argument("--set", action="append", default=[], type=_parse_choice, metavar="NAME=VALUE,VALUE")
     parser.add_argument("--people", type=int, default=8, help="how many tuning people")
@@ -110,22 +114,22 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = {str(seed): other_pictures(base, seed, clothes=clothes_of(seed)) for seed in seeds}
     floor = mean_explained([explain(base, CLASS_WORD, pictures[str(seed)]) for seed in seeds])
     print(f"class word: error {floor.whole:.4f}, face {floor.face:.4f}, rest {floor.rest:.4f}", flush=True)
-    judge = make_judge(base) if options.score else None
+    evaluate_person = person_evaluator(base) if options.score else None
 
     def row(
         what: str, found: Explained, subjects: Mapping[str, IdentityTokens | str], seconds: float
     ) -> None:
-        # Shares of the class word's error that the subjects take away.
+        # Share of the class word's error that the subjects remove.
         shown = [f"{1 - a / b:.4f}" for a, b in zip(_three(found), _three(floor), strict=True)]
-        if judge and subjects:
-            scores = mean_scores([judge(int(name), subject) for name, subject in subjects.items()])
+        if evaluate_person and subjects:
+            scores = mean_scores([evaluate_person(int(name), subject) for name, subject in subjects.items()])
             shown += [f"{value:.3f}" for value in (scores.identity, scores.concepts, scores.clothes)]
         else:
             shown += [""] * 3
         rows.writerow((options.preset, what, len(seeds), *shown, f"{seconds:.1f}"))
         stream.flush()
-        told = ", ".join(f"{name} {value}" for name, value in zip(_COLUMNS, shown, strict=True) if value)
-        print(f"{what or options.preset}: {told}; {seconds:.1f} s a person", flush=True)
+        summary = ", ".join(f"{name} {value}" for name, value in zip(_COLUMNS, shown, strict=True) if value)
+        print(f"{what or options.preset}: {summary}; {seconds:.1f} s a person", flush=True)
 
     names = [name for name, _ in options.set]
     options.out.parent.mkdir(parents=True, exist_ok=True)

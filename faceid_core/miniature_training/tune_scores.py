@@ -1,4 +1,4 @@
-"""What tuning people's tokens come to on pictures: likeness, obedience and the photo's clothes, by the selection set."""
+"""Scores tuning people's tokens with the selection set: identity, concept accuracy and leaked clothes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faceid_core.diffusion import BaseModel
+from faceid_core.diffusion.base import BaseModel
 from faceid_core.evaluate.cells import Cell
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.evaluate.metrics import score
+from faceid_core.evaluate.metrics import MetricRow, score
 from faceid_core.evaluate.pictures import Pictures
 from faceid_core.evaluate.scorers import load_scorers
 from faceid_core.evaluate.shards import ShardRow
@@ -26,8 +26,9 @@ class Scores:
     """Means over one person's pictures.
 
     Attributes:
-        identity: cosine to the photo, 0 where no face is found. concepts: share of what was asked for that is seen.
-        clothes: share of pictures that wear the photo's clothes unasked.
+        identity: cosine to the photo, 0 where no face is found.
+        concepts: concept accuracy.
+        clothes: share of pictures that show the photo's clothes although the prompt does not ask for them.
     """
 
     identity: float
@@ -35,41 +36,47 @@ class Scores:
     clothes: float
 
 
-def make_judge(
+def person_evaluator(
     base: BaseModel, *, every: int = 3, seeds: int = 2
 ) -> Callable[[int, IdentityTokens | str], Scores]:
-    """A function of a person's seed and what stands for V*: draws part of the grid `laboratory` and looks at it.
+    """A function that draws part of the grid `laboratory` and scores it.
 
     Args:
-        every: only each so-manieth prompt of the grid.
+        every: use each `every`-th prompt of the grid.
         seeds: pictures of each prompt.
+
+    Returns:
+        maps a person's seed, and the tokens or text that replace V*, to scores.
     """
     scorers = load_scorers("miniature-selection")
     prompts = load_grid("laboratory").prompts[::every]
     cells = [(prompt, seed) for prompt in prompts for seed in range(seeds)]
 
-    def judge(person: int, subject: IdentityTokens | str) -> Scores:
+    def evaluate_person(person: int, subject: IdentityTokens | str) -> Scores:
         requests = [DrawRequest(subject, prompt.text, seed) for prompt, seed in cells]
-        drawn = draw(base, requests, steps=STEPS, guidance=GUIDANCE, batch=BATCH, record_attention=False)
+        drawn = draw(base, requests, steps=STEPS, guidance_scale=GUIDANCE, batch=BATCH, record_attention=False)
         rows = [
             ShardRow.of(Cell(prompt, seed, "tuning", "0" * 64), picture.image, None)
             for (prompt, seed), picture in zip(cells, drawn, strict=True)
         ]
         pictures = Pictures(rows, scorers)
         photo = portrait(person)
-        about = {"prompts": prompts, "class_word": "person", "scorers": scorers}
-        alike = [row.value or 0.0 for row in score("identity", pictures, reference=photo, **about)
-                 if row.metric == "identity"]  # fmt: skip
-        obeyed = [
-            row.value
-            for row in score("concepts", pictures, **about)
-            if row.metric == "concepts" and row.value is not None
-        ]
-        leaked = score("leakage", pictures, reference=photo, **about)
-        worn = [row.value for row in leaked if row.metric == "leakage:clothes" and row.value is not None]
-        return Scores(float(np.mean(alike)), float(np.mean(obeyed)), float(np.mean(worn)))
 
-    return judge
+        def rows_of(metric: str) -> list[MetricRow]:
+            return score(
+                metric, pictures, prompts=prompts, reference=photo, class_word="person", scorers=scorers
+            )
+
+        identity = [row.value or 0.0 for row in rows_of("identity") if row.metric == "identity"]
+        accuracy = [row.value for row in rows_of("concepts") if row.metric == "concepts"]
+        clothes = [row.value for row in rows_of("leakage") if row.metric == "leakage:clothes"]
+        return Scores(float(np.mean(identity)), _mean(accuracy), _mean(clothes))
+
+    return evaluate_person
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
 
 
 def mean_scores(each: Sequence[Scores]) -> Scores:

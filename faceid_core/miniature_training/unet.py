@@ -32,14 +32,14 @@ from faceid_core.miniature_training.schedules import (
 
 EMPTY_CAPTIONS = 0.1
 NAMED_SHARE = 0.6
-# Before the U-Net sees a picture, its text encoder learns for that long whom each name means.
+# For that long, names are taught to the text encoder before the U-Net is trained.
 NAME_MINUTES = 2.5
 _CHUNK = 512
-# The face is a quarter of the picture and all of the identity; weighting cells moves no optimum.
+# The face is a quarter of the picture and carries the identity; weighting cells does not move the optimum.
 _FACE_WEIGHT = 1.5
 _FACE_LABELS = (1, 2, 3, 4, 5, 8)
 # An error of the velocity is one of the picture times (snr + 1); that factor counts up to this limit. Min-SNR
-# weighting would give the noisiest third of the timesteps next to nothing: clothes were then never learned.
+# weighting would give the noisiest third of the timesteps almost no weight, and clothes were then never learned.
 _LEVEL_LIMIT = 5.0
 _PEAK_RATE = 1e-3
 _HOLD = 0.5
@@ -50,7 +50,7 @@ _SAVE_SECONDS = 5 * 60
 def encode_pictures(vae: AutoencoderKL, images: np.ndarray, batch: int = 100) -> torch.Tensor:
     """Scaled latents [N, C, H / 4, W / 4] of bytes [N, H, W, 3]: the mean of the posterior.
 
-    Its spread is a few hundredths of the latents' own, so that sampling would add nothing.
+    Its standard deviation is a few hundredths of the latents', so sampling would add nothing.
     """
     parts = []
     for start in range(0, len(images), batch):
@@ -68,7 +68,7 @@ def face_weights(labels: np.ndarray) -> torch.Tensor:
 
 
 def stratified_timesteps(batch: int, limit: int) -> torch.Tensor:
-    """One timestep from each of `batch` equal parts of 0 .. limit - 1: less noise than independent draws."""
+    """One timestep from each of `batch` equal parts of 0 .. limit - 1, for less variance than independent draws."""
     return ((torch.arange(batch) + torch.rand(batch)) * (limit / batch)).long().clamp(max=limit - 1)
 
 
@@ -86,10 +86,10 @@ class Denoiser(torch.nn.Module):
 
 
 class _Batches:
-    """Random batches of latents, weights and token ids; captions are worded anew every time.
+    """Random batches of latents, weights and token ids, with a new caption each time.
 
-    Pictures are rendered and encoded as they are first needed, so that training starts at once; when
-    `limit` of them are held, they are drawn again at random.
+    Pictures are rendered and encoded when they are first needed, so that training starts at once; from `limit` pictures
+    on, existing ones are drawn at random.
     """
 
     def __init__(self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, limit: int, seed: int):
@@ -105,7 +105,7 @@ class _Batches:
         pictures = render_pictures(_CHUNK, seed=self.seed * 10_000 + chunk, named_share=NAMED_SHARE)
         self.latents.append(encode_pictures(self.vae, pictures.images))
         self.weights.append(face_weights(pictures.labels))
-        # Only the words are still needed.
+        # Only the captions are needed from here on.
         pictures.images, pictures.labels = pictures.images[:0], pictures.labels[:0]
         self.chunks.append(pictures)
         self.fresh += [(chunk, index) for index in range(_CHUNK)]
@@ -131,7 +131,7 @@ class _Batches:
 
 
 def _load_last(model: Denoiser) -> None:
-    """Fill `model` with the checkpoint `unet`, or with the shipped weights where nothing was trained yet."""
+    """Fill `model` with the checkpoint `unet`, or with the shipped weights without one."""
     try:
         model.load_state_dict(load_checkpoint("unet"))
     except FileNotFoundError:
@@ -141,13 +141,23 @@ def _load_last(model: Denoiser) -> None:
 
 
 def extend_names(*, minutes: float, known: int) -> None:
-    """Teach the names after the first `known` to the checkpoint's text encoder; `train_unet` goes on from there."""
+    """Teach the names after the first `known` to the checkpoint's text encoder; `train_unet` continues from it."""
     tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
     model = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
     _load_last(model)
     wrong = teach_more_names(model.text_encoder, tokenizer, known=known, minutes=minutes)
     path = save_checkpoint(model.state_dict(), "unet")
     print(f"names: {wrong:.3f} wrong, written to {path}", flush=True)
+
+
+def _save(state: dict[str, torch.Tensor], tokenizer: CLIPTokenizer) -> None:
+    """Write a `Denoiser`'s state as the checkpoint `unet` and as part of a whole pipeline."""
+    save_checkpoint(state, "unet")
+    copy = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
+    copy.load_state_dict(state)
+    # Loaded again, because writing converts it to half precision and the decoder may have been trained meanwhile.
+    vae = AutoencoderKL.from_pretrained(PIPELINE / "vae")
+    write_pipeline(tokenizer, copy.text_encoder, vae, copy.unet, WORK / "pipeline")
 
 
 def train_unet(
@@ -166,8 +176,8 @@ def train_unet(
     Args:
         minutes: wall-clock budget of the phase, the first step not counted.
         resume: start from the checkpoint, or from the shipped weights, with a fresh optimizer.
-        pictures: how many are rendered and encoded in the course of training and held in memory.
-        rate: highest learning rate; a phase that goes on from good weights loses less ground with a lower one.
+        pictures: how many are rendered and encoded during training and held in memory.
+        rate: highest learning rate; a phase that continues from good weights should use a lower one.
     """
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
@@ -188,15 +198,6 @@ def train_unet(
     budget, step, running = None, 0, []
     last_report = last_save = time.monotonic()
 
-    def save() -> None:
-        state = average.state(model)
-        save_checkpoint(state, "unet")
-        copy = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS))
-        copy.load_state_dict(state)
-        # Loaded anew: writing turns it into half precision, and the decoder may have been trained meanwhile.
-        vae_now = AutoencoderKL.from_pretrained(PIPELINE / "vae")
-        write_pipeline(tokenizer, copy.text_encoder, vae_now, copy.unet, WORK / "pipeline")
-
     while budget is None or budget.progress < 1:
         clean, weight, tokens = batches.next(batch)
         noise = torch.randn_like(clean)
@@ -204,7 +205,7 @@ def train_unet(
         noisy = scheduler.add_noise(clean, noise, timesteps)
         velocity = scheduler.get_velocity(clean, noise, timesteps)
         snr = alphas[timesteps] / (1 - alphas[timesteps])
-        # Velocities as they are at high noise, where what a picture shows is settled; less at low noise.
+        # Full weight at high noise, where a picture's content is decided; less at low noise.
         level = (_LEVEL_LIMIT / (snr + 1)).clamp(max=1)[:, None, None, None]
         progress = budget.progress if budget else 0.0
         now_rate = rate_at(progress, step, peak=rate, warm_up_steps=100, hold=_HOLD)
@@ -224,16 +225,14 @@ def train_unet(
         running.append(error.detach().mean().item())
         now = time.monotonic()
         if now - last_report > 30:
-            line = (
-                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}"
-            )
             print(
-                f"{line}, rate {now_rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
+                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: velocity error {np.mean(running):.4f}, "
+                f"rate {now_rate:.1e}, {len(running) * batch / (now - last_report):.0f} pictures/s",
                 flush=True,
             )
             last_report, running = now, []
         if now - last_save > _SAVE_SECONDS:
-            save()
+            _save(average.state(model), tokenizer)
             last_save = time.monotonic()
-    save()
+    _save(average.state(model), tokenizer)
     print(f"unet: {step} steps of {batch} in {budget.elapsed_seconds / 60:.1f} min", flush=True)

@@ -3,9 +3,9 @@
     with applied(pipe, tokens) as person:
         picture = pipe(**person.prompt("a photo of V* on the beach"), image=photo, strength=0.6).images[0]
 
-The pipeline stays the user's own. While the context lasts, each call of its U-Net (and ControlNets) whose prompt came
-from `prompt` reads the person's keys and values of the timestep's stage, through the attention processor that training
-and drawing use. Samples with other prompts, such as the negative one, are left as they are.
+While the context lasts, each call of the pipeline's U-Net (and ControlNets) whose prompt came from `prompt` reads the
+person's keys and values of the timestep's stage, through the attention processor that training and drawing use. Samples
+with other prompts, such as the negative one, are left as they are. Afterwards the pipeline is as it was.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ from typing import Any
 
 import torch
 
+from faceid_core.config.control import WHOLE, IdentityUse
+from faceid_core.config.method import stage_of
 from faceid_core.diffusion.base import TextTower
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.weights.describe import ENCODERS, POOLING
 
 from .attention import StagedUNet
-from .conditioning import identity_contexts, plain_contexts
-from .contexts import Contexts
-from .control import WHOLE, IdentityUse
-from .several import Person, common_boundaries, several_contexts
-from .stages import stage_of
+from .conditioning import Contexts
+from .subjects import Subject, common_boundaries, people_of, subject_contexts
 from .tokens import IdentityTokens
 
 
 @contextmanager
 def applied(
-    pipe: Any, subject: Person | tuple[Person, ...], *, use: IdentityUse = WHOLE, base_digest: str = ""
+    pipe: Any, subject: Subject, *, use: IdentityUse = WHOLE, base_digest: str = ""
 ) -> Iterator[AppliedIdentity]:
-    """Lend a person to a diffusers pipeline for as long as the context lasts.
+    """Let a diffusers pipeline draw a person while the context lasts.
 
     Args:
         pipe: a pipeline with a U-Net of Stable Diffusion 1.x, 2.x or XL and its text encoders.
-        subject: a person's tokens, or a plain text; or several of them, who replace `V1*`, `V2*`, ...
+        subject: a person's tokens, or a plain text; or several of them, which replace `V1*`, `V2*`, ...
         use: how much of the person is used.
-        base_digest: digest of the pipeline's base model (`faceid_core.store.digest_folder`), to be held against that of
-            the tokens; empty compares what can be seen of the pipeline only.
+        base_digest: digest of the pipeline's base model (`faceid_core.store.digest_folder`), compared with that of the
+            tokens; empty compares the pipeline's text encoders and scheduler only.
 
     Raises:
         BaseMismatch: the tokens were learned on another base model.
-        ConfigurationError: a pipeline that cannot be used so.
+        ConfigurationError: the pipeline has no U-Net that a person can be applied to.
     """
-    people = subject if isinstance(subject, tuple) else (subject,)
+    people = people_of(subject)
     text = _PipelineText.of(pipe)
     for person in people:
         if isinstance(person, IdentityTokens):
@@ -63,9 +62,9 @@ def applied(
 class AppliedIdentity:
     """A person whom a pipeline can draw; made by `applied`."""
 
-    def __init__(self, text: _PipelineText, subject: Person | tuple[Person, ...], use: IdentityUse):
+    def __init__(self, text: _PipelineText, subject: Subject, use: IdentityUse):
         self._text, self._subject, self._use = text, subject, use
-        self._boundaries = common_boundaries(subject if isinstance(subject, tuple) else (subject,))
+        self._boundaries = common_boundaries(people_of(subject))
         self._known: list[Contexts] = []
 
     @torch.no_grad()
@@ -78,16 +77,10 @@ class AppliedIdentity:
         Raises:
             ConfigurationError: the prompt cannot be used.
         """
-        subject = self._subject
-        if isinstance(subject, tuple):
-            contexts, _ = several_contexts(self._text, text, subject, self._use)
-        elif isinstance(subject, IdentityTokens):
-            contexts, _ = identity_contexts(self._text, text, subject, self._use)
-        else:
-            contexts, _ = plain_contexts(self._text, text, subject)
         # contexts: [stages, 2 (K, V), length, context width]
+        contexts, _ = subject_contexts(self._text, text, self._subject, self._use)
         self._known.append(contexts)
-        shown = contexts[0][1:]  # by these numbers the pipeline's calls are known again
+        shown = contexts[0][1:]  # V of the first stage: by these numbers the U-Net's calls are recognized
         arguments = {"prompt_embeds": shown.states}
         if shown.pooled is not None:
             arguments["pooled_prompt_embeds"] = shown.pooled
@@ -96,7 +89,7 @@ class AppliedIdentity:
     @contextmanager
     def hooked(self, network: torch.nn.Module) -> Iterator[None]:
         """While it lasts, calls of a U-Net or ControlNet read the person where their prompt is the person's."""
-        staged, lent = StagedUNet(network), ExitStack()
+        staged, patches = StagedUNet(network), ExitStack()
 
         def before(_module: torch.nn.Module, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict] | None:
             timestep = named["timestep"] if "timestep" in named else args[1]
@@ -113,13 +106,13 @@ class AppliedIdentity:
             if keys is encoded:
                 return None
             rows = torch.arange(len(encoded), device=encoded.device)
-            lent.enter_context(staged.lent(staged.project(keys, values), rows))
+            patches.enter_context(staged.patched(staged.project(keys, values), rows))
             if pooled is not None:
                 named = {**named, "added_cond_kwargs": {**added, "text_embeds": pooled}}
             return args, named
 
         def after(*_ignored: Any) -> None:
-            lent.close()
+            patches.close()
 
         handles = (
             network.register_forward_pre_hook(before, with_kwargs=True),
@@ -134,7 +127,7 @@ class AppliedIdentity:
 
 @dataclass(frozen=True)
 class _PipelineText:
-    """A pipeline's text encoders, as encoding asks for them."""
+    """A pipeline's text encoders, in the form that encoding needs."""
 
     towers: Mapping[str, TextTower]
     device: torch.device
@@ -183,7 +176,7 @@ def _rows_of(encoded: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
 
 
 def _replaced(tensor: torch.Tensor, hit: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The rows that were hit exchanged for a value; the same tensor if none was."""
+    """The tensor with a value in the rows that were hit; the same tensor if none was."""
     if not bool(hit.any()):
         return tensor
     changed = tensor.clone()

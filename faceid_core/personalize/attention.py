@@ -1,28 +1,59 @@
-"""StagedUNet: a U-Net whose cross-attention has separate contexts for keys and values, chosen per sample.
+"""Cross-attention with separate contexts for keys and values, chosen per sample, and the recorder of its maps.
 
-Contexts are projected once (`project`), whatever the number of samples or sampling steps that use them; a
-call (`predict`) names for each sample the row of the projection that it uses. So one batch mixes stages,
+Contexts are projected once (`StagedUNet.project`), whatever the number of samples or sampling steps that use them; a
+call (`StagedUNet.predict`) names for each sample the row of the projection that it uses. So one batch mixes stages,
 prompts and people. docs/design/personalization.md says why the U-Net's own arguments are not enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.attention_processor import Attention
+from torch.nn import functional as F
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.diffusion.cpu_attention import attention_output
 
-from .contexts import Contexts
-from .observers import Observer, Projection, Projections
+from .conditioning import Contexts
+
+
+@dataclass(frozen=True)
+class LayerKV:
+    """One cross-attention layer's keys and values of n contexts: each [n, heads, length, d]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ProjectedContexts:
+    """Contexts as a U-Net reads them, row by row.
+
+    Attributes:
+        layers: cross-attention layer -> keys and values of n contexts.
+        pooled: [n, pooled width], the pooled text embeddings that SDXL reads beside the contexts; else None.
+    """
+
+    layers: Mapping[str, LayerKV]
+    pooled: torch.Tensor | None = None
+
+
+class Recorder(Protocol):
+    """Reads each cross-attention layer's queries and keys once per call of a StagedUNet."""
+
+    def record(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Read one layer; query [b, heads, pixels, d], key [b, heads, length, d]."""
+        ...
 
 
 class StagedUNet:
-    """A U-Net called with staged contexts. Outside of `predict` and `lent` the U-Net has its own processors."""
+    """A U-Net called with staged contexts. Outside of `predict` and `patched` the U-Net has its own processors."""
 
     def __init__(self, unet: torch.nn.Module, sizes: Sequence[int] | None = None):
         """Find the cross-attention layers.
@@ -41,8 +72,8 @@ class StagedUNet:
             _require_plain(name, layer)
         self._sizes = None if sizes is None else torch.tensor([list(sizes)])
         self._rows: torch.Tensor | None = None
-        self._projections = Projections({})
-        self._observers: tuple[Observer, ...] = ()
+        self._projected = ProjectedContexts({})
+        self._recorders: tuple[Recorder, ...] = ()
         self._processors = {name: _StagedProcessor(name, self) for name in self.layers}
 
     @classmethod
@@ -53,7 +84,7 @@ class StagedUNet:
 
     def project(
         self, key_contexts: torch.Tensor, value_contexts: torch.Tensor, pooled: torch.Tensor | None = None
-    ) -> Projections:
+    ) -> ProjectedContexts:
         """Every layer's keys and values of contexts.
 
         Args:
@@ -61,18 +92,18 @@ class StagedUNet:
             pooled: [n, pooled width], where the U-Net reads it.
         """
         layers = {
-            name: Projection(
-                keys=_by_head(layer.to_k(key_contexts), layer.heads),
-                values=_by_head(layer.to_v(value_contexts), layer.heads),
+            name: LayerKV(
+                keys=_by_head(layer.to_k(key_contexts), layer.heads),  # [n, heads, length, d]
+                values=_by_head(layer.to_v(value_contexts), layer.heads),  # [n, heads, length, d]
             )
             for name, layer in self.layers.items()
         }
-        return Projections(layers, pooled)
+        return ProjectedContexts(layers, pooled)
 
-    def project_sides(self, contexts: Contexts) -> Projections:
-        """Keys and values of contexts [n, sides (K, V, or one for both), length, context width].
+    def project_kv(self, contexts: Contexts) -> ProjectedContexts:
+        """Keys and values of contexts [n, kv, length, context width]; kv is K and V, or one context for both.
 
-        The pooled embedding is one for a context, and is the V side's: it says what is painted, not where to look.
+        A prompt has one pooled embedding. It is the one of V: it says what is painted, not where to look.
         """
         pooled = None if contexts.pooled is None else contexts.pooled[:, -1]
         return self.project(contexts.states[:, 0], contexts.states[:, -1], pooled)
@@ -81,10 +112,10 @@ class StagedUNet:
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
-        projections: Projections,
+        projected: ProjectedContexts,
         rows: torch.Tensor,
         *,
-        observers: tuple[Observer, ...] = (),
+        recorders: tuple[Recorder, ...] = (),
         sizes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The U-Net's prediction.
@@ -92,23 +123,23 @@ class StagedUNet:
         Args:
             latents: [b, channels, side, side].
             timesteps: [b].
-            projections: of n contexts.
+            projected: n contexts.
             rows: int64 [b], which of the n contexts each sample uses.
-            observers: what to compare or record on the way.
-            sizes: int64 [b, 6], each sample's picture sizes for SDXL (see `picture_sizes`); None: the usual ones.
+            recorders: read the queries and keys of every cross-attention layer.
+            sizes: int64 [b, 6], each sample's picture sizes for SDXL (see `picture_sizes`); None: the model's own.
 
         Returns:
             [b, channels, side, side].
         """
         added = None
         if self._sizes is not None:
-            told = self._sizes.expand(len(latents), -1) if sizes is None else sizes
+            sizes = self._sizes.expand(len(latents), -1) if sizes is None else sizes
             added = {
-                "text_embeds": projections.pooled.index_select(0, rows),
-                "time_ids": told.to(latents.device, latents.dtype),
+                "text_embeds": projected.pooled.index_select(0, rows),  # [b, pooled width]
+                "time_ids": sizes.to(latents.device, latents.dtype),  # [b, 6]
             }
-        with self.lent(projections, rows, observers):
-            # The processors do not look at this context; the U-Net only insists that there is one.
+        with self.patched(projected, rows, recorders):
+            # The processors do not read this context; the U-Net only requires that there is one.
             unused = latents.new_zeros(len(latents), 1, self.unet.config.cross_attention_dim)
             return self.unet(
                 latents,
@@ -119,12 +150,12 @@ class StagedUNet:
             )[0]
 
     @contextmanager
-    def lent(
-        self, projections: Projections, rows: torch.Tensor, observers: tuple[Observer, ...] = ()
+    def patched(
+        self, projected: ProjectedContexts, rows: torch.Tensor, recorders: tuple[Recorder, ...] = ()
     ) -> Iterator[None]:
-        """While it lasts, every cross-attention layer reads the rows' projections; arguments as of `predict`."""
+        """While it lasts, every cross-attention layer reads the rows' keys and values; arguments as of `predict`."""
         own = {name: layer.processor for name, layer in self.layers.items()}
-        self._rows, self._projections, self._observers = rows, projections, observers
+        self._rows, self._projected, self._recorders = rows, projected, recorders
         try:
             for name, layer in self.layers.items():
                 layer.set_processor(self._processors[name])
@@ -132,16 +163,16 @@ class StagedUNet:
         finally:
             for name, layer in self.layers.items():
                 layer.set_processor(own[name])
-            self._rows, self._projections, self._observers = None, Projections({}), ()
+            self._rows, self._projected, self._recorders = None, ProjectedContexts({}), ()
 
     def attend(self, layer: str, query: torch.Tensor) -> torch.Tensor:
         """Attention of one layer's queries [b, heads, pixels, d] to its samples' contexts; the same shape."""
-        projection = self._projections.layers[layer]
-        keys = projection.keys.index_select(0, self._rows)  # [b, heads, length, d]
-        values = projection.values.index_select(0, self._rows)
-        for observer in self._observers:
-            observer.observe(layer, query, keys)
-        return attention_output(query, keys, values)
+        kv = self._projected.layers[layer]
+        keys = kv.keys.index_select(0, self._rows)  # [b, heads, length, d]
+        values = kv.values.index_select(0, self._rows)  # [b, heads, length, d]
+        for recorder in self._recorders:
+            recorder.record(layer, query, keys)
+        return attention_output(query, keys, values)  # [b, heads, pixels, d]
 
 
 class _StagedProcessor:
@@ -165,19 +196,80 @@ class _StagedProcessor:
         return attn.to_out[1](attn.to_out[0](merged)) / attn.rescale_output_factor
 
 
-def joined(projections: list[Projections]) -> Projections:
+def concatenate_projected(parts: Sequence[ProjectedContexts]) -> ProjectedContexts:
     """Several projections one after another along their rows."""
     layers = {
-        name: Projection(
-            keys=torch.cat([each.layers[name].keys for each in projections]),
-            values=torch.cat([each.layers[name].values for each in projections]),
+        name: LayerKV(
+            keys=torch.cat([each.layers[name].keys for each in parts]),
+            values=torch.cat([each.layers[name].values for each in parts]),
         )
-        for name in projections[0].layers
+        for name in parts[0].layers
     }
     pooled = None
-    if projections[0].pooled is not None:
-        pooled = torch.cat([each.pooled for each in projections])
-    return Projections(layers, pooled)
+    if parts[0].pooled is not None:
+        pooled = torch.cat([each.pooled for each in parts])
+    return ProjectedContexts(layers, pooled)
+
+
+def attention_scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Q K^T / sqrt(d), float32 [b, heads, pixels, length]; arguments as of `attention_map`."""
+    return torch.matmul(query.float() * query.shape[-1] ** -0.5, key.float().transpose(-1, -2))
+
+
+def attention_map(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """A = softmax(Q K^T / sqrt(d)).
+
+    Args:
+        query: [b, heads, pixels, d].
+        key: [b, heads, length, d].
+
+    Returns:
+        float32 [b, heads, pixels, length]; every pixel's row sums to 1.
+    """
+    return attention_scores(query, key).softmax(dim=-1)
+
+
+@dataclass
+class AttentionRecorder:
+    """Records the attention on some positions, averaged over heads, layers and calls.
+
+    Attributes:
+        columns: float32 [r, length], 1 at the positions of interest of each recorded sample.
+            They are the last r of a batch: guidance puts the unconditional ones first.
+    """
+
+    columns: torch.Tensor
+    sums: dict[int, torch.Tensor] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def record(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Add one layer's maps; query [b, heads, pixels, d], key [b, heads, length, d]."""
+        with torch.no_grad():
+            recorded = slice(len(query) - len(self.columns), None)
+            maps = attention_map(query[recorded], key[recorded]).mean(dim=1)  # [r, pixels, length]
+            chosen = torch.matmul(maps, self.columns[:, :, None])[..., 0]  # [r, pixels]
+        side = map_side(chosen.shape[1])
+        self.sums[side] = self.sums.get(side, 0) + chosen.unflatten(1, (side, side))
+        self.counts[side] = self.counts.get(side, 0) + 1
+
+    def maps(self) -> torch.Tensor:
+        """The mean over layers and calls, float32 [r, s, s] at the largest map's side s."""
+        largest = max(self.sums)
+        total = sum(
+            F.interpolate(maps[:, None], size=(largest, largest), mode="bilinear", align_corners=False)[:, 0]
+            for maps in self.sums.values()
+        )
+        return total / sum(self.counts.values())
+
+
+def map_side(pixels: int) -> int:
+    """Side of a square attention map with a number of cells."""
+    side = isqrt(pixels)
+    if side * side != pixels:
+        raise ValueError(
+            f"an attention map of {pixels} cells is not square; only square pictures are supported"
+        )
+    return side
 
 
 def picture_sizes(resolution: int, original: int | None = None) -> tuple[int, ...]:

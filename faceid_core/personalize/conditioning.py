@@ -1,12 +1,12 @@
 """Conditioning: turns a prompt and a person's vectors into contexts, by substituting token embeddings.
 
-The placeholder takes `vectors` token positions. At those positions the frozen text encoder's token embedding
-is replaced by the person's vectors, so that gradients reach them and nothing of the model changes.
+The placeholder takes `vectors` token positions. At those positions the person's vectors replace the frozen text
+encoder's token embedding, so that gradients reach the vectors and nothing of the model changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,26 +16,54 @@ import torch
 from faceid_core.diffusion.base import TextTower
 from faceid_core.errors import ConfigurationError
 
-from .contexts import Contexts, blended, side_by_side
-from .control import WHOLE, IdentityUse
 from .prompts import fill, split_prompt, split_several
-from .tokens import IdentityTokens
 
 
-class TextSide(Protocol):
-    """What encoding asks of a base model: its text encoders, and where it computes."""
+class TextEncoders(Protocol):
+    """What encoding needs of a base model: its text encoders, and the device on which it computes."""
 
     towers: Mapping[str, TextTower]
     device: torch.device
 
 
 @dataclass(frozen=True)
+class Contexts:
+    """What the text encoders make of prompts, with the pooled embeddings; both have the same leading dimensions.
+
+    Attributes:
+        states: [..., length, context width], one vector for each token.
+        pooled: [..., pooled width], one vector for the whole prompt, where the U-Net reads it (SDXL); else None.
+    """
+
+    states: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Contexts:
+        """The same change of leading dimensions for both tensors."""
+        return Contexts(change(self.states), None if self.pooled is None else change(self.pooled))
+
+    def __getitem__(self, index) -> Contexts:
+        return self.map(lambda each: each[index])
+
+    def unflatten(self, *shape: int) -> Contexts:
+        """The first dimension split into several."""
+        return self.map(lambda each: each.unflatten(0, shape))
+
+    def zeros(self) -> Contexts:
+        """Zeros of the same shapes."""
+        return self.map(torch.zeros_like)
+
+
+@dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as token ids with places for a person.
+    """A prompt as token ids with positions for a person.
 
     Attributes:
         ids: int64 [length]; at `positions` they are placeholders that the vectors replace.
-        positions: int64 [vectors], the person's places in the context.
+        positions: int64 [vectors], the person's positions in the context.
     """
 
     ids: torch.Tensor
@@ -49,10 +77,10 @@ def tokenize(tower: TextTower, prompt: str, vectors: int) -> TokenizedPrompt:
         ConfigurationError: the prompt is too long for the model, or has not exactly one placeholder.
     """
     before, after = (_word_ids(tower, text) for text in split_prompt(prompt))
-    held = [_held_id(tower)] * vectors
-    start = 1 + len(before)
-    ids = _framed(tower, [*before, *held, *after], prompt)
-    return TokenizedPrompt(ids, torch.arange(start, start + vectors))
+    placeholders = [_placeholder_id(tower)] * vectors
+    first = 1 + len(before)
+    ids = _framed(tower, [*before, *placeholders, *after], prompt)
+    return TokenizedPrompt(ids, torch.arange(first, first + vectors))
 
 
 def tokenize_plain(tower: TextTower, prompt: str, text: str) -> TokenizedPrompt:
@@ -62,14 +90,14 @@ def tokenize_plain(tower: TextTower, prompt: str, text: str) -> TokenizedPrompt:
         ConfigurationError: as `tokenize`.
     """
     before, after = (_word_ids(tower, part) for part in split_prompt(prompt))
-    held = _word_ids(tower, text)
-    start = 1 + len(before)
-    ids = _framed(tower, [*before, *held, *after], fill(prompt, text))
-    return TokenizedPrompt(ids, torch.arange(start, start + len(held)))
+    words = _word_ids(tower, text)
+    first = 1 + len(before)
+    ids = _framed(tower, [*before, *words, *after], fill(prompt, text))
+    return TokenizedPrompt(ids, torch.arange(first, first + len(words)))
 
 
-def start_vectors(tower: TextTower, class_word: str, vectors: int) -> torch.Tensor:
-    """The vectors from which training starts and which the reference prompt keeps: the class word's.
+def class_word_embeddings(tower: TextTower, class_word: str, vectors: int) -> torch.Tensor:
+    """The class word's token embeddings: an initial embedding, and what stands in the reference prompt.
 
     A class word of fewer tokens than vectors repeats its last token; of a longer one the last vector is the
     mean of the tokens left over. With as many tokens as vectors the result is the ordinary prompt's, bit by
@@ -81,7 +109,7 @@ def start_vectors(tower: TextTower, class_word: str, vectors: int) -> torch.Tens
     Raises:
         ConfigurationError: the class word is empty.
 
-    Source: class-word start, Gal et al. 2022 and relatives; uneven token counts, reconstruction.
+    Source: initial embedding, Gal et al. 2022 and relatives; uneven token counts, reconstruction.
     """
     ids = _word_ids(tower, class_word)
     if not ids:
@@ -94,7 +122,7 @@ def start_vectors(tower: TextTower, class_word: str, vectors: int) -> torch.Tens
 
 
 def encode(tower: TextTower, tokenized: TokenizedPrompt, vectors: torch.Tensor) -> Contexts:
-    """Run the text encoder with vectors in the person's places.
+    """Run the text encoder with vectors at the person's positions.
 
     Args:
         vectors: float32 [n, vectors, width], one set for each context.
@@ -110,7 +138,7 @@ def encode(tower: TextTower, tokenized: TokenizedPrompt, vectors: torch.Tensor) 
         return Contexts(*tower.read(ids))
 
 
-def encode_plain(base: TextSide, prompt: str) -> Contexts:
+def encode_plain(base: TextEncoders, prompt: str) -> Contexts:
     """The context of an ordinary prompt, [1, length, context width].
 
     Raises:
@@ -120,11 +148,11 @@ def encode_plain(base: TextSide, prompt: str) -> Contexts:
     for tower in base.towers.values():
         ids = _framed(tower, _word_ids(tower, prompt), prompt)[None].to(base.device)  # [1, length]
         contexts.append(Contexts(*tower.read(ids)))
-    return side_by_side(contexts)
+    return join_encoders(contexts)
 
 
 def encode_vectors(
-    base: TextSide, prompts: Mapping[str, TokenizedPrompt], vectors: Mapping[str, torch.Tensor]
+    base: TextEncoders, prompts: Mapping[str, TokenizedPrompt], vectors: Mapping[str, torch.Tensor]
 ) -> Contexts:
     """Contexts of one prompt with many sets of vectors, over all text encoders.
 
@@ -135,7 +163,7 @@ def encode_vectors(
     Returns:
         n contexts, [n, length, context width].
     """
-    return side_by_side([encode(tower, prompts[name], vectors[name]) for name, tower in base.towers.items()])
+    return join_encoders([encode(tower, prompts[name], vectors[name]) for name, tower in base.towers.items()])
 
 
 def person_positions(prompts: Mapping[str, TokenizedPrompt]) -> torch.Tensor:
@@ -148,55 +176,13 @@ def person_positions(prompts: Mapping[str, TokenizedPrompt]) -> torch.Tensor:
     if not all(torch.equal(first, each) for each in others):
         raise ConfigurationError(
             f"the model's tokenizers ({', '.join(prompts)}) cut the prompt differently, so the person has no common "
-            "place in it; use a model whose text encoders share a vocabulary"
+            "position in it; use a model whose text encoders share a vocabulary"
         )
     return first
 
 
-def identity_contexts(
-    base: TextSide, prompt: str, tokens: IdentityTokens, use: IdentityUse = WHOLE
-) -> tuple[Contexts, torch.Tensor]:
-    """The contexts of a prompt for a learned person, for every stage.
-
-    Where `use` leaves the person out, the class word's vectors stand in the same positions. Its strength blends
-    contexts, not vectors: keys and values are linear in contexts, so the dial is even at every layer and its two
-    ends are exact, while the text encoder normalizes vectors, so that half-way vectors are no half-way person.
-
-    Returns:
-        Contexts, [stages, 2 (K, V), length, context width], and the person's positions, int64 [vectors].
-
-    Raises:
-        ConfigurationError: the prompt cannot be used, or `use` names a stage that the tokens do not have.
-    """
-    prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
-    flat = {
-        name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()
-    }  # [stages * 2, vectors, width]
-    contexts = encode_vectors(base, prompts, flat).unflatten(tokens.stages, 2)
-    if not use.is_whole:
-        word = {
-            name: start_vectors(tower, tokens.class_word, tokens.vectors)[None]
-            for name, tower in base.towers.items()
-        }
-        # [stages, 2]
-        shares = torch.tensor(use.uses(tokens.stages), device=contexts.states.device) * use.strength
-        contexts = blended(encode_vectors(base, prompts, word), contexts, shares)
-    return contexts, person_positions(prompts)
-
-
-def plain_contexts(base: TextSide, prompt: str, text: str) -> tuple[Contexts, torch.Tensor]:
-    """The contexts of a prompt whose `V*` is a plain text: one stage, the same for K and V.
-
-    Returns:
-        Contexts, [1, 2, length, context width], and the text's positions, int64 [tokens].
-    """
-    context = encode_plain(base, fill(prompt, text))  # [1, length, context width]
-    positions = tokenize_plain(next(iter(base.towers.values())), prompt, text).positions
-    return both_sides(context), positions
-
-
-def both_sides(contexts: Contexts) -> Contexts:
-    """Contexts [n, ...] as those of keys and values alike, [n, 2, ...]."""
+def expand_kv(contexts: Contexts) -> Contexts:
+    """Contexts [n, ...] used for both K and V, [n, 2, ...]."""
     return contexts.map(lambda each: each[:, None].expand(-1, 2, *each.shape[1:]))
 
 
@@ -209,21 +195,21 @@ def tokenize_several(
         Token ids, int64 [length], and each person's positions, int64 [count], in the order of the counts.
 
     Raises:
-        ConfigurationError: the prompt is too long for the model, or its placeholders are not the people's.
+        ConfigurationError: the prompt is too long for the model, or its placeholders do not fit the people.
     """
     pieces, order = split_several(prompt, len(counts))
     words, positions = _word_ids(tower, pieces[0]), {}
     for piece, person in zip(pieces[1:], order, strict=True):
-        start = 1 + len(words)
-        positions[person] = torch.arange(start, start + counts[person])
-        words += [_held_id(tower)] * counts[person] + _word_ids(tower, piece)
+        first = 1 + len(words)
+        positions[person] = torch.arange(first, first + counts[person])
+        words += [_placeholder_id(tower)] * counts[person] + _word_ids(tower, piece)
     return _framed(tower, words, prompt), [positions[person] for person in range(len(counts))]
 
 
 def encode_several(
     tower: TextTower, ids: torch.Tensor, positions: Sequence[torch.Tensor], vectors: Sequence[torch.Tensor]
 ) -> Contexts:
-    """Run the text encoder with each person's vectors in that person's places.
+    """Run the text encoder with each person's vectors at that person's positions.
 
     Args:
         ids: int64 [length].
@@ -235,8 +221,8 @@ def encode_several(
     """
     device = tower.token_embedding.weight.device
     with ExitStack() as stack:
-        for places, each in zip(positions, vectors, strict=True):
-            first, last = int(places[0]), int(places[-1]) + 1
+        for where, each in zip(positions, vectors, strict=True):
+            first, last = int(where[0]), int(where[-1]) + 1
             stack.enter_context(_substituted(tower, each.to(device), first, last))
         return Contexts(*tower.read(ids.to(device).expand(len(vectors[0]), -1)))
 
@@ -247,7 +233,24 @@ def word_vectors(tower: TextTower, text: str) -> torch.Tensor:
     Raises:
         ConfigurationError: the text is empty.
     """
-    return start_vectors(tower, text, max(1, len(_word_ids(tower, text))))
+    return class_word_embeddings(tower, text, max(1, len(_word_ids(tower, text))))
+
+
+def join_encoders(encoded: Sequence[Contexts]) -> Contexts:
+    """The contexts of several text encoders, concatenated along the width; the pooled embedding is the last one's."""
+    return Contexts(torch.cat([each.states for each in encoded], dim=-1), encoded[-1].pooled)
+
+
+def stacked(contexts: Sequence[Contexts]) -> Contexts:
+    """Several contexts along a new first dimension."""
+    pooled = None if contexts[0].pooled is None else torch.stack([each.pooled for each in contexts])
+    return Contexts(torch.stack([each.states for each in contexts]), pooled)
+
+
+def concatenated(contexts: Sequence[Contexts]) -> Contexts:
+    """Several contexts along their first dimension."""
+    pooled = None if contexts[0].pooled is None else torch.cat([each.pooled for each in contexts])
+    return Contexts(torch.cat([each.states for each in contexts]), pooled)
 
 
 @contextmanager
@@ -265,8 +268,8 @@ def _substituted(tower: TextTower, vectors: torch.Tensor, first: int, last: int)
         handle.remove()
 
 
-def _held_id(tower: TextTower) -> int:
-    """The id that holds a vector's place. The encoder pools at the first or highest end-of-text id: not that one."""
+def _placeholder_id(tower: TextTower) -> int:
+    """The id at a vector's position. Not the end-of-text id: the encoder pools at the first or highest of those."""
     return tower.tokenizer.bos_token_id
 
 

@@ -1,7 +1,7 @@
 """Textual Inversion files: a person's vectors in the form that diffusers' `load_textual_inversion` and others read.
 
-Such a file knows one context per prompt, so it holds a person exactly if there is one stage with K = V. Tokens with
-more are first distilled into such ones (`distil.py`).
+Such a file has one context per prompt, so it holds a person exactly if there is one stage with K = V. Tokens with
+more are first distilled into such ones (`distill.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from faceid_core.errors import ConfigurationError
 
-from .token_word import TOKEN, require_token
+from .prompts import PLACEHOLDER_TOKEN, require_placeholder_token
 from .tokens import IdentityTokens
 
 _METADATA_KEY = "faceid"
@@ -30,7 +30,7 @@ def is_exact(tokens: IdentityTokens) -> bool:
 
 
 def to_textual_inversion(
-    tokens: IdentityTokens, *, token: str = TOKEN, notes: Mapping[str, Any] | None = None
+    tokens: IdentityTokens, *, token: str = PLACEHOLDER_TOKEN, notes: Mapping[str, Any] | None = None
 ) -> bytes:
     """The tokens as a Textual Inversion file: safetensors with a tensor [vectors, width] per text encoder.
 
@@ -38,7 +38,7 @@ def to_textual_inversion(
     `clip_l` and `clip_g`, and the token is named when the file is loaded.
 
     Args:
-        token: the word that stands for the person in the other tool's prompts; lower case, because CLIP's tokenizer
+        token: the placeholder token in the other tool's prompts; lower case, because CLIP's tokenizer
             lowers prompts, and diffusers then finds only the first of a capital token's vectors.
         notes: kept in the file's metadata, for instance what distilling lost.
 
@@ -46,11 +46,11 @@ def to_textual_inversion(
         ConfigurationError: the tokens have several stages or differing keys and values, or the token is no
             lower-case word.
     """
-    require_token(token)
+    require_placeholder_token(token)
     if not is_exact(tokens):
         raise ConfigurationError(
             f"the tokens have {tokens.stages} stage(s) with keys and values of their own, which a Textual Inversion "
-            "file cannot hold; distil them first"
+            "file cannot hold; distill them first"
         )
     names = {next(iter(tokens.tensors)): token} if len(tokens.tensors) == 1 else _TWO_ENCODERS
     fields = {

@@ -1,37 +1,256 @@
-"""The objective of a step: L_diffusion and L_attention of every seat, in one pass of a fixed shape."""
+"""The objective of a step, L = L_diffusion + lambda * L_attention, for all slots in one pass of a fixed shape.
+
+First the losses as pure functions in the paper's symbols, then the recorders that collect L_attention layer by layer
+during a pass (`ReferenceAttentionLoss`, `MaskAttentionLoss`), then `Objective`, which makes the batch and runs the pass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from faceid_core.config.method import Method, stage_boundaries, stage_of
 from faceid_core.diffusion.base import BaseModel
 
-from .attention import StagedUNet, picture_sizes
-from .conditioning import encode_vectors, person_positions, start_vectors, tokenize
-from .contexts import Contexts
-from .losses import diffusion_loss, noised, prediction_target
-from .method import Method
-from .observers import Comparison, MaskComparison, Projections
+from .attention import (
+    AttentionRecorder,
+    ProjectedContexts,
+    Recorder,
+    StagedUNet,
+    attention_map,
+    attention_scores,
+    map_side,
+    picture_sizes,
+)
+from .conditioning import Contexts, class_word_embeddings, encode_vectors, person_positions, tokenize
 from .prompts import training_prompt
-from .random import normal
-from .slots import Samples, Slot, allowed_range, distinct_stages, draw_samples
-from .stages import stage_boundaries, stage_of
+from .seeded_draws import normal
+from .slots import Slot, allowed_range, distinct_stages, draw_samples, empty_samples
 
-Seats = Sequence[Slot | None]
-_PROBES = 10
+Slots = Sequence[Slot | None]  # None is an empty slot
+_UNET_PARTS = ("down", "mid", "up")
+# Timesteps at which the photo's own loss is taken, spread evenly over those that the method trains on.
+_PHOTO_LOSS_TIMESTEPS = 10
+# Noise levels of the photo's attention maps, as shares of the training timesteps: the same for every method.
+_ATTENTION_LEVELS = (0.125, 0.375, 0.625, 0.875)
+
+
+def noised(x0: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise.
+
+    Args:
+        x0, noise: [b, c, h, w].
+        alpha_bar: [b], the cumulative product of alphas at each sample's timestep.
+    """
+    alpha_bar = alpha_bar[:, None, None, None]
+    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+
+
+def prediction_target(
+    x0: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str
+) -> torch.Tensor:
+    """What the U-Net is to predict, [b, c, h, w]: the noise, the velocity, or the clean latent.
+
+    Source: v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0, Salimans and Ho 2022, appendix D.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return x0
+    if prediction_type == "v_prediction":
+        alpha_bar = alpha_bar[:, None, None, None]
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
+    raise ValueError(f"prediction type {prediction_type!r} is unknown; use epsilon, v_prediction or sample")
+
+
+def diffusion_loss(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """L_diffusion of each sample: the squared error's weighted mean over the latent.
+
+    Args:
+        prediction, target: [b, c, h, w].
+        weight: [b, h, w], at least 0; all ones is the plain mean, a face mask divides by the face's area.
+
+    Returns:
+        float32 [b].
+
+    Source: plain, Rombach et al. 2022; masked and normalized by area, Break-A-Scene, reconstruction here.
+    """
+    squared = (prediction.float() - target.float()).square().mean(dim=1)  # [b, h, w]
+    return (squared * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6)
+
+
+def attention_loss(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    reference_key: torch.Tensor,
+    *,
+    columns: torch.Tensor | None = None,
+    reduction: str = "sum",
+    space: str = "post_softmax",
+    inside: torch.Tensor | None = None,
+    person: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """L_attention of each sample at one layer: squared distance of A_t from A_r, both from the same Q.
+
+    Q is a constant: it depends on earlier layers' values, and this loss is to move keys only. (It also moves a part that
+    keys and values share, as in the default preset.) A_r, the target, is a constant too.
+
+    Args:
+        query: [b, heads, pixels, d] of the training prompt's pass.
+        key: [b, heads, length, d], K of the training prompt.
+        reference_key: [b, heads, length, d], K of the reference prompt.
+        columns: int64 [n] positions compared; None compares all.
+        reduction: "sum" or "mean" over pixels and tokens; heads are averaged either way.
+        space: "post_softmax" compares maps, "pre_softmax" the scores before it.
+        inside: float32 [b, pixels]; if given, A_r of the `person` positions (int64 [vectors]) is multiplied by it.
+
+    Returns:
+        float32 [b].
+
+    Source: arXiv 2402.00631 for the reference and lambda; post-softmax maps, the sum over pixels and tokens, the mean
+    over heads, and the reference inside a mask are reconstructions.
+    """
+    compared = attention_map if space == "post_softmax" else attention_scores
+    query = query.detach()
+    with torch.no_grad():
+        reference = compared(query, reference_key)  # A_r: [b, heads, pixels, length]
+        if inside is not None:
+            reference[..., person] *= inside[:, None, :, None]
+    difference = compared(query, key) - reference  # A_t - A_r: [b, heads, pixels, length]
+    if columns is not None:
+        difference = difference.index_select(-1, columns)  # [b, heads, pixels, n]
+    pixels, tokens = difference.shape[-2:]
+    total = difference.square().sum(dim=(1, 2, 3)) / difference.shape[1]  # mean over heads: [b]
+    return total / (pixels * tokens) if reduction == "mean" else total
+
+
+def mask_attention_loss(attention: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """MSE(mask, A / max A) of each sample.
+
+    Args:
+        attention, mask: [b, pixels].
+
+    Returns:
+        float32 [b].
+
+    Source: Break-A-Scene, section 3.3, as in its public code.
+    """
+    return (attention / attention.amax(dim=1, keepdim=True).clamp_min(1e-8) - mask).square().mean(dim=1)
+
+
+def outside_share(attention: torch.Tensor, mask: torch.Tensor) -> float:
+    """Share of an attention map that lies outside the face.
+
+    Args:
+        attention: [h, w], at least 0.
+        mask: [h, w] of the same size, 0 to 1, 1 inside the face.
+    """
+    total = float(attention.sum())
+    return float((attention * (1 - mask)).sum()) / total if total > 0 else 0.0
+
+
+@dataclass
+class ReferenceAttentionLoss:
+    """Collects L_attention against a reference prompt during a pass; afterwards `loss()` gives it.
+
+    Attributes:
+        keys: cross-attention layer -> keys of the reference contexts, [n, heads, length, d].
+        rows: int64 [b], the reference row of each sample.
+        columns: int64 [n] positions compared, None for all.
+        reduction: "sum" or "mean" over pixels and tokens.
+        largest_side: layers with larger maps are left out.
+        parts: of the U-Net ("down", "mid", "up") whose layers are compared.
+        space: "post_softmax" compares maps, "pre_softmax" their scores.
+        mask: float32 [b, s, s]; if given, the reference of the `person` positions is 0 outside it.
+        person: int64 [vectors], the person's positions; used with a mask.
+    """
+
+    keys: Mapping[str, torch.Tensor]
+    rows: torch.Tensor
+    columns: torch.Tensor | None
+    reduction: str
+    largest_side: int
+    parts: Collection[str] = _UNET_PARTS
+    space: str = "post_softmax"
+    mask: torch.Tensor | None = None
+    person: torch.Tensor | None = None
+    terms: list[torch.Tensor] = field(default_factory=list)
+
+    def record(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Compare one layer's maps; query [b, heads, pixels, d], key [b, heads, length, d]."""
+        side = map_side(query.shape[2])
+        if side > self.largest_side or layer.split("_")[0] not in self.parts:
+            return
+        inside = None if self.mask is None else _resized(self.mask, side).flatten(1)  # [b, pixels]
+        self.terms.append(
+            attention_loss(
+                query,
+                key,
+                self.keys[layer].index_select(0, self.rows),  # [b, heads, length, d]
+                columns=self.columns,
+                reduction=self.reduction,
+                space=self.space,
+                inside=inside,
+                person=self.person,
+            )
+        )
+
+    def loss(self) -> torch.Tensor:
+        """The mean over layers, float32 [b].
+
+        Raises:
+            ValueError: no layer was compared.
+        """
+        _require_layers(self.terms, self.largest_side, self.parts)
+        return torch.stack(self.terms).mean(dim=0)
+
+
+@dataclass
+class MaskAttentionLoss:
+    """Collects the person's attention maps during a pass; afterwards `loss()` gives their distance from a mask.
+
+    Attributes:
+        mask: float32 [b, s, s].
+        person: int64 [vectors], the person's positions, whose maps are added up.
+        largest_side, parts: as of `ReferenceAttentionLoss`; of these layers only those with the largest maps count.
+    """
+
+    mask: torch.Tensor
+    person: torch.Tensor
+    largest_side: int
+    parts: Collection[str] = _UNET_PARTS
+    maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+
+    def record(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Keep one layer's map; query [b, heads, pixels, d], key [b, heads, length, d]."""
+        side = map_side(query.shape[2])
+        if side <= self.largest_side and layer.split("_")[0] in self.parts:
+            maps = attention_map(query.detach(), key)[..., self.person]  # [b, heads, pixels, vectors]
+            self.maps.setdefault(side, []).append(maps.mean(dim=1).sum(dim=-1))  # [b, pixels]
+
+    def loss(self) -> torch.Tensor:
+        """MSE(mask, A / max A), float32 [b].
+
+        Raises:
+            ValueError: no layer was compared.
+        """
+        _require_layers(self.maps, self.largest_side, self.parts)
+        side = max(self.maps)
+        mean = torch.stack(self.maps[side]).mean(dim=0)  # [b, pixels]
+        return mask_attention_loss(mean, _resized(self.mask, side).flatten(1))
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """All samples of a step, n = slots * m, in the order of the seats.
+    """All samples of a step, n = slots * m, slot by slot.
 
     Attributes:
         x0, noise: [n, c, side, side]. weight, mask: [n, side, side]. timesteps: int64 [n], on the CPU.
-        projections: of the contexts; rows: int64 [n], each sample's.
+        projected: the contexts; rows: int64 [n], each sample's.
         sizes: int64 [n, 6], picture sizes. reference_rows: int64 [n], each sample's reference prompt.
     """
 
@@ -40,14 +259,14 @@ class _Batch:
     weight: torch.Tensor
     timesteps: torch.Tensor
     mask: torch.Tensor
-    projections: Projections
+    projected: ProjectedContexts
     rows: torch.Tensor
     sizes: torch.Tensor
     reference_rows: torch.Tensor
 
 
 class Objective:
-    """What all slots share: the network, the tokenized training prompt, the class words' reference contexts.
+    """What all slots share: the network, the tokenized training prompt, the reference prompts' keys.
 
     Attributes:
         prompts: text encoder -> the tokenized training prompt.
@@ -65,75 +284,27 @@ class Objective:
         prompt = training_prompt(method.template)
         self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
         self.positions = person_positions(self.prompts)
+        # Stages that one person's samples of a step can use: the number of contexts that each slot projects.
         self._distinct = min(method.samples_per_step, method.stages)
         # The reference prompt's keys, layer -> [class words met, heads, length, d], and each class word's row.
         self._reference_keys: dict[str, torch.Tensor] = {}
         self._reference_rows: dict[str, int] = {}
 
-    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> Contexts:
-        """Contexts of the training prompt.
-
-        Args:
-            vectors: text encoder -> [n, sides, vectors, width].
-
-        Returns:
-            [n, sides, length, context width].
-        """
-        flat = {name: each.flatten(0, 1) for name, each in vectors.items()}
-        return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.sides)
-
-    @torch.no_grad()
-    def reference(self, class_word: str, starts: Mapping[str, torch.Tensor]) -> int:
-        """The row of the reference prompt's keys, which is encoded and projected once for each class word.
-
-        Args:
-            starts: text encoder -> float32 [vectors, width]; stands in the prompt where the method says so.
-        """
-        if class_word not in self._reference_rows:
-            vectors = {
-                name: start_vectors(tower, class_word, self.method.vectors)[None]
-                if self.method.reference_subject == "class_word"
-                else starts[name][None]
-                for name, tower in self.base.towers.items()
-            }
-            states = encode_vectors(self.base, self.prompts, vectors).states  # [1, length, context width]
-            for name, layer in self.staged.project(states, states).layers.items():
-                known = self._reference_keys.get(name)
-                self._reference_keys[name] = layer.keys if known is None else torch.cat([known, layer.keys])
-            self._reference_rows[class_word] = len(self._reference_rows)
-        return self._reference_rows[class_word]
-
-    def leaves(self, seats: Seats) -> dict[str, torch.Tensor]:
-        """Everybody's vectors as one leaf per text encoder: [slots, stages, sides, vectors, width]."""
+    def leaves(self, slots: Slots) -> dict[str, torch.Tensor]:
+        """The vectors of all slots as one leaf per text encoder: [slots, stages, kv, vectors, width]."""
         method = self.method
         leaves = {}
         for name, tower in self.base.towers.items():
             empty = torch.zeros(
-                method.stages, method.sides, method.vectors, tower.width, device=self.base.device
+                method.stages, method.kv_count, method.vectors, tower.width, device=self.base.device
             )
-            everyone = [slot.learned[name].vectors().detach() if slot else empty for slot in seats]
-            leaves[name] = torch.stack(everyone).requires_grad_()
+            each = [slot.learned[name].vectors().detach() if slot else empty for slot in slots]
+            leaves[name] = torch.stack(each).requires_grad_()
         return leaves
 
-    def losses(self, seats: Seats, leaves: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """L_diffusion and L_attention of every seat, [slots] each; those of empty seats mean nothing."""
-        device, count = self.base.device, self.method.samples_per_step
-        samples = self._samples(seats)
-        picked, places = zip(*(distinct_stages(each.stages, self._distinct) for each in samples), strict=True)
-        batch = _Batch(
-            x0=torch.cat([each.x0 for each in samples]).to(device),
-            noise=torch.cat([each.noise for each in samples]).to(device),
-            weight=torch.cat([each.weight for each in samples]).to(device),
-            timesteps=torch.cat([each.timesteps for each in samples]),
-            mask=torch.cat([each.mask for each in samples]).to(device),
-            projections=self._project(leaves, torch.stack(picked).to(device)),
-            # Each sample's context among the slots * distinct projected ones.
-            rows=torch.cat([place * self._distinct + where for place, where in enumerate(places)]).to(device),
-            sizes=self._sizes(seats).repeat_interleave(count, dim=0),
-            reference_rows=torch.tensor(
-                [slot.reference if slot else 0 for slot in seats], device=device
-            ).repeat_interleave(count),
-        )
+    def losses(self, slots: Slots, leaves: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """L_diffusion and L_attention of every slot, [slots] each; those of empty slots mean nothing."""
+        batch = self._batch(slots, leaves)
         total = len(batch.rows)
         size = self.samples_at_once or total
         if size >= total:
@@ -148,109 +319,190 @@ class Objective:
                 for first in range(0, total, size)
             ]  # fmt: skip
         diffusion, attention = (
-            torch.cat(each).unflatten(0, (-1, count)) for each in zip(*parts, strict=True)
+            torch.cat(each).unflatten(0, (-1, self.method.samples_per_step))  # [slots, m]
+            for each in zip(*parts, strict=True)
         )
         return diffusion.mean(dim=1), attention.mean(dim=1)
+
+    def _batch(self, slots: Slots, leaves: Mapping[str, torch.Tensor]) -> _Batch:
+        """Draw the samples of every slot and project the contexts that they use."""
+        device, count = self.base.device, self.method.samples_per_step
+        dummy = empty_samples(self.base, self.method)
+        samples = [
+            draw_samples(slot, self.base, self.method, self.boundaries, self.seed) if slot else dummy
+            for slot in slots
+        ]
+        # Of each slot the stages that its samples use [distinct], and each sample's index among them [m].
+        used, indices = zip(*(distinct_stages(each.stages, self._distinct) for each in samples), strict=True)
+        used = torch.stack(used).to(device)  # [slots, distinct]
+        slot_index = torch.arange(len(used), device=device)[:, None]  # [slots, 1]
+        # [slots, distinct, kv, vectors, width] to [slots * distinct, kv, vectors, width]
+        vectors = {name: leaf[slot_index, used].flatten(0, 1) for name, leaf in leaves.items()}
+        references = [slot.reference if slot else 0 for slot in slots]
+        return _Batch(
+            x0=torch.cat([each.x0 for each in samples]).to(device),
+            noise=torch.cat([each.noise for each in samples]).to(device),
+            weight=torch.cat([each.weight for each in samples]).to(device),
+            timesteps=torch.cat([each.timesteps for each in samples]),
+            mask=torch.cat([each.mask for each in samples]).to(device),
+            projected=self.staged.project_kv(self.contexts(vectors)),
+            rows=torch.cat([slot * self._distinct + index for slot, index in enumerate(indices)]).to(device),
+            sizes=self._sizes(slots).repeat_interleave(count, dim=0),
+            reference_rows=torch.tensor(references, device=device).repeat_interleave(count),
+        )
 
     def _sample_losses(self, batch: _Batch, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """L_diffusion and L_attention of some samples, [part] each."""
         base, device = self.base, self.base.device
         x0, noise, timesteps = batch.x0[part], batch.noise[part], batch.timesteps[part]
-        alpha_bar = base.alphas_cumprod[timesteps].to(device)
-        comparison = self._comparison(batch, part)
+        alpha_bar = base.alphas_cumprod[timesteps].to(device)  # [part]
+        attention = self._attention_loss(batch, part)
         prediction = self.staged.predict(
-            noised(x0, noise, alpha_bar).to(base.dtype),
+            noised(x0, noise, alpha_bar).to(base.dtype),  # x_t: [part, c, side, side]
             timesteps.to(device),
-            batch.projections,
+            batch.projected,
             batch.rows[part],
-            observers=(comparison,) if comparison else (),
+            recorders=(attention,) if attention else (),
             sizes=batch.sizes[part],
         )
         target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
-        loss_diffusion = diffusion_loss(prediction, target, batch.weight[part])
-        return loss_diffusion, comparison.loss() if comparison else torch.zeros_like(loss_diffusion)
+        loss_diffusion = diffusion_loss(prediction, target, batch.weight[part])  # [part]
+        return loss_diffusion, attention.loss() if attention else torch.zeros_like(loss_diffusion)
 
-    @torch.no_grad()
-    def photo_loss(self, slot: Slot) -> float:
-        """L_diffusion of the photo on noise and timesteps that never change, evenly over the trained timesteps.
-
-        A criterion for stopping: it asks no scorer, and by itself, so that it depends on nobody else.
-        """
-        base, count, photo = self.base, _PROBES, slot.photo.photo_digest
-        low, high = allowed_range(self.method, base.description.training_timesteps)
-        timesteps = low + ((torch.arange(count) + 0.5) * (high - low) / count).long()
-        noise = torch.stack(
-            [normal(base.description.latent_shape, photo, "plateau", at) for at in range(count)]
-        )
-        noise, x0 = noise.to(base.device), slot.latents[:1].expand(count, -1, -1, -1)
-        alpha_bar = base.alphas_cumprod[timesteps].to(base.device)
-        contexts = self.contexts(slot.vectors())
-        prediction = self.staged.predict(
-            noised(x0, noise, alpha_bar).to(base.dtype),
-            timesteps.to(base.device),
-            self.staged.project_sides(contexts),
-            torch.tensor([stage_of(int(t), self.boundaries) for t in timesteps], device=base.device),
-            sizes=self._sizes([slot]).expand(count, -1),
-        )
-        target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
-        return float(diffusion_loss(prediction, target, slot.weights[:1]).mean())
-
-    def _samples(self, seats: Seats) -> list[Samples]:
-        """The samples of every seat; an empty one gets zeros."""
-        count, shape = self.method.samples_per_step, self.base.description.latent_shape
-        nothing = torch.zeros(count, *shape)
-        dummy = Samples(
-            x0=nothing.to(self.base.device),
-            weight=torch.ones(count, *shape[1:], device=self.base.device),
-            mask=torch.ones(count, *shape[1:], device=self.base.device),
-            noise=nothing,
-            timesteps=torch.zeros(count, dtype=torch.int64),
-            stages=torch.zeros(count, dtype=torch.int64),
-        )
-        return [
-            draw_samples(slot, self.base, self.method, self.boundaries, self.seed) if slot else dummy
-            for slot in seats
-        ]
-
-    def _sizes(self, seats: Seats) -> torch.Tensor:
-        """Each seat's photo sizes for models that read them, int64 [slots, 6]."""
-        resolution = self.base.description.resolution
-        originals = [slot.photo.original_pixels if slot else 0 for slot in seats]
-        return torch.tensor([picture_sizes(resolution, original or None) for original in originals])
-
-    def _project(self, leaves: Mapping[str, torch.Tensor], picked: torch.Tensor) -> Projections:
-        """Keys and values of the contexts that the step needs.
-
-        Args:
-            leaves: text encoder -> [slots, stages, sides, vectors, width].
-            picked: int64 [slots, distinct], the stages needed.
-
-        Returns:
-            The projection of slots * distinct contexts.
-        """
-        seat = torch.arange(len(picked), device=picked.device)[:, None]
-        # [slots, distinct, sides, vectors, width] to [slots * distinct, sides, vectors, width]
-        contexts = self.contexts({name: leaf[seat, picked].flatten(0, 1) for name, leaf in leaves.items()})
-        return self.staged.project_sides(contexts)
-
-    def _comparison(self, batch: _Batch, part: slice) -> Comparison | MaskComparison | None:
-        """What the attention loss of some samples needs."""
+    def _attention_loss(
+        self, batch: _Batch, part: slice
+    ) -> ReferenceAttentionLoss | MaskAttentionLoss | None:
+        """The recorder of some samples' attention loss, as the method chooses it."""
         method = self.method
         if not method.compares_attention:
             return None
         person = self.positions.to(self.base.device)
         if method.attention_target == "mask":
-            return MaskComparison(
-                batch.mask[part], person, method.attention_resolutions, method.attention_layers
+            return MaskAttentionLoss(
+                batch.mask[part], person, method.attention_max_resolution, method.attention_layers
             )
-        return Comparison(
+        return ReferenceAttentionLoss(
             keys=self._reference_keys,
             rows=batch.reference_rows[part],
             columns=person if method.tokens_compared == "placeholder" else None,
             reduction=method.attention_reduction,
-            largest_side=method.attention_resolutions,
+            largest_side=method.attention_max_resolution,
             parts=method.attention_layers,
             space=method.attention_space,
             mask=batch.mask[part] if method.attention_target == "reference_in_mask" else None,
             person=person,
+        )
+
+    def contexts(self, vectors: Mapping[str, torch.Tensor]) -> Contexts:
+        """Contexts of the training prompt.
+
+        Args:
+            vectors: text encoder -> [n, kv, vectors, width].
+
+        Returns:
+            [n, kv, length, context width].
+        """
+        flat = {name: each.flatten(0, 1) for name, each in vectors.items()}  # [n * kv, vectors, width]
+        return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.kv_count)
+
+    @torch.no_grad()
+    def reference(self, class_word: str, initial: Mapping[str, torch.Tensor]) -> int:
+        """The row of the reference prompt's keys, which is encoded and projected once for each class word.
+
+        Args:
+            initial: text encoder -> initial embedding, float32 [vectors, width]; it stands in the prompt where the
+                method says so.
+        """
+        if class_word not in self._reference_rows:
+            vectors = {
+                name: class_word_embeddings(tower, class_word, self.method.vectors)[None]
+                if self.method.reference_subject == "class_word"
+                else initial[name][None]
+                for name, tower in self.base.towers.items()
+            }
+            states = encode_vectors(self.base, self.prompts, vectors).states  # [1, length, context width]
+            for name, layer in self.staged.project(states, states).layers.items():
+                known = self._reference_keys.get(name)
+                self._reference_keys[name] = layer.keys if known is None else torch.cat([known, layer.keys])
+            self._reference_rows[class_word] = len(self._reference_rows)
+        return self._reference_rows[class_word]
+
+    @torch.no_grad()
+    def photo_loss(self, slot: Slot) -> float:
+        """L_diffusion of the photo on noise and timesteps that never change, evenly over the trained timesteps.
+
+        A criterion for stopping early. It uses no scorer, and runs by itself, so that it depends on no other person.
+        """
+        base, count, photo = self.base, _PHOTO_LOSS_TIMESTEPS, slot.photo.photo_digest
+        low, high = allowed_range(self.method, base.description.training_timesteps)
+        timesteps = low + ((torch.arange(count) + 0.5) * (high - low) / count).long()
+        noise = torch.stack(
+            [normal(base.description.latent_shape, photo, "plateau", at) for at in range(count)]
+        ).to(base.device)
+        sizes = self._sizes([slot]).expand(count, -1)
+        prediction = self._predict_photo(slot, timesteps, noise, sizes=sizes)
+        alpha_bar = base.alphas_cumprod[timesteps].to(base.device)
+        x0 = slot.latents[:1].expand(count, -1, -1, -1)
+        target = prediction_target(x0, noise, alpha_bar, base.description.prediction_type)
+        return float(diffusion_loss(prediction, target, slot.weights[:1]).mean())
+
+    @torch.no_grad()
+    def photo_attention(self, slot: Slot) -> torch.Tensor:
+        """Attention on the slot's present vectors over its photo, averaged over heads, layers and four noise levels.
+
+        Taken alike before and after training, so that the two maps can be compared.
+
+        Returns:
+            float32 [s, s] on the CPU, s the side of the largest attention map.
+        """
+        base, photo = self.base, slot.photo.photo_digest
+        total, shape = base.description.training_timesteps, tuple(slot.latents[0].shape)
+        timesteps = torch.tensor([int(level * total) for level in _ATTENTION_LEVELS])
+        noise = torch.stack([normal(shape, photo, "probe", int(t)) for t in timesteps]).to(base.device)
+        columns = torch.zeros(len(timesteps), len(next(iter(self.prompts.values())).ids), device=base.device)
+        columns[:, self.positions] = 1
+        recorder = AttentionRecorder(columns)
+        self._predict_photo(slot, timesteps, noise, recorders=(recorder,))
+        return recorder.maps().mean(dim=0).cpu()
+
+    def _predict_photo(
+        self,
+        slot: Slot,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        recorders: tuple[Recorder, ...] = (),
+        sizes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The prediction for the photo at some timesteps [n], with noise [n, c, side, side]: the same shape."""
+        base = self.base
+        alpha_bar = base.alphas_cumprod[timesteps].to(base.device)
+        x0 = slot.latents[:1].expand(len(timesteps), -1, -1, -1)  # [n, c, side, side]
+        contexts = self.contexts(slot.vectors())  # [stages, kv, length, context width]
+        return self.staged.predict(
+            noised(x0, noise, alpha_bar).to(base.dtype),
+            timesteps.to(base.device),
+            self.staged.project_kv(contexts),
+            torch.tensor([stage_of(int(t), self.boundaries) for t in timesteps], device=base.device),
+            recorders=recorders,
+            sizes=sizes,
+        )
+
+    def _sizes(self, slots: Slots) -> torch.Tensor:
+        """Each slot's photo sizes for models that read them, int64 [slots, 6]."""
+        resolution = self.base.description.resolution
+        originals = [slot.photo.original_pixels if slot else 0 for slot in slots]
+        return torch.tensor([picture_sizes(resolution, original or None) for original in originals])
+
+
+def _resized(mask: torch.Tensor, side: int) -> torch.Tensor:
+    """A mask [b, s, s] as the covered share of side x side cells, [b, side, side]."""
+    return F.interpolate(mask[:, None], size=(side, side), mode="area")[:, 0]
+
+
+def _require_layers(found: Collection, largest_side: int, parts: Collection[str]) -> None:
+    if not found:
+        raise ValueError(
+            f"no cross-attention map of the parts {', '.join(parts)} has a side of at most {largest_side} cells; "
+            "raise attention_max_resolution or name more attention_layers"
         )

@@ -1,4 +1,7 @@
-"""Prompts with a placeholder: where `V*` stands and what replaces it; `V1*`, `V2*`, ... for several people."""
+"""Prompts with a placeholder: `V*`, or `V1*`, `V2*`, ... for several people; and the placeholder token of exported files.
+
+It imports no model library: the command line uses it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,12 @@ from faceid_core.errors import ConfigurationError
 
 PLACEHOLDER = "V*"
 _NUMBERED = re.compile(r"V([0-9]+)\*")
+
+# The placeholder token by which another tool's prompts call a person. The command line's default has digits of the
+# person's key, so that two people's files can be loaded side by side and neither says who they are.
+PLACEHOLDER_TOKEN = "<v>"
+DEFAULT_TOKEN_PATTERN = "<{key}>"
+_KEY_DIGITS = 8
 
 
 def split_prompt(prompt: str) -> tuple[str, str]:
@@ -34,10 +43,10 @@ def split_several(prompt: str, people: int) -> tuple[tuple[str, ...], tuple[int,
     """The words around the placeholders `V1*` to `Vn*` of n people, which may stand in any order.
 
     Returns:
-        The n + 1 pieces of text, and for each gap between them whose it is, from 0.
+        The n + 1 pieces of text, and for each gap between them the person's number, from 0.
 
     Raises:
-        ConfigurationError: a placeholder is absent, repeated, nobody's, touches a letter, or is the single `V*`.
+        ConfigurationError: a placeholder is absent, repeated, of no person, touches a letter, or is the single `V*`.
     """
     wanted = [f"V{number}*" for number in range(1, people + 1)]
     found = [match.group(0) for match in _NUMBERED.finditer(prompt)]
@@ -65,3 +74,31 @@ def fill(prompt: str, text: str) -> str:
 def training_prompt(template: str) -> str:
     """The template with the placeholder in its one pair of braces."""
     return template.replace("{}", PLACEHOLDER)
+
+
+def placeholder_token(pattern: str, identity_id: str, identity_key: str) -> str:
+    """The placeholder token of a person in another tool's prompts.
+
+    Args:
+        pattern: the token itself; `{id}` in it stands for the identity's id in lower case, `{key}` for the first digits
+            of the opaque key, which tells people apart and does not name them.
+        identity_id, identity_key: the person's.
+
+    Raises:
+        ConfigurationError: the token is not one word in lower case.
+    """
+    token = pattern.replace("{id}", identity_id.lower()).replace("{key}", identity_key[:_KEY_DIGITS])
+    require_placeholder_token(token)
+    return token
+
+
+def require_placeholder_token(token: str) -> None:
+    """Refuse a token that another tool could not find in a prompt.
+
+    Raises:
+        ConfigurationError: the token is not one word in lower case.
+    """
+    if not token or any(character.isspace() for character in token) or token != token.lower():
+        raise ConfigurationError(
+            f"the token {token!r} must be one word in lower case without spaces, such as {PLACEHOLDER_TOKEN}"
+        )

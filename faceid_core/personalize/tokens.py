@@ -1,4 +1,4 @@
-"""IdentityTokens: what is learned of a person, and its file format."""
+"""IdentityTokens: a person's learned vectors, and their file format."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from faceid_core.config.method import stage_of
 from faceid_core.errors import BaseMismatch, FaceidError
 
 from .prompts import PLACEHOLDER
-from .stages import stage_of
 
 FORMAT = "faceid-identity-tokens"
 FORMAT_VERSION = 1
@@ -21,7 +21,7 @@ _METADATA_KEY = "faceid"
 
 
 class UnreadableTokens(FaceidError):
-    """A file is not a person's tokens, or of a format that this version does not read."""
+    """A file holds no tokens, or its format is not one that this version reads."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class IdentityTokens:
     Attributes:
         tensors: text encoder's name -> float32 [stages, 2 (K, V), vectors, width].
         base_digest: digest of the base model's weights on which they were learned.
-        class_word: what the person is, for instance "person"; it stands in where the person is left out.
-        template: training prompt with {} at the person's place.
+        class_word: what the person is, for instance "person"; it stands in the prompt where the person is left out.
+        template: training prompt with {} for the person.
         boundaries: the training timesteps at which stages 2, 3, ... begin.
         training_timesteps: number of training timesteps of the base model.
         prediction_type: what the base model predicts: epsilon, v_prediction or sample.

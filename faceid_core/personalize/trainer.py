@@ -1,4 +1,9 @@
-"""The trainer: many people learned together by one frozen network, in slots of a fixed shape."""
+"""The trainer: many people learned together by one frozen network, in slots of a fixed shape.
+
+`personalize` is the loop; `_Trainer` opens a slot, takes a step of all slots and closes a slot. What a step minimizes
+is in `objective.py`; what a slot holds and the draws of its step are in `slots.py`; the network's cross-attention with
+separate contexts for keys and values is in `attention.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +16,46 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel
+from faceid_core.progress import ProgressCallback
 
-from .guards import attention_fault, loss_fault, step_fault, vector_fault
-from .journal import JournalEntry, UnusableEntry, resume, write_entry
-from .losses import outside_share
-from .method import Method
-from .objective import Objective
+from .checkpoint import Checkpoint, UnusableCheckpoint, resume, write_checkpoint
+from .initial_embeddings import initial_embeddings
+from .objective import Objective, Slots, outside_share
 from .parametrization import make_parametrization
-from .probe import photo_attention
-from .slots import Slot, TrainingPhoto, at_side, learning_rate, loss_weights, make_optimizer, with_mirror
-from .starts import first_vectors
+from .slots import (
+    Slot,
+    TrainingPhoto,
+    attention_fault,
+    learning_rate,
+    loss_fault,
+    loss_weights,
+    make_optimizer,
+    resized_area,
+    step_fault,
+    vector_fault,
+    with_mirror,
+)
 from .tokens import IdentityTokens
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-_PLATEAU_EVERY = 10  # steps between two looks at the photo's own loss
+_PLATEAU_EVERY = 10  # steps between two measurements of the photo's own loss
 # In float16 the gradient of a mean over a picture's latents is below the smallest normal number; a power of two, so
-# that nothing else is rounded otherwise. Constant, not GradScaler's: nobody's steps may depend on who shares the pass.
+# that nothing else is rounded otherwise. Constant, unlike GradScaler's: a person's steps must not depend on the others
+# in the pass.
 _HALF_SCALE = 2.0**12
 _RESTART_RATE = 0.3  # learning rate of a second attempt, as a share of the method's
+
+MOST_SLOTS = 32  # more people at once gained nothing at any size that was measured (docs/benchmarks.md)
+_CPU_SLOTS = 8
+_MEMORY_SHARE = 0.9  # of the free memory that slots may take; the rest is for fragments
 
 
 @dataclass(frozen=True)
 class PersonalizeResult:
-    """What was learned of a person.
+    """A person's tokens, and how training went.
 
     Attributes:
         curve: a row for each step: step, loss_diffusion, loss_attention, attention_ratio
@@ -45,7 +64,7 @@ class PersonalizeResult:
         outside_before, outside_after: the share of it outside the face mask.
         seconds: the person's share of the time.
         slots: how many there were in the end: fewer than asked for after the memory ran out.
-        restarted: what ended a first attempt, or empty; then the learning rate was `_RESTART_RATE` of the method's.
+        restarted: the fault that ended a first attempt (the second has `_RESTART_RATE` of the learning rate), or empty.
     """
 
     name: str
@@ -62,7 +81,7 @@ class PersonalizeResult:
 
 @dataclass(frozen=True)
 class SlotFailure:
-    """A person whose training had to stop; the others went on."""
+    """A person whose training failed; the others are not affected."""
 
     name: str
     reason: str
@@ -77,74 +96,65 @@ def personalize(
     slots: int = 8,
     samples_at_once: int = 0,
     seed: int = 0,
-    progress: Progress | None = None,
-    journal: Mapping[str, bytes] | None = None,
-    journal_seconds: float = 0.0,
-) -> Iterator[PersonalizeResult | SlotFailure | JournalEntry]:
-    """Learn every person's tokens; yields each as it finishes, and journal entries on the way.
+    progress: ProgressCallback | None = None,
+    checkpoint: Mapping[str, bytes] | None = None,
+    checkpoint_seconds: float = 0.0,
+) -> Iterator[PersonalizeResult | SlotFailure | Checkpoint]:
+    """Learn every person's tokens; yields each as it finishes, and checkpoints on the way.
 
-    A person's result depends on base, method, slots, seed and photo only: not on who shares the pass, nor on
-    the order of arrival. Empty slots are filled with dummies, so the shape of the work never changes, until the
-    device's memory runs out: then half the slots go on, and no step is lost.
+    A person's result depends on base, method, slots, seed and photo only: not on the others in the pass, nor on
+    the order of arrival. Empty slots are filled with dummies, so the shape of the work never changes. When the
+    device's memory runs out, training goes on with half the slots, and no step is lost.
 
     Args:
         slots: people who share each pass through the network.
-        samples_at_once: noised samples in one call of it, to bound the memory; the step is the same but for rounding,
-            and takes a third longer. 0: all of a step.
+        samples_at_once: noised samples in one call of the network, to bound the memory; the step is the same but for
+            rounding, and takes a third longer. 0: all of a step.
         seed: of every random draw.
         progress: called with (name, steps done, steps in all) after each step of each person.
-        journal: name -> an entry that an interrupted training of the same person left; it goes on from there to the
-            same tokens. One that cannot be used is logged, and the person begins anew.
-        journal_seconds: yield a `JournalEntry` of everybody this often; 0 never does.
+        checkpoint: name -> the checkpoint that an interrupted training of the same person left; it goes on from there to
+            the same tokens. One that cannot be used is logged, and the person begins again.
+        checkpoint_seconds: yield a checkpoint of every person this often; 0 never does.
 
     Raises:
         ConfigurationError: boundaries or template do not fit the base model.
     """
     trainer = _Trainer(base, method, seed, samples_at_once)
-    waiting, parked, seats = deque(photos), deque(), [None] * slots
-    entries, written = dict(journal or {}), time.monotonic()
-    while waiting or parked or any(seats):
-        for place, slot in enumerate(seats):
-            if slot is None and parked:
-                seats[place] = parked.popleft()
-            elif slot is None and waiting:
+    waiting, parked = deque(photos), deque()  # not begun yet; begun, and without a slot since memory ran out
+    active: list[Slot | None] = [None] * slots
+    checkpoints, written = dict(checkpoint or {}), time.monotonic()
+    while waiting or parked or any(active):
+        for index in (index for index, slot in enumerate(active) if slot is None):
+            if parked:
+                active[index] = parked.popleft()
+            elif waiting:
                 photo = waiting.popleft()
-                seats[place] = trainer.admit(photo, entries.pop(photo.name, None))
-        faults = None
-        try:
-            faults = trainer.step(seats)
-        except torch.OutOfMemoryError:
-            if len(seats) == 1:
-                raise
-        if faults is None:  # told after the exception is gone, whose traceback holds the activations
-            half = len(seats) // 2
-            log.warning("out of memory with %d slots; going on with %d", len(seats), half)
-            # Those without a seat keep what they have learned, and go on when one is free.
-            parked.extend(slot for slot in seats[half:] if slot)
-            del seats[half:]
-            torch.cuda.empty_cache()
+                active[index] = trainer.admit(photo, checkpoints.pop(photo.name, None))
+        faults = trainer.step_if_it_fits(active)
+        if faults is None:
+            parked.extend(slot for slot in _halve(active) if slot)
             continue
-        for place, slot in enumerate(seats):
+        for index, slot in enumerate(active):
             if slot is None:
                 continue
-            if progress and place not in faults:
+            if progress and index not in faults:
                 progress(slot.photo.name, slot.step, method.steps)
-            result = None
-            if place not in faults and trainer.finished(slot):
-                result = trainer.finish(slot, len(seats))
-                if fault := attention_fault(result.attention_before, result.attention_after):
-                    faults[place] = fault
-            if place in faults:
-                if slot.attempt == 1:
-                    seats[place] = trainer.restart(slot, faults[place])
-                    continue
-                result = SlotFailure(slot.photo.name, f"{slot.why}; and again: {faults[place]}", slot.step)
+            active[index], result = trainer.settle(slot, faults.get(index), len(active))
             if result:
-                seats[place] = None
                 yield result
-        if journal_seconds and time.monotonic() - written >= journal_seconds:
-            yield from (write_entry(slot) for slot in [*seats, *parked] if slot and slot.step)
+        if checkpoint_seconds and time.monotonic() - written >= checkpoint_seconds:
+            yield from (write_checkpoint(slot) for slot in [*active, *parked] if slot and slot.step)
             written = time.monotonic()
+
+
+def _halve(active: list[Slot | None]) -> list[Slot | None]:
+    """Remove the second half of the slots, for the memory ran out; returns the removed ones."""
+    half = len(active) // 2
+    log.warning("out of memory with %d slots; going on with %d", len(active), half)
+    removed = active[half:]
+    del active[half:]
+    torch.cuda.empty_cache()
+    return removed
 
 
 class _Trainer:
@@ -159,35 +169,71 @@ class _Trainer:
             for name, tower in base.towers.items()
         }
 
-    def admit(self, photo: TrainingPhoto, entry: bytes | None = None) -> Slot:
-        """Open a slot where a journal entry left off, or at the start."""
+    def admit(self, photo: TrainingPhoto, checkpoint: bytes | None = None) -> Slot:
+        """Open a slot where a checkpoint left off, or at the first step."""
         slot = self._open(photo)
-        if entry is not None:
+        if checkpoint is not None:
             try:
-                resume(slot, entry, self.method.steps)
-            except UnusableEntry as error:
+                resume(slot, checkpoint, self.method.steps)
+            except UnusableCheckpoint as error:
                 log.warning("%s: %s", photo.name, error)
         return slot
 
+    def step_if_it_fits(self, active: Sequence[Slot | None]) -> dict[int, str] | None:
+        """Do a step; None if the memory ran out and there are fewer slots to try with.
+
+        The caller goes on after the exception is gone, whose traceback holds the activations.
+        """
+        try:
+            return self.step(active)
+        except torch.OutOfMemoryError:
+            if len(active) == 1:
+                raise
+            return None
+
+    def settle(
+        self, slot: Slot, fault: str | None, slots: int
+    ) -> tuple[Slot | None, PersonalizeResult | SlotFailure | None]:
+        """After a step: what goes on in the slot's place, and the person's result if it has come to an end.
+
+        Args:
+            slot: The slot that made the step.
+            fault: Why its step could not be taken.
+            slots: How many slots share the pass.
+        """
+        result = None
+        if fault is None:
+            if not self.finished(slot):
+                return slot, None
+            result = self.finish(slot, slots)
+            fault = attention_fault(result.attention_before, result.attention_after)
+        if fault is None:
+            return None, result
+        if slot.attempt == 1:
+            return self.restart(slot, fault), None
+        return None, SlotFailure(slot.photo.name, f"{slot.first_fault}; and again: {fault}", slot.step)
+
     def restart(self, slot: Slot, fault: str) -> Slot:
-        """The person's second attempt: from the start, at a smaller learning rate."""
+        """The person's second attempt: from the first step, at a smaller learning rate."""
         log.warning("%s: step %d: %s; begun again at a smaller rate", slot.photo.name, slot.step, fault)
         again = self._open(slot.photo)
-        again.attempt, again.why, again.seconds = slot.attempt + 1, fault, again.seconds + slot.seconds
+        again.attempt, again.first_fault = slot.attempt + 1, fault
+        again.seconds += slot.seconds
         return again
 
     def _open(self, photo: TrainingPhoto) -> Slot:
-        """A slot at the start: the photo is encoded once."""
+        """A slot at the first step: the photo is encoded once."""
         began = time.perf_counter()
         method, base = self.method, self.base
         mirrored = np.ascontiguousarray(photo.image[:, ::-1])
-        # One by one: the encoder's arithmetic must not depend on a batch.
+        # [2, c, side, side]; one by one: the encoder's arithmetic must not depend on a batch.
         latents = torch.cat([base.encode_images([image]) for image in (photo.image, mirrored)])
-        starts = {
-            name: first_vectors(base, tower, photo.class_word, method) for name, tower in base.towers.items()
+        initial = {
+            name: initial_embeddings(base, tower, photo.class_word, method)  # [vectors, width]
+            for name, tower in base.towers.items()
         }
         learned = {
-            name: make_parametrization(base, tower, starts[name], method, self.seed)
+            name: make_parametrization(base, tower, initial[name], method, self.seed)
             for name, tower in base.towers.items()
         }
         side = base.description.latent_side
@@ -195,124 +241,79 @@ class _Trainer:
             photo=photo,
             latents=latents,
             weights=loss_weights(photo, side, method.masked_loss).to(base.device),
-            masks=with_mirror(at_side(photo.mask, side)).to(base.device),
-            starts=starts,
+            masks=with_mirror(resized_area(photo.mask, side)).to(base.device),
+            initial=initial,
             learned=learned,
-            reference=self.objective.reference(photo.class_word, starts),
+            reference=self.objective.reference(photo.class_word, initial),
             optimizer=make_optimizer(learned, method),
             attention_before=torch.empty(0),
         )
-        slot.attention_before = self._attention(slot)
+        slot.attention_before = self.objective.photo_attention(slot)
         slot.seconds = time.perf_counter() - began
         return slot
 
-    def step(self, seats: Sequence[Slot | None]) -> dict[int, str]:
-        """One optimizer step of every occupied seat.
+    def step(self, slots: Slots) -> dict[int, str]:
+        """One optimizer step of every occupied slot.
 
         Returns:
-            Seat -> what is wrong, for those whose attempt cannot go on.
+            Slot index -> what is wrong, for those whose attempt cannot go on.
         """
         began = time.perf_counter()
         method = self.method
-        # Whoever has all steps already had the last one before the memory ran out for somebody else's.
-        taken = [place for place, slot in enumerate(seats) if slot and slot.step < method.steps]
+        # A slot may have all its steps already: it took the last one before the memory ran out in another's update.
+        taken = [index for index, slot in enumerate(slots) if slot and slot.step < method.steps]
         if not taken:
             return {}
-        leaves = self.objective.leaves(seats)
-        loss_diffusion, loss_attention = self.objective.losses(seats, leaves)  # [slots], [slots]
-        # A sum, not a mean: a person's gradient must not depend on how many others there are.
-        total = loss_diffusion + method.attention_weight * loss_attention
+        leaves = self.objective.leaves(slots)  # text encoder -> [slots, stages, kv, vectors, width]
+        loss_diffusion, loss_attention = self.objective.losses(slots, leaves)  # [slots], [slots]
+        total = loss_diffusion + method.attention_weight * loss_attention  # L: [slots]
         scale = _HALF_SCALE if self.base.dtype == torch.float16 else 1.0
+        # A sum, not a mean: a person's gradient must not depend on how many others there are.
         (scale * total[taken].sum()).backward()
         losses = torch.stack([loss_diffusion, loss_attention]).detach().tolist()
 
-        failures = {}
-        for place in taken:
-            slot = seats[place]
-            gradients = {name: leaf.grad[place] / scale for name, leaf in leaves.items()}
-            reason = step_fault(losses[0][place], losses[1][place], gradients)
-            if reason:
-                failures[place] = reason
+        faults = {}
+        for index in taken:
+            slot, l_diffusion, l_attention = slots[index], losses[0][index], losses[1][index]
+            gradients = {name: leaf.grad[index] / scale for name, leaf in leaves.items()}
+            if fault := step_fault(l_diffusion, l_attention, gradients):
+                faults[index] = fault
                 continue
             self._update(slot, gradients)
-            ratio = method.attention_weight * losses[1][place] / max(losses[0][place], 1e-12)
             slot.curve.append(
                 {
                     "step": slot.step,
-                    "loss_diffusion": losses[0][place],
-                    "loss_attention": losses[1][place],
-                    "attention_ratio": ratio,
+                    "loss_diffusion": l_diffusion,
+                    "loss_attention": l_attention,
+                    "attention_ratio": method.attention_weight * l_attention / max(l_diffusion, 1e-12),
                 }
             )
             if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.vocabulary):
-                failures[place] = fault
+                faults[index] = fault
         share = (time.perf_counter() - began) / len(taken)
-        for place in taken:
-            seats[place].seconds += share
-            if seats[place].curve:
-                seats[place].curve[-1]["seconds"] = seats[place].seconds
-        return failures
-
-    def finish(self, slot: Slot, slots: int) -> PersonalizeResult:
-        """Close one of so many slots: the tokens, and where they look now."""
-        began = time.perf_counter()
-        method, base = self.method, self.base
-        tokens = IdentityTokens(
-            tensors={
-                name: vectors.detach().cpu().expand(-1, 2, -1, -1).contiguous().clone()
-                for name, vectors in slot.vectors().items()
-            },
-            base_digest=base.description.digest,
-            class_word=slot.photo.class_word,
-            template=method.template,
-            boundaries=self.objective.boundaries,
-            training_timesteps=base.description.training_timesteps,
-            prediction_type=base.description.prediction_type,
-            photo_digest=slot.photo.photo_digest,
-            method=method.model_dump(mode="json"),
-        )
-        before, after = slot.attention_before, self._attention(slot)
-        mask = at_side(slot.photo.mask, len(before))
-        return PersonalizeResult(
-            name=slot.photo.name,
-            tokens=tokens,
-            curve=slot.curve,
-            attention_before=before.numpy(),
-            attention_after=after.numpy(),
-            outside_before=outside_share(before, mask),
-            outside_after=outside_share(after, mask),
-            seconds=slot.seconds + time.perf_counter() - began,
-            slots=slots,
-            restarted=slot.why,
-        )
-
-    @torch.no_grad()
-    def _attention(self, slot: Slot) -> torch.Tensor:
-        """The attention on the slot's present vectors over its photo, float32 [s, s]."""
-        objective = self.objective
-        contexts = objective.contexts(slot.vectors())  # [stages, sides, length, context width]
-        return photo_attention(
-            self.base,
-            objective.staged,
-            contexts,
-            objective.positions,
-            objective.boundaries,
-            slot.latents[0],
-            slot.photo.photo_digest,
-        )
+        for index in taken:
+            slots[index].seconds += share
+            if slots[index].curve:
+                slots[index].curve[-1]["seconds"] = slots[index].seconds
+        return faults
 
     def _update(self, slot: Slot, gradients: dict[str, torch.Tensor]) -> None:
+        """Move one person's parameters.
+
+        Args:
+            gradients: of L, text encoder -> [stages, kv, vectors, width].
+        """
         slot.optimizer.zero_grad()
         for name, vectors in slot.vectors().items():
-            # The start penalty's gradient, w * |v - start|^2, is added here: it needs no pass through the network.
-            penalty = 2 * self.method.start_penalty * (vectors.detach() - slot.starts[name])
+            # The penalty's gradient, of w * |v - initial|^2, is added here: it needs no pass through the network.
+            penalty = 2 * self.method.initial_embedding_penalty * (vectors.detach() - slot.initial[name])
             vectors.backward(gradients[name] + penalty)
         if self.method.gradient_clip > 0:
             parameters = [each for group in slot.optimizer.param_groups for each in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.method.gradient_clip)
         for group in slot.optimizer.param_groups:
             rate = learning_rate(self.method, slot.step) * (_RESTART_RATE if slot.attempt > 1 else 1.0)
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate * group["rate_ratio"]
         slot.optimizer.step()
         slot.step += 1
 
@@ -329,3 +330,81 @@ class _Trainer:
         return slot.plateau.reached(
             loss, slot.step, patience=method.patience, tolerance=method.patience_tolerance
         )
+
+    def finish(self, slot: Slot, slots: int) -> PersonalizeResult:
+        """Close a slot, one of `slots`: the tokens, and the attention on them now."""
+        began = time.perf_counter()
+        method, base = self.method, self.base
+        tokens = IdentityTokens(
+            tensors={
+                name: vectors.detach().cpu().expand(-1, 2, -1, -1).contiguous().clone()
+                for name, vectors in slot.vectors().items()
+            },
+            base_digest=base.description.digest,
+            class_word=slot.photo.class_word,
+            template=method.template,
+            boundaries=self.objective.boundaries,
+            training_timesteps=base.description.training_timesteps,
+            prediction_type=base.description.prediction_type,
+            photo_digest=slot.photo.photo_digest,
+            method=method.model_dump(mode="json"),
+        )
+        before, after = slot.attention_before, self.objective.photo_attention(slot)  # [s, s]
+        mask = resized_area(slot.photo.mask, len(before))
+        return PersonalizeResult(
+            name=slot.photo.name,
+            tokens=tokens,
+            curve=slot.curve,
+            attention_before=before.numpy(),
+            attention_after=after.numpy(),
+            outside_before=outside_share(before, mask),
+            outside_after=outside_share(after, mask),
+            seconds=slot.seconds + time.perf_counter() - began,
+            slots=slots,
+            restarted=slot.first_fault,
+        )
+
+
+def measured_slots(base: BaseModel, method: Method, samples_at_once: int = 0) -> int:
+    """Slots for this device: on CUDA as many as its free memory holds, a power of two; elsewhere eight.
+
+    Two trainings of one step, with one and with two made-up people, give what the first and each further one take.
+    """
+    if base.device.type != "cuda":
+        return _CPU_SLOTS
+    # Memory that PyTorch holds and does not use is free too.
+    kept_unused = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
+    free = torch.cuda.mem_get_info(base.device)[0] + kept_unused
+    found = fitting_slots(lambda count: _peak_bytes(base, method, count, samples_at_once), free)
+    torch.cuda.empty_cache()
+    log.info("%d slots fit into %.1f GB of free memory", found, free / 1e9)
+    return found
+
+
+def fitting_slots(bytes_with: Callable[[int], int], free_bytes: int) -> int:
+    """The largest power of two of people, at most `MOST_SLOTS`, that fits; at least one.
+
+    Args:
+        bytes_with: number of people -> bytes that a step with them takes at its peak.
+        free_bytes: memory that is free.
+    """
+    first = bytes_with(1)
+    further = max(1, bytes_with(2) - first)
+    room = int(free_bytes * _MEMORY_SHARE) - first
+    fits = 1 + max(0, room) // further
+    return min(MOST_SLOTS, 1 << (fits.bit_length() - 1))
+
+
+def _peak_bytes(base: BaseModel, method: Method, count: int, samples_at_once: int) -> int:
+    side = base.description.resolution
+    gray, whole = np.full((side, side, 3), 127, np.uint8), np.ones((side, side), np.float32)
+    photos = [
+        TrainingPhoto(f"made-up-{number}", "0" * 64, gray, whole, whole > 0, "person")
+        for number in range(count)
+    ]
+    torch.cuda.reset_peak_memory_stats(base.device)
+    held = torch.cuda.memory_allocated(base.device)
+    step = method.model_copy(update={"steps": 1})
+    for _ in personalize(base, photos, step, slots=count, samples_at_once=samples_at_once):
+        pass
+    return torch.cuda.max_memory_allocated(base.device) - held

@@ -1,1 +1,1 @@
-"""What a run will compute before it computes anything: planned stage calls, estimates, and preflight checks."""
+"""What a run would compute and why, how long that takes, and why a result was computed again."""

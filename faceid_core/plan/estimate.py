@@ -1,4 +1,4 @@
-"""What a planned run is expected to take: seconds of earlier results, by the size of the work."""
+"""The time that a planned run is expected to take: seconds of earlier results, by the size of the work."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 from faceid_core.errors import DamagedRecord, ObjectMissing
-from faceid_core.run.runs import read_accounts, run_ids
-from faceid_core.stages.generate import SHARD
+from faceid_core.run.records import read_outcome_reports, run_ids
+from faceid_core.stages.planning.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.layout import identity_scope
-
-if TYPE_CHECKING:
-    from faceid_core.plan.planning import StagePlan
-    from faceid_core.stages.plan import Plan
-    from faceid_core.stages.work import Subject
 
 _SAMPLED_PEOPLE = 16
 _SAMPLES = 200  # of each stage; more would not move the median
@@ -51,13 +46,21 @@ class Estimate:
         return self.worker_seconds / max(1, self.workers)
 
 
+class PendingWork(NamedTuple):
+    """Work to be estimated: its stage of STAGES, the stage's own name (score-METRIC), its size in `_size`'s units."""
+
+    stage: str
+    name: str
+    size: float
+
+
 class Pace:
     """Collects how long earlier results took, as their manifests say."""
 
-    def __init__(self, store: ObjectStore | None):
+    def __init__(self, store: ObjectStore):
         self._store, self._lock = store, Lock()
         self._seconds: dict[str, list[float]] = defaultdict(list)
-        # Digest of a shard -> its pictures; a score's manifest does not tell them.
+        # Digest of a shard -> its number of pictures, which a score's manifest lacks.
         self._pictures: dict[str, int] = {}
 
     def add(self, manifest: Manifest) -> None:
@@ -74,7 +77,7 @@ class Pace:
                 samples.append(seconds / size)
 
     def _size_of(self, manifest: Manifest) -> float | None:
-        """How much work a result was; None where it tells nothing of the time that such work takes."""
+        """The size of the work behind a result; None where its time says nothing about such work."""
         preimage = manifest.content["preimage"]
         parameters = preimage["parameters"]
         if manifest.stage == "generate":
@@ -88,63 +91,58 @@ class Pace:
         unknown = drawn is None and manifest.stage.startswith("score-")
         return None if copied or unknown else _size(manifest.stage, parameters, drawn)
 
-    def estimate(
-        self, stages: Sequence[StagePlan], plan: Plan, subjects: Mapping[str, Subject], *, workers: int
-    ) -> Estimate:
-        """Expected seconds of the misses, and of what waits for them."""
-        todo = [(row.stage, name, size) for row in stages for name, size in _works(row, plan, subjects)]
-        wanted = {name for _, name, _ in todo}
-        if self._store is not None and not self._knows(wanted):
-            self._sample_last_runs(self._store, wanted)
+    def estimate(self, pending: Sequence[PendingWork], *, workers: int) -> Estimate:
+        """Expected seconds of pending work.
+
+        Args:
+            pending: Misses, and what waits for them.
+            workers: How many share it; 0 where the cluster decides.
+        """
+        wanted = {work.name for work in pending}
+        if not self._knows(wanted):
+            self._sample_last_runs(wanted)
         seconds: dict[str, float] = defaultdict(float)
         unknown, samples = set(), {}
-        for stage, name, size in todo:
-            found = self._seconds.get(name)
+        for work in pending:
+            found = self._seconds.get(work.name)
             if not found:
-                unknown.add(name)
+                unknown.add(work.name)
                 continue
-            samples[name] = len(found)
-            seconds[stage] += median(found) * size
+            samples[work.name] = len(found)
+            seconds[work.stage] += median(found) * work.size
         return Estimate(dict(seconds), samples, tuple(sorted(unknown)), workers)
 
     def _knows(self, wanted: Collection[str]) -> bool:
         return all(self._seconds.get(name) for name in wanted)
 
-    def _sample_last_runs(self, store: ObjectStore, wanted: Collection[str]) -> None:
-        """Other people's results, where those who are planned have none yet; a stopped run has not all either."""
-        for run_id in reversed(run_ids(store)[-3:]):
+    def _sample_last_runs(self, wanted: Collection[str]) -> None:
+        """Add results of other identities in the last runs; several, because a run that was stopped lacks some."""
+        for run_id in reversed(run_ids(self._store)[-3:]):
             if self._knows(wanted):
                 return
             try:
-                people = read_accounts(store, run_id)["people"]
+                people = read_outcome_reports(self._store, run_id)["people"]
             except (ObjectMissing, DamagedRecord):
                 continue
             computed = [person for person in people if person.get("stage_keys")]
             for person in computed[:_SAMPLED_PEOPLE]:
-                cache = StageCache(store, identity_scope(person["identity_key"]))
+                cache = StageCache(self._store, identity_scope(person["identity_key"]))
                 for result, key in person["stage_keys"].items():
-                    manifest = cache.peek(result.removeprefix("floor_"), key)
+                    manifest = cache.read_manifest(result.removeprefix("floor_"), key, read_only=True)
                     if manifest is not None:
                         self.add(manifest)
 
 
-def _works(row: StagePlan, plan: Plan, subjects: Mapping[str, Subject]):
-    """(stage name, size) of everything that a stage has to do, misses first, then what waits."""
-    from faceid_core.plan.planning import expected_results
+def pending_work(stage: str, name: str, parameters: Mapping, pictures: int) -> PendingWork:
+    """A piece of work with its size.
 
-    config = plan.config
-    pictures = len(plan.grid.prompts) * config.generate.seeds
-    for miss in row.misses:
-        yield miss.work.call.stage, _size(miss.work.call.stage, miss.work.call.parameters, pictures)
-    parameters: dict[str, Any] = {
-        "steps": config.generate.steps,
-        "method": plan.method.model_dump(mode="json") if row.stage == "personalize" else {},
-    }
-    for subject, count in row.waiting.items():
-        names = expected_results(plan, subjects[subject], row.stage)
-        for name in names[-count:]:
-            stage = name.removeprefix("floor_")
-            yield stage, _size(stage, parameters, pictures)
+    Args:
+        stage: The stage of STAGES that it belongs to.
+        name: The stage's own name, score-METRIC for scores.
+        parameters: Of its call.
+        pictures: In a shard.
+    """
+    return PendingWork(stage, name, _size(name, parameters, pictures))
 
 
 def _size(stage: str, parameters: Mapping, pictures: int | None) -> float:

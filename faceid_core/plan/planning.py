@@ -1,45 +1,30 @@
-"""What a run would do, before anything runs: what is cached, what is to be computed and why, for how long.
+"""What a run would do: what is cached, what it would compute and why, and for how long.
 
-Reads the store and the photos; writes nothing, loads no model, and makes no secret.
+A plan is a dry run with an observer. It reads the store and the photos; it writes nothing to the store, loads no model
+and makes no secret.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import gc
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import DamagedInput
-from faceid_core.identity import Identity
-from faceid_core.outcomes import Account
-from faceid_core.plan.estimate import Estimate, Pace
-from faceid_core.run.opening import look_at_people
-from faceid_core.run.people import reject
+from faceid_core.plan.cache_miss import FORCED, CacheMiss, earlier_results, explain_cache_miss
+from faceid_core.plan.estimate import Estimate, Pace, PendingWork, pending_work
+from faceid_core.run.lookup import StageLookup, dry_run
+from faceid_core.run.open import open_run
+from faceid_core.run.reporter import LogReporter
+from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
-from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import InputMissing, Subject, Work
-from faceid_core.store import Manifest, ObjectStore, StageCache
-from faceid_core.store.differences import Leaf, differences, shown
-
-LOOKUP_THREADS = 8
-FIRST, DAMAGED, FORCED = "first time", "its record in the store is damaged", "forced"
-_LEAVES_TOLD = 3
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A piece of work that would be computed, why, and the earlier result that comes nearest to it, if any."""
-
-    subject: str
-    work: Work
-    why: str
-    nearest: Manifest | None = None
+from faceid_core.stages.planning.score import FLOOR
+from faceid_core.stages.work import Subject, Work
+from faceid_core.store import Manifest, StageCache
 
 
 @dataclass
@@ -53,7 +38,7 @@ class StagePlan:
 
     stage: str
     cached: int = 0
-    misses: list[Miss] = field(default_factory=list)
+    misses: list[CacheMiss] = field(default_factory=list)
     waiting: Counter = field(default_factory=Counter)
 
     def reasons(self) -> list[tuple[str, int]]:
@@ -63,19 +48,15 @@ class StagePlan:
 
 @dataclass
 class RunPlan:
-    """A planned run: the stages in order, everybody's account, and what the work is expected to take."""
+    """A planned run: the dry run behind it, the stages in order, and what the work is expected to take."""
 
+    run: Run
     stages: list[StagePlan]
-    accounts: dict[str, Account]
-    subjects: dict[str, Subject]
-    plan: Plan
-    store: ObjectStore | None
     estimate: Estimate
-    identities: dict[str, Identity]
 
     def looked_for(self, subject: str) -> str:
-        """The addresses of a person's pictures, for the screen of the machine that has the manifest."""
-        person = self.identities[subject]
+        """The addresses of an identity's photo and mask, for the screen of the machine that has the manifest."""
+        person = self.run.identities[subject]
         return " and ".join(address for address in (person.photo, person.subject_mask) if address)
 
     def why_of(self, subject: str) -> tuple[str, str] | None:
@@ -88,26 +69,27 @@ class RunPlan:
 
 
 def plan_run(config: NightlyConfig) -> RunPlan:
-    """Plan a run as `open_run` and its stages would find it now.
+    """Plan a run as it would start now.
 
     Raises:
         ConfigurationError: the run could not start.
         SecretMismatch: the store was made with another secret.
         StoreError: the store cannot be read.
     """
-    plan = Plan.from_config(config)
-    today = dt.datetime.now(dt.UTC).astimezone(config.run.zone).date()
-    store, subjects, accounts, identities = look_at_people(config, plan, today)
-    walk = _Walk(config, plan, store, subjects, accounts)
-    with _no_cycles():
-        stages = [walk.stage(name) for name in STAGES]
-    estimate = walk.pace.estimate(stages, plan, subjects, workers=config.execution.workers)
-    return RunPlan(stages, accounts, subjects, plan, store, estimate, identities)
+    run = open_run(config, LogReporter(), dry_run=True)
+    observer = _PlanObserver(run)
+    with _garbage_collector_off():
+        stages = [observer.stage_plan(found) for found in dry_run(run, observer)]
+    pending = [work for stage in stages for work in _pending(stage, run.plan, run.subjects)]
+    return RunPlan(run, stages, observer.pace.estimate(pending, workers=config.execution.workers))
 
 
 @contextmanager
-def _no_cycles():
-    """Let nobody look for cycles: a walk makes millions of small values and none, and looking takes as long as it."""
+def _garbage_collector_off() -> Iterator[None]:
+    """Disable the garbage collector.
+
+    Planning allocates millions of small acyclic objects, and collection would double its time.
+    """
     was = gc.isenabled()
     gc.disable()
     try:
@@ -117,170 +99,80 @@ def _no_cycles():
             gc.enable()
 
 
-class _Walk:
-    """The stages of one night in order, each looked up as far as the results of the earlier ones reach."""
+class _PlanObserver:
+    """Records the hits and misses of a dry run, the reasons of the misses, and how long earlier results took."""
 
-    def __init__(self, config, plan, store, subjects, accounts):
-        self.config, self.plan, self.store = config, plan, store
-        self.subjects, self.accounts = subjects, accounts
-        self.pace = Pace(store)
-        self._waiting: set[str] = set()
-        self._closed_common: set[str] = set()
+    def __init__(self, run: Run):
+        self.pace = Pace(run.store)
+        self._run, self._lock = run, Lock()
+        self._hits = 0
+        self._misses: dict[tuple[str, str], CacheMiss] = {}
 
-    def stage(self, name: str) -> StagePlan:
-        found = StagePlan(name)
-        going = []
-        for subject in self._alive():
-            if subject.name in self._waiting:
-                found.waiting[subject.name] += len(expected_results(self.plan, subject, name))
-            else:
-                going.append(subject)
-        with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
-            for subject, cached, misses in threads.map(lambda each: self._look(name, each), going):
-                found.cached += cached
-                found.misses += misses
-                if misses and name != STAGES[-1]:
-                    self._waiting.add(subject.name)
-        found.waiting += Counter()  # drops the zeros
-        if name == STAGES[-1]:
-            self._floors_to_come(found)
-        return found
-
-    def _alive(self) -> Iterable[Subject]:
-        for subject in self.subjects.values():
-            if subject.kind == "person":
-                if self.accounts[subject.name].alive:
-                    yield subject
-            elif subject.name not in self._closed_common:
-                yield subject
-
-    def _look(self, stage: str, subject: Subject) -> tuple[Subject, int, list[Miss]]:
-        cached, misses = 0, []
-        try:
-            works = self.plan.works(stage, subject)
-        except InputMissing:
-            return subject, 0, []
-        for work in works:
-            if self.plan.forces(stage, subject):
-                misses.append(Miss(subject.name, work, FORCED))
-                continue
-            manifest = self._cache(work).look(work.call) if self.store else None
-            if manifest is not None and self._adopt(subject, work, manifest):
-                cached += 1
-            else:
-                misses.append(self._miss(subject, work))
-        return subject, cached, misses
-
-    def _adopt(self, subject: Subject, work: Work, manifest: Manifest) -> bool:
-        """Keep a hit; False if it is a rejection that cannot be read, which a run would look at again."""
-        if REJECTION in manifest.outputs:
-            try:
-                record = read_rejection(manifest, self._cache(work).read(manifest, REJECTION))
-            except DamagedInput:
-                return False
-            if subject.kind == "person":
-                figures = record["value"], record["threshold"]
-                reject(
-                    self.accounts[subject.name],
-                    work.call.stage,
-                    record["reason"],
-                    record["sentence"],
-                    *figures,
-                )
-            else:
-                self._closed_common.add(subject.name)
-        subject.manifests[work.result] = manifest
+    def hit(self, subject: Subject, work: Work, manifest: Manifest) -> None:
+        """See LookupObserver."""
+        with self._lock:
+            self._hits += 1
         self.pace.add(manifest)
-        if subject.kind == "class_word" and work.result == "generate":
-            self.plan.floors[subject.class_word] = manifest
-        return True
 
-    def _miss(self, subject: Subject, work: Work) -> Miss:
-        earlier = earlier_results(self._cache(work), work.call.stage) if self.store else []
-        for manifest in earlier:
-            self.pace.add(manifest)
-        nearest, leaves = nearest_result(earlier, work)
-        if nearest is None:
-            there = self.store is not None and self._is_there(work)
-            return Miss(subject.name, work, DAMAGED if there else FIRST)
-        return Miss(subject.name, work, told(leaves) if leaves else DAMAGED, nearest)
+    def miss(self, subject: Subject, work: Work) -> None:
+        """See LookupObserver."""
+        if work.replace:
+            missed = CacheMiss(subject.name, work, FORCED)
+        else:
+            cache = StageCache(self._run.store, work.scope)
+            earlier = earlier_results(cache, work.call.stage)
+            for manifest in earlier:
+                self.pace.add(manifest)
+            missed = explain_cache_miss(cache, work, earlier)
+        self._misses[subject.name, work.result] = missed
 
-    def _is_there(self, work: Work) -> bool:
-        from faceid_core.store.layout import stage_manifest
+    def stage_plan(self, found: StageLookup) -> StagePlan:
+        """What was recorded since the stage before, as the plan of this one."""
+        misses = [self._misses[work.subject, work.result] for work in found.misses]
+        planned = StagePlan(found.stage, self._hits, misses)
+        self._hits = 0
+        for subject in found.waiting:
+            planned.waiting[subject.name] += len(expected_results(self._run.plan, subject, found.stage))
+        if found.stage == STAGES[-1]:
+            self._add_floors(planned, {subject.name for subject in found.waiting})
+        planned.waiting += Counter()  # drops the zeros
+        return planned
 
-        return self.store.head(stage_manifest(work.scope, work.call.stage, work.call.key)) is not None
+    def _add_floors(self, planned: StagePlan, waiting: set[str]) -> None:
+        """An identity whose own pictures exist waits for its floors where those of its class word do not."""
+        missed: dict[str, set[str]] = defaultdict(set)
+        for miss in planned.misses:
+            missed[miss.subject].add(miss.work.result)
+        plan = self._run.plan
+        for subject in self._run.active_subjects():
+            if subject.kind != "person" or subject.name in waiting or subject.class_word in plan.floors:
+                continue
+            wanted = set(expected_results(plan, subject, planned.stage)) - set(subject.manifests)
+            planned.waiting[subject.name] += len(wanted - missed[subject.name])
 
-    def _cache(self, work: Work) -> StageCache:
-        return StageCache(self.store, work.scope)
 
-    def _floors_to_come(self, found: StagePlan) -> None:
-        """People whose pictures are there, but not those of their class word, have their floors still to be scored."""
-        for subject in self._alive():
-            if subject.kind == "person" and subject.name not in self._waiting:
-                wanted = set(expected_results(self.plan, subject, STAGES[-1]))
-                known = set(subject.manifests) | {
-                    m.work.result for m in found.misses if m.subject == subject.name
-                }
-                if self.plan.floors.get(subject.class_word) is None and wanted - known:
-                    found.waiting[subject.name] += len(wanted - known)
+def _pending(planned: StagePlan, plan: Plan, subjects: Mapping[str, Subject]) -> Iterator[PendingWork]:
+    """Everything that a stage has to do: its misses, and the results that wait for an earlier stage."""
+    pictures = len(plan.grid.prompts) * plan.config.generate.seeds
+    for miss in planned.misses:
+        yield pending_work(planned.stage, miss.work.call.stage, miss.work.call.parameters, pictures)
+    parameters = {
+        "steps": plan.config.generate.steps,
+        "method": plan.method.model_dump(mode="json") if planned.stage == "personalize" else {},
+    }
+    for name, count in planned.waiting.items():
+        for result in expected_results(plan, subjects[name], planned.stage)[-count:]:
+            yield pending_work(planned.stage, result.removeprefix("floor_"), parameters, pictures)
 
 
 def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:
     """The names of the results that a stage brings a subject once its inputs are there."""
-    from faceid_core.evaluate.metrics import METRICS
-    from faceid_core.stages.score import FLOOR
-
     if stage == "score":
+        from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
+
         own = [m for m in plan.config.score.metrics if subject.photo_digest or not METRICS[m].needs_reference]
         floors = [m for m in own if subject.kind == "person" and METRICS[m].needs_reference]
         return [f"score-{metric}" for metric in own] + [FLOOR + metric for metric in floors]
     if stage == "detect":
         return [stage] if subject.photo_digest else []
     return [stage] if stage == "generate" or subject.kind == "person" else []
-
-
-def earlier_results(cache: StageCache, stage: str) -> list[Manifest]:
-    """Every result of a stage in a scope that can be read, newest first."""
-    from faceid_core.store.layout import stage_prefix
-
-    found = []
-    for info in cache.store.list(stage_prefix(cache.scope, stage)):
-        manifest = cache.peek(stage, info.name.rsplit("/", 1)[1].removesuffix(".json"))
-        if manifest is not None:
-            found.append(manifest)
-    return sorted(found, key=finished_at, reverse=True)
-
-
-def finished_at(manifest: Manifest) -> str:
-    """When a result was computed, ISO 8601; empty where that is not known."""
-    return str(manifest.provenance.get("finished_at", ""))
-
-
-def nearest_result(earlier: Sequence[Manifest], work: Work) -> tuple[Manifest | None, list[Leaf]]:
-    """The earlier result whose preimage differs least from a work's, the newest of equals, and where it differs."""
-    wanted, best, fewest = work.call.preimage(), None, []
-    for manifest in earlier:
-        leaves = differences(manifest.content["preimage"], wanted)
-        if best is None or len(leaves) < len(fewest):
-            best, fewest = manifest, leaves
-    return best, fewest
-
-
-def told(leaves: Sequence[Leaf]) -> str:
-    """Changed leaves as one reason that reads the same for everybody whom it concerns: no digest of a person's own."""
-    parts, follow = [], []
-    for leaf in leaves:
-        section, _, name = leaf.path.partition(".")
-        if leaf.path == "inputs.photo":
-            parts.insert(0, "photo changed")
-        elif section == "inputs":
-            follow.append(f"{name} changed")
-        elif section == "weights":
-            parts.append(f"weights of {name} changed ({shown(leaf.before)} -> {shown(leaf.after)})")
-        elif section == "version":
-            parts.append(f"stage version {leaf.before} -> {leaf.after}")
-        else:
-            parts.append(str(leaf))
-    parts = parts or follow  # an input that follows from a changed photo or parameter is no reason of its own
-    more = f", and {len(parts) - _LEAVES_TOLD} more" if len(parts) > _LEAVES_TOLD else ""
-    return ", ".join(parts[:_LEAVES_TOLD]) + more

@@ -1,1 +1,1 @@
-"""Try photos without a store: one verdict per photo, a table, and a page of rejections."""
+"""Check photos before a run, without a store: one outcome per photo, a table, and a page of rejections."""

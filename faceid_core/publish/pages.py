@@ -1,37 +1,42 @@
-"""The run's pages: one per person under the person's own prefix, and an index that shows no face."""
+"""The run's pages: one per person under the person's own prefix, an index that shows no face, and its address."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from urllib.parse import quote, urlencode
+
+from safetensors.numpy import load
 
 from faceid_core import photos
 from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, StoreError
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import WEAK, Outcome
-from faceid_core.publish.scores import set_aside
+from faceid_core.publish.scores import quarantine_damaged
 from faceid_core.report.index_page import index_page
 from faceid_core.report.person_page import person_page
-from faceid_core.run.runs import INDEX, PAGES, read_pages, replace_object
+from faceid_core.run.execute import put_photo
+from faceid_core.run.records import INDEX, PAGES, read_pages, replace_object
 from faceid_core.run.state import Run
 from faceid_core.stages.files import read_json, read_png
-from faceid_core.stages.generate import SHARD
+from faceid_core.stages.planning.generate import SHARD
 from faceid_core.stages.work import Subject
 from faceid_core.store import IdentityErased, Manifest, StageCache, erased_people
 from faceid_core.store.cache import refuse_erased
+from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
 from faceid_core.tables import Tables
 
-PAGE_VERSION = 4
+PAGE_VERSION = 5
 
 
 def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
-    """Write what is not there yet; return the name of the index.
+    """Write the pages that are not there yet; return the name of the index.
 
-    A person's page is named after everything on it, so a run in which nothing changed writes no page and its
-    index links to the old one.
+    A person's page is named after everything on it, so a run in which nothing changed writes no page, and its index
+    links to the old one.
     """
     names: dict[str, str] = {}
     known, erased, common = _pages_of_last_run(run), erased_people(run.store), _common(run)
@@ -39,18 +44,18 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
         if subject.kind != "person" or subject.name in erased:
             continue
         name = _page_name(subject, common)
-        # What was computed anew may have been collected as unused before, and its page with it.
-        cached = run.accounts[subject.name].outcome == Outcome.CACHED
-        if (cached and known.get(subject.name) == name) or _stands(run, name, subject, scores, summary):
+        # `gc` may have removed a result as unused before it was computed again, and its page with it.
+        cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
+        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
-    accounts = [
-        {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.told}
-        for a in run.accounts.values()
+    outcome_reports = [
+        {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.sentence}
+        for a in run.outcome_reports.values()
     ]
     page = index_page(
         run=_run(run),
-        accounts=accounts,
+        outcome_reports=outcome_reports,
         summary=[{**row, "identity_id": None} for row in summary],
         person_urls={who: f"../../{name}" for who, name in names.items()},
         notes=[f"{name}: {message}" for name, message in run.failures_common.items()],
@@ -60,8 +65,30 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
     return name
 
 
-def _stands(run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:
-    """Write a person's page unless it is there; whether one may be linked to. What one page lacks ends no other."""
+def report_address(run: Run, index: str) -> str:
+    """The address of a run's report for a browser.
+
+    Args:
+        run: Whose report it is; `run.report_url` of its configuration names the web server, if there is one.
+        index: The report's name in the store.
+
+    Returns:
+        An address below `run.report_url`; else that of the file; else, on AWS, of the S3 console, which asks its
+        visitor to sign in; else of the object.
+    """
+    base = run.config.run.report_url
+    if base:
+        return f"{base.rstrip('/')}/{quote(index)}"
+    if not run.store.url.startswith("s3://"):
+        return (folder_of(run.store.url).absolute() / index).as_uri()
+    if not run.store.on_aws:
+        return f"{run.store.url.rstrip('/')}/{index}"
+    name = urlencode({"prefix": run.store.address.start + index})
+    return f"https://s3.console.aws.amazon.com/s3/object/{run.store.bucket}?{name}"
+
+
+def _write_page(run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:
+    """Write a person's page unless it is there. Returns whether the index may link to it; no failure stops the run."""
     try:
         if run.store.head(name) is not None:
             return True
@@ -74,13 +101,13 @@ def _stands(run: Run, name: str, subject: Subject, scores: SubjectScores, summar
         return False
     except (StoreError, PhotoRejected) as error:
         if isinstance(error, DamagedInput):
-            set_aside(StageCache(run.store, subject.scope), error)
+            quarantine_damaged(StageCache(run.store, subject.scope), error)
         run.reporter.note(f"{subject.name}: no page in this run, run again: {error}")
         return False
 
 
 def _pages_of_last_run(run: Run) -> dict[str, str]:
-    """Identity key -> page, as the run that readers see recorded them; what is not known there is looked for."""
+    """Identity key -> page, as recorded by the run that the catalog shows; empty where no record can be read."""
     try:
         return read_pages(run.store, Tables(run.store).catalog().run_id)
     except (ConfigurationError, StoreError):
@@ -88,7 +115,7 @@ def _pages_of_last_run(run: Run) -> dict[str, str]:
 
 
 def _common(run: Run) -> dict[str, list[str]]:
-    """The results of floor and ceiling, which are on everybody's page."""
+    """The results of floor and ceiling, which are on every person's page."""
     return {
         s.name: sorted(_content(m) for m in s.manifests.values())
         for s in run.subjects.values()
@@ -103,7 +130,7 @@ def _page_name(subject: Subject, common: dict[str, list[str]]) -> str:
 
 
 def _content(manifest: Manifest) -> str:
-    """What a stage made from what; its key alone stays the same when it is computed again with other bytes."""
+    """Digest of inputs and outputs: a stage key alone stays the same when other bytes are computed for it."""
     return sha256_hex(canonical_json(manifest.content))
 
 
@@ -116,15 +143,14 @@ def _run(run: Run) -> dict:
             "base model": config.base_model.source,
             "method": config.personalize.preset,
             "pictures": f"{len(run.plan.grid.prompts)} prompts x {config.generate.seeds} seeds",
-            "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance {config.generate.guidance:g}",
+            "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance "
+            f"{config.generate.guidance_scale:g}",
             "seed": str(config.personalize.seed),
         },
     }
 
 
 def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bytes:
-    from safetensors.numpy import load
-
     cache = StageCache(run.store, subject.scope)
 
     def blob(result: str, output: str) -> bytes:
@@ -139,15 +165,15 @@ def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dic
     detection = read_json(blob("detect", "detection.json"))
     training = read_json(blob("personalize", "training.json"))
     maps = load(blob("personalize", "attention.safetensors"))
-    account = run.accounts[subject.name]
+    outcome_report = run.outcome_reports[subject.name]
     return person_page(
         run=_run(run),
         person={
             "identity_key": subject.name,
             "class_word": subject.class_word,
-            "outcome": str(account.outcome),
-            "message": account.message or (WEAK if account.weak else ""),
-            "weak": bool(account.weak),
+            "outcome": str(outcome_report.outcome),
+            "message": outcome_report.message or (WEAK if outcome_report.weak else ""),
+            "weak": bool(outcome_report.weak),
         },
         photo=photo,
         crop=read_png(blob("detect", "crop.png")),
@@ -176,5 +202,5 @@ def _photo(run: Run, subject: Subject) -> bytes:
     try:
         return cache.read_blob(source.digest, stage="photo", stage_key=source.digest)
     except DamagedInput:
-        run.put_photo(subject)
+        put_photo(run, subject)
         return cache.read_blob(source.digest, stage="photo", stage_key=source.digest)

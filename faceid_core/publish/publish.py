@@ -1,33 +1,48 @@
-"""Publication: the run's rows into the tables, a page for each person, an index without a pixel of a face."""
+"""Publication: a run's rows into the tables, a page for each person, and an index that shows no face."""
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from faceid_core.config import format_setting
+from faceid_core.errors import FaceidError
 from faceid_core.evaluate.summary import aggregate
-from faceid_core.outcomes import exit_status, tally
-from faceid_core.publish.fence import publish_fenced
+from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
 from faceid_core.publish.pages import write_pages
-from faceid_core.publish.rows import Found, run_tables
-from faceid_core.publish.scores import collect
-from faceid_core.run.people import ERASED
+from faceid_core.publish.rows import Found, outcome_tables, run_tables
+from faceid_core.publish.scores import collect_scores
+from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
+from faceid_core.store.tombstone import reopen
+from faceid_core.tables import Tables
 from faceid_core.upkeep.erase import refuse_erased
+from faceid_core.upkeep.tables import erase_rows
 from faceid_core.weights.describe import MINIATURE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Published:
     """Where a run's results are, and what they come to.
 
-    `figures` are a few rows for the Prefect UI, by identity key; `summary` are the rows of identity_summary.
+    Args:
+        exit_status: 0, or 2 where more people failed or were not reached than the configuration allows.
+        index: Name of the report's index in the store.
+        sentence: The outcomes, counted.
+        places: What a reader may want next -> where it is, or the command that gives it.
+        figures: A few rows for the Prefect UI, by identity key.
+        summary: The rows of `identity_summary`.
+        overall: The figures over people, of `evaluate.summary.aggregate`.
     """
 
+    exit_status: int
     index: str
     sentence: str
     places: Mapping[str, str]
@@ -37,27 +52,28 @@ class Published:
 
 
 def publish(run: Run) -> Published:
-    """Write tables and pages of a run whose accounts are all closed; doing it again changes nothing."""
+    """Write tables and pages of a run whose outcome reports are all closed; doing it again changes nothing."""
     published: list[tuple[str, list[dict], int]] = []
 
     def rows() -> dict[str, pa.Table]:
         refuse_erased(run)
-        found, summary = collect(run)
+        found, summary = collect_scores(run)
         index = write_pages(run, found, summary)
-        # Pages of many people take minutes: an erasure that began meanwhile need not be undone.
+        # Pages of many people take minutes: leave people out here who were erased meanwhile.
         refuse_erased(run)
         found, summary = _not_erased(run, found, summary)
-        status = exit_status(run.accounts.values(), max_failed_share=run.config.run.max_failed_share)
+        status = exit_status(run.outcome_reports.values(), max_failed_share=run.config.run.max_failed_share)
         published[:] = [(index, summary, status)]
         return run_tables(run, found, summary, exit_status=status)
 
-    publish_fenced(run, rows)
+    _publish_without_erased(run, rows)
     index, summary, status = published[0]
-    # Here, because a flow that is interrupted may never see this function return.
+    # Set here, because a flow that is interrupted may never see this function return.
     run.published = {"exit_status": status, "index": index}
     overall = aggregate(summary) if summary else {}
     root = plain_address(run.store.url)
     return Published(
+        exit_status=status,
         index=index,
         sentence=_sentence(run),
         places={
@@ -71,9 +87,63 @@ def publish(run: Run) -> Published:
     )
 
 
+def publish_interrupted(run: Run, error: BaseException) -> None:
+    """Write the rows of an interrupted run: its outcomes, and the figures of identities that were finished.
+
+    Writes no page; the next run finds the results in the cache and writes them. What fails here is logged, because it
+    must not hide what ended the run.
+
+    Args:
+        run: The run, with every outcome report closed.
+        error: What ended it.
+    """
+    # Ctrl-C, a cancellation and the project's own errors leave people unreached; any other exception is our bug.
+    ours = isinstance(error, Exception) and not isinstance(error, FaceidError)
+    status = EXIT_BUG if ours else EXIT_FAILURES
+
+    def rows() -> dict[str, pa.Table]:
+        try:
+            refuse_erased(run)
+            found, summary = collect_scores(run)
+            return run_tables(run, found, summary, exit_status=status)
+        except Exception as broken:
+            log.warning("run %s: its figures are not published: %s", run.run_id, broken)
+            return outcome_tables(run, exit_status=status)
+
+    try:
+        _publish_without_erased(run, rows)
+    except Exception as broken:
+        log.warning("run %s: its outcomes are not in the tables: %s", run.run_id, broken)
+
+
+def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, pa.Table]]) -> None:
+    """Write a run's rows; remove those of identities that were erased meanwhile, and write the rest again.
+
+    The process may be stopped for any time between its look for tombstones and its write, so the look follows the
+    write.
+
+    Args:
+        run: Whose rows these are.
+        rows: Makes them from the outcome reports as they stand, without people who are refused as erased.
+
+    Raises:
+        ContractError: a table breaks its contract.
+        StoreError: the storage fails.
+    """
+    while True:
+        Tables(run.store).publish(run.run_id, rows())
+        late = refuse_erased(run)
+        if not late:
+            return
+        for key, stage_keys in late.items():
+            # The receipt first, in case this process is killed; versions in a bucket are for the erasure to remove.
+            reopen(run.store, key)
+            erase_rows(run.store, key, stage_keys, unnamed_age=None, versions=False)
+
+
 def _not_erased(run: Run, found: Found, summary: list[dict]) -> tuple[Found, list[dict]]:
     """Scores and summary rows without those of people who are refused as erased."""
-    erased = {key for key, account in run.accounts.items() if account.reason == ERASED}
+    erased = {key for key, outcome_report in run.outcome_reports.items() if outcome_report.reason == ERASED}
     return (
         [(subject, scores) for subject, scores in found if subject.name not in erased],
         [row for row in summary if row["identity_key"] not in erased],
@@ -87,7 +157,7 @@ def _store_option(run: Run) -> str:
 def _model_option(run: Run) -> str:
     """Tokens are looked up for one base model: name it unless it is the default."""
     source = run.config.base_model.source
-    return "" if source == MINIATURE else f" --model-source {shlex.quote(source)}"
+    return "" if source == MINIATURE else f" --set {shlex.quote(format_setting('base_model.source', source))}"
 
 
 def _figure_row(row: Mapping) -> dict:
@@ -97,10 +167,10 @@ def _figure_row(row: Mapping) -> dict:
 
 
 def _sentence(run: Run) -> str:
-    counts = tally(run.accounts.values())
-    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    counts = tally(run.outcome_reports.values())
+    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     computed = sum(run.computed.values())
     work = (
         f"{computed} stage results computed" if computed else "nothing was recomputed, every stage was cached"
     )
-    return f"run {run.run_id}: {told or 'nobody'}; {work}"
+    return f"run {run.run_id}: {outcomes or 'no identities'}; {work}"

@@ -1,4 +1,4 @@
-"""The rows that a run adds to each table, as pyarrow tables in the shape of their contracts."""
+"""The rows that a run adds to each table, as pyarrow tables with the columns of their contracts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import pyarrow as pa
 from data_contracts import contract
 from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
+from faceid_core.evaluate.metric_rows import MetricRow
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.evaluate.photographs import key_roles
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import tally
+from faceid_core.run.admission import ERASED
 from faceid_core.run.executor import Usage
-from faceid_core.run.people import ERASED
-from faceid_core.run.runs import config_digest
+from faceid_core.run.records import config_digest
 from faceid_core.run.state import Run
-from faceid_core.stages.generate import STAGE as GENERATE
-from faceid_core.stages.score import FLOOR
+from faceid_core.stages.planning.generate import SPEC as GENERATE
+from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import Subject
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.weights.roles import ROLES, photograph_roles
 
 Found = Sequence[tuple[Subject, SubjectScores]]
 
@@ -30,15 +31,15 @@ Found = Sequence[tuple[Subject, SubjectScores]]
 def run_tables(run: Run, found: Found, summary: list[dict], *, exit_status: int) -> dict[str, pa.Table]:
     """All five tables of a run."""
     return {
-        **account_tables(run, exit_status=exit_status),
+        **outcome_tables(run, exit_status=exit_status),
         "images": _table("images", _image_rows(run, found)),
         "image_metrics": _table("image_metrics", _metric_rows(run, found)),
         "identity_summary": _table("identity_summary", summary),
     }
 
 
-def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
-    """The two tables that say what became of a run; they need no result."""
+def outcome_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
+    """The tables `runs` and `identity_outcomes`, which need no result of a stage."""
     return {
         "runs": _table("runs", [_run_row(run, exit_status)]),
         "identity_outcomes": _table("identity_outcomes", _outcome_rows(run)),
@@ -48,18 +49,16 @@ def account_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
 def _table(name: str, rows: Iterable[dict]) -> pa.Table:
     agreed = contract(name)
     if not agreed.per_run:
-        # Two ids with one photo share stage keys, and so pictures and scores: one row stands for both.
+        # Two ids with one photo share stage keys, and so pictures and scores: one row serves both.
         rows = {tuple(row[column] for column in agreed.primary_key): row for row in rows}.values()
     return agreed.table(list(rows))
 
 
 def _run_row(run: Run, exit_status: int) -> dict:
-    # The clock may be set in the run: the end is the start and the seconds since, or it could lie before it.
+    # The clock may be set during the run, so the end is the start and the seconds since.
     seconds = round(run.seconds(), 3)
     config = run.config
-    manifest = [
-        [a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.accounts.values()
-    ]
+    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.outcome_reports.values()]
     return {
         "run_id": run.run_id,
         "run_date": run.run_date,
@@ -73,8 +72,8 @@ def _run_row(run: Run, exit_status: int) -> dict:
         "base_digest": run.plan.weights["base"],
         "method": config.personalize.preset,
         "executor": config.execution.executor,
-        "identities": len(run.accounts),
-        **tally(run.accounts.values()),
+        "identities": len(run.outcome_reports),
+        **tally(run.outcome_reports.values()),
         **_worker_figures(run.usage),
         "exit_status": exit_status,
         "faceid_version": __version__,
@@ -82,7 +81,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
 
 
 def _worker_figures(usage: Usage) -> dict:
-    """Nothing where everything was cached, and so no worker started."""
+    """Empty where everything was cached, so that no worker started."""
     if not usage.idle:
         return {}
     return {
@@ -94,27 +93,29 @@ def _worker_figures(usage: Usage) -> dict:
 
 
 def _outcome_rows(run: Run) -> Iterable[dict]:
-    for account in run.accounts.values():
-        keys = account.stage_keys
+    for outcome_report in run.outcome_reports.values():
+        keys = outcome_report.stage_keys
         yield {
             "run_id": run.run_id,
             "run_date": run.run_date,
-            # Whoever was erased stays in the account, but an id must not come back into the tables with every run.
-            "identity_id": account.identity_key if account.reason == ERASED else account.identity_id,
-            "identity_key": account.identity_key,
-            "outcome": str(account.outcome),
-            "stage": account.stage,
-            "reason": account.reason,
-            "message": account.told,
-            "value": account.value,
-            "threshold": account.threshold,
-            "attempts": account.attempts,
-            "seconds": round(account.seconds, 3),
+            # An erased identity keeps its outcome, but its id must not come back into the tables with every run.
+            "identity_id": outcome_report.identity_key if outcome_report.reason == ERASED else outcome_report.identity_id,
+            "identity_key": outcome_report.identity_key,
+            "outcome": str(outcome_report.outcome),
+            "stage": outcome_report.stage,
+            "reason": outcome_report.reason,
+            "message": outcome_report.sentence,
+            "value": outcome_report.value,
+            "threshold": outcome_report.threshold,
+            "attempts": outcome_report.attempts,
+            "seconds": round(outcome_report.seconds, 3),
             **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
-            "personalise_key": keys.get("personalize"),  # a column keeps its name until the tables' next version
+            "personalise_key": keys.get(
+                "personalize"
+            ),  # a column keeps its name until the tables' next version
             "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
-            "weak": None if account.reason == ERASED else account.weak,
-            "same_photo": account.same_photo,
+            "weak": None if outcome_report.reason == ERASED else outcome_report.weak,
+            "same_photo": outcome_report.same_photo,
         }
 
 
@@ -126,7 +127,7 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
             base=run.plan.weights["base"],
             sampler=config.sampler,
             steps=config.steps,
-            guidance=config.guidance,
+            guidance_scale=config.guidance_scale,
             precision=run.config.base_model.precision,
             version=GENERATE.version,
             use=run.config.identity_use(subject.kind == "person"),
@@ -147,7 +148,7 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
                 "height": side,
                 "sampler": config.sampler,
                 "steps": config.steps,
-                "guidance": config.guidance,
+                "guidance": config.guidance_scale,
                 "base_digest": settings.base,
             }
 
@@ -161,7 +162,7 @@ def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
 
 
 def _scored(
-    run: Run, subject: Subject, rows, generate_key: str, *, floor: bool = False
+    run: Run, subject: Subject, rows: Sequence[MetricRow], generate_key: str, *, floor: bool = False
 ) -> Iterable[dict]:
     for row in rows:
         metric = row.metric.partition(":")[0]
@@ -182,13 +183,13 @@ def _scored(
 
 
 def scored_by(run: Run, metric: str, manifest: Manifest) -> tuple[str, list[str]]:
-    """Which models measured a metric, in words, and their digests as the key of the scores has them."""
-    scorers, roles, names = run.config.score.scorers, METRICS[metric].roles, run.plan.scorer_names
-    asked = manifest.content["preimage"]["weights"]
-    if names:
-        played = key_roles(metric, roles)
-        return f"{scorers}:{'+'.join(names[role] for role in played)}", [asked[role] for role in played]
+    """The models that measured a metric, by name, and their digests as in the stage key of the scores."""
+    scorers, roles, titles = run.config.score.scorers, ROLES[metric], run.plan.scorer_titles
+    digests = manifest.content["preimage"]["weights"]
+    if titles:
+        used = photograph_roles(metric)
+        return f"{scorers}:{'+'.join(titles[role] for role in used)}", [digests[role] for role in used]
     backend = run.config.faces.backend
-    if METRICS[metric].detector_of_photos and asked["detector"] != run.plan.weights["detector"]:
-        return f"{backend}:{'+'.join(roles)}", [asked[role] for role in roles]
-    return f"{scorers}:{'+'.join(roles)}", [asked[role] for role in roles]
+    if METRICS[metric].detector_of_photos and digests["detector"] != run.plan.weights["detector"]:
+        return f"{backend}:{'+'.join(roles)}", [digests[role] for role in roles]
+    return f"{scorers}:{'+'.join(roles)}", [digests[role] for role in roles]

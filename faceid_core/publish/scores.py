@@ -1,4 +1,4 @@
-"""Collects what was measured on everybody, from the score stages' blobs."""
+"""Collects the measured figures of all subjects from the results of the score stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
 from faceid_core.evaluate.summary import SubjectScores, summarize
 from faceid_core.outcomes import Outcome
 from faceid_core.run.state import Run
-from faceid_core.stages.score import FLOOR, SCORES
+from faceid_core.stages.planning.score import FLOOR, SCORES
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 
@@ -17,12 +17,12 @@ FINISHED = (Outcome.DONE, Outcome.CACHED)
 
 
 def finished_subjects(run: Run) -> list[Subject]:
-    """Everybody with a complete set of results: finished people, and floor and ceiling without a failure."""
+    """All subjects with a complete set of results: finished people, and floor and ceiling without a failure."""
     wanted = {f"score-{metric}" for metric in run.config.score.metrics}
     found = []
     for subject in run.subjects.values():
         if subject.kind == "person":
-            if run.accounts[subject.name].outcome in FINISHED:
+            if run.outcome_reports[subject.name].outcome in FINISHED:
                 found.append(subject)
         elif subject.name not in run.failures_common and "generate" in subject.manifests:
             missing = wanted - set(subject.manifests)
@@ -35,7 +35,7 @@ def scores_of(run: Run, subject: Subject) -> SubjectScores:
     """All metric rows of one subject.
 
     Raises:
-        DamagedInput: a score's blob is damaged; the caller closes the person's account.
+        DamagedInput: a blob with scores is damaged; the caller closes the person's outcome report as failed.
     """
     cache = StageCache(run.store, subject.scope)
     rows: list[MetricRow] = []
@@ -65,13 +65,13 @@ def scores_of(run: Run, subject: Subject) -> SubjectScores:
     )
 
 
-def collect(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
-    """Scores of everybody who finished, and the rows of `identity_summary` made from them.
+def collect_scores(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
+    """Scores of all finished subjects, and the rows of `identity_summary` made from them.
 
-    A person whose scores cannot be read is closed as failed; of the others the account says whether they are weak.
+    A person whose scores cannot be read is closed as failed; the outcome reports of the others say whether they are weak.
 
     Raises:
-        StoreError: nobody's can be read, so it is the store.
+        StoreError: no subject's scores can be read, so it is the store that fails.
     """
     found = []
     unread: list[tuple[Subject, StoreError]] = []
@@ -79,8 +79,8 @@ def collect(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
         try:
             found.append((subject, scores_of(run, subject)))
         except DamagedInput as damage:
-            set_aside(StageCache(run.store, subject.scope), damage)
-            message = f"{damage}; run again: it is made anew"
+            quarantine_damaged(StageCache(run.store, subject.scope), damage)
+            message = f"{damage}; run again to compute it again"
             _close(run, subject, damage.stage, "damaged_input", message)
         except StoreError as error:
             unread.append((subject, error))
@@ -94,14 +94,14 @@ def collect(run: Run) -> tuple[list[tuple[Subject, SubjectScores]], list[dict]]:
     )
     for row in summary:
         if row["subject_kind"] == "person":
-            run.accounts[row["identity_key"]].weak = row["weak"]
+            run.outcome_reports[row["identity_key"]].weak = row["weak"]
     return found, summary
 
 
-def set_aside(cache: StageCache, damage: DamagedInput) -> None:
-    """Quarantine the result that is damaged, so that its stage runs again; where that fails, the next read does it."""
+def quarantine_damaged(cache: StageCache, damage: DamagedInput) -> None:
+    """Quarantine a damaged result, so that its stage runs again; where that fails, the next read does it."""
     with suppress(StoreError):
-        manifest = cache.by_key(damage.stage, damage.stage_key)
+        manifest = cache.read_manifest(damage.stage, damage.stage_key)
         if manifest is not None:
             cache.quarantine(manifest, str(damage))
 
@@ -111,6 +111,6 @@ def _close(run: Run, subject: Subject, stage: str, reason: str, message: str) ->
     if subject.kind != "person":
         run.failures_common[subject.name] = message
         return
-    account = run.accounts[subject.name]
-    account.outcome = None
-    account.close(Outcome.FAILED, stage=stage, reason=reason, message=message)
+    outcome_report = run.outcome_reports[subject.name]
+    outcome_report.outcome = None
+    outcome_report.close(Outcome.FAILED, stage=stage, reason=reason, message=message)

@@ -1,4 +1,4 @@
-"""Contact sheets: rows of pictures with their prompts, as one PNG."""
+"""Contact sheets: rows of pictures with their captions, as one PNG."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def contact_sheet(
     cell_pixels: int = 128,
     label_pixels: int = 190,
 ) -> bytes:
-    """Pictures in rows, each row with its words on the left.
+    """Pictures in rows, each row with its caption on the left.
 
     Args:
-        rows: (words, pictures) for each row; pictures uint8 [h, w, 3] of any size, None for an empty place.
-        columns: words above the columns; none if empty.
-        cell_pixels: side of the square that a picture is fitted into.
-        label_pixels: width of the words; 0 leaves them out.
+        rows: (caption, pictures) for each row; pictures uint8 [h, w, 3] of any size, None for an empty cell.
+        columns: Captions above the columns; none if empty.
+        cell_pixels: Side of the square that a picture is fitted into.
+        label_pixels: Width of the row captions; 0 leaves them out.
 
     Returns:
         A PNG file; the same pictures always give the same bytes.
 
     Raises:
-        ValueError: if there is no picture place at all.
+        ValueError: there is no cell.
     """
     wide = max((len(pictures) for _, pictures in rows), default=0)
     if not wide:
@@ -68,7 +68,7 @@ def contact_sheet(
 
 
 def _fitted(image: np.ndarray, side: int) -> np.ndarray:
-    """The picture as large as it fits into a square."""
+    """The picture, scaled to fit a square."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -87,7 +87,7 @@ def _wrapped(words: str, font, width: float) -> list[str]:
 
 
 def shortened(words: str, font, width: float) -> str:
-    """Words cut off with an ellipsis where they do not fit into so many pixels."""
+    """The words, cut off with an ellipsis where they are wider than so many pixels."""
     if font.getlength(words) <= width:
         return words
     while words and font.getlength(words + "…") > width:

@@ -1,4 +1,4 @@
-"""How the report writes figures: names, decimals, and a dash where nothing was measured."""
+"""The figures of the report: names, meanings, decimals, and a dash where nothing was measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the score table: column of `identity_summary`, its name and what it means."""
+    """One line of the score table: a column of `identity_summary`, its name and its meaning."""
 
     column: str
     name: str
@@ -40,7 +40,7 @@ FIGURES = (
     Figure(
         "identity_similarity_counting_faceless",
         "identity, faceless as 0",
-        "the same with pictures without a face counted as 0",
+        "the same, pictures without a face counted as 0",
     ),
     Figure(
         "identity_gain",
@@ -50,29 +50,37 @@ FIGURES = (
     ),
     Figure(
         "identity_fraction",
-        "share of the way",
-        "from the class word (0 %) to people whom the model knows (100 %)",
+        "normalized identity",
+        "between the class word (0 %) and people whom the model knows (100 %)",
         percent=True,
     ),
     Figure(
         "concepts_obeyed",
-        "concepts obeyed",
-        "pictures that show all that the prompt asks for",
+        "concept accuracy",
+        "pictures that show every concept that the prompt asks for",
         percent=True,
         has_interval=True,
     ),
     Figure(
-        "single_concepts_obeyed", "single concepts", "of each kind asked for, counted by itself", percent=True
+        "single_concepts_obeyed", "single concepts", "each requested concept counted by itself", percent=True
     ),
-    Figure("scene_obeyed", "scene prompts", "obeyed among the scene prompts", percent=True),
-    Figure("attribute_obeyed", "attribute prompts", "obeyed among the attribute prompts", percent=True),
-    Figure("action_obeyed", "action prompts", "obeyed among the action prompts", percent=True),
-    Figure("clothing_obeyed", "clothing prompts", "obeyed among the clothing prompts", percent=True),
+    Figure("scene_obeyed", "scene prompts", "concept accuracy over the scene prompts", percent=True),
     Figure(
-        "pair_obeyed", "two-concept prompts", "obeyed among the prompts that ask for two things", percent=True
+        "attribute_obeyed", "attribute prompts", "concept accuracy over the attribute prompts", percent=True
+    ),
+    Figure("action_obeyed", "action prompts", "concept accuracy over the action prompts", percent=True),
+    Figure("clothing_obeyed", "clothing prompts", "concept accuracy over the clothing prompts", percent=True),
+    Figure(
+        "pair_obeyed",
+        "two-concept prompts",
+        "concept accuracy over the prompts that ask for two concepts",
+        percent=True,
     ),
     Figure(
-        "mixed_obeyed", "mixed prompts", "obeyed among the prompts that ask for several things", percent=True
+        "mixed_obeyed",
+        "mixed prompts",
+        "concept accuracy over the prompts that ask for several concepts",
+        percent=True,
     ),
     Figure(
         "image_text",
@@ -84,14 +92,14 @@ FIGURES = (
     Figure(
         "attention_outside",
         "attention outside",
-        "share of the placeholder's attention outside face and hair, while drawing",
+        "share of the placeholder token's attention outside face and hair, while drawing",
         percent=True,
     ),
     Figure(
         "leakage",
         "leakage",
-        "how often the photo's clothes, background, framing and position come back unasked; the class word's "
-        "pictures show what comes by chance",
+        "how often the photo's clothes, background, framing and position come back although the prompt does not ask "
+        "for them; the class word's pictures show the rate by chance",
         percent=True,
         has_interval=True,
     ),
@@ -103,13 +111,19 @@ FIGURES = (
         has_interval=True,
     ),
     Figure(
-        "leakage_clothes", "the photo's clothes", "worn where other clothes or none were asked", percent=True
+        "leakage_clothes",
+        "the photo's clothes",
+        "worn where the prompt asks for other clothes or none",
+        percent=True,
     ),
     Figure("leakage_background", "the photo's background", "its colors beside the head", percent=True),
     Figure(
-        "leakage_framing", "the photo's framing", "a face as large, where no close-up was asked", percent=True
+        "leakage_framing",
+        "the photo's framing",
+        "a face as large, where the prompt asks for no close-up",
+        percent=True,
     ),
-    Figure("leakage_position", "the face's place", "where it lies in the photo", percent=True),
+    Figure("leakage_position", "the face's position", "the face where it is in the photo", percent=True),
     Figure(
         "identity_accepted",
         "identity accepted",
@@ -120,7 +134,7 @@ FIGURES = (
     Figure(
         "image_text_second", "image and text, second model", "picture against the prompt by another model"
     ),
-    Figure("diversity", "diversity", "mean distance between pictures of one prompt; 0: all are one"),
+    Figure("diversity", "diversity", "mean distance between pictures of one prompt; 0: all are the same"),
     Figure(
         "attributes_kept", "age and gender kept", "read as in the photo, unless the prompt asks", percent=True
     ),
@@ -137,7 +151,7 @@ def number(value: float | None, *, percent: bool = False) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them."""
+    """A duration in hours, minutes and seconds."""
     if seconds is None:
         return DASH
     if seconds < 60:

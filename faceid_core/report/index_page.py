@@ -1,4 +1,4 @@
-"""The index of a run: what became of everybody and how good it is, without a pixel of a face."""
+"""The index of a run: the outcome of each identity and the figures over people; it shows no face."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from faceid_core.evaluate.summary import aggregate
+from faceid_core.report import plots
+from faceid_core.report.figures import BY_COLUMN, FIGURES, number
+from faceid_core.report.rendering import render, score_table
 
-from . import pages, plots
-from .figures import BY_COLUMN, FIGURES, number
-
-# Whatever else an account holds (its id, paths) stays out of the page.
+# Other fields of an outcome report (its id, paths) stay out of the page.
 _SHOWN = (
     "identity_key",
     "outcome",
@@ -35,7 +35,7 @@ _SET_ASIDE = {
 def index_page(
     *,
     run: Mapping,
-    accounts: Sequence[Mapping],
+    outcome_reports: Sequence[Mapping],
     summary: Sequence[Mapping] = (),
     person_urls: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
@@ -43,25 +43,25 @@ def index_page(
     """One HTML file without pictures and without script; people appear by their opaque keys only.
 
     Args:
-        run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
-        accounts: one for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
+        run: `run_id`, `run_date`, and `about`: more about the run by name (base model, preset).
+        outcome reports: One for each identity of the run: `identity_key`, `outcome`, `stage`, `reason`, `message`,
             `value`, `threshold`, `attempts`, `seconds`, `weak`, `same_photo`.
-        summary: rows of `evaluate.summary.summarize`.
-        person_urls: identity key to the address of the person's page as seen from this one.
-        notes: sentences for the foot of the page, such as what went wrong with floor or ceiling.
+        summary: Rows of `evaluate.summary.summarize`.
+        person_urls: Identity key -> address of the person's page, relative to this one.
+        notes: Sentences for the foot of the page, such as failures of floor and ceiling.
     """
     urls = person_urls or {}
-    shown = [{name: account.get(name) for name in _SHOWN} for account in accounts]
-    for account in shown:
-        account["outcome"] = None if account["outcome"] is None else str(account["outcome"])
+    shown = [{name: outcome_report.get(name) for name in _SHOWN} for outcome_report in outcome_reports]
+    for outcome_report in shown:
+        outcome_report["outcome"] = None if outcome_report["outcome"] is None else str(outcome_report["outcome"])
     by_key = {row["identity_key"]: row for row in summary if row["subject_kind"] == "person"}
     total = aggregate(summary)
     over = total["over_people"]
     similarity = over["identity_similarity"]
-    return pages.render(
+    return render(
         "index.html",
         run={"about": {}} | dict(run),
-        counts=Counter(account["outcome"] or "unknown" for account in shown),
+        counts=Counter(outcome_report["outcome"] or "unknown" for outcome_report in shown),
         total=total,
         over=over,
         scale=plots.scale_bar(
@@ -70,39 +70,39 @@ def index_page(
         table=_table(over),
         plot=plots.identity_concepts_plot(summary, urls),
         people=[
-            _person(account, by_key.get(account["identity_key"]), urls.get(account["identity_key"]))
-            for account in shown
+            _person(outcome_report, by_key.get(outcome_report["identity_key"]), urls.get(outcome_report["identity_key"]))
+            for outcome_report in shown
         ],
         set_aside=[
-            {"title": title, "accounts": found}
+            {"title": title, "outcome_reports": found}
             for title, belongs in _groups()
-            if (found := [account for account in shown if belongs(account)])
+            if (found := [outcome_report for outcome_report in shown if belongs(outcome_report)])
         ],
         notes=notes,
     )
 
 
 def _groups() -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
-    """Titles of the lists of people who ended early or need a look, and who belongs to each."""
+    """Titles of the lists of identities that ended early or need attention, and which outcome reports each list holds."""
     for outcome, title in _SET_ASIDE.items():
-        yield title, lambda account, outcome=outcome: account["outcome"] == outcome
-    yield "Weak: not surely above the class word", lambda account: bool(account["weak"])
-    yield "One photo under several ids", lambda account: bool(account["same_photo"])
+        yield title, lambda outcome_report, outcome=outcome: outcome_report["outcome"] == outcome
+    yield "Weak: not surely above the class word", lambda outcome_report: bool(outcome_report["weak"])
+    yield "One photo under several ids", lambda outcome_report: bool(outcome_report["same_photo"])
 
 
-def _person(account: Mapping, row: Mapping | None, url: str | None) -> dict:
+def _person(outcome_report: Mapping, row: Mapping | None, url: str | None) -> dict:
     def of(column: str) -> str:
         return number((row or {}).get(column), percent=BY_COLUMN[column].percent)
 
     identity = of("identity_similarity")
     whole = BY_COLUMN["identity_similarity"].text(row)
     return {
-        "account": account,
+        "outcome_report": outcome_report,
         "url": url,
         "identity": identity,
         "interval": whole[len(identity) :].strip(),
         "gain": of("identity_gain"),
-        "fraction": of("identity_fraction"),
+        "normalized": of("identity_fraction"),
         "concepts": of("concepts_obeyed"),
         "detection": of("detection"),
         "attention": of("attention_outside"),
@@ -117,10 +117,10 @@ def _table(over: Mapping[str, Mapping]) -> list[dict]:
         people |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
     floor = {name: found["floor"] for name, found in over.items()}
     ceiling = {name: found["ceiling"] for name, found in over.items()}
-    lines = pages.table((people, floor, ceiling))
+    lines = score_table((people, floor, ceiling))
     by_name = {figure.name: figure for figure in FIGURES}
     for line in lines:
-        # Over people every figure has an interval, also those that a single person has none for.
+        # Over people every figure has an interval, even those without one for a single person.
         column, percent = by_name[line["name"]].column, by_name[line["name"]].percent
         low, high = people[f"{column}_low"], people[f"{column}_high"]
         if low is not None and high is not None:

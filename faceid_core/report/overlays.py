@@ -1,4 +1,4 @@
-"""Masks and attention laid over pictures, and pictures as data URIs; for the private pages only."""
+"""Masks and attention over pictures, and pictures as data URIs; for the private pages only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 from faceid_core.photos import encode_png
 
 _MASK_COLOR = np.array([30, 200, 140], np.float32)
-# Dark violet over red to pale yellow, ever lighter: weak and strong stay apart without color too.
+# Dark violet over red to pale yellow, ever lighter, so that a print in gray shows the strength too.
 _HEAT = np.array(
     [(10, 7, 35), (66, 15, 109), (140, 41, 99), (205, 71, 70), (242, 134, 50), (251, 226, 150)], np.float32
 )
-# Below this side a picture is kept exactly; a larger one is shrunk and compressed, or a page gets too heavy.
+# Pictures up to this side are stored exactly; larger ones are shrunk and compressed, to keep pages small.
 _LARGEST_EXACT_PIXELS = 128
 
 
@@ -44,8 +44,8 @@ def attention_overlay(
     Args:
         image: uint8 [h, w, 3].
         attention: float [a, b], not negative, over the whole picture.
-        strongest: the value that gets the hottest color; give two maps the same to compare them. The map's
-            own maximum if None.
+        strongest: The value that gets the brightest color, the same for maps that are compared; the map's own
+            maximum if None.
 
     Returns:
         uint8 [h, w, 3].

@@ -9,11 +9,11 @@ import numpy as np
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
-from faceid_core.evaluate.summary import counting_faceless, leaked_parts
-
-from . import pages, plots
-from .figures import DASH, number
-from .overlays import attention_overlay, data_uri, mask_overlay, with_box
+from faceid_core.evaluate.summary import identity_counting_faceless, leakage_by_part
+from faceid_core.report import plots
+from faceid_core.report.figures import DASH, number
+from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
+from faceid_core.report.rendering import mean_row, render, score_table
 
 
 def person_page(
@@ -39,39 +39,39 @@ def person_page(
     summary: Sequence[Mapping] = (),
     index_url: str = "",
 ) -> bytes:
-    """One self-contained HTML file, pictures within, no script.
+    """One self-contained HTML file with its pictures and without script.
 
     Args:
-        run: `run_id`, `run_date`, and `about`: further words about the run by name (base model, preset).
+        run: `run_id`, `run_date`, and `about`: more about the run by name (base model, preset).
         person: `identity_key`, `class_word`, `outcome`, `weak` (not surely above the class word), and `message`, empty if
             there is nothing to say.
-        photo: uint8 [h, w, 3], as it was given.
-        crop: uint8 [s, s, 3], aligned; mask, attention maps and tokens belong to it.
+        photo: uint8 [h, w, 3], as it was supplied.
+        crop: uint8 [s, s, 3], aligned; mask and attention maps cover this crop.
         mask: float [s, s] in 0..1.
         face_box: (x0, y0, x1, y1) in pixels of the photo.
-        quality: the photo's figures from `faces.quality.measure`.
-        verdict: what `faces.mask.make_mask` says of the mask.
-        approximate: whether the mask comes from geometry rather than from looking at the pixels.
+        quality: The photo's figures from `faces.quality.measure`.
+        verdict: The verdict of `faces.mask.make_mask` on the mask.
+        approximate: Whether the mask comes from landmarks rather than from the pixels.
         attention_before, attention_after: float [a, b], attention on the person's tokens over the crop.
-        outside_before, outside_after: the share of it outside the mask.
-        curve: training losses by step.
-        prompts: of the grid, in the order of the page.
-        pictures: of the grid.
-        scores: metric rows of all metrics over the pictures.
-        floor_scores: identity and leakage rows of the class word's pictures against this person.
-        summary: rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
+        outside_before, outside_after: The share of that attention outside the mask.
+        curve: Training losses by step.
+        prompts: The grid's prompts, in the order of the page.
+        pictures: The grid's pictures.
+        scores: Rows of all metrics over the pictures.
+        floor_scores: Identity and leakage rows of the class word's pictures against this person.
+        summary: Rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
             named people are looked up in it.
-        index_url: address of the run index as seen from this page; no link if empty.
+        index_url: Address of the run index, relative to this page; no link if empty.
     """
     own, floor, ceiling = _rows_of(person, summary, floor_scores)
-    return pages.render(
+    return render(
         "person.html",
         run={"about": {}} | dict(run),
         person={"message": "", "weak": False} | dict(person),
         summary=own,
         floor=floor,
         scale=own and _scale(own, floor, ceiling),
-        table=pages.table((own, floor, ceiling)),
+        table=score_table((own, floor, ceiling)),
         stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)
         + _attention_stills(crop, attention_before, attention_after, outside_before, outside_after),
         curve=plots.curve_plot(curve),
@@ -95,11 +95,11 @@ def _rows_of(
     if similarity is not None:
         floor = (floor or {}) | {
             "identity_similarity": similarity,
-            "identity_similarity_counting_faceless": counting_faceless(floor_scores),
+            "identity_similarity_counting_faceless": identity_counting_faceless(floor_scores),
         }
     if leakage is not None:
-        floor = (floor or {}) | {"leakage": leakage} | leaked_parts(floor_scores)
-    return own, floor, pages.mean_row([row for row in summary if row["subject_kind"] == "named"])
+        floor = (floor or {}) | {"leakage": leakage} | leakage_by_part(floor_scores)
+    return own, floor, mean_row([row for row in summary if row["subject_kind"] == "named"])
 
 
 def _mean_of(scores: Sequence[MetricRow], metric: str) -> float | None:
@@ -119,7 +119,7 @@ def _scale(own: Mapping, floor: Mapping | None, ceiling: Mapping | None):
 
 
 def _photo_stills(photo, face_box, quality, crop, mask, verdict, approximate) -> list[dict]:
-    """The photo, its crop and mask, with what was measured on them."""
+    """The photo, its crop and mask, with their figures in the captions."""
     caption = "the photo"
     if quality:
         caption += f"; face {quality['face_pixels']:.0f} pixels, sharpness {number(quality['sharpness'])}"
@@ -132,7 +132,7 @@ def _photo_stills(photo, face_box, quality, crop, mask, verdict, approximate) ->
 
 
 def _mask_words(mask: np.ndarray, verdict: Mapping, approximate: bool) -> str:
-    """The mask's caption: its region, its share of the crop, and what a person should know before trusting it."""
+    """The mask's caption: its region, its share of the crop, and what is unusual about it."""
     region = f" of {verdict['region'].replace('_', ' and ')}" if verdict else ""
     share = verdict.get("area_share", float(np.mean(mask)))
     words = [f"mask{region}, {100 * share:.0f} % of the crop"]
@@ -146,7 +146,7 @@ def _mask_words(mask: np.ndarray, verdict: Mapping, approximate: bool) -> str:
 
 
 def _attention_stills(crop, before, after, outside_before, outside_after) -> list[dict]:
-    """The attention on the person's tokens, laid over the crop on one scale."""
+    """The attention on the person's tokens before and after training, over the crop, on one scale."""
     if crop is None:
         return []
     maps = [
@@ -209,7 +209,7 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
         "uri": data_uri(row.image, most_pixels=224),
         "seed": row.seed,
         "identity": words,
-        "obeyed": bool(concepts.value) if asked else None,  # type: ignore[union-attr]
+        "correct": bool(concepts.value) if asked else None,  # type: ignore[union-attr]
         "missed": concepts.detail.removeprefix("missed ") if asked else "",  # type: ignore[union-attr]
         "detail": f"seed {row.seed}"
         + (f"; named {', '.join(named)}" if named else "")

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG: training curves, identity against concepts, a figure between its bounds."""
+"""The report's plots, as SVG: training curves, identity against concept accuracy, a figure between floor and ceiling."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from . import svg
+from faceid_core.report import svg
 
 CURVES = {"loss_diffusion": "diffusion loss", "loss_attention": "attention loss"}
-# More points than this are not told apart on a screen; fewer keep the page small.
+# A screen shows no more points than these; fewer points keep the page small.
 _MOST_POINTS = 400
 
 
@@ -77,7 +77,7 @@ def curve_plot(curve: Sequence[Mapping[str, float]], series: Mapping[str, str] =
         if not len(finite):
             continue
         top = index * panel + 24
-        # One wild step must not flatten the rest of the curve.
+        # Cut off single extreme steps, which would flatten the rest of the curve.
         high = max(float(np.percentile(finite, 99)) * 1.08, 1e-9)
         frame = _Frame(
             56, top, width - 12, top + panel - 58, (0.0, max(float(steps.max()), 1.0)), (0.0, high)
@@ -104,10 +104,10 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | None = None) -> Markup:
-    """Each subject by how often it obeys the prompt (x) and how like the photo it is (y), with intervals.
+    """Each subject by concept accuracy (x) and identity similarity (y), with intervals.
 
-    Floor (class word) and ceiling (mean of the named people) are drawn across: a run is good when its
-    people lie high and far to the right.
+    Horizontal lines show the floor (class word) and the ceiling (mean of the named people). People of a good run lie
+    high and far to the right.
 
     Args:
         rows: of `evaluate.summary.summarize`.
@@ -150,10 +150,12 @@ def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | N
             _point(frame, row, links.get(row["identity_key"])) for row in shown if row["subject_kind"] == kind
         ]
     drawn += [
-        svg.text((frame.left + frame.right) / 2, height - 8, "concepts obeyed, % of pictures", css="label"),
+        svg.text((frame.left + frame.right) / 2, height - 8, "concept accuracy, % of pictures", css="label"),
         svg.text(frame.left - 44, 11, "identity similarity", anchor="start", css="label"),
     ]
-    return svg.drawing(width, height, "identity against concepts, floor and ceiling drawn", *drawn)
+    return svg.drawing(
+        width, height, "identity similarity against concept accuracy, with floor and ceiling", *drawn
+    )
 
 
 def _point(frame: _Frame, row: Mapping, link: str | None) -> Markup:
@@ -164,7 +166,7 @@ def _point(frame: _Frame, row: Mapping, link: str | None) -> Markup:
         svg.element(
             "title",
             f"{name}: identity {row['identity_similarity']:.3f}, "
-            f"concepts obeyed {100 * row['concepts_obeyed']:.0f} %",
+            f"concept accuracy {100 * row['concepts_obeyed']:.0f} %",
         )
     ]
     if kind == "person":
@@ -184,7 +186,7 @@ def scale_bar(
     floor: float | None,
     ceiling: float | None,
 ) -> Markup:
-    """One figure with its interval on the way from floor to ceiling; empty if one of them is not known."""
+    """One figure with its interval between floor and ceiling; empty if one of the three is unknown."""
     if value is None or floor is None or ceiling is None or ceiling <= floor:
         return Markup("")
     width, height, inset = 300, 44, 26

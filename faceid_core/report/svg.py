@@ -1,4 +1,4 @@
-"""A few SVG elements: plots are drawn with the page's own colors, so they follow its light or dark theme."""
+"""A few SVG elements. Plots take their colors from the page, so they follow its light or dark theme."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from markupsafe import Markup, escape
 
 
 def element(tag: str, *content: str, **attributes) -> Markup:
-    """One SVG element, everything escaped that is not markup already; `_` in attribute names stands for `-`.
+    """One SVG element; escapes all but Markup. `_` in attribute names stands for `-`.
 
-    Floats are written with two decimals: enough for a screen, and the same bytes on every machine.
+    Floats have two decimals: enough for a screen, and the same bytes on every machine.
     """
     written = " ".join(
         f'{name.strip("_").replace("_", "-")}="{escape(_plain(value))}"' for name, value in attributes.items()
@@ -25,11 +25,11 @@ def _plain(value) -> str:
 
 
 def drawing(width: int, height: int, label: str, *content: str, css: str = "plot") -> Markup:
-    """An SVG picture that fits its place in the page.
+    """An SVG picture that scales with the page.
 
     Args:
-        width, height: of its coordinate system.
-        label: what it shows, for those who cannot see it.
+        width, height: Of its coordinate system.
+        label: What it shows, for screen readers.
     """
     return element(
         "svg",
@@ -43,7 +43,7 @@ def drawing(width: int, height: int, label: str, *content: str, css: str = "plot
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "middle", css: str = "tick") -> Markup:
-    """Words at a place."""
+    """Text at a point."""
     return element("text", words, x=x, y=y, text_anchor=anchor, _class=css)
 
 
@@ -53,7 +53,7 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
 
 
 def polyline(points: Sequence[tuple[float, float]], css: str) -> Markup:
-    """A broken line through points."""
+    """A polyline through points."""
     return element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), _class=css)
 
 

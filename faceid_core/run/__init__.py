@@ -1,4 +1,5 @@
-"""One night: who takes part, what is cached, what has to run, what became of everybody, and what is published.
+"""One run: its identities, what is cached, what has to be computed, and what became of each identity.
 
-Knows no orchestrator: flows drive a `Run` stage by stage, with an executor that they own.
+Knows no orchestrator. `open_run` makes a `Run`; flows look its stages up and execute the misses with an executor that
+they own. A dry run is a run of which only the lookups happen.
 """

@@ -13,25 +13,27 @@ from threading import enumerate as threads
 from typing import Protocol
 
 from faceid_core.outcomes import MODEL_AT_FAULT, UNLEARNABLE
+from faceid_core.progress import ProgressCallback
 from faceid_core.stages.models import WorkerSettings
+from faceid_core.stages.planning import spec_of
 from faceid_core.stages.work import Done, Work
+from faceid_core.stages.worker import Worker
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 32  # works handed out together where the worker decides how many share a pass
+MOST_AT_ONCE = 32  # works in one batch where the worker decides how many share a pass
 
-Tick = Callable[[str, int, int], None]
-# Takes an outcome; gives the works that have become possible by it, for an executor that runs them meanwhile.
+# Takes an outcome; returns the works that it makes possible, which an executor that overlaps stages runs as well.
 OnDone = Callable[[Done], Sequence[Work] | None]
 Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What became of a run's workers.
+    """How a run's workers were used.
 
     Attributes:
-        idle: for each worker that there is, the share of its time since it was ready in which it had no work.
+        idle: for each present worker, the share of its time since it was ready in which it had no work, 0..1.
         replaced: workers that died or hung and were replaced.
     """
 
@@ -39,14 +41,14 @@ class Usage:
     replaced: int = 0
 
 
-class Clock:
-    """How long one worker has been there, and how long it worked."""
+class WorkerClock:
+    """Measures which share of the time since it was made one worker works."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._ready, self._busy = time.monotonic(), 0.0
 
     @contextmanager
-    def working(self):
+    def working(self) -> Iterator[None]:
         """Count the time of a block as work."""
         began = time.monotonic()
         try:
@@ -57,25 +59,34 @@ class Clock:
     @property
     def idle(self) -> float:
         """The share of the time without work, 0..1."""
-        there = time.monotonic() - self._ready
-        return max(0.0, 1 - self._busy / there) if there else 0.0
+        lifetime = time.monotonic() - self._ready
+        return max(0.0, 1 - self._busy / lifetime) if lifetime else 0.0
 
 
 class Executor(Protocol):
-    """Runs works of one stage; opened at the first miss and closed once by whoever made it.
+    """Runs works of one stage on workers; its maker closes it.
 
     Attributes:
-        overlaps: whether works of the next stage can run beside those of this one; they do if `on_done` gives any.
+        overlaps: whether works of the next stage can run beside those of this one; they do if `on_done` returns any.
     """
 
     overlaps: bool
 
-    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
-        """Run all works; call `on_done` once for each. Where `stop` says so, what has not begun is not reached."""
+    def execute(
+        self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+    ) -> None:
+        """Run all works.
+
+        Args:
+            works: of one stage.
+            on_progress: called with the subject's name as its work advances.
+            on_done: called once for each work.
+            stop: asked before each batch; once it returns True, works that have not begun are not reached.
+        """
         ...
 
     def usage(self) -> Usage:
-        """What became of the workers so far."""
+        """How the workers were used so far."""
         ...
 
     def close(self) -> None:
@@ -90,40 +101,45 @@ class InlineExecutor:
 
     def __init__(self, settings: WorkerSettings, run_id: str, *, attempts: int):
         self._settings, self._run_id, self._attempts = settings, run_id, attempts
-        self._worker = None
-        self._clock = Clock()
-        # The models are one set and change state while they compute: chunks of a flow take turns.
-        self._turn = RLock()
+        self._worker: Worker | None = None
+        self._clock = WorkerClock()
+        # The models change state while they compute, so the chunks of a flow take turns.
+        self._lock = RLock()
 
-    def execute(self, works: Sequence[Work], tick: Tick, on_done: OnDone, stop: Stop) -> None:
-        """See Executor. Failed works get further attempts alone, so that one cannot spoil another's."""
-        from faceid_core.stages.worker import Worker
-
-        with self._turn, self._clock.working():
+    def execute(
+        self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+    ) -> None:
+        """See Executor. A failed work is tried again alone, so that it cannot fail the rest of its batch."""
+        with self._lock, self._clock.working():
             if self._worker is None:
                 self._worker = Worker(self._settings, self._run_id)
             left = list(works)
             while left:
                 elsewhere: list[Work] = []
                 for batch in batches(left, self._settings.slots):
-                    self._run(batch, tick, on_done, stop, elsewhere)
-                left = elsewhere  # another run was at these; by now there is nothing else to do
+                    if stop():
+                        for work in batch:
+                            on_done(not_reached(work))
+                    else:
+                        elsewhere += self._run(self._worker, batch, on_progress, on_done)
+                left = elsewhere
 
-    def _run(self, batch: list[Work], tick: Tick, on_done: OnDone, stop: Stop, elsewhere: list[Work]) -> None:
-        if stop():
-            for work in batch:
-                on_done(not_reached(work))
-            return
-        for done in self._worker.execute(batch, tick):
+    def _run(
+        self, worker: Worker, batch: list[Work], on_progress: ProgressCallback, on_done: OnDone
+    ) -> list[Work]:
+        """Run one batch; return the works that another run computes, to be waited for when nothing else is left."""
+        elsewhere = []
+        for done in worker.execute(batch, on_progress):
             attempt = 1
             while may_try_again(done) and attempt < self._attempts:
                 attempt += 1
                 patient = replace(done.work, patient=True)
-                done = replace(next(iter(self._worker.execute([patient], tick))), attempts=attempt)
+                done = replace(next(iter(worker.execute([patient], on_progress))), attempts=attempt)
             if done.status == "elsewhere":
                 elsewhere.append(replace(done.work, patient=True))
             else:
                 on_done(done)
+        return elsewhere
 
     def usage(self) -> Usage:
         """See Executor; this process is the one worker."""
@@ -134,13 +150,13 @@ class InlineExecutor:
         self._worker = None
 
 
-_CLOSING = "closing"  # the name of threads that close what may hang
+_CLOSING = "closing"  # name of the threads that `close_within` starts
 
 
 def close_within(seconds: float, close: Callable[[], None]) -> None:
-    """Call what closes workers or services, in a thread of its own, and wait so many seconds for it.
+    """Close workers or services in a thread of its own, and wait for it at most so many seconds.
 
-    What takes longer goes on, see `left_behind`.
+    A slower `close` goes on in its thread; `left_behind` tells.
     """
 
     def closing() -> None:
@@ -157,27 +173,25 @@ def close_within(seconds: float, close: Callable[[], None]) -> None:
 
 
 def left_behind() -> bool:
-    """Whether something is being closed still that was not waited for; a process that ends should not wait either."""
+    """Whether a `close` is still running that `close_within` stopped waiting for; the process should not wait either."""
     return any(thread.name == _CLOSING for thread in threads())
 
 
 def may_try_again(done: Done) -> bool:
-    """Whether a further attempt can end otherwise: not if the person cannot be learned so, or a model is at fault."""
+    """Whether another attempt can succeed: not if the person cannot be learned with this method, or a model is broken."""
     return done.status == "failed" and done.reason not in UNLEARNABLE | MODEL_AT_FAULT
 
 
 def not_reached(work: Work) -> Done:
-    """The outcome of a work that was not begun, or whose answer was not waited for."""
+    """The outcome of a work that did not begin, or whose answer was not waited for."""
     message = "the run was stopped, or finish_by passed, before it was done; run again"
     return Done(work, "not_reached", reason="stopped", message=message, attempts=0)
 
 
 def batches(works: Sequence[Work], slots: int) -> Iterator[list[Work]]:
-    """Cut works into the pieces that share a pass: of one stage each, at most `Stage.batch` (or the slots) long."""
-    from faceid_core.stages import stage_named
-
+    """Cut works into batches that share a pass: of one stage each, at most `StageSpec.batch` (or the slots) long."""
     for name, group in groupby(works, key=lambda work: work.call.stage):
         same = list(group)
-        size = stage_named(name).batch or slots or MOST_AT_ONCE
+        size = spec_of(name).batch or slots or MOST_AT_ONCE
         for start in range(0, len(same), size):
             yield same[start : start + size]

@@ -1,31 +1,23 @@
-"""Where photos come from, and their copy in the person's prefix, from which workers read."""
+"""Reads photos from where the manifest says that they lie: a file, or an object in S3."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from faceid_core import photos
 from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError, StoreRefused
 from faceid_core.identity import Identity, check_digest, read_photo
 from faceid_core.missing_path import composed_otherwise, slip_of_writing
-from faceid_core.stages.models import open_configured_store
-from faceid_core.stages.work import Done, Work
-from faceid_core.store import IdentityErased, ObjectStore, StageCache
-from faceid_core.store.keys import sha256_hex
+from faceid_core.store import ObjectStore, S3Settings, open_store
 from faceid_core.store.objects import validate_name
-
-if TYPE_CHECKING:
-    from faceid_core.run.state import Run
 
 
 @dataclass
 class PhotoSource:
     """Reads photos by local path or s3:// address; one connection for each S3 folder."""
 
-    s3: Mapping[str, object]
+    s3: S3Settings
     max_bytes: int
     _folders: dict[str, ObjectStore] = field(default_factory=dict)
     _opening: Lock = field(default_factory=Lock, repr=False)
@@ -72,7 +64,7 @@ class PhotoSource:
         # A client takes a tenth of a second and holds its own connections: many threads share one.
         with self._opening:
             if folder not in self._folders:
-                self._folders[folder] = open_configured_store(folder, self.s3)
+                self._folders[folder] = open_store(folder, self.s3)
             return self._folders[folder]
 
 
@@ -92,57 +84,6 @@ def _is_name(name: str) -> bool:
     except StoreError:
         return False
     return True
-
-
-def put_photos(run: Run, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:
-    """Copy the photos that detection is about to read into the store.
-
-    Returns:
-        The works whose photo is there, and the outcomes of the others.
-    """
-    kept, others = [], []
-    for work in works:
-        try:
-            run.put_photo(run.subjects[work.subject])
-            kept.append(work)
-        except PhotoRejected as rejection:
-            figures = {"value": rejection.value, "threshold": rejection.threshold}
-            others.append(Done(work, "rejected", rejection.reason, rejection.sentence, **figures))
-        except IdentityErased as error:
-            others.append(Done(work, "refused", "erased", str(error)))
-        except StoreError as error:
-            others.append(Done(work, "failed", type(error).__name__, str(error)))
-    return kept, others
-
-
-def put_photo(run: Run, name: str) -> None:
-    """Copy one subject's photo to where workers read it; a damaged copy is written again.
-
-    Raises:
-        PhotoRejected: the photo vanished or changed since it was digested, or its format is not read here.
-        IdentityErased: the person was erased meanwhile.
-        StoreError: the store fails, or the place that the photo comes from.
-    """
-    subject = run.subjects[name]
-    if subject.kind == "person":
-        data = run.photos.read(run.identities[name])
-        # Said here, not by the stage, whose answer would be kept beyond the day on which the plugin is installed.
-        photos.check_readable(data)
-    else:
-        from faceid_core.miniature.samples import named_people
-
-        data = next(
-            png for person, png in named_people(run.config.score.named_people) if person == subject.text
-        )
-    if sha256_hex(data) != subject.photo_digest:
-        raise PhotoRejected("photo_changed", "The photo changed while the run was starting. Run it again.")
-    cache = StageCache(run.store, subject.scope)
-    cache.put_blob(data)
-    if subject.subject_mask_digest:
-        mask = run.photos.read(mask_of(run.identities[name]))
-        if sha256_hex(mask) != subject.subject_mask_digest:
-            raise PhotoRejected("photo_changed", "The mask changed while the run was starting. Run it again.")
-        cache.put_blob(mask)
 
 
 def mask_of(identity: Identity) -> Identity:

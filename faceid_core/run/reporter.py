@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it; the console and Prefect each have their own listener."""
+"""What a run reports while it goes on; the console and Prefect each have their own reporter."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ log = logging.getLogger("faceid")
 
 
 class Reporter(Protocol):
-    """Listens to a run. Subjects are named by identity key or common slug, never by id or picture."""
+    """Hears of a run's events. Subjects are named by identity key or common slug, never by id or picture."""
 
     def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
         """A stage was looked up in the cache."""
         ...
 
-    def tick(self, subject: str, done: int, total: int) -> None:
-        """A subject advanced within the running stage."""
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
+        """Called as ProgressCallback is: a subject advanced within the running stage."""
         ...
 
     def settled(self, stage: str, done: Done) -> None:
@@ -37,7 +37,7 @@ class LogReporter:
         """See Reporter."""
         log.info("%s: %d cached, %d to compute", stage, hits, misses)
 
-    def tick(self, subject: str, done: int, total: int) -> None:
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter; too frequent for a log."""
 
     def settled(self, stage: str, done: Done) -> None:

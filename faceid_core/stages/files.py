@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from faceid_core import photos
 from faceid_core.errors import DamagedInput, PhotoRejected
 from faceid_core.store.cache import Manifest, Output
 from faceid_core.store.keys import canonical_json
@@ -21,13 +22,11 @@ def json_output(value: Any) -> Output:
 
 def png_output(image: np.ndarray) -> Output:
     """A uint8 picture, [h, w] or [h, w, 3], as PNG."""
-    from faceid_core import photos
-
     return Output(photos.encode_png(image), "image/png")
 
 
 def rejection_output(rejection: PhotoRejected) -> dict[str, Output]:
-    """A rejection as a stage's only output: cached like any result, so a bad photo costs one look."""
+    """A rejection as a stage's only output: cached like any result, so a bad photo is examined once."""
     record = {
         "reason": rejection.reason,
         "sentence": rejection.sentence,
@@ -61,6 +60,4 @@ def read_json(data: bytes) -> Any:
 
 def read_png(data: bytes) -> np.ndarray:
     """Read back what png_output wrote."""
-    from faceid_core import photos
-
     return photos.decode_png(data)

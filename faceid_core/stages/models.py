@@ -2,77 +2,96 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.errors import UnusableWeights
-from faceid_core.evaluate.photographs import Chosen
-from faceid_core.personalize.method import Method
-from faceid_core.stages.weights import base_weights, chosen_scorers, face_models
-from faceid_core.store import ObjectStore, open_store
-from faceid_core.weights.base_model import find_base, hub_model
+from faceid_core.store import S3Settings
+from faceid_core.weights.base_model import BaseFiles
 from faceid_core.weights.describe import MINIATURE
+from faceid_core.weights.hub import base_revision
+from faceid_core.weights.required import BASE, DETECTOR, PARSER, ModelRef, required
+from faceid_core.weights.resolve import LocalModel, resolve
+
+# The modules that load models bring torch, diffusers and transformers: each is imported when a stage first asks for it.
+
+if TYPE_CHECKING:  # loads cv2
+    from faceid_core.diffusion.base import BaseModel
+    from faceid_core.evaluate.pictures import Pictures
+    from faceid_core.evaluate.scorers import Scorers
+    from faceid_core.geometry.protocols import FaceDetector, FaceParser
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How a worker runs: nothing here decides a result, so nothing here is in a stage key."""
+    """How a worker runs: nothing here decides a result, so nothing here is in a stage key.
+
+    Attributes:
+        models: what the configuration needs, with absolute paths, for a worker may have another working directory.
+        weights: role of a model -> the digest that the run was planned with.
+        scorers: the set of scorers.
+        faces_backend: of the photos' detector and parser.
+    """
 
     store: str
-    s3: Mapping[str, object]
-    base_source: str
+    s3: S3Settings
     precision: str
     device: str
     faces_backend: str
-    face_models: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     scorers: str
     slots: int
     batch: int
     threads: int
-    journal_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
     samples_at_once: int = 0
-    base_layout: str = ""
-    base_weights: str = ""
+    models: tuple[ModelRef, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
-    photograph_scorers: Chosen | None = None
 
     @classmethod
     def from_config(
         cls, config: NightlyConfig, weights: Mapping[str, str], *, threads: int
     ) -> WorkerSettings:
-        """Flatten the configuration for a worker, which may have another working directory."""
-        config = _from_anywhere(config)
+        """Flatten the configuration for a worker."""
+        config = _with_absolute_paths(config)
         return cls(
             store=config.store,
-            s3=config.s3.model_dump(),
-            base_source=config.base_model.source,
+            s3=config.s3.settings(),
             precision=config.base_model.precision,
             device=config.base_model.device,
             faces_backend=config.faces.backend,
-            face_models=face_models(config),
             scorers=config.score.scorers,
             slots=config.personalize.slots,
             batch=config.generate.batch,
             threads=threads,
-            journal_seconds=config.execution.journal_seconds,
+            checkpoint_seconds=config.execution.checkpoint_seconds,
             samples_at_once=config.personalize.samples_at_once,
-            base_layout=config.base_model.layout,
-            base_weights=base_weights(config),
+            models=tuple(required(config)),
             weights=dict(weights),
-            photograph_scorers=chosen_scorers(config),
         )
 
+    @property
+    def scores_photographs(self) -> bool:
+        """Whether the set of scorers is one for photographs."""
+        return self.scorers.startswith("photographs")
 
-def _from_anywhere(config: NightlyConfig) -> NightlyConfig:
-    """The configuration with absolute addresses of local folders."""
+    def model(self, role: str) -> ModelRef:
+        """The model of a role."""
+        return next(ref for ref in self.models if ref.role == role)
+
+
+def _with_absolute_paths(config: NightlyConfig) -> NightlyConfig:
     base, faces = config.base_model, config.faces
 
     def source(place: str) -> str:
-        named = place == MINIATURE or hub_model(place) is not None
-        return place if named else _absolute(place)  # a known name is none of a folder called like it
+        # A built-in name takes precedence over a folder of the same name.
+        built_in = place == MINIATURE or base_revision(place) is not None
+        return place if built_in else _absolute(place)
 
     return config.model_copy(
         update={
@@ -95,33 +114,15 @@ def _absolute(place: str) -> str:
     return place if "://" in place or not place or not Path(place).exists() else str(Path(place).resolve())
 
 
-def open_configured_store(url: str, s3: Mapping[str, object]) -> ObjectStore:
-    """Open the store of a configuration; empty S3 values are left to boto3's own sources."""
-    if not url.startswith("s3://"):
-        return open_store(url)
-    from faceid_core.store.s3 import S3Settings
-
-    return open_store(
-        url,
-        s3=S3Settings(
-            endpoint_url=s3["endpoint_url"] or None,
-            region=s3["region"] or None,
-            path_style=s3["path_style"],
-            kms_key=s3["kms_key"] or None,
-            checksums=s3["checksums"],
-            attempts=s3["attempts"],
-            timeout_seconds=s3["timeout_seconds"],
-            connections=s3["connections"],
-        ),
-    )
-
-
 class Models:
     """Lazily loaded models, their files checked against the digests that the plan's keys were made with."""
 
     def __init__(self, settings: WorkerSettings):
         self.settings = settings
         self._unusable_base: UnusableWeights | None = None
+        self._slots_of_methods: dict[str, int] = {}
+        # Of the last subjects that were scored, by the shard's digest and the detector: see `stages.score`.
+        self.kept_pictures: OrderedDict[tuple[str, str], Pictures] = OrderedDict()
 
     @cached_property
     def device(self) -> str:
@@ -133,7 +134,7 @@ class Models:
         return self.settings.device
 
     @property
-    def base(self):
+    def base(self) -> BaseModel:
         """The frozen text-to-image model.
 
         Raises:
@@ -148,86 +149,66 @@ class Models:
             raise
 
     @cached_property
-    def _base(self):
-        from faceid_core.diffusion import load_base_model
-        from faceid_core.stages.weights import verify_base
+    def _base(self) -> BaseModel:
+        from faceid_core.diffusion.base import load_base_model
 
-        chosen = self.settings
-        files = find_base(
-            chosen.base_source, layout=chosen.base_layout, weights=chosen.base_weights, s3=chosen.s3
-        )
-        verify_base(files, chosen.weights["base"])
+        model = self._planned(BASE)
         return load_base_model(
-            files, device=self.device, precision=chosen.precision, digest=chosen.weights["base"]
+            BaseFiles(model.name, *model.paths),
+            device=self.device,
+            precision=self.settings.precision,
+            digest=model.digest,
         )
+
+    def _planned(self, role: str) -> LocalModel:
+        """A model's files, which are those that the run was planned with."""
+        return resolve(self.settings.model(role), planned=self.settings.weights[role])
 
     def measured_slots(self, method: Method) -> int:
         """Slots that fit into this worker's device for a method; measured once."""
-        from faceid_core.personalize.slot_shape import measured_slots
+        from faceid_core.personalize.trainer import measured_slots
 
-        known = self.__dict__.setdefault("slots_of_methods", {})
         name = method.model_dump_json()
-        if name not in known:
-            known[name] = measured_slots(self.base, method, self.settings.samples_at_once)
-        return known[name]
+        if name not in self._slots_of_methods:
+            slots = measured_slots(self.base, method, self.settings.samples_at_once)
+            self._slots_of_methods[name] = slots
+        return self._slots_of_methods[name]
 
     @cached_property
-    def _faces(self):
-        from faceid_core.faces.backends import load_faces
-        from faceid_core.stages.weights import verify_shipped
-        from faceid_core.weights.miniature_sets import SELECTION, SETS
+    def _faces(self) -> tuple[FaceDetector, FaceParser]:
+        from faceid_core.faces.backends import load_face_models
 
-        if self.settings.faces_backend == "miniature":
-            verify_shipped(
-                {
-                    SETS[SELECTION][role]: self.settings.weights[f"face_{role}"]
-                    for role in ("detector", "parser")
-                }
-            )
-        if self.settings.faces_backend == "miniature":
-            return load_faces("miniature")
-        from faceid_core.stages.weights import verify_faces
-
-        verify_faces(self.settings.faces_backend, self.settings.face_models, self.settings.weights)
-        segformer = self.settings.face_models.get("parser") == "segformer"
-        return load_faces(
-            self.settings.faces_backend,
-            **self.settings.face_models,
-            device=self.device if segformer else "cpu",
-        )
+        detector, parser = self.settings.model(DETECTOR), self.settings.model(PARSER)
+        device = self.device if parser.name == "segformer" else "cpu"
+        return load_face_models(detector, parser, planned=self.settings.weights, device=device)
 
     @property
-    def detector(self):
+    def detector(self) -> FaceDetector:
         """The photo's face detector."""
         return self._faces[0]
 
     @property
-    def parser(self):
+    def parser(self) -> FaceParser:
         """The crop's face parser."""
         return self._faces[1]
 
     @cached_property
-    def scorers(self):
+    def scorers(self) -> Scorers:
         """The configured set of scorers."""
-        if self.settings.photograph_scorers is not None:
-            return self._photograph_scorers(self.settings.photograph_scorers)
+        refs = [ref for ref in self.settings.models if ref.role not in (BASE, DETECTOR, PARSER)]
+        if self.settings.scores_photographs:
+            from faceid_core.evaluate.photographs import load_photograph_scorers
+
+            return load_photograph_scorers(
+                self.settings.scorers,
+                refs,
+                self.settings.weights,
+                detector=self.detector,
+                parser=self.parser,
+                device=self.device,
+            )
         from faceid_core.evaluate.scorers import load_scorers
-        from faceid_core.stages.weights import verify_shipped
-        from faceid_core.weights.miniature_sets import SETS
 
-        verify_shipped(
-            {name: self.settings.weights[role] for role, name in SETS[self.settings.scorers].items()}
-        )
+        for ref in refs:
+            self._planned(ref.role)
         return load_scorers(self.settings.scorers)
-
-    def _photograph_scorers(self, chosen: Chosen):
-        from faceid_core.evaluate import photographs
-
-        roles = chosen.models()
-        return photographs.load(
-            chosen,
-            {role: digest for role, digest in self.settings.weights.items() if role in roles},
-            detector=self.detector,
-            parser=self.parser,
-            device=self.device,
-        )

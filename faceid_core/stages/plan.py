@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.evaluate.grid import PromptGrid, load_grid
-from faceid_core.personalize.method import Method
-from faceid_core.stages.weights import find_weights
-from faceid_core.stages.work import Source, Subject, Work, call_for
+from faceid_core.stages.work import STAGES, Source, StageSpec, Subject, Work
 from faceid_core.store.cache import Manifest
+from faceid_core.store.keys import StageCall
 from faceid_core.weights.describe import Description
+from faceid_core.weights.resolve import resolve_all
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides results, in memory, without a model loaded.
 
-    `weights` maps a role (base, detector, parser, recognizer, image_text) to the digest of its files;
-    `scorer_names` are for tables: the photographs' scorers by role;
-    `base` says what the base model is, `tokenizers` where its text encoders' tokenizers lie. `floors` is filled in as
-    the run goes: the manifest of each class word's pictures, against which people's identity floor is measured.
+    Attributes:
+        weights: role (base, detector, parser, recognizer, image_text) -> the digest of its files.
+        base: what the base model is.
+        tokenizers: text encoder -> the folder of its tokenizer.
+        scorer_titles: name and version of the photographs' scorers by role, for tables.
+        floors: class word -> the manifest of its pictures, against which people's identity floor is measured; filled
+            in as the run goes.
     """
 
     config: NightlyConfig
@@ -31,7 +36,7 @@ class Plan:
     weights: Mapping[str, str]
     base: Description
     tokenizers: Mapping[str, Path]
-    scorer_names: Mapping[str, str] = field(default_factory=dict)
+    scorer_titles: Mapping[str, str] = field(default_factory=dict)
     floors: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
@@ -42,7 +47,7 @@ class Plan:
             ConfigurationError: the grid or the method cannot be used.
             MissingWeights: a model's files are absent.
         """
-        found = find_weights(config)
+        found = resolve_all(config)
         return cls(
             config=config,
             method=config.personalize.resolved(),
@@ -50,7 +55,7 @@ class Plan:
             weights=found.digests,
             base=found.base,
             tokenizers=found.tokenizers,
-            scorer_names=found.names,
+            scorer_titles=found.titles,
         )
 
     @property
@@ -64,44 +69,36 @@ class Plan:
         return self.base.pooled_width > 0
 
     def forces(self, stage: str, subject: Subject) -> bool:
-        """Whether the run computes the stage anew for a subject, whatever the store holds."""
-        from faceid_core.stages import STAGES
-
+        """Whether the run computes a subject's stage again, whatever the store holds."""
         run = self.config.run
         if not run.force or subject.kind != "person":
             return False
         return run.from_stage is None or STAGES.index(stage) >= STAGES.index(run.from_stage)
 
-    def works(self, stage: str, subject: Subject) -> list[Work]:
-        """Every piece of work of a stage ('score' is all metrics) for one subject whose inputs are there."""
-        from faceid_core.stages import detect, generate, mask, parse, personalize, score
-
-        module = {
-            "detect": detect, "parse": parse, "mask": mask,
-            "personalize": personalize, "generate": generate, "score": score,
-        }[stage]  # fmt: skip
-        return module.plan_works(self, subject)
-
     def work(
         self,
         subject: Subject,
-        stage: str,
-        version: int,
-        parameters: Mapping,
+        spec: StageSpec,
+        parameters: Mapping[str, Any],
         sources: Mapping[str, Source],
         roles: Collection[str] | Mapping[str, str],
         *,
         precision: str = "float32",
         result: str | None = None,
     ) -> Work:
-        """Bind a stage call to a subject, with the digests of the models in `roles`.
+        """Bind a stage call to a subject, with the digests of the sources and of the models in `roles`.
 
         Args:
             roles: of `weights`; as a mapping, from the name that a model has in the key to its role.
+            result: the name under which the subject keeps the manifest; the stage's by default.
         """
         named = roles if isinstance(roles, Mapping) else {role: role for role in roles}
-        weights = {name: self.weights[role] for name, role in named.items()}
-        call = call_for(stage, version, parameters, sources, weights, precision)
-        return Work(
-            subject=subject.name, scope=subject.scope, call=call, sources=sources, result=result or stage
+        call = StageCall(
+            stage=spec.name,
+            version=spec.version,
+            parameters=dict(parameters),
+            precision=precision,
+            inputs={name: source.digest for name, source in sources.items()},
+            weights={name: self.weights[role] for name, role in named.items()},
         )
+        return Work(subject.name, subject.scope, call, sources, result or spec.name)

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
 from faceid_core.errors import FaceidError
-from faceid_core.store.cache import Manifest, Output
+from faceid_core.store.cache import Manifest
 from faceid_core.store.keys import StageCall
 
-if TYPE_CHECKING:
-    from faceid_core.stages.models import Models
+STAGES = ("detect", "parse", "mask", "personalize", "generate", "score")
+METRIC_PREFIX = "score-"  # of the stage name of a metric, before the metric's own
 
 COMMON = "common"
-MADE_ELSEWHERE = "made_elsewhere"  # why a work is done that another run did meanwhile
-JOURNAL = "journal"  # name of the input that holds an interrupted stage's last entry
+MADE_ELSEWHERE = "made_elsewhere"  # reason of a work that another run finished meanwhile
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """How earlier results of a stage save a part of a work.
+
+    Attributes:
+        output: the output of an earlier result that the stage reads.
+        applies: whether an earlier result, by its preimage, can serve a call.
+    """
+
+    output: str
+    applies: Callable[[Mapping[str, Any], StageCall], bool]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What driver and workers agree on about a stage.
+
+    Attributes:
+        name: as it stands in the stage key; 'score-identity' and so on for a metric.
+        version: raised when the same inputs may give another result.
+        batch: how many works share a pass at most; None for the configured number of slots.
+        keeps_checkpoints: whether an interrupted work goes on from the last checkpoint of it.
+        reuse: what earlier results save; None for nothing.
+    """
+
+    name: str
+    version: int
+    batch: int | None
+    keeps_checkpoints: bool = False
+    reuse: Reuse | None = None
+
+
+def pipeline_stage(name: str) -> str:
+    """Return the stage of STAGES that a call's stage belongs to: 'score' for 'score-identity'."""
+    return "score" if name.startswith(METRIC_PREFIX) else name
 
 
 class InputMissing(FaceidError):
@@ -38,10 +74,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Work:
-    """One stage for one subject. `result` is the name under which the subject keeps the manifest.
+    """One stage for one subject.
 
-    `replace`: compute although there is a result. `patient`: wait for another run that is at it, where a worker would
-    else hand it back as "elsewhere".
+    Attributes:
+        sources: where each input of the call lies.
+        result: the name under which the subject keeps the manifest.
+        replace: compute although there is a result.
+        patient: wait for another run that computes it; otherwise the worker hands it back as "elsewhere".
     """
 
     subject: str
@@ -55,9 +94,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a piece of work; carries names and digests only.
+    """The outcome of a piece of work; carries names and digests only.
 
-    "elsewhere" is between worker and executor only: another run is at it, so it is to be tried again later.
+    Only workers answer "elsewhere": another run computes the work, so the executor tries it again later.
     """
 
     work: Work
@@ -73,10 +112,14 @@ class Done:
 
 @dataclass
 class Subject:
-    """A person of the manifest, the class word (floor) or a named person (ceiling), and what is known of it.
+    """A person of the manifest, the class word (floor) or a named person (ceiling), and the results so far.
 
-    `name` is the identity key, or for common subjects a slug; `text` is what stands for V* in their prompts. Where
-    the user gave a box or a mask of a subject that is no person (`is_given`), no face is looked for.
+    Attributes:
+        name: the identity key, or a slug for common subjects.
+        text: what stands for V* in the prompts of common subjects.
+        subject_box, subject_mask_digest: where the user pointed at a subject that is no person (`is_given`); no face
+            is searched for then.
+        manifests: by the name of the result.
     """
 
     kind: Literal["person", "class_word", "named"]
@@ -108,7 +151,7 @@ class Subject:
         return self.subject_box is not None or self.subject_mask_digest is not None
 
     def subject_mask(self) -> Source:
-        """Locate the given mask, which the driver put beside the photo."""
+        """Locate the user's mask, which the driver put beside the photo."""
         assert self.subject_mask_digest is not None
         return Source(self.scope, "photo", self.subject_mask_digest, self.subject_mask_digest)
 
@@ -116,56 +159,3 @@ class Subject:
         """Locate the photo, which the driver put beside the person's other blobs."""
         assert self.photo_digest is not None
         return Source(self.scope, "photo", self.photo_digest, self.photo_digest)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How far a stage has come with a piece of work, in its own format: bytes for whoever goes on with it."""
-
-    data: bytes
-
-
-Outputs = Mapping[str, Output]
-
-
-class Stage(Protocol):
-    """One stage of the pipeline."""
-
-    name: str
-    version: int
-    batch: int | None
-
-    def execute(
-        self, works: Sequence[Work], inputs: Sequence[Mapping[str, bytes]], models: Models, tick: Any
-    ) -> Iterator[tuple[int, Outputs | Exception | Entry, dict[str, Any]]]:
-        """Yield (index of the work, outputs or the exception that ended it, provenance of this work).
-
-        A stage with the attribute `keeps_journal` may also yield entries of works that it goes on with; who runs
-        such a work again finds the last one among its inputs, as `JOURNAL`.
-
-        Args:
-            works: Pieces of work that share a pass; their `call.parameters` are the only parameters.
-            inputs: For each work, its input blobs by name, already checked against their digests.
-            models: The models of this worker, loaded at first use.
-            tick: Called with (subject, done, total) as the work advances.
-        """
-        ...
-
-
-def call_for(
-    stage: str,
-    version: int,
-    parameters: Mapping[str, Any],
-    sources: Mapping[str, Source],
-    weights: Mapping[str, str],
-    precision: str,
-) -> StageCall:
-    """Build the StageCall whose inputs are the digests of the sources."""
-    return StageCall(
-        stage=stage,
-        version=version,
-        parameters=dict(parameters),
-        precision=precision,
-        inputs={name: source.digest for name, source in sources.items()},
-        weights=dict(weights),
-    )

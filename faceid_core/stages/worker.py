@@ -7,27 +7,26 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from faceid_core.errors import DamagedInput, FaceidError
-from faceid_core.stages import stage_named
+from faceid_core.progress import ProgressCallback, no_progress
+from faceid_core.stages.executing import stage_function
+from faceid_core.stages.executing.stage import CHECKPOINT, EARLIER, Outputs, StageCheckpoint
 from faceid_core.stages.files import REJECTION, read_json
-from faceid_core.stages.models import Models, WorkerSettings, open_configured_store
-from faceid_core.stages.sharing import SharedWork
-from faceid_core.stages.work import JOURNAL, Done, Entry, Work
-from faceid_core.store import IdentityErased, StageCache
-from faceid_core.store.journal import WorkJournal
+from faceid_core.stages.leases import WorkLeases
+from faceid_core.stages.models import Models, WorkerSettings
+from faceid_core.stages.planning import spec_of
+from faceid_core.stages.work import Done, Reuse, Work
+from faceid_core.store import IdentityErased, StageCache, open_store
+from faceid_core.store.checkpoint import CheckpointStore
 from faceid_core.weights.offline import refuse_downloads
 
 log = logging.getLogger(__name__)
-
-Tick = Callable[[str, int, int], None]
-
-
-def silent(subject: str, done: int, total: int) -> None:
-    """A progress callback for callers who want none."""
 
 
 class Worker:
@@ -41,40 +40,40 @@ class Worker:
     def __init__(self, settings: WorkerSettings, run_id: str):
         refuse_downloads()
         self.settings, self.run_id = settings, run_id
-        self.store = open_configured_store(settings.store, settings.s3)
+        self.store = open_store(settings.store, settings.s3)
         self.models = Models(settings)
-        self.shared = SharedWork(self.store, run_id)
+        self.leases = WorkLeases(self.store, run_id)
 
-    def execute(self, works: Sequence[Work], tick: Tick = silent) -> Iterator[Done]:
-        """Run one stage over works of that same stage; yield one Done for each, whatever happens to it."""
+    def execute(self, works: Sequence[Work], on_progress: ProgressCallback = no_progress) -> Iterator[Done]:
+        """Run one stage over works of that same stage; yield one Done for each, also where it fails."""
         if self.settings.threads:
-            import torch
+            import torch  # not at the top: without threads to set, a driver's process need not load it
 
             # OpenMP keeps this number per thread, and an actor computes in another thread than it was made in.
             torch.set_num_threads(self.settings.threads)
         left = list(works)
         while left:
-            mine, elsewhere, made = self.shared.begin(left)
+            mine, elsewhere, made = self.leases.begin(left)
             yield from made
             try:
-                for done in self._execute(mine, tick) if mine else ():
-                    self.shared.end(done.work)  # before a further attempt at it takes the lease again
+                for done in self._execute(mine, on_progress) if mine else ():
+                    self.leases.end(done.work)  # before a further attempt at it takes the lease again
                     yield done
             finally:
                 for work in mine:
-                    self.shared.end(work)
+                    self.leases.end(work)
             yield from (Done(work, "elsewhere") for work in elsewhere if not work.patient)
             left = [work for work in elsewhere if work.patient]
             if left:
-                for _ in self.shared.wait_for_one(left):
-                    tick(left[0].subject, 0, 1)
+                for _ in self.leases.wait_for_one(left):
+                    on_progress(left[0].subject, 0, 1)
 
-    def _execute(self, works: Sequence[Work], tick: Tick) -> Iterator[Done]:
-        stage = stage_named(works[0].call.stage)
+    def _execute(self, works: Sequence[Work], on_progress: ProgressCallback) -> Iterator[Done]:
+        stage = works[0].call.stage
         started = time.monotonic()
         ready, inputs, open_works = [], [], {work.subject + work.call.key: work for work in works}
         for work in works:
-            blobs = self._inputs(stage, work)
+            blobs = self._inputs(work)
             if isinstance(blobs, Done):
                 open_works.pop(work.subject + work.call.key)
                 yield blobs
@@ -85,31 +84,31 @@ class Worker:
             return
         reading, since = (time.monotonic() - started) / len(ready), time.monotonic()
         try:
-            for index, outputs, provenance in stage.execute(ready, inputs, self.models, tick):
+            for index, result, provenance in stage_function(stage)(ready, inputs, self.models, on_progress):
                 work = ready[index]
-                if isinstance(outputs, Entry):
-                    self._note(work, outputs)
+                if isinstance(result, StageCheckpoint):
+                    self._keep_checkpoint(work, result)
                     continue
                 own = provenance.pop("share_seconds", None)
                 seconds = reading + (time.monotonic() - since if own is None else own)
                 open_works.pop(work.subject + work.call.key)
-                if isinstance(outputs, Exception):
-                    self._clear_journal(work)
-                    yield failed(work, outputs, seconds)
+                if isinstance(result, Exception):
+                    self._clear_checkpoint(work)
+                    yield failed(work, result, seconds)
                 else:
-                    yield self._commit(work, outputs, seconds, provenance)
+                    yield self._commit(work, result, seconds, provenance)
                 since = time.monotonic()
         except Exception as error:  # a stage that breaks takes only this batch with it
             if isinstance(error, FaceidError):
-                log.error("stage %s: %s", stage.name, error)
+                log.error("stage %s: %s", stage, error)
             else:
-                log.exception("stage %s broke", stage.name)
+                log.exception("stage %s broke", stage)
             for work in open_works.values():
                 yield failed(work, error, reading + (time.monotonic() - since) / len(open_works))
 
-    def _inputs(self, stage, work: Work) -> dict[str, bytes] | Done:
+    def _inputs(self, work: Work) -> dict[str, bytes] | Done:
         """The work's input blobs by name, checked; a damaged one ends the work and names its producer."""
-        blobs: dict[str, bytes] = {}
+        spec, blobs = spec_of(work.call.stage), {}
         for name, source in work.sources.items():
             try:
                 blobs[name] = StageCache(self.store, source.scope).read_blob(
@@ -119,41 +118,41 @@ class Worker:
                 return Done(work, "damaged", reason="damaged_input", message=str(damage), damaged=source)
             except FaceidError as error:
                 return failed(work, error, 0.0)
-        if getattr(stage, "keeps_journal", False):
-            entry = self._journal(work).read(work.call, own=work.replace)
+        if spec.keeps_checkpoints:
+            entry = self._checkpoint(work).read(work.call, own=work.replace)
             if entry is not None:
-                blobs[JOURNAL] = entry
-        if getattr(stage, "reuses", None) and not work.replace:
-            blobs |= self._earlier(stage, work)
+                blobs[CHECKPOINT] = entry
+        if spec.reuse is not None and not work.replace:
+            blobs |= self._earlier(spec.reuse, work)
         return blobs
 
-    def _earlier(self, stage, work: Work) -> dict[str, bytes]:
-        """Earlier results that save a part of the work; without those that cannot be read it only takes longer."""
+    def _earlier(self, reuse: Reuse, work: Work) -> dict[str, bytes]:
+        """Outputs of earlier results that save a part of the work; an unreadable one saves nothing."""
         cache, blobs = StageCache(self.store, work.scope), {}
         try:
             for number, manifest in enumerate(cache.manifests(work.call.stage)):
-                if stage.may_reuse(manifest.content["preimage"], work.call):
+                if reuse.applies(manifest.content["preimage"], work.call):
                     with suppress(DamagedInput, KeyError):
-                        blobs[f"earlier:{number}"] = cache.read(manifest, stage.reuses)
+                        blobs[f"{EARLIER}{number}"] = cache.read(manifest, reuse.output)
         except FaceidError as error:
             log.warning("%s: earlier results of stage %s: %s", work.subject, work.call.stage, error)
         return blobs
 
-    def _journal(self, work: Work) -> WorkJournal:
-        return WorkJournal(self.store, work.scope, self.run_id)
+    def _checkpoint(self, work: Work) -> CheckpointStore:
+        return CheckpointStore(self.store, work.scope, self.run_id)
 
-    def _note(self, work: Work, entry: Entry) -> None:
-        """Keep how far a work has come; one that cannot be kept is logged, for the work itself goes on."""
+    def _keep_checkpoint(self, work: Work, checkpoint: StageCheckpoint) -> None:
+        """Store how far a work has come; a store that fails here is logged, and the work goes on."""
         try:
-            self._journal(work).write(work.call, entry.data)
+            self._checkpoint(work).write(work.call, checkpoint.data)
         except FaceidError as error:
-            log.warning("%s: no journal entry of stage %s: %s", work.subject, work.call.stage, error)
+            log.warning("%s: no checkpoint of stage %s: %s", work.subject, work.call.stage, error)
 
-    def _clear_journal(self, work: Work) -> None:
-        if getattr(stage_named(work.call.stage), "keeps_journal", False):
-            self._journal(work).clear(work.call)
+    def _clear_checkpoint(self, work: Work) -> None:
+        if spec_of(work.call.stage).keeps_checkpoints:
+            self._checkpoint(work).clear(work.call)
 
-    def _commit(self, work: Work, outputs, seconds: float, provenance: dict) -> Done:
+    def _commit(self, work: Work, outputs: Outputs, seconds: float, provenance: Mapping[str, Any]) -> Done:
         provenance = {
             "run_id": self.run_id,
             "seconds": round(seconds, 3),
@@ -175,13 +174,13 @@ class Worker:
             return Done(work, "refused", reason="erased", message=str(error), seconds=seconds)
         except FaceidError as error:
             return failed(work, error, seconds)
-        self._clear_journal(work)
+        self._clear_checkpoint(work)
         if REJECTION in manifest.outputs:
             return rejected(work, read_json(outputs[REJECTION].data), seconds)
         return Done(work, "done", seconds=seconds)
 
 
-def rejected(work: Work, record: dict, seconds: float = 0.0) -> Done:
+def rejected(work: Work, record: Mapping[str, Any], seconds: float = 0.0) -> Done:
     """A rejection record as a Done."""
     return Done(
         work,
@@ -205,6 +204,4 @@ def failed(work: Work, error: Exception, seconds: float) -> Done:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}

@@ -1,9 +1,9 @@
-"""The stage cache: blobs first, the manifest last and once, every blob hashed by whoever reads it."""
+"""The stage cache: blobs are written first, the manifest last and once; a reader hashes every blob."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -27,8 +27,8 @@ class IdentityErased(StoreError):
 class Output:
     """Bytes that a stage made, and what they are.
 
-    `inline` asks for a copy in the manifest: for a few kilobytes that the driver reads of everybody every night, so that
-    they cost no request of their own.
+    `inline` asks for a copy in the manifest: for a few kilobytes that the driver reads of each identity in every run, so
+    that they cost no request of their own.
     """
 
     data: bytes
@@ -42,7 +42,7 @@ def is_erased(store: ObjectStore, identity_key: str) -> bool:
 
 
 def erased_people(store: ObjectStore) -> frozenset[str]:
-    """The keys of everybody whose tombstone stands now; one listing, where a run would ask for each person."""
+    """The keys of all people whose tombstone stands now: one listing, where a run would ask for each person."""
     return frozenset(layout.identity_of_tombstone(info.name) for info in store.list(layout.TOMBSTONES))
 
 
@@ -74,7 +74,7 @@ def refuse_erased(
 
 
 class StageCache:
-    """Results of stages within one scope: a person's own, or what belongs to nobody."""
+    """Results of stages within one scope: a person's own, or what belongs to no identity."""
 
     def __init__(self, store: ObjectStore, scope: str):
         """Look at one scope of a store.
@@ -89,35 +89,23 @@ class StageCache:
         self.store, self.scope = store, scope
         self.identity_key = layout.identity_of_scope(scope)
 
-    def lookup(self, call: StageCall) -> Manifest | None:
-        """The result of a call, if it is there; reads and checks the manifest only."""
-        return self._of_call(call, self.by_key)
+    def lookup(self, call: StageCall, *, read_only: bool = False) -> Manifest | None:
+        """The result of a call, if it is there; reads and checks the manifest only.
 
-    def look(self, call: StageCall) -> Manifest | None:
-        """As `lookup`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
-        return self._of_call(call, self.peek)
-
-    def _of_call(self, call: StageCall, otherwise: Callable[[str, str], Manifest | None]) -> Manifest | None:
+        Args:
+            call: What would be computed.
+            read_only: Leave the store as it is. Otherwise a manifest that cannot be trusted is set aside. Either way it
+                is a miss.
+        """
         try:
-            data = self.store.get(self._name(call.stage, call.key))
+            data = self.store.get(layout.stage_manifest(self.scope, call.stage, call.key))
         except ObjectMissing:
             return None
-        return Manifest.of_call(data, call) or otherwise(call.stage, call.key)
+        return Manifest.of_call(data, call) or self.read_manifest(call.stage, call.key, read_only=read_only)
 
-    def _name(self, stage: str, stage_key: str) -> str:
-        return layout.stage_manifest(self.scope, stage, stage_key)
-
-    def peek(self, stage: str, stage_key: str) -> Manifest | None:
-        """As `by_key`, but the store stays as it is: a manifest that cannot be trusted is only a miss."""
-        try:
-            data = self.store.get(layout.stage_manifest(self.scope, stage, stage_key))
-            return Manifest.from_bytes(data, stage=stage, stage_key=stage_key)
-        except (ObjectMissing, ValueError):
-            return None
-
-    def by_key(self, stage: str, stage_key: str) -> Manifest | None:
-        """As `lookup`, for who knows only the key. A manifest that cannot be trusted is set aside: a miss."""
-        found = self._load(stage, stage_key)
+    def read_manifest(self, stage: str, stage_key: str, *, read_only: bool = False) -> Manifest | None:
+        """As `lookup`, where only the key is known."""
+        found = self._read_with_etag(stage, stage_key, read_only=read_only)
         return found[0] if found else None
 
     def commit(
@@ -132,7 +120,7 @@ class StageCache:
             replace: put this result in the place of an earlier one (`--force`), which else would be kept.
 
         Returns:
-            The manifest that stands: ours, or that of whoever was first, which is as good.
+            The manifest that stands: ours, or that of the writer who was first, which is as good.
 
         Raises:
             IdentityErased: if the person was erased meanwhile.
@@ -147,7 +135,7 @@ class StageCache:
         )
         standing = self._replace(manifest) if replace else self._create(manifest)
         blobs = (layout.blob(self.scope, output.digest) for output in manifest.outputs.values())
-        self._refuse_erased(self._name(call.stage, call.key), *blobs)
+        self._refuse_erased(layout.stage_manifest(self.scope, call.stage, call.key), *blobs)
         return standing
 
     def read(self, manifest: Manifest, output_name: str) -> bytes:
@@ -200,10 +188,11 @@ class StageCache:
             raise DamagedInput(stage, stage_key, f"blob {digest[:12]} is damaged")
         return data
 
-    def manifests(self, stage: str) -> Iterator[Manifest]:
-        """Every result of a stage in this scope, whatever its parameters were."""
+    def manifests(self, stage: str, *, read_only: bool = False) -> Iterator[Manifest]:
+        """Every result of a stage in this scope that can be trusted, whatever its parameters were."""
         for info in self.store.list(layout.stage_prefix(self.scope, stage)):
-            manifest = self.by_key(stage, info.name.rsplit("/", 1)[1].removesuffix(".json"))
+            stage_key = info.name.rsplit("/", 1)[1].removesuffix(".json")
+            manifest = self.read_manifest(stage, stage_key, read_only=read_only)
             if manifest is not None:
                 yield manifest
 
@@ -217,7 +206,9 @@ class StageCache:
         if data == manifest.to_bytes():
             self._set_aside(manifest.stage, manifest.stage_key, data, reason)
 
-    def _load(self, stage: str, stage_key: str) -> tuple[Manifest, str] | None:
+    def _read_with_etag(
+        self, stage: str, stage_key: str, *, read_only: bool = False
+    ) -> tuple[Manifest, str] | None:
         try:
             data, etag = self.store.get_with_etag(layout.stage_manifest(self.scope, stage, stage_key))
         except ObjectMissing:
@@ -225,7 +216,8 @@ class StageCache:
         try:
             return Manifest.from_bytes(data, stage=stage, stage_key=stage_key), etag
         except ValueError as error:
-            self._set_aside(stage, stage_key, data, str(error))
+            if not read_only:
+                self._set_aside(stage, stage_key, data, str(error))
             return None
 
     def _set_aside(self, stage: str, stage_key: str, data: bytes, reason: str) -> None:
@@ -241,7 +233,7 @@ class StageCache:
         for _ in range(_ATTEMPTS):
             if self.store.put_if_absent(name, data):
                 return
-            # Somebody was first. If what stands there is damaged, keeping it would make the rerun useless.
+            # Another writer was first. If what stands there is damaged, keeping it would make the rerun useless.
             try:
                 found, etag = self.store.get_with_etag(name)
                 if found != data:
@@ -259,7 +251,7 @@ class StageCache:
         for _ in range(_ATTEMPTS):
             if self.store.put_if_absent(name, manifest.to_bytes()):
                 return manifest
-            winner = self.by_key(manifest.stage, manifest.stage_key)
+            winner = self.read_manifest(manifest.stage, manifest.stage_key)
             if winner:
                 return winner
         raise StoreError(f"{name} in {self.store.url} keeps vanishing; is another process deleting it?")
@@ -267,7 +259,7 @@ class StageCache:
     def _replace(self, manifest: Manifest) -> Manifest:
         name = layout.stage_manifest(self.scope, manifest.stage, manifest.stage_key)
         for _ in range(_ATTEMPTS):
-            found = self._load(manifest.stage, manifest.stage_key)
+            found = self._read_with_etag(manifest.stage, manifest.stage_key)
             try:
                 self.store.replace_if_match(name, manifest.to_bytes(), found[1] if found else None)
                 return manifest

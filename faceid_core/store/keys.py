@@ -56,7 +56,7 @@ def spelled(value) -> bytes:
 
 
 def plain(value, where: str = "value"):
-    """The value as new dicts, lists and scalars, so that nobody can change it behind a key's back.
+    """The value as new dicts, lists and scalars, so that a later change of the argument cannot change a key.
 
     Raises:
         TypeError, ValueError: as `canonical_json` does; the text says where in the value.

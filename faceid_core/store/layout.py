@@ -167,9 +167,9 @@ def quarantined(scope: str, stage: str, stage_key: str, mark: str) -> str:
     return f"{scope}/quarantine/{_stage(stage)}/{_key(stage_key)}-{mark}.json"
 
 
-def journal_entry(scope: str, stage: str, stage_key: str) -> str:
+def checkpoint(scope: str, stage: str, stage_key: str) -> str:
     """The object that says how far a stage has come with work that is under way."""
-    return f"{scope}/journal/{_stage(stage)}/{_key(stage_key)}"
+    return f"{scope}/checkpoints/{_stage(stage)}/{_key(stage_key)}"
 
 
 def stage_lease(scope: str, stage: str, stage_key: str) -> str:

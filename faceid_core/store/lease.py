@@ -1,4 +1,4 @@
-"""Leases: two runs on one store, and two workers on one piece of work; whoever died is taken over.
+"""Leases keep apart two runs on one store, and two workers on one piece of work; the lease of a dead process is taken.
 
 A lease saves double work. Correctness never rests on it: two holders would still write the same results.
 """
@@ -144,7 +144,7 @@ class RunLease:
             if not queue._take(queue._read()[1]):
                 return None
         except StoreError as error:
-            log.warning("run %s waits, and the store does not say so: %s", run_id, error)
+            log.warning("run %s waits, and the store does not show it: %s", run_id, error)
             return None
         queue._thread.start()
         return queue
@@ -298,7 +298,7 @@ def running_runs(
     watch: LeaseWatch | None = None,
     *,
     wait: bool = True,
-    say: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> list[str]:
     """The runs that hold a lease of the store and are alive.
 
@@ -307,7 +307,7 @@ def running_runs(
         watch: what this observer has seen of leases before.
         wait: watch leases of runs that may be dead until that is known, at most for their ttl; else such runs count
             as alive.
-        say: told about a wait, in words.
+        report: told about a wait, in words.
     """
     watch = watch or LeaseWatch()
     names = [info.name for info in list(store.list(_OF_RUNS)) if not info.name.startswith(_QUEUE)]
@@ -330,8 +330,8 @@ def running_runs(
                 who = ", ".join(record.who for _, record in in_doubt)
                 text = f"{who}: dead or alive? watching its lease for up to {longest:.0f} s"
                 log.info("%s", text)
-                if say:
-                    say(text)
+                if report:
+                    report(text)
             time.sleep(_poll_seconds(min(record.ttl for _, record in in_doubt)))
         names = [name for name, _ in in_doubt]
     return found

@@ -29,7 +29,7 @@ LONGEST_TTL_SECONDS = 600.0  # what a foreign record may ask for: the longest wa
 # Clocks of machines that keep time differ by less. S3 itself refuses requests that are a quarter of an hour off.
 SKEW_SECONDS = 300.0
 _LAST_SECOND_OF_9999 = 253_402_300_799.0
-_MOST_TOLD = 1000
+_MOST_REMEMBERED = 1000
 
 _told: set[tuple[str, str]] = set()
 
@@ -87,7 +87,7 @@ def read_record(data: bytes, name: str) -> LeaseRecord | None:
         what = f"{field}: {first['msg'].splitlines()[0]}"
     this = name, sha256_hex(data)
     if this not in _told:
-        if len(_told) >= _MOST_TOLD:
+        if len(_told) >= _MOST_REMEMBERED:
             _told.clear()
         _told.add(this)
         log.warning("%s is no lease (%s); it counts as free", name, what)

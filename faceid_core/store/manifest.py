@@ -41,7 +41,7 @@ class Manifest:
         stage_key: SHA-256 of the preimage in `content`.
         content: {"preimage": ..., "outputs": [...]}.
         provenance: run, attempt, seconds, host, device, versions.
-        inline: bytes of small outputs that the driver reads of everybody, by name. Their blobs stand all the same;
+        inline: bytes of small outputs that the driver reads of every identity, by name. Their blobs stand all the same;
             a copy that is not what its output says is not there.
     """
 

@@ -46,7 +46,7 @@ class RequestRecord(Record):
 
 
 class PersonRecord(Record):
-    """One person's account in a run's `status.json`."""
+    """One person's outcome report in a run's `status.json`."""
 
     identity_key: PersonKey
     outcome: str | None = None
@@ -61,7 +61,7 @@ class PersonRecord(Record):
 
 
 class StatusRecord(Record):
-    """A run's `status.json`: how far it is, and every identity's account."""
+    """A run's `status.json`: how far it is, and every identity's outcome report."""
 
     run_id: str = ""
     state: str

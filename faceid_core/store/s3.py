@@ -137,7 +137,7 @@ class S3Store:
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
             return answer, answer["Body"].read()
 
-        with self._told("read", name):
+        with self._explained("read", name):
             try:
                 answer, data = self._persist(read, ())
             except ClientError as error:
@@ -154,7 +154,7 @@ class S3Store:
         Raises:
             StoreError: it is gone, changed, or its body broke off.
         """
-        with self._told("read", name):
+        with self._explained("read", name):
             answer = self._client.get_object(
                 Bucket=self.bucket, Key=self._key(name), Range=f"bytes={start}-", IfMatch=etag
             )
@@ -168,14 +168,14 @@ class S3Store:
         """Write a file as an object, in parts where it is large; what stands there is replaced."""
         encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key}
         extra = encryption if self.settings.kms_key else None
-        with self._told("write", name):
+        with self._explained("write", name):
             self._client.upload_file(path, self.bucket, self._key(name), ExtraArgs=extra)
         written, size = self.head(name), os.path.getsize(path)
         if written is None or written.size != size:
             raise self._no_s3("write", name, f"{written.size if written else 'no'} bytes of {size} arrived")
 
     def head(self, name: str) -> ObjectInfo | None:
-        with self._told("look up", name):
+        with self._explained("look up", name):
             try:
                 answer = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
             except ClientError as error:
@@ -188,7 +188,7 @@ class S3Store:
         return ObjectInfo(name, size, etag, modified.timestamp())
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        with self._told("write", name):
+        with self._explained("write", name):
             try:
                 answer = self._put(name, data, IfNoneMatch="*")
             except ClientError as error:
@@ -199,7 +199,7 @@ class S3Store:
 
     def replace_if_match(self, name: str, data: bytes, etag: str | None) -> str:
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-        with self._told("replace", name):
+        with self._explained("replace", name):
             try:
                 return self._field(self._put(name, data, **condition), "ETag", "replace", name)
             except ClientError as error:
@@ -216,9 +216,9 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         validate_prefix(prefix)
-        start, told = self.address.start, prefix or "everything"
-        with self._told("list", told):
-            for page in self._pages("list_objects_v2", start + prefix, "list", told):
+        start, shown = self.address.start, prefix or "everything"
+        with self._explained("list", shown):
+            for page in self._pages("list_objects_v2", start + prefix, "list", shown):
                 for row in page.get("Contents", ()):
                     name = row["Key"][len(start) :]
                     yield ObjectInfo(name, row["Size"], row["ETag"], row["LastModified"].timestamp())
@@ -227,7 +227,7 @@ class S3Store:
         return []
 
     def delete(self, name: str) -> None:
-        with self._told("delete", name):
+        with self._explained("delete", name):
             try:
                 answer = self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
             except ClientError as error:
@@ -243,7 +243,7 @@ class S3Store:
         Raises:
             StoreError: it cannot be read, or changed meanwhile.
         """
-        with self._told("read", name):
+        with self._explained("read", name):
             self._client.download_file(self.bucket, self._key(name), path)
 
     def purge(self, prefix: str) -> int:
@@ -256,7 +256,7 @@ class S3Store:
 
     def sweep_unfinished(self, age: float, *, delete: bool) -> tuple[int, int]:
         count, size, now, what = 0, 0, time.time(), ("sweep unfinished uploads of", "the bucket")
-        with self._told(*what, denied=_SWEEP_ADVICE):
+        with self._explained(*what, denied=_SWEEP_ADVICE):
             pages = self._pages("list_multipart_uploads", self.address.start, *what)
             for row in [row for page in pages for row in page.get("Uploads", ())]:
                 if now - row["Initiated"].timestamp() <= age:
@@ -272,7 +272,7 @@ class S3Store:
         """Remove versions and delete markers, a thousand in a request."""
         start, found = self.address.start, 0
         what = ("remove all versions of", prefix or "everything")
-        with self._told(*what, denied=_PURGE_ADVICE):
+        with self._explained(*what, denied=_PURGE_ADVICE):
             for page in self._pages("list_object_versions", start + prefix, *what):
                 rows = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
                 keys = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows if wanted(row)]
@@ -285,9 +285,9 @@ class S3Store:
                     raise self._no_s3(*what, "it is a web page")
                 for refusal in answer.get("Errors", ()):
                     name = refusal.get("Key", prefix)[len(start) :]
-                    told = f"{refusal.get('Code')}: {refusal.get('Message')}"
+                    reason = f"{refusal.get('Code')}: {refusal.get('Message')}"
                     raise StoreError(
-                        f"cannot remove all versions of {name} in {self.url}: {told}; {_PURGE_ADVICE}"
+                        f"cannot remove all versions of {name} in {self.url}: {reason}; {_PURGE_ADVICE}"
                     )
                 found += len(keys)
         return found
@@ -337,7 +337,7 @@ class S3Store:
         return request()
 
     @contextmanager
-    def _told(self, verb: str, name: str, *, denied: str = "") -> Iterator[None]:
+    def _explained(self, verb: str, name: str, *, denied: str = "") -> Iterator[None]:
         """Turn boto3's errors into the store's: what could not be done to which object, why, and what to change."""
         try:
             yield

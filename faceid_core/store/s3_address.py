@@ -118,7 +118,7 @@ def unfit_for_tables(store) -> str | None:
 
 
 def refuse_unfit_for_tables(store) -> None:
-    """Refuse to run a run on such a store. Raises ConfigurationError."""
+    """Refuse to start a run on such a store; raises ConfigurationError."""
     if fault := unfit_for_tables(store):
         raise ConfigurationError(f"no run can run here: {fault}")
 

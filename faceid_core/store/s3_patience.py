@@ -34,7 +34,7 @@ THROTTLED = {
 
 
 class Patience:
-    """Retries of requests that were told to slow down; boto3's handler of `needs-retry`.
+    """Retries of requests that S3 asks to slow down; boto3's handler of `needs-retry`.
 
     boto3's standard mode gives up after `s3.attempts` tries, and earlier when many requests in a row were refused; its
     adaptive mode does too. Here each request waits by itself, longer each time: two minutes in all.

@@ -1,4 +1,8 @@
-"""How to reach S3: endpoint, addressing, encryption, checksums, retries, connections."""
+"""How to reach S3: endpoint, addressing, encryption, checksums, retries, connections.
+
+The settings are plain values that travel to workers; boto3, which takes a third of a second to import, is imported
+only where a client is made.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ import hashlib
 import os
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
+if TYPE_CHECKING:
+    import boto3
+    from botocore.config import Config
 
 _AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 
@@ -25,7 +31,7 @@ class S3Settings:
         path_style: bucket in the path, not in the host's name; None chooses it when the endpoint is not AWS's.
         kms_key: encrypts everything that is written; None leaves encryption to the bucket.
         checksums: what goes with an object for S3 to compare: "sha256", "crc32", or "none" for clones that refuse it.
-        attempts: tries of a request that fails; one that is told to slow down has more (`s3_patience`).
+        attempts: tries of a request that fails; one that S3 asks to slow down has more (`s3_patience`).
         timeout_seconds: how long an answer may take.
         connections: kept open, at least the number of threads that use the store.
     """
@@ -41,10 +47,12 @@ class S3Settings:
 
     def session(self) -> boto3.Session:
         """Credentials and region as boto3 finds them, and AWS_REGION, which AWS's other SDKs and containers use."""
+        import boto3
+
         return boto3.Session(region_name=self.region or os.environ.get("AWS_REGION"))
 
     def client(self, session: boto3.Session):
-        """The client through which everything of a store goes; the tables' library is told what this one uses."""
+        """The client that a store uses for everything; the tables' library gets the same settings."""
         by_path = self.by_path()
         client = self._client(session, by_path)
         # Only boto3 knows whether the AWS configuration file names an endpoint.
@@ -61,6 +69,8 @@ class S3Settings:
 
     def client_config(self, by_path: bool) -> Config:
         """What boto3's client is made with."""
+        from botocore.config import Config
+
         # "auto" takes the path for an endpoint that is an IP address; false in the configuration means false.
         style = "path" if by_path else "auto" if self.path_style is None else "virtual"
         return Config(

@@ -1,4 +1,4 @@
-"""What a study's rows come to: means over people, paired differences, and whether a published claim holds."""
+"""Statistics over a study's rows: means over people, paired differences, and whether a published claim holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Verdict = Literal["agrees", "does not agree", "undecided", "not measured"]
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """A variant minus another over the people whom both measured.
 
     Args:
@@ -37,8 +37,8 @@ class Paired:
     p_holm: float | None = None
 
     @property
-    def surely(self) -> int:
-        """1 above, -1 below, 0 not to be told at the 5 % level after correction."""
+    def significant_sign(self) -> int:
+        """1 above, -1 below, 0 not significant at the 5 % level after correction."""
         mean = self.difference.mean
         if mean is None or self.p_holm is None or self.p_holm >= LEVEL:
             return 0
@@ -78,7 +78,7 @@ def mean_over_people(frame: pd.DataFrame, variant: str, measure: str) -> Interva
     return over_people(values.to_list()) if len(values) else NOTHING
 
 
-def paired(frame: pd.DataFrame, measure: str, variant: str, other: str) -> Paired:
+def paired_difference(frame: pd.DataFrame, measure: str, variant: str, other: str) -> PairedDifference:
     """The paired difference of two variants, over people who have the measure in both."""
     people = frame[frame.kind == "person"]
     one, two = (
@@ -86,12 +86,12 @@ def paired(frame: pd.DataFrame, measure: str, variant: str, other: str) -> Paire
     )
     differences = (one - two).dropna().to_numpy(float)  # [people in both]
     if not len(differences):
-        return Paired(0, NOTHING, None)
-    return Paired(len(differences), over_people(differences.tolist()), _p_value(differences))
+        return PairedDifference(0, NOTHING, None)
+    return PairedDifference(len(differences), over_people(differences.tolist()), _p_value(differences))
 
 
 def _p_value(differences: np.ndarray) -> float | None:
-    from scipy import stats
+    from scipy import stats  # heavy: loaded where two variants are compared
 
     if len(differences) < 2:
         return None
@@ -100,21 +100,26 @@ def _p_value(differences: np.ndarray) -> float | None:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def corrected(pairs: Mapping[str, Paired]) -> dict[str, Paired]:
+def holm_corrected(pairs: Mapping[str, PairedDifference]) -> dict[str, PairedDifference]:
     """The same comparisons, corrected by Holm for being made together."""
     tested = {name: pair for name, pair in pairs.items() if pair.p is not None}
     values = dict(zip(tested, holm([pair.p for pair in tested.values()]), strict=True))
     return {
-        name: Paired(pair.people, pair.difference, pair.p, values.get(name)) for name, pair in pairs.items()
+        name: PairedDifference(pair.people, pair.difference, pair.p, values.get(name))
+        for name, pair in pairs.items()
     }
 
 
-def against(frame: pd.DataFrame, measure: str, other: str, variants: Sequence[str]) -> dict[str, Paired]:
+def differences_from(
+    frame: pd.DataFrame, measure: str, other: str, variants: Sequence[str]
+) -> dict[str, PairedDifference]:
     """Every variant minus `other`, corrected for their number."""
-    return corrected({label: paired(frame, measure, label, other) for label in variants if label != other})
+    return holm_corrected(
+        {label: paired_difference(frame, measure, label, other) for label in variants if label != other}
+    )
 
 
-def judged(frame: pd.DataFrame, claim: Claim) -> tuple[Verdict, dict[str, Paired]]:
+def judge_claim(frame: pd.DataFrame, claim: Claim) -> tuple[Verdict, dict[str, PairedDifference]]:
     """Whether a claim holds, from paired intervals over people, turned so that above 0 speaks for the claim.
 
     It agrees if every comparison's 95 % interval lies above 0 (all must hold, which needs no correction), does not
@@ -122,17 +127,19 @@ def judged(frame: pd.DataFrame, claim: Claim) -> tuple[Verdict, dict[str, Paired
     """
     sign = -1.0 if claim.measure in LOWER_IS_BETTER else 1.0
     turned = frame.assign(**{claim.measure: sign * frame[claim.measure]})
-    pairs = corrected({label: paired(turned, claim.measure, claim.better, label) for label in claim.worse})
+    pairs = holm_corrected(
+        {label: paired_difference(turned, claim.measure, claim.better, label) for label in claim.worse}
+    )
     if any(pair.people < 2 for pair in pairs.values()):
         return "not measured", pairs
     if all(pair.difference.low > 0 for pair in pairs.values()):
         return "agrees", pairs
-    if any(pair.surely < 0 for pair in pairs.values()):
+    if any(pair.significant_sign < 0 for pair in pairs.values()):
         return "does not agree", pairs
     return "undecided", pairs
 
 
-def best_on(frame: pd.DataFrame, measure: str, variants: Sequence[str]) -> str | None:
+def best_variant(frame: pd.DataFrame, measure: str, variants: Sequence[str]) -> str | None:
     """The variant with the best mean; None if none has any."""
     sign = -1.0 if measure in LOWER_IS_BETTER else 1.0
     means = {label: mean_over_people(frame, label, measure).mean for label in variants}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from faceid_core.config import GenerateConfig
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
 
 from .study import Claim, Study, Variant
 
@@ -96,7 +96,7 @@ def _kv_split() -> Study:
         claims=(
             Claim("Separate K and V vectors do better than shared ones.", "balance", "on", ("off",)),
             Claim(
-                "Attributes of the face fail where K or V does not fit; apart they are obeyed more often.",
+                "Attributes of the face fail where K or V does not fit; apart they are right more often.",
                 "attribute_obeyed", "on", ("off",),
             ),
         ),
@@ -180,7 +180,7 @@ def _parametrization() -> Study:
         question="What should be learned of a person: free vectors, a transformer block, or a place among known names?",
         variants=(
             _method("names", DEFAULT),
-            _method("names without a common part", DEFAULT, common=False),
+            _method("names without a shared part", DEFAULT, shared_vector=False),
             _method(
                 "free from the mean name",
                 DEFAULT,
@@ -206,8 +206,8 @@ def _dial() -> Study:
         variants=(
             *(use(f"strength {strength:g}", strength=strength) for strength in strengths),
             use("whole"),
-            use("only K", sides="k"),
-            use("only V", sides="v"),
+            use("only K", kv="k"),
+            use("only V", kv="v"),
             use("stages 1 to 3", stages=(1, 2, 3)),
             use("stages 3 to 5", stages=(3, 4, 5)),
         ),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from faceid_core.config import NightlyConfig, changed
+from faceid_core.config.method import RECONSTRUCTION, Method
 from faceid_core.evaluate.intervals import Interval, mean_of
-from faceid_core.evaluate.summary import OBEYED_CATEGORIES
-from faceid_core.personalize.method import RECONSTRUCTION, Method
+from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 
-from .compare import Paired, against, best_on, judged, mean_over_people
+from .compare import PairedDifference, best_variant, differences_from, judge_claim, mean_over_people
 from .definitions import PAPER
 from .figure import study_figure
 from .study import Study
@@ -26,7 +26,7 @@ MEASURES = {
     "seconds": "seconds",
 }
 _COMPARED = ("identity_fraction", "concepts_fraction", "balance", "leakage_excess", "attention_outside")
-_NAMES = {**MEASURES, **{f"{name}_obeyed": f"{name} obeyed" for name in OBEYED_CATEGORIES}}
+_NAMES = {**MEASURES, **{f"{name}_obeyed": f"concept accuracy, {name}" for name in CONCEPT_CATEGORIES}}
 
 
 def write_page(study: Study, frame: pd.DataFrame, shared: NightlyConfig, out: Path) -> tuple[Path, Path]:
@@ -73,7 +73,7 @@ def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig, measured: S
 
 def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     shown = [name for name in MEASURES if frame[name].notna().any()]
-    header = ["variant", "people", *(MEASURES[name] for name in shown), *OBEYED_CATEGORIES]
+    header = ["variant", "people", *(MEASURES[name] for name in shown), *CONCEPT_CATEGORIES]
     rows = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label)]
@@ -81,7 +81,7 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         rows.append(
             [name, str(len(own))]
             + [interval_text(mean_over_people(frame, label, measure), measure) for measure in shown]
-            + [_mean(own[f"{category}_obeyed"]) for category in OBEYED_CATEGORIES]
+            + [_mean(own[f"{category}_obeyed"]) for category in CONCEPT_CATEGORIES]
         )
     for kind, title in (("floor", "class word (floor)"), ("ceiling", "named people (ceiling)")):
         own = frame[frame.kind == kind]
@@ -90,23 +90,23 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         rows.append(
             [title, str(len(own)) if kind == "ceiling" else ""]
             + [fixed.get(measure) or _mean(own[measure]) for measure in shown]
-            + [_mean(own[f"{category}_obeyed"]) for category in OBEYED_CATEGORIES]
+            + [_mean(own[f"{category}_obeyed"]) for category in CONCEPT_CATEGORIES]
         )
     yield from _markdown(header, rows)
 
 
 def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
-    """Of each variant whose training diverged: how many people a second attempt at a lower rate learned, or none did."""
-    told = []
+    """Variants whose training diverged: for how many people a second attempt at a lower rate succeeded, or failed."""
+    diverged = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label)]
         again, never = int(own.restarted.fillna(0).sum()), int((own.samples == 0).sum())
         if again or never:
-            told.append(
+            diverged.append(
                 f"{label} ({again} learned by a second attempt at a lower rate, {never} not, counted as 0)"
             )
-    if told:
-        yield f"\nTraining diverged: {', '.join(told)}."
+    if diverged:
+        yield f"\nTraining diverged: {', '.join(diverged)}."
     blank = []
     for label in measured:
         own = frame[(frame.kind == "person") & (frame.variant == label) & (frame.balance == 0)]
@@ -126,13 +126,13 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         "Paired differences over people (variant minus default) with 95 % intervals; in brackets p of the paired "
         f"t-test, corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
     )
-    found = {measure: against(frame, measure, study.default, measured) for measure in shown}
+    found = {measure: differences_from(frame, measure, study.default, measured) for measure in shown}
     yield from _markdown(
         ["variant", *(MEASURES[name] for name in shown)],
         [[label, *(pair_text(found[measure][label]) for measure in shown)] for label in others],
     )
     yield ""
-    best = best_on(frame, "balance", measured)
+    best = best_variant(frame, "balance", measured)
     if best is not None:
         yield f"Best mean balance: {best}{_where(study, best, measured)}."
     axes = ("identity_fraction", "concepts_fraction")
@@ -145,7 +145,7 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
 def _where(study: Study, best: str, measured: Sequence[str]) -> str:
     if not study.ordered:
         return ""
-    # Of what was measured: beyond an end nobody has looked.
+    # Ends of what was measured: beyond them nothing is known.
     at_end = best in (measured[0], measured[-1])
     return ", an end of the sweep" if at_end else ", inside the sweep"
 
@@ -157,9 +157,11 @@ def _claims(study: Study, frame: pd.DataFrame):
         return
     rows = []
     for claim in study.claims:
-        verdict, pairs = judged(frame, claim)
-        told = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
-        rows.append([claim.says, f"{_NAMES[claim.measure]} of {claim.better}", told, f"**{verdict}**"])
+        verdict, pairs = judge_claim(frame, claim)
+        advantages = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
+        rows.append(
+            [claim.statement, f"{_NAMES[claim.measure]} of {claim.better}", advantages, f"**{verdict}**"]
+        )
     yield from _markdown(["published (arXiv 2402.00631)", "measured here", "advantage", "verdict"], rows)
     yield (
         "\nAn advantage is a paired difference turned so that above 0 speaks for the claim. *Agrees*: every 95 % "
@@ -189,7 +191,7 @@ def _selection(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     names = ("learning_rate", "steps")
     rows = []
     for group, labels in groups.items():
-        best = best_on(frame, "balance", labels)
+        best = best_variant(frame, "balance", labels)
         if best is None:
             continue
         asked = sum(variant.group == group for variant in study.variants)
@@ -221,7 +223,7 @@ def interval_text(found: Interval, measure: str = "") -> str:
     return f"{found.mean:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
-def pair_text(pair: Paired) -> str:
+def pair_text(pair: PairedDifference) -> str:
     """A paired difference with its interval and corrected p, bold where it is sure."""
     mean, low, high = pair.difference
     if mean is None:
@@ -230,7 +232,7 @@ def pair_text(pair: Paired) -> str:
         return f"{mean:+.3f}"
     p = "p < 0.001" if pair.p_holm < 0.001 else f"p = {pair.p_holm:.3f}"
     text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] ({p})"
-    return f"**{text}**" if pair.surely else text
+    return f"**{text}**" if pair.significant_sign else text
 
 
 def _mean(values: pd.Series) -> str:

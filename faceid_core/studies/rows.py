@@ -10,7 +10,7 @@ import pandas as pd
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.intervals import mean_of
-from faceid_core.evaluate.summary import OBEYED_CATEGORIES
+from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 
 from .compare import balance
 
@@ -23,7 +23,7 @@ _FROM_SUMMARY = (
     "identity_similarity",
     "identity_gain",
     "concepts_obeyed",
-    *(f"{category}_obeyed" for category in OBEYED_CATEGORIES),
+    *(f"{category}_obeyed" for category in CONCEPT_CATEGORIES),
     "image_text",
     "detection",
     "attention_outside",
@@ -47,7 +47,7 @@ COLUMNS = (*_WORDS, *FIGURES, *_ORIGIN)
 
 
 def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, Mapping]) -> list[dict]:
-    """The rows that one night adds to a study.
+    """The rows that one run adds to a study.
 
     Floor and ceiling are the same for every variant: they stand without one.
 
@@ -77,10 +77,10 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
     return rows
 
 
-def stopped_row(variant: str, person: str, origin: Mapping) -> dict:
-    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one color: as far
-    from the ceiling as the class word.
+def unlearnable_row(variant: str, person: str, origin: Mapping) -> dict:
+    """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one color.
 
+    It is as far from the ceiling as the class word.
     Left out, the worst people would drop out of means and comparisons, and a setting at which most people diverge could
     be chosen for the few who did not.
     """
@@ -123,7 +123,7 @@ def write_rows(path: Path, frame: pd.DataFrame) -> None:
     os.replace(partial, path)
 
 
-def merged(earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str]) -> pd.DataFrame:
+def merge_rows(earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str]) -> pd.DataFrame:
     """Earlier rows with new ones in their place: a variant measured again replaces itself.
 
     Args:
@@ -142,7 +142,9 @@ def merged(earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str])
     return keys.drop(columns=["_place", "_kind"]).reset_index(drop=True)
 
 
-def check_same(frame: pd.DataFrame, settings: str, variants: Mapping[str, str], *, path: Path) -> None:
+def require_same_settings(
+    frame: pd.DataFrame, settings: str, variants: Mapping[str, str], *, path: Path
+) -> None:
     """Refuse rows that were measured otherwise than this session would.
 
     Args:
@@ -164,10 +166,10 @@ def check_same(frame: pd.DataFrame, settings: str, variants: Mapping[str, str], 
         for label, digest in set(zip(frame.variant, frame.variant_digest, strict=True))
         if expected.get(label) != digest
     )
-    told = [f"other {', '.join(differ)}"] if differ else []
-    told += [f"another method in {', '.join(map(repr, changed))}"] if changed else []
-    if told:
+    found = [f"other {', '.join(differ)}"] if differ else []
+    found += [f"another method in {', '.join(map(repr, changed))}"] if changed else []
+    if found:
         raise ConfigurationError(
-            f"{path} holds rows measured with {' and '.join(told)}; they cannot stand in one table with this "
-            "session's. Use the same settings, another --out, or --fresh to begin the study anew"
+            f"{path} holds rows measured with {' and '.join(found)}; they cannot stand in one table with this "
+            "session's. Use the same settings, another --out, or --fresh to drop the earlier rows"
         )

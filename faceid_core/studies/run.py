@@ -13,12 +13,14 @@ from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError, DamagedInput
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.outcomes import UNLEARNABLE, Outcome
-from faceid_core.publish.scores import collect
-from faceid_core.run.opening import open_run
+from faceid_core.publish.scores import collect_scores
+from faceid_core.run.lookup import dry_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
-from faceid_core.stages import STAGES, stage_named
+from faceid_core.stages import STAGES
 from faceid_core.stages.files import read_json
+from faceid_core.stages.planning import spec_of
 from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 from faceid_core.store.keys import canonical_json, sha256_hex
@@ -26,23 +28,30 @@ from faceid_core.weights.describe import MINIATURE
 
 from . import definitions
 from .page import write_page
-from .rows import PERSON, check_same, merged, read_rows, stopped_row, study_rows, write_rows
+from .rows import (
+    PERSON,
+    merge_rows,
+    read_rows,
+    require_same_settings,
+    study_rows,
+    unlearnable_row,
+    write_rows,
+)
 from .study import Study, Variant
 
 StartRun = Callable[[NightlyConfig], Run]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Where a study stands after a session.
+class StudyResult:
+    """What a session of a study measured.
 
     Args:
         files: the CSV, the page and the figure.
-        computed: labels of the variants for which a run was run.
-        cached: labels of those that the store held whole.
+        computed: labels of the variants that were run.
+        cached: labels of those whose results the store held.
         missing: labels asked for that the store does not hold (with `table_only`).
-        absent: by label, who has no figures (people by id, floor, ceiling), with the reason.
+        absent: by label, the subjects without figures (identities by id, floor, ceiling), with the reason.
     """
 
     files: tuple[Path, ...]
@@ -68,14 +77,14 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
     if config.base_model.source != MINIATURE:
         raise ConfigurationError(
             f"study {study.name} compares people with those whom the miniature was taught by name, and "
-            f"base_model.source is {config.base_model.source!r}, of which nobody is known; compare its "
+            f"base_model.source is {config.base_model.source!r}, which knows no named people; compare its "
             "settings by runs of their own"
         )
     lacking = {"identity", "concepts"} - set(config.score.metrics)
     if lacking or not config.score.named_people:
         what = f"score.metrics with {', '.join(sorted(lacking))}" if lacking else "score.named_people above 0"
         raise ConfigurationError(f"study {study.name} needs {what}: balance is a fraction of the ceiling's")
-    shared = {"identities": study.population(people), "generate.seeds": seeds, "run.only": ()}
+    shared = {"identities": study.identities(people), "generate.seeds": seeds, "run.only": ()}
     return changed(config, shared, source=f"study {study.name}")
 
 
@@ -94,10 +103,10 @@ def run_study(
     names: Sequence[str] = (),
     out: Path,
     start_run: StartRun,
-    say: Say,
+    print_line: Callable[[str], None],
     table_only: bool = False,
     fresh: bool = False,
-) -> Answer:
+) -> StudyResult:
     """Measure variants of a study and write its CSV, page and figure after each.
 
     Args:
@@ -106,8 +115,8 @@ def run_study(
         people, seeds: how many.
         names: labels or groups of the variants to measure now; empty means all.
         out: folder of the study's files; rows of other variants in it are kept.
-        run_night: runs a run and returns it with every account closed.
-        say: hears how far the study is.
+        start_run: runs a variant and returns its run with every outcome report closed.
+        print_line: called with each line about the progress of the study.
         table_only: compute nothing; take what the store holds.
         fresh: leave earlier rows out instead of refusing those measured otherwise.
 
@@ -115,40 +124,42 @@ def run_study(
         ConfigurationError: the study cannot be run so, or earlier rows were measured otherwise.
     """
     shared = study_config(study, config, people=people, seeds=seeds)
-    chosen = study.chosen(names)
-    runs = {v.label: _looked_up(variant_config(study, v, shared)) for v in chosen}
+    chosen = study.select_variants(names)
+    runs = {v.label: _cached_run(variant_config(study, v, shared)) for v in chosen}
     settings = settings_digest(next(iter(runs.values()))[0], shared)
     digests = {v.label: variant_digest(v, variant_config(study, v, shared)) for v in study.variants}
     table = out / f"{study.name}.csv"
     frame = read_rows(table).iloc[:0] if fresh else read_rows(table)
-    check_same(frame, settings, digests, path=table)
+    require_same_settings(frame, settings, digests, path=table)
 
     waiting = [label for label, (_, whole) in runs.items() if not whole]
-    say(f"study {study.name}: {len(chosen)} variants, {len(chosen) - len(waiting)} of them in the store")
+    print_line(
+        f"study {study.name}: {len(chosen)} variants, {len(chosen) - len(waiting)} of them in the store"
+    )
     computed: list[str] = []
     absent: dict[str, dict[str, str]] = {}
     files: tuple[Path, ...] = ()
-    clock = _Clock(len(waiting), table_only=table_only)
+    clock = _TimeLeft(len(waiting))
     for number, variant in enumerate(chosen, start=1):
         run, whole = runs.pop(variant.label)
         if not whole and table_only:
             continue
-        say(f"variant {number} of {len(chosen)}: {variant.label}{'' if whole else clock.tells()}")
+        print_line(f"variant {number} of {len(chosen)}: {variant.label}{'' if whole else clock.text()}")
         if not whole:
             with clock:
                 run = start_run(variant_config(study, variant, shared))
             computed.append(variant.label)
-        missing = _absent(run)
+        missing = _without_figures(run)
         if missing:
             absent[variant.label] = missing
-            say(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
+            print_line(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
         rows = _rows(variant, run, digests[variant.label], settings)
-        frame = merged(frame, rows, study.labels)
+        frame = merge_rows(frame, rows, study.labels)
         write_rows(table, frame)
         files = (table, *write_page(study, frame, shared, out))
     if not files and len(frame):
         files = (table, *write_page(study, frame, shared, out))
-    return Answer(
+    return StudyResult(
         files=files,
         computed=tuple(computed),
         cached=tuple(v.label for v in chosen if v.label not in waiting),
@@ -157,49 +168,48 @@ def run_study(
     )
 
 
-class _Clock:
-    """Expected time left, from the variants computed so far."""
+class _TimeLeft:
+    """Times the variants that are computed, and expects the same of those that are left."""
 
-    def __init__(self, variants: int, *, table_only: bool):
-        self._left, self._table_only, self._taken = variants, table_only, []
+    def __init__(self, variants: int):
+        self._left, self._seconds = variants, []
 
     def __enter__(self):
         self._began = time.monotonic()
 
     def __exit__(self, *_):
-        self._taken.append(time.monotonic() - self._began)
+        self._seconds.append(time.monotonic() - self._began)
         self._left -= 1
 
-    def tells(self) -> str:
-        if not self._taken:
+    def text(self) -> str:
+        if not self._seconds:
             return f", {self._left} to compute"
-        minutes = self._left * sum(self._taken) / len(self._taken) / 60
+        minutes = self._left * sum(self._seconds) / len(self._seconds) / 60
         return f", {self._left} to compute, about {minutes:.0f} minutes left"
 
 
-def _looked_up(config: NightlyConfig) -> tuple[Run, bool]:
-    """A run as far as the cache reaches, and whether it reaches to the end."""
-    run = open_run(config, LogReporter(), dry=True)
-    for stage in STAGES:
-        if run.lookup(stage):
-            return run, False
+def _cached_run(config: NightlyConfig) -> tuple[Run, bool]:
+    """The dry run of a variant as far as the cache reaches, and whether it reaches to the end."""
+    run = open_run(config, LogReporter(), dry_run=True)
+    if any(stage.misses for stage in dry_run(run)):
+        return run, False
     run.finish()
     return run, True
 
 
-def _absent(run: Run) -> dict[str, str]:
-    """Who has no figures, and why: people, floor and ceiling."""
+def _without_figures(run: Run) -> dict[str, str]:
+    """The subjects without figures, and why: identities, floor and ceiling."""
     fine = (Outcome.DONE, Outcome.CACHED)
     people = {
-        account.identity_id: account.reason or str(account.outcome)
-        for account in run.accounts.values()
-        if account.outcome not in fine
+        outcome_report.identity_id: outcome_report.reason or str(outcome_report.outcome)
+        for outcome_report in run.outcome_reports.values()
+        if outcome_report.outcome not in fine
     }
     return people | run.failures_common
 
 
 def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> list[dict]:
-    _, summary = collect(run)
+    _, summary = collect_scores(run)
     origins = {}
     for subject in run.subjects.values():
         drawn = subject.manifests.get("generate")
@@ -207,34 +217,34 @@ def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> lis
             origins[str(subject.identity_id)] = {
                 "device": drawn.provenance.get("device", ""),
                 "run_id": drawn.provenance.get("run_id", ""),
-                **_learning(run, subject),
+                **_training_facts(run, subject),
             }
     rows = study_rows(variant.label, summary, origins)
     for subject in run.subjects.values():
-        account = run.accounts.get(subject.name) if subject.kind == PERSON else None
-        if account and account.outcome is Outcome.FAILED and account.reason in UNLEARNABLE:
-            origin = {"run_id": run.run_id, **_learning(run, subject)}
-            rows.append(stopped_row(variant.label, account.identity_id, origin))
+        outcome_report = run.outcome_reports.get(subject.name) if subject.kind == PERSON else None
+        if outcome_report and outcome_report.outcome is Outcome.FAILED and outcome_report.reason in UNLEARNABLE:
+            origin = {"run_id": run.run_id, **_training_facts(run, subject)}
+            rows.append(unlearnable_row(variant.label, outcome_report.identity_id, origin))
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows
     ]
 
 
-def _learning(run: Run, subject: Subject) -> dict[str, int]:
-    """How a person was learned.
+def _training_facts(run: Run, subject: Subject) -> dict[str, int]:
+    """How long the training of an identity's tokens was.
 
     Returns:
         samples: noised copies of the photo; a row of the curve is a step, also if it ended early.
         restarted: 1 if a first attempt diverged and the second, at a lower rate, made the tokens, else 0.
         Nothing if that cannot be read.
     """
-    learned, cache = subject.manifests.get("personalize"), StageCache(run.store, subject.scope)
-    if learned is None:
+    trained, cache = subject.manifests.get("personalize"), StageCache(run.store, subject.scope)
+    if trained is None:
         return {}
     try:
-        curve = read_json(cache.read(learned, "curve.json"))
-        training = read_json(cache.read(learned, "training.json"))
+        curve = read_json(cache.read(trained, "curve.json"))
+        training = read_json(cache.read(trained, "training.json"))
     except DamagedInput:  # the figures do not rest on it
         return {}
     samples = len(curve) * run.plan.method.samples_per_step
@@ -258,7 +268,7 @@ def settings_digest(run: Run, shared: NightlyConfig) -> str:
     for name in ("grid", "batch"):
         sections["generate"].pop(name)
     subjects = [[s.identity_id or s.name, s.photo_digest] for s in run.subjects.values()]
-    versions = {stage: stage_named(stage).version for stage in STAGES if stage != "score"}
+    versions = {stage: spec_of(stage).version for stage in STAGES if stage != "score"}
     versions |= {metric: METRICS[metric].version for metric in shared.score.metrics}
     parts = {
         "people": sorted(subjects, key=lambda pair: pair[0]),

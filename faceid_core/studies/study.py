@@ -26,16 +26,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something published, as comparisons that intervals can decide.
+    """A published statement, as comparisons that confidence intervals can decide.
 
     Args:
-        says: what the paper says, in one sentence.
+        statement: what the paper says, in one sentence.
         measure: column of the study's table.
         better: variant that is to be better.
         worse: variants that it is to be better than.
     """
 
-    says: str
+    statement: str
     measure: str
     better: str
     worse: tuple[str, ...]
@@ -72,11 +72,11 @@ class Study:
         assert self.default in self.labels and len(set(self.labels)) == len(self.labels)
         assert not any("," in label for label in self.labels), "--variants separates labels by commas"
 
-    def population(self, people: int) -> str:
+    def identities(self, people: int) -> str:
         """The value of `identities` for so many people."""
         return f"miniature:{'tuning' if self.selects else 'held-out'}:{people}"
 
-    def chosen(self, names: Iterable[str]) -> tuple[Variant, ...]:
+    def select_variants(self, names: Iterable[str]) -> tuple[Variant, ...]:
         """The variants of these labels or groups, in the study's order; all of them for no names.
 
         Raises:

@@ -40,14 +40,14 @@ def table_address(store: ObjectStore, folder: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """What delta-rs has to say, which it draws over several lines and in color."""
+    """An error of delta-rs in one line; it draws over several lines and in color."""
     return " ".join(_COLOR.sub("", str(error)).split())
 
 
 def storage_options(store: S3Store) -> dict[str, str]:
     """What the Delta library needs to reach a bucket exactly as the store's own client does, by the same credentials.
 
-    Asked for anew before each use, so that credentials which expire are fresh.
+    Ask before each use, so that credentials which expire are fresh.
 
     Raises:
         StoreError: the store does not answer.

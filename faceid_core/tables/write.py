@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 20
 # The library's own pauses are short; with these it outlasts a store that refuses every other request.
 _RETRIES = {"max_retries": "16", "backoff_config.max_backoff": "8s", "retry_timeout": "180s"}
-# One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen anew.
+# One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen again.
 _EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
 
 Result = TypeVar("Result")

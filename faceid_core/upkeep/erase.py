@@ -59,7 +59,7 @@ def erase(
     *,
     wait: bool = True,
     longest_lease: float = LONGEST_LEASE_SECONDS,
-    say: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Receipt:
     """Remove a person for good; a run refuses the person from the tombstone on. Doing it again completes or repeats it.
 
@@ -69,7 +69,7 @@ def erase(
         identity_id: as in the manifest.
         wait: sleep until the second sweep is due and do it; False leaves it to `finish_erasures` (`faceid gc`).
         longest_lease: seconds between the two sweeps.
-        say: told what is going on, in words without ids.
+        report: told what is going on, in words without ids.
 
     Returns:
         The receipt as it stands in the tombstone.
@@ -78,22 +78,22 @@ def erase(
         ConfigurationError: this cannot be an identity id.
         StoreError: the store fails; the person stays refused, and running this again goes on.
     """
-    say, watch = say or (lambda _: None), LeaseWatch()
+    report, watch = report or (lambda _: None), LeaseWatch()
     key = secret.identity_key(validate_identity_id(identity_id))
     receipt = _bury(store, key)
-    say(f"{key}: the tombstone stands: runs refuse this person from now on")
+    report(f"{key}: the tombstone stands: runs refuse this person from now on")
     left = min(longest_lease, seconds_until(receipt.sweep_again_at))
     if receipt.state != SWEPT or _due(receipt):
-        receipt = _sweep(store, receipt, say, watch, again_after=longest_lease)
+        receipt = _sweep(store, receipt, report, watch, again_after=longest_lease)
         left = longest_lease  # whatever the wall clock says by now
     if receipt.state == SWEPT and wait:
-        say(f"{key}: sweeping once more in {left:.0f} s, when whatever was being written has ended")
+        report(f"{key}: sweeping once more in {left:.0f} s, when whatever was being written has ended")
         time.sleep(left)
-        receipt = _sweep(store, receipt, say, watch, again_after=longest_lease)
+        receipt = _sweep(store, receipt, report, watch, again_after=longest_lease)
     return receipt
 
 
-def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = None) -> list[Receipt]:
+def finish_erasures(store: ObjectStore, *, report: Callable[[str], None] | None = None) -> list[Receipt]:
     """Do the second sweep of every erasure that is due, and sweep again wherever something of a person has come back.
 
     Of a complete erasure everything that was written since is looked at: objects, and rows in files of the tables,
@@ -105,7 +105,7 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
     Raises:
         StoreError: the store fails; what is left is left to the next time.
     """
-    say, watch = say or (lambda _: None), LeaseWatch()
+    report, watch = report or (lambda _: None), LeaseWatch()
     receipts = {}
     for info in list(store.list(TOMBSTONES)):
         key = identity_of_tombstone(info.name)
@@ -117,15 +117,15 @@ def finish_erasures(store: ObjectStore, *, say: Callable[[str], None] | None = N
         due = receipt.state == BEGUN or key in came_back or (receipt.state == SWEPT and _due(receipt))
         try:
             if due or any(True for _ in store.list(f"{identity_scope(key)}/")):
-                found.append(_sweep(store, receipt, say, watch, again_after=LONGEST_LEASE_SECONDS))
+                found.append(_sweep(store, receipt, report, watch, again_after=LONGEST_LEASE_SECONDS))
         except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:  # the other erasures go on
-            say(f"{key}: the erasure is not complete and waits for the next time: {error}")
+            report(f"{key}: the erasure is not complete and waits for the next time: {error}")
     return found
 
 
 def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> frozenset[str]:
     """People whose erasure is complete and of whom a file of the tables that was written later holds rows."""
-    from faceid_core.tables.remains import people_in_files
+    from .remains import people_in_files
 
     complete = {key: receipt for key, receipt in receipts.items() if receipt.state == COMPLETE}
     if not complete:
@@ -155,14 +155,14 @@ def refuse_erased(run: Run) -> dict[str, tuple[str, ...]]:
     """
     stones = erased_people(run.store)
     late = {}
-    for key in sorted(stones & set(run.accounts)):
-        account = run.accounts[key]
-        if account.reason != "erased":
-            late[key] = tuple(account.stage_keys.values())
-            account.outcome, account.value, account.threshold = None, None, None
-            account.stage_keys.clear()
+    for key in sorted(stones & set(run.outcome_reports)):
+        outcome_report = run.outcome_reports[key]
+        if outcome_report.reason != "erased":
+            late[key] = tuple(outcome_report.stage_keys.values())
+            outcome_report.outcome, outcome_report.value, outcome_report.threshold = None, None, None
+            outcome_report.stage_keys.clear()
             message = "this person was erased while the run was going on; nothing of theirs is published"
-            account.close(Outcome.REFUSED, stage="publish", reason="erased", message=message)
+            outcome_report.close(Outcome.REFUSED, stage="publish", reason="erased", message=message)
     return late
 
 
@@ -183,14 +183,15 @@ def _keys_of_rows(scope: Scope) -> tuple[str, ...]:
 def _sweep(
     store: ObjectStore,
     receipt: Receipt,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     watch: LeaseWatch,
     *,
     again_after: float,
 ) -> Receipt:
     """Remove everything that is there, and say so in the tombstone."""
-    from faceid_core.tables.remains import people_in_files
     from faceid_core.upkeep.tables import erase_rows, stage_keys_of
+
+    from .remains import people_in_files
 
     key, second = receipt.identity_key, receipt.state != BEGUN
     made = _keys_of_rows(read_scope(store, identity_scope(key)))
@@ -202,14 +203,14 @@ def _sweep(
     objects, link = 0, None
     try:
         objects = store.purge(f"{identity_scope(key)}/")
-        say(f"{key}: {objects} objects and versions removed")
+        report(f"{key}: {objects} objects and versions removed")
     except LinkInStore as error:  # the rows go all the same, before this is told
         link = error
-    busy = running_runs(store, watch, say=say)
+    busy = running_runs(store, watch, report=report)
     # What a running process is writing is younger than the grace period, as for a collection.
     store.sweep_unfinished(SHORTEST_GRACE_SECONDS if busy else again_after, delete=second)
     rows = erase_rows(store, key, keys, unnamed_age=None if busy else SHORTEST_GRACE_SECONDS)
-    say(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
+    report(f"{key}: {sum(rows.values())} rows removed, and the files that held them")
     if link:
         raise link
     if any(True for _ in store.list(f"{identity_scope(key)}/")):
@@ -220,7 +221,7 @@ def _sweep(
     half_written, _ = store.sweep_unfinished(again_after, delete=False)
     done = second and not waiting.people and not waiting.unreadable and not half_written
     if second and not done:
-        say(
+        report(
             f"{key}: a file that nothing names yet holds data of this person, or is half written; it is removed when no "
             "run can be about to finish it, an hour after it was written: faceid gc --delete"
         )

@@ -74,7 +74,7 @@ def collect(
     *,
     unused_days: float | None = None,
     now: float | None = None,
-    say: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Collected:
     """Find, and with `delete` remove, what nothing refers to and what is older than `grace` seconds.
 
@@ -87,30 +87,30 @@ def collect(
         grace: seconds since an object was written in which it is never swept; SHORTEST_GRACE_SECONDS at least.
         delete: False only reports.
         unused_days: also let go of people's results that no run of so many days used and no pin keeps; None keeps
-            all results. What belongs to nobody (`common`) always stays.
+            all results. What belongs to no identity (`common`) always stays.
         now: the moment from which ages count, in seconds since 1970; None for the present.
-        say: told what is going on, in words without ids.
+        report: told what is going on, in words without ids.
 
     Raises:
         StoreError: the store fails; what was not removed is found again next time.
     """
-    say = say or (lambda _: None)
+    report = report or (lambda _: None)
     watch = LeaseWatch()
     now = time.time() if now is None else now
     grace = grace if grace > SHORTEST_GRACE_SECONDS else SHORTEST_GRACE_SECONDS  # also where it is no number
     found = Collected(deleted=delete, grace=grace)
-    marks = _Marks.read(store, unused_days, now, watch, say, found.damaged)
+    marks = _Marks.read(store, unused_days, now, watch, report, found.damaged)
     with ThreadPoolExecutor(_THREADS) as pool:
         for part in pool.map(
             lambda scope: _sweep_scope(store, scope, marks, grace, delete, watch), all_scopes(store)
         ):
             found.add(part)
-    say(f"people's and common results: {found.objects} objects")
+    report(f"people's and common results: {found.objects} objects")
     _sweep_run_leases(store, watch, marks.now - grace, delete, found)
     count, size = store.sweep_unfinished(grace - (now - time.time()), delete=delete)
     _count(found, "unfinished write", count, size)
     _sweep_tables(store, grace, delete, found)
-    say(f"unfinished writes and table files: {found.objects} objects in all")
+    report(f"unfinished writes and table files: {found.objects} objects in all")
     return found
 
 
@@ -120,7 +120,7 @@ class _Marks:
 
     Attributes:
         now: when the collection began.
-        in_use: identity keys of a running run; None if a run runs and nobody can say for whom.
+        in_use: identity keys of a running run; None if a run is running whose identities are unknown.
         used: stage keys of runs that keep their results; None if all results stay.
         pages: names of the pages to which a kept run's index links.
     """
@@ -137,10 +137,10 @@ class _Marks:
         unused_days: float | None,
         now: float,
         watch: LeaseWatch,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         damaged: list[str],
     ) -> _Marks:
-        running = running_runs(store, watch, say=say)
+        running = running_runs(store, watch, report=report)
         in_use = _people_of(store, running)
         oldest = None if unused_days is None else now - unused_days * 86_400
         used: set[str] | None = None if unused_days is None else set()
@@ -219,7 +219,7 @@ def _sweep_scope(
         named = named_digests(live)
         sweep.consider("orphaned blob", (info for digest, info in scope.blobs.items() if digest not in named))
     sweep.consider("quarantined manifest", scope.quarantine)
-    sweep.consider("abandoned journal", scope.journal)
+    sweep.consider("abandoned checkpoint", scope.checkpoints)
     sweep.consider("abandoned lease", scope.leases)
     sweep.consider("unlinked page", (info for info in scope.reports if info.name not in marks.pages))
     if delete and sweep.garbage and not _busy_meanwhile(store, scope.name, watch):
@@ -234,7 +234,7 @@ def _sort_manifests(
     unused, live, doubt = [], [], False
     cache = StageCache(store, scope.name)
     for stage, key in scope.manifests:
-        manifest = cache.peek(stage, key)
+        manifest = cache.read_manifest(stage, key, read_only=True)
         if manifest is None:
             doubt = True
         elif marks.used is None or key in marks.used or scope.name == layout.COMMON:
@@ -269,7 +269,9 @@ class _Sweep:
         cache, again = StageCache(self._store, scope), read_scope(self._store, scope)
         going = {info.name for _, info in self.garbage}
         staying = [
-            cache.peek(stage, key) for (stage, key), info in again.manifests.items() if info.name not in going
+            cache.read_manifest(stage, key, read_only=True)
+            for (stage, key), info in again.manifests.items()
+            if info.name not in going
         ]
         named = named_digests([manifest for manifest in staying if manifest is not None])
         for kind, info in sorted(self.garbage, key=lambda row: row[0] != "unused result"):

@@ -29,9 +29,20 @@ _LEASE = "migrate"
 # What version 0.2 calls things, by the name that 0.1 gave them.
 STAGES = {"personalise": "personalize"}
 WEIGHTS = {"recogniser": "recognizer", "second_recogniser": "second_recognizer"}
-PARAMETERS: dict[str, str] = {}
-METHOD = {"parametrisation": "parametrization"}  # names within the parameter `method`
-METHOD_VALUES: dict[tuple[str, str], str] = {}  # (name in 0.1, value) -> value
+PARAMETERS = {"guidance": "guidance_scale"}
+FIELDS = {  # within a parameter that is a mapping
+    "method": {
+        "parametrisation": "parametrization",
+        "start": "initial_embedding",
+        "start_penalty": "initial_embedding_penalty",
+        "common": "shared_vector",
+        "own_rate": "stage_learning_rate_ratio",
+        "names": "known_names",
+        "attention_resolutions": "attention_max_resolution",
+    },
+    "use": {"sides": "kv"},
+}
+VALUES = {("method", "reference_subject", "start"): "initial_embedding"}  # parameter, its field in 0.1, value
 
 
 @dataclass
@@ -115,10 +126,10 @@ def new_call(preimage: Mapping[str, Any]) -> StageCall:
 
 def _value(name: str, value: Any) -> Any:
     """A parameter's value with the names of this version."""
-    if name != "method" or not isinstance(value, dict):
+    if name not in FIELDS or not isinstance(value, dict):
         return value
     return {
-        METHOD.get(field, field): METHOD_VALUES.get((field, each), each) if isinstance(each, str) else each
+        FIELDS[name].get(field, field): VALUES.get((name, field, each), each) if isinstance(each, str) else each
         for field, each in value.items()
     }
 

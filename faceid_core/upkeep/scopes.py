@@ -25,14 +25,15 @@ class Scope:
     Attributes:
         name: 'identities/<key>' or 'common'.
         manifests: (stage, stage key) -> object. blobs: digest -> object.
-        journal, leases, quarantine, reports: objects of these folders. strange: everything that no faceid writes here.
+        checkpoints, leases, quarantine, reports: objects of these folders.
+        strange: everything that no faceid writes here.
         links: names of symbolic links, which are not followed.
     """
 
     name: str
     manifests: dict[tuple[str, str], ObjectInfo] = field(default_factory=dict)
     blobs: dict[str, ObjectInfo] = field(default_factory=dict)
-    journal: list[ObjectInfo] = field(default_factory=list)
+    checkpoints: list[ObjectInfo] = field(default_factory=list)
     leases: list[ObjectInfo] = field(default_factory=list)
     quarantine: list[ObjectInfo] = field(default_factory=list)
     reports: list[ObjectInfo] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Scope:
                 self.blobs[digest] = info
             case ["stages", stage, file] if is_stage_name(stage) and is_digest(file.removesuffix(".json")):
                 self.manifests[stage, file.removesuffix(".json")] = info
-            case ["journal" | "leases" | "quarantine" | "reports" as kind, *_]:
+            case ["checkpoints" | "leases" | "quarantine" | "reports" as kind, *_]:
                 getattr(self, kind).append(info)
             case _:
                 self.strange.append(info)
@@ -75,7 +76,7 @@ def all_scopes(store: ObjectStore) -> Iterator[Scope]:
                 stray.append(link)
         yield from scopes.values()
     parts = [f"{layout.COMMON}/blobs/{digit}" for digit in _HEX]
-    parts += [f"{layout.COMMON}/{folder}/" for folder in ("journal", "leases", "quarantine", "stages")]
+    parts += [f"{layout.COMMON}/{folder}/" for folder in ("checkpoints", "leases", "quarantine", "stages")]
     listed = list(_list_in_parallel(store, parts))
     yield _scope(
         layout.COMMON,
@@ -86,7 +87,7 @@ def all_scopes(store: ObjectStore) -> Iterator[Scope]:
 
 
 def read_scope(store: ObjectStore, name: str) -> Scope:
-    """One scope, listed anew."""
+    """List one scope."""
     return _scope(name, *_list_with_links(store, f"{name}/"))
 
 

@@ -29,8 +29,8 @@ HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes
 Values = tuple[
     tuple[str, ...], Sequence[str], str
 ]  # columns, values of which one of them has one, and a condition
-# An erased person who is in the manifest still has a row in every night's account, with the key in place of the id.
-_NOT_AN_ACCOUNT = "identity_id <> identity_key"
+# An erased person who is in the manifest still has an outcome row in every run, with the key in place of the id.
+_NOT_AN_OUTCOME_OF_THE_ERASED = "identity_id <> identity_key"
 
 
 def vacuum(store: ObjectStore, grace: float, *, delete: bool) -> list[str]:
@@ -129,7 +129,7 @@ def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
 def _of_a_person(name: str, identity_key: str, keys: Sequence[str]) -> list[Values]:
     """Which rows of a table are a person's: whatever one of these finds."""
     if name == "identity_outcomes":
-        return [(("identity_key",), [identity_key], _NOT_AN_ACCOUNT)]
+        return [(("identity_key",), [identity_key], _NOT_AN_OUTCOME_OF_THE_ERASED)]
     if name == "identity_summary":
         return [(("identity_key",), [identity_key], "")]
     cuts = [keys[start : start + _KEYS_IN_A_PREDICATE] for start in range(0, len(keys), _KEYS_IN_A_PREDICATE)]

@@ -184,7 +184,7 @@ class _Check:
             return Manifest.from_bytes(data, stage=stage, stage_key=key)
         except ValueError as error:
             self._say(DAMAGED_MANIFEST, str(error), stage, key)
-            if self._repair and self._cache.by_key(stage, key) is None:
+            if self._repair and self._cache.read_manifest(stage, key) is None:
                 self._found.repaired += 1
             return None
 
@@ -223,7 +223,7 @@ class _Check:
                 self._say(MISSING_PHOTO, "a run puts it back when it needs it", "detect", manifest.stage_key)
 
     def _orphans(self, manifests: list[Manifest], *, complete: bool) -> None:
-        """Blobs that nothing names; where a manifest cannot be read, nobody knows."""
+        """Blobs that nothing names; where a manifest cannot be read, this is unknown."""
         named = named_digests(manifests)
         now = time.time()
         for digest, info in self._scope.blobs.items() if complete else ():
@@ -291,7 +291,7 @@ def _tables(store: ObjectStore) -> list[Finding]:
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
     if not any(True for _ in store.list("tables/")) and store.head(layout.CATALOG) is None:
         return []
-    from faceid_core.tables.remains import damage, people_in_files
+    from .remains import damage, people_in_files
 
     found = [Finding(DAMAGED_TABLE, where, detail) for where, detail in damage(store)]
     stones = _not_behind_links(store.list(layout.TOMBSTONES))

@@ -1,10 +1,49 @@
-"""The models that photographs need and that do not ship: their files, where they come from, digests where known."""
+"""The models that a configuration can name: those that ship, published ones with their files, and hub revisions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+# The set of shipped scorers whose figures are published: no setting is chosen with it and no training mask is made.
+REPORTING = "miniature"
+# The set that prepares photos and their masks, and that may be asked while settings are chosen. The two sets share
+# no network and no person.
+SELECTION = "miniature-selection"
+# Set -> role -> folder below faceid_core/miniature/weights and name in its models.lock.
+MINIATURE_SETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        REPORTING: {
+            "detector": "reporting_detector",
+            "parser": "reporting_parser",
+            "recognizer": "reporting_recognizer",
+            "image_text": "reporting_concepts",
+        },
+        SELECTION: {role: role for role in ("detector", "parser", "recognizer", "image_text")},
+    }
+)
+# Base models by name: revisions as the hub has them since their publication.
+BASE_REVISIONS = {
+    "sd14": "CompVis/stable-diffusion-v1-4@133a221b8aa7292a167afc5127cb63fb5005638b",
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    "sd21": "stabilityai/stable-diffusion-2-1@5cae40e6a2745ae2b01ad92ae5043f95f23644d6",
+    "sd21-base": "stabilityai/stable-diffusion-2-1-base@5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0@462165984030d82259a11f4367a4eed129e94a7b",
+}
+# Version of the code that asks each kind of model. Raise one when the same files would give other values: when crops,
+# normalization or preprocessing change. It is part of the model's digest, so everything that depends on it runs again.
+VERSIONS: dict[str, int | str] = {
+    "recognizer": 1,
+    "clip": 1,
+    "attributes": 1,
+    "detector": "2",
+    "grabcut": "1",
+    "ellipse": "1",
+    "segformer": "1",
+}
+# Face parsers for photographs; only the last reads files.
+PARSERS = ("grabcut", "ellipse", "segformer")
 
 _RELEASE = "https://github.com/serengil/deepface_models/releases/download/v1.0/"
 _MIRROR = "https://huggingface.co/serengil/deepface/resolve/main/"
@@ -20,7 +59,7 @@ class KnownFile:
         name: in the model's folder.
         urls: where it can be downloaded, tried in order; one that ends in .bz2 is unpacked.
         sha256: of the file as used (unpacked), or None: then the first fetch settles it in models.lock.
-        bytes: its size, or None where nobody published it.
+        bytes: its size, or None where it is not published.
     """
 
     name: str
@@ -35,9 +74,9 @@ class KnownModel:
 
     Args:
         folder: its name there and in models.lock.
-        files: those that must be there.
+        files: those that must be there; empty for a whole pipeline.
         hub: its repository on the Hugging Face hub, for models that come as a whole folder, or None.
-        revision: commit of that repository.
+        revision: commit of that repository, or None for the newest.
         package: Python package that holds the files, or None.
     """
 
@@ -166,6 +205,11 @@ CLIPS: Mapping[str, KnownModel] = MappingProxyType(
             ),
         ),
     }
+)
+
+
+SEGFORMER_FILES = tuple(
+    KnownFile(name) for name in ("config.json", "preprocessor_config.json", "model.safetensors")
 )
 
 

@@ -1,7 +1,8 @@
-"""Hands DeepFace the weight files that are here, and keeps it from downloading any."""
+"""Finds the files that DeepFace's models read, hands them to it, and keeps it from downloading any."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -12,13 +13,38 @@ from typing import Any
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 
-from .catalog import KnownFile, KnownModel, by_file
+from .catalog import DETECTORS, KnownFile, KnownModel, by_file
 
 # Of DeepFace's three engines the one whose weights are plain graphs: torch's are pickled.
 ENGINE = "onnx"
 _PACKAGE_FOLDERS = {"face_recognition_models": "models"}
 
-# Where files were found by whoever loads a model: name -> path. DeepFace asks by name alone.
+# Files that DeepFace 0.0.103 loads from its weights folder, and would download if they were not there.
+DETECTOR_FILES: dict[str, tuple[str, ...]] = {
+    "opencv": (),
+    "yunet": ("face_detection_yunet_2023mar.onnx",),
+    "ssd": ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),
+    "centerface": ("centerface.onnx",),
+    "dlib": ("shape_predictor_5_face_landmarks.dat",),
+    "retinaface": ("retinaface.pth",),
+    # These bring their weights in their package.
+    "mtcnn": (),
+    "fastmtcnn": (),
+    "mediapipe": (),
+}
+# Python packages that DeepFace leaves to its users to install, by detector.
+DETECTOR_PACKAGES = {
+    "dlib": "dlib",
+    "retinaface": "retinaface",
+    "mtcnn": "mtcnn",
+    "fastmtcnn": "facenet_pytorch",
+    "mediapipe": "mediapipe",
+}
+_CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_eye.xml")
+# RetinaFace's file by DeepFace's engine.
+_RETINAFACE_FILES = {"tensorflow": "retinaface.h5", "pytorch": "retinaface.pth", "onnx": "retinaface.onnx"}
+
+# Files that a model is being loaded from: name -> path. DeepFace asks by name alone.
 _found: dict[str, Path] = {}
 
 
@@ -75,6 +101,61 @@ def _missing(model: KnownModel, file: KnownFile, place: Path) -> str:
 _EXTRAS = {"face_recognition_models": "dlib"}
 
 
+def detector_files(name: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """The files that one of DeepFace's detectors reads; none if its package holds them.
+
+    Args:
+        folders: looked in before DeepFace's own.
+
+    Raises:
+        MissingWeights: a file is absent that DeepFace would download.
+        ConfigurationError: the detector is not one of `DETECTOR_FILES`.
+    """
+    if name not in DETECTOR_FILES:
+        known = ", ".join(DETECTOR_FILES)
+        why = "; YOLO's weights are pickles, which are never loaded" if name.startswith("yolo") else ""
+        raise ConfigurationError(f"DeepFace detector {name!r} is not supported here{why}; use one of {known}")
+    if name != "opencv":
+        names = (_retinaface_file(),) if name == "retinaface" else DETECTOR_FILES[name]
+        files = tuple(KnownFile(each) for each in names)
+        return find_files(DETECTORS.get(name) or KnownModel(f"deepface-{name}", files), folders)
+    cascades = tuple(cascade_folder() / each for each in _CASCADES)
+    missing = [file.name for file in cascades if not file.is_file()]
+    if missing:
+        raise MissingWeights(
+            f"DeepFace detector {name}: {', '.join(missing)} not found in {cascades[0].parent}; "
+            "install opencv-contrib-python-headless below version 5, which ships them"
+        )
+    return cascades
+
+
+def cascade_folder() -> Path:
+    """The folder of OpenCV's cascades; OpenCV itself is not imported."""
+    spec = importlib.util.find_spec("cv2")
+    return Path(spec.origin).parent / "data"
+
+
+def detector_package_version(name: str) -> str | None:
+    """Version of the package that decides a detector's answers beside its files; None for OpenCV and files alone."""
+    package = DETECTOR_PACKAGES.get(name)
+    if package is None:
+        return None
+    for distribution in importlib.metadata.packages_distributions().get(package, ()):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _retinaface_file() -> str:
+    if importlib.util.find_spec("retinaface") is None:
+        return DETECTOR_FILES["retinaface"][0]
+    from retinaface.commons import backend_utils
+
+    return _RETINAFACE_FILES[backend_utils.get_backend_engine()]
+
+
 def prepare_deepface() -> None:
     """Import DeepFace so that it is quiet, reads onnx graphs, and takes the files that are here.
 
@@ -86,13 +167,14 @@ def prepare_deepface() -> None:
             "the deepface package is not installed; install it, or use the miniature faces and scorers"
         )
     os.environ["DEEPFACE_BACKEND_ENGINE"] = ENGINE
+    # DeepFace takes a second to import, and reads the engine when it is.
     from deepface.commons import backend_utils, weight_utils
     from deepface.commons.logger import Logger
 
     if "DEEPFACE_LOG_LEVEL" not in os.environ:
         # It prints to standard output, where a command's own answer belongs.
         Logger().log_level = logging.WARNING
-    # Whoever loaded a detector first made DeepFace choose, once for the process; detectors do not depend on it.
+    # The first detector made DeepFace choose an engine, once for the process; detectors do not depend on it.
     backend_utils._backend_engine = ENGINE
     weight_utils.download_weights_if_necessary = _local_file
 
@@ -121,7 +203,7 @@ def serving(files: Sequence[Path]) -> Iterator[None]:
 
 
 def forget(task: str) -> None:
-    """Make DeepFace load its models of a task anew: it keeps them by name, whatever file they came from."""
+    """Make DeepFace load its models of a task again: it caches them by name, whatever file they came from."""
     prepare_deepface()
     from deepface.modules import modeling
 

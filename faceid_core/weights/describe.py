@@ -1,4 +1,4 @@
-"""What a base model is, read from its configuration files; and where its files lie."""
+"""What a base model is, read from its configuration files without loading it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def source_folder(source: str | Path) -> Path:
 def require_files(folder: Path, source: str | Path) -> None:
     """Refuse a folder that lacks one of a base model's configuration files; raises as `source_folder`."""
     hint = (
-        "bring the shipped files back, or make them anew with: python -m faceid_core.miniature_training.train"
+        "bring the shipped files back, or train them again with: python -m faceid_core.miniature_training.train"
         if str(source) == MINIATURE
         else "give a folder of Stable Diffusion 1.x, 2.x or XL as diffusers' save_pretrained writes it"
     )
@@ -113,9 +113,9 @@ def _encoders(index: Mapping[str, Any], name: str) -> dict[str, str]:
         if key.startswith("text_encoder") and key not in ENCODERS and (value or [None])[-1]
     )  # fmt: skip
     if "text_encoder" not in found or others:
-        told = f"the text encoders {', '.join([*found, *others]) or 'none'}"
+        encoders = f"the text encoders {', '.join([*found, *others]) or 'none'}"
         raise ConfigurationError(
-            f"base model {name!r} is a {index.get('_class_name', 'pipeline')} with {told}; "
+            f"base model {name!r} is a {index.get('_class_name', 'pipeline')} with {encoders}; "
             "use Stable Diffusion 1.x, 2.x or an SDXL base model (no refiner)"
         )
     return found

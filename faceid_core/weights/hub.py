@@ -1,90 +1,79 @@
-"""Models from the Hugging Face hub, at a pinned revision; the hub's client resumes and this module checks."""
+"""Models of the Hugging Face hub: what their ids mean, and where they lie in its local cache."""
 
 from __future__ import annotations
 
-import json
-import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from faceid_core.errors import ConfigurationError
 
-from .catalog import KnownModel
-from .transports import Brought, FetchFailed
+from .catalog import BASE_REVISIONS, KnownFile, KnownModel
 
-# Beside the files: which revision they are, and the digests that the hub states. Hidden, so no lock names it.
-_NOTE = ".hub.json"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-# Never read: the checker of Stable Diffusion's pictures, weights before averaging, other frameworks.
-_NEVER = (
-    "safety_checker/*",
-    "feature_extractor/*",
-    "*non_ema*",
-    "*.bin",
-    "*.ckpt",
-    "*.msgpack",
-    "*.h5",
-    "*.onnx*",
-)
+_HUB_ID = re.compile(r"([\w-][\w.-]*)/([\w-][\w.-]*)(?:@([\w-][\w.-]*))?", re.ASCII)
 
 
-def hub_download(model: KnownModel, folder: Path, *, precision: str = "float32") -> list[Brought]:
-    """Bring the files of a model that are read here.
+@dataclass(frozen=True)
+class HubModel:
+    """A repository of the hub at a revision; None where the id names no revision."""
 
-    Args:
-        model: with `hub`, and `revision` unless the newest is to be pinned.
-        precision: float16 takes the fp16 variant of a pipeline.
+    owner: str
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubModel | None:
+        """Read `hub:owner/name@revision`; the scheme and the revision may be left out. None if the text is no hub id."""
+        found = _HUB_ID.fullmatch(text.removeprefix("hub:"))
+        return found and cls(*found.groups())
+
+    @property
+    def repository(self) -> str:
+        """As the hub calls it."""
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def folder(self) -> str:
+        """The folder of this revision in a folder of weights, where `faceid models fetch` puts it."""
+        return "--".join(part for part in (self.owner, self.name, self.revision) if part)
+
+    def known(self, files: tuple[KnownFile, ...] = ()) -> KnownModel:
+        """The model as it is fetched; without files, a whole pipeline."""
+        return KnownModel(self.folder, files, hub=self.repository, revision=self.revision)
+
+    def snapshot(self, patterns: Sequence[str] | None = None) -> Path | None:
+        """Its folder in the hub's local cache, or None; asks nothing of the network.
+
+        Args:
+            patterns: files that are needed; None for whatever the cache holds.
+        """
+        # huggingface_hub takes a third of a second to import, and most configurations need nothing of it.
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(
+                snapshot_download(
+                    self.repository, revision=self.revision, local_files_only=True, allow_patterns=patterns
+                )
+            )
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            return None
+
+
+def base_revision(source: str) -> HubModel | None:
+    """The hub revision that a base model's source names (`sdxl`, `hub:owner/name@revision`); None if it names none.
 
     Raises:
-        FetchFailed: the hub cannot be reached, or broke off; what came is kept.
-        ConfigurationError: no such repository, revision, or it is gated.
+        ConfigurationError: a hub address without a revision, or of another form.
     """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        info = HfApi(endpoint=endpoint).model_info(model.hub, revision=model.revision, files_metadata=True)
-        patterns = (
-            [file.name for file in model.files] + [*_TOKENIZER] if model.files else _of_pipeline(precision)
-        )
-        never = list(_NEVER) if precision == "float16" else [*_NEVER, "*fp16*"]
-        snapshot_download(
-            model.hub,
-            revision=info.sha,
-            local_dir=folder,
-            allow_patterns=patterns,
-            ignore_patterns=never,
-            endpoint=endpoint,
-        )
-    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
+    if source not in BASE_REVISIONS and not source.startswith("hub:"):
+        return None
+    found = HubModel.parse(BASE_REVISIONS.get(source, source))
+    if found is None or found.revision is None:
         raise ConfigurationError(
-            f"{model.hub} at {model.revision or 'its newest revision'} cannot be had from {endpoint}: "
-            f"{type(error).__name__}; check the name, accept its license there, or log in with: hf auth login"
-        ) from error
-    except Exception as error:  # the client lets its HTTP library's own errors through
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FetchFailed(
-            f"{model.hub} cannot be read from {endpoint}: {said}; try again, it goes on"
-        ) from error
-    digests = {each.rfilename: each.lfs.sha256 for each in info.siblings if each.lfs is not None}
-    note = {
-        "revision": info.sha,
-        "sha256": {name: sha for name, sha in digests.items() if (folder / name).is_file()},
-    }
-    (folder / _NOTE).write_text(json.dumps(note, sort_keys=True))
-    return []
-
-
-def _of_pipeline(precision: str) -> list[str]:
-    """The files of a Stable Diffusion pipeline that are read."""
-    middle = ".fp16" if precision == "float16" else ""
-    stems = ("model", "diffusion_pytorch_model")
-    weights = [f"*/{stem}{middle}{end}" for stem in stems for end in (".safetensors", "-*.safetensors")]
-    return ["model_index.json", "*/*.json", "*/*.txt", *weights]
-
-
-def hub_digests(folder: Path) -> dict[str, str]:
-    """File -> SHA-256 as the hub states it, for the large files of a folder that came from there."""
-    note = folder / _NOTE
-    return json.loads(note.read_text())["sha256"] if note.exists() else {}
+            f"base model {source!r}: write hub:owner/name@revision, with the revision's commit so that it cannot "
+            f"change, or one of {', '.join(BASE_REVISIONS)}"
+        )
+    return found

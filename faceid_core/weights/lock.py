@@ -9,18 +9,23 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.store.keys import canonical_json, is_digest, sha256_hex
 
 FORMAT = "faceid-models-lock/1"
-SHIPPED = Path(__file__).resolve().parent.parent / "miniature" / "weights" / "models.lock"
+LOCK = "models.lock"  # beside the folders of the models that it names
+SHIPPED = Path(__file__).resolve().parent.parent / "miniature" / "weights" / LOCK
 # What describes a model for people and does not change what it computes.
 _PROSE = {".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".lock"}
 _PROSE_STEMS = ("readme", "license", "notice")
 # Below this size hashing again is quicker than keeping a note of it.
 _LEAST_NOTED_BYTES = 32 * 1024 * 1024
+
+# File -> {"sha256", "size"} of one model.
+Entry = Mapping[str, Mapping]
 
 _seen: dict[tuple, str] = {}
 
@@ -33,7 +38,7 @@ class DamagedWeights(MissingWeights):
 class ModelsLock:
     """Model -> file -> {"sha256", "size"}."""
 
-    models: Mapping[str, Mapping[str, Mapping]]
+    models: Mapping[str, Entry]
     path: str = ""
 
     @classmethod
@@ -57,7 +62,7 @@ class ModelsLock:
         Raises:
             MissingWeights: if the lock does not name the model.
         """
-        return sha256_hex(canonical_json(self._files(name)))
+        return entry_digest(self._files(name))
 
     def verify(self, name: str, folder: str | Path) -> None:
         """Check that a folder holds exactly the locked files, by reading each of them.
@@ -86,7 +91,7 @@ class ModelsLock:
                 f"model {name}: {extra[0]} in {folder} is not locked; remove it or: faceid models lock"
             )
 
-    def _files(self, name: str) -> Mapping[str, Mapping]:
+    def _files(self, name: str) -> Entry:
         if name not in self.models:
             known = ", ".join(sorted(self.models)) or "nothing"
             raise MissingWeights(f"{self.path or 'the lock'} does not name model {name!r} (it names {known})")
@@ -110,7 +115,18 @@ def parse_lock(data: bytes, path: str) -> ModelsLock:
     return ModelsLock(record["models"], path)
 
 
-def lock_text(models: Mapping[str, Mapping[str, Mapping]]) -> str:
+@cache
+def shipped_lock() -> ModelsLock:
+    """The lock of the models that ship with the project."""
+    return ModelsLock.load()
+
+
+def entry_digest(entry: Entry) -> str:
+    """One SHA-256 for all files of a model, as it stands in stage keys."""
+    return sha256_hex(canonical_json(entry))
+
+
+def lock_text(models: Mapping[str, Entry]) -> str:
     """What stands in the lock of these models."""
     return json.dumps({"format": FORMAT, "models": models}, indent=1, sort_keys=True) + "\n"
 
@@ -161,7 +177,7 @@ def digest_folder(folder: str | Path) -> str:
     Raises:
         MissingWeights: if there is no folder, or no model file in it.
     """
-    return sha256_hex(canonical_json(lock_entry(folder, noted=True)))
+    return entry_digest(lock_entry(folder, noted=True))
 
 
 def _model_files(folder: Path) -> list[tuple[str, Path]]:
@@ -175,6 +191,12 @@ def _model_files(folder: Path) -> list[tuple[str, Path]]:
     return files
 
 
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, read in any case."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def _mark(file: Path) -> tuple:
     status = file.stat()
     return str(file.resolve()), status.st_size, status.st_mtime_ns
@@ -183,8 +205,7 @@ def _mark(file: Path) -> tuple:
 def _digest_file(file: Path) -> str:
     mark = _mark(file)
     if mark not in _seen:
-        with open(file, "rb") as handle:
-            _seen[mark] = hashlib.file_digest(handle, "sha256").hexdigest()
+        _seen[mark] = file_digest(file)
     return _seen[mark]
 
 
@@ -219,7 +240,7 @@ def _replace_file(path: Path, text: str) -> None:
     os.replace(file.name, path)
 
 
-def _well_formed(models) -> bool:
+def _well_formed(models: object) -> bool:
     return isinstance(models, dict) and all(
         isinstance(files, dict)
         and all(

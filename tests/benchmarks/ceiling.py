@@ -56,7 +56,7 @@ def _at(place: Place, settings: Settings) -> list[Row]:
 
     def pictures() -> None:
         requests = [DrawRequest(tokens, "a photo of V* on the beach", seed) for seed in range(batch)]
-        list(draw(base, requests, steps=_STEPS, guidance=_GUIDANCE, batch=batch, record_attention=False))
+        list(draw(base, requests, steps=_STEPS, guidance_scale=_GUIDANCE, batch=batch, record_attention=False))
 
     drawn = count_operations(pictures)
     cases = {

@@ -53,7 +53,7 @@ class CountingServer:
             return joined_seconds(self._spans)
 
     def forget(self) -> None:
-        """Begin counting anew."""
+        """Start counting again."""
         with self._lock:
             self.requests.clear()
             self._spans.clear()

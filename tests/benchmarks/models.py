@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from faceid_core.diffusion import load_base_model
-from faceid_core.diffusion.base import BaseModel
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
+from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.miniature.samples import portrait
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize

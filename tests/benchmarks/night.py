@@ -1,7 +1,7 @@
 """A whole run from nothing: 8, 32 and 128 miniature people, 20 training steps and 4 pictures each.
 
 Compared: runs of different size with each other. The seconds should lie on a line, peak memory should be flat, and
-the time beyond start-up outside the stages (opening, lookups, accounts, pages, tables) should be small.
+the time beyond start-up outside the stages (opening, lookups, outcome reports, pages, tables) should be small.
 
 Fair: every night is the ordinary command in a process of its own with a fresh store, preset, scorers, floor and
 ceiling at their defaults, and a grid of two prompts with two seeds. Nights of different size take turns. Start-up is
@@ -53,8 +53,8 @@ def cold_night(settings: Settings, people: int) -> Seen:
     return start_run(
         settings,
         *("--store", str(store), "--identities", str(manifest)),
-        *("--method-steps", str(STEPS), "--generate-grid", str(write_grid(settings.scratch, PROMPTS))),
-        *("--generate-seeds", str(SEEDS), *brevity(settings)),
+        *("--set", f"personalize.method.steps={STEPS}", "--set", f"generate.seeds={SEEDS}"),
+        *("--set", f"generate.grid={write_grid(settings.scratch, PROMPTS)}", *brevity(settings)),
     )
 
 

@@ -1,7 +1,7 @@
 """Trying photographs: `faceid prepare` over folders of growing size, with one process and with one for each core.
 
 Measured: whole commands, from just before they start, over variants of one photograph (moved, scaled, mirrored,
-lightened, saved anew at 0.3 to 3 megapixels; one in eight is no picture, blurred or too small, as in a real folder).
+lightened, saved again at 0.3 to 3 megapixels; one in eight is no picture, blurred or too small, as in a real folder).
 Processor time is that of the command and its processes; cores busy are that by the wall clock.
 
 Fair: the same photos for each case; OpenCV's detector and GrabCut, crops of 512 pixels, no pictures of people written.

@@ -89,7 +89,7 @@ def our_drawing(place: Place, settings: Settings, texts: list[str], batch: int) 
     requests = [DrawRequest(tokens, text, seed) for text in texts for seed in range(SEEDS)]
 
     def work() -> None:
-        list(draw(base, requests, steps=_STEPS, guidance=_GUIDANCE, batch=batch, record_attention=False))
+        list(draw(base, requests, steps=_STEPS, guidance_scale=_GUIDANCE, batch=batch, record_attention=False))
 
     return work
 

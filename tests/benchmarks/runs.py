@@ -98,7 +98,7 @@ def write_grid(folder: Path, prompts: int) -> Path:
 
 def brevity(settings: Settings) -> tuple[str, ...]:
     """Options of a quick run: one named person for the ceiling, and two slots (empty ones cost as much as full ones)."""
-    return ("--score-named-people", "1", "--personalize-slots", "2") if settings.quick else ()
+    return ("--set", "score.named_people=1", "--set", "personalize.slots=2") if settings.quick else ()
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -130,7 +130,7 @@ def start_run(settings: Settings, *arguments: str, executor: str | None = None, 
     report = settings.scratch / "report.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.benchmarks.child", str(report), "run", *arguments]
-    command += ["--executor", executor or settings.executor, "--threads-per-worker", str(settings.threads)]
+    command += ["--executor", executor or settings.executor, "--set", f"execution.threads_per_worker={settings.threads}"]
     began = {BEGAN: repr(time.monotonic())}
     ended = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=environment(settings, **env, **began)

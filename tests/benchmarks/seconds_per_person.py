@@ -1,7 +1,7 @@
 """Seconds to learn one person to the same identity and concepts as diffusers' Textual Inversion script reaches.
 
 Compared: the published script, one person after another, against our default preset with several people in one pass,
-each over a few lengths of training. Everybody is drawn from the same noise on the same prompts and scored by the
+each over a few lengths of training. All people are drawn from the same noise on the same prompts and scored by the
 pipeline's own reporting scorers. The script's level is that of the shortest length whose identity is within the 95 %
 interval (over people) of its best; ours is the shortest length whose identity and concepts are not below that level by
 more than the interval of the paired difference. The figure is the ratio of the seconds for each person.
@@ -116,7 +116,7 @@ def real_photos(base: BaseModel, count: int) -> list[TrainingPhoto]:
 def our_level(
     base: BaseModel, scorers: Scorers, grid: PromptGrid, photos: list[TrainingPhoto], steps: int
 ) -> Level:
-    """Everybody learned together in so many steps, drawn and scored."""
+    """All people learned together in so many steps, drawn and scored."""
     learned = method(PRESET, steps=steps)
     began = time.perf_counter()
     results = list(personalize(base, photos, learned, slots=min(SLOTS, len(photos))))

@@ -13,7 +13,7 @@ class Settings:
     """The command line, parsed.
 
     Attributes:
-        scratch: a folder for stores, photos and models, deleted afterwards by whoever made it.
+        scratch: a folder for stores, photos and models, deleted afterwards by its maker.
         repeats: kept rounds of every alternating measurement.
         quick: sizes at which every benchmark takes seconds: for trying the code, not for figures.
         people: the largest number of people, None for each benchmark's own.

@@ -1,7 +1,7 @@
 """Start-up: how long until `faceid --help` has answered, and until a run shows its first progress.
 
 Measured: processes of their own, from just before they start. `faceid --help` and `faceid run --help` until they end;
-a run of the sample people on a fresh store until the first stage's first progress (a tick or a finished person), in
+a run of the sample people on a fresh store until the first stage's first progress (or first finished person), in
 one process and under Prefect with Ray. The bare interpreter stands beside as what nothing can undercut.
 
 Fair: files are in the system's cache after the warm round, which is thrown away (not with `--quick`); bytecode is
@@ -54,9 +54,9 @@ def first_progress(settings: Settings, executor: str) -> float:
     shutil.rmtree(store, ignore_errors=True)
     seen = start_run(
         settings,
-        *("--store", str(store), "--identities", str(manifest), "--method-steps", "1"),
-        *("--generate-grid", str(write_grid(settings.scratch, 1)), "--generate-seeds", "1"),
-        *("--score-named-people", "0", "--score-metrics", "detection"),
+        *("--store", str(store), "--identities", str(manifest), "--set", "personalize.method.steps=1"),
+        *("--set", f"generate.grid={write_grid(settings.scratch, 1)}", "--set", "generate.seeds=1"),
+        *("--set", "score.named_people=0", "--set", "score.metrics=[detection]"),
         executor=executor,
     )
     return seen.moments["first progress"]

@@ -2,7 +2,7 @@
 
 `make test-browser` runs this; it needs Chromium (Debian: `apt-get install chromium`; elsewhere
 `.venv/bin/playwright install chromium`). With FACEID_SCREENSHOTS=docs/images the pictures of the documentation are
-taken anew; the people on them are rendered.
+taken again; the people on them are rendered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from faceid_core.run.runs import read_status, run_ids
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.store import open_store
 from flows.prefect_auth import auth_file
 
@@ -104,7 +104,7 @@ def served(folder, reports):
         server = subprocess.Popen(
             [str(Path(sys.executable).parent / "faceid"), "serve", "--config", "night.yaml", "--port", str(port)],
             cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
-            # Whoever runs the tests in the background has Ctrl-C ignored, and a child inherits that.
+            # A shell that runs the tests in the background ignores Ctrl-C, and a child inherits that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     try:

@@ -11,11 +11,11 @@ from rich.console import Console
 from faceid_core.identity import Identity
 from faceid_core.outcomes import Outcome
 from faceid_core.plan.planning import plan_run
-from faceid_core.run.opening import open_run
-from faceid_core.run.people import admit
+from faceid_core.run.admission import admit
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store.secret import IdentitySecret
-from flows.cli_plan import tell
+from flows.cli_plan import print_plan
 from tests.helpers.pretend_night import pretend_config, write_manifest
 
 TODAY = dt.date(2027, 3, 1)
@@ -42,11 +42,11 @@ class Photos:
 def test_consent(consent, required, reason):
     person = Identity("ann", "ann.png", "person", **consent)
     secret = IdentitySecret(b"s" * 32)
-    subject, account = admit(
+    subject, outcome_report = admit(
         person, secret, erased=(), source=Photos(), today=TODAY, require_consent=required
     )
-    assert account.reason == reason and account.outcome == (Outcome.REFUSED if reason else None)
-    assert (subject.photo_digest is None) == bool(reason), "no photo of whoever may not run is read"
+    assert outcome_report.reason == reason and outcome_report.outcome == (Outcome.REFUSED if reason else None)
+    assert (subject.photo_digest is None) == bool(reason), "no photo of a refused identity is read"
 
 
 def test_identities_with_the_very_same_photo_are_counted(tmp_path):
@@ -56,11 +56,11 @@ def test_identities_with_the_very_same_photo_are_counted(tmp_path):
     (manifest.parent / "000001.png").unlink()
     run = open_run(pretend_config(str(tmp_path / "store"), manifest), LogReporter())
     run.release()
-    found = {account.identity_id: account.same_photo for account in run.accounts.values()}
+    found = {outcome_report.identity_id: outcome_report.same_photo for outcome_report in run.outcome_reports.values()}
     assert found == {"person-000000": 2, "person-000001": None, "person-000002": 2, "person-000003": 2}
-    assert [account.outcome for account in run.accounts.values()].count(None) == 3, (
+    assert [outcome_report.outcome for outcome_report in run.outcome_reports.values()].count(None) == 3, (
         "no identity is rejected for it"
     )
     out = io.StringIO()
-    tell(plan_run(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
+    print_plan(plan_run(pretend_config(str(tmp_path / "store"), manifest)), Console(file=out))
     assert "one and the same photo: person-000000 = person-000002 = person-000003" in out.getvalue()

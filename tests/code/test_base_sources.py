@@ -9,12 +9,16 @@ import torch
 from huggingface_hub import constants
 
 from faceid_core.config import parse_config
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.stages.weights import find_weights, verify_base
-from faceid_core.store import digest_folder
-from faceid_core.weights.base_model import KNOWN, find_base, hub_model
+from faceid_core.weights.base_model import find_base
+from faceid_core.weights.catalog import BASE_REVISIONS
+from faceid_core.weights.hub import base_revision
+from faceid_core.weights.lock import digest_folder
+from faceid_core.weights.place import WeightsPlace
+from faceid_core.weights.required import base_model
+from faceid_core.weights.resolve import resolve, resolve_all
 from tests.helpers.architectures import KINDS, write_architecture
 from tests.helpers.original_layout import write_original_layout
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
@@ -31,8 +35,8 @@ def folder(tmp_path_factory):
 def cache(folder, tmp_path, monkeypatch):
     """Hugging Face's cache with one snapshot of two repositories, laid out as the hub's client does."""
     hub = tmp_path / "hub"
-    for repository in ("someone/model", KNOWN["sd15"].split("@")[0]):
-        revision = KNOWN["sd15"].split("@")[1] if repository != "someone/model" else REVISION
+    for repository in ("someone/model", BASE_REVISIONS["sd15"].split("@")[0]):
+        revision = BASE_REVISIONS["sd15"].split("@")[1] if repository != "someone/model" else REVISION
         shutil.copytree(folder, hub / f"models--{repository.replace('/', '--')}" / "snapshots" / revision)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
     return hub
@@ -40,16 +44,16 @@ def cache(folder, tmp_path, monkeypatch):
 
 def picture(base):
     request = [DrawRequest("person", "a photo of V* on beach", 1)]
-    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance=2.0, batch=1)).image
+    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance_scale=2.0, batch=1)).image
 
 
 def test_a_known_name_is_a_pinned_revision_of_the_local_cache(cache, folder):
     files = find_base("sd15")
-    assert files.folder.name == KNOWN["sd15"].split("@")[1] and files.folder.is_relative_to(cache)
+    assert files.folder.name == BASE_REVISIONS["sd15"].split("@")[1] and files.folder.is_relative_to(cache)
     assert np.array_equal(picture(load_base_model("sd15")), picture(load_base_model(folder)))
     assert find_base(f"hub:someone/model@{REVISION}").folder.name == REVISION
-    for name in KNOWN:
-        assert len(hub_model(name).revision) == 40
+    for name in BASE_REVISIONS:
+        assert len(base_revision(name).revision) == 40
 
 
 def test_a_digest_of_a_hub_model_is_of_the_files_that_are_read(cache):
@@ -62,7 +66,8 @@ def test_a_digest_of_a_hub_model_is_of_the_files_that_are_read(cache):
     ):
         (files.folder / name).write_bytes(b"another variant, which is not read")
     assert files.digest() == digest
-    verify_base(files, digest)
+    ref = base_model(parse_config({"base_model": {"source": files.source}}))
+    assert resolve(ref, planned=digest).paths == (files.folder,)
     # One number of the model's configuration, then one byte of its weights.
     config = files.folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "beta_end": 0.02}))
@@ -73,7 +78,7 @@ def test_a_digest_of_a_hub_model_is_of_the_files_that_are_read(cache):
     weights.write_bytes(bytes(data))
     assert len({digest, changed, files.digest()}) == 3
     with pytest.raises(ConfigurationError, match="changed since the run was planned"):
-        verify_base(files, digest)
+        resolve(ref, planned=digest)
 
 
 def test_what_was_not_brought_says_what_brings_it(cache, tmp_path):
@@ -82,13 +87,15 @@ def test_what_was_not_brought_says_what_brings_it(cache, tmp_path):
     ):
         find_base("sdxl")
     with pytest.raises(MissingWeights, match=r"someone--model--0123.*faceid models fetch"):
-        find_base(f"hub:someone/model@{REVISION}", weights=str(tmp_path))
+        find_base(f"hub:someone/model@{REVISION}", place=WeightsPlace(str(tmp_path)))
     folder = tmp_path / f"someone--model--{REVISION}"
     shutil.copytree(cache / "models--someone--model" / "snapshots" / REVISION, folder)
-    assert find_base(f"hub:someone/model@{REVISION}", weights=str(tmp_path)).folder.is_relative_to(tmp_path)
+    assert find_base(
+        f"hub:someone/model@{REVISION}", place=WeightsPlace(str(tmp_path))
+    ).folder.is_relative_to(tmp_path)
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(MissingWeights, match=r"no file vae/config\.json"):
-        find_base(f"hub:someone/model@{REVISION}", weights=str(tmp_path))
+        find_base(f"hub:someone/model@{REVISION}", place=WeightsPlace(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -106,12 +113,12 @@ def test_sources_of_another_form_are_refused(source, told):
 
 
 def test_the_digest_of_the_configuration_pins_the_files(folder):
-    digest = find_weights(parse_config({"base_model": {"source": str(folder)}})).digests["base"]
+    digest = resolve_all(parse_config({"base_model": {"source": str(folder)}})).digests["base"]
     assert digest == digest_folder(folder), "as before there was a choice of sources"
     pinned = {"base_model": {"source": str(folder), "digest": digest}}
-    assert find_weights(parse_config(pinned)).digests["base"] == digest
+    assert resolve_all(parse_config(pinned)).digests["base"] == digest
     with pytest.raises(ConfigurationError, match=f"have digest {digest}, base_model.digest asks for eeee"):
-        find_weights(parse_config({"base_model": {"source": str(folder), "digest": "e" * 64}}))
+        resolve_all(parse_config({"base_model": {"source": str(folder), "digest": "e" * 64}}))
 
 
 def test_new_choices_leave_the_configurations_digest_alone_while_empty(folder):
@@ -175,14 +182,14 @@ def test_a_bucket_of_all_weights_holds_hub_models_too(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source, place = f"hub:someone/other@{REVISION}", f"s3://{bucket}/weights"
     with pytest.raises(MissingWeights, match=f"is not at {place}/someone--other--{REVISION} nor in"):
-        find_base(source, weights=place)
-    assert find_base(f"hub:someone/model@{REVISION}", weights=place).folder.is_relative_to(cache)
+        find_base(source, place=WeightsPlace(place))
+    assert find_base(f"hub:someone/model@{REVISION}", place=WeightsPlace(place)).folder.is_relative_to(cache)
     for file in (path for path in folder.rglob("*") if path.is_file()):
         key = f"weights/someone--other--{REVISION}/{file.relative_to(folder)}"
         s3_server.client.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
     config = parse_config({"base_model": {"source": source}, "weights": place}, source="test")
     there = shutil.copytree(folder, tmp_path / "all" / f"someone--other--{REVISION}").parent
-    assert find_weights(config).digests["base"] == find_base(source, weights=str(there)).digest()
+    assert resolve_all(config).digests["base"] == find_base(source, place=WeightsPlace(str(there))).digest()
 
 
 def test_an_empty_prefix_says_so(bucket):
@@ -212,10 +219,10 @@ def test_a_single_file_and_its_layout_are_checked(tmp_path):
     shutil.copyfile(folder / "vae" / "diffusion_pytorch_model.safetensors", file)
     shutil.copytree(folder, layout, ignore=shutil.ignore_patterns("*.safetensors"))
     config = parse_config({"base_model": {"source": str(file), "layout": str(layout)}})
-    digest = find_weights(config).digests["base"]
+    digest = resolve_all(config).digests["base"]
     scheduler = layout / "scheduler" / "scheduler_config.json"
     scheduler.write_text(scheduler.read_text().replace("epsilon", "v_prediction"))
-    assert find_weights(config).digests["base"] != digest, "the layout decides results too"
+    assert resolve_all(config).digests["base"] != digest, "the layout decides results too"
     with pytest.raises(ConfigurationError, match=r"set base_model\.layout"):
         find_base(file)
     with pytest.raises(MissingWeights, match="there is no such file"):

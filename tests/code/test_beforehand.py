@@ -16,8 +16,8 @@ from faceid_core.diffusion.token_count import TokenCounter
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.identity import Identity
 from faceid_core.plan.planning import plan_run
-from faceid_core.plan.preflight import require_fit
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
+from faceid_core.run.preflight import require_fit
 from faceid_core.run.reporter import LogReporter
 from faceid_core.stages.plan import Plan
 from faceid_core.weights.describe import source_folder
@@ -143,7 +143,7 @@ def test_the_training_template_and_the_names_are_checked():
     ) and "takes 42 tokens, 2 of them the person's" in refusal(plan)
     touching = plan_of(personalize={"method": {"template": "a photo{}"}})
     assert "touches another word" in refusal(touching)
-    strangers = plan_of(personalize={"method": {"names": "public_figures"}})
+    strangers = plan_of(personalize={"method": {"known_names": "public_figures"}})
     assert "names of the list 'public_figures' are two tokens long for text_encoder" in refusal(strangers)
 
 
@@ -184,7 +184,7 @@ def test_a_million_problems_are_one_short_message(tmp_path):
 def test_the_check_imports_no_model_library():
     code = (
         "import sys; from faceid_core.config import NightlyConfig; from faceid_core.stages.plan import Plan; "
-        "from faceid_core.plan.preflight import require_fit; "
+        "from faceid_core.run.preflight import require_fit; "
         "require_fit(Plan.from_config(NightlyConfig()), [], ['kai moreau']); "
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )

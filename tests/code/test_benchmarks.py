@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tests.benchmarks.runs import Seen, start_run
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cached_night import require_light, told
@@ -17,6 +16,7 @@ from tests.benchmarks.child import Clock, joined_seconds
 from tests.benchmarks.measuring import alternate, line_through, ratios, spread
 from tests.benchmarks.operations import count_operations
 from tests.benchmarks.results import Row, absent, markdown, write_results
+from tests.benchmarks.runs import Seen, start_run
 from tests.benchmarks.seconds_per_person import Level, below, reached_first
 from tests.benchmarks.settings import Settings
 
@@ -99,7 +99,7 @@ def run(**changes) -> Seen:
 
 def test_start_up_is_what_no_person_has_a_part_in():
     seen = run()
-    # 2 s until the run opens (its opening is for everybody), 2 s for the pool, 3 s of imports.
+    # 2 s until the run opens (its opening is for all people), 2 s for the pool, 3 s of imports.
     assert (seen.start_up, seen.beyond_start_up, seen.orchestration) == (7.0, 13.0, 3.0)
     cached = run(moments={"opening": 2.0, "lookup": 3.0}, spans={"opening": (1.0, 1)})
     assert (cached.start_up, cached.in_stages) == (2.0, 0.0)
@@ -146,7 +146,7 @@ def test_the_level_to_reach_is_the_shortest_training_within_the_interval_of_the_
 
 def test_a_command_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match=r"status 3(?s:.*)run.only"):
-        start_run(Settings(tmp_path), "--store", str(tmp_path / "store"), "--only", "nobody-here")
+        start_run(Settings(tmp_path), "--store", str(tmp_path / "store"), "--only", "absent-id")
 
 
 def test_the_command_without_the_script_marks_its_rows_absent(tmp_path):

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_class_word, validate_identity_id
-from faceid_core.publish.report_link import report_link
-from faceid_core.run.learned import require_no_teaching
-from faceid_core.run.one_person import OnePerson
+from faceid_core.publish.pages import report_address
+from faceid_core.run.identities import OnePerson
+from faceid_core.run.open import require_no_training
 from faceid_core.store import open_store
 
 
@@ -60,24 +60,24 @@ def test_the_report_is_linked_to_where_it_can_be_seen(tmp_path, monkeypatch):
     index = "runs/20261123-nightly-1a/index.html"
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     folder = night_at(str(tmp_path), tmp_path.as_uri())
-    assert report_link(folder, index) == f"{tmp_path.as_uri()}/{index}"
+    assert report_address(folder, index) == f"{tmp_path.as_uri()}/{index}"
     shown = night_at(str(tmp_path), tmp_path.as_uri(), report_url="https://people.example/store/")
-    assert report_link(shown, index) == f"https://people.example/store/{index}"
+    assert report_address(shown, index) == f"https://people.example/store/{index}"
     bucket = night_at("s3://b/some/prefix", "s3://b/some/prefix")
-    assert report_link(bucket, index) == (
+    assert report_address(bucket, index) == (
         "https://s3.console.aws.amazon.com/s3/object/b?prefix=some%2Fprefix%2Fruns%2F20261123-nightly-1a%2Findex.html"
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
     bucket = night_at("s3://b/some/prefix", "s3://b/some/prefix")
-    assert report_link(bucket, index) == f"s3://b/some/prefix/{index}"
+    assert report_address(bucket, index) == f"s3://b/some/prefix/{index}"
 
 
 def test_an_evaluation_may_be_forced_from_the_pictures_on_only():
     for run in ({"force": True}, {"force": True, "from_stage": "personalize"}):
         with pytest.raises(ConfigurationError, match="generate or score"):
-            require_no_teaching(NightlyConfig(run=run))
-    require_no_teaching(NightlyConfig(run={"force": True, "from_stage": "generate"}))
-    require_no_teaching(NightlyConfig())
+            require_no_training(NightlyConfig(run=run))
+    require_no_training(NightlyConfig(run={"force": True, "from_stage": "generate"}))
+    require_no_training(NightlyConfig())
 
 
 def test_a_report_address_is_one_that_a_browser_opens():

@@ -46,7 +46,7 @@ def test_a_result_is_found_again_by_an_equal_call(cache):
     assert cache.lookup(CALL) is None
     made = cache.commit(CALL, OUTPUTS, PROVENANCE)
     found = StageCache(cache.store, cache.scope).lookup(dataclasses.replace(CALL))
-    assert found == made == cache.by_key("mask", CALL.key)
+    assert found == made == cache.read_manifest("mask", CALL.key)
     assert {name: cache.read(found, name) for name in found.outputs} == {
         n: o.data for n, o in OUTPUTS.items()
     }
@@ -208,7 +208,7 @@ def test_a_manifest_moved_to_another_stage_is_not_believed(folder_store):
     cache.commit(CALL, OUTPUTS, PROVENANCE)
     data = folder_store.get(f"common/stages/mask/{CALL.key}.json")
     folder_store.put_if_absent(f"common/stages/parse/{CALL.key}.json", data)
-    assert cache.by_key("parse", CALL.key) is None
+    assert cache.read_manifest("parse", CALL.key) is None
 
 
 def test_for_an_erased_person_nothing_is_kept(cache):
@@ -258,9 +258,15 @@ def test_a_manifest_read_for_its_call_is_believed_as_little_as_any(folder_store,
 
 def test_looking_leaves_a_damaged_manifest_where_it_is(cache):
     made = cache.commit(CALL, OUTPUTS, PROVENANCE)
-    assert cache.look(CALL) == made == cache.peek(CALL.stage, CALL.key)
+    assert (
+        cache.lookup(CALL, read_only=True)
+        == made
+        == cache.read_manifest(CALL.stage, CALL.key, read_only=True)
+    )
     name = f"{cache.scope}/stages/{CALL.stage}/{CALL.key}.json"
     overwrite(cache.store, name, cache.store.get(name)[:-9])
     before = {info.name for info in cache.store.list("")}
-    assert cache.look(CALL) is None and {info.name for info in cache.store.list("")} == before
+    assert (
+        cache.lookup(CALL, read_only=True) is None and {info.name for info in cache.store.list("")} == before
+    )
     assert cache.lookup(CALL) is None and cache.store.head(name) is None

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.errors import MissingWeights
-from faceid_core.store import DamagedWeights, ModelsLock
 from faceid_core.weights import describe
 from faceid_core.weights import lock as models_lock
+from faceid_core.weights.lock import DamagedWeights, ModelsLock
 from flows.cli import cli
 
 

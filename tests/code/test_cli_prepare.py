@@ -15,7 +15,7 @@ from skimage import data
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.identity import read_manifest
-from faceid_core.prepare.trial import Trial, try_people
+from faceid_core.prepare.check import CheckSettings, check_photos
 from flows.cli import cli
 
 
@@ -126,9 +126,9 @@ def test_a_photo_that_kills_its_process_costs_itself_only(tmp_path, monkeypatch)
     (found / "p05.jpg").write_bytes(b"deadly")
     people = read_manifest(found)
     config = NightlyConfig(faces={"backend": "deepface"})
-    trial = Trial.of(config, size=64, pictures=None)
-    monkeypatch.setattr("faceid_core.prepare.trial._start", start_that_dies)
-    tried = {one.identity_id: one for one in try_people(people, trial, jobs=2)}
+    settings = CheckSettings.of(config, size=64, pictures=None)
+    monkeypatch.setattr("faceid_core.prepare.check._start_process", start_that_dies)
+    tried = {one.identity_id: one for one in check_photos(people, settings, jobs=2)}
     assert len(tried) == 17
     assert (tried["p05"].outcome, tried["p05"].reason) == ("failed", "process_died")
     assert all(one.outcome == "usable" for name, one in tried.items() if name != "p05")
@@ -139,7 +139,7 @@ def start_that_dies(trial):
     import os
 
     from faceid_core import photos
-    from faceid_core.prepare import trial as module
+    from faceid_core.prepare import check as module
 
     whole = photos.decode
     photos.decode = lambda data, **limits: os._exit(9) if data == b"deadly" else whole(data, **limits)

@@ -72,10 +72,12 @@ def test_a_run_says_what_it_comes_to(run):
     people = [row for row in rows if row["subject_kind"] == "person"]
     (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
     gained = sum(row["weak"] is False for row in people)
-    assert gained <= sum((row["identity_gain_low"] or 0) > 0 for row in people), "weak asks for more than a gain"
+    assert gained <= sum((row["identity_gain_low"] or 0) > 0 for row in people), (
+        "weak asks for more than a gain"
+    )
     assert f"{gained} of 2 surely above the class word" in run.run.output
     share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
-    assert f"concepts obeyed {share:.0%} as often as with the class word" in run.run.output
+    assert f"concept accuracy {share:.0%} of the class word's" in run.run.output
 
 
 def test_a_run_says_who_is_weak(run):
@@ -110,7 +112,7 @@ def test_a_lost_floor_and_ceiling_are_told(run, tmp_path):
     assert told.exit_code == 0
     assert re.search(r"^class-person: .*run again", told.output, re.MULTILINE), told.output
     assert re.search(r"^named-[a-z-]+: .*run again", told.output, re.MULTILINE), told.output
-    assert "of the way" not in told.output and "as often as" not in told.output
+    assert "normalized identity" not in told.output and "of the class word's" not in told.output
 
 
 def test_the_commands_that_a_run_prints_work(run, tmp_path, monkeypatch):

@@ -141,8 +141,8 @@ def test_a_run_that_died_before_its_first_status_is_named(store, tmp_path):
 
 def test_a_bug_has_an_exit_status_of_its_own(store, monkeypatch, capsys):
     def breaks(*_, **__):
-        raise RuntimeError("nobody thought of this")
+        raise RuntimeError("a fault that was not expected")
 
-    monkeypatch.setattr("faceid_core.run.reading.open_existing", breaks)
+    monkeypatch.setattr("flows.cli_keep.open_existing", breaks)
     code, told = faceid(monkeypatch, capsys, "gc", "--store", store.root)
-    assert code == EXIT_BUG == 1 and "nobody thought of this" in told and "this is a bug in faceid" in told
+    assert code == EXIT_BUG == 1 and "a fault that was not expected" in told and "this is a bug in faceid" in told

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.config import NightlyConfig, load_config, parse_config
+from faceid_core.config import NightlyConfig, changed, load_config, parse_config
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.run.runs import config_digest
-from faceid_core.stages.models import WorkerSettings, open_configured_store
-from faceid_core.store.s3 import S3Settings
+from faceid_core.run.records import config_digest
+from faceid_core.stages.models import WorkerSettings
+from faceid_core.store import S3Settings, open_store
+from faceid_core.studies.definitions import studies
+from faceid_core.weights.required import BASE, DETECTOR
 
 
 def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
@@ -22,9 +25,11 @@ def test_an_unknown_key_is_refused_with_the_key_that_was_meant():
 
 def test_every_problem_is_told_at_once():
     with pytest.raises(ConfigurationError) as caught:
-        parse_config({"generate": {"seeds": 0, "guidance": 99}, "run": {"timezone": "Mars/Base"}})
+        parse_config({"generate": {"seeds": 0, "guidance_scale": 99}, "run": {"timezone": "Mars/Base"}})
     text = str(caught.value)
-    assert all(key in text for key in ("generate.seeds", "generate.guidance", "run.timezone", "Mars/Base"))
+    assert all(
+        key in text for key in ("generate.seeds", "generate.guidance_scale", "run.timezone", "Mars/Base")
+    )
 
 
 def test_impossible_combinations_of_the_method_are_refused():
@@ -109,8 +114,8 @@ def test_the_prompts_of_a_grid_of_ones_own_count_in_a_runs_digest(tmp_path):
 def test_the_bucket_is_in_the_path_as_configured_or_where_there_is_an_endpoint(s3, path, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    settings = parse_config({"s3": {"region": "eu-west-1", **s3}}).s3.model_dump()
-    assert open_configured_store("s3://bucket/p", settings).settings.by_path() is path
+    settings = parse_config({"s3": {"region": "eu-west-1", **s3}}).s3.settings()
+    assert open_store("s3://bucket/p", settings).settings.by_path() is path
 
 
 def test_the_region_is_taken_from_either_variable(monkeypatch):
@@ -130,7 +135,10 @@ def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     config = parse_config({"store": "store", "weights": "weights", "base_model": {"source": "org/model"}})
     settings = WorkerSettings.from_config(config, {}, threads=1)
-    assert (settings.store, settings.base_weights) == (str(tmp_path / "store"), str(tmp_path / "weights"))
+    assert (settings.store, settings.model(BASE).place.source) == (
+        str(tmp_path / "store"),
+        str(tmp_path / "weights"),
+    )
     sources = {
         "miniature": "miniature",
         "sd15": "sd15",
@@ -139,14 +147,17 @@ def test_workers_get_local_folders_by_absolute_paths(tmp_path, monkeypatch):
     }
     for source, expected in sources.items():
         config = parse_config({"store": "store", "base_model": {"source": source}})
-        assert WorkerSettings.from_config(config, {}, threads=1).base_source == expected
-    assert settings.base_source == "org/model" and settings.face_models["weights"] == settings.base_weights
+        assert WorkerSettings.from_config(config, {}, threads=1).model(BASE).source == expected
+    assert settings.model(BASE).source == "org/model"
+    photographs = parse_config({"weights": "weights", "faces": {"backend": "deepface"}})
+    detector = WorkerSettings.from_config(photographs, {}, threads=1).model(DETECTOR)
+    assert detector.place.source == settings.model(BASE).place.source
 
 
-def test_help_explains_every_leaf_of_the_configuration():
+def test_faceid_config_explains_every_leaf_of_the_configuration():
     from flows.cli import cli
 
-    text = " ".join(CliRunner().invoke(cli, ["run", "--help"], terminal_width=400).output.split())
+    text = " ".join(CliRunner().invoke(cli, ["config"]).output.split())
 
     def leaves(model, prefix=""):
         for name, field in model.model_fields.items():
@@ -156,8 +167,16 @@ def test_help_explains_every_leaf_of_the_configuration():
                 yield f"{prefix}{name}", field.description
 
     for path, description in leaves(NightlyConfig):
-        assert f"[{path}; default:" in text, path
-        assert " ".join(description.split())[:40] in text, path
+        assert f" {path} = " in text, path
+        # Whether it is a reconstruction, and the preset's value, stand beside the key.
+        meaning = re.split(r" \(Reconstruction| The preset's value", description)[0]
+        assert " ".join(meaning.split())[:40] in text, path
+
+
+@pytest.mark.parametrize("study", studies().values(), ids=lambda study: study.name)
+def test_every_variant_of_a_study_is_a_configuration(study):
+    for variant in study.variants:
+        changed(NightlyConfig(), variant.settings, source=variant.label)
 
 
 def test_the_form_has_a_description_for_every_field():
@@ -175,6 +194,6 @@ def test_exit_statuses_of_the_command():
         return subprocess.run([sys.executable, "-m", "flows", *arguments], capture_output=True).returncode
 
     assert status("--version") == 0
-    assert status("run", "--generate-seeds", "0") == 3
+    assert status("run", "--set", "generate.seeds=0") == 3
     assert status("run", "--nonsense") == 3
     assert status("run", "--identities", "/no/such/manifest.csv", "--executor", "inline") == 3

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from faceid_core.config import NightlyConfig, parse_config
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.control import IdentityUse, parse_stages
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.cells import DrawSettings, cell_digest
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.personalize.conditioning import identity_contexts, plain_contexts
-from faceid_core.personalize.control import IdentityUse, parse_stages
+from faceid_core.personalize.subjects import identity_contexts, plain_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.stages.plan import Plan
+from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import Subject
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -34,17 +35,17 @@ def person():
 
 def picture(base, subject, use=None):
     request = DrawRequest(subject, PROMPT, 3, use) if use else DrawRequest(subject, PROMPT, 3)
-    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": 1}
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": 1}
     return next(draw(base, [request], **options)).image
 
 
-def with_the_class_word_at(person, base, stages, sides):
-    """The same tokens with the class word's own embedding at some stages and sides."""
+def with_the_class_word_at(person, base, stages, kv):
+    """The same tokens with the class word's own embedding for K or V of some stages."""
     tower = base.towers["text_encoder"]
     (word,) = tower.tokenizer("person", add_special_tokens=False).input_ids
     changed = person.tensors["text_encoder"].clone()
     for stage in stages:
-        changed[stage, sides] = tower.token_embedding.weight[word]
+        changed[stage, kv] = tower.token_embedding.weight[word]
     return IdentityTokens(**{**vars(person), "tensors": {"text_encoder": changed}})
 
 
@@ -56,15 +57,15 @@ def test_the_default_use_is_bitwise_what_is_drawn_without_one(base, person):
 
 
 @pytest.mark.parametrize(
-    ("use", "off_stages", "off_sides"),
+    ("use", "off_stages", "off_kv"),
     [
         (IdentityUse((1, 3)), (1, 3), [0, 1]),
-        (IdentityUse(sides="k"), range(4), [1]),
-        (IdentityUse(sides="v"), range(4), [0]),
+        (IdentityUse(kv="k"), range(4), [1]),
+        (IdentityUse(kv="v"), range(4), [0]),
     ],
 )
-def test_what_is_left_out_is_the_class_word(base, person, use, off_stages, off_sides):
-    expected = picture(base, with_the_class_word_at(person, base, off_stages, off_sides))
+def test_what_is_left_out_is_the_class_word(base, person, use, off_stages, off_kv):
+    expected = picture(base, with_the_class_word_at(person, base, off_stages, off_kv))
     found = picture(base, person, use)
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     assert not np.array_equal(found, picture(base, person))
@@ -88,7 +89,7 @@ def test_strength_runs_evenly_from_the_class_words_contexts_to_the_persons(base,
 
 def test_one_batch_mixes_uses_of_one_person(base, person):
     uses = [IdentityUse(), IdentityUse((1,)), IdentityUse(strength=0.5)]
-    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": 3}
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": 3}
     together = [p.image for p in draw(base, [DrawRequest(person, PROMPT, 3, use) for use in uses], **options)]
     for use, image in zip(uses, together, strict=True):
         assert np.abs(image.astype(int) - picture(base, person, use).astype(int)).max() <= 1
@@ -100,7 +101,7 @@ def test_one_batch_mixes_uses_of_one_person(base, person):
     [
         ({"stages": (0,)}, r"stages \[0\] must be different numbers from 1"),
         ({"stages": (2, 2)}, "must be different numbers"),
-        ({"sides": "q"}, "sides 'q' are unknown; use one of kv, k, v"),
+        ({"kv": "q"}, "kv 'q' is unknown; use one of kv, k, v"),
         ({"strength": 1.5}, "strength 1.5 is not between 0"),
         ({"strength": float("nan")}, "strength nan is not between 0"),
     ],
@@ -140,10 +141,10 @@ def test_the_use_is_part_of_a_persons_pictures_keys_and_of_nobody_elses():
     def key(kind="person", **generate):
         config = parse_config({"generate": generate})
         subject = Subject(kind, "x", "common", "person", text="person")
-        return Plan.from_config(config).works("generate", subject)[0].call.key
+        return plan_works(Plan.from_config(config), "generate", subject)[0].call.key
 
     assert key() == key(use_stages=[5, 4, 3, 2, 1]) == key(use_strength=1)
-    different = {key(), key(use_stages=[1]), key(use_sides="k"), key(use_strength=0.5)}
+    different = {key(), key(use_stages=[1]), key(use_kv="k"), key(use_strength=0.5)}
     assert len(different) == 4
     assert key("class_word") == key("class_word", use_strength=0.5)
-    assert NightlyConfig().digest() != parse_config({"generate": {"use_sides": "k"}}).digest()
+    assert NightlyConfig().digest() != parse_config({"generate": {"use_kv": "k"}}).digest()

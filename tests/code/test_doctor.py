@@ -20,7 +20,7 @@ from faceid_core.plan.estimate import Estimate
 from faceid_core.plan.planning import plan_run
 from flows import cli_doctor
 from flows.cli import cli
-from flows.prefect_auth import refresh_prefect
+from flows.prefect_auth import reload_prefect_settings
 
 INLINE = ["doctor", "--executor", "inline", "--no-measuring"]
 
@@ -132,7 +132,7 @@ def test_earlier_results_say_what_a_person_takes(tmp_path):
 
 @pytest.mark.parametrize("slots", [1, 0])
 def test_without_earlier_results_it_is_measured(tmp_path, monkeypatch, slots):
-    monkeypatch.setattr("faceid_core.personalize.slot_shape._CPU_SLOTS", 1)
+    monkeypatch.setattr("faceid_core.personalize.trainer._CPU_SLOTS", 1)
     run = planned(tmp_path, personalize={"slots": slots}, generate={"batch": 1, "steps": 10, "seeds": 1})
     told = list(expectation(run, workers=1, measure=calibrate))
     assert "measured here" in told[0].found and float(told[0].found.split()[0]) > 0
@@ -152,7 +152,7 @@ def test_the_command_passes_a_sound_machine(tmp_path):
 def test_the_command_says_what_keeps_a_night_from_running(tmp_path):
     settings = tmp_path / "night.yaml"
     settings.write_text(
-        f"identities: {tmp_path / 'nobody.csv'}\nstore: {tmp_path / 'store'}\nfaces: {{backend: deepface}}\n"
+        f"identities: {tmp_path / 'absent.csv'}\nstore: {tmp_path / 'store'}\nfaces: {{backend: deepface}}\n"
         f"score: {{scorers: photographs, recognizers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
     )
     told = CliRunner().invoke(cli, [*INLINE, "--config", str(settings), "--json"], catch_exceptions=False)
@@ -201,12 +201,12 @@ def prefect_api(monkeypatch):
     server.shutdown()
     server.server_close()
     monkeypatch.undo()
-    refresh_prefect()
+    reload_prefect_settings()
 
 
 def ask_prefect() -> list[Finding]:
     """What a doctor who is started now finds: Prefect reads its settings once."""
-    refresh_prefect()
+    reload_prefect_settings()
     return list(cli_doctor._prefect())
 
 
@@ -218,7 +218,7 @@ def test_the_doctor_asks_by_the_settings_that_a_run_reads(prefect_api, monkeypat
 
     url = os.environ["PREFECT_API_URL"]
     monkeypatch.delenv("PREFECT_API_URL")
-    refresh_prefect()
+    reload_prefect_settings()
     prefect_api["authorization"] = "Basic dXNlcjpwYXNz"
     of_user = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "user:pass"}
     with use_profile(Profile(name="mine", settings=of_user)):
@@ -257,14 +257,14 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
     ],
 )
 def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, state, words):
-    from tasks import ray_check
+    from tasks import ray_cluster
 
-    monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda address, run_id: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
-    monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)
-    (found,), workers = ray_check.check_ray(NightlyConfig(store=store, execution=execution))
+    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
+    (found,), workers = ray_cluster.check_ray(NightlyConfig(store=store, execution=execution))
     assert found.state == state and words in f"{found.found} {found.advice}" and workers >= 2
 
 
@@ -277,20 +277,20 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
     ],
 )
 def test_rays_room_beside_gpus_is_that_of_the_pool(monkeypatch, execution, words):
-    from tasks import ray_check
+    from tasks import ray_cluster
 
-    monkeypatch.setattr(ray_check, "start_ray", lambda address, run_id: None)
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda address, run_id: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(ray_check.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
-    monkeypatch.setattr(ray_check.ray, "nodes", lambda: [{"Alive": True}])
-    monkeypatch.setattr(ray_check.ray, "shutdown", lambda: None)
-    (found,), _ = ray_check.check_ray(NightlyConfig(execution=execution))
+    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
+    (found,), _ = ray_cluster.check_ray(NightlyConfig(execution=execution))
     assert words in f"{found.found} {found.advice}"
 
 
 @pytest.mark.exhaustive
 def test_the_real_ray_of_this_machine():
-    from tasks.ray_check import check_ray
+    from tasks.ray_cluster import check_ray
 
     (found,), workers = check_ray(NightlyConfig())
     assert found.state == "ok" and workers == 1

@@ -16,7 +16,7 @@ from data_contracts import contract
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
 from faceid_core.tables import Tables
@@ -46,20 +46,20 @@ def fill(store, folder, days=(1, 2)) -> SimpleNamespace:
 
 
 def rows_of(run, run_id: str, day: int) -> dict:
-    """Rows of everybody in all tables, with the keys that the run's results have."""
+    """Rows of all people in all tables, with the keys that the run's results have."""
     made = {name: [] for name in ("runs", "identity_outcomes", "images", "image_metrics", "identity_summary")}
     made["runs"].append(table_rows.run_row(run_id, day, PEOPLE))
-    for number, (key, account) in enumerate(run.accounts.items()):
-        keys = account.stage_keys
+    for number, (key, outcome_report) in enumerate(run.outcome_reports.items()):
+        keys = outcome_report.stage_keys
         scores = {name: stage_key for name, stage_key in keys.items() if "score-" in name}
         own = {"generate_key": keys["generate"]}
         made["identity_outcomes"].append(
             table_rows.outcome_row(run_id, day, number)
-            | own | {"identity_id": account.identity_id, "identity_key": key, "score_keys": scores}
+            | own | {"identity_id": outcome_report.identity_id, "identity_key": key, "score_keys": scores}
         )  # fmt: skip
         made["identity_summary"].append(
             table_rows.summary_row(run_id, day, number)
-            | {"subject": key, "identity_id": account.identity_id, "identity_key": key}
+            | {"subject": key, "identity_id": outcome_report.identity_id, "identity_key": key}
         )
         made["images"].append(table_rows.image_row(day, number, 0) | own | {"subject": key})
         floor = run.plan.floors["person"].stage_key
@@ -133,7 +133,7 @@ def test_nothing_is_left_and_the_others_lose_nothing(filled):
         if result == "generate" or "score-" in result
     }
     assert GONE not in json.dumps(kept)
-    # Whoever comes later finds tables that can be written and read.
+    # Later runs find tables that can be written and read.
     Tables(filled.store).publish("r3", table_rows.run("r3", 3))
     assert Tables(filled.store).read("runs").num_rows == 3
 
@@ -154,9 +154,9 @@ def test_the_tables_can_be_asked_published_and_erased_from_afterwards(filled):
 def test_a_later_run_refuses_the_person_and_takes_the_others(filled):
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
     run = pretend_night(filled.config)
-    account = run.accounts[KEY]
-    assert (account.outcome, account.reason) == (Outcome.REFUSED, "erased")
-    assert run.accounts[SECRET.identity_key(STAYS)].alive
+    outcome_report = run.outcome_reports[KEY]
+    assert (outcome_report.outcome, outcome_report.reason) == (Outcome.REFUSED, "erased")
+    assert run.outcome_reports[SECRET.identity_key(STAYS)].alive
     assert leftovers(filled.store.root, KEY) == []
 
 
@@ -223,12 +223,12 @@ def test_a_night_that_was_running_publishes_nothing_of_the_person(filled):
     run = open_run(filled.config, LogReporter())
     run.release()
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
-    run.accounts[KEY].stage_keys["generate"] = "a" * 64
-    run.accounts[KEY].close(Outcome.DONE)
+    run.outcome_reports[KEY].stage_keys["generate"] = "a" * 64
+    run.outcome_reports[KEY].close(Outcome.DONE)
     refuse_erased(run)
-    account = run.accounts[KEY]
-    assert (account.outcome, account.reason, account.stage_keys) == (Outcome.REFUSED, "erased", {})
-    assert run.accounts[SECRET.identity_key(STAYS)].outcome is None
+    outcome_report = run.outcome_reports[KEY]
+    assert (outcome_report.outcome, outcome_report.reason, outcome_report.stage_keys) == (Outcome.REFUSED, "erased", {})
+    assert run.outcome_reports[SECRET.identity_key(STAYS)].outcome is None
 
 
 def test_an_id_that_cannot_be_one_is_refused_before_anything_is_done(filled):

@@ -11,16 +11,19 @@ import pytest
 from skimage import data
 
 from faceid_core import photos
+from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, MissingWeights, PhotoRejected
-from faceid_core.faces import deepface_backend
-from faceid_core.faces.backends import backend_digest, load_faces, parser_digest
-from faceid_core.faces.deepface_backend import DeepFaceDetector
+from faceid_core.faces.backends import load_faces
 from faceid_core.faces.detect import Detection, detect_face, face_from_facts
-from faceid_core.faces.ellipse import EllipseParser
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.faces.quality import Limits
 from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
+from faceid_core.weights import deepface_files, resolve
+from faceid_core.weights.catalog import VERSIONS
+from faceid_core.weights.lock import shipped_lock
+from faceid_core.weights.required import DETECTOR, required
+from tests.helpers.face_models import detector_digest, parser_digest
 
 # Pupil centers of astronaut(), read off an eightfold enlargement; the face reaches from brow line to chin.
 TRUE_EYES = np.array([(203.5, 101.0), (246.9, 103.4)])
@@ -159,10 +162,10 @@ def test_weights_that_would_be_downloaded_are_named(monkeypatch, tmp_path):
     (tmp_path / "weights" / "deepface-yunet").mkdir(parents=True)
     brought = tmp_path / "weights" / "deepface-yunet" / "face_detection_yunet_2023mar.onnx"
     brought.touch()
-    assert deepface_backend.find_weights("yunet", (tmp_path / "weights",)) == (brought,), (
+    assert deepface_files.detector_files("yunet", (tmp_path / "weights",)) == (brought,), (
         "as models fetch puts it"
     )
-    monkeypatch.setattr(deepface_backend.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(deepface_files.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingWeights, match=r"predictor_5_face_landmarks\.dat \(9,150,489 bytes\).*dlib"):
         load_faces("deepface", model="dlib")
     with pytest.raises(MissingWeights, match=r"retinaface\.pth"):
@@ -174,32 +177,32 @@ def test_weights_that_would_be_downloaded_are_named(monkeypatch, tmp_path):
 
 
 def test_the_digest_changes_with_everything_that_decides_an_answer(monkeypatch, tmp_path):
-    usual = backend_digest("deepface")
+    usual = detector_digest()
     digests = [usual, parser_digest("ellipse"), parser_digest("grabcut")]
     with monkeypatch.context() as patch:
-        patch.setattr(DeepFaceDetector, "version", "next")
-        patch.setattr(EllipseParser, "version", "next")
-        digests += [backend_digest("deepface"), parser_digest("ellipse")]
-    files = deepface_backend.find_weights("opencv")
+        patch.setitem(VERSIONS, "detector", "next")
+        patch.setitem(VERSIONS, "ellipse", "next")
+        digests += [detector_digest(), parser_digest("ellipse")]
+    files = deepface_files.detector_files("opencv")
     for file in files:
         changed = tmp_path / file.name
         changed.write_bytes(file.read_bytes() + b" ")
         found = tuple(changed if other == file else other for other in files)
         with monkeypatch.context() as patch:
-            patch.setattr(deepface_backend, "find_weights", lambda *_, found=found: found)
-            digests.append(backend_digest("deepface"))
-    weights = tmp_path / ".deepface" / "weights" / deepface_backend.WEIGHT_FILES["yunet"][0]
+            patch.setattr(resolve, "detector_files", lambda *_, found=found: found)
+            digests.append(detector_digest())
+    weights = tmp_path / ".deepface" / "weights" / deepface_files.DETECTOR_FILES["yunet"][0]
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"a network")
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
-    digests.append(backend_digest("deepface", model="yunet"))
+    digests.append(detector_digest("yunet"))
     assert len(digests) == len(set(digests)) == 8 and all(len(digest) == 64 for digest in digests)
-    assert backend_digest("deepface") == usual
+    assert detector_digest() == usual
 
 
 def test_the_miniatures_digests_are_in_the_lock():
-    with pytest.raises(ConfigurationError, match=r"models\.lock"):
-        backend_digest("miniature")
+    detector = next(ref for ref in required(NightlyConfig()) if ref.role == DETECTOR)
+    assert resolve.resolve(detector).digest == shipped_lock().digest("detector")
 
 
 def test_deepface_prints_nothing_and_makes_no_home(tmp_path):

@@ -9,7 +9,6 @@ from skimage import data
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.faces.backends import load_parser, parser_digest
 from faceid_core.faces.detect import detect_face
 from faceid_core.faces.ellipse import EllipseParser
 from faceid_core.faces.grabcut import GrabCutParser
@@ -18,7 +17,9 @@ from faceid_core.faces.parse import parse_face
 from faceid_core.geometry.classes import CLASSES, INDEX, REGIONS
 from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
-from faceid_core.weights.locate import WeightsPlace
+from faceid_core.weights.place import WeightsPlace
+from faceid_core.weights.resolve import resolve_all
+from tests.helpers.face_models import load_parser, parser_digest
 
 # Labels of jonathandinu/face-parsing, in its config.json's order.
 LABELS = (
@@ -169,11 +170,9 @@ def test_the_digest_is_that_of_every_file_that_is_loaded(folder, tmp_path):
 
 
 def test_the_configuration_chooses_the_parser_and_asks_for_its_source():
-    from faceid_core.stages.weights import find_weights
-
     def digest(**faces):
         config = NightlyConfig(faces={"backend": "deepface", **faces})
-        return find_weights(config).digests["face_parser"]
+        return resolve_all(config).digests["face_parser"]
 
     assert digest() == parser_digest("grabcut") != digest(parser="ellipse") == parser_digest("ellipse")
     with pytest.raises(ValueError, match="parser_source"):

@@ -11,10 +11,11 @@ from skimage import data
 from faceid_core.errors import ConfigurationError
 from faceid_core.faces import deepface_backend
 from faceid_core.faces.backends import load_faces
-from faceid_core.faces.deepface_backend import WEIGHT_FILES, DeepFaceDetector
+from faceid_core.faces.deepface_backend import DeepFaceDetector
 from faceid_core.faces.deepface_readers import FIVE_POINTS, read_regions, reader_of
 from faceid_core.faces.detect import detect_face, face_from_facts
 from faceid_core.geometry.align import FRAMINGS
+from faceid_core.weights.deepface_files import DETECTOR_FILES
 
 TRUE_EYES = np.array([(203.5, 101.0), (246.9, 103.4)])
 # One face: its box (x, y, w, h), and eyes, nose and corners of the mouth from the picture's left.
@@ -86,7 +87,7 @@ def test_every_name_of_the_configuration_is_a_detector_of_deepface():
     from faceid_core.config import NightlyConfig
 
     schema = NightlyConfig.model_json_schema()["$defs"]["FacesConfig"]["properties"]["detector"]["enum"]
-    assert set(schema) == set(WEIGHT_FILES) <= set(AVAILABLE_MODELS["face_detector"])
+    assert set(schema) == set(DETECTOR_FILES) <= set(AVAILABLE_MODELS["face_detector"])
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from data_contracts import contract
-from faceid_core.stages.sharing import SharedWork
+from faceid_core.stages.leases import WorkLeases
 from faceid_core.stages.work import Work
 from faceid_core.store import (
     IdentityErased,
@@ -22,7 +22,7 @@ from faceid_core.store import (
     layout,
     open_store,
 )
-from faceid_core.store.journal import WorkJournal
+from faceid_core.store.checkpoint import CheckpointStore
 from faceid_core.store.tombstone import read_receipt, record, reopen
 from faceid_core.tables import Tables
 from faceid_core.tables import write as table_writes
@@ -53,22 +53,22 @@ def photo(store):
     StageCache(store, SCOPE).put_blob(b"a photo")
 
 
-def journal(store):
-    WorkJournal(store, SCOPE, "r1").write(CALL, b"half way")
+def checkpoint(store):
+    CheckpointStore(store, SCOPE, "r1").write(CALL, b"half way")
 
 
 def set_aside(store):
     store._inner.put_if_absent(layout.stage_manifest(SCOPE, CALL.stage, CALL.key), b"{")
-    assert StageCache(store, SCOPE).by_key(CALL.stage, CALL.key) is None
+    assert StageCache(store, SCOPE).read_manifest(CALL.stage, CALL.key) is None
 
 
 def lease(store):
-    shared, work = SharedWork(store, "r1"), Work(KEY, SCOPE, CALL, {}, CALL.stage)
+    shared, work = WorkLeases(store, "r1"), Work(KEY, SCOPE, CALL, {}, CALL.stage)
     shared.begin([work])
     shared.end(work)
 
 
-@pytest.mark.parametrize("write", [commit, replace, photo, journal, set_aside, lease])
+@pytest.mark.parametrize("write", [commit, replace, photo, checkpoint, set_aside, lease])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_write_that_was_stopped_beside_an_erasure_is_undone(folder_store, tmp_path, write, after):
     counted = Stop(lambda: None)
@@ -88,7 +88,7 @@ def test_a_write_that_was_stopped_beside_an_erasure_is_undone(folder_store, tmp_
 
 def test_a_worker_is_given_no_work_of_a_person_who_is_erased(folder_store):
     erase(folder_store, SECRET, WHO, longest_lease=0.0)
-    mine, elsewhere, done = SharedWork(folder_store, "r1").begin([Work(KEY, SCOPE, CALL, {}, CALL.stage)])
+    mine, elsewhere, done = WorkLeases(folder_store, "r1").begin([Work(KEY, SCOPE, CALL, {}, CALL.stage)])
     assert (mine, elsewhere) == ([], [])
     assert [(each.status, each.reason) for each in done] == [("refused", "erased")]
 
@@ -145,7 +145,7 @@ def test_scores_that_a_stopped_process_brings_are_found_by_their_stage_keys_unle
     no_people = table_rows("r2", 2, people=0)
     tables.publish("r1", rows | {name: no_people[name] for name in ("identity_outcomes", "identity_summary")})
     told: list[str] = []
-    finished = finish_erasures(folder_store, say=told.append)
+    finished = finish_erasures(folder_store, report=told.append)
     assert [receipt.rows for receipt in finished] == [{"image_metrics": 2, "images": 2}], told
     assert tables.read("image_metrics").num_rows == 0 and tables.read("runs").num_rows == 1
 

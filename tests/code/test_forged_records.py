@@ -16,7 +16,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.config.parse import changed
 from faceid_core.errors import FaceidError
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
-from faceid_core.run.runs import write_status
+from faceid_core.run.records import write_status
 from faceid_core.store import IdentitySecret, layout, open_store, sha256_hex
 from faceid_core.store.keys import spelled
 from faceid_core.upkeep.erase import erase
@@ -146,7 +146,7 @@ def require_no_traceback(config: NightlyConfig, point: str) -> dict[str, int]:
     """Use the store in every way that reads a forged record; the exit status of each."""
     kind = point.partition("|")[0]
     forge(Path(config.store), point)
-    where, run = ["--store", config.store], ["--identities", config.identities, "--score-named-people", "1"]
+    where, run = ["--store", config.store], ["--identities", config.identities, "--set", "score.named_people=1"]
     who = GONE if kind == "tombstone" else WHO
     commands = {
         "plan": ["plan", *run, *where],

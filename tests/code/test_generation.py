@@ -5,10 +5,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.evaluate.sampling import start_noise
+from faceid_core.evaluate.sampling import initial_noise
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -35,7 +35,7 @@ def tokens(number, *, stages=5, digest="d" * 64):
 
 
 def pictures(base, requests, **options):
-    settings = {"sampler": "DDIMScheduler", "steps": 6, "guidance": 4.0, "batch": 4, **options}
+    settings = {"sampler": "DDIMScheduler", "steps": 6, "guidance_scale": 4.0, "batch": 4, **options}
     return list(draw(base, requests, **settings))
 
 
@@ -66,7 +66,7 @@ def test_a_plain_text_is_what_diffusers_draws(base, folder):
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     theirs = pipeline(
         "a photo of woman on beach",
-        latents=start_noise(7, base.description.latent_shape)[None],
+        latents=initial_noise(7, base.description.latent_shape)[None],
         num_inference_steps=6,
         guidance_scale=4.0,
         output_type="np",
@@ -88,7 +88,7 @@ def test_one_stage_with_equal_sides_is_what_diffusers_draws_from_the_same_embedd
     theirs = pipeline(
         prompt_embeds=embeddings[0],
         negative_prompt_embeds=embeddings[1],
-        latents=start_noise(2, base.description.latent_shape)[None],
+        latents=initial_noise(2, base.description.latent_shape)[None],
         num_inference_steps=6,
         guidance_scale=4.0,
         output_type="np",
@@ -131,7 +131,7 @@ def test_attention_is_recorded_only_when_asked_and_never_changes_the_picture(bas
 def test_guidance_of_one_draws_without_the_unconditional_half(base):
     request = [DrawRequest("person", PROMPT, 1)]
     assert not np.array_equal(
-        pictures(base, request, guidance=1.0)[0].image, pictures(base, request, guidance=4.0)[0].image
+        pictures(base, request, guidance_scale=1.0)[0].image, pictures(base, request, guidance_scale=4.0)[0].image
     )
 
 

@@ -11,7 +11,7 @@ from faceid_core.evaluate.grid import load_grid, parse_grid
 from faceid_core.miniature import captions, concepts
 from faceid_core.miniature.renderer import Shot
 
-SETTINGS = DrawSettings(base="b" * 64, sampler="DDIM", steps=25, guidance=4, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b" * 64, sampler="DDIM", steps=25, guidance_scale=4, precision="float32", version=1)
 PHRASES = {
     "scene": captions.SCENE_PHRASES,
     "attribute": captions.ATTRIBUTE_PHRASES,
@@ -120,7 +120,7 @@ prompts:
   - {id: A B, text: a photo of V* here, category: scene}
   - {id: twice, text: a photo of V*, category: scene}
   - {id: twice, text: V* and V*, category: scene, expected: {scene: []}}
-  - {id: none, text: a photo of nobody, category: scene}
+  - {id: none, text: a photo of a beach, category: scene}
   - {id: glued, text: a photo of V*x, category: scene}
 """
     )
@@ -128,9 +128,9 @@ prompts:
     for part in (
         "'A B': the id",
         "'V* and V*' must hold V* exactly once",
-        "nobody",
+        "a photo of a beach",
         "V*x",
-        "'twice' stands there 2 times",
+        "'twice' appears 2 times",
         "expected scene names nothing",
     ):
         assert part in message
@@ -193,14 +193,14 @@ def test_a_cell_is_settled_by_what_changes_the_picture():
         ("base", "c"),
         ("sampler", "Euler"),
         ("steps", 26),
-        ("guidance", 4.5),
+        ("guidance_scale", 4.5),
         ("precision", "float16"),
         ("version", 2),
     ):
         changed = DrawSettings(**{**SETTINGS.__dict__, name: value})
         others.add(cell_digest(changed, subject="person", prompt="a V*", seed=0))
     assert len(others | {base}) == 10
-    same = DrawSettings(**{**SETTINGS.__dict__, "guidance": 4.0})
+    same = DrawSettings(**{**SETTINGS.__dict__, "guidance_scale": 4.0})
     assert cell_digest(same, subject="person", prompt="a V*", seed=0) == base
 
 

@@ -85,7 +85,7 @@ def test_all_problems_at_once_with_line_numbers(tmp_path):
     ("text", "wanted"),
     [
         ("", "is empty"),
-        (HEADER + "\n", "names nobody"),
+        (HEADER + "\n", "names no identity"),
         ("identity_id;photo;class_word\na;b;c\n", "semicolons"),
         ("identity_id,photo,klass\na,b,c\n", "unknown column(s) 'klass'"),
         ("identity_id,photo,klass\na,b,c\n", "missing column(s) class_word"),

@@ -15,7 +15,7 @@ from faceid_core.evaluate.shards import ShardRow
 from faceid_core.miniature.people import HELD_OUT_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_scene, sample_shot
 
-SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
 GRID = parse_grid(
     """
 name: test
@@ -44,7 +44,7 @@ def scorers():
     return load_scorers("miniature")
 
 
-def judged(scorers, seed, images, *, prompt="free", reference=None):
+def measured(scorers, seed, images, *, prompt="free", reference=None):
     """Metric rows of pictures that were all drawn for one prompt, by name of the part."""
     grid = replace(GRID, prompts=tuple(p for p in GRID.prompts if p.id == prompt))
     cells = grid_cells(grid, range(len(images)), SETTINGS, subject="tokens")
@@ -65,7 +65,7 @@ def rates(scorers, shots_of, **options):
     values = {}
     for seed in SEEDS:
         images = [render(person_from_seed(seed), shot).image for shot in shots_of(seed)]
-        for name, rows in judged(scorers, seed, images, **options).items():
+        for name, rows in measured(scorers, seed, images, **options).items():
             values.setdefault(name, []).extend(row.value for row in rows)
     return {
         name: float(np.mean([v for v in found if v is not None])) if found != [None] * len(found) else None
@@ -119,36 +119,36 @@ def test_a_wall_of_another_color_is_not_the_photos(scorers):
 def test_what_the_prompt_asks_for_is_no_leak(scorers):
     seed = SEEDS[0]
     images = [photo_of(seed)]
-    close = judged(scorers, seed, images, prompt="face")
+    close = measured(scorers, seed, images, prompt="face")
     assert (close["leakage:framing"][0].value, close["leakage:framing"][0].detail) == (
         None,
         "the prompt asks for a close-up",
     )
-    asked = judged(scorers, seed, images, prompt="shirt")["leakage:clothes"][0]
+    asked = measured(scorers, seed, images, prompt="shirt")["leakage:clothes"][0]
     assert (asked.value, asked.detail) == (None, "the prompt asks for the photo's clothes")
-    other = judged(scorers, seed, images, prompt="suit")
+    other = measured(scorers, seed, images, prompt="suit")
     assert (other["leakage:clothes"][0].value, other["leakage:clothes"][0].detail) == (1.0, "blue shirt")
     assert other["leakage"][0].detail == "clothes, background, framing, position"
     on_the_beach = render(person_from_seed(seed), replace(photo_shot(seed), scene="beach")).image
-    beach = judged(scorers, seed, [on_the_beach], prompt="beach", reference=on_the_beach)
+    beach = measured(scorers, seed, [on_the_beach], prompt="beach", reference=on_the_beach)
     assert (beach["leakage:background"][0].value, beach["leakage:background"][0].detail) == (
         None,
         "the prompt asks for the photo's scene",
     )
-    # The mean is over what can be judged.
+    # The mean is over what can be measured.
     assert beach["leakage"][0].value == 1.0 and close["leakage"][0].value == 1.0
 
 
 def test_without_a_face_only_the_clothes_can_be_judged(scorers):
-    nobody = render_scene(Shot(scene="snow")).image
-    found = judged(scorers, SEEDS[0], [nobody])
+    empty = render_scene(Shot(scene="snow")).image
+    found = measured(scorers, SEEDS[0], [empty])
     reasons = {name: rows[0].detail for name, rows in found.items() if rows[0].value is None}
     assert reasons == {
         "leakage:background": "no face with eyes",
         "leakage:framing": "no face",
         "leakage:position": "no face",
     }
-    faceless = judged(scorers, SEEDS[0], [photo_of(SEEDS[0])], reference=nobody)
+    faceless = measured(scorers, SEEDS[0], [photo_of(SEEDS[0])], reference=empty)
     assert faceless["leakage:framing"][0].detail == "no face in the photo"
     assert faceless["leakage:background"][0].detail == "no face with eyes in the photo"
 
@@ -157,12 +157,12 @@ def test_photographs_have_no_namer_and_are_judged_by_the_rest(scorers):
     seed = SEEDS[1]
     mute = replace(scorers, namer=None)
     large = render(person_from_seed(seed), photo_shot(seed), size=160).image
-    found = judged(mute, seed, [large])
+    found = measured(mute, seed, [large])
     assert found["leakage:clothes"][0].detail == "no scorer names clothes"
     assert [found[f"leakage:{part}"][0].value for part in PARTS[1:]] == [1, 1, 1]
     assert found["leakage"][0].value == 1
-    nobody = judged(mute, seed, [render_scene(Shot(scene="snow")).image])["leakage"][0]
-    assert (nobody.value, nobody.detail) == (None, "nothing can be compared")
+    empty = measured(mute, seed, [render_scene(Shot(scene="snow")).image])["leakage"][0]
+    assert (empty.value, empty.detail) == (None, "nothing can be compared")
 
 
 def test_pictures_are_looked_at_once_for_many_photos(scorers):
@@ -195,6 +195,6 @@ def test_pictures_are_looked_at_once_for_many_photos(scorers):
 
 
 def test_rows_come_back_from_their_file(scorers):
-    found = judged(scorers, SEEDS[0], [photo_of(SEEDS[0])])
+    found = measured(scorers, SEEDS[0], [photo_of(SEEDS[0])])
     rows = [row for of in found.values() for row in of]
     assert read_scores(write_scores(rows)) == rows

@@ -110,7 +110,7 @@ def test_a_dead_lease_of_any_date_frees_the_store_after_its_ttl_of_our_clock(fol
     )
     began = time.monotonic()
     said: list[str] = []
-    assert running_runs(folder_store, say=said.append) == []
+    assert running_runs(folder_store, report=said.append) == []
     assert 0.4 < time.monotonic() - began < 3
     assert len(said) == 1 and "run b on another" in said[0]
     assert sorted(running_runs(folder_store, wait=False)) == ["20261125-nightly-a", "b"], "in doubt counts"

@@ -15,7 +15,7 @@ from faceid_core.evaluate.metrics import (
     score,
     write_scores,
 )
-from faceid_core.evaluate.pictures import Pictures, close_up, largest_face
+from faceid_core.evaluate.pictures import Pictures, crop_faces, largest_face
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.geometry.classes import INDEX, REGIONS
@@ -36,7 +36,7 @@ prompts:
 """,
     source="test",
 )
-SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
 ANN, BEN = person_from_seed(200_001), person_from_seed(200_002)
 BEACH = Shot(framing="half", scene="beach")
 HAT = Shot(framing="half", attributes=frozenset({"hat"}), held="umbrella", dx=0.08)
@@ -121,7 +121,7 @@ def scorers(oracle):
 
 @pytest.fixture
 def rows(oracle):
-    """Beach: Ann, Ben; hat and book: Ann with hat and umbrella, nobody at all; free: Ann twice."""
+    """Beach: Ann, Ben; hat and book: Ann with hat and umbrella, no person; free: Ann twice."""
     cells = grid_cells(GRID, (0, 1), SETTINGS, subject="tokens")
     drawn = [
         (render(ANN, BEACH), BEACH),
@@ -198,7 +198,7 @@ def test_image_text_is_asked_with_the_class_word(rows, scorers, oracle):
 
 def mask_of(image, face, scorers):
     """Where the face and its hair are, float32 [h, w]."""
-    (close,) = close_up([image], [face], scorers)
+    (close,) = crop_faces([image], [face], scorers)
     return face_mask(close.labels, close.transform, image.shape[:2])
 
 

@@ -6,10 +6,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
 from faceid_core.nightly import drive_inline
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import FolderStore, RunLease, StoreBusy, layout
 from faceid_core.store.secret import IdentitySecret
@@ -17,6 +18,7 @@ from faceid_core.tables import Tables
 from faceid_core.upkeep.erase import erase
 from faceid_core.upkeep.migrate import migrate
 from faceid_core.upkeep.verify import verify
+from flows.cli import cli
 from tests.end_to_end.conftest import people, small  # noqa: F401
 from tests.helpers.faulty import WRITES, FaultCount, Faults, FaultyStore
 
@@ -36,6 +38,13 @@ def old(tmp_path) -> FolderStore:
 def test_an_older_store_is_refused_with_the_command_that_migrates_it(old):
     with pytest.raises(ConfigurationError, match="faceid store migrate"):
         layout.read_layout(old)
+
+
+def test_the_command_migrates_once_and_says_what_it_did(old, monkeypatch):
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
+    first, second = (CliRunner().invoke(cli, ["store", "migrate", "--store", old.url]) for _ in range(2))
+    assert first.exit_code == 0 and "layout 1 to 2" in first.output, first.output
+    assert second.exit_code == 0 and "has layout 2 already" in second.output
 
 
 def test_a_migrated_store_has_every_result_and_a_run_computes_nothing(old, small, people, tmp_path):  # noqa: F811

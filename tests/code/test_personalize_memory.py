@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from faceid_core.config import parse_config
-from faceid_core.diffusion import load_base_model
-from faceid_core.personalize.method import Method
+from faceid_core.config.method import Method
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.personalize.trainer import personalize
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline

@@ -9,13 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from faceid_core.config import parse_config
+from faceid_core.config.method import Method, stage_boundaries, stage_of, stage_range
+from faceid_core.config.presets import PRESETS
 from faceid_core.errors import BaseMismatch, ConfigurationError
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.prompts import fill, split_prompt
-from faceid_core.personalize.slot_shape import MOST_SLOTS, fitting_slots
-from faceid_core.personalize.stages import stage_boundaries, stage_of, stage_range
 from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
+from faceid_core.personalize.trainer import MOST_SLOTS, fitting_slots
 from faceid_core.run.executor import MOST_AT_ONCE
 
 
@@ -54,7 +53,7 @@ def test_every_choice_says_where_it_comes_from():
 
 def test_settings_import_no_model_library():
     code = (
-        "import sys, faceid_core.personalize.presets, faceid_core.diffusion;"
+        "import sys, faceid_core.config.presets, faceid_core.diffusion;"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Training in slots: a person's tokens depend on nobody else, and nothing of the base model changes."""
+"""Training in slots: a person's tokens do not depend on the other people, and nothing of the base model changes."""
 
 import hashlib
 from itertools import pairwise
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.method import Method
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.slots import distinct_stages, draw_samples, learning_rate, loss_weights
 from faceid_core.personalize.trainer import PersonalizeResult, SlotFailure, _Trainer, personalize
 from tests.helpers.tiny_people import tiny_photo
@@ -107,7 +107,7 @@ def test_a_person_whose_loss_is_not_finite_stops_and_the_others_do_not_notice(ba
     assert torch.equal(vectors(whole), vectors(learn(base, [1], method)["person-1"]))
 
 
-def test_shared_sides_and_one_stage_learn_one_vector(base):
+def test_shared_keys_and_values_and_one_stage_learn_one_vector(base):
     method = METHOD.model_copy(
         update={"stages": 1, "kv_split": False, "attention_target": "none", "vectors": 2}
     )

@@ -12,7 +12,7 @@ from faceid_core.config import S3Config
 from faceid_core.errors import ConfigurationError, PhotoRejected, StoreError
 from faceid_core.identity import Identity
 from faceid_core.run import photo_source
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.photo_source import PhotoSource
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import FolderStore, s3
@@ -21,7 +21,7 @@ from tests.end_to_end.test_inline_folder import outcomes
 
 
 def source() -> PhotoSource:
-    return PhotoSource(S3Config().model_dump(), 1_000)
+    return PhotoSource(S3Config().settings(), 1_000)
 
 
 def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
@@ -32,10 +32,8 @@ def test_one_client_serves_all_photos_of_a_folder(s3_server, monkeypatch):
         s3_server.client.put_object(Bucket=bucket, Key=name, Body=b"%d" % number)
         those.append(Identity(f"p{number}", f"s3://{bucket}/{name}", "person", line=number + 2))
     opened = []
-    whole = photo_source.open_configured_store
-    monkeypatch.setattr(
-        photo_source, "open_configured_store", lambda url, s3: opened.append(url) or whole(url, s3)
-    )
+    whole = photo_source.open_store
+    monkeypatch.setattr(photo_source, "open_store", lambda url, s3: opened.append(url) or whole(url, s3))
     ours = source()
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ours.read, those)) == [b"%d" % number for number in range(8)]
@@ -98,7 +96,7 @@ def test_a_disk_that_fails_ends_that_persons_night_as_failed(small, people, tmp_
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     run.release()
     assert outcomes(run)["ann"] == "failed"
-    (ann,) = (each for each in run.accounts.values() if each.identity_id == "ann")
+    (ann,) = (each for each in run.outcome_reports.values() if each.identity_id == "ann")
     assert ann.stage == "admit" and "Input/output error" in ann.message and str(tmp_path) not in ann.message
 
 

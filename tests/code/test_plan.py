@@ -13,9 +13,13 @@ from click.testing import CliRunner
 
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
-from faceid_core.plan.explaining import explain
-from faceid_core.plan.planning import plan_run, told
-from faceid_core.run.runs import write_status
+from faceid_core.plan.cache_miss import reason_of
+from faceid_core.plan.explain import explain
+from faceid_core.plan.planning import plan_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
+from faceid_core.run.records import write_status
+from faceid_core.run.reporter import LogReporter
 from faceid_core.stages import STAGES
 from faceid_core.store.differences import differences
 from flows.cli import cli
@@ -104,7 +108,7 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(run, tmp_path):
     found = plan_run(changed(run, {"identities": str(manifest)}, source="test"))
     assert found.stages[0].reasons() == [("photo changed", 1)]
     (subject,) = {miss.subject for row in found.stages for miss in row.misses}
-    assert found.subjects[subject].identity_id == "person-000003"
+    assert found.run.subjects[subject].identity_id == "person-000003"
     assert found.why_of(subject) == ("detect", "photo changed")
 
 
@@ -117,7 +121,7 @@ def test_a_photo_exchanged_is_the_reason_for_its_person_only(run, tmp_path):
         (
             {"generate.use_strength": 0.5},
             "generate",
-            "parameters.use: absent -> {'stages': [], 'sides': 'kv', 'strength': 0.5}",
+            "parameters.use: absent -> {'stages': [], 'kv': 'kv', 'strength': 0.5}",
         ),
     ],
 )
@@ -136,10 +140,10 @@ def test_a_changed_parameter_is_named_with_both_values(run, change, stage, why):
 def test_changed_weights_and_versions_are_reasons():
     before = {"version": 1, "weights": {"base": "a" * 64}, "inputs": {"crop": "1" * 64}, "parameters": {}}
     after = {"version": 2, "weights": {"base": "b" * 64}, "inputs": {"crop": "2" * 64}, "parameters": {}}
-    why = told(differences(before, after))
+    why = reason_of(differences(before, after))
     assert "stage version 1 -> 2" in why and f"weights of base changed ({'a' * 12} -> {'b' * 12})" in why
     assert "crop" not in why
-    assert told(differences(before, before | {"inputs": after["inputs"]})) == "crop changed"
+    assert reason_of(differences(before, before | {"inputs": after["inputs"]})) == "crop changed"
 
 
 def test_a_damaged_manifest_is_told_and_left_where_it_is(run, tmp_path):
@@ -175,16 +179,46 @@ def test_plan_loads_no_model_library_and_makes_neither_store_nor_secret(run, tmp
 
 def test_the_command_says_cost_and_changes_nothing(run):
     before = snapshot(run.store)
-    arguments = ["plan", run.identities, "--store", run.store, "--score-named-people", "1"]
-    told_all = CliRunner().invoke(cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600"])
+    arguments = ["plan", run.identities, "--store", run.store, "--set", "score.named_people=1"]
+    told_all = CliRunner().invoke(cli, [*arguments, "--set", "generate.steps=7", "--cost-per-hour", "3600"])
     assert told_all.exit_code == 0, told_all.output
     assert f"{PEOPLE} identities, {COMMON} for floor and ceiling" in told_all.output
     found = CliRunner().invoke(
-        cli, [*arguments, "--generate-steps", "7", "--cost-per-hour", "3600", "--format", "json"]
+        cli, [*arguments, "--set", "generate.steps=7", "--cost-per-hour", "3600", "--format", "json"]
     )
     record = json.loads(found.output)
     assert record["cost"] == pytest.approx(record["worker_seconds"])
     assert f"cost at most {record['cost']:.2f}" in told_all.output
+    assert snapshot(run.store) == before
+
+
+def test_a_dry_run_finds_what_the_run_itself_looks_up_and_writes_nothing(run, tmp_path):
+    shutil.copytree(Path(run.store), tmp_path / "store")
+    changes = {"store": str(tmp_path / "store"), "identities": str(write_manifest(tmp_path / "m", PEOPLE + 1))}
+    changes |= {"personalize.seed": 5, "run.force": True, "run.from_stage": "generate"}
+    own = changed(run, changes, source="test")
+    before = snapshot(tmp_path / "store")
+    planned = {row.stage: [miss.work for miss in row.misses] for row in plan_run(own).stages}
+    assert snapshot(tmp_path / "store") == before
+    opened = open_run(own, LogReporter())
+    try:
+        assert lookup_stage(opened, "detect") == planned["detect"] and len(planned["detect"]) == 1
+        (new,) = (work.subject for work in planned["detect"])
+        for stage in STAGES[1:]:
+            assert lookup_stage(opened, stage, skip={new}) == planned[stage]
+            if planned[stage]:
+                break
+        assert stage == "personalize" and len(planned[stage]) == PEOPLE
+    finally:
+        opened.release()
+
+
+def test_run_with_dry_run_says_what_plan_says_and_changes_nothing(run):
+    before = snapshot(run.store)
+    arguments = ["--store", run.store, "--set", "score.named_people=1", "--set", "generate.steps=7"]
+    dry = CliRunner().invoke(cli, ["run", "--dry-run", "--identities", run.identities, *arguments])
+    assert dry.exit_code == 0, dry.output
+    assert dry.output == CliRunner().invoke(cli, ["plan", run.identities, *arguments]).output
     assert snapshot(run.store) == before
 
 
@@ -214,8 +248,8 @@ def test_explain_names_the_stage_that_comes_first(run):
 
 def test_the_command_explains(run):
     usual = ["explain", "person-000001", "personalize", "--planned", "--store", run.store]
-    people = ["--identities", run.identities, "--score-named-people", "1"]
-    told = CliRunner().invoke(cli, [*usual, *people, "--personalize-seed", "3"])
+    people = ["--identities", run.identities, "--set", "score.named_people=1"]
+    told = CliRunner().invoke(cli, [*usual, *people, "--set", "personalize.seed=3"])
     assert told.exit_code == 0 and "parameters.seed: 0 -> 3" in told.output, told.output
 
 

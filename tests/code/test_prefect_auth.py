@@ -13,7 +13,7 @@ import pytest
 
 from faceid_core.errors import ConfigurationError
 from flows import prefect_auth, serve
-from flows.prefect_auth import NO_ORIGIN, auth_file, close_own_server, load_auth_string
+from flows.prefect_auth import NO_ORIGIN, auth_file, load_auth_string, secure_own_server
 
 NAMES = (*prefect_auth._SERVERS, *prefect_auth._ORIGINS, "PREFECT_API_URL", "NO_PROXY", "no_proxy")
 
@@ -27,7 +27,7 @@ def nothing_set(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     yield
     monkeypatch.undo()
-    prefect_auth.refresh_prefect()
+    prefect_auth.reload_prefect_settings()
 
 
 def test_the_string_is_made_once_and_is_its_owners_alone():
@@ -56,14 +56,14 @@ def test_a_string_that_others_can_read_or_that_is_none_is_refused():
 def test_a_string_of_the_environment_wins(monkeypatch):
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:mine")
     assert load_auth_string().value == "me:mine" and not auth_file().exists()
-    close_own_server()
+    secure_own_server()
     assert os.environ["PREFECT_API_AUTH_STRING"] == "me:mine"
 
 
 def test_a_proxy_of_the_environment_is_not_sent_the_string(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "example.org")
-    close_own_server()
+    secure_own_server()
     assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
 
 
@@ -132,7 +132,7 @@ def closed():
     from prefect.server.api.server import create_app
     from starlette.testclient import TestClient
 
-    string = close_own_server(OWN).value
+    string = secure_own_server(OWN).value
     return TestClient(create_app(ignore_cache=True), raise_server_exceptions=False), string
 
 

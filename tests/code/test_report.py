@@ -98,7 +98,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def page(run):
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     person = person_from_seed(200_001)
     shown = render(person, Shot())
     pictures = [
@@ -190,8 +190,8 @@ def test_a_page_without_class_word_and_named_people(run):
     assert "class word –" in _Page(alone).text and b"<svg" not in alone
 
 
-def _index(run, accounts=None):
-    accounts = accounts or [
+def _index(run, outcome_reports=None):
+    outcome_reports = outcome_reports or [
         {"identity_key": ANN, "identity_id": "ann-smith", "outcome": "done", "attempts": 1, "seconds": 75.0},
         {"identity_key": BEN, "identity_id": "ben", "outcome": "cached", "seconds": 0.0},
         {
@@ -201,7 +201,7 @@ def _index(run, accounts=None):
     ]  # fmt: skip
     return index_page(
         run=RUN,
-        accounts=accounts,
+        outcome_reports=outcome_reports,
         summary=run.rows,
         person_urls={ANN: f"../../identities/{ANN}/reports/r1.html"},
         notes=["one note"],
@@ -228,14 +228,14 @@ def test_the_index_accounts_for_everybody(run):
 
 
 def test_weak_people_and_shared_photos_are_told_on_both_pages(run):
-    accounts = [
+    outcome_reports = [
         {"identity_key": ANN, "outcome": "done", "weak": True, "same_photo": 0, "message": "try more steps"},
         {"identity_key": BEN, "outcome": "cached", "weak": False, "same_photo": 1, "message": "one photo"},
     ]
-    text = _Page(_index(run, accounts)).text
+    text = _Page(_index(run, outcome_reports)).text
     assert "Weak: not surely above the class word" in text and "try more steps" in text
     assert "One photo under several ids" in text and "one photo" in text
-    plain = [account | {"weak": None, "same_photo": None} for account in accounts]
+    plain = [outcome_report | {"weak": None, "same_photo": None} for outcome_report in outcome_reports]
     assert "Weak" not in _Page(_index(run, plain)).text
     person = {
         "identity_key": ANN,
@@ -249,9 +249,9 @@ def test_weak_people_and_shared_photos_are_told_on_both_pages(run):
 
 
 def test_an_index_without_figures_is_still_a_page(run):
-    accounts = [{"identity_key": CY, "outcome": "not_reached", "reason": "deadline"}]
+    outcome_reports = [{"identity_key": CY, "outcome": "not_reached", "reason": "deadline"}]
     empty = SimpleNamespace(rows=[])
-    text = _Page(_index(empty, accounts)).text
+    text = _Page(_index(empty, outcome_reports)).text
     assert "Not reached" in text and "deadline" in text
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from faceid_core.config import NightlyConfig
 from faceid_core.miniature import samples
-from faceid_core.run.people import manifest_source
+from faceid_core.run.identities import manifest_source
 
 
 @pytest.mark.parametrize(

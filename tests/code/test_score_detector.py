@@ -14,18 +14,18 @@ from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import Prompt, PromptGrid
 from faceid_core.evaluate.metrics import read_scores
 from faceid_core.evaluate.shards import ShardRow, write_shard
-from faceid_core.faces.backends import backend_digest
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
 from faceid_core.publish.rows import scored_by
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.weights import shipped_lock
 from faceid_core.store.keys import StageCall
+from faceid_core.weights.lock import shipped_lock
+from tests.helpers.face_models import detector_digest
 from tests.helpers.stage_runs import models_for_tests, run_stage, score_calls_of
 
 
 def shard(*images) -> bytes:
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     grid = PromptGrid("test", (Prompt("free", "a photo of V*", "scene", {}),), "")
     cells = grid_cells(grid, range(len(images)), settings, subject="person")
     heat = np.ones((8, 8), np.float16)
@@ -70,7 +70,7 @@ def score_calls(backend: str) -> dict[str, StageCall]:
 def test_the_key_changes_with_the_backend_for_detection_only():
     ours, theirs = score_calls("miniature"), score_calls("deepface")
     assert {stage for stage in ours if ours[stage].key != theirs[stage].key} == {"score-detection"}
-    assert theirs["score-detection"].weights == {"detector": backend_digest("deepface")}
+    assert theirs["score-detection"].weights == {"detector": detector_digest()}
     assert ours["score-detection"].weights == {"detector": shipped_lock().digest("reporting_detector")}
 
 
@@ -91,5 +91,5 @@ def told_by_the_table(backend: str, metric: str) -> tuple[str, list[str]]:
 def test_the_table_names_the_detector_that_looked():
     ours, theirs = (told_by_the_table(backend, "detection") for backend in ("miniature", "deepface"))
     assert ours == ("miniature:detector", [shipped_lock().digest("reporting_detector")])
-    assert theirs == ("deepface:detector", [backend_digest("deepface")])
+    assert theirs == ("deepface:detector", [detector_digest()])
     assert told_by_the_table("miniature", "identity") == told_by_the_table("deepface", "identity")

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.control import IdentityUse
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.personalize.conditioning import identity_contexts, plain_contexts
-from faceid_core.personalize.control import IdentityUse
 from faceid_core.personalize.prompts import split_several
-from faceid_core.personalize.several import common_boundaries, several_contexts
+from faceid_core.personalize.subjects import (
+    common_boundaries,
+    identity_contexts,
+    plain_contexts,
+    several_contexts,
+)
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -31,7 +35,7 @@ def tokens(number, *, stages=5, vectors=1, digest="d" * 64, timesteps=1000):
 
 
 def picture(base, subject, prompt, use=IdentityUse(), *, batch=1):
-    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance": 4.0, "batch": batch}
+    options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": batch}
     return next(draw(base, [DrawRequest(subject, prompt, 3, use)], **options))
 
 
@@ -98,7 +102,7 @@ def test_different_boundaries_meet_in_their_union(base):
     assert picture(base, (first, second), BOTH).image.shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("use", [IdentityUse((1, 4)), IdentityUse(sides="v"), IdentityUse((2,), "k", 0.3)])
+@pytest.mark.parametrize("use", [IdentityUse((1, 4)), IdentityUse(kv="v"), IdentityUse((2,), "k", 0.3)])
 def test_the_use_holds_for_people_together_as_alone(base, use):
     person = tokens(1)
     alone, _ = identity_contexts(base, "photo of V* on person beach", person, use)
@@ -125,7 +129,7 @@ def test_attention_covers_everybody(base):
 
 def test_company_in_the_batch_changes_nothing(base):
     people = (tokens(1), tokens(2, stages=3))
-    options = {"sampler": "DDIMScheduler", "steps": 6, "guidance": 4.0, "batch": 4}
+    options = {"sampler": "DDIMScheduler", "steps": 6, "guidance_scale": 4.0, "batch": 4}
     crowd = [
         DrawRequest("person", "photo of V*", 1),
         DrawRequest(people, BOTH, 3),
@@ -160,5 +164,5 @@ def test_people_of_different_base_models_are_refused(base):
         draw(base, [DrawRequest((tokens(1), tokens(2, digest="e" * 64)), BOTH, 1)], **options)
     with pytest.raises(BaseMismatch, match="learned on different base models"):
         draw(base, [DrawRequest((tokens(1), tokens(2, timesteps=500)), BOTH, 1)], **options)
-    with pytest.raises(ConfigurationError, match="nobody is given"):
+    with pytest.raises(ConfigurationError, match="no person or word is given"):
         draw(base, [DrawRequest((), "a photo", 1)], **options)

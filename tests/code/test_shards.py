@@ -21,7 +21,7 @@ from faceid_core.evaluate.shards import (
     write_shard,
 )
 
-SETTINGS = DrawSettings(base="b", sampler="DDIM", steps=9, guidance=4.0, precision="float32", version=1)
+SETTINGS = DrawSettings(base="b", sampler="DDIM", steps=9, guidance_scale=4.0, precision="float32", version=1)
 TWO = "{name: x, prompts: [{id: a, text: a V*, category: scene}, {id: b, text: b V*, category: scene}]}"
 THREE = (
     "{name: x, prompts: [{id: c, text: c V*, category: mixed}, {id: a-new, text: a V*, category: action},"

@@ -1,4 +1,4 @@
-"""Two runs at the same work: the long stages are done once, and whoever died is taken over."""
+"""Two runs at the same work: the long stages are done once, and the work of a dead process is taken over."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import pytest
 from faceid_core.config import parse_config
 from faceid_core.outcomes import UNLEARNABLE
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.stages import sharing
-from faceid_core.stages.generate import ConstantPictures
+from faceid_core.stages.executing.generate import ConstantPictures
+from faceid_core.stages.executing.personalize import SlotStopped
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.stages.personalize import SlotStopped
 from faceid_core.stages.work import MADE_ELSEWHERE, Work
 from faceid_core.store import Output, RunLease, StageCache, layout
 from faceid_core.store.keys import StageCall, canonical_json
@@ -29,14 +28,12 @@ SCOPE = f"identities/{'ab' * 16}"
 class Slow:
     """A stage that takes a while and counts what it made."""
 
-    name, version, batch = "personalize", 1, 1
-
     def __init__(self, seconds: float = 0.05):
         self.made: list[str] = []
         self.seconds = seconds
         self.fails: Exception | None = None
 
-    def execute(self, works, inputs, models, tick):
+    def execute(self, works, inputs, models, on_progress):
         for index, work in enumerate(works):
             time.sleep(self.seconds)
             self.made.append(work.call.key)
@@ -50,9 +47,8 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch):
     stage = Slow()
-    monkeypatch.setattr("faceid_core.stages.worker.stage_named", lambda _: stage)
-    monkeypatch.setattr("faceid_core.stages.stage_named", lambda _: stage)
-    monkeypatch.setattr(sharing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr("faceid_core.stages.worker.stage_function", lambda _: stage.execute)
+    monkeypatch.setattr("faceid_core.stages.leases.POLL_SECONDS", 0.02)
     monkeypatch.setattr("faceid_core.stages.worker._versions", dict)
     return stage
 
@@ -175,7 +171,6 @@ def test_a_store_without_leases_stops_nothing(folder_store, slow, monkeypatch):
 
 def test_short_stages_take_no_lease(folder_store, slow, monkeypatch):
     monkeypatch.setattr(RunLease, "try_take", lambda *_, **__: pytest.fail("a lease for a short stage"))
-    slow.name = "mask"
     assert [done.status for done in run(folder_store, "mine", works(2, "mask"))] == ["done", "done"]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from faceid_core.stages.planning import mask
 from tests.helpers import syntax_digest
 from tests.helpers.syntax_digest import modules_of, problem_with, problems, stage_names, tree_digest
 
@@ -36,7 +39,9 @@ def test_words_and_layout_do_not_count_and_everything_else_does():
 def test_what_decides_a_result_counts_and_what_passes_it_on_does_not():
     detect = modules_of("detect")
     # Imported inside functions, relatively, and not at all but loaded by the worker.
-    assert {"faceid_core.photos", "faceid_core.geometry.align", "faceid_core.miniature.scorers"} <= set(detect)
+    assert {"faceid_core.photos", "faceid_core.geometry.align", "faceid_core.miniature.scorers"} <= set(
+        detect
+    )
     assert {"faceid_core.faces.deepface_backend", "faceid_core.faces.ellipse"} <= set(detect)
     assert not [name for name in detect if "evaluate" in name or "personalize" in name or "diffusion" in name]
     assert "faceid_core.personalize.attention" in modules_of("personalize")
@@ -44,7 +49,11 @@ def test_what_decides_a_result_counts_and_what_passes_it_on_does_not():
     assert "faceid_core.evaluate.pictures" in modules_of("score-identity")
     assert "faceid_core.miniature.scorers" not in modules_of("mask")
     for stage in stage_names():
-        passing = ("faceid_core.errors", "faceid_core.store", "faceid_core.run", "faceid_core.config")
+        module = stage.split("-")[0]
+        halves = {f"faceid_core.stages.{half}.{module}" for half in ("planning", "executing")}
+        assert halves <= set(modules_of(stage)), stage
+    for stage in stage_names():
+        passing = ("faceid_core.errors", "faceid_core.store", "faceid_core.run", "faceid_core.config.nightly")
         assert not [name for name in modules_of(stage) if name.startswith(passing)], stage
 
 
@@ -52,7 +61,7 @@ def test_the_message_says_what_to_do():
     recorded = {"version": 2, "digest": "a", "why": ""}
     assert problem_with("mask", recorded, version=2, digest="a") is None
     changed = problem_with("mask", recorded, version=2, digest="b")
-    assert "faceid_core/stages/mask.py" in changed and '--no-effect "reason"' in changed
+    assert "faceid_core/stages/planning/mask.py" in changed and '--no-effect "reason"' in changed
     assert "--raised" in changed and "--modules mask" in changed
     assert "version 3: run `python -m tests.helpers.syntax_digest --raised`" in problem_with(
         "mask", recorded, version=3, digest="b"
@@ -74,7 +83,7 @@ def test_the_commands_record_what_was_said(monkeypatch, tmp_path, capsys):
     assert syntax_digest.read_record() == record
     assert syntax_digest.main(["--no-effect", "a name only"]) == 0
     assert syntax_digest.read_record()["mask"]["why"] == "no effect: a name only"
-    monkeypatch.setattr(type(syntax_digest.stage_named("mask")), "version", 2)
+    monkeypatch.setattr(mask, "SPEC", replace(mask.SPEC, version=2))
     assert syntax_digest.main(["--raised"]) == 0
     after = syntax_digest.read_record()
     assert (after["mask"]["version"], after["parse"]["version"]) == (2, 1)

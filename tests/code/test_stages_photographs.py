@@ -10,9 +10,9 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.geometry.align import FRAMINGS
-from faceid_core.stages import detect, mask, parse
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
+from faceid_core.stages.planning import detect, mask, parse
 from faceid_core.stages.work import Subject
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.manifest import Manifest

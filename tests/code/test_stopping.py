@@ -1,4 +1,4 @@
-"""A run that is stopped: its account stands before workers and Prefect are told, whatever comes meanwhile."""
+"""A run that is stopped: its outcome report stands before workers and Prefect are told, whatever comes meanwhile."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from contextlib import suppress
 import pytest
 
 from faceid_core import nightly as driving
-from faceid_core.nightly import drive, executor_on_demand
+from faceid_core.nightly import RUNS, RunContext, close_interrupted, drive, executor_on_demand, run_context
 from faceid_core.outcomes import Outcome
-from faceid_core.publish import interrupted
-from faceid_core.publish.interrupted import OPEN, account_at_the_end, leave_account
 from faceid_core.publish.publish import publish
 from faceid_core.run.executor import left_behind
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
+from faceid_core.run.records import read_status
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status
 from faceid_core.stages.work import Done
 from faceid_core.store import Output, StageCache, open_store
 from faceid_core.store.lease import running_runs
@@ -37,6 +36,11 @@ def run(tmp_path):
     )
     yield run
     run.release()
+
+
+def no_executor():
+    """Make none: no stage of these runs computes anything."""
+    raise AssertionError
 
 
 def outcomes(store) -> list[dict]:
@@ -58,9 +62,9 @@ def test_the_account_stands_before_workers_are_closed_that_hang(run, monkeypatch
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), executor_on_demand(Hangs) as get:
-        drive(run, stopped)
+        drive(RunContext(run, get), stopped)
     assert closing.wait(20)
-    assert seen == [(True, 2, [])], "the account stands, and the store is free, before the workers are told"
+    assert seen == [(True, 2, [])], "the outcome report stands, and the store is free, before the workers are told"
     assert left_behind() and "left behind" in caplog.text
     release.set()
 
@@ -87,34 +91,36 @@ def test_workers_that_are_still_started_hold_up_no_end(monkeypatch):
 
 
 def test_a_second_interruption_does_not_lose_the_account(run, monkeypatch):
-    whole = interrupted.publish_rows
+    whole = driving.publish_interrupted
 
     def interrupted_again(*arguments):
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.3)
         whole(*arguments)
 
-    monkeypatch.setattr(interrupted, "publish_rows", interrupted_again)
-    with pytest.raises(KeyboardInterrupt), account_at_the_end(run):
+    monkeypatch.setattr(driving, "publish_interrupted", interrupted_again)
+    with pytest.raises(KeyboardInterrupt), run_context(run, no_executor):
         raise KeyboardInterrupt("the first")
-    leave_account(run, ValueError("comes too late"))
+    close_interrupted(run, ValueError("comes too late"))
     assert outcomes(run.store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
     record = read_status(run.store, run.run_id)[1]
     assert record["state"] == "interrupted" and "the first" in record["error"]
-    assert run.run_id not in OPEN
+    assert run.run_id not in RUNS
 
 
 def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
-    monkeypatch.setattr("faceid_core.publish.publish.collect", lambda _: ([], []))  # no results to read
+    monkeypatch.setattr(
+        "faceid_core.publish.publish.collect_scores", lambda _: ([], [])
+    )  # no results to read
 
     def published_and_interrupted(run):
-        for account in run.accounts.values():
-            account.outcome = Outcome.DONE
+        for outcome_report in run.outcome_reports.values():
+            outcome_report.outcome = Outcome.DONE
         publish(run)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drive(run, lambda stage: None, published_and_interrupted)
+        drive(RunContext(run, no_executor), lambda stage: None, published_and_interrupted)
     row = Tables(run.store).query("select exit_status from runs").to_pylist()
     assert row == [{"exit_status": 0}]
     record = read_status(run.store, run.run_id)[1]
@@ -123,24 +129,24 @@ def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
 
 
 def test_an_answer_that_comes_after_the_account_changes_nothing(run):
-    (work, *_) = run.lookup("detect")
-    leave_account(run, KeyboardInterrupt())
+    (work, *_) = lookup_stage(run, "detect")
+    close_interrupted(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "failed", "no_outcome", "late", seconds=5.0))
     run.fail(run.subjects[work.subject], "detect", "late", "late")
-    account = run.accounts[work.subject]
-    assert (account.reason, account.seconds) == ("interrupted", 0.0) and not run.failures_common
-    assert run.settle_unanswered("detect", [work], "not once more") == []
+    outcome_report = run.outcome_reports[work.subject]
+    assert (outcome_report.reason, outcome_report.seconds) == ("interrupted", 0.0) and not run.failures_common
+    assert run.fail_unsettled("detect", [work], "not once more") == []
 
 
 def test_no_way_into_a_written_account_is_open(run):
-    (work, *_) = run.lookup("detect")
-    account, subject = run.accounts[work.subject], run.subjects[work.subject]
-    leave_account(run, KeyboardInterrupt())
+    (work, *_) = lookup_stage(run, "detect")
+    outcome_report, subject = run.outcome_reports[work.subject], run.subjects[work.subject]
+    close_interrupted(run, KeyboardInterrupt())
     run.settle("detect", Done(work, "rejected", "no_face", "late", value=1.0, threshold=2.0))
     cache = StageCache(run.store, subject.scope)
     run.adopt(subject, work.result, cache.commit(work.call, {"crop.png": Output(b"crop", "image/png")}, {}))
-    assert (account.reason, account.value, account.threshold) == ("interrupted", None, None)
-    assert account.stage_keys == {} and subject.manifests == {}
+    assert (outcome_report.reason, outcome_report.value, outcome_report.threshold) == ("interrupted", None, None)
+    assert outcome_report.stage_keys == {} and subject.manifests == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -161,7 +167,7 @@ def test_a_signal_does_what_ctrl_c_does(number):
 def test_rays_alarm_is_cleared(run):
     signal.alarm(300)
     try:
-        leave_account(run, KeyboardInterrupt())
+        close_interrupted(run, KeyboardInterrupt())
         assert signal.alarm(0) == 0
     finally:
         signal.alarm(0)
@@ -180,15 +186,15 @@ def stuck(told):
     print(told, flush=True)
     time.sleep(60)
 """
-WITH_NIGHT = """
+WITH_RUN = """
 from faceid_core.config import NightlyConfig
-from faceid_core.publish.interrupted import account_at_the_end
-from faceid_core.run.opening import open_run
+from faceid_core.nightly import run_context
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 
 with stopping.watched():
     run = open_run(NightlyConfig.model_validate_json(sys.argv[2]), LogReporter())
-    with account_at_the_end(run):
+    with run_context(run, make_executor=lambda: None):
         stuck(run.run_id)
 """
 WITHOUT = """
@@ -220,7 +226,7 @@ def stuck():
 
 def test_a_stopped_process_ends_in_time_with_its_account_wherever_it_is(stuck, tmp_path):
     config = pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 2))
-    process, run_id = stuck(WITH_NIGHT, 0.5, config.model_dump_json())
+    process, run_id = stuck(WITH_RUN, 0.5, config.model_dump_json())
     process.send_signal(signal.SIGHUP)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "goes on from there" in told

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.store import DamagedWeights, ModelsLock, digest_folder, write_lock
 from faceid_core.weights import lock as models_lock
+from faceid_core.weights.lock import DamagedWeights, ModelsLock, digest_folder, write_lock
 
 
 @pytest.fixture

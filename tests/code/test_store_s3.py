@@ -7,7 +7,6 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from faceid_core.config import S3Config, parse_config
 from faceid_core.errors import ConfigurationError, Conflict, StoreError
-from faceid_core.stages.models import open_configured_store
 from faceid_core.store import open_store
 from faceid_core.store.s3 import S3Settings, S3Store
 from faceid_core.tables import Tables
@@ -127,13 +126,13 @@ def test_the_configuration_reaches_the_client(s3_server):
         "connections": 48,
     }
     config = parse_config({"store": "s3://bucket/p", "s3": section})
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     client = store._client.meta.config
     assert client.max_pool_connections == 48 and client.read_timeout == 9
     assert client.retries == {"mode": "standard", "total_max_attempts": 7}
     assert (store.settings.kms_key, store.settings.checksums) == ("alias/faces", "none")
     assert parse_config({}).s3.model_dump() == S3Config().model_dump()
-    usual = open_configured_store(config.store, S3Config().model_dump())
+    usual = open_store(config.store, S3Config().settings())
     assert usual.settings == S3Settings()
 
 

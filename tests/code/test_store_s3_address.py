@@ -6,8 +6,7 @@ import pytest
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, StoreError
-from faceid_core.run.opening import open_store_checked
-from faceid_core.run.reading import open_existing
+from faceid_core.run.store_access import open_existing, open_or_create
 from faceid_core.store import initialize, open_store
 from faceid_core.store.layout import CATALOG
 from faceid_core.store.s3 import S3Settings, S3Store
@@ -62,7 +61,7 @@ def test_a_night_refuses_an_address_whose_tables_would_land_elsewhere(s3_server,
     bucket = s3_server.new_bucket()
     for dry in (True, False):
         with pytest.raises(ConfigurationError, match=r"no run can run here.*Choose another prefix"):
-            open_store_checked(config_of(f"s3://{bucket}/{prefix}"), dry=dry)
+            open_or_create(config_of(f"s3://{bucket}/{prefix}"), read_only=dry)
     assert keys_of(s3_server, bucket) == []
 
 
@@ -108,9 +107,9 @@ def few_tables(request, monkeypatch):
     """Two tables in place of five: each costs a dozen requests, and none of them is special here."""
     if request.param == "two":
         # `remains` first: imported later, it would keep the short list for other tests.
-        for module in ("tables.remains", "upkeep.tables", "tables.catalog", "tables.query"):
+        for module in ("upkeep.remains", "upkeep.tables", "tables.catalog", "tables.query"):
             monkeypatch.setattr(f"faceid_core.{module}.NAMES", ("runs", "identity_outcomes"))
-        for module in ("tables.remains", "upkeep.tables"):
+        for module in ("upkeep.remains", "upkeep.tables"):
             monkeypatch.setattr(f"faceid_core.{module}.HOLD_PEOPLE", ("identity_outcomes",))
 
 
@@ -215,7 +214,7 @@ def test_an_endpoint_of_the_aws_configuration_file_counts_for_objects_and_tables
         f"[services own]\ns3 =\n  endpoint_url = {elsewhere.endpoint}\n",
     }[where]
     of_file(monkeypatch, tmp_path, line)
-    store, _ = open_store_checked(config_of(f"s3://second/{where}"))
+    store, _ = open_or_create(config_of(f"s3://second/{where}"))
     names = [row["Key"] for row in client.list_objects_v2(Bucket="second", Prefix=where)["Contents"]]
     assert f"{where}/store.json" in names and any("/tables/runs/" in name for name in names)
     assert store.reached().endpoint == elsewhere.endpoint and not store.on_aws and store.reached().by_path
@@ -226,7 +225,7 @@ def test_the_configured_endpoint_wins_over_the_variable_that_the_tables_library_
 ):
     new_bucket(elsewhere)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
-    open_store_checked(config_of("s3://second/third", endpoint_url=elsewhere.endpoint))
+    open_or_create(config_of("s3://second/third", endpoint_url=elsewhere.endpoint))
 
 
 def test_addressing_region_and_host_are_those_of_the_last_request(s3_server, monkeypatch):
@@ -274,9 +273,9 @@ def test_a_probe_that_the_store_does_not_see_is_refused(s3_store, monkeypatch):
 def test_only_what_a_night_has_to_write_is_written_at_the_opening(s3_server):
     bucket = s3_server.new_bucket()
     config = config_of(f"s3://{bucket}/p")
-    open_store_checked(config, dry=True)
+    open_or_create(config, read_only=True)
     assert keys_of(s3_server, bucket) == []
-    open_store_checked(config)
+    open_or_create(config)
     before = keys_of(s3_server, bucket)
     assert before == ["p/store.json", "p/tables/runs/v1/_delta_log/00000000000000000000.json"]
     asked = []
@@ -288,5 +287,5 @@ def test_only_what_a_night_has_to_write_is_written_at_the_opening(s3_server):
     collect(looked_at, 0.0)
     Tables(looked_at).read("runs")
     assert asked and set(asked) <= {"GET", "HEAD"}
-    open_store_checked(config)
+    open_or_create(config)
     assert keys_of(s3_server, bucket) == before and CATALOG not in str(before)

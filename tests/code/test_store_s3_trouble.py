@@ -15,15 +15,15 @@ from faceid_core.config import NightlyConfig
 from faceid_core.doctor.storage import examine_tables
 from faceid_core.errors import ConfigurationError, StoreError, StoreRefused
 from faceid_core.nightly import drive_inline
-from faceid_core.run.opening import open_run, open_store_checked
-from faceid_core.run.reading import open_existing
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
+from faceid_core.run.store_access import open_existing, open_or_create
 from faceid_core.store import initialize, open_store
 from faceid_core.store.s3 import S3Settings, S3Store
 from faceid_core.store.s3_advice import ADVICE, advise, advise_words
 from faceid_core.store.secret import IdentitySecret
 from faceid_core.tables.write import DeltaPlace
-from faceid_core.weights.transports import bring
+from faceid_core.weights.download import download
 from flows.cli import main
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.helpers.honest_s3 import HonestS3, MotoServer
@@ -188,17 +188,17 @@ def test_what_the_store_refuses_at_the_opening_is_configuration(troubled, code, 
     troubled.code = code
     for dry in (True, False):
         with pytest.raises(ConfigurationError):
-            open_store_checked(config, dry=dry)
+            open_or_create(config, read_only=dry)
     with pytest.raises(ConfigurationError):
         open_existing(config)
     with pytest.raises(ConfigurationError):
-        bring("s3://faces/weights/x.bin", tmp_path / "x.bin")
+        download("s3://faces/weights/x.bin", tmp_path / "x.bin")
 
 
 def test_only_writes_denied_is_found_at_the_opening(troubled):
     troubled.code, troubled.wanted = "AccessDenied", writes
     with pytest.raises(ConfigurationError, match="PutObject"):
-        open_store_checked(NightlyConfig(store=troubled.url))
+        open_or_create(NightlyConfig(store=troubled.url))
     open_existing(NightlyConfig(store=troubled.url))
     assert troubled.seen["PUT"] == troubled.seen["refused"] == 1
 
@@ -298,7 +298,7 @@ def test_a_night_finishes_on_a_store_that_asks_half_of_the_requests_to_slow_down
     began = dt.datetime.now()
     run = open_run(small(troubled.url, people), LogReporter())
     assert drive_inline(run).exit_status == 0, dt.datetime.now() - began
-    assert {account.outcome.value for account in run.accounts.values()} == {"done"}
+    assert {outcome_report.outcome.value for outcome_report in run.outcome_reports.values()} == {"done"}
     assert troubled.seen["refused"] > 200
 
 
@@ -335,14 +335,14 @@ def test_the_doctor_names_what_the_tables_library_is_refused(troubled):
 def test_listings_that_are_denied_alone_are_found_at_the_opening(troubled):
     troubled.code, troubled.wanted = "AccessDenied", lists
     with pytest.raises(ConfigurationError, match="ListBucket"):
-        open_store_checked(NightlyConfig(store=troubled.url))
+        open_or_create(NightlyConfig(store=troubled.url))
 
 
 def test_without_credentials_nothing_is_asked_for_minutes(troubled, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ConfigurationError, match="there are no credentials here"):
-        open_store_checked(NightlyConfig(store=troubled.url))
+        open_or_create(NightlyConfig(store=troubled.url))
     monkeypatch.setenv("AWS_PROFILE", "unknown")
     with pytest.raises(ConfigurationError, match="AWS_PROFILE names a profile"):
         open_store(troubled.url)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
-from faceid_core.run.opening import open_store_checked
+from faceid_core.run.store_access import open_or_create
 from faceid_core.store import IdentitySecret, initialize, layout, open_store
 from flows.cli import cli
 
@@ -122,13 +122,13 @@ def test_the_first_night_on_a_shared_store_needs_a_secret_and_says_which_it_took
     told = secret_finding(config)
     assert told.state == "fail" and "faceid secret init" in told.advice
     with pytest.raises(ConfigurationError, match="faceid secret init"):
-        open_store_checked(config)
+        open_or_create(config)
     assert not no_secret.exists() and open_store(address).head("store.json") is None
     made, said = IdentitySecret.make(), []
     told = secret_finding(config)
     assert told.state == "ok" and made.fingerprint in told.found and "keep a copy" in told.advice
     for _ in range(2):
-        assert open_store_checked(config, say=said.append)[1].value == made.value
+        assert open_or_create(config, report=said.append)[1].value == made.value
     (once,) = said
     assert str(no_secret) in once and made.fingerprint in once and "keep a copy" in once
 
@@ -137,7 +137,7 @@ def test_a_store_of_this_machine_alone_needs_no_step(no_secret, tmp_path):
     config, said = NightlyConfig(store=str(tmp_path / "store")), []
     told = secret_finding(config)
     assert told.state == "ok" and str(no_secret) in told.found
-    open_store_checked(config, say=said.append)
+    open_or_create(config, report=said.append)
     assert no_secret.exists() and said == []
 
 

@@ -1,4 +1,4 @@
-"""A store that fails at one person's results costs that person, or nothing, and nobody else."""
+"""A store that fails at one person's results costs that person alone, or nothing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from faceid_core import nightly as drive
 from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages, publish
+from faceid_core.run.execute import execute_stage
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.state import Run
 from faceid_core.store import FolderStore, RunLease, StageCache
 from faceid_core.store.layout import stage_lease
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.end_to_end.test_inline_folder import outcomes
+from tests.helpers.replaced import replace_everywhere
 
 
 def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, people, tmp_path, monkeypatch):  # noqa: F811
@@ -29,28 +31,32 @@ def test_a_lookup_that_fails_ends_one_persons_night_and_not_everybodys(small, pe
     monkeypatch.setattr(FolderStore, "get", refuses)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    account = run.accounts[ann.name]
-    assert (account.stage, account.reason) == ("mask", "StoreError") and "connection reset" in account.message
+    outcome_report = run.outcome_reports[ann.name]
+    assert (outcome_report.stage, outcome_report.reason) == ("mask", "StoreError")
+    assert "connection reset" in outcome_report.message
 
 
 def test_reads_that_only_save_work_may_fail(small, people, tmp_path, monkeypatch):  # noqa: F811
     """Whether somebody else made it meanwhile, who is at it, which pictures are there: not knowing costs time only."""
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
-    whole, during = Run.execute, []
+    during, read_manifest = [], StageCache.read_manifest
 
     def refuse(*_):
         raise StoreError("connection reset")
 
-    def execute(self, stage, works, executor):
+    def refuse_to_look(self, stage, key, *, read_only=False):
+        return refuse() if read_only else read_manifest(self, stage, key)
+
+    def execute(run, stage, works, executor):
         with monkeypatch.context() as patch:
             if stage in ("personalize", "generate"):
                 during.append(stage)
-                patch.setattr("faceid_core.store.StageCache.peek", refuse)
+                patch.setattr("faceid_core.store.StageCache.read_manifest", refuse_to_look)
                 patch.setattr("faceid_core.store.StageCache.manifests", refuse)
                 patch.setattr(RunLease, "look", refuse)
-            return whole(self, stage, works, executor)
+            return execute_stage(run, stage, works, executor)
 
-    monkeypatch.setattr(Run, "execute", execute)
+    replace_everywhere(monkeypatch, execute_stage, execute)
     assert drive_inline(run).exit_status == 0
     assert during == ["personalize", "generate"] and set(outcomes(run).values()) == {"done"}
 
@@ -72,12 +78,12 @@ def test_publishing_reads_on_when_one_persons_results_cannot_be_read(small, peop
             patch.setattr(StageCache, "read", refuses)
             return whole_collect(run)
 
-    whole_collect = publish.collect
-    monkeypatch.setattr(publish, "collect", collect)
+    whole_collect = publish.collect_scores
+    monkeypatch.setattr(publish, "collect_scores", collect)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    assert (run.accounts[ann.name].stage, run.accounts[ann.name].reason) == ("score", "StoreError")
-    monkeypatch.setattr(publish, "collect", whole_collect)
+    assert (run.outcome_reports[ann.name].stage, run.outcome_reports[ann.name].reason) == ("score", "StoreError")
+    monkeypatch.setattr(publish, "collect_scores", whole_collect)
     again = open_run(config, LogReporter())
     assert drive_inline(again).exit_status == 0 and not again.computed
     assert outcomes(again) == {"ann": "cached", "bob": "cached"}
@@ -103,7 +109,7 @@ def test_a_page_that_cannot_be_made_costs_itself_only(small, people, tmp_path, m
 def test_a_process_takes_over_its_own_lease_and_nobody_elses(folder_store):
     name = stage_lease(f"identities/{'ab' * 16}", "personalize", "cd" * 32)
     left = RunLease.try_take(folder_store, "a-run", name)
-    left.lost = True  # as after a delete that failed: it stays, and nobody renews it
+    left.lost = True  # as after a delete that failed: it stays, and is not renewed
     left.drop()
     assert RunLease.try_take(folder_store, "another-run", name) is None
     again = RunLease.try_take(folder_store, "a-run", name)
@@ -121,9 +127,9 @@ def test_a_look_without_the_lease_sets_nothing_aside(small, people, tmp_path):  
     (damaged,) = (tmp_path / "store" / ann.scope / "stages" / "mask").glob("*.json")
     damaged.chmod(0o644)
     damaged.write_bytes(b"torn")
-    look = open_run(config, LogReporter(), dry=True)
-    assert not look.lookup("detect") and not look.lookup("parse")
-    assert [work.subject for work in look.lookup("mask")] == [ann.name]
+    look = open_run(config, LogReporter(), dry_run=True)
+    assert not lookup_stage(look, "detect") and not lookup_stage(look, "parse")
+    assert [work.subject for work in lookup_stage(look, "mask")] == [ann.name]
     assert damaged.read_bytes() == b"torn"
 
 
@@ -132,16 +138,16 @@ class Overlapping(InlineExecutor):
 
     overlaps = True
 
-    def execute(self, works, tick, on_done, stop):
+    def execute(self, works, on_progress, on_done, stop):
         following = []
 
         def done(each):
             following.extend(on_done(each))
             return ()
 
-        super().execute(works, tick, done, stop)
+        super().execute(works, on_progress, done, stop)
         if following:
-            super().execute(following, tick, done, stop)
+            super().execute(following, on_progress, done, stop)
 
 
 def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path, monkeypatch):  # noqa: F811
@@ -149,14 +155,14 @@ def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path,
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     monkeypatch.setattr(drive, "InlineExecutor", Overlapping)
-    whole = StageCache.by_key
+    whole = StageCache.read_manifest
 
-    def by_key(self, stage, key):
+    def read_manifest(self, stage, key, **options):
         if stage == "generate" and self.scope == ann.scope:
             raise StoreError("connection reset")
-        return whole(self, stage, key)
+        return whole(self, stage, key, **options)
 
-    monkeypatch.setattr(StageCache, "by_key", by_key)
+    monkeypatch.setattr(StageCache, "read_manifest", read_manifest)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    assert run.accounts[ann.name].reason == "result_missing"
+    assert run.outcome_reports[ann.name].reason == "result_missing"

@@ -12,24 +12,24 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.studies import definitions
 from faceid_core.studies.compare import (
-    against,
     balance,
-    best_on,
+    best_variant,
+    differences_from,
     holm,
-    judged,
+    judge_claim,
     mean_over_people,
-    paired,
+    paired_difference,
 )
 from faceid_core.studies.definitions import studies
 from faceid_core.studies.figure import study_figure
 from faceid_core.studies.page import write_page
 from faceid_core.studies.rows import (
-    check_same,
     frame_of,
-    merged,
+    merge_rows,
     read_rows,
-    stopped_row,
+    require_same_settings,
     study_rows,
+    unlearnable_row,
     write_rows,
 )
 from faceid_core.studies.study import Claim
@@ -86,7 +86,7 @@ def test_paired_differences_are_those_of_scipy_over_the_people_that_both_have():
     draws = np.random.default_rng(3)
     default, other = draws.normal(0.5, 0.2, 12), draws.normal(0.45, 0.2, 12)
     frame = frame_of([*rows("on", default), *rows("off", other[:10])])
-    found = paired(frame, "balance", "off", "on")
+    found = paired_difference(frame, "balance", "off", "on")
     expected = stats.ttest_rel(other[:10], default[:10])
     low, high = expected.confidence_interval()
     assert found.people == 10 and found.p == pytest.approx(expected.pvalue)
@@ -102,10 +102,10 @@ def test_comparisons_are_corrected_for_their_number():
     noise = np.random.default_rng(1).normal(0, 0.05, (3, 8))
     sets = {f"v{n}": base + 0.04 + noise[n] for n in range(3)}
     frame = frame_of(rows("d", base) + [row for name, values in sets.items() for row in rows(name, values)])
-    found = against(frame, "balance", "d", ["d", *sets])
+    found = differences_from(frame, "balance", "d", ["d", *sets])
     plain = [stats.ttest_rel(values, base).pvalue for values in sets.values()]
     assert [found[name].p_holm for name in sets] == pytest.approx(holm(plain))
-    alone = against(frame, "balance", "d", ["d", "v0"])["v0"]
+    alone = differences_from(frame, "balance", "d", ["d", "v0"])["v0"]
     assert alone.p_holm == pytest.approx(plain[0])
 
 
@@ -117,40 +117,40 @@ def test_a_claim_is_judged_by_its_intervals(shift, verdict):
     jitter = np.where(np.arange(10) % 2, 0.02, -0.02)
     for measure, sign in (("balance", 1), ("attention_outside", -1)):
         frame = frame_of(rows("a", base, measure) + rows("b", base + jitter + sign * shift, measure))
-        assert judged(frame, Claim("a beats b", measure, "a", ("b",)))[0] == verdict
-        assert judged(frame, Claim("a beats c", measure, "a", ("b", "c")))[0] == "not measured"
+        assert judge_claim(frame, Claim("a beats b", measure, "a", ("b",)))[0] == verdict
+        assert judge_claim(frame, Claim("a beats c", measure, "a", ("b", "c")))[0] == "not measured"
     if shift:
-        assert best_on(frame, "attention_outside", ["a", "b"]) == ("a" if shift < 0 else "b")
+        assert best_variant(frame, "attention_outside", ["a", "b"]) == ("a" if shift < 0 else "b")
 
 
 def test_people_without_any_difference_leave_a_claim_undecided():
     frame = frame_of(rows("a", [0.5, 0.5, 0.5]) + rows("b", [0.5, 0.5, 0.5]))
-    assert judged(frame, Claim("", "balance", "a", ("b",)))[0] == "undecided"
+    assert judge_claim(frame, Claim("", "balance", "a", ("b",)))[0] == "undecided"
 
 
 def test_a_later_session_extends_the_table_and_replaces_what_it_measured_again(tmp_path):
     path = tmp_path / "pairs.csv"
     same = {"settings_digest": "people=1 prompts=1"}
     floor = {"variant": "", "kind": "floor", "subject": "person", **same}
-    first = merged(
+    first = merge_rows(
         read_rows(path), [floor, *rows("10", [1 / 3, 0.2], variant_digest="x", **same)], ["1", "10"]
     )
     write_rows(path, first)
-    second = merged(read_rows(path), [floor, *rows("1", [0.7], variant_digest="y", **same)], ["1", "10"])
+    second = merge_rows(read_rows(path), [floor, *rows("1", [0.7], variant_digest="y", **same)], ["1", "10"])
     write_rows(path, second)
     again = read_rows(path)
     assert again.variant.to_list() == ["", "1", "10", "10"] and again.balance.to_list()[2] == 1 / 3
     assert not list(tmp_path.glob("*.partial"))
-    third = merged(again, [floor, *rows("10", [0.9], **same)], ["1", "10"])
+    third = merge_rows(again, [floor, *rows("10", [0.9], **same)], ["1", "10"])
     assert third[third.variant == "10"].balance.to_list() == [0.9]
 
     now, methods = "people=1 prompts=1", {"1": "y", "10": "x"}
-    check_same(again, now, methods, path=path)
+    require_same_settings(again, now, methods, path=path)
     with pytest.raises(ConfigurationError, match=r"measured with other prompts; .*--fresh"):
-        check_same(again, "people=1 prompts=2", methods, path=path)
+        require_same_settings(again, "people=1 prompts=2", methods, path=path)
     for other in ({"1": "y", "10": "z"}, {"1": "y"}):
         with pytest.raises(ConfigurationError, match="measured with another method in '10'; "):
-            check_same(again, now, other, path=path)
+            require_same_settings(again, now, other, path=path)
 
 
 def test_the_figure_shows_every_variant_and_measure_that_there_is():
@@ -205,7 +205,7 @@ def test_reconstructed_settings_are_told_of_the_preset_that_has_them(tmp_path):
 def test_every_variant_can_be_asked_for_on_the_command_line():
     for study in studies().values():
         for variant in study.variants:
-            assert study.chosen(variant.label.split(",")) == (variant,)
+            assert study.select_variants(variant.label.split(",")) == (variant,)
 
 
 def test_every_claim_names_variants_and_measures_that_exist():
@@ -218,8 +218,8 @@ def test_every_claim_names_variants_and_measures_that_exist():
 def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(tmp_path):
     study = studies()["tune"]
     steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 200"
-    stopped = [stopped_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2)]
-    stopped.append(stopped_row(wild, "p3", {"run_id": "r", "samples": 1000, "restarted": 0}))
+    stopped = [unlearnable_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2)]
+    stopped.append(unlearnable_row(wild, "p3", {"run_id": "r", "samples": 1000, "restarted": 0}))
     restarted = rows(wild, [0.9], restarted=1, samples=1000)
     frame = frame_of(rows(steady, [0.6] * 4, samples=1000) + restarted + stopped)
     page, _ = write_page(study, frame, NightlyConfig(), tmp_path)
@@ -227,4 +227,4 @@ def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(t
     assert "| prospect | 0.02 | 100 | 0.600" in text
     assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 2 not, counted as 0)." in text
     assert f"People whose pictures are of one color: {wild} (1, counted as 0)." in text
-    assert paired(frame, "balance", wild, steady).people == 4
+    assert paired_difference(frame, "balance", wild, steady).people == 4

@@ -8,8 +8,8 @@ import pytest
 from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
 from faceid_core.evaluate.metric_rows import NO_REFERENCE_FACE, MetricRow
-from faceid_core.evaluate.summary import SubjectScores, aggregate, fraction, summarize
-from faceid_core.evaluate.weakness import is_weak
+from faceid_core.evaluate.summary import SubjectScores, aggregate, normalized_identity, summarize
+from faceid_core.evaluate.weak_identity import is_weak_identity
 
 ANN, BEN = "a" * 32, "b" * 32
 CATEGORIES = {"s": "scene", "m": "mixed", "c": "clothing"}
@@ -160,22 +160,22 @@ def test_one_wrong_face_in_all_pictures_does_not_pass_for_the_person():
     wrong = _cells(np.random.default_rng(1).normal(0.22, 0.08, 96))
     gain = [wrong[cell] - floor[cell] for cell in floor]
     assert over_pictures(gain, [prompt for prompt, _ in floor]).low > 0.1
-    assert is_weak(wrong, floor) is True
-    assert is_weak(_cells(np.random.default_rng(1).normal(0.45, 0.15, 96)), floor) is False
+    assert is_weak_identity(wrong, floor) is True
+    assert is_weak_identity(_cells(np.random.default_rng(1).normal(0.45, 0.15, 96)), floor) is False
 
 
 def test_pictures_without_a_face_count_as_the_class_word_s():
     floor, good = _cells(_strangers()), _cells([0.6] * 96)
     some = {cell: value if place % 6 else None for place, (cell, value) in enumerate(good.items())}
     few = {cell: value if place < 4 else None for place, (cell, value) in enumerate(good.items())}
-    assert is_weak(some, floor) is False and is_weak(few, floor) is True
-    assert is_weak(dict.fromkeys(floor), floor) is True
+    assert is_weak_identity(some, floor) is False and is_weak_identity(few, floor) is True
+    assert is_weak_identity(dict.fromkeys(floor), floor) is True
 
 
 def test_two_pairs_are_the_least_from_which_weakness_is_told():
-    assert is_weak({("p", 0): 0.9}, {("p", 0): 0.1}) is None
-    assert is_weak({("p", 0): 0.9}, {("p", 1): 0.1, ("p", 2): 0.1}) is None
-    assert is_weak({("p", 0): 0.9, ("q", 0): 0.8}, {("p", 0): 0.1, ("q", 0): 0.2}) is False
+    assert is_weak_identity({("p", 0): 0.9}, {("p", 0): 0.1}) is None
+    assert is_weak_identity({("p", 0): 0.9}, {("p", 1): 0.1, ("p", 2): 0.1}) is None
+    assert is_weak_identity({("p", 0): 0.9, ("q", 0): 0.8}, {("p", 0): 0.1, ("q", 0): 0.2}) is False
 
 
 def test_of_tokens_that_came_to_nothing_few_are_not_told():
@@ -183,7 +183,9 @@ def test_of_tokens_that_came_to_nothing_few_are_not_told():
     found = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        found.append(is_weak(_cells(rng.normal(0, 0.2) + rng.normal(0, 0.08, 96)), _cells(_strangers(seed))))
+        found.append(
+            is_weak_identity(_cells(rng.normal(0, 0.2) + rng.normal(0, 0.08, 96)), _cells(_strangers(seed)))
+        )
     assert sum(found) >= 0.9 * len(found)
 
 
@@ -211,8 +213,8 @@ def test_rows_keep_the_contract_of_their_table():
 
 
 def test_fraction_of_a_way_without_length_is_none():
-    assert fraction(0.5, 0.2, 0.8) == pytest.approx(0.5)
-    assert fraction(0.5, 0.8, 0.8) is None and fraction(0.5, None, 0.8) is None
+    assert normalized_identity(0.5, 0.2, 0.8) == pytest.approx(0.5)
+    assert normalized_identity(0.5, 0.8, 0.8) is None and normalized_identity(0.5, None, 0.8) is None
 
 
 def test_intervals_of_few_or_equal_values():

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from faceid_core.config.parse import changed
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_FAILURES
 from faceid_core.plan.planning import plan_run
-from faceid_core.run.runs import write_status
+from faceid_core.run.records import write_status
 from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
@@ -114,15 +114,15 @@ def garbage(root: Path) -> dict[str, Path]:
     """One piece of each kind of garbage in a person's scope and beside it."""
     person = person_scope(root)
     made = {
-        "orphaned blob": person / "blobs" / sha256_hex(b"nobody's"),
+        "orphaned blob": person / "blobs" / sha256_hex(b"orphaned"),
         "quarantined manifest": person / "quarantine" / "mask" / f"{'a' * 64}-{'b' * 12}.json",
-        "abandoned journal": person / "journal" / "personalize" / ("c" * 64),
+        "abandoned checkpoint": person / "checkpoints" / "personalize" / ("c" * 64),
         "unlinked page": person / "reports" / f"{'d' * 32}.html",
         "unfinished write": root / ".tmp" / "4711-abandoned",
     }
     for path in made.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"nobody's")
+        path.write_bytes(b"orphaned")
     return made
 
 
@@ -320,11 +320,11 @@ def test_collecting_keeps_what_a_result_names_on_both_stores(any_store):
     made = cache.commit(
         StageCall("detect", 1, inputs={"photo": photo}), {"crop.png": Output(b"crop", "image/png")}, {}
     )
-    orphan = cache.put_blob(b"nobody's")
+    orphan = cache.put_blob(b"orphaned")
     before = collect(any_store, grace=3600.0, delete=True)
     assert before.objects == 0 and before.kept_young == 1
     found = collect(any_store, delete=True, now=time.time() + AGED)
-    assert dict(found.counts) == {"orphaned blob": 1} and found.bytes["orphaned blob"] == len(b"nobody's")
+    assert dict(found.counts) == {"orphaned blob": 1} and found.bytes["orphaned blob"] == len(b"orphaned")
     assert cache.read(made, "crop.png") == b"crop"
     assert any_store.head(layout.blob(cache.scope, photo)) and not any_store.head(
         layout.blob(cache.scope, orphan)

@@ -14,12 +14,11 @@ from click.testing import CliRunner
 
 from data_contracts import contract
 from faceid_core.config import NightlyConfig, changed, parse_config
-from faceid_core.publish.interrupted import close_accounts
-from faceid_core.publish.rows import account_tables
-from faceid_core.run.opening import open_run
-from faceid_core.run.prefetch import end_of_admissions, past_end_of_admissions
+from faceid_core.nightly import close_outcome_reports
+from faceid_core.publish.rows import outcome_tables
+from faceid_core.run.open import LeaseWait, open_run
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.waiting import PatientWait
+from faceid_core.run.state import finish_by_moment, past_finish_by
 from faceid_core.store import RunLease, StoreBusy, Wait, lease
 from faceid_core.store.keys import canonical_json
 from faceid_core.store.lease import NAME, running_runs
@@ -42,8 +41,8 @@ def other(seconds: float, *, in_doubt: bool = False, run_id: str = "20261125-nig
     return Wait(run_id, "node-7", seconds, in_doubt, 60.0)
 
 
-def patience(said: list[str], scheduled: dt.datetime = NOON, **run) -> PatientWait:
-    return PatientWait(parse_config({"run": run}), "file:///store", scheduled, said.append)
+def patience(said: list[str], scheduled: dt.datetime = NOON, **run) -> LeaseWait:
+    return LeaseWait(parse_config({"run": run}), "file:///store", scheduled, said.append)
 
 
 def test_it_says_for_whom_it_waits_and_until_when():
@@ -81,12 +80,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(lease, "_LONGEST_POLL_SECONDS", 0.05)
 
 
-def test_a_night_waits_is_shown_and_begins_when_the_store_is_free(config, quick, folder_store):
+def test_a_run_waits_is_shown_and_begins_when_the_store_is_free(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 1}, source="test")
     with RunLease.acquire(folder_store, "first") as first:
         said, runs = [], []
         thread = threading.Thread(
-            target=lambda: runs.append(open_run(config, LogReporter(), waiting=said.append))
+            target=lambda: runs.append(open_run(config, LogReporter(), report_wait=said.append))
         )
         thread.start()
         deadline = time.monotonic() + 30
@@ -108,7 +107,7 @@ def test_a_night_waits_is_shown_and_begins_when_the_store_is_free(config, quick,
     assert [info.name for info in folder_store.list("leases/")] == [NAME]
 
 
-def test_a_night_that_has_waited_long_enough_is_refused_and_leaves_nothing(config, quick, folder_store):
+def test_a_run_that_has_waited_long_enough_is_refused_and_leaves_nothing(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 0.001}, source="test")
     with RunLease.acquire(folder_store, "first"), pytest.raises(StoreBusy, match=r"run first on .* 0\.001"):
         open_run(config, LogReporter())
@@ -142,14 +141,14 @@ def test_leases_that_dead_runs_left_are_collected(folder_store):
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0], ids=["back", "ahead"])
-def test_a_clock_that_is_set_in_the_night_changes_no_duration(config, monkeypatch, step):
+def test_a_clock_that_is_set_in_the_run_changes_no_duration(config, monkeypatch, step):
     clock = SteppedClock().install(monkeypatch.setattr)
     run = open_run(config, LogReporter())
     try:
         clock.seconds = step
-        close_accounts(run, "test")
-        (row,) = account_tables(run, exit_status=0)["runs"].to_pylist()
-        contract("runs").check(account_tables(run, exit_status=0)["runs"])
+        close_outcome_reports(run, "test")
+        (row,) = outcome_tables(run, exit_status=0)["runs"].to_pylist()
+        contract("runs").check(outcome_tables(run, exit_status=0)["runs"])
     finally:
         run.release()
     assert 0 <= row["seconds"] < 60
@@ -164,7 +163,7 @@ def test_finish_by_is_read_from_the_wall_clock_whenever_it_is_asked(monkeypatch)
     config = parse_config({"run": {"finish_by": finish_by}})
     asked = []
     for clock.seconds in (0.0, 3600.0, 0.0):
-        asked.append(past_end_of_admissions(config, start))
+        asked.append(past_finish_by(config, start))
     assert asked == [False, True, False]
 
 
@@ -173,7 +172,7 @@ def test_finish_by_does_not_come_back_when_summer_time_ends(monkeypatch):
     config = parse_config({"run": {"finish_by": "02:30", "timezone": "Europe/Berlin"}})
     zone = ZoneInfo("Europe/Berlin")
     scheduled = dt.datetime(2026, 10, 24, 22, tzinfo=zone)
-    end = end_of_admissions(config, scheduled)
+    end = finish_by_moment(config, scheduled)
     assert end == dt.datetime(2026, 10, 25, 0, 30, tzinfo=dt.UTC)
     clock = SteppedClock().install(monkeypatch.setattr)
     asked = []
@@ -181,5 +180,5 @@ def test_finish_by_does_not_come_back_when_summer_time_ends(monkeypatch):
         clock.seconds = 0.0
         then = dt.datetime.fromisoformat(f"2026-10-25T{now}:00+00:00")
         clock.seconds = (then - dt.datetime.now(dt.UTC)).total_seconds()
-        asked.append(past_end_of_admissions(config, scheduled))
+        asked.append(past_finish_by(config, scheduled))
     assert asked == [False, True, True, True]

@@ -10,16 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
-from faceid_core.faces.backends import backend_digest
-from faceid_core.faces.deepface_backend import find_weights
-from faceid_core.faces.segformer import WEIGHT_FILES, find_folder
-from faceid_core.store import DamagedWeights, ModelsLock
-from faceid_core.weights.catalog import DETECTORS, RECOGNIZERS, KnownFile, KnownModel
-from faceid_core.weights.fetch import Place, fetch
-from faceid_core.weights.locate import WeightsPlace, detector_folders, entry_of
-from faceid_core.weights.needs import hub_model, needs_of
-from faceid_core.weights.transports import FetchFailed, bring
+from faceid_core.weights.catalog import DETECTORS, RECOGNIZERS, SEGFORMER_FILES, KnownFile, KnownModel
+from faceid_core.weights.download import FetchFailed, download
+from faceid_core.weights.fetch import fetch
+from faceid_core.weights.hub import base_revision
+from faceid_core.weights.lock import DamagedWeights, ModelsLock
+from faceid_core.weights.place import WeightsPlace
+from faceid_core.weights.required import face_detector, face_parser, published
+from faceid_core.weights.resolve import resolve
+from faceid_core.weights.status import model_statuses
 from flows.cli import cli
+from tests.helpers.face_models import detector_digest
 from tests.helpers.weights_server import REVISION, serving_weights
 
 NETWORK = bytes(range(256)) * 12_000  # 3 MB: more than one piece
@@ -44,37 +45,37 @@ def server(tmp_path):
         yield server
 
 
-def published(server, *, sha256=SHA, name="net.onnx") -> KnownModel:
+def served(server, *, sha256=SHA, name="net.onnx") -> KnownModel:
     return KnownModel("deepface-Net", (KnownFile("net.onnx", (f"{server.url}/{name}",), sha256),))
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     server.break_after["net.onnx"] = 2_000_000
-    (first,) = fetch([published(server)], Place(str(tmp_path / "weights")))
+    (first,) = fetch([served(server)], WeightsPlace(str(tmp_path / "weights")))
     assert first.state == "failed" and "2,000,000 of 3,072,000 bytes" in first.sentence
     assert not (tmp_path / "weights" / "deepface-Net" / "net.onnx").exists()
-    (second,) = fetch([published(server)], Place(str(tmp_path / "weights")))
-    assert (second.state, second.went_on_from, second.bytes) == ("brought", 2_000_000, len(NETWORK))
+    (second,) = fetch([served(server)], WeightsPlace(str(tmp_path / "weights")))
+    assert (second.state, second.resumed_from, second.bytes) == ("brought", 2_000_000, len(NETWORK))
     assert server.sent == [("/net.onnx", 0), ("/net.onnx", 2_000_000)]
     assert (tmp_path / "weights" / "deepface-Net" / "net.onnx").read_bytes() == NETWORK
     assert [path.name for path in (tmp_path / "weights" / "deepface-Net").iterdir()] == ["net.onnx"]
     lock = ModelsLock.load(tmp_path / "weights" / "models.lock")
     lock.verify("deepface-Net", tmp_path / "weights" / "deepface-Net")
-    (third,) = fetch([published(server)], Place(str(tmp_path / "weights")))
+    (third,) = fetch([served(server)], WeightsPlace(str(tmp_path / "weights")))
     assert third.state == "here" and third.digest == second.digest and len(server.sent) == 2
 
 
 def test_a_file_that_changed_meanwhile_is_not_glued_together(server, tmp_path):
     server.break_after["net.onnx"] = 2_000_000
     with pytest.raises(FetchFailed):
-        bring(f"{server.url}/net.onnx", tmp_path / "net.onnx")
+        download(f"{server.url}/net.onnx", tmp_path / "net.onnx")
     (server.folder / "net.onnx").write_bytes(NETWORK[::-1])
-    brought = bring(f"{server.url}/net.onnx", tmp_path / "net.onnx")
-    assert brought.went_on_from == 0 and (tmp_path / "net.onnx").read_bytes() == NETWORK[::-1]
+    brought = download(f"{server.url}/net.onnx", tmp_path / "net.onnx")
+    assert brought.resumed_from == 0 and (tmp_path / "net.onnx").read_bytes() == NETWORK[::-1]
 
 
 def test_what_is_not_the_published_file_is_removed(server, tmp_path):
-    (found,) = fetch([published(server, sha256="0" * 64)], Place(str(tmp_path / "weights")))
+    (found,) = fetch([served(server, sha256="0" * 64)], WeightsPlace(str(tmp_path / "weights")))
     assert (
         found.state == "failed"
         and f"sha256 {SHA[:12]}" in found.sentence
@@ -87,31 +88,30 @@ def test_the_second_address_is_asked_where_the_first_has_nothing(server, tmp_pat
     model = KnownModel(
         "deepface-Net", (KnownFile("net.onnx", (f"{server.url}/gone.onnx", f"{server.url}/net.onnx"), None),)
     )
-    (found,) = fetch([model], Place(str(tmp_path / "weights")))
+    (found,) = fetch([model], WeightsPlace(str(tmp_path / "weights")))
     assert found.state == "brought"
-    # Nobody published a digest: the lock of the first fetch is what later ones, and runs, are held to.
+    # No digest is published: the lock of the first fetch is what later ones, and runs, are held to.
     (tmp_path / "weights" / "deepface-Net" / "net.onnx").write_bytes(b"another")
     (server.folder / "net.onnx").write_bytes(b"a third")
     place = WeightsPlace(str(tmp_path / "weights"))
-    from faceid_core.weights.locate import digest_of, files_of
-
+    ref = published(model, place)
     with pytest.raises(DamagedWeights, match=r"net\.onnx"):
-        files_of(model, place, digest=digest_of(entry_of(model, place)))
+        resolve(ref, planned=resolve(ref).digest)
 
 
 def test_a_packed_file_is_unpacked(server, tmp_path):
     (server.folder / "net.dat.bz2").write_bytes(bz2.compress(NETWORK))
-    brought = bring(f"{server.url}/net.dat.bz2", tmp_path / "net.dat", sha256=SHA)
+    brought = download(f"{server.url}/net.dat.bz2", tmp_path / "net.dat", sha256=SHA)
     assert brought.path.read_bytes() == NETWORK and [p.name for p in tmp_path.glob("net*")] == ["net.dat"]
     (server.folder / "bad.dat.bz2").write_bytes(b"BZh9 no")
     with pytest.raises(DamagedWeights, match="no usable bz2"):
-        bring(f"{server.url}/bad.dat.bz2", tmp_path / "bad.dat")
+        download(f"{server.url}/bad.dat.bz2", tmp_path / "bad.dat")
 
 
 def test_from_folder_to_bucket_to_folder(server, s3_server, tmp_path):
-    model = published(server)
-    first, second = Place(str(tmp_path / "first")), Place(str(tmp_path / "second"))
-    bucket = Place(f"s3://{s3_server.new_bucket()}/weights")
+    model = served(server)
+    first, second = WeightsPlace(str(tmp_path / "first")), WeightsPlace(str(tmp_path / "second"))
+    bucket = WeightsPlace(f"s3://{s3_server.new_bucket()}/weights")
     fetch([model], first)
     sent = len(server.sent)
     digests = {
@@ -133,23 +133,21 @@ def test_from_folder_to_bucket_to_folder(server, s3_server, tmp_path):
 def test_a_detector_is_taken_from_a_bucket_of_weights(s3_server, tmp_path, monkeypatch):
     bucket, folder = f"s3://{s3_server.new_bucket()}/weights", tmp_path / "folder"
     for place in (bucket, str(folder)):
-        (brought,) = fetch([DETECTORS["dlib"]], Place(place))
+        (brought,) = fetch([DETECTORS["dlib"]], WeightsPlace(place))
         assert brought.state == "brought", brought.sentence
     monkeypatch.setattr("faceid_core.weights.deepface_files.package_folder", lambda package: None)
-    (file,) = find_weights("dlib", detector_folders("dlib", WeightsPlace(bucket)))
+    (file,) = resolve(face_detector("dlib", WeightsPlace(bucket))).paths
     assert file.is_relative_to(tmp_path / "cache")
-    assert backend_digest("deepface", model="dlib", weights=bucket) == backend_digest(
-        "deepface", model="dlib", weights=str(folder)
-    )
+    assert detector_digest("dlib", WeightsPlace(bucket)) == detector_digest("dlib", WeightsPlace(str(folder)))
     run = NightlyConfig(faces={"backend": "deepface", "detector": "dlib"}, weights=bucket)
-    assert [need.state for need in needs_of(run)] == ["ships", "here"]
+    assert [need.state for need in model_statuses(run)] == ["ships", "here"]
     run = NightlyConfig(faces={"backend": "deepface", "detector": "yunet"}, weights=bucket)
-    assert f"models fetch --to {bucket}" in needs_of(run)[1].detail
+    assert f"models fetch --to {bucket}" in model_statuses(run)[1].detail
 
 
 def test_a_parser_that_is_not_here_is_among_the_needs(tmp_path):
     faces = {"backend": "deepface", "parser": "segformer", "parser_source": str(tmp_path)}
-    (need,) = [each for each in needs_of(NightlyConfig(faces=faces)) if each.role == "face parser"]
+    (need,) = [each for each in model_statuses(NightlyConfig(faces=faces)) if each.role == "face parser"]
     assert need.state == "missing" and str(tmp_path) in need.detail
 
 
@@ -159,9 +157,9 @@ def test_an_interrupted_copy_from_a_bucket_goes_on(s3_server, tmp_path):
     etag = s3_server.client.head_object(Bucket=bucket, Key="net.onnx")["ETag"]
     (tmp_path / "net.onnx.part").write_bytes(NETWORK[:1_000_000])
     (tmp_path / "net.onnx.part.version").write_text(etag)
-    assert bring(f"s3://{bucket}/net.onnx", tmp_path / "net.onnx", sha256=SHA).went_on_from == 1_000_000
+    assert download(f"s3://{bucket}/net.onnx", tmp_path / "net.onnx", sha256=SHA).resumed_from == 1_000_000
     with pytest.raises(FetchFailed, match="no such object"):
-        bring(f"s3://{bucket}/absent", tmp_path / "absent")
+        download(f"s3://{bucket}/absent", tmp_path / "absent")
 
 
 def test_a_whole_model_comes_from_the_hub_at_its_revision(server, tmp_path, monkeypatch):
@@ -176,8 +174,8 @@ def test_a_whole_model_comes_from_the_hub_at_its_revision(server, tmp_path, monk
     files = tuple(KnownFile(name) for name in ("config.json", "model.safetensors", "vocab.json"))
     model = KnownModel("clip-tiny", files, hub="org/clip-tiny", revision=REVISION)
     server.break_after["model.safetensors"] = 1_000_000
-    fetch([model], Place(str(tmp_path / "weights")))
-    (found,) = fetch([model], Place(str(tmp_path / "weights")))
+    fetch([model], WeightsPlace(str(tmp_path / "weights")))
+    (found,) = fetch([model], WeightsPlace(str(tmp_path / "weights")))
     folder = tmp_path / "weights" / "clip-tiny"
     assert found.state in ("brought", "here"), found.sentence  # the hub's client may go on within one call
     assert [path for path, _ in server.sent].count("/clip-tiny/model.safetensors") == 2
@@ -185,9 +183,9 @@ def test_a_whole_model_comes_from_the_hub_at_its_revision(server, tmp_path, monk
     assert {path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."} == {
         "config.json", "model.safetensors", "vocab.json", "tokenizer.json",
     }  # fmt: skip
-    assert fetch([model], Place(str(tmp_path / "weights")))[0].state == "here"
+    assert fetch([model], WeightsPlace(str(tmp_path / "weights")))[0].state == "here"
     strange = KnownModel("clip-tiny", files, hub="org/clip-tiny", revision="d" * 40)
-    (refused,) = fetch([strange], Place(str(tmp_path / "other")))
+    (refused,) = fetch([strange], WeightsPlace(str(tmp_path / "other")))
     assert refused.state == "failed" and "RevisionNotFoundError" in refused.sentence
 
 
@@ -202,13 +200,13 @@ def test_of_a_pipeline_only_what_is_read_comes(server, tmp_path, monkeypatch):
         file = server.folder / "sd-tiny" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(name.encode())
-    model = hub_model(f"hub:org/sd-tiny@{REVISION}")
+    model = base_revision(f"hub:org/sd-tiny@{REVISION}").known()
     for precision, weights in (
         ("float32", "diffusion_pytorch_model"),
         ("float16", "diffusion_pytorch_model.fp16"),
     ):
         to = tmp_path / precision
-        (found,) = fetch([model], Place(str(to)), precision=precision)
+        (found,) = fetch([model], WeightsPlace(str(to)), precision=precision)
         assert found.state == "brought", found.sentence
         names = {
             path.relative_to(to / model.folder).as_posix()
@@ -222,7 +220,7 @@ def test_of_a_pipeline_only_what_is_read_comes(server, tmp_path, monkeypatch):
 
 
 def test_what_a_configuration_needs():
-    assert {need.state for need in needs_of(NightlyConfig())} == {"ships"}
+    assert {need.state for need in model_statuses(NightlyConfig())} == {"ships"}
     config = NightlyConfig(
         base_model={"source": f"hub:org/model@{REVISION}"},
         faces={"backend": "deepface"},
@@ -232,7 +230,7 @@ def test_what_a_configuration_needs():
             "metrics": ["identity", "detection", "image_text", "diversity"],
         },
     )  # fmt: skip
-    found = {need.name: need for need in needs_of(config)}
+    found = {need.name: need for need in model_statuses(config)}
     assert {name: need.state for name, need in found.items()} == {
         f"hub:org/model@{REVISION}": "missing", "deepface opencv": "here", "deepface-SFace": "missing",
         "clip-vit-base-patch32": "missing",
@@ -242,14 +240,16 @@ def test_what_a_configuration_needs():
     )
     assert "24,227,283 bytes" in found["deepface-SFace"].detail
     assert (
-        hub_model("/models/sd15") is None and hub_model("miniature") is None and hub_model("s3://b/x") is None
+        base_revision("/models/sd15") is None
+        and base_revision("miniature") is None
+        and base_revision("s3://b/x") is None
     )
 
 
 def test_a_face_parser_comes_from_the_hub_into_the_folder_where_runs_look(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in WEIGHT_FILES:
+    for name in (file.name for file in SEGFORMER_FILES):
         file = server.folder / "face-parsing" / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(name.encode())
@@ -260,13 +260,13 @@ def test_a_face_parser_comes_from_the_hub_into_the_folder_where_runs_look(server
     )
 
     def need():
-        return next(each for each in needs_of(config) if each.role == "face parser")
+        return next(each for each in model_statuses(config) if each.role == "face parser")
 
     assert need().state == "missing"
-    (found,) = fetch([need().model], Place(config.weights))
+    (found,) = fetch([need().model], WeightsPlace(config.weights))
     assert found.state == "brought" and need().state == "here"
     assert (
-        find_folder(source, WeightsPlace(config.weights))
+        resolve(face_parser("segformer", source, WeightsPlace(config.weights))).paths[0]
         == tmp_path / "weights" / f"org--face-parsing--{REVISION}"
     )
 
@@ -276,7 +276,7 @@ def test_the_command_prints_what_became_of_each(server, tmp_path):
     model = KnownModel(
         RECOGNIZERS["ArcFace"].folder, (KnownFile("arcface_weights.onnx", (f"{server.url}/net.onnx",)),)
     )
-    fetch([model], Place(str(origin)))
+    fetch([model], WeightsPlace(str(origin)))
     command = ["models", "fetch", "ArcFace", "--to", str(tmp_path / "weights"), "--from", str(origin)]
     told = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert told.exit_code == 0 and "brought" in told.output and "deepface-ArcFace" in told.output

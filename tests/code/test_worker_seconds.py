@@ -12,7 +12,7 @@ from faceid_core.stages import worker as worker_module
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
-from faceid_core.store import FolderStore, Output
+from faceid_core.store import FolderStore, Output, S3Settings
 from faceid_core.store.keys import StageCall
 
 TAKES = {"ann": 3.0, "bob": 5.0, "cyd": 11.0}
@@ -28,13 +28,11 @@ def clock(monkeypatch):
 
 def seconds(tmp_path, monkeypatch, execute) -> dict[str, float]:
     """Person -> seconds of a batch of three."""
-    stage = SimpleNamespace(name="detect", version=1, execute=execute)
-    monkeypatch.setattr(worker_module, "stage_named", lambda name: stage)
+    monkeypatch.setattr(worker_module, "stage_function", lambda name: execute)
     FolderStore(str(tmp_path / "store"))
     settings = WorkerSettings(
         str(tmp_path / "store"),
-        {},
-        "",
+        S3Settings(),
         "float32",
         "cpu",
         "miniature",
@@ -52,7 +50,7 @@ def seconds(tmp_path, monkeypatch, execute) -> dict[str, float]:
 
 
 def test_each_person_gets_the_time_since_the_one_before(tmp_path, monkeypatch, clock):
-    def execute(works, inputs, models, tick):
+    def execute(works, inputs, models, on_progress):
         for index, work in enumerate(works):
             clock.seconds += TAKES[work.subject]
             yield index, FaceidError("no") if work.subject == "bob" else {"a": Output(b"x", "text/plain")}, {}
@@ -61,7 +59,7 @@ def test_each_person_gets_the_time_since_the_one_before(tmp_path, monkeypatch, c
 
 
 def test_people_who_end_together_get_the_shares_that_their_stage_tells(tmp_path, monkeypatch, clock):
-    def execute(works, inputs, models, tick):
+    def execute(works, inputs, models, on_progress):
         clock.seconds += 30.0
         for index, work in enumerate(works):
             yield index, {"a": Output(b"x", "text/plain")}, {"share_seconds": TAKES[work.subject]}

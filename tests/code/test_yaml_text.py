@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from faceid_core.config import load_config
+from faceid_core.config import load_config, parse_setting
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid, parse_grid
 from faceid_core.yaml_text import MOST_BYTES, read_yaml
 from flows.cli_automations import read_automations
-from flows.cli_study import _setting
 
 
 def laughs(key: str) -> str:
@@ -93,7 +92,7 @@ def test_other_readers_of_yaml_are_bounded_too(tmp_path):
     with pytest.raises(ConfigurationError, match="more than 200000 values"):
         read_automations((tmp_path,))
     with pytest.raises(Exception, match="nested too deeply"):
-        _setting("generate.batch=" + "[" * 70 + "]" * 70)
+        parse_setting("generate.batch=" + "[" * 70 + "]" * 70)
     with pytest.raises(ConfigurationError, match="more than 200000 values"):
         parse_grid(laughs("prompts"), source="grid.yaml")
 

@@ -105,7 +105,7 @@ def test_a_key_may_be_there_once_only():
 @pytest.mark.parametrize(
     ("name", "row", "told"),
     [
-        ("runs", run_row("r1", 1, 3) | {"done": 2}, "complete-account"),
+        ("runs", run_row("r1", 1, 3) | {"done": 2}, "complete-outcome report"),
         (
             "runs",
             run_row("r1", 1, 3) | {"started_at": datetime(2027, 1, 1, tzinfo=UTC)},

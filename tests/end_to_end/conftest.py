@@ -80,13 +80,13 @@ def people(tmp_path) -> Path:
 def people_and_trouble(people) -> Path:
     """The same two people among photos that cannot be used."""
     folder = people.parent
-    write_photo(folder, "nobody.png", render_scene(shot(framing="half", scene="forest"), size=128).image)
+    write_photo(folder, "empty.png", render_scene(shot(framing="half", scene="forest"), size=128).image)
     two = [person_from_seed(8103), person_from_seed(8104)]
     write_photo(folder, "two.png", render_group(two, shot(framing="half"), size=160).image)
     (folder / "text.png").write_bytes(b"this is not a picture")
     whole = (folder / "ann.png").read_bytes()
     (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
-    rows = [("ann", "ann.png"), ("nobody", "nobody.png"), ("two", "two.png"), ("text", "text.png")]
+    rows = [("ann", "ann.png"), ("empty", "empty.png"), ("two", "two.png"), ("text", "text.png")]
     write_manifest(folder, [*rows, ("torn", "torn.png"), ("gone", "gone.png"), ("bob", "bob.png")])
     return people
 

@@ -9,13 +9,15 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
 from faceid_core.personalize.tokens import IdentityTokens
-from faceid_core.weights.base_model import find_base, hub_model
+from faceid_core.weights.base_model import find_base
+from faceid_core.weights.hub import base_revision
+from faceid_core.weights.place import WeightsPlace
 from tests.code.test_cli_run import faceid
 from tests.end_to_end.conftest import shot, write_manifest, write_photo
 from tests.helpers.architectures import KINDS, write_architecture
@@ -34,7 +36,7 @@ PROMPT = "a photo of V* on the beach"
 
 
 def grid(prompts: int) -> str:
-    rows = [f'  - {{id: p-{n}, text: "{PROMPT}{" at run" * n}", category: scene}}' for n in range(prompts)]
+    rows = [f'  - {{id: p-{n}, text: "{PROMPT}{" at night" * n}", category: scene}}' for n in range(prompts)]
     return "\n".join(["name: small", "prompts:", *rows, ""])
 
 
@@ -42,7 +44,7 @@ def grid(prompts: int) -> str:
 def test_a_person_goes_through_the_whole_night(kind, tmp_path):
     source, weights, base_folder = tmp_path / "base", "", tmp_path / "base"
     if kind == "sd15":  # by name, as it lies in a folder of hub models
-        hub = hub_model(kind)
+        hub = base_revision(kind)
         source, weights = kind, tmp_path / "weights"
         base_folder = weights / hub.folder
     write_architecture(base_folder, kind)
@@ -63,7 +65,7 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
     native = tmp_path / "ann.safetensors"
     assert faceid("tokens", "ann", "--out", native, *config).exit_code == 0
     person = IdentityTokens.from_bytes(native.read_bytes())
-    base = load_base_model(base_folder, digest=find_base(source, weights=str(weights)).digest())
+    base = load_base_model(base_folder, digest=find_base(source, place=WeightsPlace(str(weights))).digest())
     assert set(person.tensors) == set(base.towers) and len(person.photo_digest) == 64
     ours, word = picture(base, person), picture(base, "person")
     assert ours.std() > 2 and np.abs(ours.astype(int) - word).max() > 2
@@ -74,7 +76,7 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
         (tmp_path / "grid.yaml").write_text(grid(4))
         script, file = tmp_path / "draw.py", tmp_path / "learned.safetensors"
         made = faceid(
-            "tokens", "ann", "--format", "textual-inversion", "--distil-steps", "1", "--out", file,
+            "tokens", "ann", "--format", "textual-inversion", "--distill-steps", "1", "--out", file,
             "--script", script, "--script-prompt", PROMPT, *config,
         )  # fmt: skip
         assert made.exit_code == 0, made.output
@@ -94,4 +96,4 @@ def asked(sql: str, config: list) -> list[dict]:
 def picture(base, subject) -> np.ndarray:
     """As the run draws its one picture."""
     request = [DrawRequest(subject, PROMPT, 0)]
-    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance=4.0, batch=1)).image
+    return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance_scale=4.0, batch=1)).image

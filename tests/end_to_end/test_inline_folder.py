@@ -20,9 +20,10 @@ from faceid_core.miniature.renderer import render
 from faceid_core.nightly import drive_inline
 from faceid_core.outcomes import Outcome
 from faceid_core.run.executor import InlineExecutor
-from faceid_core.run.opening import open_run
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
+from faceid_core.run.records import run_ids
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import run_ids
 from faceid_core.store import StoreBusy
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
@@ -35,7 +36,7 @@ def execute(config):
 
 
 def outcomes(run) -> dict[str, str]:
-    return {account.identity_id: str(account.outcome) for account in run.accounts.values()}
+    return {outcome_report.identity_id: str(outcome_report.outcome) for outcome_report in run.outcome_reports.values()}
 
 
 def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_path):
@@ -108,8 +109,8 @@ def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, p
     )
     assert len(found) == 2 and (found.pictures == 6).all()
     assert (found.leakage_floor - found["mean"]).abs().max() < 1e-6
-    assert [first.subjects[key].manifests["floor_score-identity"] for key in first.accounts] == [
-        second.subjects[key].manifests["floor_score-identity"] for key in second.accounts
+    assert [first.subjects[key].manifests["floor_score-identity"] for key in first.outcome_reports] == [
+        second.subjects[key].manifests["floor_score-identity"] for key in second.outcome_reports
     ]
 
 
@@ -117,11 +118,11 @@ def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_
     config = small(str(tmp_path / "store"), people_and_trouble)
     run, ended = execute(config)
     assert ended.exit_status == 0, "rejections are not failures"
-    reasons = {a.identity_id: a.reason for a in run.accounts.values()}
+    reasons = {a.identity_id: a.reason for a in run.outcome_reports.values()}
     assert reasons == {
         "ann": None,
         "bob": None,
-        "nobody": "no_face",
+        "empty": "no_face",
         "two": "several_faces",
         "text": "not_an_image",
         "torn": "truncated",
@@ -130,7 +131,7 @@ def test_bad_photos_are_rejected_with_reasons_and_stop_nobody(small, people_and_
     assert outcomes(run)["ann"] == outcomes(run)["bob"] == "done"
     again, _ = execute(config)
     assert not again.computed, "a rejection is cached as any result is"
-    assert {a.identity_id: a.reason for a in again.accounts.values()} == reasons
+    assert {a.identity_id: a.reason for a in again.outcome_reports.values()} == reasons
     rows = Tables(run.store).query("select distinct outcome from identity_outcomes").to_pandas()
     assert set(rows.outcome) == {"done", "cached", "rejected"}
 
@@ -152,7 +153,7 @@ def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     run, _ = execute(small(store, people, run={"only": ("ann",), "force": True, "from_stage": "generate"}))
     assert list(outcomes(run)) == ["ann"]
     request = json.loads(run.store.get(f"runs/{run.run_id}/request.json"))
-    assert request["config"]["run"]["only"] == list(run.accounts), "a key, not the id"
+    assert request["config"]["run"]["only"] == list(run.outcome_reports), "a key, not the id"
     assert run.computed["personalize"] == 0 and run.computed["generate"] == 1
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     assert ann.manifests["generate"].provenance["pictures_drawn"] == 6, (
@@ -169,7 +170,7 @@ def test_finish_by_admits_nobody_new_but_finishes_whoever_has_tokens(small, peop
     run = open_run(small(store, people, **late), LogReporter(), scheduled=long_ago)
     ended = drive_inline(run)
     assert set(outcomes(run).values()) == {str(Outcome.NOT_REACHED)} and ended.exit_status == 2
-    assert {account.attempts for account in run.accounts.values()} == {0}, "nothing was tried"
+    assert {outcome_report.attempts for outcome_report in run.outcome_reports.values()} == {0}, "nothing was tried"
     status = json.loads(run.store.get(f"runs/{run.run_id}/status.json"))
     assert status["state"] == "complete" and status["outcomes"]["not_reached"] == 2
 
@@ -187,9 +188,7 @@ def test_a_person_erased_during_the_run_is_refused_and_the_others_go_on(small, p
     run.store.put_if_absent(tombstone(ann.name), b"{}")
     ended = drive_inline(run)
     assert ended.exit_status == 0 and outcomes(run) == {"ann": "refused", "bob": "done"}
-    listed = (
-        Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
-    )
+    listed = Tables(run.store).query("select identity_id from identity_outcomes order by outcome").to_pylist()
     assert listed == [{"identity_id": "bob"}, {"identity_id": ann.name}], "an erased id does not come back"
 
 
@@ -197,15 +196,15 @@ def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, peop
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     whole = InlineExecutor.execute
 
-    def breaks(self, works, tick, on_done, stop):
+    def breaks(self, works, on_progress, on_done, stop):
         if works[0].call.stage == "generate":
             raise StoreError("the disk is full")
-        whole(self, works, tick, on_done, stop)
+        whole(self, works, on_progress, on_done, stop)
 
     monkeypatch.setattr(InlineExecutor, "execute", breaks)
     ended = drive_inline(run)
     assert ended.exit_status == 2 and set(outcomes(run).values()) == {"failed"}
-    assert {a.message for a in run.accounts.values()} == {"StoreError: the disk is full"}
+    assert {a.message for a in run.outcome_reports.values()} == {"StoreError: the disk is full"}
     assert any("disk is full" in message for message in run.failures_common.values())
 
 
@@ -215,7 +214,7 @@ def test_a_busy_store_refuses_the_second_night_and_keeps_no_record_of_it(small, 
     with pytest.raises(StoreBusy, match=running.run_id):
         open_run(config, LogReporter())
     assert run_ids(running.store) == [running.run_id], "faceid status goes on showing the one that runs"
-    open_run(config, LogReporter(), dry=True)
+    open_run(config, LogReporter(), dry_run=True)
     assert drive_inline(running).exit_status == 0
     after = open_run(config, LogReporter())
     after.release()
@@ -253,8 +252,8 @@ def test_a_refused_night_ends_with_status_3_on_the_command_line(small, people, t
 
 
 def test_a_dry_run_leaves_an_empty_store_empty(small, people, tmp_path):
-    run = open_run(small(str(tmp_path / "store"), people), LogReporter(), dry=True)
-    assert len(run.lookup("detect")) == 3
+    run = open_run(small(str(tmp_path / "store"), people), LogReporter(), dry_run=True)
+    assert len(lookup_stage(run, "detect")) == 3
     assert not (tmp_path / "store").exists() or not any((tmp_path / "store").rglob("*.json"))
 
 
@@ -281,7 +280,7 @@ def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path
     run, _ = execute(small(store, people))
     runner = CliRunner()
     key = runner.invoke(cli, ["key", "ann", "--store", store]).output.strip()
-    assert key in run.accounts
+    assert key in run.outcome_reports
     told = runner.invoke(cli, ["status", "--store", store])
     assert told.exit_code == 0 and run.run_id in told.output and "2 done" in told.output
     asked = runner.invoke(
@@ -294,7 +293,7 @@ def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path
     drawn = runner.invoke(
         cli,
         ["draw", "--identity", "ann", "--prompt", "a photo of V* in the snow", "--seeds", "2",
-         "--generate-steps", "2", "--store", store, "--out", str(picture)],
+         "--set", "generate.steps=2", "--store", store, "--out", str(picture)],
     )  # fmt: skip
     assert drawn.exit_code == 0, drawn.output
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -58,9 +58,9 @@ def test_the_card_measures_the_ceiling_and_keeps_what_was_not_asked_for(tmp_path
     # Six pictures of people whom the model knows: faces, and most of them the right one of a hundred.
     assert ceiling["detection"] == 1 and ceiling["rank 1 of 100"] >= 0.5
     assert set(ceiling) >= {
-        "prompts obeyed: scene",
-        "prompts obeyed: white hair",
-        "concepts named: attribute",
+        "concept accuracy: scene",
+        "concept accuracy: white hair",
+        "concept accuracy by kind: attribute",
     }
 
 

@@ -36,7 +36,7 @@ def test_a_cat_is_learned_from_its_mask_beside_a_person(small, people, tmp_path)
     run, ended = execute(small(str(tmp_path / "store"), people, **sections))
     assert ended.exit_status == 0
     outcomes = {
-        account.identity_id: (str(account.outcome), account.reason) for account in run.accounts.values()
+        each.identity_id: (str(each.outcome), each.reason) for each in run.outcome_reports.values()
     }
     assert outcomes["ann"][0] == outcomes["tom"][0] == "done"
     assert outcomes["odd"] == ("rejected", "subject_mask_size")

@@ -11,7 +11,7 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.nightly import drive_inline
 from faceid_core.outcomes import EXIT_COMPLETE
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.tables import Tables
 from faceid_core.weights.catalog import CLIPS, RECOGNIZERS

@@ -13,12 +13,13 @@ from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, StoreError
-from faceid_core.run.one_person import OnePerson
-from faceid_core.run.runs import read_status, run_ids
-from faceid_core.run.state import Run
+from faceid_core.run.identities import OnePerson
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.store import RunLease, initialize, is_erased, open_store
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
+from tests.helpers.replaced import replace_everywhere
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 90
@@ -143,7 +144,7 @@ def test_a_failure_is_told_once_the_automations_are_there(client, listener, tmp_
     from flows.maintenance import CollectionRequest, StorePlace, collect_garbage
 
     address, messages = listener
-    assert "failures: left out; say with --notify" in put_automations()
+    assert "failures: left out; give the address of its messages" in put_automations()
     assert "failures: made" in put_automations("--notify", address, "--notify-kind", "webhook")
     assert put_automations().count("brought up to date") == 2, "again changes nothing"
     there = client.read_automations()
@@ -200,8 +201,8 @@ def names(client) -> list[str]:
 
 
 def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, monkeypatch):
+    from flows.manual_runs import evaluate_only, personalize_one
     from flows.nightly import nightly
-    from flows.on_demand import evaluate_only, personalize_one
     from tasks.stage_tasks import lookup
 
     config = small(str(tmp_path / "store"), people, executor="inline")
@@ -221,16 +222,16 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     alone = personalize_one(ann, config, return_state=True)
     assert alone.is_completed() and "1 cached; nothing was recomputed" in alone.message
     assert f"personalize-one-{date}-miniature-1" in names(client)
-    whole, hiccups = Run.lookup, []
+    hiccups = []
 
-    def hiccup(self, stage, **more):
+    def hiccup(run, stage, **more):
         if not hiccups:
             hiccups.append(stage)
             raise StoreError("the store is away for a moment")
-        return whole(self, stage, **more)
+        return lookup_stage(run, stage, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "lookup", hiccup)
+        replace_everywhere(patch, lookup_stage, hiccup)
         patch.setattr(lookup, "retry_delay_seconds", [0.0])
         again = nightly(config, return_state=True)
     assert again.is_completed() and "2 cached" in again.message and hiccups == ["detect"]
@@ -241,7 +242,7 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
         rows["identity similarity"]["difference"] == 0 and rows["identity similarity"]["people in both"] == 2
     )
 
-    # Another grid for whoever was taught; nobody is taught, and whoever was not is named.
+    # Another grid for identities with tokens; none is trained, and those without tokens are named.
     people.write_text(people.read_text() + "cyd,bob.png,person\n")
     changes = {"generate": {"seeds": 1}, "score": {"metrics": ["identity", "concepts"]}}
     other = small(config.store, people, executor="inline", run={"max_failed_share": 0.5}, **changes)
@@ -284,12 +285,12 @@ def test_a_night_that_waits_for_its_store_says_so_and_is_refused_at_its_deadline
 
 
 def test_a_run_that_says_it_waits_keeps_its_deployments_slot(client):
-    """What `tasks.store_wait` does to a run's state, as a worker's run goes through it."""
+    """What `tasks.prefect_view` does to a run's state, as a worker's run goes through it."""
     from prefect import flow
     from prefect.states import Completed, Pending, Running
 
     from flows.deployments import ONE_AT_A_TIME
-    from tasks.store_wait import WAITING
+    from tasks.prefect_view import WAITING
 
     @flow(persist_result=False)
     def waits():
@@ -346,7 +347,7 @@ def test_a_store_is_kept_from_the_forms(client, tmp_path):
     late = f"identities/{key}/blobs/{sha256_hex(b'late')}"  # by a worker that was at it
     store.put_if_absent(late, b"late")
     found = collect_garbage(CollectionRequest(delete=True), place, return_state=True)
-    assert found.is_completed() and "1 erasures gone on with" in found.message and store.head(late) is None
+    assert found.is_completed() and "1 erasures continued" in found.message and store.head(late) is None
     (receipt,) = artifacts(client, "receipt")
     assert json.loads(receipt.data)[0] == {"what": "objects and versions", "removed": 1}
     APILogHandler().flush()
@@ -356,7 +357,7 @@ def test_a_store_is_kept_from_the_forms(client, tmp_path):
 
 @pytest.mark.exhaustive
 def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, client):
-    from flows.on_demand import StudyRequest, study
+    from flows.manual_runs import StudyRequest, study
 
     config = small(
         str(tmp_path / "store"), people, executor="inline", score={"metrics": ["identity", "concepts"]}
@@ -376,12 +377,11 @@ def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, clie
 
 def register(client, cron: str, *names: str):
     """Register deployments, as `serve` does with all at its start; returns nightly."""
-    from flows.deployments import deployments
-    from flows.kept_switches import keep_switches
+    from flows.deployments import deployments, keep_operator_changes
 
     for deployment in deployments(NightlyConfig(), cron):
         if deployment.name in ("nightly", *names):
-            keep_switches(client, deployment)
+            keep_operator_changes(client, deployment)
             deployment.apply()
     return client.read_deployment_by_name("nightly/nightly")
 
@@ -429,7 +429,7 @@ def test_the_automation_of_lost_runs_is_there_once_and_stays_switched_off(client
 def test_a_run_that_ended_untold_is_closed_and_gives_back_its_own_place_only(client, monkeypatch, tmp_path):
     from prefect.states import Crashed, Pending, Running
 
-    from flows.lost_runs import StartedRuns, close_lost_runs
+    from flows.crashed_runs import RunProcesses, mark_crashed_runs
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     nightly = register(client, "")
@@ -442,13 +442,13 @@ def test_a_run_that_ended_untold_is_closed_and_gives_back_its_own_place_only(cli
     def places_taken() -> int:
         return client.read_deployment(nightly.id).global_concurrency_limit.active_slots
 
-    lost, runs = started(), StartedRuns("http://here/api")
+    lost, runs = started(), RunProcesses("http://here/api")
     client.set_flow_run_state(lost.id, Running())
     runs.remember(lost.id, 2**22 + 1)  # above every process id
     assert places_taken() == 1
-    assert close_lost_runs(client, StartedRuns("http://there/api"), [nightly.id], own=False) == []
+    assert mark_crashed_runs(client, RunProcesses("http://there/api"), [nightly.id], own=False) == []
     assert client.read_flow_run(lost.id).state.is_running(), "what another machine runs is not judged"
-    assert close_lost_runs(client, runs, [nightly.id], own=False) == [lost.name]
+    assert mark_crashed_runs(client, runs, [nightly.id], own=False) == [lost.name]
     state = client.read_flow_run(lost.id).state
     assert state.is_crashed() and "run it again" in state.message
     assert places_taken() == 0 and not list(runs)
@@ -458,6 +458,6 @@ def test_a_run_that_ended_untold_is_closed_and_gives_back_its_own_place_only(cli
     client.set_flow_run_state(lost.id, Crashed(), force=True)
     assert places_taken() == 1
     # A run that had its place but no process yet has no record; on a server of ours it is lost.
-    assert close_lost_runs(client, runs, [nightly.id], own=False) == []
-    assert close_lost_runs(client, runs, [nightly.id], own=True) == [successor.name]
+    assert mark_crashed_runs(client, runs, [nightly.id], own=False) == []
+    assert mark_crashed_runs(client, runs, [nightly.id], own=True) == [successor.name]
     assert places_taken() == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lost_runs import StartedRuns, close_lost_runs
+from flows.crashed_runs import RunProcesses, mark_crashed_runs
 
 pytestmark = pytest.mark.exhaustive
 ROOT = Path(__file__).parents[2]
@@ -20,13 +20,13 @@ WAIT_SECONDS = 120
 SERVE = """
 import asyncio, sys
 from prefect.flows import EntrypointType
-from flows import serving_runner
+from flows import graceful_runner
 from flows.deployments import ONE_AT_A_TIME
-from flows.lost_runs import StartedRuns
+from flows.crashed_runs import RunProcesses
 from tests.helpers.slow_flow import slow
 
-serving_runner.STOP_SECONDS = float(sys.argv[1])
-runner = serving_runner.ServingRunner(StartedRuns("test"), lambda line: print(line, flush=True))
+graceful_runner.STOP_SECONDS = float(sys.argv[1])
+runner = graceful_runner.GracefulRunner(RunProcesses("test"), lambda line: print(line, flush=True))
 runner.query_seconds = 1
 deployment = slow.to_deployment("slow", concurrency_limit=ONE_AT_A_TIME, entrypoint_type=EntrypointType.MODULE_PATH)
 print(runner.add_deployment(deployment), flush=True)
@@ -91,7 +91,7 @@ class Serving:
         return run, folder
 
     def pid_of(self, run) -> int:
-        (record,) = [each for each in StartedRuns("test") if each.run_id == str(run.id)]
+        (record,) = [each for each in RunProcesses("test") if each.run_id == str(run.id)]
         return record.pid
 
     def state(self, run):
@@ -109,7 +109,7 @@ class Serving:
         return self.client.read_deployment(self.deployment).global_concurrency_limit.active_slots
 
     def end(self) -> None:
-        for record in StartedRuns("test"):
+        for record in RunProcesses("test"):
             with suppress(ProcessLookupError):
                 os.killpg(record.pid, signal.SIGKILL)
         with suppress(ProcessLookupError):
@@ -139,7 +139,7 @@ def test_serve_that_is_stopped_ends_its_run_with_an_account_and_tells_prefect(se
     # As a terminal does: its whole process group, of which the run must be no member.
     os.killpg(served.process.pid, by)
     assert served.process.wait(WAIT_SECONDS) == 0
-    assert (folder / "account").exists(), "the run had no time to write its account"
+    assert (folder / "outcome report").exists(), "the run had no time to write its outcome report"
     assert served.state(run).is_crashed() and served.parts(run) == ["CRASHED"]
     assert served.places_taken() == 0
 
@@ -149,7 +149,7 @@ def test_a_run_that_does_not_end_is_killed_and_told(serving):
     run, folder = served.start_run(stubborn=True)
     served.process.terminate()
     assert served.process.wait(WAIT_SECONDS) == 0
-    assert not (folder / "account").exists() and served.state(run).is_crashed()
+    assert not (folder / "outcome report").exists() and served.state(run).is_crashed()
     assert served.places_taken() == 0
 
 
@@ -172,16 +172,16 @@ def test_runs_that_were_killed_with_serve_are_closed_at_its_next_start_and_livin
     run, _ = served.start_run()
     served.process.kill()
     served.process.wait()
-    started = StartedRuns("test")
-    assert close_lost_runs(client, started, [served.deployment], own=True) == [], "its process lives"
+    started = RunProcesses("test")
+    assert mark_crashed_runs(client, started, [served.deployment], own=True) == [], "its process lives"
     assert served.state(run).is_running() and served.places_taken() == 1
 
     pid = served.pid_of(run)
     os.killpg(pid, signal.SIGKILL)
     within_time(lambda: not Path(f"/proc/{pid}").exists(), "its end")
-    assert close_lost_runs(client, StartedRuns("another"), [served.deployment], own=False) == []
+    assert mark_crashed_runs(client, RunProcesses("another"), [served.deployment], own=False) == []
     assert served.state(run).is_running(), "another machine's runs are not judged"
-    assert close_lost_runs(client, started, [served.deployment], own=False) == [run.name]
+    assert mark_crashed_runs(client, started, [served.deployment], own=False) == [run.name]
     state = served.state(run)
     assert state.is_crashed() and "run it again" in state.message and served.parts(run) == ["CRASHED"]
     assert served.places_taken() == 0 and not list(started)

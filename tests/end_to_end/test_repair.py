@@ -45,11 +45,11 @@ def test_what_is_forced_is_forced_although_its_input_had_to_be_made_again(small,
 def test_a_damaged_rejection_is_found_again(small, people_and_trouble, tmp_path):
     config = small(str(tmp_path / "store"), people_and_trouble)
     first, _ = execute(config)
-    nobody = next(s for s in first.subjects.values() if s.identity_id == "nobody")
-    blob = nobody.manifests["detect"].outputs["rejection.json"].digest
-    (tmp_path / "store" / nobody.scope / "blobs" / blob).unlink()
+    empty = next(s for s in first.subjects.values() if s.identity_id == "empty")
+    blob = empty.manifests["detect"].outputs["rejection.json"].digest
+    (tmp_path / "store" / empty.scope / "blobs" / blob).unlink()
     second, ended = execute(config)
-    assert ended.exit_status == 0 and outcomes(second)["nobody"] == "rejected"
+    assert ended.exit_status == 0 and outcomes(second)["empty"] == "rejected"
     assert second.computed["detect"] == 0 and outcomes(second)["ann"] == "cached"
 
 

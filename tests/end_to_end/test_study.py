@@ -13,9 +13,9 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.miniature import people
 from faceid_core.miniature.samples import POPULATIONS
 from faceid_core.nightly import drive_inline
-from faceid_core.personalize import guards
-from faceid_core.run.opening import open_run
-from faceid_core.run.people import manifest_source, read_people
+from faceid_core.personalize import slots
+from faceid_core.run.identities import manifest_source, read_identities
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.studies import definitions
 from faceid_core.studies.definitions import studies
@@ -71,7 +71,7 @@ def laboratory(tmp_path_factory):
     def ask(study="kv-split", start_run=no_night, people=2, seeds=1, config=config, out="out", **more):
         return run_study(
             studies()[study], config, people=people, seeds=seeds, out=folder / out,
-            start_run=start_run, say=str, **more,
+            start_run=start_run, print_line=str, **more,
         )  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +124,7 @@ def test_studies_share_the_variant_that_is_the_default(laboratory):
 
 
 def test_people_whose_training_diverges_count_as_nothing_of_the_way(laboratory, monkeypatch):
-    monkeypatch.setattr(guards, "LONGEST_VECTOR", 0.1)
+    monkeypatch.setattr(slots, "_LONGEST_VECTOR", 0.1)
     config = changed(laboratory.config, {"personalize.method.learning_rate": 0.11}, source="test")
     answer = laboratory.ask(
         start_run=night_until("none"), config=config, names=("off",), fresh=True, out="wild"
@@ -166,7 +166,7 @@ def test_what_reports_never_selects_and_what_selects_never_reports(laboratory, m
     monkeypatch.setattr(definitions, "SELECTION_SCORERS", ("miniature",))
     with pytest.raises(ConfigurationError, match="reports and must not ask"):
         laboratory.ask("presets")
-    chosen = read_people(study_config(tune, laboratory.config, people=4, seeds=1))
+    chosen = read_identities(study_config(tune, laboratory.config, people=4, seeds=1))
     seeds = {int(person.identity_id.removeprefix("tuning-")) for person in chosen}
     assert len(seeds) == 4 and seeds <= set(people.TUNING_SEEDS)
     assert set(POPULATIONS["held-out"]) <= set(people.HELD_OUT_SEEDS)
@@ -183,7 +183,7 @@ def test_a_study_without_floor_and_ceiling_is_refused(laboratory):
         with pytest.raises(ConfigurationError, match=key):
             laboratory.ask(config=config)
     photographs = changed(laboratory.config, {"base_model.source": "sd15"}, source="test")
-    with pytest.raises(ConfigurationError, match=r"base_model.source is 'sd15', of which nobody is known"):
+    with pytest.raises(ConfigurationError, match=r"base_model.source is 'sd15', which knows no named people"):
         laboratory.ask(config=photographs)
     with pytest.raises(ConfigurationError, match="no variant 'sometimes'; its variants are: off, on"):
         laboratory.ask(names=("sometimes",))

@@ -1,4 +1,4 @@
-"""Trouble in the middle of a run on a folder store: who watches, who breaks and who stops it leave an account."""
+"""Trouble in the middle of a run on a folder store: who watches, who breaks and who stops it leave an outcome report."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import pytest
 
 from faceid_core import nightly as drive_module
 from faceid_core.errors import StoreError
-from faceid_core.evaluate import metrics
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages
 from faceid_core.publish import publish as publish_module
-from faceid_core.run.opening import open_run
+from faceid_core.run.execute import execute_stage, put_photo
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.state import Run
-from faceid_core.stages.score import Score
+from faceid_core.stages.executing import score
 from faceid_core.store import StageCache, open_store
 from faceid_core.store.layout import tombstone
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import write_manifest
 from tests.end_to_end.test_inline_folder import outcomes
+from tests.helpers.replaced import replace_everywhere
 
 
 def status_of(run) -> dict:
@@ -51,32 +52,31 @@ def test_whoever_lost_a_result_on_the_way_fails_there_and_the_others_go_on(
 ):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
-    whole = Run.execute
 
-    def forgets_ann(self, stage, works, executor):
-        dones = whole(self, stage, works, executor)
+    def forgets_ann(run, stage, works, executor):
+        dones = execute_stage(run, stage, works, executor)
         if stage == "parse":
             del ann.manifests["parse"]
         return dones
 
-    monkeypatch.setattr(Run, "execute", forgets_ann)
+    replace_everywhere(monkeypatch, execute_stage, forgets_ann)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
-    account = run.accounts[ann.name]
-    assert (account.stage, account.reason) == ("parse", "no_outcome") and ann.name in account.message
+    outcome_report = run.outcome_reports[ann.name]
+    assert (outcome_report.stage, outcome_report.reason) == ("parse", "no_outcome") and ann.name in outcome_report.message
 
 
 def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, tmp_path, monkeypatch):
     config = small(str(tmp_path / "store"), people, personalize={"slots": 1})
     run = open_run(config, LogReporter())
-    whole = Score.execute
+    whole = score.execute
 
-    def stopped(self, works, inputs, models, tick):
+    def stopped(works, inputs, models, on_progress):
         if run.subjects[works[0].subject].identity_id == "bob":
             raise KeyboardInterrupt
-        yield from whole(self, works, inputs, models, tick)
+        yield from whole(works, inputs, models, on_progress)
 
-    monkeypatch.setattr(Score, "execute", stopped)
+    monkeypatch.setattr(score, "execute", stopped)
     with pytest.raises(KeyboardInterrupt):
         drive_inline(run)
     status = status_of(run)
@@ -91,7 +91,7 @@ def test_a_night_stopped_by_hand_is_in_the_tables_with_everybody(small, people, 
         {"run_id": run.run_id, "exit_status": 2, "not_reached": 1}
     ]
     figures = tables.query("select identity_id from identity_summary where subject_kind = 'person'")
-    assert figures.to_pylist() == [{"identity_id": "ann"}], "whoever was finished has figures"
+    assert figures.to_pylist() == [{"identity_id": "ann"}], "a finished identity has figures"
 
 
 def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tmp_path, monkeypatch, capsys):
@@ -100,11 +100,11 @@ def test_a_night_told_to_terminate_ends_as_one_stopped_by_hand(small, people, tm
     config = tmp_path / "night.yaml"
     config.write_text(small(str(tmp_path / "store"), people).model_dump_json())
 
-    def terminated(self, works, inputs, models, tick):
+    def terminated(works, inputs, models, on_progress):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from ()
 
-    monkeypatch.setattr(Score, "execute", terminated)
+    monkeypatch.setattr(score, "execute", terminated)
     monkeypatch.setattr("sys.argv", ["faceid", "run", "--config", str(config)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -122,7 +122,7 @@ def test_a_bug_in_the_middle_of_a_night_is_in_the_tables(small, people, tmp_path
     def broken(self, stage, **_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Run, "lookup", broken)
+    replace_everywhere(monkeypatch, lookup_stage, broken)
     with pytest.raises(ZeroDivisionError):
         drive_inline(run)
     tables = Tables(run.store)
@@ -137,7 +137,7 @@ def test_a_page_drawn_while_its_person_is_erased_is_neither_kept_nor_linked(
     small, people, tmp_path, monkeypatch
 ):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
-    keys = {a.identity_id: a.identity_key for a in run.accounts.values()}
+    keys = {a.identity_id: a.identity_key for a in run.outcome_reports.values()}
     whole = pages._person
 
     def erased_meanwhile(run, subject, *rest):
@@ -161,25 +161,25 @@ def test_a_forced_rerun_with_another_result_shows_it_on_the_page_and_in_the_metr
     store = str(tmp_path / "store")
     first = open_run(small(store, people), LogReporter())
     drive_inline(first)
-    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
-    whole = metrics.score
+    ann = next(a.identity_key for a in first.outcome_reports.values() if a.identity_id == "ann")
+    whole = score.score
 
     def otherwise(metric, *rest, **more):
         rows = whole(metric, *rest, **more)
         return [replace(row, value=0.125) for row in rows] if metric == "detection" else rows
 
-    monkeypatch.setattr(metrics, "score", otherwise)
+    monkeypatch.setattr(score, "score", otherwise)
     forced = {"only": ("ann",), "force": True, "from_stage": "score"}
     again = open_run(small(store, people, run=forced), LogReporter())
     index = drive_inline(again).published.index
-    assert again.accounts[ann].stage_keys == first.accounts[ann].stage_keys
+    assert again.outcome_reports[ann].stage_keys == first.outcome_reports[ann].stage_keys
 
     reports = {info.name for info in again.store.list(f"identities/{ann}/reports/")}
     linked = [name for name in reports if name in again.store.get(index).decode()]
     assert len(reports) == 2 and len(linked) == 1
     values = Tables(again.store).query(
         f"select distinct value from image_metrics where metric = 'detection' and generate_key = "
-        f"'{again.accounts[ann].stage_keys['generate']}'"
+        f"'{again.outcome_reports[ann].stage_keys['generate']}'"
     )
     assert values.to_pylist() == [{"value": 0.125}]
 
@@ -189,7 +189,7 @@ def test_a_page_that_was_collected_as_unused_is_written_again_when_its_results_a
     store = str(tmp_path / "store")
     first = open_run(small(store, people), LogReporter())
     drive_inline(first)
-    ann = next(a.identity_key for a in first.accounts.values() if a.identity_id == "ann")
+    ann = next(a.identity_key for a in first.outcome_reports.values() if a.identity_id == "ann")
     for info in list(first.store.list(f"identities/{ann}/")):
         first.store.delete(info.name)
     again = open_run(small(store, people), LogReporter())
@@ -218,7 +218,7 @@ def test_two_ids_with_one_photo_are_both_published(small, people, tmp_path):
 
 def test_whoever_is_erased_while_the_pages_are_written_is_in_no_table(small, people, tmp_path, monkeypatch):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
-    ann = next(a.identity_key for a in run.accounts.values() if a.identity_id == "ann")
+    ann = next(a.identity_key for a in run.outcome_reports.values() if a.identity_id == "ann")
     whole = publish_module.write_pages
 
     def erased_meanwhile(run, *rest):
@@ -242,30 +242,30 @@ def test_a_store_that_cannot_be_read_fails_nobody_and_one_persons_results_only_t
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     whole, down = StageCache.lookup, {s.scope for s in run.subjects.values()}
 
-    def lookup(self, call):
+    def lookup(self, call, **options):
         if self.scope in down:
             raise StoreError("the connection was reset")
-        return whole(self, call)
+        return whole(self, call, **options)
 
     monkeypatch.setattr(StageCache, "lookup", lookup)
     with pytest.raises(StoreError, match="reset"):
-        run.lookup("detect")
-    assert all(account.alive for account in run.accounts.values()), "it may be tried again"
+        lookup_stage(run, "detect")
+    assert all(outcome_report.alive for outcome_report in run.outcome_reports.values()), "it may be tried again"
     down.intersection_update({ann.scope})
-    assert len(run.lookup("detect")) > 0
-    assert {a.identity_id: a.alive for a in run.accounts.values()} == {"ann": False, "bob": True}
+    assert len(lookup_stage(run, "detect")) > 0
+    assert {a.identity_id: a.alive for a in run.outcome_reports.values()} == {"ann": False, "bob": True}
     run.release()
 
 
 def test_an_unexpected_error_tells_no_photo_path(small, people, tmp_path, monkeypatch, caplog):
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
 
-    def broken(self, name):
-        where = self.identities[name].photo
+    def broken(run, subject):
+        where = run.identities[subject.name].photo
         raise OSError(f"too many open files: {where!r}, {Path(where).name}")
 
-    monkeypatch.setattr(Run, "put_photo", lambda self, subject: broken(self, subject.name))
+    replace_everywhere(monkeypatch, put_photo, broken)
     drive_inline(run)
-    told = {account.message for account in run.accounts.values()}
+    told = {outcome_report.message for outcome_report in run.outcome_reports.values()}
     assert told == {"OSError: too many open files: '(a photo)', (a photo)"}
     assert "too many open files" in caplog.text and "ann.png" not in caplog.text

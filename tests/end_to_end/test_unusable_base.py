@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, UnusableWeights
 from faceid_core.miniature_training.pipeline_folder import PIPELINE
 from faceid_core.nightly import drive_inline
 from faceid_core.outcomes import Outcome
-from faceid_core.run.opening import open_run
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -78,16 +78,16 @@ def test_a_night_blames_the_model_and_loads_it_once(small, people, tmp_path, mon
         loaded.append(arguments)
         return load_base_model(*arguments, **options)
 
-    monkeypatch.setattr("faceid_core.diffusion.load_base_model", counted)
+    monkeypatch.setattr("faceid_core.diffusion.base.load_base_model", counted)
     config = small(str(tmp_path / "store"), people, base_model={"source": str(folder)},
-                   personalize={"slots": 1, "method": {"names": "miniature", "steps": 3}})  # fmt: skip
+                   personalize={"slots": 1, "method": {"known_names": "miniature", "steps": 3}})  # fmt: skip
     run = open_run(config, LogReporter())
     ended = drive_inline(run)
-    for account in run.accounts.values():
-        assert (account.outcome, account.stage, account.reason) == (
+    for outcome_report in run.outcome_reports.values():
+        assert (outcome_report.outcome, outcome_report.stage, outcome_report.reason) == (
             Outcome.FAILED, "personalize", "UnusableWeights",
         )  # fmt: skip
-        assert "are NaN or infinite, so no identity can be learned or drawn" in account.message
-        assert account.attempts == 1
+        assert "are NaN or infinite, so no identity can be learned or drawn" in outcome_report.message
+        assert outcome_report.attempts == 1
     assert ended.exit_status == 2 and len(loaded) == 1
     assert "are NaN or infinite" in run.failures_common["class-person"]

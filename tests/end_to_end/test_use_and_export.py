@@ -39,7 +39,7 @@ def shards(run):
 def test_another_use_draws_the_people_again_and_nobody_else(small, people, tmp_path):
     store = str(tmp_path / "store")
     usual, _ = execute(small(store, people))
-    used = {"use_stages": [1, 2], "use_sides": "v", "use_strength": 0.5}
+    used = {"use_stages": [1, 2], "use_kv": "v", "use_strength": 0.5}
     part, ended = execute(small(store, people, generate=used))
     assert ended.exit_status == 0
     assert part.computed.get("personalize", 0) == 0, "the people are learned once"
@@ -62,28 +62,32 @@ def learned(small, people, tmp_path):
     execute(small(store, people))
     grid = tmp_path / "four.yaml"
     grid.write_text(GRID)
-    return ["--store", store, "--generate-grid", str(grid), "--generate-steps", "2", "--generate-seeds", "1"]
+    return ["--store", store, "--set", f"generate.grid={grid}", "--set", "generate.steps=2", "--set", "generate.seeds=1"]
 
 
 def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     picture = tmp_path / "two.png"
     both = ["--identity", "ann", "--identity", "bob", "--prompt", "a photo of V1* and V2* on the beach"]
-    ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--sides", "k", "--strength", "0.7",
+    ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--kv", "k", "--strength", "0.7",
         "--out", str(picture), *learned)  # fmt: skip
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     file = tmp_path / "learned_embeds.safetensors"
-    told = ask("tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--distil-vectors", "2",
+    told = ask("tokens", "ann", "--format", "textual-inversion", "--distill-steps", "2", "--distill-vectors", "2",
                "--measure", "--out", str(file), *learned)  # fmt: skip
     assert "of the person's effect on the network's predictions" in told
-    for under_way in ("drawing pictures to learn from: ", "distilling, steps: 1 of 2", "drawing with the class word: "):
+    for under_way in (
+        "drawing pictures to learn from: ",
+        "distilling, steps: 1 of 2",
+        "drawing with the class word: ",
+    ):
         assert under_way in told
     assert all(name in told for name in ("native tokens", "exported file", "class word", "identity"))
     refused = CliRunner().invoke(
-        cli, ["tokens", "ann", "--format", "textual-inversion", "--measure", "--score-metrics", "attention",
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--measure", "--set", "score.metrics=[attention]",
               "--out", str(tmp_path / "none"), *learned],
     )  # fmt: skip
-    assert isinstance(refused.exception, ConfigurationError) and "--measure asks" in str(refused.exception)
+    assert isinstance(refused.exception, ConfigurationError) and "--measure needs" in str(refused.exception)
     assert not (tmp_path / "none").exists()
 
     def breaks(*arguments, progress):
@@ -92,8 +96,8 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "measure", breaks)
     kept = CliRunner().invoke(
-        cli, ["tokens", "ann", "--format", "textual-inversion", "--distil-steps", "2", "--measure", "--score-metrics",
-              "identity", "--score-metrics", "detection", "--out", str(tmp_path / "kept"), *learned],
+        cli, ["tokens", "ann", "--format", "textual-inversion", "--distill-steps", "2", "--measure", "--set",
+              "score.metrics=[identity, detection]", "--out", str(tmp_path / "kept"), *learned],
     )  # fmt: skip
     assert str(kept.exception) == "scoring broke" and (tmp_path / "kept").stat().st_size > 100
     with safe_open(file, "pt") as opened:
@@ -101,10 +105,17 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
         assert opened.get_tensor(word).shape[0] == 2 and f"in prompts the person is {word}" in told
     key = ask("key", "ann", "--store", learned[1]).split()[-1]
     assert word == f"<{key[:8]}>", "two people's files can be loaded side by side, and tell no id"
-    long = ["--script", str(tmp_path / "s.py"), "--script-prompt", "V* " + "photo " * 40, "--out", str(tmp_path / "n")]
+    long = [
+        "--script",
+        str(tmp_path / "s.py"),
+        "--script-prompt",
+        "V* " + "photo " * 40,
+        "--out",
+        str(tmp_path / "n"),
+    ]
     started = CliRunner().invoke(cli, ["tokens", "ann", "--format", "textual-inversion", *long, *learned])
     assert "--script-prompt takes" in str(started.exception) and not (tmp_path / "n").exists()
     assert "drawing" not in started.output, "refused before the minutes of distilling"
     with safe_open(file, "pt") as opened:
         fields = json.loads(opened.metadata()["faceid"])
-    assert f"loses {fields['lost_share']:.1%}" in told and fields["distil_steps"] == 2
+    assert f"loses {fields['lost_share']:.1%}" in told and fields["distill_steps"] == 2

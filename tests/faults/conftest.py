@@ -41,7 +41,7 @@ def night_on(tmp_path_factory):
             "personalize": {"slots": 1, "method": {"steps": 2, "samples_per_step": 5}},
             "generate": {"grid": str(folder / "grid.yaml"), "seeds": 1, "steps": 1, "batch": 2},
             "score": {"named_people": 0, "metrics": ["identity", "detection"]},
-            "execution": {"executor": "inline", "threads_per_worker": 1, "journal_seconds": 1e-9},
+            "execution": {"executor": "inline", "threads_per_worker": 1, "checkpoint_seconds": 1e-9},
         }
         for name, values in sections.items():
             data[name] = {**data.get(name, {}), **values}

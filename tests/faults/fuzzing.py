@@ -43,7 +43,7 @@ identities: people/identities.csv
 faces: {backend: deepface, detector: dlib, min_face_pixels: 60.5, mask_region: face_hair}
 base_model: {source: miniature, precision: bfloat16}
 personalize: {preset: semantic-fidelity, slots: 4, method: {steps: 30, learning_rate: 2.0e-2}}
-generate: {seeds: 2, use_stages: [1, 2], guidance: 7.5}
+generate: {seeds: 2, use_stages: [1, 2], guidance_scale: 7.5}
 run: {finish_by: '05:30', timezone: Europe/Berlin, only: [ann, bob]}
 s3: {endpoint_url: "http://localhost:9000", path_style: true}
 """

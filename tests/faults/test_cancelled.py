@@ -1,4 +1,4 @@
-"""A run of `faceid serve` that is cancelled, as by the button in the Prefect UI: its account stands, with its rows."""
+"""A run of `faceid serve` that is cancelled, as in the Prefect UI: its outcome reports are written, with their rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from faceid_core.run.runs import read_status
+from faceid_core.run.records import read_status
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
@@ -64,7 +64,7 @@ def test_a_night_cancelled_from_the_ui_leaves_an_account_and_its_rows(served):
     )
     run = client.create_flow_run_from_deployment(nightly.id)
     store = open_store(config.store)
-    within_time(lambda: any("/journal/" in info.name for info in store.list("identities/")), log)
+    within_time(lambda: any("/checkpoints/" in info.name for info in store.list("identities/")), log)
     client.set_flow_run_state(run.id, Cancelling())
     within_time(lambda: client.read_flow_run(run.id).state.is_final(), log, 90)
     assert client.read_flow_run(run.id).state.name == "Cancelled"

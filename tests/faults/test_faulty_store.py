@@ -1,4 +1,4 @@
-"""Nights on a store that fails, lies or is full: the right result or a clear error, a whole account, no wrong table.
+"""Runs on a store that fails, lies or is full: the right result or a clear error, whole outcome reports, no wrong table.
 
 Whatever happened, the same command on the mended store ends as if nothing had been.
 """
@@ -107,10 +107,10 @@ def test_a_manifest_without_its_blob_and_a_blob_without_its_manifest(night_on, u
         cache = StageCache(store, scope.name)
         for key in scope.manifests:
             if key[0] != "personalize" or lose is damage_blob:
-                lose(store, cache, cache.peek(*key))
+                lose(store, cache, cache.read_manifest(*key, read_only=True))
     first = night_in_a_child(config).report
     assert first["clear"] and set(first["outcomes"].values()) <= {"done", "cached", "failed"}
-    # Whoever needs nothing reads nothing: what is still missing `verify --repair` sets aside.
+    # A run that needs nothing reads nothing: what is still missing `verify --repair` sets aside.
     from faceid_core.upkeep.verify import verify
 
     verify(store, repair=True)

@@ -1,4 +1,4 @@
-"""The Ray pool when workers die, hang or meet a poisoned person: the others finish, and the account says who did not."""
+"""The Ray pool when workers die, hang or meet bad work: the others finish, and the outcome reports say which did not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ray.cluster_utils import Cluster
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
-from faceid_core.stages.work import Done, Work, call_for
+from faceid_core.stages.work import Done, Work
+from faceid_core.store import S3Settings
+from faceid_core.store.keys import StageCall
+from faceid_core.weights.required import ModelRef
 from tasks.pool import RayPool
 
 
@@ -22,7 +25,9 @@ class TroubledActor:
     """Stands in for a worker: what happens to a subject is written in its name, attempts are counted in a folder."""
 
     def __init__(self, settings: WorkerSettings, run_id: str):
-        self._folder, self._device = Path(settings.base_source or settings.store), settings.device
+        # A bucket's worker counts in the folder that stands where a base model would.
+        self._folder = Path(settings.models[0].name if settings.models else settings.store)
+        self._device = settings.device
 
     def ready(self):
         return True
@@ -31,7 +36,7 @@ class TroubledActor:
         for work in works:
             count = len(list(self._folder.glob(f"{work.subject}-*")))
             (self._folder / f"{work.subject}-{count}-{os.getpid()}").write_text(self._device)
-            yield ("tick", (work.subject, 0, 1))
+            yield ("progress", (work.subject, 0, 1))
             if "dies" in work.subject or ("once" in work.subject and count == 0):
                 os._exit(9)
             if "hangs" in work.subject:
@@ -50,7 +55,7 @@ class TroubledPool(RayPool):
 @pytest.fixture
 def pool(tmp_path):
     settings = WorkerSettings(
-        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=1,
     )  # fmt: skip
     made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=6)
@@ -61,9 +66,7 @@ def pool(tmp_path):
 
 def run(pool, *subjects: str, stage: str = "detect", found=None) -> dict[str, Done]:
     """The outcome of each subject, put into `found` as they come."""
-    works = [
-        Work(s, "common", call_for(stage, 1, {"who": s}, {}, {}, "float32"), {}, stage) for s in subjects
-    ]
+    works = [Work(s, "common", StageCall(stage, 1, {"who": s}), {}, stage) for s in subjects]
     found = {} if found is None else found
 
     def on_done(done: Done) -> None:
@@ -96,13 +99,13 @@ def test_a_person_who_diverges_is_not_trained_over_and_over(pool, tmp_path):
 
 def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
     weights = {"base": "b" * 64} if base else {}
-    return Work(subject, "common", call_for(stage, 1, {"who": subject}, {}, weights, "float32"), {}, stage)
+    return Work(subject, "common", StageCall(stage, 1, {"who": subject}, weights=weights), {}, stage)
 
 
 @pytest.mark.exhaustive
 def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_a_gpu(tmp_path):
     settings = WorkerSettings(
-        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cuda", faces_backend="",
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cuda", faces_backend="",
         scorers="", slots=1, batch=1, threads=4,
     )  # fmt: skip
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
@@ -151,8 +154,8 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
     leaving = cluster.add_node(num_cpus=1)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     settings = WorkerSettings(
-        store="s3://bucket", s3={}, base_source=str(tmp_path), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=1, batch=1, threads=1,
+        store="s3://bucket", s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
+        scorers="", slots=1, batch=1, threads=1, models=(ModelRef("base", "base", str(tmp_path)),),
     )  # fmt: skip
     pool = None
     try:
@@ -188,7 +191,7 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
 
 
 def test_what_was_not_begun_when_the_run_stops_is_not_reached(pool):
-    works = [Work(s, "common", call_for("mask", 1, {"who": s}, {}, {}, "float32"), {}, "mask") for s in "abc"]
+    works = [Work(s, "common", StageCall("mask", 1, {"who": s}), {}, "mask") for s in "abc"]
     found = []
     pool.execute(works, lambda *_: None, found.append, lambda: True)
     assert [done.status for done in found] == ["not_reached"] * 3
@@ -198,7 +201,7 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
     def on_done(done: Done) -> None:
         raise OSError("the store is gone")
 
-    work = Work("ann", "common", call_for("mask", 1, {}, {}, {}, "float32"), {}, "mask")
+    work = Work("ann", "common", StageCall("mask", 1, {}), {}, "mask")
     with pytest.raises(OSError, match="the store is gone"):
         pool.execute([work], lambda *_: None, on_done, lambda: False)
 
@@ -206,7 +209,7 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
 def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.workers.ACTOR_START_SECONDS", 4)
     settings = WorkerSettings(
-        store=str(tmp_path), s3={}, base_source="", precision="float32", device="cpu", faces_backend="",
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
         scorers="", slots=2, batch=1, threads=os.cpu_count() or 1,
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="of 2 workers found room"):

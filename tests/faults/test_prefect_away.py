@@ -15,15 +15,14 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.publish.interrupted import OPEN
+from faceid_core.nightly import RUNS
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status, run_ids
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
-from flows import nightly
-from flows.loopback import reach_loopback_directly
-from tasks import prefect_server, unseen
-from tasks.prefect_server import why_out_of_reach
+from flows import nightly, prefect_health
+from flows.local_network import exempt_loopback_from_proxy
+from flows.prefect_health import why_out_of_reach
 from tests.helpers.pretend_night import pretend_config, write_manifest
 
 
@@ -85,7 +84,7 @@ def test_a_server_that_fails_is_out_of_reach_and_one_that_comes_back_is_not(answ
         if len(slept) > 3:
             answering.answers.update(GOOD)
 
-    monkeypatch.setattr(prefect_server.time, "sleep", sleep)
+    monkeypatch.setattr(prefect_health.time, "sleep", sleep)
     answering.answers[""] = (503, "")
     assert "status 503" in why_out_of_reach(patience=0.0)
     assert why_out_of_reach() == "", "it was just being restarted"
@@ -102,7 +101,7 @@ def test_what_is_no_address_is_refused_before_anything_is_opened(url, tmp_path):
         temporary_settings({PREFECT_API_URL: url}),
         pytest.raises(ConfigurationError, match=r"PREFECT_API_URL.*no address"),
     ):
-        nightly.run_from_here(config, LogReporter())
+        nightly.run_with_prefect(config, LogReporter())
     assert not (tmp_path / "store").exists()
 
 
@@ -115,13 +114,13 @@ class Noted(LogReporter):
 
 
 @pytest.mark.parametrize("away", ["before the run", "as the flow starts"])
-def test_a_night_goes_on_unseen_where_no_server_answers(tmp_path, monkeypatch, away):
+def test_a_run_goes_on_without_prefect_where_no_server_answers(tmp_path, monkeypatch, away):
     config = pretend_config(
         str(tmp_path / "store"), write_manifest(tmp_path / "people", 1), execution={"executor": "inline"}
     )
     driven, reporter = [], Noted()
-    monkeypatch.setattr(unseen, "_told", [])
-    monkeypatch.setattr(nightly, "drive_here", lambda run, get: driven.append(run) or "finished")
+    monkeypatch.setattr(prefect_health, "_without_prefect", [])
+    monkeypatch.setattr(nightly, "drive_directly", lambda context: driven.append(context.run) or "finished")
     monkeypatch.setattr(nightly, "why_out_of_reach", lambda: why_out_of_reach(patience=0.0))
     if away == "as the flow starts":  # as where the server of its own does not come up
         monkeypatch.setattr(nightly, "why_out_of_reach", lambda: "")
@@ -129,14 +128,14 @@ def test_a_night_goes_on_unseen_where_no_server_answers(tmp_path, monkeypatch, a
         def no_server(*_, **__):
             raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
 
-        monkeypatch.setattr(nightly, "nightly", no_server)
+        monkeypatch.setattr(nightly, "nightly_opened", no_server)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/api"
         with temporary_settings({PREFECT_API_URL: url}):
-            run, finished = nightly.run_from_here(config, reporter)
+            run, finished = nightly.run_with_prefect(config, reporter)
     assert driven == [run] and finished == "finished"
-    assert "Prefect is out of reach" in reporter.notes[0] and unseen.was_out_of_reach()
+    assert "Prefect is out of reach" in reporter.notes[0] and prefect_health.was_out_of_reach()
 
 
 def test_a_run_that_ends_before_its_first_stage_is_closed(tmp_path, monkeypatch):
@@ -148,27 +147,27 @@ def test_a_run_that_ends_before_its_first_stage_is_closed(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nightly, "why_out_of_reach", lambda: "")
-    monkeypatch.setattr(nightly, "nightly", stopped)
+    monkeypatch.setattr(nightly, "nightly_opened", stopped)
     with pytest.raises(KeyboardInterrupt):
-        nightly.run_from_here(config, LogReporter())
+        nightly.run_with_prefect(config, LogReporter())
     store = open_store(config.store)
     (run_id,) = run_ids(store)
     assert read_status(store, run_id)[1]["state"] == "interrupted"
-    assert not running_runs(store) and not OPEN
+    assert not running_runs(store) and not RUNS
 
 
 def test_loopback_goes_through_no_proxy(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     environment = {}
-    reach_loopback_directly(environment)
+    exempt_loopback_from_proxy(environment)
     assert environment == {}, "without a proxy nothing has to be said"
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "internal.example")
     monkeypatch.setenv("no_proxy", "")
-    reach_loopback_directly(os.environ)
+    exempt_loopback_from_proxy(os.environ)
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "internal.example,127.0.0.1,localhost,::1"
-    reach_loopback_directly(os.environ)
+    exempt_loopback_from_proxy(os.environ)
     assert os.environ["no_proxy"].count("localhost") == 1
     for host in ("127.0.0.1", "localhost", "internal.example"):
         assert botocore.utils.should_bypass_proxies(f"http://{host}:9000/bucket"), host
@@ -176,5 +175,5 @@ def test_loopback_goes_through_no_proxy(monkeypatch):
     direct = {pattern.pattern for pattern, transport in httpx.Client()._mounts.items() if transport is None}
     assert {"all://127.0.0.1", "all://localhost", "all://[::1]"} <= direct
     monkeypatch.setenv("no_proxy", "*")
-    reach_loopback_directly(os.environ)
+    exempt_loopback_from_proxy(os.environ)
     assert os.environ["no_proxy"] == "*"

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from faceid_core.run.execute import execute_stage
+from faceid_core.run.records import read_status
 from faceid_core.run.reporter import LogReporter
-from faceid_core.run.runs import read_status
-from faceid_core.run.state import Run
 from faceid_core.store import open_store
 from faceid_core.tables import Tables
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
+from tests.helpers.replaced import replace_everywhere
 
 pytestmark = pytest.mark.exhaustive
 WAIT_SECONDS = 240
@@ -88,30 +89,30 @@ def server(tmp_path):
 
 def at_stage(monkeypatch, stage: str, act) -> list[str]:
     """Do something when a stage begins to compute; returns the list that then names it."""
-    whole, done = Run.execute, []
+    done = []
 
-    def execute(self, this, works, executor):
+    def execute(run, this, works, executor):
         if this == stage and not done:
             done.append(this)
             act()
-        return whole(self, this, works, executor)
+        return execute_stage(run, this, works, executor)
 
-    monkeypatch.setattr(Run, "execute", execute)
+    replace_everywhere(monkeypatch, execute_stage, execute)
     return done
 
 
 def assert_complete(run, finished) -> None:
     assert finished.exit_status == 0
-    assert {str(account.outcome) for account in run.accounts.values()} == {"done"}
+    assert {str(outcome_report.outcome) for outcome_report in run.outcome_reports.values()} == {"done"}
     _, record = read_status(run.store, run.run_id)
     assert record["state"] == "complete" and record["outcomes"]["done"] == 2
     assert Tables(run.store).read("runs")["run_id"].to_pylist() == [run.run_id]
 
 
-def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
+def test_a_server_that_restarts_sees_the_run_to_its_end(server, small, people, tmp_path, monkeypatch):  # noqa: F811
     from prefect.client.orchestration import get_client
 
-    from flows.nightly import run_from_here
+    from flows.nightly import run_with_prefect
 
     back = threading.Thread(target=server.start)
 
@@ -120,7 +121,7 @@ def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people,
         back.start()
 
     done = at_stage(monkeypatch, "personalize", restart)
-    run, finished = run_from_here(small(str(tmp_path / "store"), people, executor="inline"), LogReporter())
+    run, finished = run_with_prefect(small(str(tmp_path / "store"), people, executor="inline"), LogReporter())
     back.join()
     assert done == ["personalize"]
     assert_complete(run, finished)
@@ -133,21 +134,23 @@ def test_a_server_that_restarts_sees_the_night_to_its_end(server, small, people,
 STAYS_AWAY = """
 import os, signal, sys
 from faceid_core.config import NightlyConfig
-from faceid_core.run.state import Night
+from faceid_core.run import execute
 from faceid_core.run.reporter import LogReporter
-from flows.cli import leave
-from flows.nightly import run_from_here
 
-whole = Night.execute
+whole = execute.execute_stage
 
-def execute(self, stage, works, executor):
+def execute_stage(run, stage, works, executor):
     if stage == "parse":
         os.killpg(int(sys.argv[2]), signal.SIGKILL)
-    return whole(self, stage, works, executor)
+    return whole(run, stage, works, executor)
 
-Night.execute = execute
-night, finished = run_from_here(NightlyConfig.model_validate_json(sys.argv[1]), LogReporter())
-print(night.run_id, flush=True)
+execute.execute_stage = execute_stage  # before the flow's modules take it by name
+
+from flows.cli import leave
+from flows.nightly import run_with_prefect
+
+run, finished = run_with_prefect(NightlyConfig.model_validate_json(sys.argv[1]), LogReporter())
+print(run.run_id, flush=True)
 leave(finished.exit_status)
 """
 
@@ -163,7 +166,7 @@ def test_a_server_that_stays_away_costs_its_view_only(server, small, people, tmp
         run_id = process.stdout.readline().strip()
         began = time.monotonic()
         assert process.wait(timeout=WAIT_SECONDS) == 0
-        assert time.monotonic() - began < 20, "events that nobody takes do not keep the process"
+        assert time.monotonic() - began < 20, "events that no server takes do not keep the process"
     finally:
         process.kill()
     store = open_store(str(tmp_path / "store"))

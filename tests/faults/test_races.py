@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from faceid_core.errors import Conflict
-from faceid_core.stages.sharing import SHARED_STAGES
+from faceid_core.stages.leases import SHARED_STAGES
 from faceid_core.store import open_store
 from faceid_core.upkeep.scopes import all_scopes
 from tests.helpers.aftermath import compare_with, nothing_is_left_over

@@ -11,9 +11,9 @@ import pytest
 from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
 from faceid_core.nightly import executor_on_demand
-from flows.loopback import keep_ray_on_loopback
-from tasks import workers
-from tasks.workers import start_ray
+from flows.local_network import bind_ray_to_loopback
+from tasks import ray_cluster
+from tasks.ray_cluster import start_ray
 
 
 @pytest.fixture
@@ -45,15 +45,14 @@ def test_the_environments_address_counts_where_none_is_configured(monkeypatch):
 def test_a_ray_of_this_machine_stays_on_the_loopback_address(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
     started, joined = {}, {}
-    keep_ray_on_loopback(started, "")
-    keep_ray_on_loopback(joined, "10.0.0.1:6379")
+    bind_ray_to_loopback(started, "")
+    bind_ray_to_loopback(joined, "10.0.0.1:6379")
     assert started == {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} and joined == {}
-
 
 
 @pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
 def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(closed_port, monkeypatch, setting):
-    monkeypatch.setattr(workers, "REACH_SECONDS", 1.5)
+    monkeypatch.setattr(ray_cluster, "REACH_SECONDS", 1.5)
     configured = closed_port if setting == "execution.ray_address" else ""
     monkeypatch.setenv("RAY_ADDRESS", closed_port)
     with pytest.raises(ConfigurationError, match=f"^{setting}.*{closed_port}.*ray start --head"):
@@ -67,8 +66,8 @@ def test_what_is_no_address_is_refused_at_once(address):
 
 
 def test_a_service_that_is_no_ray_is_given_up(silent, monkeypatch):
-    monkeypatch.setattr(workers, "JOIN_SECONDS", 0.5)
-    monkeypatch.setattr(workers, "_init_ray", lambda *_: time.sleep(20))  # Ray itself tries for minutes
+    monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(ray_cluster, "_init_ray", lambda *_: time.sleep(20))  # Ray itself tries for minutes
     with pytest.raises(ConfigurationError, match="no answer in"):
         start_ray(silent, "test")
 

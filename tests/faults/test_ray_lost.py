@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faceid_core.run.runs import read_status
+from faceid_core.run.records import read_status
 from faceid_core.store import open_store
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
@@ -58,7 +58,7 @@ class Command:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows", "run", "--config", str(folder / "night.json")],
             env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
-            # Whoever runs the tests in the background has Ctrl-C ignored, and a child inherits that.
+            # A shell that runs the tests in the background ignores Ctrl-C, and a child inherits that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self._store = open_store(config.store)
@@ -137,7 +137,7 @@ def ends_like(night_on, command, undisturbed: dict, point: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "point"), [("journal", "worker in training"), ("leases/generate", "worker in generation")]
+    ("folder", "point"), [("checkpoints", "worker in training"), ("leases/generate", "worker in generation")]
 )
 def test_a_worker_killed_in_the_middle_is_replaced(night_on, undisturbed_long, command, folder, point):
     run = command()
@@ -152,10 +152,10 @@ def test_a_worker_killed_in_the_middle_is_replaced(night_on, undisturbed_long, c
 
 def test_a_lost_head_ends_the_night_and_the_next_one_goes_on(night_on, undisturbed_long, command):
     run = command()
-    run.wait_for("journal")
+    run.wait_for("checkpoints")
     (head,) = run.descendants("gcs_server")
     head.kill()
-    assert run.exit_status() != 0, "nobody is told that the run succeeded"
+    assert run.exit_status() != 0, "the run does not report success"
     assert command().exit_status() == 0
     ends_like(night_on, command, undisturbed_long, "head")
 
@@ -166,7 +166,7 @@ def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
 ):
     what, whole_tree = STOPS[point]
     run = command()
-    run.wait_for("journal")
+    run.wait_for("checkpoints")
     family, began = run.stop(what, whole_tree=whole_tree), time.monotonic()
     assert run.exit_status() == 130, run.told()
     assert time.monotonic() - began < GONE_SECONDS, run.told()
@@ -174,7 +174,7 @@ def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
     assert not alive, "no process is left behind"
     store = open_store(command.config.store)
     (row,) = Tables(store).read("identity_outcomes").to_pylist()
-    # The pool answers for works that it had; the run for whoever it had not handed out.
+    # The pool answers for works that it had; the run for works that it had not handed out.
     assert (row["outcome"], row["reason"]) in (("not_reached", "stopped"), ("not_reached", "interrupted"))
     (run,) = Tables(store).read("runs").to_pylist()
     assert read_status(store, run["run_id"])[1]["state"] == "interrupted" and not running_runs(store)

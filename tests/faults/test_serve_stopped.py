@@ -106,7 +106,7 @@ def test_a_night_under_serve_ends_with_it_and_the_next_serve_knows(night_on, tmp
         serve = Serve(config, tmp_path, port)
         run = serve.start_night()
         serve.wait_for(
-            lambda: any("/journal/" in info.name for info in store.list("identities/")), "the training"
+            lambda: any("/checkpoints/" in info.name for info in store.list("identities/")), "the training"
         )
         assert serve.ask(f"flow_runs/{run}")["state_type"] == "RUNNING" and serve.places_taken() == 1
         family, began = serve.family(), time.monotonic()
@@ -129,7 +129,7 @@ def test_a_night_under_serve_ends_with_it_and_the_next_serve_knows(night_on, tmp
         family += again.family()
         found = again.ask(f"flow_runs/{run}")
         assert found["state_type"] == "CRASHED" and again.places_taken() == 0, again.told()[-3000:]
-        assert ("ended untold" in again.said) == (way == "killed") or way == "terminated by a service manager"
+        assert ("without telling Prefect" in again.said) == (way == "killed") or way == "terminated by a service manager"
         again.process.terminate()
         assert again.process.wait(WAIT_SECONDS) == 0
     finally:

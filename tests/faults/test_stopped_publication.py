@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from faceid_core.config.parse import changed
-from faceid_core.publish.interrupted import close_accounts, publish_rows
-from faceid_core.publish.publish import publish
-from faceid_core.run.opening import open_run
+from faceid_core.nightly import close_outcome_reports
+from faceid_core.publish.publish import publish, publish_interrupted
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
@@ -45,11 +46,11 @@ def computed(night_on, undisturbed_pair, tmp_path_factory):
 
 
 def opened(computed, root: Path) -> Run:
-    """A run on a copy of that store, every account closed, about to publish."""
+    """A run on a copy of that store, every outcome report closed, about to publish."""
     shutil.copytree(computed.store, root)
     run = open_run(changed(computed, {"store": str(root)}, source="test"), LogReporter())
     for stage in STAGES:
-        assert run.lookup(stage) == []
+        assert lookup_stage(run, stage) == []
     run.release()  # as that of a process that is stopped for longer than the lease
     return run
 
@@ -69,8 +70,8 @@ def whole(run: Run) -> None:
 
 
 def interrupted(run: Run) -> None:
-    close_accounts(run, "KeyboardInterrupt: ")
-    publish_rows(run, KeyboardInterrupt())
+    close_outcome_reports(run, "KeyboardInterrupt: ")
+    publish_interrupted(run, KeyboardInterrupt())
 
 
 PUBLICATIONS = {"whole": whole, "interrupted": interrupted}
@@ -90,11 +91,11 @@ def check(computed, root: Path, kind: str, at: int, way: str) -> None:
         finish_erasures(store)
     else:
         nothing_is_left(root, where)
-        account = Tables(store).query(
+        outcome_report = Tables(store).query(
             f"select outcome, identity_id from identity_outcomes where identity_key = '{GONE}'"
         )
-        if account.num_rows:  # she was there when the run began, and the account of a run is complete
-            assert account.to_pylist() == [{"outcome": "refused", "identity_id": GONE}], where
+        if outcome_report.num_rows:  # she was there when the run began, and the outcome report of a run is complete
+            assert outcome_report.to_pylist() == [{"outcome": "refused", "identity_id": GONE}], where
         finish_erasures(store)
     nothing_is_left(root, where)
     assert read_receipt(store, GONE).state == "complete", where
@@ -106,7 +107,7 @@ def check(computed, root: Path, kind: str, at: int, way: str) -> None:
 
 
 def nothing_is_left(root: Path, where: str) -> None:
-    """Search every file for the person's key; run records keep it, and the account of a run that refused her."""
+    """Search every file for the person's key; run records keep it, and the outcome report of a run that refused her."""
     names = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     left = [name for name in names if GONE in name and not name.startswith("tombstones/")]
     for name in names:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from faceid_core.config import NightlyConfig
-from faceid_core.stages.models import open_configured_store
-from faceid_core.store import StageCache
+from faceid_core.store import StageCache, open_store
 from faceid_core.upkeep.gc import GRACE_SECONDS, collect
 from faceid_core.upkeep.scopes import all_scopes
 from faceid_core.upkeep.tables import vacuum
@@ -45,7 +44,7 @@ def run_again(config: NightlyConfig, undisturbed: dict, where: str, *, collected
 
 def nothing_is_left_over(config: NightlyConfig, where: str) -> None:
     """Collect the garbage, then require that every result can be read and that nothing stands there unneeded."""
-    store = open_configured_store(config.store, config.s3.model_dump())
+    store = open_store(config.store, config.s3.settings())
     later = time.time() + 2 * GRACE_SECONDS
     collect(store, delete=True, now=later)
     vacuum(store, 0.0, delete=True)
@@ -56,9 +55,9 @@ def nothing_is_left_over(config: NightlyConfig, where: str) -> None:
     assert left.objects == 0 and left.scopes_in_doubt == left.scopes_in_use == 0, f"{where}: {left}"
     for scope in all_scopes(store):
         cache = StageCache(store, scope.name)
-        named = named_digests([cache.peek(*key) for key in scope.manifests])
+        named = named_digests([cache.read_manifest(*key, read_only=True) for key in scope.manifests])
         assert set(scope.blobs) <= named, f"{where}: orphaned blobs in {scope.name}"
-        assert not scope.journal and not scope.leases and not scope.quarantine, f"{where}: {scope}"
+        assert not scope.checkpoints and not scope.leases and not scope.quarantine, f"{where}: {scope}"
 
 
 def no_wrong_row(report: dict, undisturbed: dict, where: str) -> int:

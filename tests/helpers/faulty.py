@@ -1,7 +1,7 @@
 """A store whose calls fail, arrive late, lie, run out of disk or kill the process; which ones, a seed decides.
 
 `FaultyStore` goes around any `ObjectStore`. `break_stores` puts it around every store that this process opens from then
-on, which is what a run in a child process needs: its driver, workers, journals and leases open stores of their own.
+on, which is what a run in a child process needs: its driver, workers, checkpoints and leases open stores of their own.
 """
 
 from __future__ import annotations
@@ -158,11 +158,11 @@ class FaultyStore:
 
 def break_stores(faults: Faults) -> FaultCount:
     """Put a faulty store around every store that this process opens from now on; there is no way back but `lift`."""
-    from faceid_core import store
     from faceid_core.store import lease_record, s3
+    from faceid_core.store import open as opening
 
     count = FaultCount(faults)
-    for module, name in ((store, "FolderStore"), (s3, "S3Store")):
+    for module, name in ((opening, "FolderStore"), (s3, "S3Store")):
         kind = getattr(module, name)
         setattr(module, name, lambda *args, kind=kind: FaultyStore(kind(*args), count))
     if faults.clock_seconds:

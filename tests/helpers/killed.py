@@ -15,10 +15,10 @@ __all__ = ["KILLED", "STEP_PLACES", "Ended", "night_in_a_child", "table_rows"]
 
 _IMPORTED_ONCE = [
     "tests.helpers.killed", "torch", "diffusers", "transformers", "faceid_core.nightly", "deltalake", "duckdb",
-    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.run.opening",
+    "faceid_core.diffusion.base", "faceid_core.tables", "faceid_core.run.open",
 ]  # fmt: skip
 _CHILD_SECONDS = 300
-STEP_PLACES = ("detect", "parse", "mask", "personalize", "generate", "score", "accounts", "pages", "tables")
+STEP_PLACES = ("detect", "parse", "mask", "personalize", "generate", "score", "outcome reports", "pages", "tables")
 # When and by which run a row was written, and how long it took, is no data.
 _NOT_DATA = {
     "run_id", "run_date", "seconds", "started_at", "finished_at", "outcome", "attempts", "done", "cached",
@@ -94,7 +94,7 @@ def _child(pipe, config: NightlyConfig, faults: Faults, suffix: str | None, envi
 def _run(config: NightlyConfig, count, suffix: str | None) -> dict:
     from faceid_core.errors import FaceidError
     from faceid_core.nightly import drive_inline
-    from faceid_core.run.opening import open_run
+    from faceid_core.run.open import open_run
 
     run = ended = None
     reporter = _step_the_clock(count.faults)
@@ -141,7 +141,7 @@ def _step_the_clock(faults: Faults):
             step(stage)
             super().looked_up(stage, **counts)
 
-    stepping(Run, "finish", "accounts")
+    stepping(Run, "finish", "outcome reports")
     stepping(publish, "write_pages", "pages")
     stepping(Tables, "publish", "tables")
     reporter = SteppingReporter()
@@ -169,8 +169,8 @@ def _left_by(run, ended) -> dict:
         "run_id": run.run_id,
         "lease_lost": run.lease.lost,
         "seconds": [row["seconds"] for row in Tables(run.store).read("runs").to_pylist()],
-        "outcomes": {a.identity_id: str(a.outcome) for a in run.accounts.values()},
-        "reasons": {a.identity_id: f"{a.stage} {a.reason}: {a.message}" for a in run.accounts.values()},
+        "outcomes": {a.identity_id: str(a.outcome) for a in run.outcome_reports.values()},
+        "reasons": {a.identity_id: f"{a.stage} {a.reason}: {a.message}" for a in run.outcome_reports.values()},
         "computed": dict(run.computed),
         "contents": contents,
         "blobs": blobs,

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig, parse_config
-from faceid_core.run.opening import open_run
+from faceid_core.run.execute import put_photo
+from faceid_core.run.lookup import lookup_stage
+from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES, Work
@@ -48,10 +50,10 @@ def pretend_night(config: NightlyConfig, *, stages: tuple[str, ...] = STAGES) ->
     run = open_run(config, LogReporter())
     try:
         for stage in stages:
-            works = run.lookup(stage)
+            works = lookup_stage(run, stage)
             for work in works:
                 if stage == "detect":
-                    run.put_photo(run.subjects[work.subject])
+                    put_photo(run, run.subjects[work.subject])
                 _commit(run, work)
     finally:
         run.release()

@@ -1,4 +1,4 @@
-"""A flow that runs until it is ended, and then takes a while to write its account, as a run does."""
+"""A flow that runs until it is ended, and then takes a while to write its outcome report, as a run does."""
 
 # No postponed annotations here: Prefect makes the form from them.
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-ACCOUNT_SECONDS = 2.0
+CLOSE_SECONDS = 2.0
 RUNS_SECONDS = 300.0
 
 
@@ -23,14 +23,14 @@ def stage(folder: str, stubborn: bool) -> None:
 
 @flow(name="slow", persist_result=False)
 def slow(folder: str, stubborn: bool = False) -> None:
-    """Run one stage; interrupted, write an account.
+    """Run one stage; interrupted, write an outcome report.
 
     Args:
-        folder: Where `began` and `account` are written.
+        folder: Where `began` and `outcome report` are written.
         stubborn: Ignore the request to stop.
     """
     try:
         stage(folder, stubborn)
     finally:
-        time.sleep(ACCOUNT_SECONDS)
-        (Path(folder) / "account").touch()
+        time.sleep(CLOSE_SECONDS)
+        (Path(folder) / "outcome report").touch()

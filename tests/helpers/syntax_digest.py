@@ -3,14 +3,14 @@
 A stage's key holds its version, not its code. So that a change of the code cannot pass for the old result, the
 digest of a stage stands beside its version in tests/code/stage_versions.json, and a test compares both.
 
-The digest covers the stage's module, the modules that load the models it asks for (`models.detector` and so on
-are not imports), and every faceid_core module that these import, also inside functions. Docstrings, comments and
-layout do not count, nor do imports for type checkers. Left out are modules that pass on what others decided:
-`faceid_core.errors` (an exception carries what its raiser gave it), `faceid_core.store` (moves bytes; golden keys
-hold its canonical JSON still), `faceid_core.weights` (finds files, whose digests are in the key), what lies
-between driver and worker, `faceid_core.stages.work` and `.models` (parameters reach a stage through its key), and
-the other stages' modules, from which a stage takes only the names
-of files. Other stages' results, weights and grids count by their digests in the key.
+The digest covers the stage's two halves (`stages/planning/` and `stages/executing/`), the modules that load the models
+it asks for (`models.detector` and so on are not imports), and every faceid_core module that these import, also inside
+functions. Docstrings, comments and layout do not count, nor do imports for type checkers. Left out are modules that
+pass on what others decided: `faceid_core.errors` (an exception carries what its raiser gave it), `faceid_core.store`
+(moves bytes; golden keys hold its canonical JSON still), `faceid_core.weights` (finds files, whose digests are in the
+key), `faceid_core.progress`, what lies between driver and worker, `faceid_core.stages.plan`, `.work`, `.models` and
+`.executing.stage` (parameters reach a stage through its key), and the other stages' modules, from which a stage takes
+only the names of files. Other stages' results, weights and grids count by their digests in the key.
 
     python -m tests.helpers.syntax_digest                       # what has changed, by stage
     python -m tests.helpers.syntax_digest --modules detect      # the modules that count for a stage
@@ -31,7 +31,8 @@ from functools import cache
 from pathlib import Path
 
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.stages import STAGES, stage_named
+from faceid_core.stages import STAGES
+from faceid_core.stages.planning import spec_of
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "tests" / "code" / "stage_versions.json"
@@ -41,17 +42,21 @@ PASSES_ON = (
     "faceid_core.errors",
     "faceid_core.store",
     "faceid_core.weights",
+    "faceid_core.progress",
+    "faceid_core.stages.plan",
     "faceid_core.stages.work",
     "faceid_core.stages.models",
+    "faceid_core.stages.executing.stage",
 )
 # Where stages/models.py loads what a stage asks its worker for.
 LOADERS = {
-    "base": "faceid_core.diffusion",
-    "detector": "faceid_core.faces.backends",
-    "parser": "faceid_core.faces.backends",
-    "scorers": "faceid_core.evaluate.scorers",
+    "base": ("faceid_core.diffusion.base",),
+    "detector": ("faceid_core.faces.backends",),
+    "parser": ("faceid_core.faces.backends",),
+    "scorers": ("faceid_core.evaluate.scorers", "faceid_core.evaluate.photographs"),
 }
-NOT_MODELS = ("settings", "device", "__dict__", "measured_slots")
+HALVES = ("faceid_core.stages.planning", "faceid_core.stages.executing")
+NOT_MODELS = ("settings", "device", "kept_pictures", "measured_slots")
 
 
 def stage_names() -> list[str]:
@@ -63,7 +68,7 @@ def home_of(stage: str) -> str:
     """Where the stage's version stands, as a developer would look for it."""
     if stage.startswith("score-"):
         return f"METRICS[{stage.removeprefix('score-')!r}] in faceid_core/evaluate/metrics.py"
-    return f"the stage class in faceid_core/stages/{stage}.py"
+    return f"SPEC in faceid_core/stages/planning/{stage}.py"
 
 
 def modules_of(stage: str) -> list[str]:
@@ -72,9 +77,9 @@ def modules_of(stage: str) -> list[str]:
     Raises:
         LookupError: if the stage asks its worker for a model that `LOADERS` does not know.
     """
-    start = f"faceid_core.stages.{stage.split('-')[0]}"
-    others = {f"faceid_core.stages.{name}" for name in STAGES} - {start}
-    found, open_modules = set(), [start, *_loaders(start)]
+    planning, executing = (f"{half}.{stage.split('-')[0]}" for half in HALVES)
+    others = {f"{half}.{name}" for half in HALVES for name in STAGES} - {planning, executing}
+    found, open_modules = set(), [planning, executing, *_loaders(executing)]
     while open_modules:
         module = open_modules.pop()
         if module not in found | others and not _passes_on(module):
@@ -167,7 +172,7 @@ def _loaders(module: str) -> list[str]:
             f"{module} asks for models.{strange[0]}; say in LOADERS of tests/helpers/syntax_digest.py "
             "which module loads it"
         )
-    return sorted({LOADERS[name] for name in asked})
+    return sorted({module for name in asked for module in LOADERS[name]})
 
 
 def _passes_on(module: str) -> bool:
@@ -219,7 +224,7 @@ def problems() -> dict[str, str]:
     found = {}
     for stage in stage_names():
         problem = problem_with(
-            stage, record.get(stage), version=stage_named(stage).version, digest=digest_of(stage)
+            stage, record.get(stage), version=spec_of(stage).version, digest=digest_of(stage)
         )
         if problem:
             found[stage] = problem
@@ -232,7 +237,7 @@ def record_raised() -> list[str]:
     done = [
         stage
         for stage in stage_names()
-        if stage not in record or stage_named(stage).version > record[stage]["version"]
+        if stage not in record or spec_of(stage).version > record[stage]["version"]
     ]
     _write(record, done, "the version was raised")
     return done
@@ -245,7 +250,7 @@ def record_no_effect(reason: str) -> list[str]:
         stage
         for stage in stage_names()
         if stage in record
-        and stage_named(stage).version == record[stage]["version"]
+        and spec_of(stage).version == record[stage]["version"]
         and digest_of(stage) != record[stage]["digest"]
     ]
     _write(record, done, f"no effect: {reason}")
@@ -255,7 +260,7 @@ def record_no_effect(reason: str) -> list[str]:
 def _write(record: dict, changed: list[str], why: str) -> None:
     for stage in changed:
         said = "recorded first" if stage not in record else why
-        record[stage] = {"version": stage_named(stage).version, "digest": digest_of(stage), "why": said}
+        record[stage] = {"version": spec_of(stage).version, "digest": digest_of(stage), "why": said}
     kept = {stage: record[stage] for stage in stage_names() if stage in record}
     RECORD.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

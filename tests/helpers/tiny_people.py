@@ -1,4 +1,4 @@
-"""Photos of nobody for the tiny pipeline: fixed noise with a square for a face."""
+"""Photos without a person for the tiny pipeline: fixed noise with a square for a face."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from diffusers import (
 )
 from PIL import Image
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.control import IdentityUse
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import BaseMismatch, ConfigurationError
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.evaluate.sampling import start_noise
+from faceid_core.evaluate.sampling import initial_noise
 from faceid_core.personalize.apply import applied
-from faceid_core.personalize.control import IdentityUse
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.architectures import write_architecture
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
@@ -67,15 +67,15 @@ def test_a_pipeline_draws_all_stages_keys_and_values_as_we_do(base, folder, use)
     about, pipe = base.description, pipeline(folder)
     person = tokens(about.widths, about.prediction_type)
     options = {"num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
-    noise = {"latents": start_noise(3, about.latent_shape)[None]}
+    noise = {"latents": initial_noise(3, about.latent_shape)[None]}
     before = pipe("a photo of person on beach", **options, **noise).images[0]
-    with applied(pipe, person, use=use, base_digest="d" * 64) as lent:
-        theirs = pipe(**lent.prompt(PROMPT), **options, **noise).images[0]
+    with applied(pipe, person, use=use, base_digest="d" * 64) as identity:
+        theirs = pipe(**identity.prompt(PROMPT), **options, **noise).images[0]
         # Other prompts are left alone, also while the person is there.
         during = pipe("a photo of person on beach", **options, **noise).images[0]
     after = pipe("a photo of person on beach", **options, **noise).images[0]
     request = [DrawRequest(person, PROMPT, 3, use)]
-    ours = next(draw(base, request, sampler="DDIMScheduler", steps=4, guidance=4.0, batch=1)).image
+    ours = next(draw(base, request, sampler="DDIMScheduler", steps=4, guidance_scale=4.0, batch=1)).image
     assert np.abs(ours - theirs * 255).max() < 1.0
     assert np.array_equal(before, during) and np.array_equal(before, after)
     assert np.abs(before - theirs).max() * 255 > 2
@@ -84,9 +84,12 @@ def test_a_pipeline_draws_all_stages_keys_and_values_as_we_do(base, folder, use)
 def test_several_people_and_prompts_share_a_call(tiny):
     first, second = tiny_person(1), tiny_person(2)
     options = {"num_inference_steps": 3, "output_type": "np"}
-    noise = torch.stack([start_noise(1, (5, 8, 8))] * 2)
-    with applied(tiny, (first, second)) as lent:
-        one, other = lent.prompt("photo of V1* on V2* beach"), lent.prompt("photo of V2* on V1* beach")
+    noise = torch.stack([initial_noise(1, (5, 8, 8))] * 2)
+    with applied(tiny, (first, second)) as identity:
+        one, other = (
+            identity.prompt("photo of V1* on V2* beach"),
+            identity.prompt("photo of V2* on V1* beach"),
+        )
         both = {name: torch.cat([one[name], other[name]]) for name in one}
         together = tiny(**both, latents=noise, **options).images
         alone = tiny(**other, latents=noise[:1], **options).images[0]
@@ -138,8 +141,10 @@ def test_the_person_changes_what_other_pipelines_make(sd15, kind):
     given |= {"num_inference_steps": 4, "output_type": "np"}
 
     def made(subject):
-        with applied(pipe, subject) as lent:
-            return pipe(**lent.prompt(PROMPT), **given, generator=torch.Generator().manual_seed(5)).images[0]
+        with applied(pipe, subject) as identity:
+            return pipe(
+                **identity.prompt(PROMPT), **given, generator=torch.Generator().manual_seed(5)
+            ).images[0]
 
     word = pipe(PROMPT.replace("V*", "person"), **given, generator=torch.Generator().manual_seed(5)).images[0]
     first, again, second = made(sd15_person(1)), made(sd15_person(1)), made(sd15_person(2))
@@ -152,8 +157,8 @@ def test_the_person_changes_what_other_pipelines_make(sd15, kind):
 def test_a_controlnet_reads_the_person_too(sd15):
     """Its own cross-attention sees each stage's keys and values, not the numbers by which the prompt is known."""
     pipe, seen = made_of(sd15, "controlnet"), []
-    with applied(pipe, sd15_person()) as lent:
-        shown = lent.prompt(PROMPT)["prompt_embeds"]
+    with applied(pipe, sd15_person()) as identity:
+        shown = identity.prompt(PROMPT)["prompt_embeds"]
         layer = next(m for m in pipe.controlnet.modules() if getattr(m, "is_cross_attention", False))
         handle = layer.to_k.register_forward_hook(lambda _m, args, _o: seen.append(args[0]))
         pipe.controlnet(
@@ -184,5 +189,8 @@ def test_what_does_not_fit_is_refused(tiny):
         applied(object(), tiny_person()),
     ):
         pass
-    with applied(tiny, tiny_person()) as lent, pytest.raises(ConfigurationError, match="exactly once"):
-        lent.prompt("a photo")
+    with (
+        applied(tiny, tiny_person()) as identity,
+        pytest.raises(ConfigurationError, match="exactly once"),
+    ):
+        identity.prompt("a photo")

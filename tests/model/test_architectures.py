@@ -8,16 +8,16 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.method import Method
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.exported import DrawOptions
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.evaluate.sampling import start_noise
+from faceid_core.evaluate.sampling import initial_noise
 from faceid_core.evaluate.script import diffusers_script
 from faceid_core.personalize.attention import StagedUNet, picture_sizes
 from faceid_core.personalize.conditioning import encode_plain
 from faceid_core.personalize.export import single_context, to_textual_inversion
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize
@@ -75,7 +75,7 @@ def test_a_plain_text_is_what_diffusers_draws(base, folder):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     theirs = pipe(
         PROMPT.replace("V*", "woman"),
-        latents=start_noise(2, base.description.latent_shape)[None],
+        latents=initial_noise(2, base.description.latent_shape)[None],
         num_inference_steps=3,
         guidance_scale=4.0,
         output_type="np",
@@ -91,12 +91,12 @@ def test_every_sampler_takes_the_models_own_schedule(sdxl, sdxl_folder, sampler)
     pipe = DiffusionPipeline.from_pretrained(sdxl_folder)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
-    noise = start_noise(2, sdxl.description.latent_shape)[None]
+    noise = initial_noise(2, sdxl.description.latent_shape)[None]
     options = {"latents": noise, "num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
     theirs = pipe(PROMPT.replace("V*", "woman"), **options).images[0]
     request = [DrawRequest("woman", PROMPT, 2)]
     ours = next(
-        draw(sdxl, request, sampler=sampler, steps=4, guidance=4.0, batch=1, record_attention=False)
+        draw(sdxl, request, sampler=sampler, steps=4, guidance_scale=4.0, batch=1, record_attention=False)
     ).image
     assert np.abs(ours - theirs * 255).max() < 1.0
 
@@ -125,7 +125,9 @@ def photo(original_pixels=0):
 
 
 def test_a_person_is_learned_and_the_tokens_hold_every_text_encoder(base):
-    method = Method(steps=2, samples_per_step=5, start="mean_name", parametrization="name_basis", vectors=2)
+    method = Method(
+        steps=2, samples_per_step=5, initial_embedding="mean_name", parametrization="name_basis", vectors=2
+    )
     (result,) = personalize(base, [photo()], method, slots=1)
     assert {name: tuple(tensor.shape) for name, tensor in result.tokens.tensors.items()} == {
         name: (5, 2, 2, tower.width) for name, tower in base.towers.items()
@@ -133,7 +135,7 @@ def test_a_person_is_learned_and_the_tokens_hold_every_text_encoder(base):
     again = IdentityTokens.from_bytes(result.tokens.to_bytes())
     assert np.array_equal(picture(base, again), picture(base, result.tokens))
     for name, tensor in result.tokens.tensors.items():
-        assert float((tensor[0, 0] - tensor[4, 1]).norm()) > 0, f"{name} did not learn stages and sides apart"
+        assert float((tensor[0, 0] - tensor[4, 1]).norm()) > 0, f"{name} did not learn stages, K and V apart"
 
 
 def test_sdxl_reads_the_pooled_embedding_and_the_sizes(sdxl):
@@ -177,11 +179,11 @@ def test_sdxl_is_told_how_large_the_face_was_in_the_photo(sdxl):
 
 
 def test_the_pooled_embedding_is_taken_at_the_end_of_the_text_not_at_the_person(sdxl):
-    from faceid_core.personalize.conditioning import encode, start_vectors, tokenize
+    from faceid_core.personalize.conditioning import class_word_embeddings, encode, tokenize
 
     tower = sdxl.towers["text_encoder_2"]
     assert len(tower.tokenizer("woman", add_special_tokens=False).input_ids) == 1
-    held = encode(tower, tokenize(tower, PROMPT, 1), start_vectors(tower, "woman", 1)[None])
+    held = encode(tower, tokenize(tower, PROMPT, 1), class_word_embeddings(tower, "woman", 1)[None])
     plain = encode_plain(sdxl, PROMPT.replace("V*", "woman"))
     assert torch.allclose(held.pooled, plain.pooled, atol=1e-6)
 

@@ -11,8 +11,8 @@ _STEP = """
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
-from faceid_core.diffusion import load_base_model
-from faceid_core.personalize.presets import PRESETS
+from faceid_core.diffusion.base import load_base_model
+from faceid_core.config.presets import PRESETS
 from faceid_core.personalize.trainer import personalize
 from tests.helpers.architectures import clip_tokenizer
 from tests.helpers.tiny_people import tiny_photo

@@ -1,4 +1,4 @@
-"""Stage generate: subjects share passes, and nobody's pictures depend on who else is drawn."""
+"""Stage generate: subjects share passes, and pictures do not depend on who else is drawn."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ import torch
 from faceid_core.errors import FaceidError
 from faceid_core.evaluate import generation
 from faceid_core.personalize.tokens import IdentityTokens
-from faceid_core.stages import stage_named
-from faceid_core.stages.generate import SHARD, ConstantPictures
+from faceid_core.stages.executing.generate import ConstantPictures, execute
+from faceid_core.stages.planning.generate import SHARD, SPEC
 from faceid_core.stages.work import Work
 from faceid_core.store.keys import StageCall, sha256_hex
 from tests.helpers.stage_runs import models_for_tests
@@ -19,7 +19,7 @@ DRAWING = {
     "seeds": 3,
     "sampler": "DDIMScheduler",
     "steps": 2,
-    "guidance": 3.0,
+    "guidance_scale": 3.0,
 }
 
 
@@ -44,9 +44,8 @@ def tokens(models, number: int, base_digest: str | None = None) -> dict:
     return {"tokens": made.to_bytes()}
 
 
-def drawn(models, subjects: dict, ticks=None) -> dict:
+def drawn(models, subjects: dict, progress=None) -> dict:
     """Subject -> shard bytes or exception; a subject is input blobs, or a text."""
-    stage = stage_named("generate")
     inputs = [{} if isinstance(each, str) else each for each in subjects.values()]
     works = [
         Work(
@@ -54,7 +53,7 @@ def drawn(models, subjects: dict, ticks=None) -> dict:
             "common",
             StageCall(
                 stage="generate",
-                version=stage.version,
+                version=SPEC.version,
                 parameters=DRAWING | {"text": each if isinstance(each, str) else None},
                 precision="float32",
                 inputs={key: sha256_hex(data) for key, data in blobs.items()},
@@ -65,10 +64,10 @@ def drawn(models, subjects: dict, ticks=None) -> dict:
         )
         for (name, each), blobs in zip(subjects.items(), inputs, strict=True)
     ]
-    tick = ticks.append if ticks is not None else lambda call: None
+    note = progress.append if progress is not None else lambda call: None
     return {
         works[index].subject: outputs if isinstance(outputs, Exception) else outputs[SHARD].data
-        for index, outputs, _ in stage.execute(works, inputs, models, lambda *call: tick(call))
+        for index, outputs, _ in execute(works, inputs, models, lambda *call: note(call))
     }
 
 
@@ -91,12 +90,12 @@ def test_a_subject_is_drawn_the_same_alone_and_in_company_and_in_fewer_passes(mo
 
 
 def test_progress_is_told_of_each_subject_by_its_own_pictures(models):
-    ticks = []
-    drawn(models, {"ann": tokens(models, 1), "word": "person"}, ticks)
-    told = [each for each in dict.fromkeys(ticks) if each[1]]
+    progress = []
+    drawn(models, {"ann": tokens(models, 1), "word": "person"}, progress)
+    told = [each for each in dict.fromkeys(progress) if each[1]]
     assert told == [(name, count, 6) for name in ("ann", "word") for count in range(1, 7)]
     # 12 pictures in passes of 4: also between two steps of a pass, which takes minutes where it is slow.
-    assert len(ticks) == 12 + 3 * DRAWING["steps"]
+    assert len(progress) == 12 + 3 * DRAWING["steps"]
 
 
 def test_tokens_of_another_model_are_their_owners_trouble_only(models):

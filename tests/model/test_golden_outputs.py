@@ -3,7 +3,7 @@
 New pins of a library and changes recorded as "no effect" must pass here. None of it depends on the shipped pipeline:
 training and drawing run on a tiny one with random weights from a fixed seed.
 
-Renew the expected numbers, after raising a stage's version or training a shipped scorer anew, with
+Renew the expected numbers, after raising a stage's version or training a shipped scorer again, with
 `python -m tests.model.test_golden_outputs`, and look at the difference before committing it.
 """
 
@@ -20,6 +20,7 @@ from safetensors.numpy import load
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import Prompt, PromptGrid
 from faceid_core.evaluate.metrics import read_scores
@@ -27,7 +28,6 @@ from faceid_core.evaluate.shards import ShardRow, read_shard, write_shard
 from faceid_core.geometry.classes import CLASSES
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_scene
-from faceid_core.personalize.method import Method
 from faceid_core.personalize.tokens import IdentityTokens
 from tests.helpers.stage_runs import models_for_tests, run_stage
 from tests.helpers.tiny_people import tiny_photo
@@ -59,7 +59,7 @@ DRAWING = {
     "seeds": 2,
     "sampler": "DDIMScheduler",
     "steps": 4,
-    "guidance": 3.0,
+    "guidance_scale": 3.0,
 }
 
 
@@ -119,7 +119,7 @@ def token_numbers(folder: Path) -> dict:
 
 
 def picture_numbers(folder: Path) -> list[dict]:
-    """Pictures of a text, and of vectors that nobody learned."""
+    """Pictures of a text, and of vectors that were not learned."""
     models = models_for_tests(base=folder)
     vectors = np.random.default_rng(0).normal(size=(5, 2, 1, 32)).astype(np.float32)
     tokens = _tokens(vectors, models.settings.weights["base"])
@@ -148,7 +148,7 @@ def _tokens(vectors: np.ndarray, base_digest: str) -> bytes:
 
 
 def score_numbers() -> dict[str, list]:
-    """Every metric of the miniature's over renders: the person as asked, another scene and a hat, nobody."""
+    """Every metric of the miniature's over renders: the person as asked, another scene and a hat, no person."""
     models = models_for_tests()
     person = person_from_seed(SAMPLE_SEEDS[0])
     hat = Shot(framing="half", attributes=frozenset({"hat"}), held="umbrella")
@@ -158,7 +158,7 @@ def score_numbers() -> dict[str, list]:
         render(person, hat).image,
         render(person_from_seed(SAMPLE_SEEDS[1]), Shot()).image,
     ]
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     grid = PromptGrid("golden", tuple(Prompt(*prompt) for prompt in PROMPTS), "")
     heat = np.linspace(0.1, 1, 64, dtype=np.float16).reshape(8, 8)
     cells = grid_cells(grid, range(2), settings, subject="person")

@@ -6,19 +6,23 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS
 from faceid_core.personalize.attention import StagedUNet
-from faceid_core.personalize.losses import attention_loss, mask_attention_loss
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.names import known_names
-from faceid_core.personalize.objective import Objective
-from faceid_core.personalize.observers import Comparison, MaskComparison
+from faceid_core.personalize.initial_embeddings import initial_embeddings, name_basis, name_embeddings
+from faceid_core.personalize.known_names import known_names
+from faceid_core.personalize.objective import (
+    MaskAttentionLoss,
+    Objective,
+    ReferenceAttentionLoss,
+    attention_loss,
+    mask_attention_loss,
+)
 from faceid_core.personalize.parametrization import make_parametrization
-from faceid_core.personalize.presets import PRESETS
 from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
-from faceid_core.personalize.starts import first_vectors, name_basis, name_embeddings
 from faceid_core.personalize.trainer import PersonalizeResult, _Trainer, personalize
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
@@ -38,7 +42,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", [name for name, m in PRESETS.items() if m.start == "class_word"])
+@pytest.mark.parametrize("name", [name for name, m in PRESETS.items() if m.initial_embedding == "class_word"])
 def test_presets_learn_and_stay_finite(base, name):
     method = PRESETS[name].model_copy(update={"steps": 2, "samples_per_step": 4})
     (result,) = personalize(base, [tiny_photo(1)], method, slots=1)
@@ -55,9 +59,9 @@ def test_presets_learn_and_stay_finite(base, name):
         ({"timestep_range": (0.5, 0.5)}, "timestep_range"),
         ({"attention_target": "mask", "attention_space": "pre_softmax"}, "post_softmax"),
         ({"parametrization": "name_basis"}, "mean_name"),
-        ({"parametrization": "block", "common": True}, "common"),
+        ({"parametrization": "block", "shared_vector": True}, "shared_vector"),
         ({"attention_layers": ()}, "attention_layers"),
-        ({"own_rate": 0.0}, "own_rate"),
+        ({"stage_learning_rate_ratio": 0.0}, "stage_learning_rate_ratio"),
     ],
 )
 def test_choices_that_exclude_each_other_are_refused(changes, named):
@@ -65,24 +69,24 @@ def test_choices_that_exclude_each_other_are_refused(changes, named):
         Method(**changes)
 
 
-def test_every_parametrization_begins_at_the_start(base):
+def test_every_parametrization_begins_at_the_initial_embedding(base):
     tower = base.towers["text_encoder"]
     start = normal(2, 32)
-    for changes in ({}, {"common": True}, {"parametrization": "block"}):
+    for changes in ({}, {"shared_vector": True}, {"parametrization": "block"}):
         method = Method(vectors=2, **changes)
         made = make_parametrization(base, tower, start, method, 0).vectors()
         assert made.shape == (5, 2, 2, 32)
         assert torch.equal(made, start.expand(5, 2, 2, 32))
 
 
-def test_a_common_part_moves_all_vectors_and_own_parts_only_theirs(base):
+def test_a_shared_part_moves_all_vectors_and_own_parts_only_theirs(base):
     tower = base.towers["text_encoder"]
-    method = Method(common=True, own_rate=0.25, weight_decay=0.0, learning_rate=0.1)
+    method = Method(shared_vector=True, stage_learning_rate_ratio=0.25, weight_decay=0.0, learning_rate=0.1)
     made = make_parametrization(base, tower, torch.zeros(1, 32), method, 0)
     optimizer = make_optimizer({"text_encoder": made}, method)
     made.vectors()[3, 1].sum().backward()
     for group in optimizer.param_groups:
-        group["lr"] = method.learning_rate * group["share"]
+        group["lr"] = method.learning_rate * group["rate_ratio"]
     optimizer.step()
     moved = made.vectors().detach().mean(dim=(2, 3))  # Adam's first step is as long as its rate
     expected = torch.full((5, 2), -0.1)
@@ -90,7 +94,7 @@ def test_a_common_part_moves_all_vectors_and_own_parts_only_theirs(base):
     assert torch.allclose(moved, expected, atol=1e-5)
 
 
-def test_the_block_is_seeded_and_reaches_every_stage_and_side(base):
+def test_the_block_is_seeded_and_reaches_keys_and_values_of_every_stage(base):
     tower, start = base.towers["text_encoder"], normal(1, 32)
     method = Method(parametrization="block", learning_rate=0.01)
     first, again, other = (make_parametrization(base, tower, start, method, seed) for seed in (0, 0, 1))
@@ -103,20 +107,20 @@ def test_the_block_is_seeded_and_reaches_every_stage_and_side(base):
     assert not all(torch.equal(a, b) for a, b in weights)
     (result,) = personalize(base, [tiny_photo(1)], method.model_copy(update={"steps": 3}), slots=1)
     (learned,) = result.tokens.tensors.values()
-    starts = first_vectors(base, tower, "person", method)
+    starts = initial_embeddings(base, tower, "person", method)
     assert ((learned - starts).flatten(2).norm(dim=-1) > 0).all()
 
 
-def test_names_give_the_start_and_a_basis_that_spans_them(miniature):
+def test_names_give_the_initial_embedding_and_a_basis_that_spans_them(miniature):
     tower = miniature.towers["text_encoder"]
-    method = Method(vectors=2, start="mean_name", parametrization="name_basis", basis_size=128)
+    method = Method(vectors=2, initial_embedding="mean_name", parametrization="name_basis", basis_size=128)
     names = known_names("auto", "miniature")
     assert len(set(names)) == len(names) == len(NAMED_SEEDS)
     first, last = names[10].split()
     ids = [tower.tokenizer(word, add_special_tokens=False).input_ids[0] for word in (first, last)]
     embeddings = name_embeddings(miniature, tower, method)
     assert torch.equal(embeddings[10], tower.token_embedding.weight[ids])
-    mean = first_vectors(miniature, tower, "person", method)
+    mean = initial_embeddings(miniature, tower, "person", method)
     assert torch.allclose(mean, embeddings.mean(0))
     basis = name_basis(miniature, tower, method)  # [2, components, 128]
     assert basis.shape == (2, 63, 128), (
@@ -135,28 +139,36 @@ def test_names_give_the_start_and_a_basis_that_spans_them(miniature):
         assert np.allclose(torch.diagonal(gram)[:10].numpy(), variances, rtol=1e-3)
 
 
-def test_the_encoder_output_start_is_the_mean_names_context(miniature):
+def test_the_encoder_output_embedding_is_the_mean_names_context(miniature):
     from faceid_core.personalize.conditioning import encode, tokenize
 
     tower = miniature.towers["text_encoder"]
-    method = Method(vectors=2, start="encoder_output")
-    mean = first_vectors(miniature, tower, "person", method.model_copy(update={"start": "mean_name"}))
+    method = Method(vectors=2, initial_embedding="encoder_output")
+    mean = initial_embeddings(
+        miniature, tower, "person", method.model_copy(update={"initial_embedding": "mean_name"})
+    )
     prompt = tokenize(tower, "a photo of the face of V*", 2)
     context = encode(tower, prompt, mean[None])
-    assert torch.equal(first_vectors(miniature, tower, "person", method), context.states[0, prompt.positions])
+    assert torch.equal(
+        initial_embeddings(miniature, tower, "person", method), context.states[0, prompt.positions]
+    )
 
 
 def test_a_model_that_knows_no_names_says_what_to_choose_instead(base):
-    with pytest.raises(ConfigurationError, match="start class_word"):
-        first_vectors(base, base.towers["text_encoder"], "person", Method(start="mean_name"))
+    with pytest.raises(ConfigurationError, match="initial_embedding class_word"):
+        initial_embeddings(base, base.towers["text_encoder"], "person", Method(initial_embedding="mean_name"))
 
 
-def test_the_start_penalty_pulls_the_vectors_back(base):
+def test_the_initial_embedding_penalty_pulls_the_vectors_back(base):
     def distance(penalty):
-        method = Method(steps=6, samples_per_step=4, start_penalty=penalty, attention_target="none")
+        method = Method(
+            steps=6, samples_per_step=4, initial_embedding_penalty=penalty, attention_target="none"
+        )
         (result,) = personalize(base, [tiny_photo(1)], method, slots=1)
         (learned,) = result.tokens.tensors.values()
-        return float((learned - first_vectors(base, base.towers["text_encoder"], "person", method)).norm())
+        return float(
+            (learned - initial_embeddings(base, base.towers["text_encoder"], "person", method)).norm()
+        )
 
     assert distance(10.0) < 0.7 * distance(0.0)
 
@@ -166,14 +178,14 @@ def test_the_mask_loss_is_break_a_scenes(base):
     staged = StagedUNet(base.unet)
     keys, mask = normal(2, 16, 32, seed=1), torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(3))
     person = torch.tensor([6])
-    comparison = MaskComparison(mask, person, largest_side=8)
+    comparison = MaskAttentionLoss(mask, person, largest_side=8)
     hidden = {}
     handles = [
         layer.to_q.register_forward_hook(lambda _m, args, _o, name=name: hidden.update({name: args[0]}))
         for name, layer in staged.layers.items()
     ]
     staged.predict(normal(2, 5, 8, 8), torch.tensor([10, 900]), staged.project(keys, keys), torch.tensor([0, 1]),
-                   observers=(comparison,))  # fmt: skip
+                   recorders=(comparison,))  # fmt: skip
     for handle in handles:
         handle.remove()
     maps = []
@@ -219,17 +231,17 @@ def test_layers_are_chosen_by_part_of_the_unet(base):
     keys = {name: layer.keys for name, layer in projected.layers.items()}
     counted = {}
     for parts in (("down",), ("mid",), ("up",), ("down", "mid", "up")):
-        comparison = Comparison(keys, rows, None, "sum", 8, parts=parts)
+        comparison = ReferenceAttentionLoss(keys, rows, None, "sum", 8, parts=parts)
         staged.predict(normal(1, 5, 8, 8), torch.tensor([500]), staged.project(context, context), rows,
-                       observers=(comparison,))  # fmt: skip
+                       recorders=(comparison,))  # fmt: skip
         counted[parts] = len(comparison.terms)
     names = [name.split("_")[0] for name in staged.layers]
     assert [counted[(part,)] for part in ("down", "mid", "up")] == [
         names.count(p) for p in ("down", "mid", "up")
     ]
     assert counted[("down", "mid", "up")] == len(names)
-    nothing = Comparison(keys, rows, None, "sum", 1)
-    with pytest.raises(ValueError, match="attention_resolutions"):
+    nothing = ReferenceAttentionLoss(keys, rows, None, "sum", 1)
+    with pytest.raises(ValueError, match="attention_max_resolution"):
         nothing.loss()
 
 
@@ -255,7 +267,7 @@ def test_a_timestep_range_keeps_every_sample_inside(base, sampling):
     ]  # fmt: skip
     (result,) = personalize(base, [tiny_photo(1)], method, slots=1)
     (learned,) = result.tokens.tensors.values()
-    untouched = learned[0] - first_vectors(base, base.towers["text_encoder"], "person", method)
+    untouched = learned[0] - initial_embeddings(base, base.towers["text_encoder"], "person", method)
     assert untouched.abs().max() == 0
 
 

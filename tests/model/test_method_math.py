@@ -4,18 +4,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faceid_core.diffusion import load_base_model
-from faceid_core.personalize.attention import StagedUNet
-from faceid_core.personalize.conditioning import encode, encode_plain, encode_vectors, start_vectors, tokenize
-from faceid_core.personalize.losses import (
+from faceid_core.config.method import Method
+from faceid_core.diffusion.base import load_base_model
+from faceid_core.personalize.attention import AttentionRecorder, StagedUNet
+from faceid_core.personalize.conditioning import (
+    class_word_embeddings,
+    encode,
+    encode_plain,
+    encode_vectors,
+    tokenize,
+)
+from faceid_core.personalize.objective import (
+    ReferenceAttentionLoss,
     attention_loss,
     diffusion_loss,
     noised,
     outside_share,
     prediction_target,
 )
-from faceid_core.personalize.method import Method
-from faceid_core.personalize.observers import Comparison, Recording
 from faceid_core.personalize.trainer import _Trainer
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
@@ -65,7 +71,7 @@ def test_attention_loss_equals_an_einsum_on_captured_activations(base, reduction
     keys, values, reference = normal(3, 16, 32, seed=1), normal(3, 16, 32, seed=2), normal(2, 16, 32, seed=3)
     rows, reference_rows = torch.tensor([2, 0, 1, 2]), torch.tensor([0, 0, 1, 1])
     chosen = torch.tensor(columns) if columns else None
-    comparison = Comparison(
+    comparison = ReferenceAttentionLoss(
         keys_of(staged.project(reference, reference)), reference_rows, chosen, reduction, 4
     )
     _, hidden = predict_and_capture(
@@ -74,7 +80,7 @@ def test_attention_loss_equals_an_einsum_on_captured_activations(base, reduction
         torch.tensor([10, 300, 700, 990]),
         staged.project(keys, values),
         rows,
-        observers=(comparison,),
+        recorders=(comparison,),
     )
     layers = []
     for name, layer in staged.layers.items():
@@ -94,7 +100,7 @@ def test_recorded_maps_equal_an_einsum_on_captured_activations(base):
     keys, values = normal(2, 16, 32, seed=1), normal(2, 16, 32, seed=2)
     columns = torch.zeros(2, 16)
     columns[:, 5:7] = 1
-    recording = Recording(columns)
+    recording = AttentionRecorder(columns)
     rows = torch.tensor([0, 0, 0, 1])
     _, hidden = predict_and_capture(
         staged,
@@ -102,7 +108,7 @@ def test_recorded_maps_equal_an_einsum_on_captured_activations(base):
         torch.tensor(500).expand(4),
         staged.project(keys, values),
         rows,
-        observers=(recording,),
+        recorders=(recording,),
     )
     maps = []
     for name, layer in staged.layers.items():
@@ -167,9 +173,9 @@ def test_half_precision_keeps_the_gradient_of_a_large_latents_mean(tmp_path):
 
 def test_no_gradient_crosses_from_one_person_to_another(base):
     trainer = _Trainer(base, Method(steps=2, samples_per_step=5), 0)
-    seats = [trainer.admit(tiny_photo(1)), trainer.admit(tiny_photo(2)), None]
-    leaves = trainer.objective.leaves(seats)
-    loss_diffusion, loss_attention = trainer.objective.losses(seats, leaves)
+    slots = [trainer.admit(tiny_photo(1)), trainer.admit(tiny_photo(2)), None]
+    leaves = trainer.objective.leaves(slots)
+    loss_diffusion, loss_attention = trainer.objective.losses(slots, leaves)
     (gradient,) = torch.autograd.grad((loss_diffusion + loss_attention)[0], [leaves["text_encoder"]])
     assert gradient[0].abs().sum() > 0
     assert torch.count_nonzero(gradient[1:]) == 0
@@ -213,7 +219,7 @@ def test_attention_loss_gradient_agrees_with_finite_differences():
 def test_the_reference_prompt_is_the_class_words_prompt(base):
     tower = base.towers["text_encoder"]
     prompt = {"text_encoder": tokenize(tower, "a photo of the face of V*", 1)}
-    start = {"text_encoder": start_vectors(tower, "person", 1)[None]}
+    start = {"text_encoder": class_word_embeddings(tower, "person", 1)[None]}
     reference = encode_vectors(base, prompt, start)
     assert torch.equal(reference.states, encode_plain(base, "a photo of the face of person").states)
 
@@ -223,9 +229,9 @@ def test_uneven_class_words_take_the_persons_positions(base):
     tower = base.towers["text_encoder"]
     pieces = tower.token_embedding.weight[tower.tokenizer("woman", add_special_tokens=False).input_ids]
     assert len(pieces) == 2
-    assert torch.equal(start_vectors(tower, "woman", 2), pieces)
-    assert torch.allclose(start_vectors(tower, "woman", 1), pieces.mean(0, keepdim=True))
-    assert torch.equal(start_vectors(tower, "woman", 3), torch.cat([pieces, pieces[1:]]))
+    assert torch.equal(class_word_embeddings(tower, "woman", 2), pieces)
+    assert torch.allclose(class_word_embeddings(tower, "woman", 1), pieces.mean(0, keepdim=True))
+    assert torch.equal(class_word_embeddings(tower, "woman", 3), torch.cat([pieces, pieces[1:]]))
 
 
 def test_several_vectors_take_several_positions(base):

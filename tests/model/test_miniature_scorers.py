@@ -9,6 +9,7 @@ import torch
 
 from faceid_core.errors import MissingWeights
 from faceid_core.geometry.classes import CLASSES
+from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, reporting_networks, reporting_scorers, scorers
 from faceid_core.miniature.concepts import ATTRIBUTES
 from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
@@ -31,8 +32,8 @@ from faceid_core.miniature_training.scorer_data import (
     CLOTHES_ANSWERS,
     HELD_ANSWERS,
     SCENE_ANSWERS,
+    augment_appearance,
     render_people,
-    roughen,
 )
 from faceid_core.miniature_training.scorer_spatial import grid_targets
 from faceid_core.miniature_training.scorer_tasks import FACTS, facts_of_caption, facts_of_shot
@@ -121,7 +122,7 @@ def test_parser_keeps_the_size_of_its_crops(renders, chosen):
 @pytest.mark.parametrize("rough", [False, True])
 def test_recognizer_tells_people_apart(renders, chosen, rough):
     """By the eyes that its own set's detector finds."""
-    images = roughen(renders.images, np.random.default_rng(6)) if rough else renders.images
+    images = augment_appearance(renders.images, np.random.default_rng(6)) if rough else renders.images
     found = chosen.load_detector().detect(list(images))
     seen = np.array([row for row, faces in enumerate(found) if faces])
     vectors = chosen.load_recognizer().embed_faces(images[seen], [found[row][0] for row in seen])
@@ -142,8 +143,9 @@ def test_a_vector_does_not_depend_on_its_companions(renders, chosen):
 
 
 def test_recognizer_needs_eyes(renders):
-    with pytest.raises(ValueError, match="aligns a face by its eyes"):
-        scorers.recognizer_crop(renders.images[0], None, None)
+    eyeless = Face((10, 10, 50, 50), None, None, 1.0)
+    with pytest.raises(ValueError, match="aligned by its two eyes"):
+        scorers.load_recognizer().embed_faces([renders.images[0]], [eyeless])
 
 
 def test_concepts_are_named(renders, chosen):
@@ -183,7 +185,7 @@ def test_one_text_for_each_picture(renders, chosen):
 def test_a_text_that_names_no_concept_is_true():
     scorer = reporting_scorers.load_image_text()
     assert scorer.score([np.zeros((64, 64, 3), np.uint8)], ["a picture of quill marwood"]) == [1.0]
-    assert reporting_scorers.named_in("Ida in a white coat at night, holding a glass of wine") == [
+    assert reporting_scorers.concepts_in_text("Ida in a white coat at night, holding a glass of wine") == [
         "night",
         "glass of wine",
         "white coat",

@@ -7,7 +7,7 @@ import torch
 
 from faceid_core.miniature.people import LAST_NAMES, NAMED_SEEDS, name_of
 from faceid_core.miniature_training import more_names, names
-from faceid_core.miniature_training.more_names import how_traits_show, teach_more_names
+from faceid_core.miniature_training.more_names import fit_trait_effects, teach_more_names
 from faceid_core.miniature_training.names import named_traits, token_ids
 from faceid_core.miniature_training.pipeline_folder import load_pipeline
 
@@ -37,7 +37,7 @@ def test_known_names_hold_what_their_people_look_like(pipeline):
     traits = named_traits()
     others = traits.roll(1, dims=0)
     right, wrong = (
-        how_traits_show(pipeline.text_encoder, pipeline.tokenizer, each, known=KNOWN, seed=1, captions=1024)[
+        fit_trait_effects(pipeline.text_encoder, pipeline.tokenizer, each, known=KNOWN, seed=1, captions=1024)[
             2
         ]
         for each in (traits, others)
@@ -47,7 +47,7 @@ def test_known_names_hold_what_their_people_look_like(pipeline):
 
 @pytest.mark.exhaustive
 def test_new_names_are_learned_and_known_ones_stay(pipeline, monkeypatch):
-    # 64 people are given names that mean somebody else, or nobody, until now.
+    # 64 people are given names that mean another person, or none, until now.
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
 
     def renamed(seed: int) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from faceid_core.diffusion import load_base_model
+from faceid_core.config.presets import PRESETS
+from faceid_core.diffusion.base import load_base_model
 from faceid_core.miniature.people import name_of
 from faceid_core.miniature_training import other_pictures as module
 from faceid_core.miniature_training.other_pictures import explain, other_pictures
 from faceid_core.miniature_training.tune import training_photos, try_method
-from faceid_core.personalize.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,18 @@ from skimage import data
 
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.clip import load_clip
-from faceid_core.evaluate.pictures import cut_face, largest_face
+from faceid_core.evaluate.pictures import crop_face, largest_face
 from faceid_core.evaluate.recognizers import CUTS, load_recognizer
 from faceid_core.faces.backends import load_faces
 from faceid_core.geometry.align import transform_points
 from faceid_core.geometry.protocols import Face
 from faceid_core.miniature.people import SAMPLE_SEEDS, person_from_seed
 from faceid_core.miniature.renderer import Shot, render
-from faceid_core.weights.catalog import RECOGNIZERS
+from faceid_core.weights.catalog import ATTRIBUTES, RECOGNIZERS
+from faceid_core.weights.deepface_files import find_files
+from faceid_core.weights.place import WeightsPlace
+from faceid_core.weights.required import published
+from faceid_core.weights.resolve import resolve
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
 
@@ -61,7 +65,7 @@ VARIANTS = {
 
 def embedded(recognizer, detector, image):
     face = largest_face(detector.detect([image])[0])
-    return recognizer.embed([cut_face(image, face, recognizer.cut.pixels, recognizer.cut.eyes)])[0]
+    return recognizer.embed([crop_face(image, face, recognizer.cut.pixels, recognizer.cut.eyes)])[0]
 
 
 @with_dlib
@@ -84,7 +88,7 @@ def test_and_refuses_every_other_face_at_hand(dlib):
     for seed in SAMPLE_SEEDS[:3]:
         shot = render(person_from_seed(seed), Shot(), size=256)
         face = Face((0, 0, 1, 1), *shot.eyes[0], 1.0)
-        others.append(cut_face(shot.image, face, dlib.cut.pixels, dlib.cut.eyes))
+        others.append(crop_face(shot.image, face, dlib.cut.pixels, dlib.cut.eyes))
     assert (dlib.embed(others) @ photo).max() < dlib.acceptance - 0.02
 
 
@@ -93,7 +97,6 @@ def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
     from dlib import get_face_chip, get_frontal_face_detector, shape_predictor
 
     from faceid_core.weights.catalog import DETECTORS
-    from faceid_core.weights.deepface_files import find_files
 
     image = data.astronaut()
     five = shape_predictor(str(find_files(DETECTORS["dlib"])[0]))(
@@ -105,7 +108,7 @@ def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
         points[2:4].mean(axis=0),
     )  # the picture's sides, each the mean of two corners
     face = Face((0, 0, 1, 1), tuple(left), tuple(right), 1.0)
-    ours, theirs = cut_face(image, face, 150, CUTS["Dlib"].eyes), get_face_chip(image, five, 150, 0.25)
+    ours, theirs = crop_face(image, face, 150, CUTS["Dlib"].eyes), get_face_chip(image, five, 150, 0.25)
     one, other = dlib.embed([ours, theirs])
     assert one @ other > 0.99
 
@@ -118,8 +121,8 @@ def test_a_face_without_a_template_is_cut_as_deepface_cuts_it():
     middle = transform_points(matrix, [((face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2)])[0]
     half = face.width / 2
     box = (middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half)
-    crop = cut_face(tilted, Face(box, *eyes, 1.0), 160, None)
-    straight = cut_face(image, Face(face.box, face.left_eye, face.right_eye, 1.0), 160, None)
+    crop = crop_face(tilted, Face(box, *eyes, 1.0), 160, None)
+    straight = crop_face(image, Face(face.box, face.left_eye, face.right_eye, 1.0), 160, None)
     x0, y0, x1, y1 = (round(value) for value in box)
     as_it_lies = cv2.resize(tilted[y0:y1, x0:x1], (160, 160))
     assert np.abs(crop.astype(int) - straight).mean() < 8  # of 255
@@ -162,7 +165,7 @@ def test_deepfaces_graphs_are_read_from_a_folder(tmp_path):
         np.full((112, 112, 3), color, np.uint8) for color in ((200, 20, 20), (20, 200, 20), (190, 30, 10))
     ]
     for name, width in (("SFace", 128), ("ArcFace", 512)):
-        recognizer = load_recognizer(name, [tmp_path])
+        recognizer = load_recognizer(name, find_files(RECOGNIZERS[name], [tmp_path]))
         found = recognizer.embed(crops)
         assert found.shape == (3, width) and np.linalg.norm(found, axis=1) == pytest.approx(1)
         assert found[0] @ found[2] > found[0] @ found[1]
@@ -176,15 +179,20 @@ def test_deepfaces_graphs_are_read_from_a_folder(tmp_path):
 def test_attributes_are_read_through_analyze(tmp_path):
     from faceid_core.evaluate.attributes import load_attributes
 
+    def files():
+        place = WeightsPlace(str(tmp_path))
+        refs = [published(model, place) for model in ATTRIBUTES.values()]
+        return [path for ref in refs for path in resolve(ref, check=True).paths]
+
     with pytest.raises(MissingWeights, match=r"age_model_weights\.onnx"):
-        load_attributes([tmp_path])
+        load_attributes(files())
     write_mean_network(tmp_path / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True)
     write_mean_network(tmp_path / "gender_model_weights.onnx", axes=(1, 2), outputs=2, softmax=True, seed=1)
-    reader = load_attributes([tmp_path])
+    reader = load_attributes(files())
     red, green = (np.full((224, 224, 3), color, np.uint8) for color in ((250, 5, 5), (5, 250, 5)))
     found = reader.attributes([red, green, red])
     assert found[0] == found[2] and all(0 < each.age < 100 for each in found)
     assert {each.gender for each in found} <= {"Man", "Woman"}
     assert found[0].age != found[1].age
     write_mean_network(tmp_path / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True, seed=5)
-    assert load_attributes([tmp_path]).attributes([red])[0].age != found[0].age
+    assert load_attributes(files()).attributes([red])[0].age != found[0].age

@@ -11,13 +11,13 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import Prompt, PromptGrid
-from faceid_core.evaluate.metrics import METRICS, read_scores
+from faceid_core.evaluate.metrics import read_scores
 from faceid_core.evaluate.shards import ShardRow, write_shard
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
-from faceid_core.store import DamagedWeights, write_lock
 from faceid_core.weights.catalog import CLIPS, RECOGNIZERS
-from faceid_core.weights.locate import LOCK
+from faceid_core.weights.lock import LOCK, DamagedWeights, write_lock
+from faceid_core.weights.roles import ROLES
 from tests.helpers.stage_runs import run_stage, score_calls_of
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
@@ -54,7 +54,7 @@ def configured(folder, **changes) -> NightlyConfig:
 
 
 def values(models, metric, images, reference=None):
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance=1.0, precision="float32", version=1)
+    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
     prompts = tuple(Prompt(*row) for row in PROMPTS)
     cells = list(grid_cells(PromptGrid("test", prompts, ""), range(len(images) // 2), settings, subject="p"))
     heat = np.ones((8, 8), np.float16)
@@ -109,10 +109,10 @@ def test_keys_hold_the_models_that_a_metric_asks_and_no_others(folder):
     assert changed == {"score-image_text", "score-image_text_second", "score-diversity"}
     assert set(usual["score-leakage"].weights) == {"detector", "parser"}
     plan = Plan.from_config(configured(folder))
-    assert plan.scorer_names["second_recognizer"] == "deepface-GhostFaceNet@1"
-    assert plan.scorer_names["image_text"] == "clip-ViT-B/32@1"
+    assert plan.scorer_titles["second_recognizer"] == "deepface-GhostFaceNet@1"
+    assert plan.scorer_titles["image_text"] == "clip-ViT-B/32@1"
     for metric in METRICS_ASKED:
-        assert len(usual[f"score-{metric}"].weights) >= len(METRICS[metric].roles) - (metric == "leakage")
+        assert len(usual[f"score-{metric}"].weights) >= len(ROLES[metric]) - (metric == "leakage")
 
 
 def test_only_what_the_metrics_ask_has_to_be_there(tmp_path):

@@ -12,13 +12,18 @@ from skimage import data
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.clip import load_clip
-from faceid_core.evaluate.photographs import Chosen
 from faceid_core.evaluate.recognizers import load_recognizer
-from faceid_core.store import DamagedWeights, write_lock
 from faceid_core.weights.catalog import ATTRIBUTES, CLIPS, RECOGNIZERS
-from faceid_core.weights.locate import LOCK, WeightsPlace, digest_of, entry_of
+from faceid_core.weights.lock import LOCK, DamagedWeights, write_lock
+from faceid_core.weights.place import NOWHERE, WeightsPlace
+from faceid_core.weights.required import BASE, DETECTOR, PARSER, published, required
+from faceid_core.weights.resolve import resolve
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
+
+
+def found(model, place):
+    return resolve(published(model, place))
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +33,7 @@ def no_weights_of_the_users(monkeypatch, tmp_path):
 
 def test_weights_that_are_not_there_are_named_with_size_and_place(tmp_path):
     with pytest.raises(MissingWeights) as caught:
-        load_recognizer("SFace", [tmp_path])
+        found(RECOGNIZERS["SFace"], WeightsPlace(str(tmp_path)))
     text = str(caught.value)
     assert "face_recognition_sface_2021dec.onnx (24,227,283 bytes)" in text and "faceid models fetch" in text
     assert str(tmp_path / "deepface-SFace") in text
@@ -36,9 +41,9 @@ def test_weights_that_are_not_there_are_named_with_size_and_place(tmp_path):
     with pytest.raises(
         MissingWeights, match=r"model\.safetensors \(1,710,540,580 bytes\) in .*clip-vit-large-patch14"
     ):
-        entry_of(CLIPS["ViT-L/14"], WeightsPlace(str(tmp_path)))
+        found(CLIPS["ViT-L/14"], WeightsPlace(str(tmp_path)))
     with pytest.raises(MissingWeights, match="set `weights`"):
-        entry_of(CLIPS["ViT-B/32"], WeightsPlace())
+        found(CLIPS["ViT-B/32"], NOWHERE)
     with pytest.raises(ConfigurationError, match="unknown; use one of: Dlib"):
         load_recognizer("Buffalo_L")
 
@@ -61,30 +66,43 @@ def test_the_catalog_names_what_deepface_would_download():
 def test_a_set_is_keyed_by_its_files_and_only_by_those_that_it_asks(tmp_path):
     write_tiny_clip(tmp_path / CLIPS["ViT-B/32"].folder)
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512)
-    chosen = Chosen("photographs", ("ArcFace", "SFace"), ("ViT-B/32",), WeightsPlace(str(tmp_path)))
-    asked = chosen.digests({"recognizer", "image_text", "face_detector"})
+    score = {
+        "scorers": "photographs",
+        "recognizers": ["ArcFace", "SFace"],
+        "metrics": ["identity", "image_text"],
+    }
+
+    def scorers(**changes):
+        config = NightlyConfig(
+            weights=str(tmp_path), faces={"backend": "deepface"}, score={**score, **changes}
+        )
+        return {ref.role: ref for ref in required(config) if ref.role not in (BASE, DETECTOR, PARSER)}
+
+    def digests():
+        return {role: resolve(ref).digest for role, ref in scorers().items()}
+
+    asked = digests()
     assert set(asked) == {"recognizer", "image_text"}
+    second = scorers(metrics=["identity_second"])["second_recognizer"]
     with pytest.raises(MissingWeights, match="sface"):
-        chosen.digests({"second_recognizer"})
-    assert chosen.names()["second_recognizer"] == "deepface-SFace@1"
+        resolve(second)
+    assert second.title == "deepface-SFace@1"
     # A lock beside the files says the same without reading them.
     folder = tmp_path / CLIPS["ViT-B/32"].folder
     write_lock(tmp_path / LOCK, {folder.name: folder})
-    assert chosen.digests({"recognizer", "image_text"}) == asked
+    assert digests() == asked
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512, seed=1)
-    again = chosen.digests(set(asked))
+    again = digests()
     assert again["recognizer"] != asked["recognizer"] and again["image_text"] == asked["image_text"]
 
 
 def test_a_published_file_is_not_replaced_by_another(tmp_path):
     write_mean_network(tmp_path / RECOGNIZERS["SFace"].files[0].name, axes=(2, 3), outputs=128)
     with pytest.raises(DamagedWeights, match=r"published file has f6abbfff9575"):
-        entry_of(RECOGNIZERS["SFace"], WeightsPlace(str(tmp_path)))
+        found(RECOGNIZERS["SFace"], WeightsPlace(str(tmp_path)))
 
 
 def test_weights_are_staged_from_a_bucket(s3_server, tmp_path, monkeypatch):
-    from faceid_core.weights.locate import files_of
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clip = CLIPS["ViT-B/32"]
     folder = write_tiny_clip(tmp_path / clip.folder)
@@ -93,24 +111,24 @@ def test_weights_are_staged_from_a_bucket(s3_server, tmp_path, monkeypatch):
     for file in [tmp_path / LOCK, *folder.iterdir()]:
         s3_server.client.upload_file(str(file), bucket, f"weights/{file.relative_to(tmp_path)}")
     place = WeightsPlace(f"s3://{bucket}/weights")
-    entry = entry_of(clip, place)
-    assert digest_of(entry) == digest_of(entry_of(clip, WeightsPlace(str(tmp_path))))
-    staged = files_of(clip, place, digest=digest_of(entry))
+    digest = found(clip, place).digest
+    assert digest == found(clip, WeightsPlace(str(tmp_path))).digest
+    staged = resolve(published(clip, place), planned=digest).paths
     assert {path.name for path in staged} == {path.name for path in folder.iterdir()}
     assert load_clip("ViT-B/32", staged[0].parent).score([data.coffee()], ["a hat"]).shape == (1,)
-    # Staged once; a damaged copy is brought anew; a damaged original is refused.
+    # Staged once; a damaged copy is copied again; a damaged original is refused.
     before = {path: path.stat().st_mtime_ns for path in staged}
     next(path for path in staged if path.name == "config.json").write_text("{}")
-    files_of(clip, place, digest=digest_of(entry))
+    resolve(published(clip, place), planned=digest)
     assert {path.name for path, time in before.items() if path.stat().st_mtime_ns != time} == {"config.json"}
     s3_server.client.put_object(Bucket=bucket, Key=f"weights/{clip.folder}/config.json", Body=b"{}")
     next(path for path in staged if path.name == "config.json").unlink()
     with pytest.raises(DamagedWeights, match=r"config\.json"):
-        files_of(clip, place, digest=digest_of(entry))
+        resolve(published(clip, place), planned=digest)
     with pytest.raises(MissingWeights, match="faceid models fetch --to s3://"):
-        entry_of(RECOGNIZERS["SFace"], place)
+        found(RECOGNIZERS["SFace"], place)
     with pytest.raises(MissingWeights, match="faceid models fetch --to"):
-        entry_of(clip, WeightsPlace(f"s3://{bucket}/elsewhere"))
+        found(clip, WeightsPlace(f"s3://{bucket}/elsewhere"))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +197,5 @@ def test_deepface_reads_graphs_whatever_it_chose_before(tmp_path):
     backend_utils._backend_engine = "pytorch"  # as it is after a detector was built by DeepFace alone
     modeling.get_model_class(task="face_detector", model_name="opencv")
     write_mean_network(tmp_path / "arcface_weights.onnx", axes=(1, 2), outputs=512)
-    assert load_recognizer("ArcFace", [tmp_path]).embed([np.zeros((112, 112, 3), np.uint8) + 9]).shape == (
-        1,
-        512,
-    )
+    recognizer = load_recognizer("ArcFace", [tmp_path / "arcface_weights.onnx"])
+    assert recognizer.embed([np.zeros((112, 112, 3), np.uint8) + 9]).shape == (1, 512)

@@ -17,9 +17,11 @@ from faceid_core.miniature import scorers
 from faceid_core.miniature_training.scorer_data import REPORTING, SELECTION, Training
 from faceid_core.miniature_training.train_scorers import TASKS, training_of
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.weights import find_weights, shipped_lock, verify_shipped
 from faceid_core.studies.definitions import SELECTION_SCORERS
-from faceid_core.weights.miniature_sets import SETS
+from faceid_core.weights.catalog import MINIATURE_SETS as SETS
+from faceid_core.weights.lock import shipped_lock
+from faceid_core.weights.required import shipped
+from faceid_core.weights.resolve import resolve, resolve_all
 from tests.helpers.stage_runs import score_calls_of
 
 CORE = Path(faceid_core.__file__).parent
@@ -74,14 +76,15 @@ def test_an_unknown_set_is_refused():
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_digests_are_those_of_the_set_and_the_photos_keep_theirs(name):
-    digests = find_weights(with_scorers(name)).digests
+    digests = resolve_all(with_scorers(name)).digests
     lock = shipped_lock()
     assert {role: digests[role] for role in SETS[name]} == {
         role: lock.digest(folder) for role, folder in SETS[name].items()
     }
     assert digests["face_detector"] == lock.digest("detector")
     assert digests["face_parser"] == lock.digest("parser")
-    verify_shipped({folder: shipped_lock().digest(folder) for folder in FOLDERS[name]})
+    for folder in FOLDERS[name]:
+        resolve(shipped("scorer", folder), planned=lock.digest(folder))
 
 
 def test_another_set_is_another_key_of_every_metric():
@@ -129,4 +132,4 @@ def test_photos_are_prepared_without_the_set_that_reports():
 
 def test_models_exchanged_during_a_run_are_not_used_under_the_planned_digest():
     with pytest.raises(ConfigurationError, match="reporting_parser changed since the run was planned"):
-        verify_shipped({"reporting_parser": "0" * 64})
+        resolve(shipped("parser", "reporting_parser"), planned="0" * 64)

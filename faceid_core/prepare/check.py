@@ -1,0 +1,281 @@
+"""Checks photos before a run: decode, detect, parse and mask, for each identity of a manifest, in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from faceid_core import photos
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import PhotoRejected, StoreError
+from faceid_core.faces.backends import load_face_models
+from faceid_core.faces.picture import overlay_mask
+from faceid_core.faces.prepare import Prepared, prepare_photo
+from faceid_core.faces.quality import Limits
+from faceid_core.faces.subject import cut_subject, read_subject_mask
+from faceid_core.identity import Identity
+from faceid_core.private import write_private
+from faceid_core.run.photo_source import PhotoSource, mask_of
+from faceid_core.store import S3Settings
+from faceid_core.weights.required import DETECTOR, PARSER, ModelRef, required
+
+THUMBNAIL_PIXELS = 96
+# Fewer photos than this are done before a second process has started.
+_WORTH_A_POOL = 8
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """How photos are checked; plain values, so that it travels to other processes.
+
+    Args:
+        detector, parser: the models that find and label faces.
+        limits: as `quality.Limits.of` takes them.
+        covered: see `mask.make_mask`.
+        size, framing, region: of crop and mask.
+        s3: how photos in S3 are reached.
+        pictures: folder for one picture per person, or None for none.
+    """
+
+    detector: ModelRef
+    parser: ModelRef
+    limits: Mapping[str, Any]
+    covered: float | None
+    size: int
+    framing: str
+    region: str
+    s3: S3Settings
+    pictures: str | None
+
+    @classmethod
+    def of(cls, config: NightlyConfig, *, size: int, pictures: Path | None) -> CheckSettings:
+        """The settings that a run's configuration asks for."""
+        faces = config.faces
+        models = {ref.role: ref for ref in required(config)}
+        return cls(
+            detector=models[DETECTOR],
+            parser=models[PARSER],
+            limits=faces.limits(),
+            covered=faces.covered_limit(),
+            size=size,
+            framing=faces.crop_framing,
+            region=faces.mask_region,
+            s3=config.s3.settings(),
+            pictures=None if pictures is None else str(pictures),
+        )
+
+
+@dataclass(frozen=True)
+class CheckedPhoto:
+    """What became of one photo.
+
+    Args:
+        outcome: usable, rejected (the photo's fault), or failed (ours: `reason` names the exception).
+        figures: of quality and mask, by column of the table.
+        thumbnail: uint8 [h, w, 3], at most `THUMBNAIL_PIXELS` a side: the masked crop, the photo, or None.
+    """
+
+    identity_id: str
+    line: int | None
+    outcome: str
+    reason: str = ""
+    sentence: str = ""
+    value: float | None = None
+    threshold: float | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    thumbnail: np.ndarray | None = None
+
+
+def check_photos(
+    people: Sequence[Identity], settings: CheckSettings, *, jobs: int = 0
+) -> Iterator[CheckedPhoto]:
+    """Check the photo of each identity; results come as they are ready.
+
+    A photo that kills its process (a decoder's fault, memory) fails alone: photos that were under way then are checked
+    again, each in a process of its own.
+
+    Args:
+        people: from the manifest.
+        settings: thresholds and models.
+        jobs: processes; 0 takes one for each core.
+
+    Raises:
+        MissingWeights, ConfigurationError: the detector or the parser cannot be loaded.
+    """
+    jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(people) // _WORTH_A_POOL))
+    # Loaded here as well, so that the command reports missing weights once, and not each process.
+    worker = _Worker(settings)
+    if jobs == 1:
+        yield from map(worker.check, people)
+        return
+    waiting = deque(people)
+    while waiting:
+        for person in (yield from _check_in_pool(waiting, settings, jobs)):
+            yield _check_alone(person, settings)
+
+
+def _check_in_pool(waiting: deque[Identity], settings: CheckSettings, jobs: int) -> Iterator[CheckedPhoto]:
+    """Work through `waiting`; return the identities that were under way when a process died."""
+    flying: dict[Future, Identity] = {}
+    with _pool(settings, jobs) as pool:
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < 2 * jobs:
+                    flying[pool.submit(_check, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    found = future.result()
+                    del flying[future]
+                    yield found
+        except BrokenProcessPool:
+            return list(flying.values())
+    return []
+
+
+def _check_alone(person: Identity, settings: CheckSettings) -> CheckedPhoto:
+    with _pool(settings, 1) as pool:
+        try:
+            return pool.submit(_check, person).result()
+        except BrokenProcessPool:
+            sentence = "The process that read this photo died. Save the photo again, as JPEG or PNG."
+            return CheckedPhoto(person.identity_id, person.line, "failed", "process_died", sentence)
+
+
+def _pool(settings: CheckSettings, jobs: int) -> ProcessPoolExecutor:
+    # Forking a process in which libraries have started threads may hang the copy.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_process, initargs=(settings,))
+
+
+_worker: _Worker | None = None
+
+
+def _start_process(settings: CheckSettings) -> None:
+    global _worker
+    # One core per process: threads beside them would fight for the same cores.
+    cv2.setNumThreads(1)
+    if settings.parser.name == "segformer":
+        import torch  # heavy, and only this parser needs it
+
+        torch.set_num_threads(1)
+    _worker = _Worker(settings)
+
+
+def _check(person: Identity) -> CheckedPhoto:
+    assert _worker is not None
+    return _worker.check(person)
+
+
+class _Worker:
+    """Detector, parser and photo source of one process."""
+
+    def __init__(self, settings: CheckSettings):
+        self.settings = settings
+        self.detector, self.parser = load_face_models(settings.detector, settings.parser)
+        self.limits = Limits.of(settings.limits)
+        self.source = PhotoSource(settings.s3, self.limits.max_bytes)
+
+    def check(self, person: Identity) -> CheckedPhoto:
+        """Check one photo; what goes wrong is in the answer."""
+        begun, data = time.perf_counter(), b""
+
+        def checked(outcome: str, **more) -> CheckedPhoto:
+            seconds = round(time.perf_counter() - begun, 3)
+            return CheckedPhoto(person.identity_id, person.line, outcome, seconds=seconds, **more)
+
+        try:
+            data = self.source.read(person)
+            picture, figures, thumbnail = self._prepare(data, person)
+            if self.settings.pictures is not None:
+                write_private(Path(self.settings.pictures) / f"{person.identity_id}.png", picture())
+        except PhotoRejected as rejection:
+            return checked(
+                "rejected",
+                reason=rejection.reason,
+                sentence=rejection.sentence
+                if rejection.looked_for is None
+                else f"{rejection.sentence} Looked for: {rejection.looked_for}",
+                value=rejection.value,
+                threshold=rejection.threshold,
+                thumbnail=self._photo(data),
+            )
+        except StoreError as error:
+            return checked("failed", reason=type(error).__name__, sentence=str(error))
+        except Exception as error:  # an unexpected error fails one identity, not the others
+            sentence = "This is a fault of faceid or of the machine, not of the photo."
+            return checked("failed", reason=type(error).__name__, sentence=sentence)
+        return checked("usable", figures=figures, thumbnail=_fitted(thumbnail))
+
+    def _prepare(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+        """What makes the person's picture, the figures, and the crop with its mask."""
+        if person.subject_box or person.subject_mask:
+            return self._prepare_subject(data, person)
+        made = prepare_photo(
+            data,
+            detector=self.detector,
+            parser=self.parser,
+            size=self.settings.size,
+            region=self.settings.region,
+            limits=self.limits,
+            framing=self.settings.framing,
+            max_covered_share=self.settings.covered,
+            face_box=person.face_box,
+        )
+        return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
+
+    def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+        """A subject that the user pointed at: no face is looked for."""
+        limits = {"max_bytes": self.limits.max_bytes, "max_pixels": self.limits.max_pixels}
+        mask = None
+        if person.subject_mask:
+            mask = read_subject_mask(self.source.read(mask_of(person)), **limits)
+        cut = cut_subject(
+            photos.decode(data, **limits),
+            box=person.subject_box,
+            mask=mask,
+            crop_pixels=self.settings.size,
+            least_pixels=self.limits.min_face_pixels,
+        )
+        shown = overlay_mask(cut.crop, cut.inside.astype(np.float32))
+        share = {"photo_share": cut.valid.mean(), "mask_share": cut.inside.mean()}
+        figures = {name: round(float(value), 4) for name, value in share.items()}
+        return (lambda: photos.encode_png(shown)), figures, shown
+
+    def _photo(self, data: bytes) -> np.ndarray | None:
+        """A rejected photo, small, where it can be decoded at all."""
+        with suppress(PhotoRejected):
+            return _fitted(
+                photos.decode(data, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels)
+            )
+        return None
+
+
+def _figures(made: Prepared) -> dict[str, Any]:
+    found = made.detection
+    return {
+        **found.quality,
+        "confidence": round(found.confidence, 4),
+        "others": found.others,
+        "photo_share": round(float(found.valid.mean()), 4),
+        "mask_share": made.verdict["area_share"],
+        "mask_ok": made.verdict["ok"],
+    }
+
+
+def _fitted(image: np.ndarray) -> np.ndarray:
+    scale = THUMBNAIL_PIXELS / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

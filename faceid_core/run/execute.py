@@ -1,0 +1,232 @@
+"""Execution: run the misses of a stage, give each its outcome, and make damaged inputs again."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
+
+from faceid_core import photos
+from faceid_core.errors import DamagedInput, FaceidError, PhotoRejected, StoreError
+from faceid_core.run.executor import Executor
+from faceid_core.run.photo_source import mask_of
+from faceid_core.run.state import LEARNING_STAGES, Run
+from faceid_core.stages import STAGES
+from faceid_core.stages.planning import plan_works
+from faceid_core.stages.work import Done, Source, Subject, Work, pipeline_stage
+from faceid_core.store import IdentityErased, StageCache
+from faceid_core.store.keys import sha256_hex
+
+log = logging.getLogger(__name__)
+
+
+def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executor) -> list[Done]:
+    """Run misses of one stage; each work gets exactly one outcome, whatever happens.
+
+    A damaged input is made again, and the work that needs it runs once more. What an executor that overlaps stages
+    computes of the scores meanwhile has its outcome here too.
+
+    Args:
+        run: An open run.
+        stage: One of STAGES.
+        works: Misses of it.
+        executor: Where they run.
+    """
+    settled: list[Done] = []
+    damaged: list[Done] = []
+    early_scores: list[Work] = []
+
+    def on_done(done: Done) -> Sequence[Work]:
+        if done.status == "damaged":
+            damaged.append(done)
+            return ()
+        done = run.settle(pipeline_stage(done.work.call.stage), done)
+        settled.append(done)
+        following = _scores_of(run, done) if executor.overlaps and stage == "generate" else ()
+        early_scores.extend(following)
+        return following
+
+    def stop() -> bool:
+        return run.cancelled.is_set() or (stage in LEARNING_STAGES and run.past_finish_by())
+
+    error: Exception | None = None
+    try:
+        if stage == "detect":
+            works, refused = _put_photos(run, works)
+            for done in refused:
+                on_done(done)
+        executor.execute(works, run.reporter.progressed, on_done, stop)
+        for done in damaged:
+            own_stage = pipeline_stage(done.work.call.stage)
+            settled.append(run.settle(own_stage, _Repair(run, executor).consumer(own_stage, done)))
+    except Exception as broken:
+        text = f"{type(broken).__name__}: {_without_photos(run, str(broken))}"
+        if run.cancelled.is_set():  # its workers are being closed, or were stopped with it
+            log.info("stage %s was stopped: %s", stage, text)
+        else:
+            where = "".join(traceback.format_tb(broken.__traceback__))
+            log.error("stage %s broke: %s\n%s", stage, text, where)
+        error = broken
+    finally:
+        run.usage = executor.usage()
+    message = "the executor gave no answer"
+    if error:
+        message = f"{type(error).__name__}: {_without_photos(run, str(error))}"
+    return (
+        settled
+        + run.fail_unsettled(stage, works, message)
+        + run.fail_unsettled("score", early_scores, message)
+    )
+
+
+def _scores_of(run: Run, done: Done) -> list[Work]:
+    """What can be scored as soon as a subject is drawn; scores that need floor pictures still to come are left out.
+
+    Nothing is looked up: what was drawn just now was hardly ever scored before, and scoring twice harms nothing.
+    """
+    if done.status != "done" or done.work.result != "generate":
+        return []
+    subject = run.subjects[done.work.subject]
+    forced = run.plan.forces("score", subject)
+    return [replace(work, replace=forced) for work in plan_works(run.plan, "score", subject)]
+
+
+def _without_photos(run: Run, text: str) -> str:
+    """An unexpected error's text without photos' paths: it goes to logs and Prefect, and a path may be an id."""
+    for identity in run.identities.values():
+        for address in filter(None, (identity.photo, identity.subject_mask)):
+            for part in (address, PurePath(address).name):
+                text = text.replace(part, "(a photo)")
+    return text
+
+
+def _put_photos(run: Run, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:
+    """Copy the photos that detection is about to read into the store.
+
+    Returns:
+        The works whose photo is there, and the outcomes of the others.
+    """
+    ready, outcomes = [], []
+    for work in works:
+        try:
+            put_photo(run, run.subjects[work.subject])
+            ready.append(work)
+        except PhotoRejected as rejection:
+            figures = {"value": rejection.value, "threshold": rejection.threshold}
+            outcomes.append(Done(work, "rejected", rejection.reason, rejection.sentence, **figures))
+        except IdentityErased as error:
+            outcomes.append(Done(work, "refused", "erased", str(error)))
+        except StoreError as error:
+            outcomes.append(Done(work, "failed", type(error).__name__, str(error)))
+    return ready, outcomes
+
+
+def put_photo(run: Run, subject: Subject) -> None:
+    """Copy one subject's photo to where workers read it; a damaged copy is written again.
+
+    Raises:
+        PhotoRejected: the photo vanished or changed since it was digested, or its format is not read here.
+        IdentityErased: the person was erased meanwhile.
+        StoreError: the store fails, or the place that the photo comes from.
+    """
+    if subject.kind == "person":
+        data = run.photos.read(run.identities[subject.name])
+        # Checked here, not by the stage, whose answer would be kept beyond the day on which the plugin is installed.
+        photos.check_readable(data)
+    else:
+        from faceid_core.miniature.samples import named_people  # the renderer: only a miniature run needs it
+
+        data = next(
+            png for person, png in named_people(run.config.score.named_people) if person == subject.text
+        )
+    if sha256_hex(data) != subject.photo_digest:
+        raise PhotoRejected("photo_changed", "The photo changed while the run was starting. Run it again.")
+    cache = StageCache(run.store, subject.scope)
+    cache.put_blob(data)
+    if subject.subject_mask_digest:
+        mask = run.photos.read(mask_of(run.identities[subject.name]))
+        if sha256_hex(mask) != subject.subject_mask_digest:
+            raise PhotoRejected("photo_changed", "The mask changed while the run was starting. Run it again.")
+        cache.put_blob(mask)
+
+
+class _Repair:
+    """Makes damaged inputs again, as deep as the damage goes; one repair at a time, which all consumers share."""
+
+    def __init__(self, run: Run, executor: Executor):
+        self._run, self._executor = run, executor
+
+    def consumer(self, stage: str, done: Done) -> Done:
+        """Run a work whose input was damaged until its inputs are whole, or until one cannot be made again.
+
+        Args:
+            stage: Of STAGES ('score' for every metric).
+            done: Its outcome 'damaged', which says where the input came from.
+
+        Returns:
+            The outcome of the last try.
+        """
+        with self._run.repairing:
+            return self._until_whole(stage, done)
+
+    def _until_whole(self, stage: str, done: Done) -> Done:
+        work = done.work
+        for _ in STAGES:
+            if done.status != "damaged" or done.damaged is None:
+                return done
+            failure = self._make_again(self._run.subjects[work.subject], done.damaged)
+            again = None if failure else self._planned(stage, work)
+            if again is None:
+                return replace(done, work=work, status="failed", message=failure or done.message)
+            work = again
+            done = self._execute(work)
+        return replace(done, work=work, status="failed")
+
+    def _execute(self, work: Work) -> Done:
+        found: list[Done] = []
+        self._executor.execute(
+            [work], self._run.reporter.progressed, found.append, self._run.cancelled.is_set
+        )
+        return found[0]
+
+    def _make_again(self, consumer: Subject, source: Source) -> str | None:
+        """Make one output whole again; the reason why not, or None."""
+        run = self._run
+        owner = next(
+            (s for s in run.subjects.values() if s.scope == source.scope and _made(s, source)), consumer
+        )
+        cache = StageCache(run.store, source.scope)
+        try:
+            cache.read_blob(source.digest, stage=source.stage, stage_key=source.stage_key)
+            return None  # another consumer's repair was here first
+        except DamagedInput as damage:
+            run.reporter.note(f"{owner.name}: {damage}")
+        try:
+            if source.stage == "photo":
+                put_photo(run, owner)
+                return None
+            manifest = cache.read_manifest(source.stage, source.stage_key)
+            if manifest is not None:
+                cache.quarantine(manifest, "a consumer found an output damaged")
+            stage = pipeline_stage(source.stage)
+            producer = next((w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None)
+            if producer is None:
+                return f"{source.stage} was planned otherwise meanwhile; run again"
+            settled = run.settle(stage, self._until_whole(stage, self._execute(producer)))
+            return None if settled.status == "done" else settled.message
+        except FaceidError as error:
+            return str(error)
+
+    def _planned(self, stage: str, work: Work) -> Work | None:
+        """The consumer's work planned again, because its input digests may have changed."""
+        works = plan_works(self._run.plan, stage, self._run.subjects[work.subject])
+        again = next((w for w in works if w.result == work.result), None)
+        return again and replace(again, replace=work.replace)
+
+
+def _made(subject: Subject, source: Source) -> bool:
+    if source.stage == "photo":
+        return subject.photo_digest == source.digest
+    return any(m.stage_key == source.stage_key for m in subject.manifests.values())

@@ -1,0 +1,173 @@
+"""Which identities a run is asked for: those of a manifest, of the miniature world, or one that a form describes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from faceid_core.config import NightlyConfig
+from faceid_core.config.section import Section
+from faceid_core.errors import ConfigurationError, ObjectMissing, StoreError
+from faceid_core.identity import (
+    MOST_MANIFEST_BYTES,
+    Identity,
+    parse_face_box,
+    parse_manifest,
+    read_manifest,
+    too_large_a_manifest,
+)
+from faceid_core.store import open_store
+from faceid_core.store.folder import folder_of
+
+SAMPLES = "miniature:samples"
+_POPULATION = re.compile(r"miniature:([a-z-]+):([0-9]+)")
+
+
+def manifest_source(config: NightlyConfig) -> str:
+    """Path of the manifest; people of the miniature world are written to a folder beside the store first.
+
+    Existing photos of the sample people stay as they are, so that one can be exchanged by hand and run again. Those of
+    a population ('miniature:held-out:16') are always written.
+
+    Raises:
+        ConfigurationError: there is no such population, or it has fewer people.
+    """
+    if config.identities == SAMPLES:
+        from faceid_core.miniature.samples import write_samples  # the renderer: only a miniature run needs it
+
+        folder = _beside_the_store(config, "samples")
+        if not (folder / "identities.csv").is_file():
+            write_samples(folder)
+        return str(folder / "identities.csv")
+    asked = _POPULATION.fullmatch(config.identities)
+    if asked:
+        return str(_write_population(config, asked[1], int(asked[2])))
+    return config.identities
+
+
+def _beside_the_store(config: NightlyConfig, name: str) -> Path:
+    in_s3 = config.store.startswith("s3://")
+    return Path("work") / name if in_s3 else folder_of(config.store).parent / name
+
+
+def _write_population(config: NightlyConfig, population: str, count: int) -> Path:
+    from faceid_core.miniature.samples import POPULATIONS, write_samples
+
+    seeds = POPULATIONS.get(population)
+    if seeds is None or not 1 <= count <= len(seeds):
+        known = ", ".join(f"miniature:{name}:1 to {len(those)}" for name, those in POPULATIONS.items())
+        raise ConfigurationError(f"identities {config.identities!r} are unknown; use {SAMPLES}, or {known}")
+    folder = _beside_the_store(config, f"{population}-{count}")
+    return write_samples(folder, seeds[:count], prefix=population)
+
+
+def read_identities(config: NightlyConfig) -> list[Identity]:
+    """The manifest's identities, or those of `run.only`.
+
+    Raises:
+        InputContractError: with every problem of the manifest at once.
+        ConfigurationError: `run.only` names an identity that is not in the manifest, or the method does not suit
+            subjects that are no people.
+    """
+    people = _manifest(config, manifest_source(config))
+    wanted = set(config.run.only)
+    unknown = wanted - {person.identity_id for person in people}
+    if unknown:
+        raise ConfigurationError(
+            f"run.only names {', '.join(sorted(unknown))}, not in {manifest_source(config)}; "
+            "check the spelling, or leave run.only empty to run the whole manifest"
+        )
+    chosen = [person for person in people if not wanted or person.identity_id in wanted]
+    _refuse_names_for_things(config, chosen)
+    return chosen
+
+
+def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
+    if not source.startswith("s3://"):
+        return read_manifest(source)
+    folder, _, name = source.rpartition("/")
+    try:
+        store = open_store(folder, config.s3.settings())
+        info = store.head(name)
+        if info is not None and info.size > MOST_MANIFEST_BYTES:
+            raise too_large_a_manifest(source)
+        data = store.get(name)
+    except ObjectMissing:
+        raise ConfigurationError(
+            f"there is no manifest {source}; a folder in S3 needs its manifest named"
+        ) from None
+    except StoreError as error:
+        raise ConfigurationError(f"the manifest {source} cannot be read: {error}") from error
+    return parse_manifest(data, source=source, base=folder)
+
+
+def _refuse_names_for_things(config: NightlyConfig, people: list[Identity]) -> None:
+    """Refuse a method that starts at people's names for subjects that are no people, such as a cat or a car."""
+    method = config.personalize.resolved()
+    lines = [str(each.line) for each in people if each.subject_box or each.subject_mask]
+    if lines and (method.initial_embedding != "class_word" or method.parametrization == "name_basis"):
+        raise ConfigurationError(
+            f"lines {', '.join(lines[:5])}{' ...' if len(lines) > 5 else ''} of the manifest name subjects that are no "
+            f"people, and preset {config.personalize.preset!r} starts at the names of people; run them apart with a "
+            "preset that starts at the class word, such as semantic-fidelity-as-published or textual-inversion"
+        )
+
+
+class OnePerson(Section):
+    """One identity that is in no manifest, as a form asks for it."""
+
+    identity_id: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+        description="Identity id: opaque, no name. The same id later, with another photo, is the same person. "
+        "It is kept with the run's parameters in Prefect.",
+    )
+    photo: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[^\x00-\x1f]+$",
+        description="The photo: s3://bucket/name, or a file of the machine that runs the run. The address is kept "
+        "with the run's parameters in Prefect, so it should hold nothing about the person.",
+    )
+    class_word: str = Field(
+        "person",
+        pattern=r"^[a-z]{1,32}( [a-z]{1,32})?$",
+        description="What the person is to the base model: person, man, young woman; one or two lower-case words.",
+    )
+    consent_ref: str = Field("", max_length=256, description="Where the consent is recorded.")
+    consent_until: dt.date | None = Field(None, description="Last day on which the photo may be used.")
+    face_box: str = Field(
+        "",
+        pattern=r"^[0-9., ]*$",
+        description="With several faces in the photo, which one: x0,y0,x1,y1 in pixels. Empty: the only face.",
+    )
+
+    @field_validator("identity_id", "class_word", "photo")
+    @classmethod
+    def _has_no_line_break(cls, value: Any) -> Any:
+        # A pattern's $ lets a line break pass.
+        if value.endswith("\n"):
+            raise ValueError("ends with a line break")
+        return value
+
+    @field_validator("face_box")
+    @classmethod
+    def _is_a_box(cls, value: str) -> str:
+        if value:
+            parse_face_box(value)
+        return value
+
+    def identity(self) -> Identity:
+        """The identity, as a manifest would give it; a relative path counts from the present folder."""
+        in_s3 = self.photo.startswith("s3://")
+        return Identity(
+            identity_id=self.identity_id,
+            photo=self.photo if in_s3 else str(Path(self.photo).absolute()),
+            class_word=self.class_word,
+            consent_ref=self.consent_ref or None,
+            consent_until=self.consent_until,
+            face_box=parse_face_box(self.face_box) if self.face_box else None,
+        )

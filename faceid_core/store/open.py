@@ -1,0 +1,28 @@
+"""Opens the store at an address."""
+
+from __future__ import annotations
+
+from .folder import FolderStore
+from .objects import ObjectStore
+from .s3_settings import S3Settings
+
+
+def open_store(url: str, s3: S3Settings | None = None) -> ObjectStore:
+    """Open the store at an address.
+
+    Args:
+        url: `s3://bucket/prefix`, `file:///folder`, or a folder's path.
+        s3: how to reach S3, as `config.s3.settings()` gives it; None takes what the environment says. Only read for
+            `s3://`.
+
+    Returns:
+        A store; a folder is made when the first object is put into it.
+
+    Raises:
+        ConfigurationError: the address is of another kind.
+    """
+    if url.startswith("s3://"):
+        from .s3 import S3Store  # boto3 takes a third of a second to import; a folder store does without
+
+        return S3Store(url, s3)
+    return FolderStore(url)

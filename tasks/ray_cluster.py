@@ -1,0 +1,198 @@
+"""The Ray session of this process: start or join it, how many workers fit into it, and the doctor's check of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+
+from faceid_core.config import NightlyConfig, cluster_address
+from faceid_core.doctor.finding import Finding
+from faceid_core.errors import ConfigurationError
+
+OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
+REACH_SECONDS = 20.0  # for a cluster's head to take a connection; one that has just been started needs some
+JOIN_SECONDS = 60.0  # for a head that takes connections to let this process in
+LOCAL_START_SECONDS = 180.0  # for Ray to start on a machine that is busy
+_POLL_SECONDS = 1.0
+
+
+def start_ray(configured: str, run_id: str) -> threading.Event:
+    """Join the cluster of `cluster_address`, or start Ray on this machine.
+
+    Returns:
+        An event for the caller to set when Ray is no longer needed. Until then the thread that started Ray stays:
+        Linux kills a local Ray's processes with the thread that started them, and the caller's own may end before.
+
+    Raises:
+        ConfigurationError: no cluster answers there in time, or Ray does not start.
+    """
+    address, setting = cluster_address(configured)
+    if address:
+        _require_head(address, setting)
+    ended = threading.Event()
+    answer: queue.Queue[BaseException | None] = queue.Queue()
+
+    def start_and_stay() -> None:
+        try:
+            with _without_message("SIGTERM handler is not set"):  # the command has its own handler
+                _init_ray(address, run_id)
+        except BaseException as error:
+            answer.put(error)
+            return
+        answer.put(None)
+        ended.wait()
+
+    threading.Thread(target=start_and_stay, daemon=True, name="ray").start()
+    seconds = JOIN_SECONDS if address else LOCAL_START_SECONDS
+    try:
+        error = answer.get(timeout=seconds)
+    except queue.Empty:
+        error = TimeoutError(f"no answer in {seconds:.0f} s")
+    if error is None:
+        return ended
+    if not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError)):
+        raise error
+    if address:
+        raise _no_cluster(address, setting, error) from error
+    raise ConfigurationError(
+        f"Ray does not start on this machine ({error}); its logs are in /tmp/ray/session_latest/logs. "
+        "Set execution.executor: inline to do without it"
+    ) from error
+
+
+def _require_head(address: str, setting: str) -> None:
+    """Try to connect to a cluster's head, because Ray itself tries for minutes before it reports a failure.
+
+    Raises:
+        ConfigurationError: nothing takes a connection there.
+    """
+    if address == "auto":  # Ray finds a cluster on this machine by itself, or fails at once
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        host, port = parts.hostname, parts.port or (10001 if "://" in address else None)
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise ConfigurationError(f"{setting}: {address!r} is no address of a Ray cluster; give host:port")
+    deadline = time.monotonic() + REACH_SECONDS
+    while True:
+        try:
+            left = max(0.1, deadline - time.monotonic())
+            with socket.create_connection((host, port), timeout=min(5.0, left)):
+                return
+        except OSError as error:
+            if time.monotonic() + _POLL_SECONDS > deadline:
+                raise _no_cluster(address, setting, error) from error
+        time.sleep(_POLL_SECONDS)
+
+
+def _no_cluster(address: str, setting: str, error: BaseException) -> ConfigurationError:
+    return ConfigurationError(
+        f"{setting}: no Ray cluster answers at {address!r} ({error}); start one with `ray start --head`, correct the "
+        "address, or unset both execution.ray_address and RAY_ADDRESS to start Ray on this machine"
+    )
+
+
+@contextmanager
+def _without_message(text: str) -> Iterator[None]:
+    """Keep one of Ray's messages out of its log."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    ray_log = logging.getLogger("ray._private.worker")
+    ray_log.addFilter(others)
+    try:
+        yield
+    finally:
+        ray_log.removeFilter(others)
+
+
+def _init_ray(address: str, run_id: str) -> None:
+    common: dict[str, Any] = {
+        "namespace": f"faceid-{run_id}",
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+    if address:
+        ray.init(address=address, **common)
+        return
+    local: dict[str, Any] = {
+        "num_cpus": os.cpu_count(),
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+    # "local": without an address Ray would join the cluster that was last started on this machine.
+    ray.init(address="local", **local, **common)
+
+
+def gpus_per_worker(device: str) -> int:
+    """GPUs that a worker with the base model takes in the present Ray session, by the configured device."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return int(device == "cuda" or (device == "auto" and gpus >= 1))
+
+
+def threads_per_worker(threads: int, device: str) -> int:
+    """Threads that a worker takes; where workers take GPUs, half of the CPUs is left to workers without one."""
+    return _threads_beside_gpus(threads) if gpus_per_worker(device) else threads
+
+
+def workers_that_fit(resources: Mapping[str, float], cpus: float, gpus: int) -> int:
+    """How many workers of so many CPUs and GPUs each fit into these resources."""
+    by_cpus = int(resources.get("CPU", 0) // cpus)
+    return min(by_cpus, int(resources.get("GPU", 0) // gpus)) if gpus else by_cpus
+
+
+def cpu_workers_that_fit(threads: int) -> int:
+    """How many workers without a GPU fit into the resources that are free now."""
+    return int(ray.available_resources().get("CPU", 0) // _threads_beside_gpus(threads))
+
+
+def _threads_beside_gpus(threads: int) -> int:
+    """Threads of each worker where some take GPUs: at most half of a GPU's share of the CPUs, at least 1."""
+    total = ray.cluster_resources()
+    return max(1, min(threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
+
+
+def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
+    """Check for the doctor whether the configured workers fit into the cluster; joins or starts Ray, and leaves it.
+
+    Returns:
+        The findings, and how many workers a run would have.
+
+    Raises:
+        ConfigurationError: no cluster answers at the configured address.
+    """
+    execution = config.execution
+    start_ray(execution.ray_address, "doctor")
+    try:
+        total, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+        device, cpus = config.base_model.device, total.get("CPU", 0)
+        threads = min(threads_per_worker(execution.threads(), device), max(1, cpus))
+        fitting = workers_that_fit(total, threads, gpus_per_worker(device))
+    finally:
+        ray.shutdown()
+    workers = execution.workers or max(1, fitting)
+    address, setting = cluster_address(execution.ray_address)
+    where = f"{address} by {setting}" if address else "started on this machine"
+    has = f"{len(nodes)} node(s), {cpus:g} CPUs, {total.get('GPU', 0):g} GPUs"
+    found = f"Ray {ray.__version__}, {where}: {has}; {workers} worker(s)"
+    if workers > fitting:
+        advice = f"there is room for {fitting}: lower execution.workers or execution.threads_per_worker"
+        return [Finding("ray", "fail", found, advice)], workers
+    if len(nodes) > 1 and not config.store.startswith("s3://"):
+        return [
+            Finding("ray", "fail", found, "a folder store is not shared by several nodes: use s3://")
+        ], workers
+    return [Finding("ray", "ok", found)], workers

@@ -1,0 +1,68 @@
+"""The summary of a run: only what was measured, which identities are weak, and which share a photo."""
+
+from types import SimpleNamespace
+
+from faceid_core.outcomes import WEAK, Outcome, OutcomeReport
+from faceid_core.publish.run_summary import end_message, identity_rows, remarks, summary_line
+
+
+def overall(normalized, gain, accuracy) -> dict:
+    over = {"identity_fraction": {"mean": normalized}, "identity_gain": {"mean": gain}}
+    relative = {"concepts_obeyed": accuracy}
+    return {"people": 3, "people_with_gain": 2, "over_people": over, "relative_to_class_word": relative}
+
+
+def test_all_three_figures():
+    assert summary_line(overall(0.414, 0.2, 0.956)) == (
+        "normalized identity 41% (class word 0%, named people 100%); 2 of 3 surely above the class word; "
+        "concept accuracy 96% of the class word's"
+    )
+
+
+def test_what_is_missing_is_left_out():
+    assert summary_line(overall(None, 0.2, None)) == "2 of 3 surely above the class word"
+    assert summary_line(overall(0.0, None, None)).startswith("normalized identity 0%")
+    assert summary_line(overall(None, None, None)) == summary_line({}) == ""
+
+
+def people(*fates):
+    """A run whose outcome reports are closed, from (id, photo, whether weak)."""
+    photos = [photo for _, photo, _ in fates]
+    outcome_reports, subjects = {}, {}
+    for name, photo, weak in fates:
+        outcome_report = OutcomeReport(name, f"key-{name}", Outcome.DONE, weak=weak, same_photo=photos.count(photo) - 1)
+        outcome_reports[outcome_report.identity_key] = outcome_report
+        subjects[outcome_report.identity_key] = SimpleNamespace(photo_digest=photo)
+    return SimpleNamespace(outcome_reports=outcome_reports, subjects=subjects)
+
+
+def test_weak_people_and_shared_photos_are_named():
+    run = people(("ann", "1", True), ("bob", "2", False), ("cy", "2", None), ("dan", "3", False))
+    told = remarks(run, lambda outcome_report: outcome_report.identity_id)
+    assert told == [f"weak: ann: {WEAK}", "one and the same photo: bob = cy; check the manifest"]
+    for words in ("another photo", "more steps", "lower learning rate", "personalize.preset"):
+        assert words in WEAK
+    assert remarks(people(("ann", "1", False), ("bob", "2", None)), str) == []
+    many = remarks(
+        people(*((f"p{number}", str(number), True) for number in range(30))), lambda a: a.identity_id
+    )
+    assert many == [f"weak: {', '.join(f'p{number}' for number in range(10))} and 20 more: {WEAK}"]
+    published = SimpleNamespace(sentence="run r: 4 done", summary=[], overall={})
+    assert end_message(run, published).startswith(
+        f"run r: 4 done; weak: key-ann: {WEAK}; one and the same photo: key-bob"
+    )
+    assert [row["outcome"] for row in identity_rows(run, published)] == [
+        "done, weak",
+        "done",
+        "done",
+        "done",
+    ]
+
+
+def test_an_account_tells_what_is_to_be_done():
+    assert OutcomeReport("a", "k", Outcome.DONE, weak=False, same_photo=0).sentence is None
+    assert OutcomeReport("a", "k", Outcome.DONE, weak=True).sentence == WEAK
+    both = OutcomeReport("a", "k", Outcome.DONE, weak=True, same_photo=2).sentence
+    assert both == f"{WEAK}; 2 other identities of this run have the very same photo"
+    failed = OutcomeReport("a", "k", Outcome.FAILED, message="no face", same_photo=1)
+    assert failed.sentence == "no face"
