@@ -1,4 +1,4 @@
-"""The version of faceid and the source revision that it was made from; imported only where somebody asks for it."""
+"""The version of faceid and the source revision that it was made from; imported only for `faceid --version`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from faceid_core import __version__
 
 _ROOT = Path(__file__).parents[1]
-# A build may record the commit here; in a checkout git is asked.
+# A build records the commit here (setup.py); in a checkout git is asked.
 RECORDED = Path(__file__).with_name("revision.txt")
 _GIT_SECONDS = 5
 
@@ -39,7 +39,8 @@ def _of_checkout(root: Path) -> str | None:
 
 def _of_build(file: Path) -> str | None:
     try:
-        return file.read_text(encoding="ascii").strip()[:12] or None
+        commit, dash, dirty = file.read_text(encoding="ascii").strip().partition("-")
+        return f"{commit[:12]}{dash}{dirty}" or None
     except (OSError, ValueError):
         return None
 
