@@ -3,7 +3,7 @@
 # No postponed annotations here: Prefect reads the flow's from a copy of the function that has no module.
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -198,7 +198,7 @@ def _without_people(error: Exception) -> str:
 
 
 @contextmanager
-def _context_with_prefetch(run: Run) -> Iterator[RunContext]:
+def _context_with_prefetch(run: Run) -> Generator[RunContext]:
     """The run's context; looks the first stage up in the background, and starts the executor if it has work.
 
     Prefect's server and Ray take seconds each to start, so the second does not wait for the first. A flow that Prefect

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from prefect import get_run_logger
@@ -50,7 +50,7 @@ class StoreWait:
 
 
 @contextmanager
-def show_store_wait() -> Iterator[StoreWait]:
+def show_store_wait() -> Generator[StoreWait]:
     """Yield a callback for a wait for the store; after the block the flow run's state is as before."""
     wait = StoreWait()
     try:

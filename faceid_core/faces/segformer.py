@@ -48,7 +48,7 @@ class SegFormerParser:
         ConfigurationError: the folder holds another kind of model, or a label that has no meaning here.
     """
 
-    version = VERSIONS["segformer"]
+    version = str(VERSIONS["segformer"])
     approximate = False
 
     def __init__(self, source: str, folder: Path, *, device: str = "cpu"):

@@ -91,5 +91,5 @@ def end_message(run: Run, published: Published) -> str:
     return "; ".join([published.sentence, *parts])
 
 
-def _chosen(figures: dict) -> dict:
+def _chosen(figures: Mapping) -> dict:
     return {name: figures.get(name) for name in FIGURES}

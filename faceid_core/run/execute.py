@@ -114,8 +114,12 @@ def _put_photos(run: Run, works: Sequence[Work]) -> tuple[list[Work], list[Done]
             put_photo(run, run.subjects[work.subject])
             ready.append(work)
         except PhotoRejected as rejection:
-            figures = {"value": rejection.value, "threshold": rejection.threshold}
-            outcomes.append(Done(work, "rejected", rejection.reason, rejection.sentence, **figures))
+            outcomes.append(
+                Done(
+                    work, "rejected", rejection.reason, rejection.sentence,
+                    value=rejection.value, threshold=rejection.threshold,
+                )
+            )  # fmt: skip
         except IdentityErased as error:
             outcomes.append(Done(work, "refused", "erased", str(error)))
         except StoreError as error:
