@@ -158,7 +158,8 @@ def run_with_prefect(config: NightlyConfig, reporter: Reporter) -> tuple[Run, Fi
         if out_of_reach:
             return run, _run_without_prefect(context, out_of_reach)
         try:
-            state = nightly_opened(run.run_id, config, return_state=True)
+            # Prefect's overload has a keyword between the flow's own arguments, which ty does not match.
+            state = nightly_opened(run.run_id, config, return_state=True)  # ty: ignore[no-matching-overload]
         except Exception as error:  # Prefect's: what the flow itself raises is in its state
             if context.error is not None:
                 raise context.error from error
@@ -167,6 +168,7 @@ def run_with_prefect(config: NightlyConfig, reporter: Reporter) -> tuple[Run, Fi
             note_out_of_reach(run, "the flow's end", error)
     if context.finished is None:
         state.result()  # raises what ended the flow
+    assert context.finished is not None, "a flow that did not raise has finished the run"
     return run, context.finished
 
 
@@ -187,7 +189,9 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
     reporter = RunLogReporter(get_run_logger())
     scheduled = flow_run.get_scheduled_start_time()
     with show_store_wait() as waiting:
-        return open_run(config, reporter, run_suffix=suffix, scheduled=scheduled, report_wait=waiting, **opening)
+        return open_run(
+            config, reporter, run_suffix=suffix, scheduled=scheduled, report_wait=waiting, **opening
+        )
 
 
 def _without_people(error: Exception) -> str:

@@ -146,7 +146,8 @@ def _race_create(store: ObjectStore, name: str) -> Finding:
         winners = [who for who, won in enumerate(wins) if won]
         if len(winners) != 1 or store.get(target) != b"%d" % winners[0]:
             return _unsafe(
-                "create if absent", f"{len(winners)} of {RACERS} writers of one name got the answer that they won"
+                "create if absent",
+                f"{len(winners)} of {RACERS} writers of one name got the answer that they won",
             )
     return Finding("store: create if absent", "ok", f"{ROUNDS} races of {RACERS} writers, one winner each")
 

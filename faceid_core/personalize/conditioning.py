@@ -251,9 +251,7 @@ def join_encoders(encoded: Sequence[Contexts]) -> Contexts:
 def stacked(contexts: Sequence[Contexts]) -> Contexts:
     """Several contexts along a new first dimension."""
     pooled = [each.pooled for each in contexts if each.pooled is not None]
-    return Contexts(
-        torch.stack([each.states for each in contexts]), torch.stack(pooled) if pooled else None
-    )
+    return Contexts(torch.stack([each.states for each in contexts]), torch.stack(pooled) if pooled else None)
 
 
 def concatenated(contexts: Sequence[Contexts]) -> Contexts:

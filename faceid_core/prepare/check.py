@@ -241,10 +241,12 @@ class _Worker:
     def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
         """A subject that the user pointed at: no face is looked for."""
         limits, mask = self.limits, None
+        most_bytes, most_pixels = limits.max_bytes, limits.max_pixels
         if person.subject_mask:
-            mask = read_subject_mask(self.source.read(mask_of(person)), max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+            drawn = self.source.read(mask_of(person))
+            mask = read_subject_mask(drawn, max_bytes=most_bytes, max_pixels=most_pixels)
         cut = cut_subject(
-            photos.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels),
+            photos.decode(data, max_bytes=most_bytes, max_pixels=most_pixels),
             box=person.subject_box,
             mask=mask,
             crop_pixels=self.settings.size,

@@ -215,7 +215,9 @@ class _Repair:
             if manifest is not None:
                 cache.quarantine(manifest, "a consumer found an output damaged")
             stage = pipeline_stage(source.stage)
-            producer = next((w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None)
+            producer = next(
+                (w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None
+            )
             if producer is None:
                 return f"{source.stage} was planned otherwise meanwhile; run again"
             settled = run.settle(stage, self._until_whole(stage, self._execute(producer)))

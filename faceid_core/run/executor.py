@@ -64,13 +64,12 @@ class WorkerClock:
 
 
 class Executor(Protocol):
-    """Runs works of one stage on workers; its maker closes it.
+    """Runs works of one stage on workers; its maker closes it."""
 
-    Attributes:
-        overlaps: whether works of the next stage can run beside those of this one; they do if `on_done` returns any.
-    """
-
-    overlaps: bool
+    @property
+    def overlaps(self) -> bool:
+        """Whether works of the next stage can run beside those of this one; they do if `on_done` returns any."""
+        ...
 
     def execute(
         self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop

@@ -231,7 +231,9 @@ class FolderStore:
             f"cannot {verb} {name} in {self.url}: {reason}; check space, permissions and the disk"
         )
 
-    def _walk(self, folder: int, above: str, prefix: str, links: MutableSequence[str]) -> Iterator[ObjectInfo]:
+    def _walk(
+        self, folder: int, above: str, prefix: str, links: MutableSequence[str]
+    ) -> Iterator[ObjectInfo]:
         """The objects below an open folder; the names of links are added to `links`."""
         with os.scandir(folder) as scanned:
             entries = list(scanned)

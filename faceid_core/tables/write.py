@@ -184,7 +184,8 @@ class DeltaPlace:
                 write_deltalake(
                     delta,
                     change.rows,
-                    mode=change.mode,
+                    # deltalake's overloads know a predicate with "overwrite" only, though None goes with both modes.
+                    mode=change.mode,  # ty: ignore[invalid-argument-type]
                     predicate=change.predicate,
                     schema_mode=change.schema_mode,
                     commit_properties=_EXACTLY_NEXT,

@@ -130,7 +130,9 @@ def cascade_folder() -> Path:
     """The folder of OpenCV's cascades; OpenCV itself is not imported. Raises ConfigurationError if it is missing."""
     spec = importlib.util.find_spec("cv2")
     if spec is None or spec.origin is None:
-        raise ConfigurationError("OpenCV is not installed; install opencv-contrib-python-headless below version 5")
+        raise ConfigurationError(
+            "OpenCV is not installed; install opencv-contrib-python-headless below version 5"
+        )
     return Path(spec.origin).parent / "data"
 
 
@@ -219,6 +221,7 @@ def build(task: str, name: str, files: Sequence[Path]) -> Any:
     """
     with serving(files):
         from deepface.modules import modeling
+
         try:
             return modeling.get_model_class(task=task, model_name=name)()
         except ModuleNotFoundError as error:
