@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-browser fuzz bench docs setup lint types clean
+.PHONY: run test test-all test-browser fuzz bench docs setup lint clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -59,13 +59,10 @@ docs: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
+	@$(BIN)/ty check --python $(VENV) flows tasks faceid_core data_contracts
 	@$(BIN)/cfn-lint infra/aws/*.yaml
 	@$(BIN)/yamllint infra data_contracts
-	@echo "Lint passed: ruff, lint-imports, cfn-lint, yamllint."
-
-# The checker of types; not all of its findings are mended yet, so it is no part of `lint`.
-types: $(READY)
-	@$(BIN)/ty check --python $(VENV) flows tasks faceid_core data_contracts
+	@echo "Lint passed: ruff, lint-imports, ty, cfn-lint, yamllint."
 
 clean:
 	rm -rf $(VENV) work site .pytest_cache .ruff_cache .import_linter_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 # Of a list of problems a person reads the first; a message with a million of them stops terminals and logs.
@@ -117,7 +117,7 @@ class StoreRefused(StoreError):
 
 
 @contextmanager
-def as_configuration() -> Iterator[None]:
+def as_configuration() -> Generator[None]:
     """Before any work is done, a store that refuses us is a matter of configuration."""
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
@@ -63,7 +63,7 @@ RUNS: dict[str, RunContext] = {}
 
 
 @contextmanager
-def run_context(run: Run, make_executor: Callable[[], Executor]) -> Iterator[RunContext]:
+def run_context(run: Run, make_executor: Callable[[], Executor]) -> Generator[RunContext]:
     """Register an open run for a block.
 
     Afterwards its outcome reports are written, whatever ended the block, its lease is released, and its workers are
@@ -83,7 +83,7 @@ def run_context(run: Run, make_executor: Callable[[], Executor]) -> Iterator[Run
 
 
 @contextmanager
-def _closed_if_interrupted(run: Run) -> Iterator[None]:
+def _closed_if_interrupted(run: Run) -> Generator[None]:
     """Close the run if the block raises; release its lease in any case. Blocks may be nested."""
     try:
         yield
@@ -187,7 +187,7 @@ def close_outcome_reports(run: Run, ended: str) -> None:
 
 
 @contextmanager
-def executor_on_demand(make: Callable[[], Executor]) -> Iterator[Callable[[], Executor]]:
+def executor_on_demand(make: Callable[[], Executor]) -> Generator[Callable[[], Executor]]:
     """Yield a function that gives the run's one executor, made at the first call, closed at the end.
 
     Several threads may ask; one that comes while it is being made waits for it. The end waits for neither making nor

@@ -12,7 +12,7 @@ import io
 import json
 import struct
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
@@ -263,7 +263,7 @@ def _has_alpha(image: Image.Image) -> bool:
 def _is_seen_through(image: Image.Image) -> bool:
     # 16-bit grayscale loses its transparent gray level below.
     is_deep = image.mode.startswith("I")
-    return not is_deep and _has_alpha(image) and image.convert("RGBA").getextrema()[3][0] < 255
+    return not is_deep and _has_alpha(image) and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
 
 
 def _to_srgb(image: Image.Image) -> np.ndarray:
@@ -294,6 +294,7 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return cast(Image.Image, converted)  # None only where it works in place
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return image

@@ -26,9 +26,9 @@ class _Refused(Exception):
 class _Loader(yaml.SafeLoader):
     """A loader with bounded depth: the work of PyYAML for a token grows with the number of open levels."""
 
-    def fetch_flow_collection_start(self, kind: type) -> None:
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
         self._refuse_depth(self.flow_level)
-        super().fetch_flow_collection_start(kind)
+        super().fetch_flow_collection_start(TokenClass)
 
     def add_indent(self, column: int) -> bool:
         self._refuse_depth(len(self.indents))

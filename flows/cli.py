@@ -53,10 +53,10 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
             return None
-        module, attribute, sentence = COMMANDS[name]
+        module, attribute, sentence = COMMANDS[cmd_name]
         command = getattr(import_module(module), attribute)
         # The docstring goes on where the sentence ends.
         command.help = f"{sentence}\n\n{cleandoc(command.callback.__doc__ or '')}"

@@ -86,8 +86,14 @@ def describe_keys(config: NightlyConfig, keys: list[Key], *, width: int) -> Iter
 
 def _wrapped(text: str, width: int, *, first: int, others: int) -> list[str]:
     """Lines of a text, indented by so many columns."""
-    indents = {"initial_indent": " " * first, "subsequent_indent": " " * others}
-    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False, **indents)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * first,
+        subsequent_indent=" " * others,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _value(config: NightlyConfig, key: Key) -> Any:

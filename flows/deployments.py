@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
     return deployment.paused or any(not schedule.active for schedule in wanted)
 
 
-def _is_ours(schedule: Any, wanted: list[DeploymentScheduleCreate]) -> bool:
+def _is_ours(schedule: Any, wanted: Sequence[Any]) -> bool:
     # A schedule without a slug that equals that of --cron is taken for it.
     return schedule.slug == SCHEDULE or (
         schedule.slug is None and any(schedule.schedule == each.schedule for each in wanted)

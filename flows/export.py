@@ -54,7 +54,7 @@ class StepProgress:
     def __call__(self, name: str, done: int, total: int | None) -> None:
         """Show that so many steps of a task are done."""
         began = name != self._name
-        if began:
+        if began or self._task is None:
             self._name, self._task = name, self._bars.add_task(name, total=total)
         self._bars.update(self._task, completed=done)
         if self._console.is_terminal or not (began or time.monotonic() - self._last_line > LINE_SECONDS):
@@ -118,7 +118,7 @@ def write_textual_inversion(
         soft_wrap=True,
     )
     write_private(target, to_textual_inversion(made.tokens, token=token, notes=made.notes()))
-    if measured:
+    if reference is not None:
         subjects = {"native tokens": tokens, "exported file": made.tokens, "class word": tokens.class_word}
         with StepProgress(console) as progress:
             figures = measure(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from faceid_core.errors import ConfigurationError, FaceidError, StoreError
 from faceid_core.private import without_credentials
@@ -80,7 +81,7 @@ def _prefect(error: BaseException) -> FaceidError | None:
     return None
 
 
-def _http(error: BaseException) -> FaceidError | None:
+def _http(error: Any) -> FaceidError | None:
     if not _is(error, "httpx", "HTTPError", "InvalidURL"):
         return None
     from flows.prefect_health import refused, unreachable  # imports prefect

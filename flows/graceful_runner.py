@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from uuid import UUID
 
 import httpx
 from prefect.runner import Runner
@@ -117,7 +118,9 @@ class GracefulRunner(Runner):
             tracked = manager.flow_run_ids()
             passed = time.monotonic() - began
             for run_id in tracked - asked:
-                self._print_line("ending a run; it writes its outcome report first (Ctrl-C again ends it at once)")
+                self._print_line(
+                    "ending a run; it writes its outcome report first (Ctrl-C again ends it at once)"
+                )
                 self._signal(run_id, ProcessHandle.graceful_kill)
                 asked.add(run_id)
             if passed > STOP_SECONDS or self._signals > 1:
@@ -162,20 +165,23 @@ class GracefulRunner(Runner):
         manager = self._process_manager
         add, remove, kill = manager.add, manager.remove, manager.kill
 
-        async def add_and_remember(run_id, handle) -> None:
+        async def add_and_remember(flow_run_id: UUID, handle: ProcessHandle) -> None:
             handle.termination_scope = RunProcessGroup()
-            self._started.remember(run_id, handle.pid)
-            await add(run_id, handle)
+            if handle.pid is not None:
+                self._started.remember(flow_run_id, handle.pid)
+            await add(flow_run_id, handle)
 
-        async def remove_and_forget(run_id) -> None:
-            handle = manager.get(run_id)
+        async def remove_and_forget(flow_run_id: UUID) -> None:
+            handle = manager.get(flow_run_id)
             if handle is not None and handle.returncode == 0:  # it has reported its end itself
-                self._started.forget(run_id)
-            await remove(run_id)
+                self._started.forget(flow_run_id)
+            await remove(flow_run_id)
 
-        async def kill_patiently(run_id, grace_seconds: float = STOP_SECONDS, *, force: bool = False) -> None:
+        async def kill_patiently(
+            flow_run_id: UUID, grace_seconds: float = STOP_SECONDS, *, force: bool = False
+        ) -> None:
             # Cancelled from the UI: Prefect's half minute may be too short for a run's rows.
-            await kill(run_id, max(grace_seconds, STOP_SECONDS), force=force)
+            await kill(flow_run_id, max(grace_seconds, STOP_SECONDS), force=force)
 
         manager.add, manager.remove, manager.kill = add_and_remember, remove_and_forget, kill_patiently
         return self

@@ -24,7 +24,9 @@ from tasks.run_log import RunLogReporter
 class StudyRequest(Section):
     """A study of the method, and its size."""
 
-    study: Literal[tuple(studies())] = Field(description="The question; docs/studies has one page for each.")  # type: ignore[valid-type]
+    study: Literal[tuple(studies())] = Field(  # ty: ignore[invalid-type-form] - the studies have the names
+        description="The question; docs/studies has one page for each."
+    )
     people: int | None = Field(
         None, ge=2, le=64, description="How many held-out people. Empty: the study's own number."
     )
@@ -66,7 +68,9 @@ def evaluate_only(config: NightlyConfig) -> State:
 
 def _evaluate(config: NightlyConfig) -> State:
     """Run without training, under a name of its own, so that it is compared with evaluations only."""
-    return open_and_run(changed(config, {"name": "evaluate-only"}, source="evaluate-only"), evaluation_only=True)
+    return open_and_run(
+        changed(config, {"name": "evaluate-only"}, source="evaluate-only"), evaluation_only=True
+    )
 
 
 @flow(name="study", flow_run_name="study-{request.study}", persist_result=False)

@@ -3,7 +3,7 @@
 # No postponed annotations here: Prefect reads the flow's from a copy of the function that has no module.
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,7 +158,8 @@ def run_with_prefect(config: NightlyConfig, reporter: Reporter) -> tuple[Run, Fi
         if out_of_reach:
             return run, _run_without_prefect(context, out_of_reach)
         try:
-            state = nightly_opened(run.run_id, config, return_state=True)
+            # Prefect's overload has a keyword between the flow's own arguments, which ty does not match.
+            state = nightly_opened(run.run_id, config, return_state=True)  # ty: ignore[no-matching-overload]
         except Exception as error:  # Prefect's: what the flow itself raises is in its state
             if context.error is not None:
                 raise context.error from error
@@ -167,6 +168,7 @@ def run_with_prefect(config: NightlyConfig, reporter: Reporter) -> tuple[Run, Fi
             note_out_of_reach(run, "the flow's end", error)
     if context.finished is None:
         state.result()  # raises what ended the flow
+    assert context.finished is not None, "a flow that did not raise has finished the run"
     return run, context.finished
 
 
@@ -187,7 +189,9 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
     reporter = RunLogReporter(get_run_logger())
     scheduled = flow_run.get_scheduled_start_time()
     with show_store_wait() as waiting:
-        return open_run(config, reporter, run_suffix=suffix, scheduled=scheduled, report_wait=waiting, **opening)
+        return open_run(
+            config, reporter, run_suffix=suffix, scheduled=scheduled, report_wait=waiting, **opening
+        )
 
 
 def _without_people(error: Exception) -> str:
@@ -198,7 +202,7 @@ def _without_people(error: Exception) -> str:
 
 
 @contextmanager
-def _context_with_prefetch(run: Run) -> Iterator[RunContext]:
+def _context_with_prefetch(run: Run) -> Generator[RunContext]:
     """The run's context; looks the first stage up in the background, and starts the executor if it has work.
 
     Prefect's server and Ray take seconds each to start, so the second does not wait for the first. A flow that Prefect

@@ -60,11 +60,12 @@ def takes_config(*keys: str, without_file: Mapping[str, Any] | None = None) -> C
                 overrides = {**(without_file or {}), **overrides}
             return command(config=load_config(config_file, overrides), **values)
 
+        with_options: Callable = parse
         for key in reversed(chosen):
-            parse = _option(key, (without_file or {}).get(key.path, key.default))(parse)
+            with_options = _option(key, (without_file or {}).get(key.path, key.default))(with_options)
         for option in (_SET, _CONFIG):
-            parse = option(parse)
-        return parse
+            with_options = option(with_options)
+        return with_options
 
     return decorate
 

@@ -16,6 +16,8 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
+from typing import cast
+from uuid import UUID
 
 import click
 
@@ -169,12 +171,13 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     own = server is not None
     started = RunProcesses(OWN_SERVER if own else without_credentials(url))
     runner = GracefulRunner(started, click.echo, lambda: server is None or server.poll() is None)
-    numbers = []
+    numbers: list[UUID] = []
     with get_client(sync_client=True) as client:
         for deployment in deployments(config, cron):
             if keep_operator_changes(client, deployment):
                 click.echo(f"{deployment.name}: switched off on the server, and left off")
-            numbers.append(runner.add_deployment(deployment))
+            # Without an event loop it answers at once, not with a coroutine.
+            numbers.append(cast(UUID, runner.add_deployment(deployment)))
             pages = without_credentials(url).removesuffix("/api")
             click.echo(f"{deployment.name:<16} {pages}/deployments/deployment/{numbers[-1]}")
         for name in mark_crashed_runs(client, started, numbers, own=own):

@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 from faceid_core.outcomes import EXIT_INTERRUPTED
 
@@ -33,7 +35,7 @@ _slow_to_leave: list[str] = []
 def stopped_like_ctrl_c():
     """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does; an ignored signal stays ignored, as under nohup."""
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         as_ctrl_c = signal.getsignal(signal.SIGINT)
         if callable(as_ctrl_c):
             as_ctrl_c(signal.SIGINT, frame)
@@ -110,7 +112,7 @@ class _Watch:
             os.close(descriptor)
 
     def _end_in_time(self) -> None:
-        driving = sys.modules.get("faceid_core.nightly")  # where it is not loaded there is no run
+        driving: Any = sys.modules.get("faceid_core.nightly")  # where it is not loaded there is no run
         contexts = list(driving.RUNS.values()) if driving else []
         open_runs = [context.run for context in contexts if context.finished is None]
         arrived = time.monotonic() + ARRIVE_SECONDS

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayError
@@ -239,7 +239,7 @@ class RayPool:
             if not ready:
                 raise ActorLost(f"no progress for {self._stall_seconds:.0f} s")
             try:
-                yield ray.get(next(stream))
+                yield cast(Event, ray.get(next(stream)))
             except StopIteration:
                 return
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
@@ -25,7 +26,7 @@ WAITING = "WaitingForStore"
 def name_flow_run(run: Run) -> None:
     """Name the flow run after the run, now that its number of people is known."""
     try:
-        get_client(sync_client=True).update_flow_run(flow_run.get_id(), name=run_title(run))
+        get_client(sync_client=True).update_flow_run(UUID(flow_run.get_id()), name=run_title(run))
     except Exception as error:  # the run does not need a name
         get_run_logger().warning("run %s keeps its first name: %s", run.run_id, error)
 
@@ -50,7 +51,7 @@ class StoreWait:
 
 
 @contextmanager
-def show_store_wait() -> Iterator[StoreWait]:
+def show_store_wait() -> Generator[StoreWait]:
     """Yield a callback for a wait for the store; after the block the flow run's state is as before."""
     wait = StoreWait()
     try:
@@ -63,7 +64,7 @@ def show_store_wait() -> Iterator[StoreWait]:
 
 def _set_state(state: State) -> None:
     try:
-        get_client(sync_client=True).set_flow_run_state(flow_run.get_id(), state)
+        get_client(sync_client=True).set_flow_run_state(UUID(flow_run.get_id()), state)
     except Exception as error:  # the log says the same
         get_run_logger().info("the run's state does not show its wait for the store: %s", error)
 
@@ -74,7 +75,9 @@ def create_artifacts(run: Run, published: Published) -> None:
     Raises:
         Exception: Prefect or the store's tables failed.
     """
-    counts = ", ".join(f"{count} {name}" for name, count in tally(run.outcome_reports.values()).items() if count)
+    counts = ", ".join(
+        f"{count} {name}" for name, count in tally(run.outcome_reports.values()).items() if count
+    )
     create_link_artifact(
         link=report_address(run, published.index),
         link_text=f"Report of run {run.run_id}",
@@ -84,7 +87,9 @@ def create_artifacts(run: Run, published: Published) -> None:
     create_table_artifact(table=_outcomes(run), key="outcomes", description=f"Outcomes of run {run.run_id}")
     if published.figures:
         create_table_artifact(
-            table=published.figures, key="figures", description=f"Figures of run {run.run_id}"
+            table=[dict(row) for row in published.figures],
+            key="figures",
+            description=f"Figures of run {run.run_id}",
         )
     compared = compare_with_last_run(Tables(run.store), run.run_id)
     if compared is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import Counter
+from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -41,8 +42,10 @@ class ProgressReporter:
     def __enter__(self) -> ProgressReporter:
         self._run.reporter = self
         try:
-            self._artifact = create_progress_artifact(
-                0.0, key="progress", description=f"Run {self._run.run_id}"
+            # In a thread without an event loop it answers at once, not with a coroutine.
+            self._artifact = cast(
+                UUID,
+                create_progress_artifact(0.0, key="progress", description=f"Run {self._run.run_id}"),
             )
         except Exception as error:  # the run goes on without the artifact
             self._log.warning("run %s: no progress in Prefect: %s", self._run.run_id, error)

@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,7 +105,7 @@ def _no_cluster(address: str, setting: str, error: BaseException) -> Configurati
 
 
 @contextmanager
-def _without_message(text: str) -> Iterator[None]:
+def _without_message(text: str) -> Generator[None]:
     """Keep one of Ray's messages out of its log."""
 
     def others(record: logging.LogRecord) -> bool:

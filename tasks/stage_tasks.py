@@ -27,7 +27,7 @@ def _is_store_failure(_task: Any, _run: Any, state: State) -> bool:
 
 
 # For tasks that only read and write the store, and whose second attempt gives the same result.
-RETRIED = {
+RETRIED: dict[str, Any] = {
     "retries": STORE_RETRIES,
     "retry_delay_seconds": exponential_backoff(FIRST_DELAY_SECONDS),
     "retry_jitter_factor": 0.5,
@@ -58,7 +58,9 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
             key=f"outcomes-{stage}",
             description=f"Outcomes of {stage} {first} to {last} in run {run_id}",
         )
-    except Exception as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
+    except (
+        Exception
+    ) as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
         get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
     failed = sum(done.status == "failed" for done in dones)
     summary = {"works": len(dones), "failed": failed}

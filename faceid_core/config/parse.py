@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from faceid_core.errors import MOST_LISTED, ConfigurationError, listed
 from faceid_core.yaml_text import MOST_BYTES, read_yaml
@@ -114,7 +115,7 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     data[last] = value
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: ErrorDetails) -> str:
     """One validation problem as 'key: what is wrong; what would be right'."""
     parts = [str(part)[:60] for part in problem["loc"]]
     where = ".".join(parts) or "configuration"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Optional, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from .method import Method
 from .presets import PRESETS
@@ -17,18 +17,18 @@ def _optional_choices() -> dict[str, Any]:
     """Every field of Method with its limits, made optional: empty keeps the preset's value."""
     fields = {}
     for name, field in Method.model_fields.items():
-        kind = field.annotation
+        kind: Any = field.annotation
         for limit in field.metadata:
             kind = Annotated[kind, limit]
         value = getattr(PRESETS[DEFAULT_PRESET], name)
         usual = "empty" if value is None else value
         about = f"{field.description} The preset's value by default ({usual} in {DEFAULT_PRESET})."
-        fields[name] = (Optional[kind], Field(None, description=about))  # noqa: UP045 - a value, not an annotation
+        fields[name] = (kind | None, Field(None, description=about))
     return fields
 
 
 # Forms and `faceid config` show every choice of the method.
-MethodOverrides: type[BaseModel] = create_model(
+MethodOverrides = create_model(
     "MethodOverrides",
     __base__=Section,
     __doc__="Single choices that differ from the preset; leave empty to keep the preset's value.",
@@ -39,10 +39,10 @@ MethodOverrides: type[BaseModel] = create_model(
 class PersonalizeConfig(Section):
     """How the tokens of an identity are learned."""
 
-    preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] = Field(  # ty: ignore[invalid-type-form] - the table has the names
         DEFAULT_PRESET, description="Method: a row of the comparison table."
     )
-    method: MethodOverrides = Field(  # type: ignore[valid-type]
+    method: MethodOverrides = Field(  # ty: ignore[invalid-type-form] - a model with the fields of Method
         default_factory=MethodOverrides, description="Single choices that differ from the preset."
     )
     slots: int = Field(

@@ -10,7 +10,7 @@ from .method import Method
 
 # Learning rate, steps and samples per step of all: the best of the same trials, 1,000 samples a person, with the
 # miniature (docs/studies/tune.md). Rates are in units of the text encoder's embeddings: another base model wants its own.
-_LONG = {"steps": 200, "samples_per_step": 5}
+_LONG: dict[str, Any] = {"steps": 200, "samples_per_step": 5}
 _TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none", learning_rate=0.4)
 
 

@@ -354,6 +354,7 @@ class S3Config(Section):
         # The store's modules take 50 ms to import, which `--help` does without.
         from faceid_core.store.s3_settings import S3Settings
 
-        return S3Settings(
-            **{name: None if value == "" else value for name, value in self.model_dump().items()}
-        )
+        values: dict[str, Any] = {
+            name: None if value == "" else value for name, value in self.model_dump().items()
+        }
+        return S3Settings(**values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from faceid_core.weights.describe import MINIATURE, POOLING, Description, descri
 
 from .cpu_attention import SelfAttention, needs_float32
 from .parts import load_parts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 _DECODED_PIXELS = 2**21
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,16 +42,16 @@ class TextTower:
 
     name: str
     tokenizer: Any
-    model: torch.nn.Module
+    model: PreTrainedModel
     length: int
     width: int
     penultimate: bool = False
     pools: bool = False
 
     @property
-    def token_embedding(self) -> torch.nn.Module:
+    def token_embedding(self) -> torch.nn.Embedding:
         """The module that turns token ids into vectors."""
-        return self.model.get_input_embeddings()
+        return cast(torch.nn.Embedding, self.model.get_input_embeddings())
 
     def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Contexts [n, length, width] of token ids [n, length], and the pooled embedding [n, pooled width] if it pools.
@@ -123,11 +128,9 @@ class BaseModel:
         if mean is None and config.get("shift_factor") is None:
             return None
         channels = config.latent_channels
-        found = (
-            torch.tensor(mean if mean is not None else [config.shift_factor] * channels),
-            torch.tensor(deviation if deviation is not None else [1.0] * channels),
-        )
-        return tuple(each.view(1, -1, 1, 1).to(self.device) for each in found)
+        shift = torch.tensor(mean if mean is not None else [config.shift_factor] * channels)
+        scale = torch.tensor(deviation if deviation is not None else [1.0] * channels)
+        return shift.view(1, -1, 1, 1).to(self.device), scale.view(1, -1, 1, 1).to(self.device)
 
 
 def load_base_model(
@@ -196,7 +199,7 @@ def load_base_model(
     )
 
 
-def _freeze(model: torch.nn.Module, device: str) -> torch.nn.Module:
+def _freeze(model: Network, device: str) -> Network:
     return model.requires_grad_(False).eval().to(device)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from faceid_core.errors import MissingWeights
@@ -39,7 +39,7 @@ class Parts:
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    encoders: Mapping[str, torch.nn.Module]
+    encoders: Mapping[str, PreTrainedModel]
     tokenizers: Mapping[str, CLIPTokenizer]
     scheduler: DDPMScheduler
 
@@ -74,7 +74,7 @@ def load_parts(files: BaseFiles, about: Description, dtype: torch.dtype) -> Part
 
 def _from_checkpoint(
     checkpoint: Path, folder: Path, about: Description, dtype: torch.dtype
-) -> tuple[UNet2DConditionModel, AutoencoderKL, dict[str, torch.nn.Module]]:
+) -> tuple[UNet2DConditionModel, AutoencoderKL, dict[str, PreTrainedModel]]:
     """U-Net, VAE and text encoders of a checkpoint in the original layout, which the folder's configurations describe."""
     kind = StableDiffusionXLPipeline if about.pooled_width else StableDiffusionPipeline
     try:
@@ -92,7 +92,7 @@ def _from_checkpoint(
     return unet, pipe.vae, encoders
 
 
-def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> torch.nn.Module:
+def _load(kind: Any, folder: Path, part: str, stem: str, dtype: torch.dtype) -> Any:
     variant = weights_variant(folder, part, stem)
     try:
         return kind.from_pretrained(
@@ -108,7 +108,7 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def _no_bars() -> Generator[None]:
     """Without the libraries' progress bars, which would stand among a run's own lines."""
     shown = [
         each

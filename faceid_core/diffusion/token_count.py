@@ -93,7 +93,7 @@ def require_tokenizer(folder: Path) -> None:
         raise MissingWeights(f"no file tokenizer.json, nor vocab.json and merges.txt, in folder {folder}")
 
 
-def _vocabulary_and_merges(folder: Path) -> tuple[Mapping[str, int], list[tuple[str, str]]]:
+def _vocabulary_and_merges(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     require_tokenizer(folder)
     whole = folder / "tokenizer.json"
     if not whole.is_file():

@@ -13,6 +13,7 @@ from faceid_core.errors import Conflict
 from faceid_core.run.store_access import is_shared
 from faceid_core.store import FolderStore, ObjectStore, open_store
 from faceid_core.store.layout import check_secret, exists, read_layout
+from faceid_core.store.open import is_s3
 from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import VARIABLE, IdentitySecret, has_secret, secret_file
 
@@ -91,14 +92,14 @@ def examine_tables(store: ObjectStore) -> Finding:
     scratch = f"{PREFIX}/{uuid.uuid4().hex}"
     mark, began = uuid.uuid4().hex, time.perf_counter()
     try:
-        options = storage_options(store) if hasattr(store, "address") else None
+        options = storage_options(store) if is_s3(store) else None
         address = table_address(store, scratch)
         write_deltalake(address, pa.table({"mark": [mark]}), storage_options=options)
         back = DeltaTable(address, storage_options=options).to_pyarrow_table()["mark"].to_pylist()
         seen = [info.name for info in store.list(f"{scratch}/_delta_log/")]
     except (DeltaError, OSError) as error:
         advice = "see the service's message"
-        if hasattr(store, "address"):
+        if is_s3(store):
             from faceid_core.store.s3_advice import advise_words
 
             advice = advise_words(in_one_line(error)).text
@@ -145,7 +146,8 @@ def _race_create(store: ObjectStore, name: str) -> Finding:
         winners = [who for who, won in enumerate(wins) if won]
         if len(winners) != 1 or store.get(target) != b"%d" % winners[0]:
             return _unsafe(
-                "create if absent", f"{len(winners)} of {RACERS} writers of one name got the answer that they won"
+                "create if absent",
+                f"{len(winners)} of {RACERS} writers of one name got the answer that they won",
             )
     return Finding("store: create if absent", "ok", f"{ROUNDS} races of {RACERS} writers, one winner each")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextConfig, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
@@ -71,7 +72,7 @@ class ClipScorer:
 
     def _unit(self, found: list) -> np.ndarray:
         if not found:
-            return np.empty((0, self._model.config.projection_dim), np.float32)
+            return np.empty((0, int(self._model.config.projection_dim or 0)), np.float32)
         vectors = torch.cat([each.pooler_output for each in found]).float()  # [n, d]
         return torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
 
@@ -104,7 +105,7 @@ def load_clip(name: str, folder: str | Path, *, device: str = "cpu") -> ClipScor
         if shows_bars:
             transformers_logging.enable_progress_bar()
     # The folder of a model that was saved apart from its tokenizer may leave its length open.
-    tokenizer.model_max_length = model.config.text_config.max_position_embeddings
+    tokenizer.model_max_length = cast(CLIPTextConfig, model.config.text_config).max_position_embeddings
     return ClipScorer(name, model.requires_grad_(False).eval().to(device), tokenizer, processor)
 
 

@@ -43,7 +43,7 @@ class DeepFaceDetector:
         ConfigurationError: for a name that is not in `DETECTOR_FILES`, or whose Python package is missing.
     """
 
-    version = VERSIONS["detector"]
+    version = str(VERSIONS["detector"])
 
     def __init__(self, model: str = "opencv", files: Sequence[Path] | None = None):
         self.weight_files = detector_files(model) if files is None else tuple(files)

@@ -63,7 +63,7 @@ def read_regions(client: Any, picture: np.ndarray) -> list[Found]:
         given = {ours: getattr(region, theirs, None) for theirs, ours in names.items()}
         # Whole pixels name pixels, whose center lies half a pixel further.
         points = {name: (float(p[0]) + 0.5, float(p[1]) + 0.5) for name, p in given.items() if p is not None}
-        box = tuple(float(value) for value in (region.x, region.y, region.w, region.h))
+        box = (float(region.x), float(region.y), float(region.w), float(region.h))
         found.append(Found(box, float(region.confidence or 0.0), points))
     return found
 
@@ -114,10 +114,8 @@ def read_dlib(client: Any, picture: np.ndarray) -> list[Found]:
         for side in ("left", "right"):
             outer, inner = corners[f"{side}_eye_outer"], corners[f"{side}_eye_inner"]
             points[f"{side}_eye"] = ((outer[0] + inner[0]) / 2, (outer[1] + inner[1]) / 2)
-        box = tuple(
-            float(value)
-            for value in (rectangle.left(), rectangle.top(), rectangle.width(), rectangle.height())
-        )
+        x, y = float(rectangle.left()), float(rectangle.top())
+        box = (x, y, float(rectangle.width()), float(rectangle.height()))
         found.append(Found(box, float(score), points))
     return found
 
@@ -129,7 +127,8 @@ def read_mtcnn(client: Any, picture: np.ndarray) -> list[Found]:
         points = {
             name: (float(x), float(y)) for name, (x, y) in one["keypoints"].items() if name in FIVE_POINTS
         }
-        found.append(Found(tuple(float(v) for v in one["box"]), float(one["confidence"]), points))
+        x, y, width, height = (float(value) for value in one["box"])
+        found.append(Found((x, y, width, height), float(one["confidence"]), points))
     return found
 
 

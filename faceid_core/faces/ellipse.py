@@ -32,7 +32,7 @@ class EllipseParser:
     """Labels skin, hair, eyes, brows and mouth by geometry alone; hair reaches to the ears' height only."""
 
     name = "ellipse"
-    version = VERSIONS["ellipse"]
+    version = str(VERSIONS["ellipse"])
     approximate = True
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:

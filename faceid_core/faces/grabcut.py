@@ -36,7 +36,7 @@ class GrabCutParser:
     """
 
     name = "grabcut"
-    version = VERSIONS["grabcut"]
+    version = str(VERSIONS["grabcut"])
     approximate = True
 
     def parse(self, crops: Sequence[np.ndarray], faces: Sequence[Face] | None = None) -> np.ndarray:

@@ -48,7 +48,7 @@ class SegFormerParser:
         ConfigurationError: the folder holds another kind of model, or a label that has no meaning here.
     """
 
-    version = VERSIONS["segformer"]
+    version = str(VERSIONS["segformer"])
     approximate = False
 
     def __init__(self, source: str, folder: Path, *, device: str = "cpu"):
@@ -126,9 +126,10 @@ def _load(folder: Path, source: str) -> Any:
 
     logging.disable_progress_bar()
     try:
-        model, found = SegformerForSemanticSegmentation.from_pretrained(
+        loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+        model, found = loaded  # a pair on this request, which its annotation leaves out
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"face parser {source} cannot be loaded: {error}") from error
     if found["missing_keys"]:

@@ -10,7 +10,7 @@ with other prompts, such as the negative one, are left as they are. Afterwards t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from .tokens import IdentityTokens
 @contextmanager
 def applied(
     pipe: Any, subject: Subject, *, use: IdentityUse = WHOLE, base_digest: str = ""
-) -> Iterator[AppliedIdentity]:
+) -> Generator[AppliedIdentity]:
     """Let a diffusers pipeline draw a person while the context lasts.
 
     Args:
@@ -87,7 +87,7 @@ class AppliedIdentity:
         return arguments
 
     @contextmanager
-    def hooked(self, network: torch.nn.Module) -> Iterator[None]:
+    def hooked(self, network: torch.nn.Module) -> Generator[None]:
         """While it lasts, calls of a U-Net or ControlNet read the person where their prompt is the person's."""
         staged, patches = StagedUNet(network), ExitStack()
 
@@ -101,7 +101,7 @@ class AppliedIdentity:
                 hit = _rows_of(encoded, known.states[0, 1])  # bool [b]
                 keys = _replaced(keys, hit, known.states[stage, 0])
                 values = _replaced(values, hit, known.states[stage, 1])
-                if pooled is not None:
+                if pooled is not None and known.pooled is not None:
                     pooled = _replaced(pooled, hit, known.pooled[stage, 1])
             if keys is encoded:
                 return None

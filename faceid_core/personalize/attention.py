@@ -7,13 +7,15 @@ prompts and people. docs/design/personalization.md says why the U-Net's own argu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from math import isqrt
 from typing import Any, Protocol
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch.nn import functional as F
 
@@ -55,7 +57,7 @@ class Recorder(Protocol):
 class StagedUNet:
     """A U-Net called with staged contexts. Outside of `predict` and `patched` the U-Net has its own processors."""
 
-    def __init__(self, unet: torch.nn.Module, sizes: Sequence[int] | None = None):
+    def __init__(self, unet: UNet2DConditionModel, sizes: Sequence[int] | None = None):
         """Find the cross-attention layers.
 
         Args:
@@ -134,6 +136,7 @@ class StagedUNet:
         added = None
         if self._sizes is not None:
             sizes = self._sizes.expand(len(latents), -1) if sizes is None else sizes
+            assert projected.pooled is not None, "contexts of SDXL's encoders have pooled embeddings"
             added = {
                 "text_embeds": projected.pooled.index_select(0, rows),  # [b, pooled width]
                 "time_ids": sizes.to(latents.device, latents.dtype),  # [b, 6]
@@ -152,7 +155,7 @@ class StagedUNet:
     @contextmanager
     def patched(
         self, projected: ProjectedContexts, rows: torch.Tensor, recorders: tuple[Recorder, ...] = ()
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """While it lasts, every cross-attention layer reads the rows' keys and values; arguments as of `predict`."""
         own = {name: layer.processor for name, layer in self.layers.items()}
         self._rows, self._projected, self._recorders = rows, projected, recorders
@@ -167,6 +170,7 @@ class StagedUNet:
 
     def attend(self, layer: str, query: torch.Tensor) -> torch.Tensor:
         """Attention of one layer's queries [b, heads, pixels, d] to its samples' contexts; the same shape."""
+        assert self._rows is not None, "a layer is patched only while there are rows"
         kv = self._projected.layers[layer]
         keys = kv.keys.index_select(0, self._rows)  # [b, heads, length, d]
         values = kv.values.index_select(0, self._rows)  # [b, heads, length, d]
@@ -205,10 +209,8 @@ def concatenate_projected(parts: Sequence[ProjectedContexts]) -> ProjectedContex
         )
         for name in parts[0].layers
     }
-    pooled = None
-    if parts[0].pooled is not None:
-        pooled = torch.cat([each.pooled for each in parts])
-    return ProjectedContexts(layers, pooled)
+    pooled = [each.pooled for each in parts if each.pooled is not None]
+    return ProjectedContexts(layers, torch.cat(pooled) if pooled else None)
 
 
 def attention_scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -255,10 +257,11 @@ class AttentionRecorder:
     def maps(self) -> torch.Tensor:
         """The mean over layers and calls, float32 [r, s, s] at the largest map's side s."""
         largest = max(self.sums)
-        total = sum(
+        resized = (
             F.interpolate(maps[:, None], size=(largest, largest), mode="bilinear", align_corners=False)[:, 0]
             for maps in self.sums.values()
         )
+        total = reduce(torch.add, resized)
         return total / sum(self.counts.values())
 
 

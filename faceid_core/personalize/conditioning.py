@@ -6,7 +6,7 @@ encoder's token embedding, so that gradients reach the vectors and nothing of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,8 +22,15 @@ from .prompts import fill, split_prompt, split_several
 class TextEncoders(Protocol):
     """What encoding needs of a base model: its text encoders, and the device on which it computes."""
 
-    towers: Mapping[str, TextTower]
-    device: torch.device
+    @property
+    def towers(self) -> Mapping[str, TextTower]:
+        """Text encoder's name -> the encoder with its tokenizer."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where contexts are computed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -243,18 +250,18 @@ def join_encoders(encoded: Sequence[Contexts]) -> Contexts:
 
 def stacked(contexts: Sequence[Contexts]) -> Contexts:
     """Several contexts along a new first dimension."""
-    pooled = None if contexts[0].pooled is None else torch.stack([each.pooled for each in contexts])
-    return Contexts(torch.stack([each.states for each in contexts]), pooled)
+    pooled = [each.pooled for each in contexts if each.pooled is not None]
+    return Contexts(torch.stack([each.states for each in contexts]), torch.stack(pooled) if pooled else None)
 
 
 def concatenated(contexts: Sequence[Contexts]) -> Contexts:
     """Several contexts along their first dimension."""
-    pooled = None if contexts[0].pooled is None else torch.cat([each.pooled for each in contexts])
-    return Contexts(torch.cat([each.states for each in contexts]), pooled)
+    pooled = [each.pooled for each in contexts if each.pooled is not None]
+    return Contexts(torch.cat([each.states for each in contexts]), torch.cat(pooled) if pooled else None)
 
 
 @contextmanager
-def _substituted(tower: TextTower, vectors: torch.Tensor, first: int, last: int) -> Iterator[None]:
+def _substituted(tower: TextTower, vectors: torch.Tensor, first: int, last: int) -> Generator[None]:
     """While it lasts, the token embedding gives the vectors at positions first to last - 1."""
 
     def substitute(_module: torch.nn.Module, _inputs: tuple, embedded: torch.Tensor) -> torch.Tensor:

@@ -198,6 +198,6 @@ def _blended(plain: Contexts, contexts: Contexts, shares: torch.Tensor) -> Conte
         return torch.lerp(word.expand_as(person), person, weight)
 
     pooled = None
-    if contexts.pooled is not None:
+    if plain.pooled is not None and contexts.pooled is not None:
         pooled = blend(plain.pooled, contexts.pooled)
     return Contexts(blend(plain.states, contexts.states), pooled)

@@ -261,7 +261,7 @@ class _Trainer:
         began = time.perf_counter()
         method = self.method
         # A slot may have all its steps already: it took the last one before the memory ran out in another's update.
-        taken = [index for index, slot in enumerate(slots) if slot and slot.step < method.steps]
+        taken = {index: slot for index, slot in enumerate(slots) if slot and slot.step < method.steps}
         if not taken:
             return {}
         leaves = self.objective.leaves(slots)  # text encoder -> [slots, stages, kv, vectors, width]
@@ -269,13 +269,14 @@ class _Trainer:
         total = loss_diffusion + method.attention_weight * loss_attention  # L: [slots]
         scale = _HALF_SCALE if self.base.dtype == torch.float16 else 1.0
         # A sum, not a mean: a person's gradient must not depend on how many others there are.
-        (scale * total[taken].sum()).backward()
+        summed = scale * total[list(taken)].sum()
+        gradients_of_all = dict(zip(leaves, torch.autograd.grad(summed, list(leaves.values())), strict=True))
         losses = torch.stack([loss_diffusion, loss_attention]).detach().tolist()
 
         faults = {}
-        for index in taken:
-            slot, l_diffusion, l_attention = slots[index], losses[0][index], losses[1][index]
-            gradients = {name: leaf.grad[index] / scale for name, leaf in leaves.items()}
+        for index, slot in taken.items():
+            l_diffusion, l_attention = losses[0][index], losses[1][index]
+            gradients = {name: each[index] / scale for name, each in gradients_of_all.items()}
             if fault := step_fault(l_diffusion, l_attention, gradients):
                 faults[index] = fault
                 continue
@@ -291,10 +292,10 @@ class _Trainer:
             if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.vocabulary):
                 faults[index] = fault
         share = (time.perf_counter() - began) / len(taken)
-        for index in taken:
-            slots[index].seconds += share
-            if slots[index].curve:
-                slots[index].curve[-1]["seconds"] = slots[index].seconds
+        for slot in taken.values():
+            slot.seconds += share
+            if slot.curve:
+                slot.curve[-1]["seconds"] = slot.seconds
         return faults
 
     def _update(self, slot: Slot, gradients: dict[str, torch.Tensor]) -> None:

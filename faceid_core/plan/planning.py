@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -85,7 +85,7 @@ def plan_run(config: NightlyConfig) -> RunPlan:
 
 
 @contextmanager
-def _garbage_collector_off() -> Iterator[None]:
+def _garbage_collector_off() -> Generator[None]:
     """Disable the garbage collector.
 
     Planning allocates millions of small acyclic objects, and collection would double its time.

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -127,7 +127,9 @@ def check_photos(
             yield _check_alone(person, settings)
 
 
-def _check_in_pool(waiting: deque[Identity], settings: CheckSettings, jobs: int) -> Iterator[CheckedPhoto]:
+def _check_in_pool(
+    waiting: deque[Identity], settings: CheckSettings, jobs: int
+) -> Generator[CheckedPhoto, None, list[Identity]]:
     """Work through `waiting`; return the identities that were under way when a process died."""
     flying: dict[Future, Identity] = {}
     with _pool(settings, jobs) as pool:
@@ -238,16 +240,17 @@ class _Worker:
 
     def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
         """A subject that the user pointed at: no face is looked for."""
-        limits = {"max_bytes": self.limits.max_bytes, "max_pixels": self.limits.max_pixels}
-        mask = None
+        limits, mask = self.limits, None
+        most_bytes, most_pixels = limits.max_bytes, limits.max_pixels
         if person.subject_mask:
-            mask = read_subject_mask(self.source.read(mask_of(person)), **limits)
+            drawn = self.source.read(mask_of(person))
+            mask = read_subject_mask(drawn, max_bytes=most_bytes, max_pixels=most_pixels)
         cut = cut_subject(
-            photos.decode(data, **limits),
+            photos.decode(data, max_bytes=most_bytes, max_pixels=most_pixels),
             box=person.subject_box,
             mask=mask,
             crop_pixels=self.settings.size,
-            least_pixels=self.limits.min_face_pixels,
+            least_pixels=limits.min_face_pixels,
         )
         shown = overlay_mask(cut.crop, cut.inside.astype(np.float32))
         share = {"photo_share": cut.valid.mean(), "mask_share": cut.inside.mean()}

@@ -109,7 +109,12 @@ def _row(one: CheckedPhoto) -> dict[str, Any]:
 
 
 def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    types: dict[type, pa.DataType] = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+    }
     schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
     columns = {
         name: [None if row[name] is None else COLUMNS[name](row[name]) for row in rows] for name in COLUMNS

@@ -96,7 +96,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _row(
-    name: str, now: float | None, before: float | None, difference: float | None, people: int | None
+    name: str, now: float | None, before: float | None, difference: float | None, people: int | str
 ) -> dict:
     shown = {"this run": now, "last run": before, "difference": difference}
     return {

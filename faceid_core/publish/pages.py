@@ -27,6 +27,7 @@ from faceid_core.store.cache import refuse_erased
 from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
+from faceid_core.store.open import is_s3
 from faceid_core.tables import Tables
 
 PAGE_VERSION = 5
@@ -79,12 +80,13 @@ def report_address(run: Run, index: str) -> str:
     base = run.config.run.report_url
     if base:
         return f"{base.rstrip('/')}/{quote(index)}"
-    if not run.store.url.startswith("s3://"):
-        return (folder_of(run.store.url).absolute() / index).as_uri()
-    if not run.store.on_aws:
-        return f"{run.store.url.rstrip('/')}/{index}"
-    name = urlencode({"prefix": run.store.address.start + index})
-    return f"https://s3.console.aws.amazon.com/s3/object/{run.store.bucket}?{name}"
+    store = run.store
+    if not is_s3(store):
+        return (folder_of(store.url).absolute() / index).as_uri()
+    if not store.on_aws:
+        return f"{store.url.rstrip('/')}/{index}"
+    name = urlencode({"prefix": store.address.start + index})
+    return f"https://s3.console.aws.amazon.com/s3/object/{store.bucket}?{name}"
 
 
 def _write_page(run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:

@@ -19,7 +19,9 @@ def identity_rows(run: Run, published: Published) -> list[dict]:
     rows = []
     for outcome_report in run.outcome_reports.values():
         figures = by_key.get(outcome_report.identity_key, {})
-        outcome = str(outcome_report.outcome) + (f" ({outcome_report.reason})" if outcome_report.reason else "")
+        outcome = str(outcome_report.outcome) + (
+            f" ({outcome_report.reason})" if outcome_report.reason else ""
+        )
         outcome += ", weak" if outcome_report.weak else ""
         rows.append(
             {
@@ -91,5 +93,5 @@ def end_message(run: Run, published: Published) -> str:
     return "; ".join([published.sentence, *parts])
 
 
-def _chosen(figures: dict) -> dict:
+def _chosen(figures: Mapping) -> dict:
     return {name: figures.get(name) for name in FIGURES}

@@ -20,11 +20,10 @@ class Figure:
 
     def text(self, row: Mapping | None) -> str:
         """The value of a summary row, with its interval if it has one."""
-        value = None if row is None else row.get(self.column)
-        if value is None:
+        if row is None or (value := row.get(self.column)) is None:
             return DASH
         text = number(value, percent=self.percent)
-        low, high = row.get(f"{self.column}_low"), row.get(f"{self.column}_high")  # type: ignore[union-attr]
+        low, high = row.get(f"{self.column}_low"), row.get(f"{self.column}_high")
         if not self.has_interval or low is None or high is None:
             return text
         return f"{text} [{number(low, percent=self.percent)}, {number(high, percent=self.percent)}]"

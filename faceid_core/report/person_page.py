@@ -199,7 +199,7 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
         words = ""
     else:
         words = identity.detail or DASH if identity.value is None else number(identity.value)
-    asked = concepts is not None and concepts.value is not None
+    asked = None if concepts is None or concepts.value is None else concepts
     named = [
         f"{metric.removeprefix('concepts:')}: {found.detail or 'none'}"
         for (prompt_id, seed, metric), found in values.items()
@@ -209,8 +209,8 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
         "uri": data_uri(row.image, most_pixels=224),
         "seed": row.seed,
         "identity": words,
-        "correct": bool(concepts.value) if asked else None,  # type: ignore[union-attr]
-        "missed": concepts.detail.removeprefix("missed ") if asked else "",  # type: ignore[union-attr]
+        "correct": None if asked is None else bool(asked.value),
+        "missed": "" if asked is None else asked.detail.removeprefix("missed "),
         "detail": f"seed {row.seed}"
         + (f"; named {', '.join(named)}" if named else "")
         + (f"; of the photo: {leakage.detail}" if leakage is not None and leakage.value else ""),

@@ -170,9 +170,9 @@ def _point(frame: _Frame, row: Mapping, link: str | None) -> Markup:
         )
     ]
     if kind == "person":
-        ends = [row.get(f"identity_similarity{end}") for end in ("_low", "_high")]
-        if None not in ends:
-            (_, y0), (_, y1) = (frame.at(frame.x[0], value) for value in ends)
+        low, high = (row.get(f"identity_similarity{end}") for end in ("_low", "_high"))
+        if low is not None and high is not None:
+            (_, y0), (_, y1) = (frame.at(frame.x[0], value) for value in (low, high))
             parts.append(svg.line(x, y0, x, y1, "whisker"))
     parts.append(svg.element("circle", cx=x, cy=y, r={"person": 6, "class_word": 6, "named": 4}[kind]))
     group = svg.element("g", *parts, _class=f"point {kind}")

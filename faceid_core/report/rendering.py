@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from statistics import fmean
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,7 +22,9 @@ def _engine() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    engine.globals.update(number=number, duration=duration, figures=BY_COLUMN)
+    # jinja2 annotates the mapping by what it puts there itself.
+    shared = cast(dict[str, Any], engine.globals)
+    shared.update(number=number, duration=duration, figures=BY_COLUMN)
     return engine
 
 

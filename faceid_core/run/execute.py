@@ -114,8 +114,12 @@ def _put_photos(run: Run, works: Sequence[Work]) -> tuple[list[Work], list[Done]
             put_photo(run, run.subjects[work.subject])
             ready.append(work)
         except PhotoRejected as rejection:
-            figures = {"value": rejection.value, "threshold": rejection.threshold}
-            outcomes.append(Done(work, "rejected", rejection.reason, rejection.sentence, **figures))
+            outcomes.append(
+                Done(
+                    work, "rejected", rejection.reason, rejection.sentence,
+                    value=rejection.value, threshold=rejection.threshold,
+                )
+            )  # fmt: skip
         except IdentityErased as error:
             outcomes.append(Done(work, "refused", "erased", str(error)))
         except StoreError as error:
@@ -211,7 +215,9 @@ class _Repair:
             if manifest is not None:
                 cache.quarantine(manifest, "a consumer found an output damaged")
             stage = pipeline_stage(source.stage)
-            producer = next((w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None)
+            producer = next(
+                (w for w in plan_works(run.plan, stage, owner) if w.call.key == source.stage_key), None
+            )
             if producer is None:
                 return f"{source.stage} was planned otherwise meanwhile; run again"
             settled = run.settle(stage, self._until_whole(stage, self._execute(producer)))

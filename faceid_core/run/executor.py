@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -48,7 +48,7 @@ class WorkerClock:
         self._ready, self._busy = time.monotonic(), 0.0
 
     @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> Generator[None]:
         """Count the time of a block as work."""
         began = time.monotonic()
         try:
@@ -64,13 +64,12 @@ class WorkerClock:
 
 
 class Executor(Protocol):
-    """Runs works of one stage on workers; its maker closes it.
+    """Runs works of one stage on workers; its maker closes it."""
 
-    Attributes:
-        overlaps: whether works of the next stage can run beside those of this one; they do if `on_done` returns any.
-    """
-
-    overlaps: bool
+    @property
+    def overlaps(self) -> bool:
+        """Whether works of the next stage can run beside those of this one; they do if `on_done` returns any."""
+        ...
 
     def execute(
         self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop

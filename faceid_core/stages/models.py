@@ -153,8 +153,9 @@ class Models:
         from faceid_core.diffusion.base import load_base_model
 
         model = self._planned(BASE)
+        folder, *checkpoint = model.paths
         return load_base_model(
-            BaseFiles(model.name, *model.paths),
+            BaseFiles(model.name, folder, checkpoint[0] if checkpoint else None),
             device=self.device,
             precision=self.settings.precision,
             digest=model.digest,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _FIRST_READ_BYTES = 65_536
 
 
 @contextmanager
-def opened(root: Path, parts: Sequence[str], *, to_read: bool = False) -> Iterator[int]:
+def opened(root: Path, parts: Sequence[str], *, to_read: bool = False) -> Generator[int]:
     """A descriptor of a folder below the root, in which names are looked up with `dir_fd`.
 
     Args:
@@ -59,7 +59,7 @@ def _open(root: Path, parts: Sequence[str], flags: int) -> int:
 
 
 @contextmanager
-def entered(folder: int, name: str) -> Iterator[int]:
+def entered(folder: int, name: str) -> Generator[int]:
     """A descriptor of a folder in an open folder, to read. Raises OSError as `opened` does."""
     below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
     try:
@@ -69,7 +69,7 @@ def entered(folder: int, name: str) -> Iterator[int]:
 
 
 @contextmanager
-def made(root: Path, parts: Sequence[str]) -> Iterator[int]:
+def made(root: Path, parts: Sequence[str]) -> Generator[int]:
     """As `opened`, to read; folders that are absent are made for the owner only, and survive a power cut.
 
     Raises:

@@ -28,7 +28,7 @@ def lock_file(file: IO | int, what: str, *, seconds: float, path: Path | None = 
     Raises:
         StoreError: another process or thread held it for so long.
     """
-    name = path or file.name
+    name = path or getattr(file, "name", file)
     began, pause, told = time.monotonic(), 0.0005, False
     while True:
         try:

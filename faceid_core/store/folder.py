@@ -7,7 +7,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -118,7 +118,7 @@ class FolderStore:
         if links:
             raise LinkInStore(links, str(self.root))
 
-    def links(self, prefix: str = "") -> list[str]:
+    def links(self, prefix: str = "") -> Sequence[str]:
         """The symbolic links at and below a folder, and on the way to it; no operation of the store follows one.
 
         Args:
@@ -231,7 +231,9 @@ class FolderStore:
             f"cannot {verb} {name} in {self.url}: {reason}; check space, permissions and the disk"
         )
 
-    def _walk(self, folder: int, above: str, prefix: str, links: list[str]) -> Iterator[ObjectInfo]:
+    def _walk(
+        self, folder: int, above: str, prefix: str, links: MutableSequence[str]
+    ) -> Iterator[ObjectInfo]:
         """The objects below an open folder; the names of links are added to `links`."""
         with os.scandir(folder) as scanned:
             entries = list(scanned)
@@ -262,7 +264,7 @@ class FolderStore:
                     links.append(name.rstrip("/"))
 
     @contextmanager
-    def _written(self, data: bytes) -> Iterator[tuple[int, str]]:
+    def _written(self, data: bytes) -> Generator[tuple[int, str]]:
         """A temporary file that holds `data` durably: the descriptor of its folder, and its name there."""
         temporary = f"{os.getpid()}-{uuid.uuid4().hex}"
         with beneath.made(self.root, (RESERVED,)) as private:
@@ -305,7 +307,7 @@ class FolderStore:
             self._people_are_closed = True
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Generator[None]:
         """Exclusive among processes and threads; the system frees a dead holder's lock."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         with beneath.made(self.root, (RESERVED, "locks")) as folder:

@@ -110,7 +110,7 @@ class RunLease:
                         return lease
                     time.sleep(_AFTER_A_LOST_RACE_SECONDS)
                     continue
-                other = seen.record
+                other = seen.holder
                 if on_busy == "share":
                     return cls._beside(store, run_id, ttl)
                 if on_busy == "refuse" and seen.state is LeaseState.HELD:
@@ -172,7 +172,7 @@ class RunLease:
         seen = lease._look(watch or LeaseWatch())
         free = seen.state in (LeaseState.FREE, LeaseState.OVERDUE)
         # One that this process could neither use nor drop, because the store failed, would hold it up for a ttl.
-        if not (free or lease._is_of_this_process(seen.record)) or not lease._take(seen.etag):
+        if not (free or lease._is_of_this_process(seen.holder)) or not lease._take(seen.etag):
             return None
         lease._thread.start()
         return lease
@@ -318,9 +318,9 @@ def running_runs(
         for name in names:
             seen = RunLease.look(store, name, watch)
             if seen.state is LeaseState.HELD:
-                found.append(seen.record.run_id)
+                found.append(seen.holder.run_id)
             elif seen.in_doubt:
-                in_doubt.append((name, seen.record))
+                in_doubt.append((name, seen.holder))
         if not wait:
             return found + [record.run_id for _, record in in_doubt]
         if in_doubt:
@@ -340,7 +340,7 @@ def running_runs(
 def waiting_runs(store: ObjectStore) -> list[LeaseRecord]:
     """The runs that wait for the store, as far as their records tell."""
     looks = [RunLease.look(store, info.name) for info in list(store.list(_QUEUE))]
-    return [seen.record for seen in looks if seen.state in (LeaseState.HELD, LeaseState.AHEAD)]
+    return [seen.holder for seen in looks if seen.state in (LeaseState.HELD, LeaseState.AHEAD)]
 
 
 def abandoned_leases(store: ObjectStore, watch: LeaseWatch | None = None) -> list[ObjectInfo]:

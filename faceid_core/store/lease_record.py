@@ -201,6 +201,12 @@ class Look:
     state: LeaseState
 
     @property
+    def holder(self) -> LeaseRecord:
+        """The record of a lease that is not free."""
+        assert self.record is not None, "a lease without a record is free"
+        return self.record
+
+    @property
     def in_doubt(self) -> bool:
         """Whether only watching can tell if the holder is alive; such a look has a record."""
         return self.state in (LeaseState.OVERDUE, LeaseState.AHEAD)

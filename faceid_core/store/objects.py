@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class ObjectStore(Protocol):
         """Every object whose name starts with `prefix` (any string, as on S3), in the order of the names."""
         ...
 
-    def links(self, prefix: str = "") -> list[str]:
+    def links(self, prefix: str = "") -> Sequence[str]:
         """Symbolic links at and below a folder's name, which no operation follows: each raises LinkInStore there.
 
         A listing that meets one raises it after everything else was listed. S3 has none.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeGuard
+
 from .folder import FolderStore
 from .objects import ObjectStore
 from .s3_settings import S3Settings
+
+if TYPE_CHECKING:
+    from .s3 import S3Store
 
 
 def open_store(url: str, s3: S3Settings | None = None) -> ObjectStore:
@@ -26,3 +31,13 @@ def open_store(url: str, s3: S3Settings | None = None) -> ObjectStore:
 
         return S3Store(url, s3)
     return FolderStore(url)
+
+
+def is_s3(store: ObjectStore) -> TypeGuard[S3Store]:
+    """Whether a store lies in a bucket, as its address tells: boto3 is not imported for it."""
+    return store.url.startswith("s3://")
+
+
+def is_folder(store: ObjectStore) -> TypeGuard[FolderStore]:
+    """Whether a store lies in a folder, as its address tells."""
+    return not is_s3(store)

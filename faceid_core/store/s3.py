@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,6 +112,7 @@ class S3Store:
         """
         if self._last is None:
             any(self.list("store.json"))
+        assert self._last is not None, "the listing's request was noted"
         url, region = self._last
         parts = urlsplit(url)
         by_path = not (parts.hostname or "").lower().startswith(f"{self.bucket.lower()}.")
@@ -223,8 +224,8 @@ class S3Store:
                     name = row["Key"][len(start) :]
                     yield ObjectInfo(name, row["Size"], row["ETag"], row["LastModified"].timestamp())
 
-    def links(self, prefix: str = "") -> list[str]:
-        return []
+    def links(self, prefix: str = "") -> Sequence[str]:
+        return ()
 
     def delete(self, name: str) -> None:
         with self._explained("delete", name):
@@ -337,7 +338,7 @@ class S3Store:
         return request()
 
     @contextmanager
-    def _explained(self, verb: str, name: str, *, denied: str = "") -> Iterator[None]:
+    def _explained(self, verb: str, name: str, *, denied: str = "") -> Generator[None]:
         """Turn boto3's errors into the store's: what could not be done to which object, why, and what to change."""
         try:
             yield

@@ -106,8 +106,7 @@ class S3Address:
 def unfit_for_tables(store) -> str | None:
     """Why a run's rows would land elsewhere than the store, or nowhere, and what to do; None where they would not."""
     address: S3Address | None = getattr(store, "address", None)
-    fault = address.fault_for_tables if address else None
-    if fault is None:
+    if address is None or (fault := address.fault_for_tables) is None:
         return None
     tables = address.of_tables()
     there = f" (its tables, if there are any, lie below {tables.url}/tables)" if tables else ""

@@ -102,8 +102,8 @@ def _p_value(differences: np.ndarray) -> float | None:
 
 def holm_corrected(pairs: Mapping[str, PairedDifference]) -> dict[str, PairedDifference]:
     """The same comparisons, corrected by Holm for being made together."""
-    tested = {name: pair for name, pair in pairs.items() if pair.p is not None}
-    values = dict(zip(tested, holm([pair.p for pair in tested.values()]), strict=True))
+    tested = {name: pair.p for name, pair in pairs.items() if pair.p is not None}
+    values = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {
         name: PairedDifference(pair.people, pair.difference, pair.p, values.get(name))
         for name, pair in pairs.items()
@@ -132,7 +132,8 @@ def judge_claim(frame: pd.DataFrame, claim: Claim) -> tuple[Verdict, dict[str, P
     )
     if any(pair.people < 2 for pair in pairs.values()):
         return "not measured", pairs
-    if all(pair.difference.low > 0 for pair in pairs.values()):
+    # Two people suffice for an interval.
+    if all(pair.difference.low is not None and pair.difference.low > 0 for pair in pairs.values()):
         return "agrees", pairs
     if any(pair.significant_sign < 0 for pair in pairs.values()):
         return "does not agree", pairs

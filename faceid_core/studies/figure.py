@@ -73,6 +73,7 @@ def _panel(title: str, means: dict[str, Interval], rows: dict[str, float], left:
         yield svg.text(x(tick), bottom + 16.0, svg.tick_text(tick))
     for label, found in means.items():
         y = rows[label]
+        assert found.mean is not None, "the caller leaves out what was not measured"
         marks = [svg.element("title", f"{label}: {found.mean:.3f}")]
         if found.low is not None and found.high is not None:
             marks.append(svg.line(x(found.low), y, x(found.high), y, "range"))

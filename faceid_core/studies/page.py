@@ -176,7 +176,7 @@ def _reconstructions(shared: NightlyConfig):
     named = (
         f"`{name}` = {getattr(method, name)}"
         for name, field in Method.model_fields.items()
-        if (field.json_schema_extra or {}).get("source") == RECONSTRUCTION  # type: ignore[union-attr]
+        if isinstance(notes := field.json_schema_extra, dict) and notes.get("source") == RECONSTRUCTION
     )
     yield ", ".join(named) + "."
 

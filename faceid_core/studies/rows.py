@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -98,7 +98,7 @@ def _excess(row: Mapping) -> float | None:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """A study's CSV, with every column; empty if there is no such file."""
-    words = {name: str for name in (*_WORDS, *_ORIGIN)}
+    words: dict[Hashable, type[str]] = {name: str for name in (*_WORDS, *_ORIGIN)}
     if not path.is_file():
         return frame_of([])
     kept = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={n: [""] for n in FIGURES},

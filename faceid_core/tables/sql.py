@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # A statement's type alone does not tell what it reads or writes (a common table expression may be a COPY), so the
 # engine itself is cut off: from files, network and extensions, from the caller's Python variables, and from a folder
 # for what exceeds memory, which would hold rows of people.
-_LOCKED = {
+_LOCKED: dict[str, str | float | list[str]] = {
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",

@@ -11,6 +11,7 @@ from data_contracts import Contract
 from ..errors import ConfigurationError
 from ..store.folder import folder_of
 from ..store.objects import ObjectStore
+from ..store.open import is_s3
 
 if TYPE_CHECKING:
     from ..store.s3 import S3Store
@@ -29,14 +30,14 @@ def store_of_tables(store: ObjectStore) -> ObjectStore | None:
     Returns:
         None where no table can have been written.
     """
-    address = getattr(store, "address", None)
-    return store if address is None or address.fault_for_tables is None else store.twin
+    if is_s3(store) and store.address.fault_for_tables is not None:
+        return store.twin
+    return store
 
 
 def table_address(store: ObjectStore, folder: str) -> str:
     """A table's address as the Delta library reads it, for the same place as the store's own keys."""
-    address = getattr(store, "address", None)
-    return f"{address.encoded}/{folder}" if address else str(folder_of(store.url) / folder)
+    return f"{store.address.encoded}/{folder}" if is_s3(store) else str(folder_of(store.url) / folder)
 
 
 def in_one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from data_contracts import Contract, contract
 
 from ..errors import ConfigurationError, StoreError, StoreRefused
 from ..store.objects import ObjectStore
+from ..store.open import is_folder, is_s3
 from .storage import folder_name, in_one_line, storage_options, store_of_tables, table_address
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class DeltaPlace:
         """
         if self._store is None:
             return None
-        if not self.root.startswith("s3://"):  # delta-rs would follow links
+        if is_folder(self._store):  # delta-rs would follow links
             self._store.refuse_links(folder_name(contract(name)))
         try:
             return DeltaTable(self._uri(name), version=version, storage_options=self._options())
@@ -183,7 +184,8 @@ class DeltaPlace:
                 write_deltalake(
                     delta,
                     change.rows,
-                    mode=change.mode,
+                    # deltalake's overloads know a predicate with "overwrite" only, though None goes with both modes.
+                    mode=change.mode,  # ty: ignore[invalid-argument-type]
                     predicate=change.predicate,
                     schema_mode=change.schema_mode,
                     commit_properties=_EXACTLY_NEXT,
@@ -200,8 +202,8 @@ class DeltaPlace:
 
     def _let_go_of_swept(self, name: str, ours: set[str]) -> None:
         """Take files of our own commit out of the table that were swept before it."""
-        folder = folder_name(contract(name))
-        if all(self._store.head(f"{folder}/{file}") for file in ours):
+        folder, store = folder_name(contract(name)), self._store
+        if store is None or all(store.head(f"{folder}/{file}") for file in ours):
             return
         newest = self.open(name)  # an erasure may have taken them out of the table already
         if newest is None or not ours & data_files(newest):
@@ -226,7 +228,7 @@ class DeltaPlace:
     def _create(self, agreed: Contract) -> DeltaTable:
         if self._store is None:
             raise StoreError(f"no table can be kept below {self.root}; use a store with a plain prefix")
-        if not self.root.startswith("s3://"):  # delta-rs would make it as open as the umask lets it
+        if is_folder(self._store):  # delta-rs would make it as open as the umask lets it
             self._store.make_folder(folder_name(agreed))
         try:
             return DeltaTable.create(
@@ -245,14 +247,16 @@ class DeltaPlace:
             return delta
 
     def _uri(self, name: str) -> str:
+        assert self._store is not None, "callers have answered for a store without tables"
         return table_address(self._store, folder_name(contract(name)))
 
     def _options(self) -> dict[str, str] | None:
-        return storage_options(self._store) | _RETRIES if hasattr(self._store, "address") else None
+        store = self._store
+        return storage_options(store) | _RETRIES if store is not None and is_s3(store) else None
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
         told = in_one_line(error)
-        if not hasattr(self._store, "address"):
+        if self._store is None or is_folder(self._store):
             return StoreError(f"cannot {verb} table {name} in {self.root}: {told}; check space and network")
         from ..store.s3_advice import advise_words
 

@@ -209,11 +209,11 @@ def _vacuum(store: ObjectStore, name: str, hours: int, *, delete: bool, full: bo
 
     def files(delta: DeltaTable) -> list[str]:
         kept = sorted({delta.version(), *_shown(store, name)})
-        options = {"enforce_retention_duration": False, "full": full, "keep_versions": kept}
+        vacuum = partial(delta.vacuum, hours, enforce_retention_duration=False, full=full, keep_versions=kept)
         # Without a look first, a table with nothing to remove would get two empty commits.
-        found = delta.vacuum(hours, dry_run=True, **options)
+        found = vacuum(dry_run=True)
         if delete and found and not full:
-            delta.vacuum(hours, dry_run=False, **options)
+            vacuum(dry_run=False)
         return [f"{folder}/{unquote(file)}" for file in found]
 
     found = set(place.read(name, files) or ())
@@ -249,9 +249,11 @@ def named_files(store: ObjectStore, name: str) -> set[str]:
 def _sweep_unnamed(store: ObjectStore, name: str, age: float) -> None:
     """Remove data files older than `age` seconds that neither the newest nor the catalog's version names."""
     objects, oldest = store_of_tables(store), time.time() - age
+    if objects is None:
+        return
     old = [
         info.name
-        for info in (objects.list(f"{folder_name(contract(name))}/") if objects else ())
+        for info in objects.list(f"{folder_name(contract(name))}/")
         if "/_delta_log/" not in info.name and info.modified <= oldest
     ]
     # After the listing: what was committed meanwhile is named.

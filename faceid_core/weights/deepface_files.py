@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,6 @@ DETECTOR_PACKAGES = {
     "mediapipe": "mediapipe",
 }
 _CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_eye.xml")
-# RetinaFace's file by DeepFace's engine.
-_RETINAFACE_FILES = {"tensorflow": "retinaface.h5", "pytorch": "retinaface.pth", "onnx": "retinaface.onnx"}
 
 # Files that a model is being loaded from: name -> path. DeepFace asks by name alone.
 _found: dict[str, Path] = {}
@@ -116,8 +114,7 @@ def detector_files(name: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
         why = "; YOLO's weights are pickles, which are never loaded" if name.startswith("yolo") else ""
         raise ConfigurationError(f"DeepFace detector {name!r} is not supported here{why}; use one of {known}")
     if name != "opencv":
-        names = (_retinaface_file(),) if name == "retinaface" else DETECTOR_FILES[name]
-        files = tuple(KnownFile(each) for each in names)
+        files = tuple(KnownFile(each) for each in DETECTOR_FILES[name])
         return find_files(DETECTORS.get(name) or KnownModel(f"deepface-{name}", files), folders)
     cascades = tuple(cascade_folder() / each for each in _CASCADES)
     missing = [file.name for file in cascades if not file.is_file()]
@@ -130,8 +127,12 @@ def detector_files(name: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
 
 
 def cascade_folder() -> Path:
-    """The folder of OpenCV's cascades; OpenCV itself is not imported."""
+    """The folder of OpenCV's cascades; OpenCV itself is not imported. Raises ConfigurationError if it is missing."""
     spec = importlib.util.find_spec("cv2")
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(
+            "OpenCV is not installed; install opencv-contrib-python-headless below version 5"
+        )
     return Path(spec.origin).parent / "data"
 
 
@@ -146,14 +147,6 @@ def detector_package_version(name: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _retinaface_file() -> str:
-    if importlib.util.find_spec("retinaface") is None:
-        return DETECTOR_FILES["retinaface"][0]
-    from retinaface.commons import backend_utils
-
-    return _RETINAFACE_FILES[backend_utils.get_backend_engine()]
 
 
 def prepare_deepface() -> None:
@@ -177,6 +170,12 @@ def prepare_deepface() -> None:
     # The first detector made DeepFace choose an engine, once for the process; detectors do not depend on it.
     backend_utils._backend_engine = ENGINE
     weight_utils.download_weights_if_necessary = _local_file
+    if importlib.util.find_spec("retinaface") is not None:
+        from retinaface.commons import backend_utils as retinaface_utils
+
+        # It would choose by the variable above or by what is installed, and a worker would read another file than
+        # the planner digested. PyTorch reads the one of DETECTOR_FILES, as plain tensors.
+        retinaface_utils._backend_engine = "pytorch"
 
 
 def _local_file(file_name: str, source_url: Any = None, compress_type: str | None = None) -> str:
@@ -190,7 +189,7 @@ def _local_file(file_name: str, source_url: Any = None, compress_type: str | Non
 
 
 @contextmanager
-def serving(files: Sequence[Path]) -> Iterator[None]:
+def serving(files: Sequence[Path]) -> Generator[None]:
     """While it lasts, DeepFace reads these files, wherever they lie."""
     prepare_deepface()
     before = dict(_found)

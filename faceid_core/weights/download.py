@@ -17,14 +17,18 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from faceid_core.errors import ConfigurationError, StoreError, as_configuration
 from faceid_core.progress import ProgressCallback, no_progress
-from faceid_core.store import ObjectStore, S3Settings, open_store
+from faceid_core.store import S3Settings, open_store
+from faceid_core.store.open import is_s3
 
 from .catalog import KnownModel
 from .lock import DamagedWeights, file_digest
+
+if TYPE_CHECKING:
+    from faceid_core.store.s3 import S3Store
 
 _CHUNK_BYTES = 1024 * 1024
 _TIMEOUT_SECONDS = 60
@@ -192,10 +196,12 @@ def _open_file(path: Path, start: int, version: str) -> Stream:
     return Stream(begins, _pieces(file), status.st_size, now)
 
 
-def s3_object(address: str, s3: S3Settings | None) -> tuple[ObjectStore, str]:
+def s3_object(address: str, s3: S3Settings | None) -> tuple[S3Store, str]:
     """The store of an address's folder, and the object's name in it."""
     folder, _, name = address.rpartition("/")
-    return open_store(folder, s3), name
+    store = open_store(folder, s3)
+    assert is_s3(store), f"{address} is no object of a bucket"
+    return store, name
 
 
 def _pieces(file: Any) -> Iterator[bytes]:
@@ -242,6 +248,7 @@ def download_from_hub(model: KnownModel, folder: Path, *, precision: str = "floa
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    assert model.hub is not None, "a model without a repository has addresses of its own"
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -268,7 +275,7 @@ def download_from_hub(model: KnownModel, folder: Path, *, precision: str = "floa
         raise FetchFailed(
             f"{model.hub} cannot be read from {endpoint}: {said}; try again, it goes on"
         ) from error
-    digests = {each.rfilename: each.lfs.sha256 for each in info.siblings if each.lfs is not None}
+    digests = {each.rfilename: each.lfs.sha256 for each in info.siblings or () if each.lfs is not None}
     note = {
         "revision": info.sha,
         "sha256": {name: sha for name, sha in digests.items() if (folder / name).is_file()},

@@ -116,6 +116,7 @@ def _download_all(
     precision: str,
 ) -> list[Downloaded]:
     if wanted is not None:
+        assert origin is not None, "what is wanted was read from the origin's lock"
         return [
             download(
                 origin.address(model.folder, name),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class HubModel:
         """The model as it is fetched; without files, a whole pipeline."""
         return KnownModel(self.folder, files, hub=self.repository, revision=self.revision)
 
-    def snapshot(self, patterns: Sequence[str] | None = None) -> Path | None:
+    def snapshot(self, patterns: list[str] | None = None) -> Path | None:
         """Its folder in the hub's local cache, or None; asks nothing of the network.
 
         Args:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faceid_core.errors import MissingWeights, StoreError
-from faceid_core.store import ObjectStore, S3Settings, open_store
+from faceid_core.store import S3Settings, open_store
 from faceid_core.store.file_lock import lock_file
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.objects import validate_name
+from faceid_core.store.open import is_s3
 
 from .lock import LOCK, Entry, ModelsLock, cache_folder, file_entry, parse_lock
+
+if TYPE_CHECKING:
+    from faceid_core.store.s3 import S3Store
 
 _MODEL_SUFFIXES = (".json", ".txt", ".safetensors")
 _STAGING_SECONDS = 3 * 3600.0  # for another process to bring a large model over a slow line
@@ -60,6 +65,11 @@ class WeightsPlace:
         path = self.folders[0] / LOCK if self.folders else None
         return ModelsLock.load(path) if path is not None and path.exists() else None
 
+    def names(self, model: str) -> bool:
+        """Whether the lock that lies beside the models names one, by its folder; raises as `lock`."""
+        lock = self.lock()
+        return lock is not None and model in lock.models
+
 
 NOWHERE = WeightsPlace()
 
@@ -97,6 +107,7 @@ def stage(address: str, s3: S3Settings | None, *, entry: Entry | None = None) ->
     single = address.endswith(".safetensors")
     prefix, _, leaf = address.rpartition("/") if single else (address, "", "")
     store = open_store(prefix, s3)
+    assert is_s3(store), f"{address} is no address of a bucket"
     folder = cache_folder() / "weights" / sha256_hex(address.encode())[:32]
     with _alone(folder):
         if entry is not None:
@@ -106,7 +117,7 @@ def stage(address: str, s3: S3Settings | None, *, entry: Entry | None = None) ->
     return folder / leaf if single else folder
 
 
-def _copy_locked(store: ObjectStore, entry: Entry, folder: Path) -> None:
+def _copy_locked(store: S3Store, entry: Entry, folder: Path) -> None:
     for name, wanted in entry.items():
         target = folder / validate_name(name)
         if not target.is_file() or file_entry(target) != wanted:
@@ -114,7 +125,7 @@ def _copy_locked(store: ObjectStore, entry: Entry, folder: Path) -> None:
     _remove_others(folder, entry)
 
 
-def _copy_changed(store: ObjectStore, leaf: str, folder: Path, *, single: bool) -> None:
+def _copy_changed(store: S3Store, leaf: str, folder: Path, *, single: bool) -> None:
     there = {
         info.name: [info.etag, info.size]
         for info in store.list(leaf)
@@ -140,7 +151,7 @@ def _copy_changed(store: ObjectStore, leaf: str, folder: Path, *, single: bool) 
     _remove_others(folder, there)
 
 
-def _copy(store: ObjectStore, name: str, target: Path) -> None:
+def _copy(store: S3Store, name: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     arriving = target.with_name(f"{target.name}.part")
     store.download(name, str(arriving))
@@ -154,7 +165,7 @@ def _remove_others(folder: Path, wanted: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         lock_file(lock, f"the copy of {folder.name}", seconds=_STAGING_SECONDS)

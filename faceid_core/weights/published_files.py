@@ -29,6 +29,7 @@ def entry_of(model: KnownModel, place: WeightsPlace) -> Entry:
             raise MissingWeights(f"{model.folder}: {LOCK} does not name its file {absent[0]}; fetch it again")
         return entry
     if place.is_bucket:
+        assert lock is not None, "a bucket without a lock is refused"
         raise MissingWeights(
             f"{place.address(LOCK)} does not name {model.folder} (it names {', '.join(sorted(lock.models))}); bring "
             f"it with: faceid models fetch --to {place.source}"

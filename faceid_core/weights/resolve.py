@@ -167,7 +167,7 @@ def _detector(ref: ModelRef, check: bool) -> LocalModel:
 
 def _detector_folders(model: KnownModel, place: WeightsPlace) -> tuple[Path, ...]:
     """The folders of a bucket's detector, copied here; none where only DeepFace's own folder or a package has it."""
-    if model.folder not in place.lock().models:
+    if not place.names(model.folder):
         try:
             find_files(model)
             return ()
@@ -205,12 +205,13 @@ def _segformer_folder(ref: ModelRef) -> Path:
 
 def _of_hub(ref: ModelRef, names: list[str]) -> Path:
     for model in ref.models:
-        if ref.place.is_bucket and model.folder in ref.place.lock().models:
+        if ref.place.is_bucket and ref.place.names(model.folder):
             return resolve(published(model, ref.place), check=True).paths[0].parent
         for folder in (each / model.folder for each in ref.place.folders):
             if folder.is_dir():
                 return folder
-        if (found := HubModel.parse(ref.source).snapshot(names)) is not None:
+        hub = HubModel.parse(ref.source)
+        if hub is not None and (found := hub.snapshot(names)) is not None:
             return found
     raise MissingWeights(
         f"face parser {ref.source} is neither a folder nor a hub id in the local cache of the hub (HF_HOME); bring "

@@ -200,6 +200,24 @@ def test_the_digest_changes_with_everything_that_decides_an_answer(monkeypatch, 
     assert detector_digest() == usual
 
 
+def test_a_worker_reads_the_retinaface_file_that_was_planned(monkeypatch, tmp_path):
+    """Whether DeepFace was loaded first in the process decides neither the file nor retinaface's engine."""
+    weights = tmp_path / ".deepface" / "weights"
+    weights.mkdir(parents=True)
+    for suffix in ("h5", "onnx", "pth"):
+        (weights / f"retinaface.{suffix}").write_bytes(suffix.encode())
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    engine = pytest.importorskip("retinaface.commons.backend_utils")
+    planned = []
+    for chosen in (None, "onnx"):
+        monkeypatch.setattr(engine, "_backend_engine", chosen)
+        planned += [(deepface_files.detector_files("retinaface"), detector_digest("retinaface"))]
+    deepface_files.prepare_deepface()
+    planned += [(deepface_files.detector_files("retinaface"), detector_digest("retinaface"))]
+    assert len(set(planned)) == 1 and planned[0][0] == (weights / "retinaface.pth",)
+    assert engine.is_pytorch()
+
+
 def test_the_miniatures_digests_are_in_the_lock():
     detector = next(ref for ref in required(NightlyConfig()) if ref.role == DETECTOR)
     assert resolve.resolve(detector).digest == shipped_lock().digest("detector")

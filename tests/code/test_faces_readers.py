@@ -173,12 +173,7 @@ def test_retinaface_loads_a_file_of_its_layout_and_reads_its_answer(monkeypatch,
     """The real network with random weights: what it finds means nothing, that it is loaded and read is the point."""
     retinaface = pytest.importorskip("retinaface.model.retinaface_pth_model")
     import torch
-    from retinaface.commons import backend_utils
 
-    if (
-        backend_utils.get_backend_engine() != "pytorch"
-    ):  # TensorFlow is installed, whose files are of another kind
-        pytest.skip("DeepFace uses TensorFlow here, whose weights have another format")
     weights = tmp_path / ".deepface" / "weights" / "retinaface.pth"
     weights.parent.mkdir(parents=True)
     torch.manual_seed(0)

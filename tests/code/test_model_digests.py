@@ -133,10 +133,6 @@ def surroundings(monkeypatch, tmp_path, folder):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # Where retinaface is installed its file goes by the engine, which DeepFace, once imported, sets for the process.
-    if importlib.util.find_spec("retinaface") is not None:
-        backend = importlib.import_module("retinaface.commons.backend_utils")
-        monkeypatch.setattr(backend, "get_backend_engine", lambda: "pytorch")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.2.3")
     monkeypatch.setattr(
         importlib.metadata,

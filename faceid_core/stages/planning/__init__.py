@@ -14,6 +14,8 @@ _MODULES = {
     "generate": generate,
     "score": score,
 }
+# The stages of one spec each; a metric of `score` has its own.
+_SPECS = {module.SPEC.name: module.SPEC for module in (detect, parse, mask, personalize, generate)}
 
 
 def plan_works(plan: Plan, stage: str, subject: Subject) -> list[Work]:
@@ -32,4 +34,4 @@ def spec_of(name: str) -> StageSpec:
     """Return the spec of the stage that a call names: one of STAGES, or 'score-identity' and so on for a metric."""
     if name.startswith(METRIC_PREFIX):
         return score.spec_of_metric(name.removeprefix(METRIC_PREFIX))
-    return _MODULES[name].SPEC
+    return _SPECS[name]
