@@ -59,7 +59,7 @@ docs: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
-	@$(BIN)/ty check --python $(VENV) flows tasks faceid_core data_contracts
+	@$(BIN)/ty check --error-on-warning --python $(VENV) flows tasks faceid_core data_contracts
 	@$(BIN)/cfn-lint infra/aws/*.yaml
 	@$(BIN)/yamllint infra data_contracts
 	@echo "Lint passed: ruff, lint-imports, ty, cfn-lint, yamllint."

@@ -263,7 +263,10 @@ def _has_alpha(image: Image.Image) -> bool:
 def _is_seen_through(image: Image.Image) -> bool:
     # 16-bit grayscale loses its transparent gray level below.
     is_deep = image.mode.startswith("I")
-    return not is_deep and _has_alpha(image) and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
+    if is_deep or not _has_alpha(image):
+        return False
+    extrema = cast(tuple[tuple[int, int], ...], image.convert("RGBA").getextrema())  # of each channel
+    return extrema[3][0] < 255
 
 
 def _to_srgb(image: Image.Image) -> np.ndarray:

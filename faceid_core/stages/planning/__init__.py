@@ -6,16 +6,15 @@ from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning import detect, generate, mask, parse, personalize, score
 from faceid_core.stages.work import METRIC_PREFIX, StageSpec, Subject, Work
 
-_MODULES = {
+# The stages of one spec each; of `score` every metric has its own.
+_OF_ONE_SPEC = {
     "detect": detect,
     "parse": parse,
     "mask": mask,
     "personalize": personalize,
     "generate": generate,
-    "score": score,
 }
-# The stages of one spec each; a metric of `score` has its own.
-_SPECS = {module.SPEC.name: module.SPEC for module in (detect, parse, mask, personalize, generate)}
+_MODULES = {**_OF_ONE_SPEC, "score": score}
 
 
 def plan_works(plan: Plan, stage: str, subject: Subject) -> list[Work]:
@@ -34,4 +33,4 @@ def spec_of(name: str) -> StageSpec:
     """Return the spec of the stage that a call names: one of STAGES, or 'score-identity' and so on for a metric."""
     if name.startswith(METRIC_PREFIX):
         return score.spec_of_metric(name.removeprefix(METRIC_PREFIX))
-    return _SPECS[name]
+    return _OF_ONE_SPEC[name].SPEC
