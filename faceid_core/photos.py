@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 import struct
 import warnings
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
@@ -164,12 +163,6 @@ def decode_png(data: bytes) -> np.ndarray:
     if image.mode not in ("L", "RGB"):
         raise ValueError(f"not a PNG that encode_png wrote: its mode is {image.mode}")
     return np.array(image)
-
-
-def encode_json(value: Any) -> bytes:
-    """JSON with sorted keys, no spaces, UTF-8; NaN and infinity are refused (ValueError)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
 
 
 def _allowed_format(data: bytes) -> str:

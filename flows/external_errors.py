@@ -109,7 +109,7 @@ def _prefect_address() -> str | None:
 def _store(error: BaseException) -> FaceidError | None:
     missing = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError")
     if _is(error, "botocore.exceptions", *missing):
-        return ConfigurationError(f"S3: {error}; see docs/keeping-a-store.md for where credentials come from")
+        return ConfigurationError(f"S3: {error}; see docs/s3.md for where credentials come from")
     if _is(error, "botocore.exceptions", "BotoCoreError", "ClientError"):
         return StoreError(f"S3: {error}")
     if _is(error, "deltalake.exceptions", "DeltaError"):

@@ -112,7 +112,7 @@ def unfit_for_tables(store) -> str | None:
     there = f" (its tables, if there are any, lie below {tables.url}/tables)" if tables else ""
     return (
         f"the prefix of {address.url} holds {fault}. Choose another prefix; a store that is there already can be read, "
-        f"verified, erased from and moved{there}: docs/keeping-a-store.md, 'Addresses'"
+        f"verified, erased from and moved{there}: docs/s3.md, 'Addresses'"
     )
 
 

@@ -19,6 +19,7 @@ from faceid_core.faces.prepare import prepare_photo
 from faceid_core.faces.quality import Limits
 from faceid_core.geometry.protocols import Face
 from faceid_core.miniature import people, renderer
+from faceid_core.store.keys import canonical_json
 from faceid_core.weights import deepface_files, resolve
 from faceid_core.weights.catalog import VERSIONS
 from faceid_core.weights.lock import shipped_lock
@@ -64,7 +65,7 @@ def test_astronaut_all_the_way(faces):
 
 def test_facts_are_json_and_give_the_face_back(faces):
     found = detect_face(data.astronaut(), faces[0], crop_pixels=128)
-    again = face_from_facts(json.loads(photos.encode_json(found.facts())))
+    again = face_from_facts(json.loads(canonical_json(found.facts())))
     assert isinstance(found, Detection)
     for name in ("box", "left_eye", "right_eye"):
         assert np.allclose(getattr(again, name), getattr(found.face_in_crop(), name), atol=0.02)

@@ -232,9 +232,6 @@ def test_own_encodings_are_stable_and_read_back():
     assert (photos.decode_png(photos.encode_png(image)) == image).all()
     labels = image[..., 0] % 11
     assert (photos.decode_png(photos.encode_png(labels)) == labels).all()
-    assert photos.encode_json({"b": 1.5, "a": ["é"]}) == '{"a":["é"],"b":1.5}'.encode()
-    with pytest.raises(ValueError, match="JSON"):
-        photos.encode_json(float("nan"))
     with pytest.raises(ValueError, match="uint8"):
         photos.encode_png(labels > 5)
     with pytest.raises(ValueError, match="not a PNG"):
