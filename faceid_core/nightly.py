@@ -228,7 +228,8 @@ def executor_on_demand(make: Callable[[], Executor]) -> Generator[Callable[[], E
 
 def worker_settings(run: Run) -> WorkerSettings:
     """What this run's workers need."""
-    return WorkerSettings.from_config(run.config, run.plan.weights, threads=run.config.execution.threads())
+    plan, threads = run.plan, run.config.execution.threads()
+    return WorkerSettings.from_config(run.config, plan.weights, threads=threads, prior=plan.prior)
 
 
 def inline_executor(run: Run) -> InlineExecutor:

@@ -102,7 +102,7 @@ def _value(config: NightlyConfig, key: Key) -> Any:
     for part in key.path.split("."):
         value = getattr(value, part)
     if value is None and key.section == METHOD_SECTION:
-        return getattr(config.personalize.resolved(), key.name)
+        return getattr(config.method(), key.name)
     return value
 
 

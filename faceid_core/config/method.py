@@ -43,10 +43,11 @@ class Method(BaseModel):
     )
     kv_split: bool = _choice(True, "Separate vectors for the keys and the values of cross-attention.", PAPER)
     vectors: int = _choice(1, "Token positions that the person takes in a prompt.", PAPER, ge=1, le=8)
-    parametrization: Literal["free", "block", "name_basis"] = _choice(
+    parametrization: Literal["free", "block", "name_basis", "name_mixture"] = _choice(
         "free",
         "What is learned: the vectors themselves, a small transformer block that makes them from the initial "
-        "embedding, or coefficients of the principal components of known names.",
+        "embedding, coefficients of the principal components of known names' embeddings, or a mixture of known names "
+        "(an affine combination of their contexts) with a prior from portraits that the base model draws of them.",
         RECONSTRUCTION,
     )
     initial_embedding: Literal["class_word", "mean_name", "encoder_output"] = _choice(
@@ -80,6 +81,25 @@ class Method(BaseModel):
         RELATIVE,
         ge=1,
         le=2048,
+    )
+    prior_weight: float = _choice(
+        0.003,
+        "Weight of the name prior: of half the squared distance from what it expects of the photo, in its deviations; "
+        "counts with name_mixture.",
+        RECONSTRUCTION,
+        ge=0.0,
+        le=100.0,
+    )
+    prior_stage_deviation: float = _choice(
+        0.3,
+        "Deviation of each stage's own parts (K and V), in the name prior's deviations; counts with name_mixture and "
+        "shared_vector.",
+        RECONSTRUCTION,
+        gt=0.0,
+        le=10.0,
+    )
+    prior_portraits: int = _choice(
+        4, "Portraits that the base model draws of each known name for the prior.", RECONSTRUCTION, ge=1, le=64
     )
     template: str = _choice("a photo of the face of {}", "Training prompt; {} stands for the person.", PAPER)
     attention_target: Literal["none", "reference", "mask", "reference_in_mask"] = _choice(
@@ -185,16 +205,23 @@ class Method(BaseModel):
             raise ValueError(
                 "parametrization block makes all vectors from one embedding already: shared_vector must be off"
             )
-        if self.parametrization == "name_basis" and self.initial_embedding != "mean_name":
+        if self.parametrization in ("name_basis", "name_mixture") and self.initial_embedding != "mean_name":
             raise ValueError(
-                "parametrization name_basis begins at the mean: set initial_embedding to mean_name"
+                f"parametrization {self.parametrization} begins at the mean: set initial_embedding to mean_name"
             )
+        if self.parametrization == "name_mixture" and self.vectors != 2:
+            raise ValueError("parametrization name_mixture stands where a name of two words would: set vectors to 2")
         return self
 
     @property
     def kv_count(self) -> int:
         """Sets of vectors per stage: 2 (K and V), or 1 that serves both."""
         return 2 if self.kv_split else 1
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether the method learns from the name prior of the base model."""
+        return self.parametrization == "name_mixture"
 
     @property
     def compares_attention(self) -> bool:

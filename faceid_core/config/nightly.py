@@ -12,6 +12,7 @@ from faceid_core.errors import ConfigurationError
 
 from .control import WHOLE, IdentityUse
 from .faces import FacesConfig
+from .method import Method
 from .personalize import PersonalizeConfig
 from .section import Section
 from .sections import (
@@ -23,6 +24,9 @@ from .sections import (
     S3Config,
     ScoreConfig,
 )
+
+# The base model whose known names the project has; of others the configuration names a file.
+_BASE_WITH_NAMES = "miniature"
 
 
 class NightlyConfig(Section):
@@ -82,7 +86,12 @@ class NightlyConfig(Section):
             return WHOLE
         chosen = self.generate
         use = IdentityUse(chosen.use_stages, chosen.use_kv, chosen.use_strength)
-        return use.within(self.personalize.resolved().stages)
+        return use.within(self.method().stages)
+
+    def method(self) -> Method:
+        """The method of the run: the preset with its overrides; without known names, the preset's form without prior."""
+        has_names = bool(self.personalize.names_file) or self.base_model.source == _BASE_WITH_NAMES
+        return self.personalize.resolved(has_names=has_names)
 
     def digest(self) -> str:
         """sha256 over the values that results depend on: all but where and how the run executes."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, create_model, model_validator
 
 from .method import Method
-from .presets import PRESETS
+from .presets import PRESETS, WITHOUT_NAMES
 from .section import Section
 
 DEFAULT_PRESET = "semantic-fidelity"
@@ -45,6 +45,13 @@ class PersonalizeConfig(Section):
     method: MethodOverrides = Field(  # ty: ignore[invalid-type-form] - a model with the fields of Method
         default_factory=MethodOverrides, description="Single choices that differ from the preset."
     )
+    names_file: str = Field(
+        "",
+        max_length=1024,
+        description="Text file with names that the base model knows, one of two words a line, from which a preset with a "
+        "name prior learns. Empty: the miniature's own names; another base model then has no prior, and the preset "
+        "semantic-fidelity learns vectors instead.",
+    )
     slots: int = Field(
         8,
         ge=0,
@@ -73,7 +80,13 @@ class PersonalizeConfig(Section):
             raise ValueError(f"with preset {self.preset!r}: {problems}") from None
         return self
 
-    def resolved(self) -> Method:
-        """Return the preset with the overrides applied, validated as a whole."""
+    def resolved(self, *, has_names: bool = True) -> Method:
+        """Return the preset with the overrides applied, validated as a whole.
+
+        Args:
+            has_names: whether the base model's known names are at hand; without them, a preset with a name prior takes
+                the form that learns vectors.
+        """
         chosen = {k: v for k, v in self.method.model_dump().items() if v is not None}
-        return Method.model_validate({**PRESETS[self.preset].model_dump(), **chosen})
+        preset = self.preset if has_names else WITHOUT_NAMES.get(self.preset, self.preset)
+        return Method.model_validate({**PRESETS[preset].model_dump(), **chosen})

@@ -25,6 +25,7 @@ import yaml
 from faceid_core.config.method import Method
 from faceid_core.config.presets import PRESETS
 from faceid_core.diffusion.base import BaseModel, load_base_model
+from faceid_core.evaluate.name_portraits import learn_name_prior
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.miniature.people import NAMED_SEEDS, TUNING_SEEDS, name_of
@@ -37,6 +38,8 @@ from faceid_core.miniature_training.other_pictures import (
     other_pictures,
 )
 from faceid_core.miniature_training.tune_scores import mean_scores, person_evaluator
+from faceid_core.personalize.known_names import known_names
+from faceid_core.personalize.name_prior import NamePrior
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import PersonalizeResult, personalize
@@ -77,13 +80,29 @@ def try_method(
         tokens by person.
     """
     began = time.monotonic()
-    results = list(personalize(base, photos, method, slots=len(photos)))
+    prior = miniature_prior(base, method) if method.needs_prior else None
+    results = list(personalize(base, photos, method, slots=len(photos), prior=prior))
     seconds = (time.monotonic() - began) / len(photos)
     tokens = {result.name: result.tokens for result in results if isinstance(result, PersonalizeResult)}
     if len(tokens) < len(photos):
         return Explained(float("nan"), float("nan"), float("nan")), seconds, {}
     explained = [explain(base, learned, pictures[name]) for name, learned in tokens.items()]
     return mean_explained(explained), seconds, tokens
+
+
+_PRIORS: dict[tuple[str, int, int], NamePrior] = {}
+
+
+def miniature_prior(base: BaseModel, method: Method) -> NamePrior:
+    """The name prior of the miniature for a method, made once for its template, portraits and components."""
+    choice = (method.template, method.prior_portraits, method.basis_size)
+    if choice not in _PRIORS:
+        template, portraits, components = choice
+        names = known_names("miniature", "")
+        _PRIORS[choice] = learn_name_prior(
+            base, names, template=template, portraits=portraits, components=components
+        )
+    return _PRIORS[choice]
 
 
 def _parse_choice(text: str) -> tuple[str, list[Any]]:

@@ -195,7 +195,9 @@ def _require_same_base(pipe: Any, text: _PipelineText, tokens: IdentityTokens, d
         "prediction": scheduler.get("prediction_type", "epsilon"),
     }
     learned = {
-        "text encoders": {name: tensor.shape[-1] for name, tensor in tokens.tensors.items()},
+        "text encoders": seen["text encoders"]
+        if tokens.is_mixture
+        else {name: tensor.shape[-1] for name, tensor in tokens.tensors.items()},
         "training timesteps": tokens.training_timesteps,
         "prediction": tokens.prediction_type,
     }

@@ -6,7 +6,7 @@ encoder's token embedding, so that gradients reach the vectors and nothing of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +17,8 @@ from faceid_core.diffusion.base import TextTower
 from faceid_core.errors import ConfigurationError
 
 from .prompts import fill, split_prompt, split_several
+
+_NAMES_AT_ONCE = 64  # names in one call of a text encoder, to bound its memory
 
 
 class TextEncoders(Protocol):
@@ -58,6 +60,11 @@ class Contexts:
     def unflatten(self, *shape: int) -> Contexts:
         """The first dimension split into several."""
         return self.map(lambda each: each.unflatten(0, shape))
+
+    def plus(self, other: Contexts) -> Contexts:
+        """The sum with contexts of the same shapes."""
+        pooled = None if self.pooled is None or other.pooled is None else self.pooled + other.pooled
+        return Contexts(self.states + other.states, pooled)
 
     def zeros(self) -> Contexts:
         """Zeros of the same shapes."""
@@ -171,6 +178,64 @@ def encode_vectors(
         n contexts, [n, length, context width].
     """
     return join_encoders([encode(tower, prompts[name], vectors[name]) for name, tower in base.towers.items()])
+
+
+@torch.no_grad()
+def name_contexts(base: TextEncoders, prompt: str, names: Sequence[str]) -> Contexts:
+    """Contexts of one prompt with each of many known names of two words in place of `V*`.
+
+    Returns:
+        One context a name, [names, length, context width].
+
+    Raises:
+        ConfigurationError: a name is not two tokens long, or the prompt cannot be used.
+    """
+    encoded = []
+    for tower in base.towers.values():
+        tokenized = tokenize(tower, prompt, 2)
+        vectors = name_word_embeddings(tower, names)  # [names, 2, width]
+        parts = [encode(tower, tokenized, part) for part in vectors.split(_NAMES_AT_ONCE)]
+        encoded.append(concatenated(parts))
+    return join_encoders(encoded)
+
+
+def name_word_embeddings(tower: TextTower, names: Sequence[str]) -> torch.Tensor:
+    """The token embeddings of names of two tokens, float32 [names, 2, width].
+
+    Raises:
+        ConfigurationError: a name is not two tokens long.
+    """
+    ids = [_word_ids(tower, name) for name in names]
+    odd = [name for name, words in zip(names, ids, strict=True) if len(words) != 2]
+    if odd:
+        raise ConfigurationError(
+            f"{len(odd)} known names are not two tokens long for {tower.name} (the first is {odd[0]!r}); leave them out"
+        )
+    device = tower.token_embedding.weight.device
+    return tower.token_embedding.weight[torch.tensor(ids, device=device)].float()
+
+
+def two_token_names(towers: Iterable[TextTower], names: Sequence[str]) -> list[str]:
+    """The names that are two tokens long for every text encoder, in their order."""
+    encoders = list(towers)
+    return [name for name in names if all(len(_word_ids(tower, name)) == 2 for tower in encoders)]
+
+
+def mixed(contexts: Contexts, weights: torch.Tensor) -> Contexts:
+    """Affine combinations of contexts, computed in float32.
+
+    Args:
+        contexts: n contexts, [n, ...].
+        weights: float32 [..., n]; each row sums to 1, or to 0 for a difference.
+
+    Returns:
+        [..., length, context width] in the contexts' precision; the gradient reaches the weights.
+    """
+
+    def combine(each: torch.Tensor) -> torch.Tensor:
+        return torch.tensordot(weights.to(each.device), each.float(), dims=1).to(each.dtype)
+
+    return contexts.map(combine)
 
 
 def person_positions(prompts: Mapping[str, TokenizedPrompt]) -> torch.Tensor:

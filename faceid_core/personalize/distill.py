@@ -26,6 +26,7 @@ from .conditioning import (
     concatenated,
     encode_vectors,
     expand_kv,
+    name_word_embeddings,
     stacked,
     tokenize,
 )
@@ -33,7 +34,7 @@ from .export import single_context
 from .objective import noised
 from .seeded_draws import normal, seeded_generator
 from .subjects import identity_contexts
-from .tokens import IdentityTokens
+from .tokens import MIXTURE, IdentityTokens
 
 _LEVELS = 10  # noise levels at which a view is compared when the loss is measured
 # The mean is the initial embedding if it loses less than this share on so many of the views.
@@ -119,7 +120,7 @@ def distill(
     began = time.perf_counter()
     teacher = _Teacher(base, tokens, progress)
     count = vectors or tokens.vectors
-    mean = single_context(tokens, _mean_vectors(tokens, count))
+    mean = single_context(tokens, _mean_vectors(base, tokens, count))
     lost_by_mean = teacher.lost_share(held_out, mean, seed, "measuring the mean, views")
     result, lost = mean, lost_by_mean
     if steps:
@@ -226,9 +227,19 @@ class _Teacher:
         return encode_vectors(self.base, prompts, {name: each[None] for name, each in vectors.items()})
 
 
-def _mean_vectors(tokens: IdentityTokens, count: int) -> dict[str, torch.Tensor]:
-    """The mean over stages, keys and values; more vectors than the tokens' repeat the last, fewer keep the first."""
-    means = {name: each.mean(dim=(0, 1)) for name, each in tokens.tensors.items()}  # [vectors, width]
+def _mean_vectors(base: BaseModel, tokens: IdentityTokens, count: int) -> dict[str, torch.Tensor]:
+    """The mean over stages, keys and values; more vectors than the tokens' repeat the last, fewer keep the first.
+
+    Of a mixture of known names, their words' embeddings in the mean mixture.
+    """
+    if tokens.is_mixture:
+        weights = tokens.tensors[MIXTURE].mean(dim=(0, 1, 2))  # [names]
+        means = {
+            name: torch.tensordot(weights.to(base.device), name_word_embeddings(tower, tokens.names), dims=1)
+            for name, tower in base.towers.items()
+        }
+    else:
+        means = {name: each.mean(dim=(0, 1)) for name, each in tokens.tensors.items()}  # [vectors, width]
     return {
         name: torch.cat([mean, mean[-1:].expand(max(count - len(mean), 0), -1)])[:count]
         for name, mean in means.items()

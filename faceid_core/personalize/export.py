@@ -26,7 +26,9 @@ _TWO_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 def is_exact(tokens: IdentityTokens) -> bool:
     """Whether a Textual Inversion file can hold these tokens without loss: one stage, keys and values alike."""
-    return tokens.stages == 1 and all(torch.equal(each[:, 0], each[:, 1]) for each in tokens.tensors.values())
+    if tokens.is_mixture or tokens.stages != 1:
+        return False
+    return all(torch.equal(each[:, 0], each[:, 1]) for each in tokens.tensors.values())
 
 
 def to_textual_inversion(
@@ -77,4 +79,4 @@ def single_context(tokens: IdentityTokens, vectors: Mapping[str, torch.Tensor]) 
         name: each.detach().float().cpu()[None, None].expand(1, 2, -1, -1).contiguous()
         for name, each in vectors.items()
     }
-    return replace(tokens, tensors=tensors, boundaries=())
+    return replace(tokens, tensors=tensors, boundaries=(), names=())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS, name_of
+from faceid_core.weights.describe import MINIATURE
 
 _FEWEST_NAMES = 8
+_MOST_NAMES = 4096  # every prompt is encoded with each of them
 # Public figures whom the Stable Diffusion models draw well, as first and last word; Celeb-Basis and Cross
 # Initialization take theirs from lists of the same kind. Names whose words are not single tokens are left out at use.
 PUBLIC_FIGURES = (
@@ -44,6 +47,44 @@ def known_names(names: str, base_name: str) -> Sequence[str]:
     if names == "miniature" or (names == "auto" and base_name == "miniature"):
         return [name_of(seed) for seed in NAMED_SEEDS]
     return PUBLIC_FIGURES
+
+
+def prior_names(names_file: str, base_name: str) -> Sequence[str]:
+    """The names from which a name prior is learned.
+
+    There is no list for other base models than the miniature: whose portraits a model is to draw is the user's choice.
+
+    Args:
+        names_file: path of a text file with a name of two words on each line; empty for the miniature's own.
+        base_name: of the base model's description.
+
+    Raises:
+        ConfigurationError: there is no file and the base model is another, the file cannot be read, or a line is no name.
+    """
+    if not names_file:
+        if base_name == MINIATURE:
+            return known_names(MINIATURE, base_name)
+        raise ConfigurationError(
+            "parametrization name_mixture learns from names that the base model knows: name a file of them with "
+            "personalize.names_file, or choose another parametrization"
+        )
+    try:
+        lines = Path(names_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"personalize.names_file {names_file} cannot be read: {error}") from None
+    names = [" ".join(line.lower().split()) for line in lines if line.strip()]
+    odd = [number for number, line in enumerate(lines, 1) if line.strip() and len(line.split()) != 2]
+    if odd:
+        raise ConfigurationError(
+            f"personalize.names_file {names_file}: line {odd[0]} is not a name of two words; {len(odd)} such lines"
+        )
+    if len(names) != len(set(names)):
+        raise ConfigurationError(f"personalize.names_file {names_file} has a name twice")
+    if len(names) > _MOST_NAMES:
+        raise ConfigurationError(
+            f"personalize.names_file {names_file} has {len(names)} names; give at most {_MOST_NAMES}"
+        )
+    return names
 
 
 def require_names(found: int, names: str, encoder: str) -> None:

@@ -26,10 +26,20 @@ from .attention import (
     map_side,
     picture_sizes,
 )
-from .conditioning import Contexts, class_word_embeddings, encode_vectors, person_positions, tokenize
+from .conditioning import (
+    Contexts,
+    class_word_embeddings,
+    encode_vectors,
+    mixed,
+    name_contexts,
+    person_positions,
+    tokenize,
+)
+from .name_prior import NamePrior
 from .prompts import training_prompt
 from .seeded_draws import normal
 from .slots import Slot, allowed_range, distinct_stages, draw_samples, empty_samples
+from .tokens import MIXTURE
 
 Slots = Sequence[Slot | None]  # None is an empty slot
 _UNET_PARTS = ("down", "mid", "up")
@@ -274,7 +284,14 @@ class Objective:
         boundaries: the training timesteps at which stages 2, 3, ... begin.
     """
 
-    def __init__(self, base: BaseModel, method: Method, seed: int, samples_at_once: int = 0):
+    def __init__(
+        self,
+        base: BaseModel,
+        method: Method,
+        seed: int,
+        samples_at_once: int = 0,
+        prior: NamePrior | None = None,
+    ):
         self.base, self.method, self.seed = base, method, seed
         self.samples_at_once = samples_at_once
         self.staged = StagedUNet.of(base)
@@ -284,6 +301,8 @@ class Objective:
         prompt = training_prompt(method.template)
         self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
         self.positions = person_positions(self.prompts)
+        # The known names' contexts of the training prompt, [names, length, context width], if people are mixtures.
+        self._names = name_contexts(base, prompt, prior.names) if prior else None
         # Stages that one person's samples of a step can use: the number of contexts that each slot projects.
         self._distinct = min(method.samples_per_step, method.stages)
         # The reference prompt's keys, layer -> [class words met, heads, length, d], and each class word's row.
@@ -291,13 +310,18 @@ class Objective:
         self._reference_rows: dict[str, int] = {}
 
     def leaves(self, slots: Slots) -> dict[str, torch.Tensor]:
-        """The vectors of all slots as one leaf per text encoder: [slots, stages, kv, vectors, width]."""
+        """The vectors of all slots as one leaf per text encoder, [slots, stages, kv, vectors, width].
+
+        Of mixtures the weights of the names, [slots, stages, kv, 1, names].
+        """
         method = self.method
+        if self._names is None:
+            shapes = {name: (method.vectors, tower.width) for name, tower in self.base.towers.items()}
+        else:
+            shapes = {MIXTURE: (1, len(self._names))}
         leaves = {}
-        for name, tower in self.base.towers.items():
-            empty = torch.zeros(
-                method.stages, method.kv_count, method.vectors, tower.width, device=self.base.device
-            )
+        for name, shape in shapes.items():
+            empty = torch.zeros(method.stages, method.kv_count, *shape, device=self.base.device)
             each = [slot.learned[name].vectors().detach() if slot else empty for slot in slots]
             leaves[name] = torch.stack(each).requires_grad_()
         return leaves
@@ -397,11 +421,13 @@ class Objective:
         """Contexts of the training prompt.
 
         Args:
-            vectors: text encoder -> [n, kv, vectors, width].
+            vectors: text encoder -> [n, kv, vectors, width]; of mixtures their weights, [n, kv, 1, names].
 
         Returns:
             [n, kv, length, context width].
         """
+        if self._names is not None:
+            return mixed(self._names, vectors[MIXTURE][:, :, 0])
         flat = {name: each.flatten(0, 1) for name, each in vectors.items()}  # [n * kv, vectors, width]
         return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.kv_count)
 

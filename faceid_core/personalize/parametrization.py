@@ -17,6 +17,7 @@ from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel, TextTower
 
 from .initial_embeddings import name_basis
+from .name_prior import NamePrior
 from .seeded_draws import seeded_generator
 
 _HEADS = 8
@@ -27,6 +28,10 @@ class Parametrization(Protocol):
 
     def vectors(self) -> torch.Tensor:
         """The vectors that follow from the parameters."""
+        ...
+
+    def penalty(self) -> torch.Tensor | None:
+        """What the prior adds to the loss, differentiable; None without a prior."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -63,6 +68,9 @@ class Free(nn.Module):
         """See `Parametrization`."""
         return self.parts()
 
+    def penalty(self) -> None:
+        """None: there is no prior."""
+
 
 class NameBasis(nn.Module):
     """Coefficients of the principal components of known names, from the mean name.
@@ -78,6 +86,48 @@ class NameBasis(nn.Module):
     def vectors(self) -> torch.Tensor:
         """See `Parametrization`."""
         return self.initial + torch.einsum("spvc,vcw->spvw", self.coefficients(), self.basis)
+
+    def penalty(self) -> None:
+        """None: there is no prior."""
+
+
+class NameMixture(nn.Module):
+    """Weights of known names, whose contexts a person combines, with a Gaussian prior from the photo.
+
+    The weights are the names' mean plus coefficients of the principal components of their contexts. Parameters are the
+    coefficients' distance from what the prior expects of this photo, in its standard deviations, so that the prior's
+    penalty is the sum of squares; each stage's own part has a smaller deviation.
+
+    Reconstruction: neither the paper nor its relatives have this. Celeb-Basis combines names' input embeddings.
+    """
+
+    def __init__(
+        self,
+        prior: NamePrior,
+        expected: torch.Tensor,
+        *,
+        stages: int,
+        kv: int,
+        shared: bool,
+        weight: float,
+        stage_deviation: float,
+    ):
+        super().__init__()
+        self.prior, self.expected = prior, expected  # expected: [components]
+        self.weight, self.stage_deviation = weight, stage_deviation
+        self.distance = SharedAndOwn(torch.zeros_like(expected)[None], stages, kv, shared)
+
+    def vectors(self) -> torch.Tensor:
+        """The weights of the names, float32 [stages, kv, 1, names]; each row sums to 1."""
+        coefficients = self.expected + self.prior.deviation * self.distance()  # [stages, kv, 1, components]
+        return 1 / len(self.prior.names) + coefficients @ self.prior.basis
+
+    def penalty(self) -> torch.Tensor:
+        """Half the squared distance from the expectation, in deviations, times the prior's weight."""
+        own, shared = self.distance.own, self.distance.shared
+        if shared is None:
+            return self.weight * own.square().sum() / (2 * own.shape[0] * own.shape[1])
+        return self.weight * (shared.square().sum() + (own / self.stage_deviation).square().sum()) / 2
 
 
 class Block(nn.Module):
@@ -106,6 +156,26 @@ class Block(nn.Module):
         """See `Parametrization`."""
         made = self.last(self.block(self.initial[None]))[0]  # [vectors, stages * kv * width]
         return self.initial + made.unflatten(1, (*self.shape, -1)).permute(1, 2, 0, 3)
+
+    def penalty(self) -> None:
+        """None: there is no prior."""
+
+
+def mixture_parametrization(prior: NamePrior, latents: torch.Tensor, method: Method) -> NameMixture:
+    """A person's mixture of known names, which begins at what the prior expects of the photo.
+
+    Args:
+        latents: float32 [2, c, side, side], the photo and its mirror image.
+    """
+    return NameMixture(
+        prior,
+        prior.expected(latents),
+        stages=method.stages,
+        kv=method.kv_count,
+        shared=method.shared_vector,
+        weight=method.prior_weight,
+        stage_deviation=method.prior_stage_deviation,
+    )
 
 
 def make_parametrization(

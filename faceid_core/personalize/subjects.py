@@ -11,17 +11,22 @@ import torch
 
 from faceid_core.config.control import WHOLE, IdentityUse
 from faceid_core.config.method import stage_of
+from faceid_core.diffusion.base import TextTower
 from faceid_core.errors import BaseMismatch, ConfigurationError
 
 from .conditioning import (
     Contexts,
     TextEncoders,
     class_word_embeddings,
+    concatenated,
     encode_plain,
     encode_several,
     encode_vectors,
     expand_kv,
     join_encoders,
+    mixed,
+    name_contexts,
+    name_word_embeddings,
     person_positions,
     tokenize,
     tokenize_plain,
@@ -29,7 +34,7 @@ from .conditioning import (
     word_vectors,
 )
 from .prompts import fill
-from .tokens import IdentityTokens
+from .tokens import MIXTURE, IdentityTokens
 
 Person = IdentityTokens | str
 Subject = Person | tuple[Person, ...]
@@ -79,9 +84,12 @@ def identity_contexts(
         ConfigurationError: the prompt cannot be used, or `use` names a stage that the tokens do not have.
     """
     prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
-    # text encoder -> [stages * 2, vectors, width]
-    flat = {name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()}
-    contexts = encode_vectors(base, prompts, flat).unflatten(tokens.stages, 2)
+    if tokens.is_mixture:
+        contexts = mixed(name_contexts(base, prompt, tokens.names), tokens.tensors[MIXTURE][:, :, 0])
+    else:
+        # text encoder -> [stages * 2, vectors, width]
+        flat = {name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()}
+        contexts = encode_vectors(base, prompts, flat).unflatten(tokens.stages, 2)
     if not use.is_whole:
         word = {
             name: class_word_embeddings(tower, tokens.class_word, tokens.vectors)[None]
@@ -133,6 +141,10 @@ def several_contexts(
 ) -> tuple[Contexts, torch.Tensor]:
     """The contexts of a prompt with `V1*`, `V2*`, ... for several people or plain words, for every common stage.
 
+    A mixture of known names enters to first order: what its names change of the prompt in which class words stand is
+    added. Exact would be every combination of names, their number to the power of
+    the people. (Reconstruction: the paper has one person.)
+
     Args:
         use: how much of each person is used; its stages are each person's own. Plain words are used whole.
 
@@ -145,23 +157,26 @@ def several_contexts(
     require_together(people)
     begins = (0, *common_boundaries(people))  # the first timestep of each common stage
     contexts, plain, where = [], [], torch.empty(0, dtype=torch.int64)
+    added: list[list[Contexts]] = [[] for _ in people]  # of each mixture, its part for each text encoder
     for number, (name, tower) in enumerate(base.towers.items()):
-        words = [  # of each person's class word, [vectors, width]
-            word_vectors(tower, each)
-            if isinstance(each, str)
-            else class_word_embeddings(tower, each.class_word, each.vectors)
-            for each in people
-        ]
+        words = [_plain_vectors(tower, each) for each in people]  # of each person's class word, [vectors, width]
         used = [  # of each person, [common stages * 2, vectors, width]
             _used_vectors(each, name, word, begins, use) for each, word in zip(people, words, strict=True)
         ]
         ids, positions = tokenize_several(tower, prompt, [len(word) for word in words])
         contexts.append(encode_several(tower, ids, positions, used))
+        for parts, person, at in zip(added, people, range(len(people)), strict=True):
+            if isinstance(person, IdentityTokens) and person.is_mixture:
+                weights = _used_weights(person, begins, use)
+                parts.append(_mixture_part(tower, ids, positions, words, at, person, weights))
         if use.strength < 1:
             plain.append(encode_several(tower, ids, positions, [word[None] for word in words]))
         if number == 0:
             where = torch.cat(positions)
-    found = join_encoders(contexts).unflatten(len(begins), 2)
+    found = join_encoders(contexts)
+    for parts in filter(None, added):
+        found = found.plus(join_encoders(parts))
+    found = found.unflatten(len(begins), 2)
     if use.strength < 1:
         shares = torch.full((len(begins), 2), use.strength, device=found.states.device)
         found = _blended(join_encoders(plain), found, shares)
@@ -180,8 +195,53 @@ def _used_vectors(
         return word.expand(len(begins) * 2, -1, -1)
     own = [stage_of(begin, person.boundaries) for begin in begins]
     used = torch.tensor(use.uses(person.stages))[own].to(word.device)  # bool [common stages, 2]
+    if person.is_mixture:
+        return word.expand(len(begins) * 2, -1, -1)  # the mixture's part is added to the contexts
     vectors = person.tensors[tower][own].to(word.device)  # [common stages, 2, vectors, width]
     return torch.where(used[:, :, None, None], vectors, word).flatten(0, 1)
+
+
+def _plain_vectors(tower: TextTower, person: Person) -> torch.Tensor:
+    """The vectors [vectors, width] that stand for a person who is left out: the class word's, or the text's own."""
+    if isinstance(person, str):
+        return word_vectors(tower, person)
+    return class_word_embeddings(tower, person.class_word, person.vectors)
+
+
+def _used_weights(person: IdentityTokens, begins: Sequence[int], use: IdentityUse) -> torch.Tensor:
+    """A mixture's weights in the common stages, float32 [common stages * 2, names]; zeros where it is not used."""
+    own = [stage_of(begin, person.boundaries) for begin in begins]
+    used = torch.tensor(use.uses(person.stages))[own]  # bool [common stages, 2]
+    weights = person.tensors[MIXTURE][own][:, :, 0]  # [common stages, 2, names]
+    return torch.where(used[:, :, None], weights, torch.zeros(())).flatten(0, 1)
+
+
+def _mixture_part(
+    tower: TextTower,
+    ids: torch.Tensor,
+    positions: Sequence[torch.Tensor],
+    words: Sequence[torch.Tensor],
+    at: int,
+    person: IdentityTokens,
+    weights: torch.Tensor,
+) -> Contexts:
+    """What a mixture adds to one text encoder's contexts in which its class word stands.
+
+    Args:
+        ids, positions: of the prompt, as `tokenize_several` has them.
+        words: each person's plain vectors.
+        at: the mixture's place among the people.
+        weights: float32 [n, names]; rows of zeros add nothing.
+
+    Returns:
+        [n, length, width].
+    """
+    names = name_word_embeddings(tower, person.names)  # [names, 2, width]
+    placed = [word.expand(len(names), -1, -1) for word in words]
+    placed[at] = names
+    each = encode_several(tower, ids, positions, placed)
+    word = encode_several(tower, ids, positions, [word[None] for word in words])
+    return mixed(concatenated([each, word]), torch.cat([weights, -weights.sum(dim=1, keepdim=True)], dim=1))
 
 
 def _blended(plain: Contexts, contexts: Contexts, shares: torch.Tensor) -> Contexts:

@@ -17,6 +17,10 @@ from .prompts import PLACEHOLDER
 
 FORMAT = "faceid-identity-tokens"
 FORMAT_VERSION = 1
+# Version 2 adds mixtures of known names; tokens that are no mixture are written as version 1, which older programs read.
+_MIXTURE_VERSION = 2
+MIXTURE = "known_names"
+NAME_WORDS = 2  # token positions of a known name
 _METADATA_KEY = "faceid"
 
 
@@ -28,8 +32,12 @@ class UnreadableTokens(FaceidError):
 class IdentityTokens:
     """A person's learned vectors and what is needed to use them.
 
+    What is learned is either vectors at the person's positions, or a mixture of known names: the person's context in any
+    prompt is an affine combination of the contexts that the prompt has with each name.
+
     Attributes:
-        tensors: text encoder's name -> float32 [stages, 2 (K, V), vectors, width].
+        tensors: text encoder's name -> float32 [stages, 2 (K, V), vectors, width]; of a mixture, "known_names" ->
+            the weights of the names, float32 [stages, 2 (K, V), 1, names].
         base_digest: digest of the base model's weights on which they were learned.
         class_word: what the person is, for instance "person"; it stands in the prompt where the person is left out.
         template: training prompt with {} for the person.
@@ -38,6 +46,7 @@ class IdentityTokens:
         prediction_type: what the base model predicts: epsilon, v_prediction or sample.
         photo_digest: sha256 of the photo.
         method: the method's fields.
+        names: of a mixture, the known names, two words each; else empty.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -50,12 +59,20 @@ class IdentityTokens:
     photo_digest: str
     method: Mapping[str, Any] = field(default_factory=dict)
     placeholder: str = PLACEHOLDER
+    names: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.tensors:
             raise UnreadableTokens("the tokens hold no tensor; personalize the person again")
+        if self.is_mixture and set(self.tensors) != {MIXTURE}:
+            raise UnreadableTokens("the tokens are a mixture of known names and hold other tensors; personalize again")
+        if self.is_mixture and self.tensors[MIXTURE].shape[-1] != len(self.names):
+            raise UnreadableTokens(
+                f"the tokens have weights of {self.tensors[MIXTURE].shape[-1]} names and name {len(self.names)}; "
+                "personalize the person again"
+            )
         for name, tensor in self.tensors.items():
-            expected = (self.stages, 2, self.vectors)
+            expected = (self.stages, 2, 1 if self.is_mixture else self.vectors)
             if tensor.ndim != 4 or tuple(tensor.shape[:3]) != expected or tensor.dtype != torch.float32:
                 raise UnreadableTokens(
                     f"tensor {name!r} is {tensor.dtype} {list(tensor.shape)}, "
@@ -70,7 +87,14 @@ class IdentityTokens:
     @property
     def vectors(self) -> int:
         """Number of token positions that the person takes."""
+        if self.is_mixture:
+            return NAME_WORDS
         return next(iter(self.tensors.values())).shape[2]
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the person is a mixture of known names, and not vectors."""
+        return MIXTURE in self.tensors
 
     def stage_of(self, timestep: float) -> int:
         """The stage, from 0, of a training timestep."""
@@ -92,7 +116,7 @@ class IdentityTokens:
         """The tokens as a safetensors file; the same tokens always give the same bytes."""
         fields = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": _MIXTURE_VERSION if self.is_mixture else FORMAT_VERSION,
             "base_digest": self.base_digest,
             "placeholder": self.placeholder,
             "class_word": self.class_word,
@@ -103,6 +127,8 @@ class IdentityTokens:
             "photo_digest": self.photo_digest,
             "method": dict(self.method),
         }
+        if self.is_mixture:
+            fields["names"] = list(self.names)
         # One metadata entry with sorted JSON: safetensors writes several entries in no fixed order.
         metadata = {_METADATA_KEY: json.dumps(fields, sort_keys=True, separators=(",", ":"))}
         tensors = {name: self.tensors[name].detach().cpu().contiguous() for name in sorted(self.tensors)}
@@ -117,15 +143,16 @@ class IdentityTokens:
         """
         fields = _read_fields(data)
         version = fields.get("format_version")
-        if fields.get("format") != FORMAT or version != FORMAT_VERSION:
+        if fields.get("format") != FORMAT or version not in (FORMAT_VERSION, _MIXTURE_VERSION):
             raise UnreadableTokens(
                 f"the file has format {fields.get('format')!r} version {version!r}, this program reads "
-                f"{FORMAT!r} version {FORMAT_VERSION}; personalize the person again"
+                f"{FORMAT!r} versions {FORMAT_VERSION} and {_MIXTURE_VERSION}; personalize the person again"
             )
         try:
             return cls(
                 tensors=load(data),
                 boundaries=tuple(int(boundary) for boundary in fields.pop("boundaries")),
+                names=tuple(str(name) for name in fields.pop("names", ())),
                 **{key: value for key, value in fields.items() if key not in ("format", "format_version")},
             )
         except UnreadableTokens:

@@ -22,8 +22,9 @@ from faceid_core.progress import ProgressCallback
 
 from .checkpoint import Checkpoint, UnusableCheckpoint, resume, write_checkpoint
 from .initial_embeddings import initial_embeddings
+from .name_prior import NamePrior
 from .objective import Objective, Slots, outside_share
-from .parametrization import make_parametrization
+from .parametrization import Parametrization, make_parametrization, mixture_parametrization
 from .slots import (
     Slot,
     TrainingPhoto,
@@ -37,7 +38,7 @@ from .slots import (
     vector_fault,
     with_mirror,
 )
-from .tokens import IdentityTokens
+from .tokens import MIXTURE, IdentityTokens
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def personalize(
     progress: ProgressCallback | None = None,
     checkpoint: Mapping[str, bytes] | None = None,
     checkpoint_seconds: float = 0.0,
+    prior: NamePrior | None = None,
 ) -> Iterator[PersonalizeResult | SlotFailure | Checkpoint]:
     """Learn every person's tokens; yields each as it finishes, and checkpoints on the way.
 
@@ -115,11 +117,12 @@ def personalize(
         checkpoint: name -> the checkpoint that an interrupted training of the same person left; it goes on from there to
             the same tokens. One that cannot be used is logged, and the person begins again.
         checkpoint_seconds: yield a checkpoint of every person this often; 0 never does.
+        prior: of the base model's known names; a method with `needs_prior` takes it.
 
     Raises:
         ConfigurationError: boundaries or template do not fit the base model.
     """
-    trainer = _Trainer(base, method, seed, samples_at_once)
+    trainer = _Trainer(base, method, seed, samples_at_once, prior)
     waiting, parked = deque(photos), deque()  # not begun yet; begun, and without a slot since memory ran out
     active: list[Slot | None] = [None] * slots
     checkpoints, written = dict(checkpoint or {}), time.monotonic()
@@ -160,14 +163,17 @@ def _halve(active: list[Slot | None]) -> list[Slot | None]:
 class _Trainer:
     """Opens, steps and closes slots."""
 
-    def __init__(self, base: BaseModel, method: Method, seed: int, samples_at_once: int = 0):
+    def __init__(
+        self, base: BaseModel, method: Method, seed: int, samples_at_once: int, prior: NamePrior | None
+    ):
         self.base, self.method, self.seed = base, method, seed
-        self.objective = Objective(base, method, seed, samples_at_once)
+        self.prior = prior.to(base.device) if prior and method.needs_prior else None
+        self.objective = Objective(base, method, seed, samples_at_once, self.prior)
         # text encoder -> length of the longest embedding of its vocabulary
         self.vocabulary = {
             name: float(tower.token_embedding.weight.norm(dim=-1).max())
             for name, tower in base.towers.items()
-        }
+        } | {MIXTURE: 1.0}  # a known name has one weight of 1
 
     def admit(self, photo: TrainingPhoto, checkpoint: bytes | None = None) -> Slot:
         """Open a slot where a checkpoint left off, or at the first step."""
@@ -232,10 +238,7 @@ class _Trainer:
             name: initial_embeddings(base, tower, photo.class_word, method)  # [vectors, width]
             for name, tower in base.towers.items()
         }
-        learned = {
-            name: make_parametrization(base, tower, initial[name], method, self.seed)
-            for name, tower in base.towers.items()
-        }
+        learned = self._learned(latents, initial)
         side = base.description.latent_side
         slot = Slot(
             photo=photo,
@@ -251,6 +254,19 @@ class _Trainer:
         slot.attention_before = self.objective.photo_attention(slot)
         slot.seconds = time.perf_counter() - began
         return slot
+
+    def _learned(
+        self, latents: torch.Tensor, initial: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, Parametrization]:
+        """What is learned of a person: one mixture of known names, or vectors for each text encoder."""
+        method, base = self.method, self.base
+        if method.needs_prior:
+            assert self.prior is not None, "the caller gives the prior that the method needs"
+            return {MIXTURE: mixture_parametrization(self.prior, latents, method)}
+        return {
+            name: make_parametrization(base, tower, initial[name], method, self.seed)
+            for name, tower in base.towers.items()
+        }
 
     def step(self, slots: Slots) -> dict[int, str]:
         """One optimizer step of every occupied slot.
@@ -305,10 +321,15 @@ class _Trainer:
             gradients: of L, text encoder -> [stages, kv, vectors, width].
         """
         slot.optimizer.zero_grad()
-        for name, vectors in slot.vectors().items():
-            # The penalty's gradient, of w * |v - initial|^2, is added here: it needs no pass through the network.
-            penalty = 2 * self.method.initial_embedding_penalty * (vectors.detach() - slot.initial[name])
-            vectors.backward(gradients[name] + penalty)
+        # Penalties' gradients are added here: they need no pass through the network.
+        for name, learned in slot.learned.items():
+            vectors, gradient = learned.vectors(), gradients[name]
+            if name in slot.initial:  # of w * |v - initial|^2
+                distance = vectors.detach() - slot.initial[name]
+                gradient = gradient + 2 * self.method.initial_embedding_penalty * distance
+            vectors.backward(gradient)
+            if (penalty := learned.penalty()) is not None:
+                penalty.backward()
         if self.method.gradient_clip > 0:
             parameters = [each for group in slot.optimizer.param_groups for each in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.method.gradient_clip)
@@ -349,6 +370,7 @@ class _Trainer:
             prediction_type=base.description.prediction_type,
             photo_digest=slot.photo.photo_digest,
             method=method.model_dump(mode="json"),
+            names=self.prior.names if self.prior else (),
         )
         before, after = slot.attention_before, self.objective.photo_attention(slot)  # [s, s]
         mask = resized_area(slot.photo.mask, len(before))

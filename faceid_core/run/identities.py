@@ -107,9 +107,9 @@ def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
 
 def _refuse_names_for_things(config: NightlyConfig, people: list[Identity]) -> None:
     """Refuse a method that starts at people's names for subjects that are no people, such as a cat or a car."""
-    method = config.personalize.resolved()
+    method = config.method()
     lines = [str(each.line) for each in people if each.subject_box or each.subject_mask]
-    if lines and (method.initial_embedding != "class_word" or method.parametrization == "name_basis"):
+    if lines and (method.initial_embedding != "class_word" or method.parametrization in ("name_basis", "name_mixture")):
         raise ConfigurationError(
             f"lines {', '.join(lines[:5])}{' ...' if len(lines) > 5 else ''} of the manifest name subjects that are no "
             f"people, and preset {config.personalize.preset!r} starts at the names of people; run them apart with a "

@@ -16,7 +16,7 @@ from faceid_core.store.lease_record import LeaseState, LeaseWatch
 log = logging.getLogger(__name__)
 
 # A work of these takes minutes of an accelerator; one of the other stages takes less time than a lease.
-SHARED_STAGES = ("personalize", "generate")
+SHARED_STAGES = ("prior", "personalize", "generate")
 POLL_SECONDS = 2.0
 
 

@@ -13,6 +13,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.config.method import Method
 from faceid_core.errors import UnusableWeights
 from faceid_core.store import S3Settings
+from faceid_core.store.keys import StageCall
 from faceid_core.weights.base_model import BaseFiles
 from faceid_core.weights.describe import MINIATURE
 from faceid_core.weights.hub import base_revision
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # loads cv2
     from faceid_core.evaluate.pictures import Pictures
     from faceid_core.evaluate.scorers import Scorers
     from faceid_core.geometry.protocols import FaceDetector, FaceParser
+    from faceid_core.personalize.name_prior import NamePrior
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class WorkerSettings:
         weights: role of a model -> the digest that the run was planned with.
         scorers: the set of scorers.
         faces_backend: of the photos' detector and parser.
+        prior: the call that makes the name prior, if the method needs one.
     """
 
     store: str
@@ -52,10 +55,16 @@ class WorkerSettings:
     samples_at_once: int = 0
     models: tuple[ModelRef, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
+    prior: StageCall | None = None
 
     @classmethod
     def from_config(
-        cls, config: NightlyConfig, weights: Mapping[str, str], *, threads: int
+        cls,
+        config: NightlyConfig,
+        weights: Mapping[str, str],
+        *,
+        threads: int,
+        prior: StageCall | None = None,
     ) -> WorkerSettings:
         """Flatten the configuration for a worker."""
         config = _with_absolute_paths(config)
@@ -73,6 +82,7 @@ class WorkerSettings:
             samples_at_once=config.personalize.samples_at_once,
             models=tuple(required(config)),
             weights=dict(weights),
+            prior=prior,
         )
 
     @property
@@ -122,6 +132,8 @@ class Models:
         self._unusable_base: UnusableWeights | None = None
         self._slots_of_methods: dict[str, int] = {}
         # Of the last subjects that were scored, by the shard's digest and the detector: see `stages.score`.
+        # The name prior, which the worker reads before stage personalize if the method needs it.
+        self.prior: NamePrior | None = None
         self.kept_pictures: OrderedDict[tuple[str, str], Pictures] = OrderedDict()
 
     @cached_property

@@ -10,10 +10,13 @@ from typing import Any
 from faceid_core.config import NightlyConfig
 from faceid_core.config.method import Method
 from faceid_core.evaluate.grid import PromptGrid, load_grid
+from faceid_core.personalize.known_names import prior_names
+from faceid_core.stages.name_prior import prior_call
 from faceid_core.stages.work import STAGES, Source, StageSpec, Subject, Work
 from faceid_core.store.cache import Manifest
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.describe import Description
+from faceid_core.weights.required import BASE
 from faceid_core.weights.resolve import resolve_all
 
 
@@ -26,6 +29,7 @@ class Plan:
         base: what the base model is.
         tokenizers: text encoder -> the folder of its tokenizer.
         scorer_titles: name and version of the photographs' scorers by role, for tables.
+        prior: the call that makes the name prior, if the method needs one.
         floors: class word -> the manifest of its pictures, against which people's identity floor is measured; filled
             in as the run goes.
     """
@@ -37,6 +41,7 @@ class Plan:
     base: Description
     tokenizers: Mapping[str, Path]
     scorer_titles: Mapping[str, str] = field(default_factory=dict)
+    prior: StageCall | None = None
     floors: dict[str, Manifest] = field(default_factory=dict)
 
     @classmethod
@@ -48,14 +53,20 @@ class Plan:
             MissingWeights: a model's files are absent.
         """
         found = resolve_all(config)
+        method = config.method()
+        prior = None
+        if method.needs_prior:
+            names = prior_names(config.personalize.names_file, found.base.name)
+            prior = prior_call(names, method, found.digests[BASE], config.base_model.precision)
         return cls(
             config=config,
-            method=config.personalize.resolved(),
+            method=method,
             grid=load_grid(config.generate.grid),
             weights=found.digests,
             base=found.base,
             tokenizers=found.tokenizers,
             scorer_titles=found.titles,
+            prior=prior,
         )
 
     @property

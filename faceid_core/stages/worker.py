@@ -16,17 +16,31 @@ from typing import Any
 from faceid_core.errors import DamagedInput, FaceidError
 from faceid_core.progress import ProgressCallback, no_progress
 from faceid_core.stages.executing import stage_function
-from faceid_core.stages.executing.stage import CHECKPOINT, EARLIER, Outputs, StageCheckpoint
+from faceid_core.stages.executing.stage import (
+    CHECKPOINT,
+    EARLIER,
+    Inputs,
+    Outputs,
+    StageCheckpoint,
+    StageResult,
+)
 from faceid_core.stages.files import REJECTION, read_json
 from faceid_core.stages.leases import WorkLeases
 from faceid_core.stages.models import Models, WorkerSettings
+from faceid_core.stages.name_prior import OUTPUT, prior_work
 from faceid_core.stages.planning import spec_of
-from faceid_core.stages.work import Done, Reuse, Work
+from faceid_core.stages.work import COMMON, Done, Reuse, Work
 from faceid_core.store import IdentityErased, StageCache, open_store
 from faceid_core.store.checkpoint import CheckpointStore
 from faceid_core.weights.offline import refuse_downloads
 
 log = logging.getLogger(__name__)
+
+_PRIOR_ATTEMPTS = 2  # one more after a damaged copy
+
+
+class PriorFailed(FaceidError):
+    """The name prior, which every person of the run learns from, could not be made."""
 
 
 class Worker:
@@ -84,7 +98,7 @@ class Worker:
             return
         reading, since = (time.monotonic() - started) / len(ready), time.monotonic()
         try:
-            for index, result, provenance in stage_function(stage)(ready, inputs, self.models, on_progress):
+            for index, result, provenance in self._results(ready, inputs, on_progress):
                 work = ready[index]
                 if isinstance(result, StageCheckpoint):
                     self._keep_checkpoint(work, result)
@@ -105,6 +119,45 @@ class Worker:
                 log.exception("stage %s broke", stage)
             for work in open_works.values():
                 yield failed(work, error, reading + (time.monotonic() - since) / len(open_works))
+
+    def _results(
+        self, works: Sequence[Work], inputs: Sequence[Inputs], on_progress: ProgressCallback
+    ) -> Iterator[StageResult]:
+        stage = works[0].call.stage
+        if stage == "personalize":
+            self._load_prior(works[0].subject, on_progress)
+        return stage_function(stage)(works, inputs, self.models, on_progress)
+
+    def _load_prior(self, subject: str, on_progress: ProgressCallback) -> None:
+        """Read the name prior for training, if the run has one; it is made first where the store does not hold it.
+
+        Args:
+            subject: whose training waits, for progress.
+
+        Raises:
+            PriorFailed: it could not be made.
+        """
+        call = self.settings.prior
+        if call is None or self.models.prior is not None:
+            return
+        from faceid_core.personalize.name_prior import (
+            NamePrior,  # torch, which stages before this one do without
+        )
+
+        cache = StageCache(self.store, COMMON)
+        for _ in range(_PRIOR_ATTEMPTS):
+            for done in self.execute([prior_work(call)], lambda _, at, of: on_progress(subject, at, of)):
+                if done.status != "done":
+                    raise PriorFailed(f"the name prior could not be made: {done.message}")
+            manifest = cache.read_manifest(call.stage, call.key)
+            if manifest is None:
+                continue
+            try:
+                self.models.prior = NamePrior.from_bytes(cache.read(manifest, OUTPUT))
+                return
+            except DamagedInput:
+                cache.quarantine(manifest, "a worker found the name prior damaged")
+        raise PriorFailed("the name prior was made and cannot be read; check the store with faceid verify")
 
     def _inputs(self, work: Work) -> dict[str, bytes] | Done:
         """The work's input blobs by name, checked; a damaged one ends the work and names its producer."""

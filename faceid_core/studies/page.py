@@ -170,7 +170,7 @@ def _claims(study: Study, frame: pd.DataFrame):
 
 
 def _reconstructions(shared: NightlyConfig):
-    method = changed(shared, {"personalize.preset": PAPER}, source="page").personalize.resolved()
+    method = changed(shared, {"personalize.preset": PAPER}, source="page").method()
     yield "\n## Settings that are reconstructions\n"
     yield f"The paper's body could not be read; these values of `{PAPER}` are ours:\n"
     named = (

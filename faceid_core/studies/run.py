@@ -254,7 +254,7 @@ def _training_facts(run: Run, subject: Subject) -> dict[str, int]:
 def variant_digest(variant: Variant, config: NightlyConfig) -> str:
     """What the variant decides: the whole method, and what it changes elsewhere."""
     elsewhere = {k: v for k, v in variant.settings.items() if not k.startswith("personalize.")}
-    method = config.personalize.resolved().model_dump(mode="json")
+    method = config.method().model_dump(mode="json")
     return _digest({"method": method, "settings": elsewhere})
 
 

@@ -48,6 +48,7 @@ def execute(
             if CHECKPOINT in blobs
         },
         checkpoint_seconds=models.settings.checkpoint_seconds,
+        prior=models.prior,
     )
     for result in results:
         index = index_of[result.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from faceid_core.stages import name_prior
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning import detect, generate, mask, parse, personalize, score
 from faceid_core.stages.work import METRIC_PREFIX, StageSpec, Subject, Work
@@ -30,7 +31,7 @@ def plan_works(plan: Plan, stage: str, subject: Subject) -> list[Work]:
 
 
 def spec_of(name: str) -> StageSpec:
-    """Return the spec of the stage that a call names: one of STAGES, or 'score-identity' and so on for a metric."""
+    """Return the spec of the stage that a call names: one of STAGES, 'score-identity' and so on, or 'prior'."""
     if name.startswith(METRIC_PREFIX):
         return score.spec_of_metric(name.removeprefix(METRIC_PREFIX))
-    return _OF_ONE_SPEC[name].SPEC
+    return name_prior.SPEC if name == name_prior.SPEC.name else _OF_ONE_SPEC[name].SPEC

@@ -12,7 +12,7 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
     """Plan the training of a person.
 
     The photo's digest is an input because it seeds the draws. The number of slots is not in the key: results do not
-    depend on it.
+    depend on it. The name prior counts by its stage key: it is made when the first worker needs it.
     """
     if subject.kind != "person":
         return []
@@ -21,6 +21,8 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
         "seed": plan.config.personalize.seed,
         "class_word": subject.class_word,
     }
+    if plan.prior is not None:
+        parameters["prior"] = plan.prior.key
     sources = {
         "photo": subject.photo(),
         "crop": subject.source("detect", "crop.png"),

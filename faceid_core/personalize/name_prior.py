@@ -1,0 +1,226 @@
+"""The name prior: what a base model's known people teach of a new one.
+
+A text encoder's output is nearly linear in identity: the contexts of known names span a space in which a new person is
+an affine combination of known ones. The base model draws portraits of its own names; a ridge regression from the
+portraits' latents to the principal components of the names' contexts then expects a person's coefficients from one
+photo, with the error of its cross-validation as deviation. Training starts there and is held there by a Gaussian prior.
+
+Needs no face recognizer, no further network and no picture but those that the model draws itself. Reconstruction:
+neither the paper nor its relatives have this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from faceid_core.diffusion.base import BaseModel
+from faceid_core.errors import ConfigurationError, FaceidError
+
+from .conditioning import name_contexts
+from .prompts import training_prompt
+
+_FORMAT = "faceid-name-prior-1"
+_METADATA_KEY = "faceid"
+_FOLDS = 8
+# Ridge penalties that cross-validation chooses from, as shares of the features' mean variance times their number.
+_RIDGES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
+# Names whose portraits differ from one another nearly as much as from other names' are not known by the model.
+_LEAST_ALIKE = 1.2
+
+
+class UnreadablePrior(FaceidError):
+    """A file holds no name prior, or one of another format."""
+
+
+@dataclass(frozen=True)
+class NamePrior:
+    """Basis, regression and deviation of the known names of one base model.
+
+    Attributes:
+        names: the known names.
+        basis: float32 [components, names], each component as weights of the names, which sum to 0; a coefficient of 1 is
+            one standard deviation among the names.
+        slope: float32 [features, components] and offset: float32 [components], the regression from a portrait's latents.
+        deviation: float32 [components], the regression's cross-validated error.
+        explained: float32 [components], the cross-validated share of variance that the regression explains.
+        left_out: how many names the model does not draw alike from seed to seed, which take no part.
+    """
+
+    names: tuple[str, ...]
+    basis: torch.Tensor
+    slope: torch.Tensor
+    offset: torch.Tensor
+    deviation: torch.Tensor
+    explained: torch.Tensor
+    left_out: int = 0
+
+    def expected(self, latents: torch.Tensor) -> torch.Tensor:
+        """The coefficients expected of a portrait, float32 [components], the mean over its views.
+
+        Args:
+            latents: [views, c, side, side], for instance the photo and its mirror image.
+        """
+        features = latents.flatten(1).float().mean(dim=0)
+        return features @ self.slope + self.offset
+
+    def to(self, device: torch.device) -> NamePrior:
+        """The prior with its tensors on a device."""
+        tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return NamePrior(names=self.names, left_out=self.left_out, **tensors)
+
+    def to_bytes(self) -> bytes:
+        """The prior as a safetensors file; the same prior always gives the same bytes."""
+        fields = {"format": _FORMAT, "names": list(self.names), "left_out": self.left_out}
+        metadata = {_METADATA_KEY: json.dumps(fields, sort_keys=True, separators=(",", ":"))}
+        return save({name: getattr(self, name).cpu().contiguous() for name in _TENSORS}, metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> NamePrior:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            UnreadablePrior: not such a file.
+        """
+        try:
+            length = int.from_bytes(data[:8], "little")
+            fields = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_METADATA_KEY])
+            if fields["format"] != _FORMAT:
+                raise ValueError(f"format {fields['format']!r}")
+            tensors = load(data)
+            return cls(
+                names=tuple(fields["names"]),
+                left_out=int(fields["left_out"]),
+                **{name: tensors[name] for name in _TENSORS},
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UnreadablePrior(f"the name prior cannot be read: {type(error).__name__}: {error}") from None
+
+
+_TENSORS = ("basis", "slope", "offset", "deviation", "explained")
+
+
+@torch.no_grad()
+def fit_name_prior(
+    base: BaseModel, names: Sequence[str], latents: torch.Tensor, *, template: str, components: int
+) -> NamePrior:
+    """Fit basis, regression and deviation.
+
+    Args:
+        names: known names, two tokens each.
+        latents: float32 [names, portraits, c, side, side], the autoencoder's latents of portraits that the model drew.
+        template: training prompt with {} for the person, whose contexts make the basis.
+        components: principal components of the names' contexts; fewer where the names span fewer.
+
+    Raises:
+        ConfigurationError: the model draws too few of the names alike from seed to seed.
+    """
+    kept = drawn_alike(latents)
+    if int(kept.sum()) <= _FOLDS:
+        raise ConfigurationError(
+            f"the base model draws {int(kept.sum())} of {len(names)} known names alike from seed to seed, too few for a "
+            "prior; give names that it knows, or set personalize.method.prior to none"
+        )
+    known = tuple(name for name, keep in zip(names, kept.tolist(), strict=True) if keep)
+    basis, scores = _components(base, known, template, components)
+    features = latents[kept].flatten(2).double().cpu().numpy()  # [names, portraits, features]
+    # Each portrait is a row with its name's scores; folds are over names.
+    slope, offset, predicted = _cross_validated_ridge(features, scores)
+    error = ((predicted - scores[:, None]) ** 2).mean(axis=(0, 1))  # [components]
+    explained = 1 - error / scores.var(axis=0)
+    return NamePrior(
+        names=known,
+        basis=torch.from_numpy(basis).float(),
+        slope=torch.from_numpy(slope).float(),
+        offset=torch.from_numpy(offset).float(),
+        deviation=torch.from_numpy(np.sqrt(error)).float(),
+        explained=torch.from_numpy(explained).float(),
+        left_out=len(names) - len(known),
+    ).to(base.device)
+
+
+def drawn_alike(latents: torch.Tensor) -> torch.Tensor:
+    """Which names the model draws alike from seed to seed, bool [names].
+
+    A name counts as known if its portraits' mean lies clearly further from the mean of all names than chance portraits'
+    would: its variance between names is compared with that within, in autoencoder space. No scorer takes part.
+
+    Args:
+        latents: [names, portraits, c, side, side]; with one portrait a name all are kept.
+    """
+    names, portraits = latents.shape[:2]
+    if portraits < 2:
+        return torch.ones(names, dtype=torch.bool)
+    flat = latents.flatten(2).double().cpu()
+    means = flat.mean(dim=1)  # [names, features]
+    within = (flat - means[:, None]).square().sum(dim=(1, 2)) / (portraits - 1)  # [names]
+    from_others = (means - means.mean(dim=0)).square().sum(dim=1)  # [names]
+    # Without any identity the expectation of `from_others` is within / portraits.
+    return from_others * portraits > _LEAST_ALIKE * within
+
+
+def _components(
+    base: BaseModel, names: Sequence[str], template: str, components: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of the names' contexts as weights of the names, and each name's scores of them.
+
+    Returns:
+        float64 [components, names] and [names, components].
+    """
+    states = name_contexts(base, training_prompt(template), names).states
+    flat = states.flatten(1).double().cpu()
+    left, lengths, _ = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
+    size = min(components, int((lengths > 1e-5 * lengths[0]).sum()))
+    scale = (len(names) - 1) ** 0.5
+    return (left[:, :size].T / scale).numpy(), (left[:, :size] * scale).numpy()
+
+
+def _cross_validated_ridge(
+    features: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ridge regression whose penalty has the least cross-validated error, folds over names.
+
+    Args:
+        features: [names, portraits, features].
+        targets: [names, components].
+
+    Returns:
+        slope [features, components], offset [components], held-out predictions [names, portraits, components].
+    """
+    names, portraits = features.shape[:2]
+    folds = np.arange(names) % _FOLDS
+    best = None
+    for ridge in _RIDGES:
+        predicted = np.empty((names, portraits, targets.shape[1]))
+        for fold in range(_FOLDS):
+            held = folds == fold
+            slope, offset = _ridge(features[~held], targets[~held], ridge)
+            predicted[held] = features[held] @ slope + offset
+        error = float(((predicted - targets[:, None]) ** 2).mean())
+        if best is None or error < best[0]:
+            best = error, ridge, predicted
+    assert best is not None
+    slope, offset = _ridge(features, targets, best[1])
+    return slope, offset, best[2]
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slope [features, components] and offset of one ridge regression, over all portraits of all names."""
+    portraits, size = features.shape[1:]
+    rows = features.reshape(-1, size)
+    wanted = np.repeat(targets, portraits, axis=0)
+    center, middle = rows.mean(axis=0), wanted.mean(axis=0)
+    rows, wanted = rows - center, wanted - middle
+    penalty = ridge * (rows**2).sum()  # the trace: features times mean variance times rows
+    if len(rows) < size:  # the same solution from the smaller system
+        inner = np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), wanted)
+        slope = rows.T @ inner
+    else:
+        slope = np.linalg.solve(rows.T @ rows + penalty * np.eye(size), rows.T @ wanted)
+    return slope, middle - center @ slope
