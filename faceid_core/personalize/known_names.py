@@ -9,7 +9,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS, name_of
 from faceid_core.weights.describe import MINIATURE
 
-_FEWEST_NAMES = 8
+_FEWEST_NAMES = 9  # more than the folds of the name prior's cross-validation
 _MOST_NAMES = 4096  # every prompt is encoded with each of them
 # Public figures whom the Stable Diffusion models draw well, as first and last word; Celeb-Basis and Cross
 # Initialization take theirs from lists of the same kind. Names whose words are not single tokens are left out at use.
@@ -92,15 +92,15 @@ def require_names(found: int, names: str, encoder: str) -> None:
 
     Args:
         found: how many of the names are two tokens long, as is needed.
-        names: as in `known_names`.
+        names: as in `known_names`, or the path of a file with names.
         encoder: the text encoder whose tokenizer counted.
 
     Raises:
-        ConfigurationError: there are fewer than eight.
+        ConfigurationError: there are too few.
     """
     if found < _FEWEST_NAMES:
         raise ConfigurationError(
-            f"only {found} names of the list {names!r} are two tokens long for {encoder}; set "
-            "known_names to the list that the base model knows (miniature, public_figures), or choose initial_embedding "
+            f"only {found} names of the list {names!r} are two tokens long for {encoder}, fewer than {_FEWEST_NAMES}; "
+            "set known_names or personalize.names_file to names that the base model knows, or choose initial_embedding "
             "class_word and parametrization free or block"
         )

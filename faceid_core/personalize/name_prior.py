@@ -31,8 +31,8 @@ _METADATA_KEY = "faceid"
 _FOLDS = 8
 # Ridge penalties that cross-validation chooses from, as shares of the features' mean variance times their number.
 _RIDGES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
-# Names whose portraits differ from one another nearly as much as from other names' are not known by the model.
-_LEAST_ALIKE = 1.2
+# Variance of a name's portraits between names over that within, below which the model does not know it; 1 is chance.
+_LEAST_ALIKE = 2.0
 
 
 class UnreadablePrior(FaceidError):
@@ -148,8 +148,9 @@ def fit_name_prior(
 def drawn_alike(latents: torch.Tensor) -> torch.Tensor:
     """Which names the model draws alike from seed to seed, bool [names].
 
-    A name counts as known if its portraits' mean lies clearly further from the mean of all names than chance portraits'
-    would: its variance between names is compared with that within, in autoencoder space. No scorer takes part.
+    What all names share at a seed (framing, light) is taken off. A name counts as known if its portraits' mean is then
+    further from nothing than chance would have it: as in an analysis of variance, the variance between names is compared
+    with the name's own from seed to seed, in autoencoder space. No scorer takes part.
 
     Args:
         latents: [names, portraits, c, side, side]; with one portrait a name all are kept.
@@ -158,11 +159,11 @@ def drawn_alike(latents: torch.Tensor) -> torch.Tensor:
     if portraits < 2:
         return torch.ones(names, dtype=torch.bool)
     flat = latents.flatten(2).double().cpu()
-    means = flat.mean(dim=1)  # [names, features]
-    within = (flat - means[:, None]).square().sum(dim=(1, 2)) / (portraits - 1)  # [names]
-    from_others = (means - means.mean(dim=0)).square().sum(dim=1)  # [names]
-    # Without any identity the expectation of `from_others` is within / portraits.
-    return from_others * portraits > _LEAST_ALIKE * within
+    own = flat - flat.mean(dim=0)  # [names, portraits, features]
+    means = own.mean(dim=1)  # [names, features]
+    within = (own - means[:, None]).square().sum(dim=(1, 2)) / (portraits - 1)  # [names]
+    between = portraits * means.square().sum(dim=1)  # [names]; where there is no identity, as large as `within`
+    return between > _LEAST_ALIKE * within
 
 
 def _components(

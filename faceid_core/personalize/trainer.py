@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from faceid_core.config.method import Method
-from faceid_core.diffusion.base import BaseModel
+from faceid_core.diffusion.base import BaseModel, TextTower
 from faceid_core.progress import ProgressCallback
 
 from .checkpoint import Checkpoint, UnusableCheckpoint, resume, write_checkpoint
+from .conditioning import name_word_embeddings
 from .initial_embeddings import initial_embeddings
 from .name_prior import NamePrior
 from .objective import Objective, Slots, outside_share
@@ -235,7 +236,7 @@ class _Trainer:
         # [2, c, side, side]; one by one: the encoder's arithmetic must not depend on a batch.
         latents = torch.cat([base.encode_images([image]) for image in (photo.image, mirrored)])
         initial = {
-            name: initial_embeddings(base, tower, photo.class_word, method)  # [vectors, width]
+            name: self._initial(tower, photo.class_word)  # [vectors, width]
             for name, tower in base.towers.items()
         }
         learned = self._learned(latents, initial)
@@ -254,6 +255,12 @@ class _Trainer:
         slot.attention_before = self.objective.photo_attention(slot)
         slot.seconds = time.perf_counter() - began
         return slot
+
+    def _initial(self, tower: TextTower, class_word: str) -> torch.Tensor:
+        """One text encoder's initial embedding, float32 [vectors, width]; of a mixture its names' mean."""
+        if self.prior is not None:
+            return name_word_embeddings(tower, self.prior.names).mean(dim=0)
+        return initial_embeddings(self.base, tower, class_word, self.method)
 
     def _learned(
         self, latents: torch.Tensor, initial: Mapping[str, torch.Tensor]

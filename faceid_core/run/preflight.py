@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from faceid_core.config.method import Method, stage_boundaries
+from faceid_core.config.method import stage_boundaries
 from faceid_core.diffusion.token_count import TokenCounter
 from faceid_core.errors import ConfigurationError, listed
 from faceid_core.evaluate.grid import Prompt
@@ -123,8 +123,8 @@ def _texts(plan: Plan, people: Sequence[Identity], named: Sequence[str], counts:
         names = {name: count(name) for name in named}
         for prompt in plan.grid.prompts:
             yield from _too_long(prompt, count, method.vectors, words, lines, names, limit, room)
-        if method.initial_embedding != "class_word" or method.parametrization == "name_basis":
-            yield from _too_few_names(method, plan.base.name, encoder, count)
+        if method.initial_embedding != "class_word" or method.needs_prior:
+            yield from _too_few_names(plan, encoder, count)
     yield from _cut_differently(plan, counts)
 
 
@@ -165,10 +165,14 @@ def _of_lines(lines: Sequence[int]) -> str:
     return f" of line{'s' if len(known) > 1 else ''} {', '.join(known[:_LINES_NAMED])}{more}"
 
 
-def _too_few_names(method: Method, base: str, encoder: str, count: Count) -> Iterator[str]:
-    found = sum(count(name) == 2 for name in known_names(method.known_names, base))
+def _too_few_names(plan: Plan, encoder: str, count: Count) -> Iterator[str]:
+    source = plan.config.personalize.names_file or plan.method.known_names
+    if plan.prior is None:
+        names = known_names(plan.method.known_names, plan.base.name)
+    else:
+        names = plan.prior.parameters["names"]
     try:
-        require_names(found, method.known_names, encoder)
+        require_names(sum(count(name) == 2 for name in names), source, encoder)
     except ConfigurationError as error:
         yield f"personalize.method: {error}"
 

@@ -1,0 +1,216 @@
+"""The name prior and mixtures of known names, against independent computations on networks with random weights."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from faceid_core.config.control import IdentityUse
+from faceid_core.config.presets import PRESETS
+from faceid_core.diffusion.base import load_base_model
+from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.name_portraits import learn_name_prior
+from faceid_core.personalize import name_prior
+from faceid_core.personalize.checkpoint import Checkpoint
+from faceid_core.personalize.conditioning import encode_plain, name_contexts
+from faceid_core.personalize.distill import View, distill
+from faceid_core.personalize.name_prior import NamePrior, UnreadablePrior, drawn_alike, fit_name_prior
+from faceid_core.personalize.subjects import subject_contexts
+from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
+from faceid_core.personalize.trainer import personalize
+from tests.helpers.tiny_people import tiny_photo
+from tests.helpers.tiny_pipeline import write_tiny_pipeline
+
+WORDS = ("face", "person", "man", "photo", "beach", "red", "hat")
+NAMES = tuple(f"{first} {last}" for first, last in itertools.permutations(WORDS, 2))
+TEMPLATE = "a photo of the face of {}"
+METHOD = PRESETS["semantic-fidelity"].model_copy(
+    update={"steps": 3, "samples_per_step": 5, "prior_portraits": 1, "basis_size": 6}
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_base_model(write_tiny_pipeline(tmp_path_factory.mktemp("tiny")), digest="d" * 64)
+
+
+@pytest.fixture(scope="module")
+def prior(base):
+    return learn_name_prior(base, NAMES, template=TEMPLATE, portraits=1, components=6)
+
+
+def mixture(base, *, weights, names=NAMES):
+    """Tokens of two stages whose weights are given, float32 [2, 2, 1, names]."""
+    return IdentityTokens(
+        tensors={"known_names": weights},
+        base_digest="d" * 64,
+        class_word="person",
+        template=TEMPLATE,
+        boundaries=(500,),
+        training_timesteps=1000,
+        prediction_type="v_prediction",
+        photo_digest="e" * 64,
+        names=names,
+    )
+
+
+def only(index):
+    weights = torch.zeros(2, 2, 1, len(NAMES))
+    weights[..., index] = 1
+    return weights
+
+
+def test_a_mixture_of_one_name_is_that_name_in_every_prompt(base):
+    for prompt in ("a photo of V*", "V* on the beach wearing a red hat"):
+        contexts, positions = subject_contexts(base, prompt, mixture(base, weights=only(4)))
+        named = encode_plain(base, prompt.replace("V*", NAMES[4])).states
+        assert torch.allclose(contexts.states, named.expand(2, 2, -1, -1), atol=1e-5)
+        assert len(positions) == 2
+
+
+def test_a_mixture_is_the_affine_combination_of_the_names_contexts(base):
+    weights = torch.randn(2, 2, 1, len(NAMES), generator=torch.Generator().manual_seed(0))
+    weights += (1 - weights.sum(-1, keepdim=True)) / len(NAMES)
+    contexts, _ = subject_contexts(base, "a photo of V*", mixture(base, weights=weights))
+    each = torch.stack([encode_plain(base, f"a photo of {name}").states[0] for name in NAMES]).double()
+    wanted = (weights[:, :, 0, :, None, None].double() * each).sum(dim=2)
+    assert torch.allclose(contexts.states.double(), wanted, atol=1e-4)
+
+
+def test_half_the_strength_lies_half_way_to_the_class_word(base):
+    person, prompt = mixture(base, weights=only(2)), "a photo of V* on the beach"
+    whole, none, half = (
+        subject_contexts(base, prompt, person, IdentityUse(strength=strength))[0].states
+        for strength in (1.0, 0.0, 0.5)
+    )
+    assert torch.allclose(half, (whole + none) / 2, atol=1e-5)
+
+
+def test_two_people_of_whom_one_is_a_mixture_of_one_name(base):
+    # With a plain word beside it nothing is approximated: the names' difference is taken beside that very word.
+    prompt = "a photo of V1* the face of V2*"
+    both, positions = subject_contexts(base, prompt, (mixture(base, weights=only(7)), "man"))
+    plain = encode_plain(base, f"a photo of {NAMES[7]} the face of man").states
+    assert torch.allclose(both.states, plain.expand(2, 2, -1, -1), atol=1e-4)
+    assert positions.tolist() == [4, 5, 9]
+
+
+def test_tokens_of_a_mixture_keep_the_names_and_refuse_others(base):
+    person = mixture(base, weights=only(1))
+    again = IdentityTokens.from_bytes(person.to_bytes())
+    assert again.names == NAMES and again.vectors == 2 and again.is_mixture
+    assert torch.equal(again.tensors["known_names"], person.tensors["known_names"])
+    with pytest.raises(UnreadableTokens, match="41"):
+        replace(person, names=NAMES[1:])
+    with pytest.raises(UnreadableTokens, match="other tensors"):
+        replace(person, tensors={**person.tensors, "text_encoder": torch.zeros(2, 2, 2, 32)})
+
+
+def test_a_linear_world_is_learned(base):
+    """Latents are linear in the names' scores, plus noise: the regression finds the scores."""
+    draws = torch.Generator().manual_seed(3)
+    states = name_contexts(base, TEMPLATE.replace("{}", "V*"), NAMES).states.flatten(1).double()
+    left = torch.linalg.svd(states - states.mean(0), full_matrices=False)[0][:, :4]
+    scores = left * (len(NAMES) - 1) ** 0.5  # of unit variance
+    reach = torch.randn(4, 5 * 8 * 8, generator=draws, dtype=torch.float64)
+    latents = (scores @ reach).float()[:, None] + 0.05 * torch.randn(len(NAMES), 3, 320, generator=draws)
+    fitted = fit_name_prior(base, NAMES, latents.unflatten(2, (5, 8, 8)), template=TEMPLATE, components=4)
+    assert (fitted.explained > 0.98).all() and fitted.left_out == 0
+    expected = torch.stack([fitted.expected(each.unflatten(1, (5, 8, 8))) for each in latents])
+    assert torch.allclose(expected.double(), scores, atol=0.1)
+    # A coefficient of 1 is one standard deviation, and names' coefficients give the names' contexts back.
+    one_hot = 1 / len(NAMES) + scores.float() @ fitted.basis
+    kept = (torch.eye(len(NAMES)) - one_hot).double() @ states
+    assert kept.square().sum() < (states - states.mean(0)).square().sum()
+    assert torch.allclose(fitted.basis.sum(dim=1), torch.zeros(4), atol=1e-5)
+
+
+def test_ridge_against_least_squares_with_added_rows():
+    draws = np.random.default_rng(0)
+    for size in (5, 60):  # fewer features than rows, and more
+        features, targets = draws.normal(size=(6, 4, size)), draws.normal(size=(6, 3))
+        slope, offset = name_prior._ridge(features, targets, 0.01)
+        rows = features.reshape(24, size)
+        centered = rows - rows.mean(0)
+        added = np.sqrt(0.01 * (centered**2).sum()) * np.eye(size)
+        wanted = np.concatenate([np.repeat(targets - targets.mean(0), 4, axis=0), np.zeros((size, 3))])
+        solved = np.linalg.lstsq(np.concatenate([centered, added]), wanted, rcond=None)[0]
+        assert np.allclose(slope, solved, atol=1e-9)
+        assert np.allclose(offset, targets.mean(0) - rows.mean(0) @ solved)
+
+
+def test_names_that_are_not_drawn_alike_are_left_out():
+    draws = torch.Generator().manual_seed(1)
+    faces = 2 * torch.randn(40, 1, 3, 4, 4, generator=draws)
+    latents = faces + 0.5 * torch.randn(40, 4, 3, 4, 4, generator=draws)
+    latents[30:] = torch.randn(10, 4, 3, 4, 4, generator=draws)  # another face with every seed
+    kept = drawn_alike(latents)
+    assert kept[:30].all() and kept[30:].sum() <= 2
+
+
+def test_a_model_that_knows_none_of_the_names_is_refused(base):
+    with pytest.raises(ConfigurationError, match="alike from seed to seed"):
+        learn_name_prior(base, NAMES[:16], template=TEMPLATE, portraits=3, components=4)
+
+
+def test_prior_as_bytes(prior):
+    again = NamePrior.from_bytes(prior.to_bytes())
+    assert again.names == prior.names == NAMES and again.to_bytes() == prior.to_bytes()
+    for damaged in (b"", prior.to_bytes()[:100], b"\xff" * 64):
+        with pytest.raises(UnreadablePrior):
+            NamePrior.from_bytes(damaged)
+
+
+def learned(base, prior, photos, **changes):
+    method = METHOD.model_copy(update=changes)
+    results = personalize(base, photos, method, slots=2, prior=prior)
+    return {each.name: each for each in results}
+
+
+def test_training_begins_at_the_expectation_and_a_heavy_prior_holds_it_there(base, prior):
+    photo = tiny_photo(1)
+    mirrored = np.ascontiguousarray(photo.image[:, ::-1])
+    latents = torch.cat([base.encode_images([image]) for image in (photo.image, mirrored)])
+    expected = 1 / len(NAMES) + prior.expected(latents) @ prior.basis
+    free = learned(base, prior, [photo], prior_weight=0.0)["person-1"].tokens.tensors["known_names"]
+    held = learned(base, prior, [photo], prior_weight=100.0)["person-1"].tokens.tensors["known_names"]
+    assert free.shape == (5, 2, 1, len(NAMES))
+    assert torch.allclose(free.sum(-1), torch.ones(5, 2, 1), atol=1e-5)
+    assert not torch.equal(free[:, 0], free[:, 1])  # K and V have parts of their own
+    assert 0 < (held - expected).norm() < (free - expected).norm()
+
+
+def test_alone_and_in_company_a_mixture_is_learned_alike(base, prior):
+    together = learned(base, prior, [tiny_photo(1), tiny_photo(2)])
+    alone = learned(base, prior, [tiny_photo(1)])
+    ours, theirs = (each["person-1"].tokens.tensors["known_names"] for each in (together, alone))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_checkpoint_goes_on_to_the_same_mixture(base, prior):
+    whole = learned(base, prior, [tiny_photo(1)])["person-1"].tokens.to_bytes()
+    running = personalize(base, [tiny_photo(1)], METHOD, slots=1, prior=prior, checkpoint_seconds=1e-9)
+    first = next(each for each in running if isinstance(each, Checkpoint))
+    running.close()
+    (again,) = personalize(
+        base, [tiny_photo(1)], METHOD, slots=1, prior=prior, checkpoint={"person-1": first.data}
+    )
+    assert again.tokens.to_bytes() == whole
+
+
+def test_a_mixture_is_distilled_to_vectors(base, prior):
+    person = learned(base, prior, [tiny_photo(1)])["person-1"].tokens
+    views = [
+        name_view(base, seed, prompt)
+        for seed, prompt in enumerate(("a photo of V*", "V* on the beach", "V* wearing a hat"))
+    ]
+    made = distill(base, person, views, views, steps=3, batch=2)
+    (tensor,) = made.tokens.tensors.values()
+    assert tensor.shape == (1, 2, 2, 32) and not made.tokens.names and np.isfinite(made.lost)
+
+
+def name_view(base, seed, prompt):
+    latent = torch.randn(base.description.latent_shape, generator=torch.Generator().manual_seed(seed))
+    return View(prompt=prompt, latent=latent)
