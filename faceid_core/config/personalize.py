@@ -50,7 +50,7 @@ class PersonalizeConfig(Section):
         max_length=1024,
         description="Text file with names that the base model knows, one of two words a line, from which a preset with a "
         "name prior learns. Empty: the miniature's own names; another base model then has no prior, and the preset "
-        "semantic-fidelity learns vectors instead.",
+        "learns vectors instead.",
     )
     slots: int = Field(
         8,

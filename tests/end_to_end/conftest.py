@@ -9,7 +9,7 @@ import pytest
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig, parse_config
-from faceid_core.miniature.people import NAMED_SEEDS, name_of, person_from_seed
+from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render, render_group, render_scene
 
 GRID = """\
@@ -105,19 +105,13 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
     grid = tmp_path / "grid.yaml"
     grid.write_text(GRID)
-    names = tmp_path / "names.txt"  # few of the miniature's, so that their portraits take a second
-    names.write_text("\n".join(name_of(seed) for seed in NAMED_SEEDS[:12]))
 
     def make(store: str, identities: Path, executor: str = "inline", **sections) -> NightlyConfig:
         data = {
             "name": "small",
             "store": store,
             "identities": str(identities),
-            "personalize": {
-                "slots": 2,
-                "names_file": str(names),
-                "method": {"steps": 3, "samples_per_step": 5, "prior_portraits": 1},
-            },
+            "personalize": {"slots": 2, "method": {"steps": 3, "samples_per_step": 5}},
             "generate": {"grid": str(grid), "seeds": 2, "steps": 2, "batch": 6},
             "score": {"named_people": 1},
             "execution": {"executor": executor, "threads_per_worker": 1},

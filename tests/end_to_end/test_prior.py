@@ -24,7 +24,20 @@ def prior_of(run):
 
 
 def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_path):
-    config = small(str(tmp_path / "store"), people)
+    names = tmp_path / "names.txt"  # few of the miniature's, so that their portraits take a second
+    names.write_text("\n".join(prior_names("", "miniature")[:12]))
+    learning = {
+        "preset": "semantic-fidelity+prior",
+        "names_file": str(names),
+        "slots": 2,
+        "method": {"steps": 3, "samples_per_step": 5, "prior_portraits": 1},
+    }
+    store = str(tmp_path / "store")
+
+    def configured(**sections):
+        return small(store, people, personalize=learning, score={"metrics": ["identity"]}, **sections)
+
+    config = configured()
     first, ended = execute(config)
     assert ended.exit_status == 0
     manifest, data = prior_of(first)
@@ -34,7 +47,7 @@ def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_pa
     tokens = IdentityTokens.from_bytes(StageCache(first.store, subject.scope).read(made, "tokens.safetensors"))
     assert len(tokens.names) == 12 and tokens.is_mixture
 
-    again, _ = execute(small(config.store, people, run={"from_stage": "personalize", "force": True}))
+    again, _ = execute(configured(run={"from_stage": "personalize", "force": True}))
     assert again.computed["personalize"] == 2
     assert prior_of(again)[0].provenance == manifest.provenance, "not drawn again"
 
@@ -42,7 +55,7 @@ def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_pa
     (blob,) = place.rglob(f"*{manifest.outputs['prior.safetensors'].digest}*")
     blob.chmod(0o600)
     blob.write_bytes(b"damaged")
-    third, ended = execute(small(config.store, people, run={"from_stage": "personalize", "force": True}))
+    third, ended = execute(configured(run={"from_stage": "personalize", "force": True}))
     assert ended.exit_status == 0 and prior_of(third)[1] == data
 
 
@@ -62,9 +75,10 @@ def test_names_files_that_cannot_be_used_say_why(tmp_path):
         prior_names("", "/models/sd15")
 
 
-def test_without_names_the_default_learns_vectors():
-    assert NightlyConfig().method().needs_prior
-    other = parse_config({"base_model": {"source": "/models/sd15"}})
-    assert not other.method().needs_prior and other.method().parametrization == "name_basis"
-    named = parse_config({"base_model": {"source": "/models/sd15"}, "personalize": {"names_file": "names.txt"}})
-    assert named.method().needs_prior
+def test_without_names_a_preset_with_a_prior_learns_vectors():
+    preset = {"preset": "semantic-fidelity+prior"}
+    assert parse_config({"personalize": preset}).method().needs_prior
+    other = {"base_model": {"source": "/models/sd15"}, "personalize": preset}
+    assert parse_config(other).method() == NightlyConfig().method()
+    other["personalize"] = preset | {"names_file": "names.txt"}
+    assert parse_config(other).method().needs_prior

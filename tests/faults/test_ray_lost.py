@@ -33,7 +33,7 @@ STOPS = {
 }
 POINTS = ["worker in training", "worker in generation", "head", *STOPS]
 LONG = {  # long enough to be caught in the middle
-    "personalize": {"preset": "semantic-fidelity-along-names", "method": {"steps": 40, "samples_per_step": 5}},
+    "personalize": {"method": {"steps": 40, "samples_per_step": 5}},
     "generate": {"seeds": 6, "steps": 10},
 }
 

@@ -26,7 +26,7 @@ from tests.helpers.tiny_pipeline import write_tiny_pipeline
 WORDS = ("face", "person", "man", "photo", "beach", "red", "hat")
 NAMES = tuple(f"{first} {last}" for first, last in itertools.permutations(WORDS, 2))
 TEMPLATE = "a photo of the face of {}"
-METHOD = PRESETS["semantic-fidelity"].model_copy(
+METHOD = PRESETS["semantic-fidelity+prior"].model_copy(
     update={"steps": 3, "samples_per_step": 5, "prior_portraits": 1, "basis_size": 6}
 )
 
