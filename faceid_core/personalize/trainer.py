@@ -37,7 +37,9 @@ from .slots import (
     vector_fault,
     with_mirror,
 )
+from .sphere import prior_gradient
 from .tokens import IdentityTokens
+from .vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
@@ -164,10 +166,7 @@ class _Trainer:
         self.base, self.method, self.seed = base, method, seed
         self.objective = Objective(base, method, seed, samples_at_once)
         # text encoder -> length of the longest embedding of its vocabulary
-        self.vocabulary = {
-            name: float(tower.token_embedding.weight.norm(dim=-1).max())
-            for name, tower in base.towers.items()
-        }
+        self.longest_word = {name: vocabulary_of(tower).longest for name, tower in base.towers.items()}
 
     def admit(self, photo: TrainingPhoto, checkpoint: bytes | None = None) -> Slot:
         """Open a slot where a checkpoint left off, or at the first step."""
@@ -289,7 +288,7 @@ class _Trainer:
                     "attention_ratio": method.attention_weight * l_attention / max(l_diffusion, 1e-12),
                 }
             )
-            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.vocabulary):
+            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.longest_word):
                 faults[index] = fault
         share = (time.perf_counter() - began) / len(taken)
         for slot in taken.values():
@@ -307,8 +306,13 @@ class _Trainer:
         slot.optimizer.zero_grad()
         for name, vectors in slot.vectors().items():
             # The penalty's gradient, of w * |v - initial|^2, is added here: it needs no pass through the network.
-            penalty = 2 * self.method.initial_embedding_penalty * (vectors.detach() - slot.initial[name])
-            vectors.backward(gradients[name] + penalty)
+            gradient, present, initial = gradients[name], vectors.detach(), slot.initial[name]
+            penalty = 2 * self.method.initial_embedding_penalty * (present - initial)
+            if self.method.direction_prior:
+                # Only where a sample reached a vector: a step of one length would else follow the prior alone.
+                reached = gradient.ne(0).any(dim=-1, keepdim=True)  # [stages, kv, vectors, 1]
+                penalty = penalty + self.method.direction_prior * reached * prior_gradient(present, initial)
+            vectors.backward(gradient + penalty)
         if self.method.gradient_clip > 0:
             parameters = [each for group in slot.optimizer.param_groups for each in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.method.gradient_clip)

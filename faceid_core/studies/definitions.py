@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from faceid_core.config import GenerateConfig
 from faceid_core.config.method import Method
-from faceid_core.config.presets import PRESETS
+from faceid_core.config.presets import MINIATURE_SPREAD, PRESETS
 
 from .study import Claim, Study, Variant
 
@@ -20,7 +20,9 @@ PAPER = "semantic-fidelity-as-published"
 SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
 
 TUNING_SAMPLES = 1000
+# As coefficients have them; of free vectors in the unit of the miniature's embeddings.
 TUNING_RATES = (0.02, 0.06, 0.15, 0.4, 1.0)
+TUNING_ANGLES = (0.01, 0.02, 0.04, 0.1, 0.2)  # of riemannian steps, in radians
 TUNING_STEPS = (100, 200)
 
 
@@ -215,15 +217,24 @@ def _dial() -> Study:
     )
 
 
+def _tuning_rates(method: Method) -> tuple[float, ...]:
+    """As many learning rates for every preset, in the unit that its parameters have."""
+    if method.optimizer == "riemannian":
+        return TUNING_ANGLES
+    if method.parametrization == "free":
+        return tuple(rate / MINIATURE_SPREAD for rate in TUNING_RATES)
+    return TUNING_RATES
+
+
 def _tune() -> Study:
     variants = []
-    for preset in PRESETS:
+    for preset, method in PRESETS.items():
         for steps in TUNING_STEPS:
-            for rate in TUNING_RATES:
+            for rate in _tuning_rates(method):
                 changes = {
                     "learning_rate": rate, "steps": steps, "samples_per_step": TUNING_SAMPLES // steps,
                 }  # fmt: skip
-                variants.append(_method(f"{preset} rate {rate:g} steps {steps}", preset, preset, **changes))
+                variants.append(_method(f"{preset} rate {rate:.3g} steps {steps}", preset, preset, **changes))
     return Study(
         name="tune",
         question=f"Which learning rate and number of steps suits each preset at {TUNING_SAMPLES} samples a person?",

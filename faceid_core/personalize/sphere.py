@@ -1,0 +1,70 @@
+"""Optimization on the sphere: unit vectors that move along it, and the prior towards a direction.
+
+Source: Directional Textual Inversion (arXiv 2512.13672), its project page and public code: only a vector's direction is
+learned, by Riemannian gradient descent with steps of one length, under a von Mises-Fisher prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+_SHORTEST = 1e-12  # a tangent gradient below it is none
+
+
+def tangent(gradient: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """The part of a gradient that is tangent to the unit sphere, g - <g, v> v.
+
+    Args:
+        gradient, v: [..., width]; v has length 1.
+    """
+    return gradient - (gradient * v).sum(dim=-1, keepdim=True) * v
+
+
+def retracted_step(v: torch.Tensor, gradient: torch.Tensor, rate: float) -> torch.Tensor:
+    """A step downhill along the sphere: v - rate * g / |g| for the tangent gradient g, brought back to length 1.
+
+    The step turns a vector by arctan(rate) radians, however long its gradient is; without a tangent gradient it stays.
+
+    Args:
+        v: [..., width], of length 1.
+        gradient: of the loss in v, [..., width].
+    """
+    g = tangent(gradient, v)
+    length = g.norm(dim=-1, keepdim=True)  # [..., 1]
+    moved = v - rate * g / length.clamp_min(_SHORTEST)
+    moved = moved / moved.norm(dim=-1, keepdim=True)
+    return torch.where(length > _SHORTEST, moved, v)
+
+
+def prior_gradient(vectors: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+    """The gradient in the vectors of -<mu, e / |e|>, the negative logarithm of a von Mises-Fisher prior of weight 1.
+
+    It has no part along a vector, so that only directions are held.
+
+    Args:
+        vectors: e, [..., width]. towards: [..., width], whose direction is mu.
+
+    Returns:
+        [..., width], -(mu - <mu, v> v) / |e| with v = e / |e|.
+    """
+    lengths = vectors.norm(dim=-1, keepdim=True)
+    mu = towards / towards.norm(dim=-1, keepdim=True)
+    return -tangent(mu.expand_as(vectors), vectors / lengths) / lengths
+
+
+class RiemannianDescent(torch.optim.Optimizer):
+    """Gradient descent of unit vectors along the sphere, each by a step of one length. It keeps no state."""
+
+    def __init__(self, params: Iterable[Any], lr: float):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Move every parameter [..., width] that has a gradient; no closure is called."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.copy_(retracted_step(parameter, parameter.grad, group["lr"]))
