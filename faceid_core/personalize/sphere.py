@@ -1,7 +1,7 @@
-"""Optimization on the sphere: unit vectors that move along it, and the prior towards a direction.
+"""Lengths and directions: descent along the unit sphere, the prior towards a direction, and turning towards one.
 
-Source: Directional Textual Inversion (arXiv 2512.13672), its project page and public code: only a vector's direction is
-learned, by Riemannian gradient descent with steps of one length, under a von Mises-Fisher prior.
+Source of descent and prior: Directional Textual Inversion (arXiv 2512.13672), its project page and public code. Only a
+vector's direction is learned, by Riemannian gradient descent with steps of one length, under a von Mises-Fisher prior.
 """
 
 from __future__ import annotations
@@ -53,6 +53,28 @@ def prior_gradient(vectors: torch.Tensor, towards: torch.Tensor) -> torch.Tensor
     lengths = vectors.norm(dim=-1, keepdim=True)
     mu = towards / towards.norm(dim=-1, keepdim=True)
     return -tangent(mu.expand_as(vectors), vectors / lengths) / lengths
+
+
+def adjusted(
+    vectors: torch.Tensor, towards: torch.Tensor, length_share: float, direction_share: float
+) -> torch.Tensor:
+    """Vectors whose length and direction are brought nearer to another's.
+
+    The length goes a share of the way, and the direction is turned by a share of the angle between the two.
+
+    Args:
+        vectors: [..., width]. towards: [..., width], not zero.
+        length_share, direction_share: 0 leaves it as it is, 1 makes it that of `towards`.
+
+    Source: test-time embedding adjustment, Bui et al., arXiv 2506.22685, and its public code.
+    """
+    own, other = (each.norm(dim=-1, keepdim=True) for each in (vectors, towards))  # [..., 1]
+    v, c = vectors / own, towards / other
+    across = tangent(c, v)  # [..., width], as long as the sine of the angle
+    sine = across.norm(dim=-1, keepdim=True)
+    angle = direction_share * torch.atan2(sine, (v * c).sum(dim=-1, keepdim=True))
+    turned = angle.cos() * v + angle.sin() * across / sine.clamp_min(_SHORTEST)
+    return torch.lerp(own, other.expand_as(own), length_share) * turned
 
 
 class RiemannianDescent(torch.optim.Optimizer):

@@ -29,14 +29,19 @@ class Vocabulary:
     spread: float
 
 
-@torch.no_grad()
 def vocabulary_of(tower: TextTower) -> Vocabulary:
-    """The three numbers of a text encoder.
+    """The three numbers of a text encoder."""
+    return vocabulary(tower.token_embedding.weight)
+
+
+@torch.no_grad()
+def vocabulary(embeddings: torch.Tensor) -> Vocabulary:
+    """The three numbers of a table of token embeddings, [words, width].
 
     Source: mean length without zero rows, the public code of Directional Textual Inversion (arXiv 2512.13672); the
     spread as the unit of learning rates is ours.
     """
-    embeddings = tower.token_embedding.weight.float()  # [words, width]
+    embeddings = embeddings.float()
     lengths = embeddings.norm(dim=-1)  # [words]
     spread = float(embeddings.var(dim=0, correction=0).double().mean().sqrt())
     return Vocabulary(

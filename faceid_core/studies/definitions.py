@@ -201,6 +201,10 @@ def _dial() -> Study:
     def use(label: str, **changes: Any) -> Variant:
         return Variant(label, {f"generate.use_{name}": value for name, value in changes.items()})
 
+    def adjust(label: str, length: float, direction: float) -> Variant:
+        settings = {"generate.adjust_length": length, "generate.adjust_direction": direction}
+        return Variant(label, settings)
+
     strengths = (0.25, 0.5, 0.75)
     return Study(
         name="dial",
@@ -212,6 +216,9 @@ def _dial() -> Study:
             use("only V", kv="v"),
             use("stages 1 to 3", stages=(1, 2, 3)),
             use("stages 3 to 5", stages=(3, 4, 5)),
+            # Half of the way in length and a fifth of the angle, as in the public code of arXiv 2506.22685.
+            adjust("adjusted as published", 0.5, 0.2),
+            adjust("length of the class word", 1.0, 0.0),
         ),
         default="whole",
     )
