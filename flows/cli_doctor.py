@@ -82,6 +82,7 @@ def examine(
     config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
 ) -> list[Finding]:
     """Do every check; an exception of one becomes its finding, and the others go on."""
+    from faceid_core.doctor.rates import learning_rate
     from faceid_core.doctor.weights import weights
 
     found = [
@@ -89,6 +90,7 @@ def examine(
         *guarded("memory", lambda: machine.memory(config)),
         *guarded("versions", machine.versions),
         *guarded("weights", lambda: weights(config)),
+        *guarded("learning rate", lambda: learning_rate(config)),
         *guarded("store", lambda: storage(config)),
     ]
     workers = 1

@@ -87,6 +87,8 @@ def draw(
         chosen.use_stages if stages is None else parse_stages(stages),
         kv or chosen.use_kv,
         chosen.use_strength if strength is None else strength,
+        chosen.adjust_length,
+        chosen.adjust_direction,
     )
     models = Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=0))
     pictures = draw_pictures(
@@ -171,6 +173,8 @@ def tokens(
         write_private(target, data)
         click.echo(f"wrote {target}")
         return
+    from faceid_core.personalize.export import POOLING_REPAIR
+    from faceid_core.personalize.tokens import IdentityTokens
     from flows.export import write_script, write_textual_inversion
 
     word = placeholder_token(token, identity_id, open_with_secret(config)[1].identity_key(identity_id))
@@ -197,6 +201,8 @@ def tokens(
         target=target,
     )
     click.echo(f"wrote {target}; in prompts the person is {word}")
+    if len(IdentityTokens.from_bytes(data).tensors) > 1:
+        click.echo(f"after loading it elsewhere, keep the pooled embedding right: {POOLING_REPAIR}")
     if drawing:
         write_private(drawing, text.encode())
         click.echo(f"wrote {drawing}")

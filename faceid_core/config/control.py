@@ -6,7 +6,7 @@ library: the configuration uses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from faceid_core.errors import ConfigurationError
@@ -22,16 +22,21 @@ class IdentityUse:
         stages: numbers from 1 (least noise, the paper's i) of the stages that use the person; empty means all.
         kv: "kv", or only "k" (where to sample) or only "v" (what is painted there).
         strength: 0..1 in those stages, keys and values, from the class word's contexts to the person's.
+        adjust_length, adjust_direction: 0..1 in those stages, keys and values, from the learned vectors' length and
+            direction to those of the class word's; before the text encoder, while the strength is after it.
 
     Raises:
         ConfigurationError: a value cannot be used; the text says which.
 
-    Source: keys decide where and values what, paper abstract; the strength is ours.
+    Source: keys decide where and values what, paper abstract; the strength is ours; the adjustments are those of
+    Bui et al., arXiv 2506.22685 (0.5 and 0.2 in its public code).
     """
 
     stages: tuple[int, ...] = ()
     kv: str = "kv"
     strength: float = 1.0
+    adjust_length: float = 0.0
+    adjust_direction: float = 0.0
 
     def __post_init__(self):
         numbers = tuple(self.stages)
@@ -45,12 +50,20 @@ class IdentityUse:
             raise ConfigurationError(
                 f"strength {self.strength} is not between 0 (the class word) and 1 (the person)"
             )
+        for name in ("adjust_length", "adjust_direction"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ConfigurationError(f"{name} {share} is not between 0 (as learned) and 1 (the class word's)")
         object.__setattr__(self, "stages", tuple(sorted(numbers)))
 
     @property
     def is_whole(self) -> bool:
-        """Whether every stage, key and value uses the person fully, which is the default."""
+        """Whether every stage, key and value uses the person fully and as learned, which is the default."""
         return self == WHOLE
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether vectors are brought nearer to the class word's."""
+        return bool(self.adjust_length or self.adjust_direction)
 
     def within(self, stages: int) -> IdentityUse:
         """The same use for tokens with that many stages, in its one normal form: all stages are an empty tuple.
@@ -63,7 +76,7 @@ class IdentityUse:
                 f"stage {self.stages[-1]} is to be used, but the tokens have {stages} stages; name stages 1 to {stages}"
             )
         named = () if len(self.stages) == stages else self.stages
-        return IdentityUse(named, self.kv, float(self.strength))
+        return replace(self, stages=named, strength=float(self.strength))
 
     def uses(self, stages: int) -> tuple[tuple[bool, bool], ...]:
         """For each stage whether keys and whether values use the person's vectors.
@@ -81,7 +94,13 @@ class IdentityUse:
         """As plain values for digests and stage parameters; empty for the default, whose digests do not depend on it."""
         if self.is_whole:
             return {}
-        return {"stages": list(self.stages), "kv": self.kv, "strength": float(self.strength)}
+        fields = {"stages": list(self.stages), "kv": self.kv, "strength": float(self.strength)}
+        if self.adjusts:
+            fields |= {
+                "adjust_length": float(self.adjust_length),
+                "adjust_direction": float(self.adjust_direction),
+            }
+        return fields
 
 
 WHOLE = IdentityUse()

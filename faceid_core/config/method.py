@@ -67,6 +67,18 @@ class Method(BaseModel):
         gt=0.0,
         le=1.0,
     )
+    vector_length: Literal["free", "bounded", "fixed"] = _choice(
+        "free",
+        "Length of each vector: free, at most that of the vocabulary's longest, or fixed to the vocabulary's mean.",
+        RELATIVE,
+    )
+    direction_prior: float = _choice(
+        0.0,
+        "Weight of a von Mises-Fisher prior, which draws each vector's direction to the initial embedding's.",
+        RELATIVE,
+        ge=0.0,
+        le=100.0,
+    )
     initial_embedding_penalty: float = _choice(
         0.0, "Weight of the squared distance from the initial embedding.", RELATIVE, ge=0.0, le=100.0
     )
@@ -138,7 +150,19 @@ class Method(BaseModel):
     masked_loss: bool = _choice(
         False, "Restrict the diffusion loss to the face mask and divide by its area.", RECONSTRUCTION
     )
-    learning_rate: float = _choice(0.06, "AdamW's learning rate.", RECONSTRUCTION, gt=0.0, le=10.0)
+    optimizer: Literal["adamw", "riemannian"] = _choice(
+        "adamw",
+        "AdamW; or Riemannian descent: directions of free vectors of fixed length move by steps of one length.",
+        RELATIVE,
+    )
+    learning_rate: float = _choice(
+        1.0,
+        "Learning rate. Of free vectors in units of the spread of the base model's token embeddings, so that it carries "
+        "over to another model; of coefficients and of a block's weights as it is; of riemannian steps in radians.",
+        RECONSTRUCTION,
+        gt=0.0,
+        le=250.0,
+    )
     schedule: Literal["constant", "cosine"] = _choice(
         "constant", "Learning rate after the warm-up: constant, or a cosine down to zero.", RECONSTRUCTION
     )
@@ -205,12 +229,22 @@ class Method(BaseModel):
             raise ValueError(
                 "parametrization block makes all vectors from one embedding already: shared_vector must be off"
             )
+        if self.optimizer == "riemannian" and (
+            (self.parametrization, self.vector_length) != ("free", "fixed") or self.shared_vector
+        ):
+            raise ValueError(
+                "optimizer riemannian moves directions: set parametrization to free, vector_length to fixed and "
+                "shared_vector to off"
+            )
         if self.parametrization in ("name_basis", "name_mixture") and self.initial_embedding != "mean_name":
             raise ValueError(
                 f"parametrization {self.parametrization} begins at the mean: set initial_embedding to mean_name"
             )
-        if self.parametrization == "name_mixture" and self.vectors != 2:
-            raise ValueError("parametrization name_mixture stands where a name of two words would: set vectors to 2")
+        if self.parametrization == "name_mixture" and (self.vectors, self.vector_length) != (2, "free"):
+            raise ValueError(
+                "parametrization name_mixture stands where a name of two words would and has no vectors of its own: set "
+                "vectors to 2 and vector_length to free"
+            )
         return self
 
     @property

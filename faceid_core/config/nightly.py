@@ -85,7 +85,13 @@ class NightlyConfig(Section):
         if not is_person:
             return WHOLE
         chosen = self.generate
-        use = IdentityUse(chosen.use_stages, chosen.use_kv, chosen.use_strength)
+        use = IdentityUse(
+            chosen.use_stages,
+            chosen.use_kv,
+            chosen.use_strength,
+            chosen.adjust_length,
+            chosen.adjust_direction,
+        )
         return use.within(self.method().stages)
 
     def method(self) -> Method:

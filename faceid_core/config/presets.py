@@ -8,10 +8,17 @@ from typing import Any
 
 from .method import Method
 
-# Learning rate, steps and samples per step of all: the best of the same trials, 1,000 samples a person, with the
-# miniature (docs/studies/tune.md). Rates are in units of the text encoder's embeddings: another base model wants its own.
+# The spread of the miniature's token embeddings (`vocabulary_of`). Rates of free vectors were chosen with the miniature
+# in the embeddings' own unit; as quotients they give bitwise the same tokens there, and carry over to other models.
+MINIATURE_SPREAD = 0.04464
+
+# Learning rate, steps and samples per step of all but directional-textual-inversion: the best of the same trials, 1,000
+# samples a person, with the miniature (docs/studies/tune.md).
 _LONG: dict[str, Any] = {"steps": 200, "samples_per_step": 5}
-_TEXTUAL_INVERSION = Method(stages=1, kv_split=False, attention_target="none", learning_rate=0.4)
+_TEXTUAL_INVERSION = Method(
+    stages=1, kv_split=False, attention_target="none", learning_rate=0.4 / MINIATURE_SPREAD
+)
+_FREE_RATE = 1.0 / MINIATURE_SPREAD
 
 
 def _like(method: Method, **changes: Any) -> Method:
@@ -53,15 +60,15 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
         # them. Not tuned yet: samples and rate are those of the first trials (docs/tuning.md).
         "semantic-fidelity+prior": _like(_SEMANTIC_FIDELITY, **_MIXTURE),
         # The paper as far as it is known, the rest as in its relatives: free vectors that begin at the class word.
-        "semantic-fidelity-as-published": Method(learning_rate=1.0, **_LONG),
+        "semantic-fidelity-as-published": Method(learning_rate=_FREE_RATE, **_LONG),
         # Gal et al. 2022: one vector, no attention loss.
         "textual-inversion": _TEXTUAL_INVERSION,
         # The paper's own ablation: its attention loss on Textual Inversion.
         "textual-inversion+attention": _like(
-            _TEXTUAL_INVERSION, attention_target="reference", learning_rate=1.0, **_LONG
+            _TEXTUAL_INVERSION, attention_target="reference", learning_rate=_FREE_RATE, **_LONG
         ),
         # ProSpect: ten stages, one set of vectors for K and V.
-        "prospect": _like(_TEXTUAL_INVERSION, stages=10, learning_rate=1.0, **_LONG),
+        "prospect": _like(_TEXTUAL_INVERSION, stages=10, learning_rate=_FREE_RATE, **_LONG),
         # Break-A-Scene, the tokens of its first phase: diffusion loss on the mask only, attention drawn to the mask
         # (weight 1e-2, maps of 16 x 16).
         "break-a-scene": _like(
@@ -70,7 +77,7 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             attention_target="mask",
             attention_weight=0.01,
             attention_max_resolution=16,
-            learning_rate=1.0,
+            learning_rate=_FREE_RATE,
         ),
         # Celeb-Basis without its face encoder: two words as coefficients of the principal components of names.
         "celeb-basis": _like(
@@ -90,8 +97,21 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
             vectors=2,
             initial_embedding="encoder_output",
             initial_embedding_penalty=1e-5,
-            learning_rate=1.0,
+            learning_rate=_FREE_RATE,
             **_LONG,
+        ),
+        # Directional Textual Inversion (arXiv 2512.13672): only the direction is learned, of a vector as long as the
+        # vocabulary's mean. All numbers as in its public code for SDXL; the rate is its 0.01 times its batch of four.
+        "directional-textual-inversion": _like(
+            _TEXTUAL_INVERSION,
+            vector_length="fixed",
+            optimizer="riemannian",
+            direction_prior=1e-4,
+            gradient_clip=0.0,
+            weight_decay=0.0,
+            learning_rate=0.04,
+            steps=400,
+            samples_per_step=4,
         ),
     }
 )

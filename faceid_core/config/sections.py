@@ -96,6 +96,18 @@ class GenerateConfig(Section):
         le=1.0,
         description="Interpolation from the class word's contexts (0) to those of the learned tokens (1).",
     )
+    adjust_length: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="How far the length of learned vectors is brought to the class word's (1) before they are encoded.",
+    )
+    adjust_direction: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="How far the direction of learned vectors is turned to the class word's (1) before they are encoded.",
+    )
 
 
 class ScoreConfig(Section):

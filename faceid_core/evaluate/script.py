@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.personalize.export import POOLING_REPAIR
 from faceid_core.personalize.prompts import fill
 from faceid_core.weights.describe import Description
 
@@ -26,12 +27,11 @@ picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_
 picture.save({picture!r})
 """
 _ONE = "pipe.load_textual_inversion({file!r}, token={token!r})"
-# The second encoder pools at the highest token id, which would be the added token's; so the script sets the right id.
 _TWO = """\
 vectors = load_file({file!r})
 pipe.load_textual_inversion(vectors["clip_l"], {token!r}, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
 pipe.load_textual_inversion(vectors["clip_g"], {token!r}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
-pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"""
+{repair}"""
 
 
 def diffusers_script(
@@ -66,7 +66,7 @@ def diffusers_script(
         base=str(folder),
         precision=about.precision,
         options="" if two else ", safety_checker=None",
-        load=(_TWO if two else _ONE).format(file=str(file), token=token),
+        load=(_TWO if two else _ONE).format(file=str(file), token=token, repair=POOLING_REPAIR),
         shape=_numbers(about.latent_shape),
         seed=noise_seed(seed, about.latent_shape),
         prompt=fill(prompt, token),

@@ -65,7 +65,8 @@ def resume(slot: Slot, data: bytes, steps: int) -> None:
         tensors, progress = load(data), _progress(data)
         wanted = [*_parameters(slot)]
         found = [tensors[f"{number}.parameter"] for number in range(len(wanted))]
-        moments = [[tensors[f"{number}.{name}"] for name in _MOMENTS] for number in range(len(wanted))]
+        names = _MOMENTS if isinstance(slot.optimizer, torch.optim.AdamW) else ()
+        moments = [[tensors[f"{number}.{name}"] for name in names] for number in range(len(wanted))]
         for parameter, value, pair in zip(wanted, found, moments, strict=True):
             if any(each.shape != parameter.shape or each.dtype != parameter.dtype for each in (value, *pair)):
                 raise ValueError(f"shape {list(value.shape)} instead of {list(parameter.shape)}")
@@ -80,10 +81,11 @@ def resume(slot: Slot, data: bytes, steps: int) -> None:
     with torch.no_grad():
         for parameter, value, pair in zip(wanted, found, moments, strict=True):
             parameter.copy_(value)
-            slot.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                **{name: each.to(parameter.device) for name, each in zip(_MOMENTS, pair, strict=True)},
-            }
+            if names:
+                slot.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(step)),
+                    **{name: each.to(parameter.device) for name, each in zip(names, pair, strict=True)},
+                }
     slot.step, slot.curve, slot.seconds = step, curve, slot.seconds + seconds
     slot.attention_before, slot.attempt, slot.first_fault = attention, attempt, first_fault
     slot.plateau.best, slot.plateau.best_step = float(best), int(best_step)

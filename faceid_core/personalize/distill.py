@@ -14,6 +14,7 @@ from math import cos, pi
 import torch
 
 from faceid_core.config.method import stage_of
+from faceid_core.config.presets import MINIATURE_SPREAD
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.progress import ProgressCallback, no_progress
@@ -35,6 +36,7 @@ from .objective import noised
 from .seeded_draws import normal, seeded_generator
 from .subjects import identity_contexts
 from .tokens import MIXTURE, IdentityTokens
+from .vocabulary import vocabulary_of
 
 _LEVELS = 10  # noise levels at which a view is compared when the loss is measured
 # The mean is the initial embedding if it loses less than this share on so many of the views.
@@ -90,7 +92,7 @@ def distill(
     *,
     steps: int = 300,
     batch: int = 8,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.02 / MINIATURE_SPREAD,
     vectors: int | None = None,
     seed: int = 0,
     progress: ProgressCallback = no_progress,
@@ -104,6 +106,7 @@ def distill(
         views: pictures to learn from.
         held_out: pictures, of other prompts and noise, on which the loss is measured.
         steps: of AdamW, with a rate that falls to 0 as a cosine; 0 takes the mean over stages, keys and values.
+        learning_rate: in units of the spread of the model's token embeddings.
         vectors: token positions of the result; as many as the tokens' by default.
         progress: called with the name of the present part of the work, its steps done, and its steps in all.
 
@@ -134,10 +137,16 @@ def distill(
             .requires_grad_()
             for name, tower in base.towers.items()
         }
-        optimizer = torch.optim.AdamW(list(student.values()), lr=learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [each], "unit": vocabulary_of(base.towers[name]).spread}
+                for name, each in student.items()
+            ],
+            weight_decay=0.0,
+        )
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * 0.5 * (1 + cos(pi * step / steps))
+                group["lr"] = learning_rate * group["unit"] * 0.5 * (1 + cos(pi * step / steps))
             optimizer.zero_grad()
             teacher.loss(views, student, batch, seed, step).backward()
             optimizer.step()

@@ -22,6 +22,13 @@ from .tokens import IdentityTokens
 _METADATA_KEY = "faceid"
 # The names by which other tools know the two text encoders of SDXL.
 _TWO_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+# Published configurations of SDXL have the old end-of-text id 2, at which transformers pools at the highest token id: the
+# added token's. This line of a program that has loaded such a file sets the right id.
+POOLING_REPAIR = "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"
+_AFTER_LOADING = (
+    "where text_encoder_2's configuration has eos_token_id 2, transformers takes the pooled embedding at the added token "
+    f"instead of the end of the text; run: {POOLING_REPAIR}"
+)
 
 
 def is_exact(tokens: IdentityTokens) -> bool:
@@ -37,7 +44,8 @@ def to_textual_inversion(
     """The tokens as a Textual Inversion file: safetensors with a tensor [vectors, width] per text encoder.
 
     With one text encoder the tensor is named by the token, as diffusers writes it; with SDXL's two they are
-    `clip_l` and `clip_g`, and the token is named when the file is loaded.
+    `clip_l` and `clip_g`, the token is named when the file is loaded, and the metadata's `after_loading` says how the
+    program that loads it keeps the pooled embedding right.
 
     Args:
         token: the placeholder token in the other tool's prompts; lower case, because CLIP's tokenizer
@@ -62,6 +70,7 @@ def to_textual_inversion(
         "vectors": tokens.vectors,
         "class_word": tokens.class_word,
         "base_digest": tokens.base_digest,
+        **({"after_loading": _AFTER_LOADING} if len(tokens.tensors) > 1 else {}),
         **(notes or {}),
     }
     # One metadata entry with sorted JSON: safetensors writes several entries in no fixed order.

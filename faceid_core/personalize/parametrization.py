@@ -19,12 +19,18 @@ from faceid_core.diffusion.base import BaseModel, TextTower
 from .initial_embeddings import name_basis
 from .name_prior import NamePrior
 from .seeded_draws import seeded_generator
+from .vocabulary import vocabulary_of
 
 _HEADS = 8
 
 
 class Parametrization(Protocol):
     """One text encoder's vectors of one person."""
+
+    @property
+    def rate_unit(self) -> float:
+        """What a learning rate of 1 is for these parameters."""
+        ...
 
     def vectors(self) -> torch.Tensor:
         """The vectors that follow from the parameters."""
@@ -58,10 +64,15 @@ class SharedAndOwn(nn.Module):
 
 
 class Free(nn.Module):
-    """The vectors themselves."""
+    """The vectors themselves.
 
-    def __init__(self, initial: torch.Tensor, stages: int, kv: int, shared: bool):
+    Attributes:
+        rate_unit: the spread of the text encoder's vocabulary, so that learning rates carry over to other models.
+    """
+
+    def __init__(self, initial: torch.Tensor, stages: int, kv: int, shared: bool, spread: float):
         super().__init__()
+        self.rate_unit = spread
         self.parts = SharedAndOwn(initial, stages, kv, shared)
 
     def vectors(self) -> torch.Tensor:
@@ -72,11 +83,57 @@ class Free(nn.Module):
         """None: there is no prior."""
 
 
+class Directions(nn.Module):
+    """Unit vectors times a fixed length; the optimizer keeps them on the sphere (`sphere.py`).
+
+    Source: Directional Textual Inversion, arXiv 2512.13672.
+    """
+
+    rate_unit = 1.0  # radians
+
+    def __init__(self, initial: torch.Tensor, stages: int, kv: int, length: float):
+        super().__init__()
+        unit = initial / initial.norm(dim=-1, keepdim=True)
+        self.length = length
+        self.directions = nn.Parameter(unit.repeat(stages, kv, 1, 1))
+
+    def vectors(self) -> torch.Tensor:
+        """See `Parametrization`."""
+        return self.length * self.directions
+
+    def penalty(self) -> None:
+        """None: there is no prior."""
+
+
+class OfLength(nn.Module):
+    """Another parametrization's vectors, brought to a length or, if bounded, shortened to it where they are longer.
+
+    Source: the fixed length, Directional Textual Inversion (arXiv 2512.13672), here for every parametrization; the bound
+    is ours.
+    """
+
+    def __init__(self, inner: Parametrization, length: float, bounded: bool):
+        super().__init__()
+        self.inner, self.length, self.bounded = inner, length, bounded
+        self.rate_unit = inner.rate_unit
+
+    def vectors(self) -> torch.Tensor:
+        """See `Parametrization`."""
+        made = self.inner.vectors()
+        share = self.length / made.norm(dim=-1, keepdim=True)
+        return made * (share.clamp(max=1.0) if self.bounded else share)
+
+    def penalty(self) -> None:
+        """None: there is no prior."""
+
+
 class NameBasis(nn.Module):
     """Coefficients of the principal components of known names, from the mean name.
 
     Source: Celeb-Basis section 3.2; coefficients are learned directly instead of by an MLP on face features.
     """
+
+    rate_unit = 1.0  # a typical difference between names
 
     def __init__(self, initial: torch.Tensor, basis: torch.Tensor, stages: int, kv: int, shared: bool):
         super().__init__()
@@ -100,6 +157,8 @@ class NameMixture(nn.Module):
 
     Reconstruction: neither the paper nor its relatives have this. Celeb-Basis combines names' input embeddings.
     """
+
+    rate_unit = 1.0  # a deviation of the prior
 
     def __init__(
         self,
@@ -137,6 +196,8 @@ class Block(nn.Module):
 
     Source: ProSpect's public code; the residual and the zero last layer are a reconstruction.
     """
+
+    rate_unit = 1.0
 
     def __init__(self, initial: torch.Tensor, stages: int, kv: int, seed: tuple[str | int, ...]):
         super().__init__()
@@ -184,12 +245,27 @@ def make_parametrization(
     """One text encoder's parametrization as the method chooses it.
 
     Args:
-        initial: the initial embedding, float32 [vectors, width], at which all vectors begin.
+        initial: the initial embedding, float32 [vectors, width], at which all vectors begin, or at its direction where
+            the method sets their length.
         seed: of the block's random weights.
     """
+    vocabulary = vocabulary_of(tower)
+    if method.optimizer == "riemannian":
+        return Directions(initial, method.stages, method.kv_count, vocabulary.mean_length)
+    made = _of_any_length(base, tower, initial, method, seed, vocabulary.spread)
+    if method.vector_length == "free":
+        return made
+    if method.vector_length == "bounded":
+        return OfLength(made, vocabulary.longest, bounded=True)
+    return OfLength(made, vocabulary.mean_length, bounded=False)
+
+
+def _of_any_length(
+    base: BaseModel, tower: TextTower, initial: torch.Tensor, method: Method, seed: int, spread: float
+) -> Parametrization:
     stages, kv = method.stages, method.kv_count
     if method.parametrization == "block":
         return Block(initial, stages, kv, (seed, "block", tower.name))
     if method.parametrization == "name_basis":
         return NameBasis(initial, name_basis(base, tower, method), stages, kv, method.shared_vector)
-    return Free(initial, stages, kv, method.shared_vector)
+    return Free(initial, stages, kv, method.shared_vector, spread)

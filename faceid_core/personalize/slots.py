@@ -19,6 +19,7 @@ from faceid_core.diffusion.base import BaseModel
 
 from .parametrization import Parametrization
 from .seeded_draws import chance, integer, normal
+from .sphere import RiemannianDescent
 
 # Limits of the checks: ours, far from what healthy training comes to (docs/design/personalization.md has what it does).
 # A prediction of zeros has a loss of about 1, the variance of noise or velocity.
@@ -77,7 +78,7 @@ class Slot:
     initial: Mapping[str, torch.Tensor]
     learned: Mapping[str, Parametrization]
     reference: int
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     attention_before: torch.Tensor
     attempt: int = 1
     first_fault: str = ""
@@ -126,21 +127,26 @@ class Samples:
     stages: torch.Tensor
 
 
-def make_optimizer(learned: Mapping[str, Parametrization], method: Method) -> torch.optim.AdamW:
-    """A person's own AdamW, so that moments and step count are not shared with another person.
+def make_optimizer(learned: Mapping[str, Parametrization], method: Method) -> torch.optim.Optimizer:
+    """A person's own optimizer, so that moments and step count are not shared with another person.
 
-    With a shared vector each stage's own parts have a learning rate of their own: a group's `rate_ratio` is its rate as
-    a ratio of the method's.
+    A group's `rate_ratio` is its rate as a ratio of the method's: the unit of its text encoder's parametrization, and
+    with a shared vector the stages' own parts have a ratio of their own besides.
     """
-    named = [pair for each in learned.values() for pair in each.named_parameters()]
-    own = [parameter for name, parameter in named if method.shared_vector and name.endswith("own")]
-    others = [parameter for name, parameter in named if not (method.shared_vector and name.endswith("own"))]
-    groups = [
-        {"params": others, "rate_ratio": 1.0},
-        {"params": own, "rate_ratio": method.stage_learning_rate_ratio},
-    ]
+    groups = []
+    for is_own, ratio in ((False, 1.0), (True, method.stage_learning_rate_ratio)):
+        for made in learned.values():
+            parameters = [
+                parameter
+                for name, parameter in made.named_parameters()
+                if (method.shared_vector and name.endswith("own")) is is_own
+            ]
+            if parameters:
+                groups.append({"params": parameters, "rate_ratio": made.rate_unit * ratio})
+    if method.optimizer == "riemannian":
+        return RiemannianDescent(groups, lr=method.learning_rate)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=method.learning_rate,
         betas=(method.beta1, method.beta2),
         weight_decay=method.weight_decay,
@@ -148,7 +154,7 @@ def make_optimizer(learned: Mapping[str, Parametrization], method: Method) -> to
 
 
 def learning_rate(method: Method, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
+    """The method's learning rate at a step, counted from 0."""
     if step < method.warmup_steps:
         return method.learning_rate * (step + 1) / method.warmup_steps
     if method.schedule == "cosine":
@@ -278,15 +284,15 @@ def loss_fault(curve: Sequence[Mapping[str, float]]) -> str | None:
     return f"the diffusion loss has grown to {recent:.1f}, where predicting nothing gives 1; lower the learning rate"
 
 
-def vector_fault(vectors: Mapping[str, torch.Tensor], vocabulary: Mapping[str, float]) -> str | None:
+def vector_fault(vectors: Mapping[str, torch.Tensor], longest_word: Mapping[str, float]) -> str | None:
     """Why vectors cannot be used: one is far too long, or not a number; else None.
 
     Args:
         vectors: text encoder -> [..., width].
-        vocabulary: text encoder -> length of the longest embedding of its vocabulary.
+        longest_word: text encoder -> length of the longest embedding of its vocabulary.
     """
     for name, each in vectors.items():
-        longest = float(each.detach().norm(dim=-1).max()) / vocabulary[name]
+        longest = float(each.detach().norm(dim=-1).max()) / longest_word[name]
         if not longest <= _LONGEST_VECTOR:  # also when it is not a number
             return (
                 f"a vector of {name} is {longest:.0f} times as long as the longest of the vocabulary "

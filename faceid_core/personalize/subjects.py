@@ -34,6 +34,7 @@ from .conditioning import (
     word_vectors,
 )
 from .prompts import fill
+from .sphere import adjusted
 from .tokens import MIXTURE, IdentityTokens
 
 Person = IdentityTokens | str
@@ -73,9 +74,10 @@ def identity_contexts(
 ) -> tuple[Contexts, torch.Tensor]:
     """The contexts of a prompt for a learned person, for every stage.
 
-    Where `use` leaves the person out, the class word's vectors stand in the same positions. Its strength interpolates
-    contexts, not vectors: keys and values are linear in contexts, so the strength is even at every layer and exact at
-    both ends, while the text encoder normalizes vectors, so that half-way vectors do not give a half-way person.
+    Where `use` leaves the person out, the class word's vectors stand in the same positions. Its adjustments bring vectors
+    nearer to the class word's before they are encoded. Its strength interpolates contexts, not vectors: keys and values
+    are linear in contexts, so the strength is even at every layer and exact at both ends, while the text encoder
+    normalizes vectors, so that half-way vectors do not give a half-way person.
 
     Returns:
         Contexts, [stages, 2 (K, V), length, context width], and the person's positions, int64 [vectors].
@@ -84,17 +86,19 @@ def identity_contexts(
         ConfigurationError: the prompt cannot be used, or `use` names a stage that the tokens do not have.
     """
     prompts = {name: tokenize(tower, prompt, tokens.vectors) for name, tower in base.towers.items()}
+    word = {
+        name: class_word_embeddings(tower, tokens.class_word, tokens.vectors)[None]
+        for name, tower in base.towers.items()
+    }
     if tokens.is_mixture:
+        _require_unadjusted(use)
         contexts = mixed(name_contexts(base, prompt, tokens.names), tokens.tensors[MIXTURE][:, :, 0])
     else:
-        # text encoder -> [stages * 2, vectors, width]
-        flat = {name: tensor.flatten(0, 1) for name, tensor in tokens.tensors.items()}
+        flat = {  # text encoder -> [stages * 2, vectors, width]
+            name: _adjusted(tensor.flatten(0, 1), word[name], use) for name, tensor in tokens.tensors.items()
+        }
         contexts = encode_vectors(base, prompts, flat).unflatten(tokens.stages, 2)
     if not use.is_whole:
-        word = {
-            name: class_word_embeddings(tower, tokens.class_word, tokens.vectors)[None]
-            for name, tower in base.towers.items()
-        }
         # [stages, 2]
         shares = torch.tensor(use.uses(tokens.stages), device=contexts.states.device) * use.strength
         contexts = _blended(encode_vectors(base, prompts, word), contexts, shares)
@@ -196,9 +200,20 @@ def _used_vectors(
     own = [stage_of(begin, person.boundaries) for begin in begins]
     used = torch.tensor(use.uses(person.stages))[own].to(word.device)  # bool [common stages, 2]
     if person.is_mixture:
+        _require_unadjusted(use)
         return word.expand(len(begins) * 2, -1, -1)  # the mixture's part is added to the contexts
-    vectors = person.tensors[tower][own].to(word.device)  # [common stages, 2, vectors, width]
+    # [common stages, 2, vectors, width]
+    vectors = _adjusted(person.tensors[tower][own].to(word.device), word, use)
     return torch.where(used[:, :, None, None], vectors, word).flatten(0, 1)
+
+
+def _require_unadjusted(use: IdentityUse) -> None:
+    """Raises ConfigurationError if a use adjusts vectors, of which a mixture of known names has none."""
+    if use.adjusts:
+        raise ConfigurationError(
+            "the person is a mixture of known names and has no vectors whose length or direction could be adjusted; "
+            "leave generate.adjust_length and generate.adjust_direction at 0, or use generate.use_strength"
+        )
 
 
 def _plain_vectors(tower: TextTower, person: Person) -> torch.Tensor:
@@ -242,6 +257,13 @@ def _mixture_part(
     each = encode_several(tower, ids, positions, placed)
     word = encode_several(tower, ids, positions, [word[None] for word in words])
     return mixed(concatenated([each, word]), torch.cat([weights, -weights.sum(dim=1, keepdim=True)], dim=1))
+
+
+def _adjusted(vectors: torch.Tensor, word: torch.Tensor, use: IdentityUse) -> torch.Tensor:
+    """Learned vectors [..., vectors, width], nearer to the class word's as `use` says; bitwise as they are by default."""
+    if not use.adjusts:
+        return vectors
+    return adjusted(vectors.to(word.device), word, use.adjust_length, use.adjust_direction)
 
 
 def _blended(plain: Contexts, contexts: Contexts, shares: torch.Tensor) -> Contexts:

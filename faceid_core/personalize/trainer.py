@@ -39,7 +39,9 @@ from .slots import (
     vector_fault,
     with_mirror,
 )
+from .sphere import prior_gradient
 from .tokens import MIXTURE, IdentityTokens
+from .vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
@@ -171,10 +173,8 @@ class _Trainer:
         self.prior = prior.to(base.device) if prior and method.needs_prior else None
         self.objective = Objective(base, method, seed, samples_at_once, self.prior)
         # text encoder -> length of the longest embedding of its vocabulary
-        self.vocabulary = {
-            name: float(tower.token_embedding.weight.norm(dim=-1).max())
-            for name, tower in base.towers.items()
-        } | {MIXTURE: 1.0}  # a known name has one weight of 1
+        self.longest_word = {name: vocabulary_of(tower).longest for name, tower in base.towers.items()}
+        self.longest_word[MIXTURE] = 1.0  # a known name has one weight of 1
 
     def admit(self, photo: TrainingPhoto, checkpoint: bytes | None = None) -> Slot:
         """Open a slot where a checkpoint left off, or at the first step."""
@@ -312,7 +312,7 @@ class _Trainer:
                     "attention_ratio": method.attention_weight * l_attention / max(l_diffusion, 1e-12),
                 }
             )
-            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.vocabulary):
+            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.longest_word):
                 faults[index] = fault
         share = (time.perf_counter() - began) / len(taken)
         for slot in taken.values():
@@ -330,10 +330,17 @@ class _Trainer:
         slot.optimizer.zero_grad()
         # Penalties' gradients are added here: they need no pass through the network.
         for name, learned in slot.learned.items():
-            vectors, gradient = learned.vectors(), gradients[name]
+            vectors = learned.vectors()
+            gradient, present = gradients[name], vectors.detach()
             if name in slot.initial:  # of w * |v - initial|^2
-                distance = vectors.detach() - slot.initial[name]
-                gradient = gradient + 2 * self.method.initial_embedding_penalty * distance
+                initial = slot.initial[name]
+                gradient_of_penalty = 2 * self.method.initial_embedding_penalty * (present - initial)
+                if self.method.direction_prior:
+                    # Only where a sample reached a vector: a step of one length would else follow the prior alone.
+                    reached = gradient.ne(0).any(dim=-1, keepdim=True)  # [stages, kv, vectors, 1]
+                    toward = self.method.direction_prior * reached * prior_gradient(present, initial)
+                    gradient_of_penalty = gradient_of_penalty + toward
+                gradient = gradient + gradient_of_penalty
             vectors.backward(gradient)
             if (penalty := learned.penalty()) is not None:
                 penalty.backward()

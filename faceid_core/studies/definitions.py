@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from faceid_core.config import GenerateConfig
 from faceid_core.config.method import Method
-from faceid_core.config.presets import PRESETS
+from faceid_core.config.presets import MINIATURE_SPREAD, PRESETS
 
 from .study import Claim, Study, Variant
 
@@ -20,7 +20,9 @@ PAPER = "semantic-fidelity-as-published"
 SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
 
 TUNING_SAMPLES = 1000
+# As coefficients have them; of free vectors in the unit of the miniature's embeddings.
 TUNING_RATES = (0.02, 0.06, 0.15, 0.4, 1.0)
+TUNING_ANGLES = (0.01, 0.02, 0.04, 0.1, 0.2)  # of riemannian steps, in radians
 TUNING_STEPS = (100, 200)
 
 
@@ -199,6 +201,10 @@ def _dial() -> Study:
     def use(label: str, **changes: Any) -> Variant:
         return Variant(label, {f"generate.use_{name}": value for name, value in changes.items()})
 
+    def adjust(label: str, length: float, direction: float) -> Variant:
+        settings = {"generate.adjust_length": length, "generate.adjust_direction": direction}
+        return Variant(label, settings)
+
     strengths = (0.25, 0.5, 0.75)
     return Study(
         name="dial",
@@ -210,20 +216,32 @@ def _dial() -> Study:
             use("only V", kv="v"),
             use("stages 1 to 3", stages=(1, 2, 3)),
             use("stages 3 to 5", stages=(3, 4, 5)),
+            # Half of the way in length and a fifth of the angle, as in the public code of arXiv 2506.22685.
+            adjust("adjusted as published", 0.5, 0.2),
+            adjust("length of the class word", 1.0, 0.0),
         ),
         default="whole",
     )
 
 
+def _tuning_rates(method: Method) -> tuple[float, ...]:
+    """As many learning rates for every preset, in the unit that its parameters have."""
+    if method.optimizer == "riemannian":
+        return TUNING_ANGLES
+    if method.parametrization == "free":
+        return tuple(rate / MINIATURE_SPREAD for rate in TUNING_RATES)
+    return TUNING_RATES
+
+
 def _tune() -> Study:
     variants = []
-    for preset in PRESETS:
+    for preset, method in PRESETS.items():
         for steps in TUNING_STEPS:
-            for rate in TUNING_RATES:
+            for rate in _tuning_rates(method):
                 changes = {
                     "learning_rate": rate, "steps": steps, "samples_per_step": TUNING_SAMPLES // steps,
                 }  # fmt: skip
-                variants.append(_method(f"{preset} rate {rate:g} steps {steps}", preset, preset, **changes))
+                variants.append(_method(f"{preset} rate {rate:.3g} steps {steps}", preset, preset, **changes))
     return Study(
         name="tune",
         question=f"Which learning rate and number of steps suits each preset at {TUNING_SAMPLES} samples a person?",

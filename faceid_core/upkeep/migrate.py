@@ -1,7 +1,8 @@
 """Bring a store of an earlier layout to the present one: results keep their bytes and get the keys of this version.
 
 Layout 1 is that of version 0.1. Version 0.2 renamed a stage, settings and weights, which are part of every stage key. A
-result does not depend on a name, so a manifest moves to its new key and no person is learned again.
+result does not depend on a name, so a manifest moves to its new key and no person is learned again, except those with
+free vectors: their learning rate has another unit now, so that no key of this version finds their results.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ FIELDS = {  # within a parameter that is a mapping
         "attention_resolutions": "attention_max_resolution",
     },
     "use": {"sides": "kv"},
+}
+ADDED = {  # within a parameter that is a mapping: choices that 0.1 had not, as it computed
+    "method": {"vector_length": "free", "direction_prior": 0.0, "optimizer": "adamw"},
 }
 VALUES = {("method", "reference_subject", "start"): "initial_embedding"}  # parameter, its field in 0.1, value
 
@@ -114,7 +118,7 @@ def new_call(preimage: Mapping[str, Any]) -> StageCall:
     """The call of this version that a preimage of format 1 stands for."""
     return StageCall(
         stage=STAGES.get(preimage["stage"], preimage["stage"]),
-        version=preimage["version"],
+        version=_version(preimage),
         parameters={
             PARAMETERS.get(name, name): _value(name, v) for name, v in preimage["parameters"].items()
         },
@@ -124,11 +128,18 @@ def new_call(preimage: Mapping[str, Any]) -> StageCall:
     )
 
 
+def _version(preimage: Mapping[str, Any]) -> int:
+    """The stage's version whose results these are: personalize 4 changed those of free vectors alone."""
+    method = preimage["parameters"].get("method", {})
+    same = preimage["stage"] == "personalise" and method.get("parametrisation") in ("name_basis", "block")
+    return 4 if same and preimage["version"] == 3 else preimage["version"]
+
+
 def _value(name: str, value: Any) -> Any:
     """A parameter's value with the names of this version."""
     if name not in FIELDS or not isinstance(value, dict):
         return value
-    return {
+    return ADDED.get(name, {}) | {
         FIELDS[name].get(field, field): VALUES.get((name, field, each), each) if isinstance(each, str) else each
         for field, each in value.items()
     }

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import geometric_slerp
 
 from faceid_core.config import NightlyConfig, parse_config
 from faceid_core.config.control import IdentityUse, parse_stages
@@ -10,7 +11,8 @@ from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.cells import DrawSettings, cell_digest
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.personalize.subjects import identity_contexts, plain_contexts
+from faceid_core.personalize.sphere import adjusted
+from faceid_core.personalize.subjects import identity_contexts, plain_contexts, several_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning import plan_works
@@ -87,6 +89,38 @@ def test_strength_runs_evenly_from_the_class_words_contexts_to_the_persons(base,
     assert np.abs(word.astype(int) - off.astype(int)).max() <= 1
 
 
+def test_adjusting_is_the_great_circle_and_a_share_of_the_length():
+    generator = np.random.default_rng(0)
+    vectors, towards = 5 * generator.normal(size=(4, 8)), generator.normal(size=8)
+    found = adjusted(torch.from_numpy(vectors), torch.from_numpy(towards), 0.5, 0.2).numpy()
+    for vector, each in zip(vectors, found, strict=True):
+        own, other = np.linalg.norm(vector), np.linalg.norm(towards)
+        on_circle = geometric_slerp(vector / own, towards / other, [0.2])[0]
+        assert np.allclose(each, (own + other) / 2 * on_circle)
+    same = adjusted(torch.from_numpy(2 * towards), torch.from_numpy(towards), 0.25, 0.7)
+    assert np.allclose(same.numpy(), 1.75 * towards), "vectors along the class word's have nothing to turn"
+
+
+def test_a_whole_adjustment_is_the_class_word_where_the_person_is_used(base, person):
+    plain, _ = plain_contexts(base, PROMPT, "person")
+    whole, _ = identity_contexts(base, PROMPT, person)
+    found, _ = identity_contexts(base, PROMPT, person, IdentityUse(adjust_length=1.0, adjust_direction=1.0))
+    assert torch.allclose(found.states, plain.states.expand_as(found.states), atol=1e-4)
+    # The published adjustment lies between, and in company it is the same.
+    use = IdentityUse((2,), "v", adjust_length=0.5, adjust_direction=0.2)
+    some, _ = identity_contexts(base, PROMPT, person, use)
+    (word,) = base.towers["text_encoder"].tokenizer("person", add_special_tokens=False).input_ids
+    learned, word = person.tensors["text_encoder"], base.towers["text_encoder"].token_embedding.weight[word]
+    changed = with_the_class_word_at(person, base, range(4), [0, 1]).tensors["text_encoder"]
+    changed[1, 1] = adjusted(learned[1, 1], word, 0.5, 0.2)
+    by_hand = IdentityTokens(**{**vars(person), "tensors": {"text_encoder": changed}})
+    expected, _ = identity_contexts(base, PROMPT, by_hand)
+    assert torch.allclose(some.states, expected.states, atol=1e-5)
+    assert not torch.allclose(some.states[1, 1], whole.states[1, 1], atol=1e-2)
+    together, _ = several_contexts(base, PROMPT.replace("V*", "V1*"), [person], use)
+    assert torch.allclose(together.states, some.states, atol=1e-5)
+
+
 def test_one_batch_mixes_uses_of_one_person(base, person):
     uses = [IdentityUse(), IdentityUse((1,)), IdentityUse(strength=0.5)]
     options = {"sampler": "DDIMScheduler", "steps": 8, "guidance_scale": 4.0, "batch": 3}
@@ -104,6 +138,8 @@ def test_one_batch_mixes_uses_of_one_person(base, person):
         ({"kv": "q"}, "kv 'q' is unknown; use one of kv, k, v"),
         ({"strength": 1.5}, "strength 1.5 is not between 0"),
         ({"strength": float("nan")}, "strength nan is not between 0"),
+        ({"adjust_length": -0.1}, "adjust_length -0.1 is not between 0"),
+        ({"adjust_direction": 2}, "adjust_direction 2 is not between 0"),
     ],
 )
 def test_values_that_cannot_be_used_are_named(values, says):
@@ -144,7 +180,9 @@ def test_the_use_is_part_of_a_persons_pictures_keys_and_of_nobody_elses():
         return plan_works(Plan.from_config(config), "generate", subject)[0].call.key
 
     assert key() == key(use_stages=[5, 4, 3, 2, 1]) == key(use_strength=1)
-    different = {key(), key(use_stages=[1]), key(use_kv="k"), key(use_strength=0.5)}
-    assert len(different) == 4
+    assert key() == key(adjust_length=0, adjust_direction=0)
+    different = {key(), key(use_stages=[1]), key(use_kv="k"), key(use_strength=0.5), key(adjust_length=0.5)}
+    different |= {key(adjust_direction=0.5), key(use_kv="k", adjust_direction=0.5)}
+    assert len(different) == 7
     assert key("class_word") == key("class_word", use_strength=0.5)
     assert NightlyConfig().digest() != parse_config({"generate": {"use_kv": "k"}}).digest()

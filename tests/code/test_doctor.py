@@ -15,12 +15,14 @@ from faceid_core.config import NightlyConfig
 from faceid_core.doctor import machine
 from faceid_core.doctor.expectation import calibrate, expectation, from_results
 from faceid_core.doctor.finding import Finding, guarded
+from faceid_core.doctor.rates import learning_rate
 from faceid_core.doctor.storage import PREFIX, examine
 from faceid_core.plan.estimate import Estimate
 from faceid_core.plan.planning import plan_run
 from flows import cli_doctor
 from flows.cli import cli
 from flows.prefect_auth import reload_prefect_settings
+from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
 INLINE = ["doctor", "--executor", "inline", "--no-measuring"]
 
@@ -106,6 +108,21 @@ def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
     assert few == {"disk: temporary files": "ok", "disk: store": "ok"}
     many = {each.check: each for each in machine.disk(store, 10**9, 512, 96)}["disk: store"]
     assert many.state == "fail" and "make room" in many.advice
+
+
+def test_the_learning_rate_is_told_in_the_base_models_own_embeddings(tmp_path):
+    def found(preset, source):
+        config = NightlyConfig(base_model={"source": source}, personalize={"preset": preset})
+        return [each.found for each in learning_rate(config)]
+
+    assert found("textual-inversion", "miniature") == [
+        "8.96 spreads are 0.4 in text_encoder, whose token embeddings have a spread of 0.04464"
+    ]
+    # The tiny model's embeddings are drawn with a deviation of 0.5.
+    (tiny,) = found("textual-inversion", str(write_tiny_pipeline(tmp_path / "tiny")))
+    assert float(tiny.split()[-1]) == pytest.approx(0.5, rel=0.05)
+    assert found("semantic-fidelity", "miniature") == found("directional-textual-inversion", "miniature") == []
+    assert found("textual-inversion", str(tmp_path / "absent")) == []
 
 
 def planned(tmp_path, **changes):

@@ -80,7 +80,7 @@ def test_a_result_tells_what_was_learned(base):
 
 
 def test_training_lowers_the_loss_on_the_same_samples(base):
-    trainer = _Trainer(base, Method(steps=40, samples_per_step=5, learning_rate=0.02), 0)
+    trainer = _Trainer(base, Method(steps=40, samples_per_step=5, learning_rate=0.04), 0)
     slot = trainer.admit(tiny_photo(1))
 
     def loss():

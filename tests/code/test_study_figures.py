@@ -165,9 +165,10 @@ def test_the_figure_shows_every_variant_and_measure_that_there_is():
 
 def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_range(tmp_path, monkeypatch):
     monkeypatch.setattr(definitions, "TUNING_RATES", (0.01, 0.03, 0.1))
+    monkeypatch.setattr(definitions, "MINIATURE_SPREAD", 0.5)
     monkeypatch.setattr(definitions, "TUNING_STEPS", (100, 200, 400))
     study = studies()["tune"]
-    inside, end = "prospect rate 0.03 steps 200", "textual-inversion rate 0.1 steps 400"
+    inside, end = "prospect rate 0.06 steps 200", "textual-inversion rate 0.2 steps 400"
     frame = frame_of(
         [
             row
@@ -179,8 +180,8 @@ def test_tuning_picks_the_best_balance_of_each_preset_and_tells_an_end_of_the_ra
     chosen = {
         line.split(" | ")[0].strip("| "): line for line in page.read_text().split("## Chosen")[1].splitlines()
     }
-    assert "| 0.03 | 200 | 0.850" in chosen["prospect"] and "| none |" in chosen["prospect"]
-    assert "| 0.1 | 400 | 0.850" in chosen["textual-inversion"]
+    assert "| 0.06 | 200 | 0.850" in chosen["prospect"] and "| none |" in chosen["prospect"]
+    assert "| 0.2 | 400 | 0.850" in chosen["textual-inversion"]
     assert "learning rate, steps" in chosen["textual-inversion"]
     assert f"Not measured yet: {study.labels[-1]}." in page.read_text()
 
@@ -217,14 +218,14 @@ def test_every_claim_names_variants_and_measures_that_exist():
 
 def test_a_setting_at_which_people_diverge_is_not_chosen_for_those_who_did_not(tmp_path):
     study = studies()["tune"]
-    steady, wild = "prospect rate 0.02 steps 100", "prospect rate 0.06 steps 200"
+    steady, wild = "celeb-basis rate 0.02 steps 100", "celeb-basis rate 0.06 steps 200"
     stopped = [unlearnable_row(wild, f"p{n}", {"run_id": "r"}) for n in (1, 2)]
     stopped.append(unlearnable_row(wild, "p3", {"run_id": "r", "samples": 1000, "restarted": 0}))
     restarted = rows(wild, [0.9], restarted=1, samples=1000)
     frame = frame_of(rows(steady, [0.6] * 4, samples=1000) + restarted + stopped)
     page, _ = write_page(study, frame, NightlyConfig(), tmp_path)
     text = page.read_text()
-    assert "| prospect | 0.02 | 100 | 0.600" in text
+    assert "| celeb-basis | 0.02 | 100 | 0.600" in text
     assert f"diverged: {wild} (1 learned by a second attempt at a lower rate, 2 not, counted as 0)." in text
     assert f"People whose pictures are of one color: {wild} (1, counted as 0)." in text
     assert paired_difference(frame, "balance", wild, steady).people == 4

@@ -80,6 +80,8 @@ def test_a_person_goes_through_the_whole_night(kind, tmp_path):
             "--script", script, "--script-prompt", PROMPT, *config,
         )  # fmt: skip
         assert made.exit_code == 0, made.output
+        repair = "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"
+        assert repair in made.output.replace("\n", " ")
         text = script.read_text().replace("'picture.png'", repr(str(tmp_path / "theirs.png")))
         exec(compile(text, "script", "exec"), {})
         vectors = load_file(file)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from faceid_core.config.method import Method
 from faceid_core.diffusion.base import load_base_model
@@ -19,6 +21,7 @@ from faceid_core.personalize.attention import StagedUNet, picture_sizes
 from faceid_core.personalize.conditioning import encode_plain
 from faceid_core.personalize.export import single_context, to_textual_inversion
 from faceid_core.personalize.slots import TrainingPhoto
+from faceid_core.personalize.subjects import identity_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize
 from faceid_core.weights.describe import describe
@@ -117,6 +120,27 @@ def test_the_printed_script_draws_an_exported_person_as_we_do(base, folder, tmp_
     theirs = np.asarray(Image.open(tmp_path / "p.png")).astype(int)
     assert np.abs(picture(base, person) - theirs).max() <= 1
     assert np.abs(picture(base, "person") - theirs).max() > 2
+
+
+def test_an_sdxl_file_says_how_the_pooled_embedding_stays_at_the_end_of_the_text(sdxl, sdxl_folder, tmp_path):
+    """Loaded without the line that the metadata gives, transformers pools at the person's token."""
+    person = single_context(tokens(sdxl), {name: t[0, 0] for name, t in tokens(sdxl).tensors.items()})
+    file = tmp_path / "learned_embeds.safetensors"
+    file.write_bytes(to_textual_inversion(person))
+    with safe_open(file, "pt") as opened:
+        line = json.loads(opened.metadata()["faceid"])["after_loading"].partition("run: ")[2]
+    pipe, vectors = DiffusionPipeline.from_pretrained(sdxl_folder), load_file(file)
+    for key, number in (("clip_l", ""), ("clip_g", "_2")):
+        parts = {part: getattr(pipe, part + number) for part in ("text_encoder", "tokenizer")}
+        pipe.load_textual_inversion(vectors[key], "<v>", **parts)
+    right = identity_contexts(sdxl, PROMPT, person)[0].pooled[0, 0]
+
+    def pooled():
+        return pipe.encode_prompt(PROMPT.replace("V*", "<v>"))[2][0].detach()
+
+    assert not torch.allclose(pooled(), right, atol=1e-3)
+    exec(line, {"pipe": pipe})
+    assert torch.allclose(pooled(), right, atol=1e-4)
 
 
 def photo(original_pixels=0):

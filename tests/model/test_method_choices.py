@@ -24,6 +24,7 @@ from faceid_core.personalize.objective import (
 from faceid_core.personalize.parametrization import make_parametrization
 from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
 from faceid_core.personalize.trainer import PersonalizeResult, _Trainer, personalize
+from faceid_core.personalize.vocabulary import vocabulary_of
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -62,6 +63,8 @@ def test_presets_learn_and_stay_finite(base, name):
         ({"parametrization": "block", "shared_vector": True}, "shared_vector"),
         ({"attention_layers": ()}, "attention_layers"),
         ({"stage_learning_rate_ratio": 0.0}, "stage_learning_rate_ratio"),
+        ({"optimizer": "riemannian"}, "vector_length to fixed"),
+        ({"optimizer": "riemannian", "vector_length": "fixed", "shared_vector": True}, "shared_vector to off"),
     ],
 )
 def test_choices_that_exclude_each_other_are_refused(changes, named):
@@ -81,14 +84,15 @@ def test_every_parametrization_begins_at_the_initial_embedding(base):
 
 def test_a_shared_part_moves_all_vectors_and_own_parts_only_theirs(base):
     tower = base.towers["text_encoder"]
-    method = Method(shared_vector=True, stage_learning_rate_ratio=0.25, weight_decay=0.0, learning_rate=0.1)
+    spread = vocabulary_of(tower).spread
+    method = Method(shared_vector=True, stage_learning_rate_ratio=0.25, weight_decay=0.0, learning_rate=0.1 / spread)
     made = make_parametrization(base, tower, torch.zeros(1, 32), method, 0)
     optimizer = make_optimizer({"text_encoder": made}, method)
     made.vectors()[3, 1].sum().backward()
     for group in optimizer.param_groups:
         group["lr"] = method.learning_rate * group["rate_ratio"]
     optimizer.step()
-    moved = made.vectors().detach().mean(dim=(2, 3))  # Adam's first step is as long as its rate
+    moved = made.vectors().detach().mean(dim=(2, 3))  # Adam's first step is as long as its rate in spreads
     expected = torch.full((5, 2), -0.1)
     expected[3, 1] = -0.1 - 0.025
     assert torch.allclose(moved, expected, atol=1e-5)

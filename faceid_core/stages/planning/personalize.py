@@ -5,7 +5,7 @@ from __future__ import annotations
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import StageSpec, Subject, Work
 
-SPEC = StageSpec("personalize", version=3, batch=None, keeps_checkpoints=True)
+SPEC = StageSpec("personalize", version=4, batch=None, keeps_checkpoints=True)
 
 
 def plan_works(plan: Plan, subject: Subject) -> list[Work]:
