@@ -23,7 +23,7 @@ def miniature() -> None:
 
 @miniature.command()
 @click.option("--population", default="held-out", show_default=True,
-              type=click.Choice(["named", "samples", "tuning", "held-out"]))  # fmt: skip
+              type=click.Choice(["named", "samples", "tuning", "held-out", "second-held-out"]))  # fmt: skip
 @click.option("--people", default=24, show_default=True, type=click.IntRange(1, 256))
 @click.option("--out", default="miniature.png", show_default=True, type=click.Path(dir_okay=False))
 def sheet(population: str, people: int, out: str) -> None:
