@@ -17,13 +17,15 @@ from .compare import balance
 PERSON, FLOOR, CEILING = "person", "floor", "ceiling"
 _KINDS = {"person": PERSON, "class_word": FLOOR, "named": CEILING}
 
+CONCEPT_ACCURACIES = tuple(f"{category}_obeyed" for category in CONCEPT_CATEGORIES)
+
 # Taken from identity_summary as they are; those that a run did not measure stay empty.
 _FROM_SUMMARY = (
     "identity_fraction",
     "identity_similarity",
     "identity_gain",
     "concepts_obeyed",
-    *(f"{category}_obeyed" for category in CONCEPT_CATEGORIES),
+    *CONCEPT_ACCURACIES,
     "image_text",
     "detection",
     "attention_outside",

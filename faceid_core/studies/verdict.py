@@ -9,10 +9,10 @@ from typing import Literal
 import pandas as pd
 
 from faceid_core.evaluate.intervals import mean_of
-from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 
 from .compare import LOWER_IS_BETTER, PairedDifference, holm_corrected, mean_over_people, paired_difference
 from .power import MOST_PEOPLE, detectable, people_needed
+from .rows import CONCEPT_ACCURACIES
 from .study import Claim
 
 Verdict = Literal["agrees", "does not agree", "undecided", "not testable here", "not measured"]
@@ -104,7 +104,7 @@ def _best(frame: pd.DataFrame, measure: str) -> float | None:
     if measure == "leakage_excess":
         floor = mean_of(frame[frame.kind == "person"].leakage_floor.dropna().to_list())
         return None if floor is None else -floor
-    if measure in (f"{category}_obeyed" for category in CONCEPT_CATEGORIES):
+    if measure in CONCEPT_ACCURACIES:
         return 1.0
     return _BEST.get(measure)
 
