@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from faceid_core.store.s3_settings import S3Settings
 
 Metric = Literal[
-    "identity", "detection", "concepts", "image_text", "attention", "leakage",
+    "identity", "detection", "concepts", "image_text", "attention", "leakage", "copying",
     "identity_second", "image_text_second", "diversity", "attributes",
 ]  # fmt: skip
 Recognizer = Literal[

@@ -110,6 +110,8 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
             f"study {study.name} trains with the prompts of its conditions; leave personalize.method.template out"
         )
     shared = {"identities": study.identities(people), "generate.seeds": seeds, "run.only": ()}
+    if "copying" not in config.score.metrics:  # whose other pictures only a study's people have
+        shared["score.metrics"] = (*config.score.metrics, "copying")
     return changed(config, shared, source=f"study {study.name}")
 
 

@@ -97,6 +97,8 @@ def test_an_interrupted_study_goes_on_where_it_stopped(laboratory):
     assert after.variant.value_counts().to_dict() == {"": 2, "on": 4, "off": 4}
     assert after.condition.value_counts().to_dict() == {"": 2, "said": 4, "unsaid": 4}
     measured = after[after.kind == "person"]
+    assert measured.copying.between(-1, 1).all(), "the renderer has other pictures of a study's people"
+    assert set(after[after.kind != "person"].copying.notna()) == {True}, "of class word and named people as well"
     assert measured.balance.between(0, 2).all() and set(measured.samples) == {10}
     assert set(measured.subject) == {"second-held-out-200564", "second-held-out-200565"}
     assert [run.split("-", 1)[1][:-9] for run in measured.run_id.unique()] == [
