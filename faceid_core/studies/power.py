@@ -6,6 +6,7 @@ Behavioral Sciences, 1988).
 
 from __future__ import annotations
 
+import functools
 import math
 
 LEVEL = 0.05  # two-sided
@@ -37,14 +38,17 @@ def detectable(spread: float | None, people: int, *, level: float = LEVEL) -> fl
     """The smallest true difference that so many people find with a probability of 0.8; None if that cannot be said."""
     if spread is None or people < LEAST_PEOPLE:
         return None
-    if spread == 0:
-        return 0.0
+    return spread * _detectable_in_spreads(people, level)
+
+
+@functools.cache
+def _detectable_in_spreads(people: int, level: float) -> float:
+    """The same in units of the spread; solved in units of the standard error, in which 3 people need fewer than 80."""
     from scipy.optimize import brentq
 
-    # In units of the standard error; 3 people at a corrected level of 0.05 / 40 need fewer than 80.
-    unit = spread / math.sqrt(people)
+    unit = 1 / math.sqrt(people)
     return unit * float(
-        brentq(lambda effect: power_of(effect * unit, spread, people, level=level) - POWER, 0.0, 100.0)
+        brentq(lambda effect: power_of(effect * unit, 1.0, people, level=level) - POWER, 0.0, 100.0)
     )
 
 
