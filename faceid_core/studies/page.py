@@ -241,7 +241,7 @@ def _not_distinguished(study: Study, pairs: Mapping[str, PairedDifference]):
     for label, pair in pairs.items():
         if pair.difference.mean is not None and not pair.significant_sign:
             needed = people_needed(pair.difference.mean, pair.spread)
-            unsure.append(f"{label} ({f'{needed} people' if needed else 'more than 10,000'})")
+            unsure.append(f"{label} ({f'{needed:,} people' if needed else 'more than 10,000'})")
     if unsure:
         yield (
             f"Balance is not distinguished from that of {study.default}: {', '.join(unsure)}. In brackets the "

@@ -42,7 +42,7 @@ class Judgment:
     def text(self) -> str:
         """The verdict with its number, as a page shows it."""
         if self.verdict == "undecided":
-            number = f"about {self.people} people" if self.people else f"more than {MOST_PEOPLE:,} people"
+            number = f"about {self.people:,} people" if self.people else f"more than {MOST_PEOPLE:,} people"
             return f"**undecided**; {number} would decide"
         if self.verdict == "not testable here":
             return f"**not testable here**: room {self.room:.3f}, detectable {self.detectable:.3f}"
