@@ -23,7 +23,7 @@ def miniature() -> None:
 
 @miniature.command()
 @click.option("--population", default="held-out", show_default=True,
-              type=click.Choice(["named", "samples", "tuning", "held-out"]))  # fmt: skip
+              type=click.Choice(["named", "samples", "tuning", "held-out", "second-held-out"]))  # fmt: skip
 @click.option("--people", default=24, show_default=True, type=click.IntRange(1, 256))
 @click.option("--out", default="miniature.png", show_default=True, type=click.Path(dir_okay=False))
 def sheet(population: str, people: int, out: str) -> None:
@@ -36,7 +36,7 @@ def sheet(population: str, people: int, out: str) -> None:
     from faceid_core.miniature.samples import POPULATIONS, portrait
     from faceid_core.report.contact_sheet import contact_sheet
 
-    seeds = known.NAMED_SEEDS if population == "named" else POPULATIONS[population]
+    seeds = {"named": known.NAMED_SEEDS, "samples": known.SAMPLE_SEEDS, **POPULATIONS}[population]
     rows = []
     for seed in seeds[:people]:
         shots = [sample_shot(np.random.default_rng([seed, number])) for number in range(3)]

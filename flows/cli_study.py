@@ -36,20 +36,36 @@ def _default(number: str) -> str:
 
 
 @click.command(epilog=_listed())
-@click.argument("name", type=click.Choice(list(studies())), metavar="STUDY")
+@click.argument("name", type=click.Choice(list(studies())), metavar="STUDY", required=False)
 # On the miniature's own grid all concepts are drawn correctly; a configuration file brings the grid of its user.
-@takes_config("store", "execution.executor", "generate.grid", without_file={"generate.grid": "laboratory"})
+@takes_config(
+    "store", "execution.executor", "generate.grid", without_file={"generate.grid": "laboratory-half"}
+)
 @click.option("--people", type=click.IntRange(2, 64), help=f"Number of identities.  {_default('people')}")
 @click.option("--seeds", type=click.IntRange(1, 64), help=f"Images per prompt.  {_default('seeds')}")
+@click.option("--variants", default="", help="Some, with commas; of tune presets.  [default: all]")
+@click.option("--conditions", default="", help="said or unsaid.  [default: both]")
 @click.option(
-    "--variants", default="", help="Only these, separated by commas; tune also takes presets.  [default: all]"
+    "--tuned",
+    type=click.Path(dir_okay=False),
+    metavar="CSV",
+    help="Table of tune with each preset's best settings.",
 )
 @click.option(
     "--out",
     default="work/studies",
     show_default=True,
     type=click.Path(file_okay=False),
-    help="Folder of tables, pages and figures.",
+    help="Folder of the results.",
+)
+@click.option("--power", is_flag=True, help="Print what the design can detect, and stop.")
+@click.option(
+    "--rows",
+    default="docs/studies",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help="Tables that --power reads.",
 )
 @click.option("--table-only", is_flag=True, help="Compute nothing; use what the store holds.")
 @click.option("--fresh", is_flag=True, help="Discard the rows of earlier sessions.")
@@ -57,25 +73,37 @@ def _default(number: str) -> str:
 def study(
     context: click.Context,
     config: NightlyConfig,
-    name: str,
+    name: str | None,
     people: int | None,
     seeds: int | None,
     variants: str,
+    conditions: str,
+    tuned: str | None,
     out: str,
+    power: bool,
+    rows: str,
     table_only: bool,
     fresh: bool,
 ) -> None:
     """Every variant of STUDY is run on the same identities and prompts, and the variants are compared.
 
-    Each variant is an ordinary run, cached in the store: an interrupted study goes on where it stopped, and variants
-    that studies share are computed once. The folder --out gets STUDY.csv (a row per variant and identity), STUDY.md
-    and STUDY.svg. Rows of an earlier session are kept if they were measured with the same settings.
+    Studies of the paper's claims do so in two conditions: framing said in the training prompt, and unsaid. A variant is
+    an ordinary run, cached in the store: an interrupted study goes on where it stopped, and variants that studies share
+    are computed once. The folder --out gets STUDY.csv, STUDY.md and STUDY.svg. Rows of an earlier session are kept if
+    they were measured with the same settings.
 
     \b
-    Example:
-      faceid study presets --people 16 --set base_model.precision=bfloat16
+    Examples:
+      faceid study --power
+      faceid study presets --tuned work/studies/tune.csv
     """
+    if power:
+        _print_power([name] if name else list(studies()), config, people, seeds, Path(rows))
+        return
+    if name is None:
+        raise click.UsageError("Missing argument 'STUDY'; only --power goes without, for all studies.")
     from faceid_core.studies.run import run_study
+    from faceid_core.studies.tuned import read_tuned
 
     about = studies()[name]
     console = Console(highlight=False)
@@ -86,7 +114,9 @@ def study(
         config,
         people=people or about.people,
         seeds=seeds or about.seeds,
-        names=[each.strip() for each in variants.split(",") if each.strip()],
+        names=_words(variants),
+        conditions=_words(conditions),
+        tuned=read_tuned(Path(tuned), studies()["tune"]) if tuned else {},
         out=Path(out),
         start_run=lambda config: _start_run(config, console),
         print_line=lambda text: console.print(text, markup=False, soft_wrap=True),
@@ -99,6 +129,28 @@ def study(
         console.print(f"wrote {file}", soft_wrap=True)
     if result.missing or result.absent:
         raise click.exceptions.Exit(EXIT_FAILURES)
+
+
+def _print_power(
+    names: list[str], config: NightlyConfig, people: int | None, seeds: int | None, rows: Path
+) -> None:
+    """Print what the design can detect in each study; of all studies, in those that have a table."""
+    from faceid_core.evaluate.grid import load_grid
+    from faceid_core.studies.design import Design, power_lines
+
+    prompts = len(load_grid(config.generate.grid).prompts)
+    for name in names:
+        about = studies()[name]
+        if len(names) > 1 and not (rows / f"{name}.csv").is_file():
+            click.echo(f"{name}: no table in {rows}\n")
+            continue
+        design = Design(people or about.people, prompts, seeds or about.seeds)
+        for line in power_lines(about, design, rows):
+            click.echo(line)
+
+
+def _words(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def _start_run(config: NightlyConfig, console: Console):

@@ -16,6 +16,7 @@ from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.run.identities import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from faceid_core.studies.run import run_study
+from faceid_core.studies.tuned import read_tuned
 from flows.nightly import open_and_run, run_with_prefect
 from flows.stopping import watched
 from tasks.run_log import RunLogReporter
@@ -34,9 +35,19 @@ class StudyRequest(Section):
         None, ge=1, le=64, description="Pictures per prompt. Empty: the study's own number."
     )
     grid: str = Field(
-        "laboratory", min_length=1, description="Prompt grid: 'miniature', 'laboratory' or a YAML file."
+        "laboratory-half",
+        min_length=1,
+        description="Prompt grid: 'miniature', 'laboratory', 'laboratory-half' or a YAML file.",
     )
     variants: tuple[str, ...] = Field((), description="Labels of the variants to measure. Empty means all.")
+    conditions: tuple[Literal["said", "unsaid"], ...] = Field(
+        (), description="Framing said or unsaid in the training prompt. Empty means all that the study has."
+    )
+    tuned: str = Field(
+        "",
+        description="Table of the study tune, on the machine of the run: each preset's best settings in each condition. "
+        "Empty: the presets' own.",
+    )
     fresh: bool = Field(False, description="Discard the study's table and begin a new one.")
     out: str = Field(
         "work/studies",
@@ -93,6 +104,8 @@ def _run_study(request: StudyRequest, config: NightlyConfig) -> State:
                 people=request.people or about.people,
                 seeds=request.seeds or about.seeds,
                 names=request.variants,
+                conditions=request.conditions,
+                tuned=read_tuned(Path(request.tuned), studies()["tune"]) if request.tuned else {},
                 out=Path(request.out),
                 start_run=lambda variant: run_with_prefect(variant, RunLogReporter(log))[0],
                 print_line=log.info,

@@ -39,7 +39,7 @@ class NightlyConfig(Section):
         "miniature:samples",
         min_length=1,
         description="Manifest: identities.csv or .parquet (here or in S3), or a folder of photos; miniature:samples for "
-        "the sample people, miniature:held-out:16 for so many of the people that studies report on.",
+        "the sample people, miniature:second-held-out:48 for so many of the people that studies report on.",
     )
     store: str = Field(
         "work/store",

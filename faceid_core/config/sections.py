@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from faceid_core.store.s3_settings import S3Settings
 
 Metric = Literal[
-    "identity", "detection", "concepts", "image_text", "attention", "leakage",
+    "identity", "detection", "concepts", "image_text", "attention", "leakage", "copying",
     "identity_second", "image_text_second", "diversity", "attributes",
 ]  # fmt: skip
 Recognizer = Literal[
@@ -69,8 +69,8 @@ class GenerateConfig(Section):
     grid: str = Field(
         "miniature",
         min_length=1,
-        description="Prompt grid: 'miniature' (24 prompts), 'laboratory' (harder, tells methods apart), "
-        "'photographs', or the path of a YAML file of your own.",
+        description="Prompt grid: 'miniature' (24 prompts), 'laboratory' (40 harder), 'laboratory-half' (20 of "
+        "these), 'photographs', or the path of a YAML file of your own.",
     )
     seeds: int = Field(4, ge=1, le=64, description="Images per prompt, seeds 0 to n-1.")
     sampler: Literal[

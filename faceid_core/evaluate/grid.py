@@ -19,7 +19,7 @@ from faceid_core.yaml_text import read_yaml
 PLACEHOLDER = "V*"
 Category = Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
 ConceptKind = Literal["scene", "attribute", "action", "clothing"]
-STANDARD_GRIDS = ("miniature", "laboratory", "photographs")
+STANDARD_GRIDS = ("miniature", "laboratory", "laboratory-half", "photographs")
 
 # The placeholder as a word of its own: "V*ery" is a slip, "V*, smiling" and "V*'s" are not.
 _PLACEHOLDER_WORD = re.compile(r"(?<![\w*])V\*(?![\w*])")

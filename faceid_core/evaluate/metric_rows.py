@@ -42,11 +42,15 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Context:
-    """A metric's inputs besides the pictures: the reference photo, the class word, the prompts by id."""
+    """A metric's inputs besides the pictures: the reference photo, the class word, the prompts by id.
+
+    `others` are other pictures of the person on the photo, each uint8 [h, w, 3]; empty where there are none.
+    """
 
     reference: np.ndarray | None
     class_word: str
     prompts: Mapping[str, Prompt]
+    others: Sequence[np.ndarray] = ()
 
 
 def row_of(row: ShardRow, metric: str, value: float | None, detail: str = "") -> MetricRow:

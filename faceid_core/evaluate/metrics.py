@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import attributes as facial
+from .copying import copying_of
 from .face_masks import face_mask, outside_share
 from .grid import Prompt
 from .leakage import measure_leakage, read_reference
 from .metric_rows import NO_REFERENCE_FACE, Context, MetricRow, read_scores, write_scores
 from .metric_rows import row_of as _row
-from .pictures import Pictures, crop_face, embed_reference, has_eyes, largest_face
+from .pictures import Pictures, crop_face, embed_faces, embed_reference, has_eyes, largest_face
 from .protocols import ImageTextScorer, NamedConcepts
 from .scorers import Scorers
 from .shards import ShardRow
@@ -201,6 +202,41 @@ def leakage(pictures: Pictures, context: Context) -> list[MetricRow]:
     ]
 
 
+def copying(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """How much nearer the face is to the very photo than to other pictures of the person, see `copying.copying_of`."""
+    if context.reference is None:
+        raise ValueError("the copying metric compares with a reference photo; pass `reference`")
+
+    def none(why: str) -> list[MetricRow]:
+        return [_row(row, "copying", None, why) for row in pictures.rows]
+
+    if not context.others:
+        return none("no other pictures of the person")
+    photo = embed_reference(pictures.scorers, context.reference)
+    if photo is None:
+        return none(NO_REFERENCE_FACE)
+    faces = map(largest_face, pictures.scorers.detector.detect(list(context.others)))
+    seen = [
+        (other, face)
+        for other, face in zip(context.others, faces, strict=True)
+        if face is not None and has_eyes(face)
+    ]
+    if not seen:
+        return none("no face in the other pictures")
+    if not pictures.rows:
+        return []
+    values = copying_of(pictures.embeddings, photo, embed_faces(pictures.scorers, seen))
+    if values is None:
+        return none("the other pictures equal the photo")
+    found = []
+    for row, face, value in zip(pictures.rows, pictures.faces, values, strict=True):
+        if np.isnan(value):
+            found.append(_row(row, "copying", None, "no face" if face is None else "no eyes"))
+        else:
+            found.append(_row(row, "copying", float(value)))
+    return found
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric as a stage; `weights.roles.ROLES` says which models it asks.
@@ -209,6 +245,7 @@ class Metric:
         version: raised when the same pictures would get other values.
         function: see the functions of this module.
         needs_reference: whether the values belong to a reference photo as well as to the pictures.
+        needs_other_pictures: whether they belong to other pictures of the person, too.
         detector_of_photos: whether faces in pictures of photographs' models are found by the detector that also
             finds them in people's photos, instead of the scorers' own. The role `detector` then means that one.
     """
@@ -216,6 +253,7 @@ class Metric:
     version: int
     function: Callable[[Pictures, Context], list[MetricRow]]
     needs_reference: bool = False
+    needs_other_pictures: bool = False
     detector_of_photos: bool = False
 
 
@@ -226,6 +264,7 @@ METRICS: dict[str, Metric] = {
     "image_text": Metric(1, image_text),
     "attention": Metric(1, attention),
     "leakage": Metric(1, leakage, needs_reference=True),
+    "copying": Metric(1, copying, needs_reference=True, needs_other_pictures=True),
     "identity_second": Metric(1, identity_second, needs_reference=True),
     "image_text_second": Metric(1, image_text_second),
     "diversity": Metric(1, diversity),
@@ -239,6 +278,7 @@ def score(
     *,
     prompts: Sequence[Prompt],
     reference: np.ndarray | None = None,
+    others: Sequence[np.ndarray] = (),
     class_word: str,
     scorers: Scorers,
 ) -> list[MetricRow]:
@@ -249,6 +289,7 @@ def score(
         rows: of one shard, or `Pictures` made of them, which saves work between metrics.
         prompts: of the grid that drew them.
         reference: the reference photo uint8 [h, w, 3], for metrics that need one.
+        others: other pictures of the person, for metrics that need some; each uint8 [h, w, 3].
         class_word: stands for `V*` in the texts.
         scorers: of one backend.
 
@@ -265,4 +306,4 @@ def score(
     unknown = sorted({row.prompt_id for row in pictures.rows} - set(by_id))
     if unknown:
         raise ValueError(f"the pictures belong to prompts that were not given: {', '.join(unknown)}")
-    return METRICS[metric].function(pictures, Context(reference, class_word, by_id))
+    return METRICS[metric].function(pictures, Context(reference, class_word, by_id, others))

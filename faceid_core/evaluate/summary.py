@@ -61,8 +61,8 @@ def summarize(
 
     A person's normalized identity, column `identity_fraction`, is (person - floor) / (ceiling - floor). The floor is
     the mean of the class word's pictures against the person's photo, the ceiling the mean of this run's named people. A
-    picture of the person without a face counts as the floor. The class word's own identity and leakage are the means of
-    its people's floors, with the interval over people.
+    picture of the person without a face counts as the floor. The class word's own identity, leakage and copying are
+    the means of its people's floors, with the interval over people.
 
     Args:
         categories: prompt id to category.
@@ -75,8 +75,10 @@ def summarize(
         if subject.kind == "class_word":
             people = [s for s in subjects if s.kind == "person" and s.class_word == subject.class_word]
             identity, leakage = _class_word_identity(people), _class_word_leakage(people)
+            copying = over_people(_present(_mean(person.floor, "copying") for person in people))
         else:
             identity, leakage = _identity(subject, ceiling), _leakage(subject)
+            copying = _interval(_values(subject.scores, "copying"))
         rows.append(
             {
                 "run_id": run_id,
@@ -91,6 +93,7 @@ def summarize(
                     identity
                     | _concept_accuracy(subject.scores, categories)
                     | leakage
+                    | _columns("copying", copying)
                     | _photograph_figures(subject, people)
                 ),
                 "weak": _is_weak(subject),
@@ -278,6 +281,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         "leakage",
         "leakage_excess",
         *LEAKAGE_PARTS,
+        "copying",
         *PHOTOGRAPH_METRICS,
         "seconds",
     )

@@ -124,6 +124,12 @@ FIGURES = (
     ),
     Figure("leakage_position", "the face's position", "the face where it is in the photo", percent=True),
     Figure(
+        "copying",
+        "copying",
+        "nearness of the face to the very photo beyond nearness to other pictures of the person",
+        has_interval=True,
+    ),
+    Figure(
         "identity_accepted",
         "identity accepted",
         "the recognizer takes the face for the photo's",

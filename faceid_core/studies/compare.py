@@ -1,23 +1,19 @@
-"""Statistics over a study's rows: means over people, paired differences, and whether a published claim holds."""
+"""Statistics over a study's rows of one condition: means over people, and paired differences of variants."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from faceid_core.evaluate.intervals import NOTHING, Interval, over_people
 
-from .study import Claim
+from .power import LEVEL
 
-LEVEL = 0.05
 # Of these, less is better.
-LOWER_IS_BETTER = frozenset({"attention_outside", "leakage", "leakage_excess", "seconds"})
-
-Verdict = Literal["agrees", "does not agree", "undecided", "not measured"]
+LOWER_IS_BETTER = frozenset({"attention_outside", "leakage", "leakage_excess", "copying", "seconds"})
 
 
 @dataclass(frozen=True)
@@ -29,12 +25,14 @@ class PairedDifference:
         difference: mean with its 95 % interval over people.
         p: of the paired t-test, two-sided; None for fewer than two people.
         p_holm: corrected for the comparisons made together.
+        spread: standard deviation of the difference over people; None for fewer than two.
     """
 
     people: int
     difference: Interval
     p: float | None
     p_holm: float | None = None
+    spread: float | None = None
 
     @property
     def significant_sign(self) -> int:
@@ -87,7 +85,12 @@ def paired_difference(frame: pd.DataFrame, measure: str, variant: str, other: st
     differences = (one - two).dropna().to_numpy(float)  # [people in both]
     if not len(differences):
         return PairedDifference(0, NOTHING, None)
-    return PairedDifference(len(differences), over_people(differences.tolist()), _p_value(differences))
+    return PairedDifference(
+        len(differences),
+        over_people(differences.tolist()),
+        _p_value(differences),
+        spread=float(differences.std(ddof=1)) if len(differences) > 1 else None,
+    )
 
 
 def _p_value(differences: np.ndarray) -> float | None:
@@ -104,10 +107,7 @@ def holm_corrected(pairs: Mapping[str, PairedDifference]) -> dict[str, PairedDif
     """The same comparisons, corrected by Holm for being made together."""
     tested = {name: pair.p for name, pair in pairs.items() if pair.p is not None}
     values = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return {
-        name: PairedDifference(pair.people, pair.difference, pair.p, values.get(name))
-        for name, pair in pairs.items()
-    }
+    return {name: replace(pair, p_holm=values.get(name)) for name, pair in pairs.items()}
 
 
 def differences_from(
@@ -117,27 +117,6 @@ def differences_from(
     return holm_corrected(
         {label: paired_difference(frame, measure, label, other) for label in variants if label != other}
     )
-
-
-def judge_claim(frame: pd.DataFrame, claim: Claim) -> tuple[Verdict, dict[str, PairedDifference]]:
-    """Whether a claim holds, from paired intervals over people, turned so that above 0 speaks for the claim.
-
-    It agrees if every comparison's 95 % interval lies above 0 (all must hold, which needs no correction), does not
-    agree if one lies below 0 after correction for their number, and is undecided otherwise.
-    """
-    sign = -1.0 if claim.measure in LOWER_IS_BETTER else 1.0
-    turned = frame.assign(**{claim.measure: sign * frame[claim.measure]})
-    pairs = holm_corrected(
-        {label: paired_difference(turned, claim.measure, claim.better, label) for label in claim.worse}
-    )
-    if any(pair.people < 2 for pair in pairs.values()):
-        return "not measured", pairs
-    # Two people suffice for an interval.
-    if all(pair.difference.low is not None and pair.difference.low > 0 for pair in pairs.values()):
-        return "agrees", pairs
-    if any(pair.significant_sign < 0 for pair in pairs.values()):
-        return "does not agree", pairs
-    return "undecided", pairs
 
 
 def best_variant(frame: pd.DataFrame, measure: str, variants: Sequence[str]) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -12,63 +13,153 @@ from faceid_core.config.method import RECONSTRUCTION, Method
 from faceid_core.evaluate.intervals import Interval, mean_of
 from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 
-from .compare import PairedDifference, best_variant, differences_from, judge_claim, mean_over_people
+from .compare import PairedDifference, best_variant, differences_from, mean_over_people
 from .definitions import PAPER
 from .figure import study_figure
-from .study import Study
+from .power import POWER, people_needed
+from .rows import of_condition
+from .study import Condition, Study
+from .tuned import ByCondition
+from .verdict import judge_claim
 
 MEASURES = {
     "identity_fraction": "identity",
     "concepts_fraction": "concepts",
     "balance": "balance",
     "leakage_excess": "leakage",
+    "copying": "copying",
     "attention_outside": "attention outside",
     "seconds": "seconds",
 }
-_COMPARED = ("identity_fraction", "concepts_fraction", "balance", "leakage_excess", "attention_outside")
-_NAMES = {**MEASURES, **{f"{name}_obeyed": f"concept accuracy, {name}" for name in CONCEPT_CATEGORIES}}
+COMPARED = (
+    "identity_fraction",
+    "concepts_fraction",
+    "balance",
+    "leakage_excess",
+    "copying",
+    "attention_outside",
+)
+NAMES = {**MEASURES, **{f"{name}_obeyed": f"concept accuracy, {name}" for name in CONCEPT_CATEGORIES}}
 
 
-def write_page(study: Study, frame: pd.DataFrame, shared: NightlyConfig, out: Path) -> tuple[Path, Path]:
+def write_page(
+    study: Study,
+    frame: pd.DataFrame,
+    shared: NightlyConfig,
+    out: Path,
+    tuned: ByCondition = MappingProxyType({}),
+) -> tuple[Path, Path]:
     """Write the page and the figure beside the CSV.
 
     Args:
         frame: the study's rows.
         shared: the configuration that all variants share.
         out: folder.
+        tuned: settings that replace the presets' own in a condition.
     """
     measured = [label for label in study.labels if label in set(frame.variant)]
     page, figure = out / f"{study.name}.md", out / f"{study.name}.svg"
     figure.write_text(study_figure(study, frame, measured), encoding="utf-8")
-    page.write_text("\n".join(_lines(study, frame, shared, measured)) + "\n", encoding="utf-8")
+    page.write_text("\n".join(_lines(study, frame, shared, measured, tuned)) + "\n", encoding="utf-8")
     return page, figure
 
 
-def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig, measured: Sequence[str]):
+def _lines(
+    study: Study, frame: pd.DataFrame, shared: NightlyConfig, measured: Sequence[str], tuned: ByCondition
+):
     people = frame[frame.kind == "person"].subject.nunique()
-    left = [label for label in study.labels if label not in measured]
+    conditions = [each for each in study.conditions if (frame.condition == each.name).any()]
     yield f"# Study {study.name}"
     yield ""
     yield study.question
     yield ""
     kind = "tuning" if study.selects else "held-out"
     devices = " and ".join(sorted(set(frame.device) - {""}))
+    prompts = f" trained with {_both(conditions)}," if any(each.template for each in conditions) else ""
     yield (
-        f"{people} {kind} people, one photo each, x prompt grid `{Path(shared.generate.grid).name}` x "
+        f"{people} {kind} people, one photo each,{prompts} x prompt grid `{Path(shared.generate.grid).name}` x "
         f"{shared.generate.seeds} seeds; scorers `{shared.score.scorers}`. Means with 95 % intervals over people "
         f"(Student's t), computed on {devices or 'nothing yet'}. Rows: [`{study.name}.csv`]({study.name}.csv)."
     )
-    if left:
-        yield f"\nNot measured yet: {', '.join(left)}."
+    yield from _not_measured(study, frame)
     yield f"\n![The same figures]({study.name}.svg)\n"
+    if len(conditions) > 1:
+        yield from _side_by_side(study, frame, measured, conditions)
+    for condition in conditions:
+        yield from _condition(study, of_condition(frame, condition.name), condition, tuned)
+    if not study.selects:
+        yield from _claims(study, frame, conditions)
+        yield from _reconstructions(shared)
+
+
+def _both(conditions: Sequence[Condition]) -> str:
+    return " and ".join(f"`{each.template}` ({each.title})" for each in conditions)
+
+
+def _not_measured(study: Study, frame: pd.DataFrame):
+    found = set(zip(frame.condition, frame.variant, strict=True))
+    for condition in study.conditions:
+        left = [label for label in study.labels if (condition.name, label) not in found]
+        where = f", {condition.title}" if condition.title else ""
+        if len(left) == len(study.labels) and condition.title:
+            yield f"\nNot measured yet{where}: all variants."
+        elif left:
+            yield f"\nNot measured yet{where}: {', '.join(left)}."
+
+
+def _side_by_side(
+    study: Study, frame: pd.DataFrame, measured: Sequence[str], conditions: Sequence[Condition]
+):
+    """The measures of every variant, each in all conditions before the next measure."""
+    yield "## Side by side\n"
+    parts = {each.name: of_condition(frame, each.name) for each in conditions}
+    shown = [name for name in COMPARED if frame[frame.kind == "person"][name].notna().any()]
+    header = ["variant", *(f"{MEASURES[name]}, {each.name}" for name in shown for each in conditions)]
+    rows = [
+        [f"**{label}**" if label == study.default else label]
+        + [
+            interval_text(mean_over_people(parts[each.name], label, name), name)
+            for name in shown
+            for each in conditions
+        ]
+        for label in measured
+    ]
+    yield from markdown(header, rows)
+    yield ""
+
+
+def _condition(study: Study, frame: pd.DataFrame, condition: Condition, tuned: ByCondition):
+    """Figures and comparisons of one condition."""
+    measured = [label for label in study.labels if label in set(frame.variant)]
+    if condition.title:
+        yield f"\n## {condition.title.capitalize()}: `{condition.template}`\n"
     yield from _table(study, frame, measured)
+    for label in measured:
+        if label in study.remarks:
+            yield f"\n{label}: {study.remarks[label]}."
+    yield from _settings(study, condition, measured, tuned)
     yield from _diverged(frame, measured)
     if study.selects:
         yield from _selection(study, frame, measured)
+    else:
+        yield from _differences(study, frame, measured)
+
+
+def _settings(study: Study, condition: Condition, measured: Sequence[str], tuned: ByCondition):
+    """Which presets have settings that were chosen in this condition, and which have their own."""
+    if study.selects or condition.template is None:
         return
-    yield from _differences(study, frame, measured)
-    yield from _claims(study, frame)
-    yield from _reconstructions(shared)
+    presets = dict.fromkeys(
+        variant.settings["personalize.preset"] for variant in study.variants if variant.label in measured
+    )
+    chosen = [
+        f"`{name}` {tuned[condition.name, name].text}" for name in presets if (condition.name, name) in tuned
+    ]
+    own = [f"`{name}`" for name in presets if (condition.name, name) not in tuned]
+    if chosen:
+        yield f"\nTuned in this condition: {'; '.join(chosen)}."
+    if own:
+        yield f"\nNot tuned in this condition, with the preset's own rate and steps: {', '.join(own)}."
 
 
 def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
@@ -92,7 +183,7 @@ def _table(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
             + [fixed.get(measure) or _mean(own[measure]) for measure in shown]
             + [_mean(own[f"{category}_obeyed"]) for category in CONCEPT_CATEGORIES]
         )
-    yield from _markdown(header, rows)
+    yield from markdown(header, rows)
 
 
 def _diverged(frame: pd.DataFrame, measured: Sequence[str]):
@@ -120,14 +211,14 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     others = [label for label in measured if label != study.default]
     if study.default not in measured or not others:
         return
-    shown = [name for name in _COMPARED if frame[name].notna().any()]
-    yield f"\n## Against the default, {study.default}\n"
+    shown = [name for name in COMPARED if frame[name].notna().any()]
+    yield f"\n### Against the default, {study.default}\n"
     yield (
         "Paired differences over people (variant minus default) with 95 % intervals; in brackets p of the paired "
         f"t-test, corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
     )
     found = {measure: differences_from(frame, measure, study.default, measured) for measure in shown}
-    yield from _markdown(
+    yield from markdown(
         ["variant", *(MEASURES[name] for name in shown)],
         [[label, *(pair_text(found[measure][label]) for measure in shown)] for label in others],
     )
@@ -135,11 +226,27 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
     best = best_variant(frame, "balance", measured)
     if best is not None:
         yield f"Best mean balance: {best}{_where(study, best, measured)}."
+    if "balance" in found:
+        yield from _not_distinguished(study, found["balance"])
     axes = ("identity_fraction", "concepts_fraction")
     if not set(axes) <= set(found):  # without a ceiling, for instance
         return
     both = [label for label in others if all((found[name][label].difference.mean or 0) > 0 for name in axes)]
     yield f"Above the default in identity and concepts at once (means): {', '.join(both) or 'none'}."
+
+
+def _not_distinguished(study: Study, pairs: Mapping[str, PairedDifference]):
+    """Whom the default is not distinguished from in balance, and how many people would do it."""
+    unsure = []
+    for label, pair in pairs.items():
+        if pair.difference.mean is not None and not pair.significant_sign:
+            needed = people_needed(pair.difference.mean, pair.spread)
+            unsure.append(f"{label} ({f'{needed:,} people' if needed else 'more than 10,000'})")
+    if unsure:
+        yield (
+            f"Balance is not distinguished from that of {study.default}: {', '.join(unsure)}. In brackets the "
+            f"people who would, with probability {POWER:g} at the 5 % level of one comparison, if it is the one seen."
+        )
 
 
 def _where(study: Study, best: str, measured: Sequence[str]) -> str:
@@ -150,22 +257,29 @@ def _where(study: Study, best: str, measured: Sequence[str]) -> str:
     return ", an end of the sweep" if at_end else ", inside the sweep"
 
 
-def _claims(study: Study, frame: pd.DataFrame):
+def _claims(study: Study, frame: pd.DataFrame, conditions: Sequence[Condition]):
     yield "\n## What the paper says\n"
     if not study.claims:
         yield "Nothing that can be compared: no figure of this choice is published."
         return
+    header = ["published (arXiv 2402.00631)", "measured here"]
+    for condition in conditions:
+        after = f", {condition.title}" if condition.title else ""
+        header += [f"advantage{after}", f"verdict{after}"]
     rows = []
     for claim in study.claims:
-        verdict, pairs = judge_claim(frame, claim)
-        advantages = "; ".join(f"over {label}: {pair_text(pair)}" for label, pair in pairs.items())
-        rows.append(
-            [claim.statement, f"{_NAMES[claim.measure]} of {claim.better}", advantages, f"**{verdict}**"]
-        )
-    yield from _markdown(["published (arXiv 2402.00631)", "measured here", "advantage", "verdict"], rows)
+        row = [claim.statement, f"{NAMES[claim.measure]} of {claim.better}"]
+        for condition in conditions:
+            judged = judge_claim(of_condition(frame, condition.name), claim)
+            row.append("; ".join(f"over {label}: {pair_text(pair)}" for label, pair in judged.pairs.items()))
+            row.append(judged.text)
+        rows.append(row)
+    yield from markdown(header, rows)
     yield (
         "\nAn advantage is a paired difference turned so that above 0 speaks for the claim. *Agrees*: every 95 % "
-        "interval lies above 0. *Does not agree*: one lies below 0 after Holm's correction. Else *undecided*."
+        "interval lies above 0. *Does not agree*: one lies below 0 after Holm's correction. *Not testable here*: an "
+        f"advantage that is not sure has less room than these people detect with probability {POWER:g}. Else "
+        "*undecided*, with the number of people who would decide if the differences are those seen."
     )
 
 
@@ -182,7 +296,7 @@ def _reconstructions(shared: NightlyConfig):
 
 
 def _selection(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
-    yield "\n## Chosen: the best mean balance of each preset\n"
+    yield "\n### Chosen: the best mean balance of each preset\n"
     groups: dict[str, list[str]] = {}
     for variant in study.variants:
         if variant.label in measured:
@@ -208,7 +322,7 @@ def _selection(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
              interval_text(mean_over_people(frame, best, "balance"), "balance"),
              f"{len(labels)} of {asked}", ", ".join(ends) or "none"]
         )  # fmt: skip
-    yield from _markdown(
+    yield from markdown(
         ["preset", "learning rate", "steps", "balance", "trials", "at an end of its range"], rows
     )
 
@@ -240,7 +354,8 @@ def _mean(values: pd.Series) -> str:
     return "" if mean is None else f"{mean:.3f}"
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]):
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a Markdown table."""
     yield f"| {' | '.join(header)} |"
     yield "|" + "---|" * len(header)
     for row in rows:

@@ -1,4 +1,4 @@
-"""A study's rows: one per variant and person, with floor and ceiling, kept as CSV that later sessions extend."""
+"""A study's rows: one per condition, variant and person, with floor and ceiling, kept as CSV that sessions extend."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from .compare import balance
 PERSON, FLOOR, CEILING = "person", "floor", "ceiling"
 _KINDS = {"person": PERSON, "class_word": FLOOR, "named": CEILING}
 
+CONCEPT_ACCURACIES = tuple(f"{category}_obeyed" for category in CONCEPT_CATEGORIES)
+
 # Taken from identity_summary as they are; those that a run did not measure stay empty.
 _FROM_SUMMARY = (
     "identity_fraction",
     "identity_similarity",
     "identity_gain",
     "concepts_obeyed",
-    *(f"{category}_obeyed" for category in CONCEPT_CATEGORIES),
+    *CONCEPT_ACCURACIES,
     "image_text",
     "detection",
     "attention_outside",
@@ -31,8 +33,10 @@ _FROM_SUMMARY = (
     "leakage_low",
     "leakage_high",
     "leakage_floor",
+    "copying",
 )
 FIGURES = (
+    "images",
     "balance",
     "concepts_fraction",
     *_FROM_SUMMARY,
@@ -41,18 +45,21 @@ FIGURES = (
     "samples",
     "restarted",
 )
-_WORDS = ("variant", "kind", "subject")
+_WORDS = ("condition", "variant", "kind", "subject")
 _ORIGIN = ("device", "run_id", "variant_digest", "settings_digest")
 COLUMNS = (*_WORDS, *FIGURES, *_ORIGIN)
 
 
-def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, Mapping]) -> list[dict]:
+def study_rows(
+    variant: str, summary: Sequence[Mapping], origins: Mapping[str, Mapping], *, condition: str = ""
+) -> list[dict]:
     """The rows that one run adds to a study.
 
-    Floor and ceiling are the same for every variant: they stand without one.
+    Floor and ceiling are the same for every variant and condition: they stand without either.
 
     Args:
         variant: label.
+        condition: its name.
         summary: rows of `evaluate.summary.summarize`.
         origins: by identity id, of persons: device, run_id, samples, restarted.
     """
@@ -62,13 +69,14 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
     for row in summary:
         kind = _KINDS[row["subject_kind"]]
         concepts = row["concepts_obeyed"]
-        figures = {name: row.get(name) for name in _FROM_SUMMARY}
+        figures = {name: row.get(name) for name in ("images", *_FROM_SUMMARY)}
         figures["concepts_fraction"] = None if concepts is None or not ceiling else concepts / ceiling
         figures["leakage_excess"] = _excess(row)
         if kind == PERSON:
             figures["balance"] = balance(figures["identity_fraction"], figures["concepts_fraction"])
             figures["seconds"] = row["seconds"]
         words = {
+            "condition": condition if kind == PERSON else "",
             "variant": variant if kind == PERSON else "",
             "kind": kind,
             "subject": row["identity_id"] if kind == PERSON else row["subject"],
@@ -77,7 +85,7 @@ def study_rows(variant: str, summary: Sequence[Mapping], origins: Mapping[str, M
     return rows
 
 
-def unlearnable_row(variant: str, person: str, origin: Mapping) -> dict:
+def unlearnable_row(variant: str, person: str, origin: Mapping, *, condition: str = "") -> dict:
     """The row of a person whom the variant could not learn, or (samples above 0) whose pictures are of one color.
 
     It is as far from the ceiling as the class word.
@@ -85,7 +93,8 @@ def unlearnable_row(variant: str, person: str, origin: Mapping) -> dict:
     be chosen for the few who did not.
     """
     figures = {"identity_fraction": 0.0, "balance": 0.0, "samples": 0}
-    return {"variant": variant, "kind": PERSON, "subject": person, **figures, **origin}
+    words = {"condition": condition, "variant": variant, "kind": PERSON, "subject": person}
+    return {**words, **figures, **origin}
 
 
 def _excess(row: Mapping) -> float | None:
@@ -123,38 +132,62 @@ def write_rows(path: Path, frame: pd.DataFrame) -> None:
     os.replace(partial, path)
 
 
-def merge_rows(earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str]) -> pd.DataFrame:
-    """Earlier rows with new ones in their place: a variant measured again replaces itself.
+def merge_rows(
+    earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str], conditions: Sequence[str] = ("",)
+) -> pd.DataFrame:
+    """Earlier rows with new ones in their place: a variant measured again in a condition replaces itself.
 
     Args:
-        order: labels of the study, the order of the result.
+        order: labels of the study, the order of the result within a condition.
+        conditions: names of the study's conditions, in their order.
     """
     new = frame_of(rows)
-    if earlier.empty:
-        kept = earlier
-    else:
-        kept = earlier[~(earlier.variant.isin(set(new.variant)))]
+    measured = set(zip(new.condition, new.variant, strict=True))
+    again = [key in measured for key in zip(earlier.condition, earlier.variant, strict=True)]
+    kept = earlier[[not each for each in again]]
     both = pd.concat([part for part in (kept, new) if not part.empty]) if len(kept) + len(new) else new
     places = {"": -1, **{label: place for place, label in enumerate(order)}}
+    # Floor and ceiling first, which have neither variant nor condition.
+    whole = {"": -1, **{name: place for place, name in enumerate(conditions)}}
     kinds = {FLOOR: 0, CEILING: 1, PERSON: 2}
-    keys = both.assign(_place=both.variant.map(places), _kind=both.kind.map(kinds))
-    keys = keys.sort_values(["_place", "_kind", "subject"], kind="stable")
-    return keys.drop(columns=["_place", "_kind"]).reset_index(drop=True)
+    keys = both.assign(
+        _condition=both.condition.map(whole), _place=both.variant.map(places), _kind=both.kind.map(kinds)
+    )
+    keys = keys.sort_values(["_condition", "_place", "_kind", "subject"], kind="stable")
+    return keys.drop(columns=["_condition", "_place", "_kind"]).reset_index(drop=True)
+
+
+def of_condition(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The rows of one condition, with floor and ceiling, which all conditions share."""
+    return frame[(frame.condition == condition) | (frame.kind != PERSON)]
+
+
+def refuse_record(path: Path) -> None:
+    """Refuse to write over a table of version 0.1, which has no conditions: it is a dated record.
+
+    Raises:
+        ConfigurationError: the table is one.
+    """
+    if path.is_file() and "condition" not in path.read_text(encoding="utf-8").partition("\n")[0].split(","):
+        raise ConfigurationError(
+            f"{path} is a table of version 0.1, the record of what was published then, and is not written over; "
+            "give another folder with --out"
+        )
 
 
 def require_same_settings(
-    frame: pd.DataFrame, settings: str, variants: Mapping[str, str], *, path: Path
+    frame: pd.DataFrame, settings: str, variants: Mapping[tuple[str, str], str], *, path: Path
 ) -> None:
     """Refuse rows that were measured otherwise than this session would.
 
     Args:
         settings: digests of everything but the variant that decides a row, as 'name=digest name=digest'.
-        variants: digest of each variant of the study by label.
+        variants: digest of each variant of the study by condition and label.
 
     Raises:
         ConfigurationError: with what differs, and what to do.
     """
-    expected = {"": "", **variants}
+    expected = {("", ""): "", **variants}
     parts = {
         part
         for digests in frame.settings_digest.unique()
@@ -162,9 +195,13 @@ def require_same_settings(
     }
     differ = sorted({part.partition("=")[0].replace("_", " ") for part in parts})
     changed = sorted(
-        label
-        for label, digest in set(zip(frame.variant, frame.variant_digest, strict=True))
-        if expected.get(label) != digest
+        {
+            label
+            for condition, label, digest in set(
+                zip(frame.condition, frame.variant, frame.variant_digest, strict=True)
+            )
+            if expected.get((condition, label)) != digest
+        }
     )
     found = [f"other {', '.join(differ)}"] if differ else []
     found += [f"another method in {', '.join(map(repr, changed))}"] if changed else []

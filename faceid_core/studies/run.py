@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from faceid_core.config import NightlyConfig, changed
@@ -32,14 +33,34 @@ from .rows import (
     PERSON,
     merge_rows,
     read_rows,
+    refuse_record,
     require_same_settings,
     study_rows,
     unlearnable_row,
     write_rows,
 )
-from .study import Study, Variant
+from .study import Condition, Study, Variant
+from .tuned import ByCondition, tuned_settings
 
 StartRun = Callable[[NightlyConfig], Run]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A variant in one condition: what one run measures."""
+
+    condition: Condition
+    variant: Variant
+
+    @property
+    def label(self) -> str:
+        """The variant's label, with the condition's title where the study has several."""
+        return ", ".join(filter(None, (self.variant.label, self.condition.title)))
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Condition's name and variant's label, as they stand in the rows."""
+        return self.condition.name, self.variant.label
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ class StudyResult:
 
     Args:
         files: the CSV, the page and the figure.
-        computed: labels of the variants that were run.
+        computed: labels of the trials that were run.
         cached: labels of those whose results the store held.
         missing: labels asked for that the store does not hold (with `table_only`).
         absent: by label, the subjects without figures (identities by id, floor, ceiling), with the reason.
@@ -84,14 +105,23 @@ def study_config(study: Study, config: NightlyConfig, *, people: int, seeds: int
     if lacking or not config.score.named_people:
         what = f"score.metrics with {', '.join(sorted(lacking))}" if lacking else "score.named_people above 0"
         raise ConfigurationError(f"study {study.name} needs {what}: balance is a fraction of the ceiling's")
+    if config.personalize.method.template is not None and any(each.template for each in study.conditions):
+        raise ConfigurationError(
+            f"study {study.name} trains with the prompts of its conditions; leave personalize.method.template out"
+        )
     shared = {"identities": study.identities(people), "generate.seeds": seeds, "run.only": ()}
+    if "copying" not in config.score.metrics:  # whose other pictures only a study's people have
+        shared["score.metrics"] = (*config.score.metrics, "copying")
     return changed(config, shared, source=f"study {study.name}")
 
 
-def variant_config(study: Study, variant: Variant, shared: NightlyConfig) -> NightlyConfig:
-    """The run of one variant; its name, and so its run id, says which."""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"study-{study.name}-{variant.label}".lower()).strip("-")[:63]
-    return changed(shared, {**variant.settings, "name": slug}, source=f"variant {variant.label!r}")
+def trial_config(study: Study, trial: Trial, shared: NightlyConfig, tuned: ByCondition) -> NightlyConfig:
+    """The run of one variant in one condition; its name, and so its run id, says which."""
+    condition, variant = trial.condition, trial.variant
+    words = filter(None, ("study", study.name, condition.name, variant.label))
+    slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:63]
+    settings = {**variant.settings, **tuned_settings(variant, condition, tuned), **condition.settings}
+    return changed(shared, {**settings, "name": slug}, source=f"variant {trial.label!r}")
 
 
 def run_study(
@@ -101,6 +131,8 @@ def run_study(
     people: int,
     seeds: int,
     names: Sequence[str] = (),
+    conditions: Sequence[str] = (),
+    tuned: ByCondition = MappingProxyType({}),
     out: Path,
     start_run: StartRun,
     print_line: Callable[[str], None],
@@ -114,6 +146,8 @@ def run_study(
         config: the settings that variants share; people and seeds are replaced.
         people, seeds: how many.
         names: labels or groups of the variants to measure now; empty means all.
+        conditions: names of the conditions to measure now; empty means all.
+        tuned: settings that replace the presets' own in a condition.
         out: folder of the study's files; rows of other variants in it are kept.
         start_run: runs a variant and returns its run with every outcome report closed.
         print_line: called with each line about the progress of the study.
@@ -124,15 +158,18 @@ def run_study(
         ConfigurationError: the study cannot be run so, or earlier rows were measured otherwise.
     """
     shared = study_config(study, config, people=people, seeds=seeds)
-    chosen = study.select_variants(names)
-    runs = {v.label: _cached_run(variant_config(study, v, shared)) for v in chosen}
+    variants = study.select_variants(names)
+    chosen = [Trial(each, variant) for each in study.select_conditions(conditions) for variant in variants]
+    runs = {trial.key: _cached_run(trial_config(study, trial, shared, tuned)) for trial in chosen}
     settings = settings_digest(next(iter(runs.values()))[0], shared)
-    digests = {v.label: variant_digest(v, variant_config(study, v, shared)) for v in study.variants}
+    every = [Trial(each, variant) for each in study.conditions for variant in study.variants]
+    digests = {t.key: variant_digest(t.variant, trial_config(study, t, shared, tuned)) for t in every}
     table = out / f"{study.name}.csv"
+    refuse_record(table)
     frame = read_rows(table).iloc[:0] if fresh else read_rows(table)
     require_same_settings(frame, settings, digests, path=table)
 
-    waiting = [label for label, (_, whole) in runs.items() if not whole]
+    waiting = [trial.label for trial in chosen if not runs[trial.key][1]]
     print_line(
         f"study {study.name}: {len(chosen)} variants, {len(chosen) - len(waiting)} of them in the store"
     )
@@ -140,29 +177,29 @@ def run_study(
     absent: dict[str, dict[str, str]] = {}
     files: tuple[Path, ...] = ()
     clock = _TimeLeft(len(waiting))
-    for number, variant in enumerate(chosen, start=1):
-        run, whole = runs.pop(variant.label)
+    for number, trial in enumerate(chosen, start=1):
+        run, whole = runs.pop(trial.key)
         if not whole and table_only:
             continue
-        print_line(f"variant {number} of {len(chosen)}: {variant.label}{'' if whole else clock.text()}")
+        print_line(f"variant {number} of {len(chosen)}: {trial.label}{'' if whole else clock.text()}")
         if not whole:
             with clock:
-                run = start_run(variant_config(study, variant, shared))
-            computed.append(variant.label)
+                run = start_run(trial_config(study, trial, shared, tuned))
+            computed.append(trial.label)
         missing = _without_figures(run)
         if missing:
-            absent[variant.label] = missing
+            absent[trial.label] = missing
             print_line(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
-        rows = _rows(variant, run, digests[variant.label], settings)
-        frame = merge_rows(frame, rows, study.labels)
+        rows = _rows(trial, run, digests[trial.key], settings)
+        frame = merge_rows(frame, rows, study.labels, [each.name for each in study.conditions])
         write_rows(table, frame)
-        files = (table, *write_page(study, frame, shared, out))
+        files = (table, *write_page(study, frame, shared, out, tuned))
     if not files and len(frame):
-        files = (table, *write_page(study, frame, shared, out))
+        files = (table, *write_page(study, frame, shared, out, tuned))
     return StudyResult(
         files=files,
         computed=tuple(computed),
-        cached=tuple(v.label for v in chosen if v.label not in waiting),
+        cached=tuple(trial.label for trial in chosen if trial.label not in waiting),
         missing=tuple(waiting) if table_only else (),
         absent=absent,
     )
@@ -208,7 +245,8 @@ def _without_figures(run: Run) -> dict[str, str]:
     return people | run.failures_common
 
 
-def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> list[dict]:
+def _rows(trial: Trial, run: Run, variant_digest: str, settings: str) -> list[dict]:
+    condition, variant = trial.key
     _, summary = collect_scores(run)
     origins = {}
     for subject in run.subjects.values():
@@ -219,12 +257,16 @@ def _rows(variant: Variant, run: Run, variant_digest: str, settings: str) -> lis
                 "run_id": drawn.provenance.get("run_id", ""),
                 **_training_facts(run, subject),
             }
-    rows = study_rows(variant.label, summary, origins)
+    rows = study_rows(variant, summary, origins, condition=condition)
     for subject in run.subjects.values():
         outcome_report = run.outcome_reports.get(subject.name) if subject.kind == PERSON else None
-        if outcome_report and outcome_report.outcome is Outcome.FAILED and outcome_report.reason in UNLEARNABLE:
+        if (
+            outcome_report
+            and outcome_report.outcome is Outcome.FAILED
+            and outcome_report.reason in UNLEARNABLE
+        ):
             origin = {"run_id": run.run_id, **_training_facts(run, subject)}
-            rows.append(unlearnable_row(variant.label, outcome_report.identity_id, origin))
+            rows.append(unlearnable_row(variant, outcome_report.identity_id, origin, condition=condition))
     return [
         {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
         for row in rows

@@ -1,4 +1,4 @@
-"""Study: a question about the method, the variants that answer it, and what is published about it."""
+"""Study: a question about the method, the variants and conditions that answer it, and what is published about it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from faceid_core.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the training prompt says, and so what it leaves to the tokens: all variants of a study share it.
+
+    Args:
+        name: its word in tables and on the command line; empty for the configured prompt.
+        title: what pages call it.
+        template: `personalize.method.template`; None leaves the configured one.
+    """
+
+    name: str
+    title: str
+    template: str | None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Dotted keys of NightlyConfig that it changes."""
+        return {} if self.template is None else {"personalize.method.template": self.template}
+
+
+AS_CONFIGURED = Condition("", "", None)
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,8 @@ class Study:
         claims: what the paper says; empty where it says nothing that can be compared.
         ordered: whether the variants are values of one quantity, in rising order.
         selects: it chooses settings: tuning people and selection scorers, never those that report.
+        conditions: each variant is measured in all of them.
+        remarks: by variant, a sentence that belongs beside its row.
         people, seeds: how many by default.
     """
 
@@ -63,8 +88,10 @@ class Study:
     claims: tuple[Claim, ...] = ()
     ordered: bool = False
     selects: bool = False
-    people: int = 16
-    seeds: int = 2
+    conditions: tuple[Condition, ...] = (AS_CONFIGURED,)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    people: int = 48
+    seeds: int = 1
     labels: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
@@ -74,7 +101,21 @@ class Study:
 
     def identities(self, people: int) -> str:
         """The value of `identities` for so many people."""
-        return f"miniature:{'tuning' if self.selects else 'held-out'}:{people}"
+        return f"miniature:{'tuning' if self.selects else 'second-held-out'}:{people}"
+
+    def select_conditions(self, names: Iterable[str]) -> tuple[Condition, ...]:
+        """The conditions of these names, in the study's order; all of them for no names.
+
+        Raises:
+            ConfigurationError: the study has no such condition.
+        """
+        wanted, known = set(names), [condition.name for condition in self.conditions]
+        if wanted - set(known):
+            offered = ", ".join(filter(None, known)) or "none: it takes the configured training prompt"
+            raise ConfigurationError(
+                f"study {self.name} has no condition {sorted(wanted - set(known))[0]!r}; its conditions are: {offered}"
+            )
+        return tuple(each for each in self.conditions if not wanted or each.name in wanted)
 
     def select_variants(self, names: Iterable[str]) -> tuple[Variant, ...]:
         """The variants of these labels or groups, in the study's order; all of them for no names.

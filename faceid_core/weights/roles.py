@@ -12,6 +12,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "image_text": ("image_text",),
     "attention": ("detector", "parser"),
     "leakage": ("detector", "parser", "image_text"),
+    "copying": ("detector", "recognizer"),
     "identity_second": ("detector", "second_recognizer"),
     "image_text_second": ("second_image_text",),
     "diversity": ("embedder",),

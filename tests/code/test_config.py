@@ -176,7 +176,8 @@ def test_faceid_config_explains_every_leaf_of_the_configuration():
 @pytest.mark.parametrize("study", studies().values(), ids=lambda study: study.name)
 def test_every_variant_of_a_study_is_a_configuration(study):
     for variant in study.variants:
-        changed(NightlyConfig(), variant.settings, source=variant.label)
+        for condition in study.conditions:
+            changed(NightlyConfig(), {**variant.settings, **condition.settings}, source=variant.label)
 
 
 def test_the_form_has_a_description_for_every_field():

@@ -11,7 +11,9 @@ from faceid_core.evaluate.grid import load_grid, parse_grid
 from faceid_core.miniature import captions, concepts
 from faceid_core.miniature.renderer import Shot
 
-SETTINGS = DrawSettings(base="b" * 64, sampler="DDIM", steps=25, guidance_scale=4, precision="float32", version=1)
+SETTINGS = DrawSettings(
+    base="b" * 64, sampler="DDIM", steps=25, guidance_scale=4, precision="float32", version=1
+)
 PHRASES = {
     "scene": captions.SCENE_PHRASES,
     "attribute": captions.ATTRIBUTE_PHRASES,
@@ -32,6 +34,12 @@ def test_the_miniature_grid_has_24_prompts_in_five_categories():
     counts = Counter(prompt.category for prompt in grid.prompts)
     assert set(counts) == {"scene", "attribute", "action", "clothing", "mixed"}
     assert min(counts.values()) >= 4
+
+
+def test_half_the_laboratory_is_every_second_prompt_in_its_order():
+    whole, half = load_grid("laboratory"), load_grid("laboratory-half")
+    assert half.prompts == whole.prompts[::2] and len(half.prompts) == 20
+    assert {prompt.category for prompt in half.prompts} == {prompt.category for prompt in whole.prompts}
 
 
 def test_the_laboratory_asks_in_half_figure_and_for_up_to_five_things():
@@ -156,7 +164,9 @@ def test_what_is_no_grid_is_refused(text):
 
 
 def test_an_absent_file_is_refused_with_the_standard_names(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"one of: miniature, laboratory, photographs"):
+    with pytest.raises(
+        ConfigurationError, match=r"one of: miniature, laboratory, laboratory-half, photographs"
+    ):
         load_grid(tmp_path / "absent.yaml")
 
 

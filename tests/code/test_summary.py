@@ -24,6 +24,7 @@ COLUMNS = (
     *("leakage", "leakage_low", "leakage_high", "leakage_floor"),
     *("leakage_excess", "leakage_excess_low", "leakage_excess_high"),
     *("leakage_clothes", "leakage_background", "leakage_framing", "leakage_position"),
+    *("copying", "copying_low", "copying_high"),
     *("identity_accepted", "identity_second", "image_text_second", "diversity", "attributes_kept"),
     *("weak", "personalise_key", "generate_key"),
 )
@@ -52,11 +53,13 @@ def _subjects():
         *_metric("leakage", [0.5, 0.75, None, 0.25, 0.5, 1.0]),
         *_metric("leakage:clothes", [1, 1, None, 0, 1, 1]),
         *_metric("leakage:framing", [None] * 6),
+        *_metric("copying", [0.4, 0.2, None, 0.3, 0.3, 0.3]),
     ]
     ben = _metric("identity", [None] * 6) + _metric("leakage", [0.1] * 6)
     ann_floor = _metric("identity", [0.1, None, 0.2, 0.2, 0.1, 0.2])
     ben_floor = _metric("identity", [0.0, 0.0, 0.0, 0.0, None, None])
     ann_floor += _metric("leakage", [0.25, 0.25, 0.25, 0.25, None, 0.0])
+    ann_floor += _metric("copying", [0.1, 0.1, 0.0, 0.0, None, 0.05])
     ann_floor += _metric("leakage:clothes", [0, 1, 0, 0, 0, 0])
     ben_floor += _metric("leakage", [0.1] * 6) + _metric("leakage:clothes", [0] * 6)
     person = _metric("concepts", [1, 1, 1, 1, 1, 0]) + _metric("detection", [1] * 6)
@@ -119,6 +122,8 @@ def test_leakage_stands_beside_what_the_class_word_leaks_by_chance():
     assert (ann["leakage_clothes"], ann["leakage_framing"]) == (0.8, None)
     assert ben["leakage_excess"] == 0
     assert word["leakage"] == word["leakage_floor"] == pytest.approx(0.15)
+    assert ann["copying"] == pytest.approx(0.3) and ann["copying_low"] <= 0.3 <= ann["copying_high"]
+    assert word["copying"] == pytest.approx(0.05) and named["copying"] is None
     assert word["leakage_clothes"] == pytest.approx(1 / 12, abs=1e-5) and word["leakage_excess"] is None
     assert named["leakage"] is None and named["leakage_floor"] is None
     over = aggregate([ann, ben, word, named])["over_people"]

@@ -22,7 +22,7 @@ def faceid(*arguments):
     return CliRunner().invoke(cli, ["miniature", *map(str, arguments)], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("population", ["named", "held-out"])
+@pytest.mark.parametrize("population", ["named", "samples", "second-held-out"])
 def test_a_sheet_has_a_row_for_each_person(tmp_path, population):
     heights = []
     for people in (1, 3):

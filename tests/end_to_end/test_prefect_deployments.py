@@ -363,11 +363,12 @@ def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, clie
         str(tmp_path / "store"), people, executor="inline", score={"metrics": ["identity", "concepts"]}
     )
     request = StudyRequest(
-        study="kv-split", variants=("on",), people=2, seeds=1, grid=config.generate.grid, out=str(tmp_path / "out")
+        study="kv-split", variants=("on",), conditions=("said",), people=2, seeds=1, grid=config.generate.grid,
+        out=str(tmp_path / "out"),
     )  # fmt: skip
     state = study(request, config, return_state=True)
     assert state.is_completed() and "1 variants computed, 0 were in the store" in state.message
-    (variant,) = [name for name in names(client) if name.startswith("study-kv-split-on-")]
+    (variant,) = [name for name in names(client) if name.startswith("study-kv-split-said-on-")]
     assert variant.endswith("-miniature-2")
     (page,) = artifacts(client, "study-kv-split")
     assert page.data == (tmp_path / "out" / "kv-split.md").read_text(encoding="utf-8")

@@ -91,34 +91,52 @@ def test_an_interrupted_study_goes_on_where_it_stopped(laboratory):
     told = laboratory.told
     assert told.exit_code == 0, told.output
     assert (
-        "2 variants, 1 of them in the store" in told.output
-        and "variant 2 of 2: off, 1 to compute" in told.output
+        "4 variants, 1 of them in the store" in told.output
+        and "variant 2 of 4: off, framing said, 3 to compute" in told.output
     )
-    assert after.variant.value_counts().to_dict() == {"": 2, "on": 2, "off": 2}
+    assert after.variant.value_counts().to_dict() == {"": 2, "on": 4, "off": 4}
+    assert after.condition.value_counts().to_dict() == {"": 2, "said": 4, "unsaid": 4}
     measured = after[after.kind == "person"]
+    assert measured.copying.between(-1, 1).all(), "the renderer has other pictures of a study's people"
+    assert set(after[after.kind != "person"].copying.notna()) == {True}, "of class word and named people as well"
     assert measured.balance.between(0, 2).all() and set(measured.samples) == {10}
-    assert set(measured.subject) == {"held-out-200500", "held-out-200501"}
+    assert set(measured.subject) == {"second-held-out-200564", "second-held-out-200565"}
     assert [run.split("-", 1)[1][:-9] for run in measured.run_id.unique()] == [
-        "study-kv-split-on",
-        "study-kv-split-off",
+        "study-kv-split-said-on",
+        "study-kv-split-said-off",
+        "study-kv-split-unsaid-on",
+        "study-kv-split-unsaid-off",
     ]
     page = (laboratory.folder / "out" / "kv-split.md").read_text()
-    assert "| **on** | 2 |" in page and "named people (ceiling)" in page
+    assert page.count("| **on** | 2 |") == 2, "a table for each condition"
+    assert "identity, said | identity, unsaid" in page
+    assert "## Framing unsaid: `a photo of {}`" in page and "named people (ceiling)" in page
 
 
 def test_the_same_study_again_runs_no_night_and_says_the_same(laboratory):
     files = {file.name: file.read_bytes() for file in laboratory.answer.files}
     again = laboratory.ask()
-    assert again.computed == () and again.cached == ("on", "off")
+    assert again.computed == () and again.cached == (
+        "on, framing said", "off, framing said", "on, framing unsaid", "off, framing unsaid"
+    )  # fmt: skip
     assert {file.name: file.read_bytes() for file in again.files} == files
 
 
 def test_studies_share_the_variant_that_is_the_default(laboratory):
     answer = laboratory.ask("lambda", names=("0.003", "0.05"), table_only=True)
-    assert answer.cached == ("0.003",) and answer.missing == ("0.05",)
+    assert answer.cached == ("0.003, framing said", "0.003, framing unsaid")
+    assert answer.missing == ("0.05, framing said", "0.05, framing unsaid")
     shared = read_rows(laboratory.folder / "out" / "lambda.csv")
     own = read_rows(laboratory.folder / "out" / "kv-split.csv")
-    figures = ["subject", "balance", "identity_similarity", "concepts_obeyed", "run_id", "variant_digest"]
+    figures = [
+        "condition",
+        "subject",
+        "balance",
+        "identity_similarity",
+        "concepts_obeyed",
+        "run_id",
+        "variant_digest",
+    ]
     on = own[own.variant == "on"][figures].reset_index(drop=True)
     assert shared[shared.variant == "0.003"][figures].reset_index(drop=True).equals(on)
 
@@ -127,11 +145,17 @@ def test_people_whose_training_diverges_count_as_nothing_of_the_way(laboratory, 
     monkeypatch.setattr(slots, "_LONGEST_VECTOR", 0.1)
     config = changed(laboratory.config, {"personalize.method.learning_rate": 0.11}, source="test")
     answer = laboratory.ask(
-        start_run=night_until("none"), config=config, names=("off",), fresh=True, out="wild"
+        start_run=night_until("none"),
+        config=config,
+        names=("off",),
+        conditions=("said",),
+        fresh=True,
+        out="wild",
     )
-    assert set(answer.absent["off"]) == {"held-out-200500", "held-out-200501"}
+    missing = answer.absent["off, framing said"]
+    assert set(missing) == {"second-held-out-200564", "second-held-out-200565"}
     measured = read_rows(laboratory.folder / "wild" / "kv-split.csv").query("kind == 'person'")
-    assert set(measured.subject) == set(answer.absent["off"])
+    assert set(measured.subject) == set(missing)
     assert (measured.balance == 0).all() and (measured.identity_fraction == 0).all()
     page = (laboratory.folder / "wild" / "kv-split.md").read_text()
     assert "diverged: off (0 learned by a second attempt at a lower rate, 2 not, counted as 0)" in page
@@ -143,8 +167,8 @@ def test_rows_measured_otherwise_are_refused_before_any_night(laboratory):
     other = changed(laboratory.config, {"personalize.method.steps": 3}, source="test")
     with pytest.raises(ConfigurationError, match="another method in 'off', 'on'"):
         laboratory.ask(config=other)
-    assert laboratory.ask(config=other, fresh=True, table_only=True).missing == ("on", "off")
-    assert len(read_rows(laboratory.folder / "out" / "kv-split.csv")) == 6, (
+    assert len(laboratory.ask(config=other, fresh=True, table_only=True).missing) == 4
+    assert len(read_rows(laboratory.folder / "out" / "kv-split.csv")) == 10, (
         "nothing measured, nothing replaced"
     )
 
@@ -155,7 +179,7 @@ def test_the_table_alone_is_made_from_the_store(laboratory):
     assert told.exit_code == 0, told.output
     assert (folder / "again" / "kv-split.csv").read_bytes() == (folder / "out" / "kv-split.csv").read_bytes()
     told = faceid_study(folder, "--out", folder / "none", "--table-only", "--set", "personalize.seed=1")
-    assert told.exit_code == 2 and "not in the store: off" in told.output
+    assert told.exit_code == 2 and "not in the store: off, framing said" in told.output
     assert not (folder / "none").exists()
 
 
@@ -163,13 +187,51 @@ def test_what_reports_never_selects_and_what_selects_never_reports(laboratory, m
     tune = studies()["tune"]
     with pytest.raises(ConfigurationError, match="chooses settings and must not ask"):
         laboratory.ask("tune")
-    monkeypatch.setattr(definitions, "SELECTION_SCORERS", ("miniature",))
-    with pytest.raises(ConfigurationError, match="reports and must not ask"):
-        laboratory.ask("presets")
-    chosen = read_identities(study_config(tune, laboratory.config, people=4, seeds=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(definitions, "SELECTION_SCORERS", ("miniature",))
+        with pytest.raises(ConfigurationError, match="reports and must not ask"):
+            laboratory.ask("presets")
+        chosen = read_identities(study_config(tune, laboratory.config, people=4, seeds=1))
     seeds = {int(person.identity_id.removeprefix("tuning-")) for person in chosen}
     assert len(seeds) == 4 and seeds <= set(people.TUNING_SEEDS)
-    assert set(POPULATIONS["held-out"]) <= set(people.HELD_OUT_SEEDS)
+    reported = read_identities(study_config(studies()["presets"], laboratory.config, people=48, seeds=1))
+    seeds = {int(person.identity_id.removeprefix("second-held-out-")) for person in reported}
+    assert seeds == set(range(200_564, 200_612))
+
+
+def test_people_who_report_are_in_no_other_set():
+    """Neither tuned on, nor trained on, nor in a report of version 0.1, nor measuring the scorers (the first 500)."""
+    reporting = set(POPULATIONS["second-held-out"])
+    assert len(reporting) == 48 and reporting <= set(people.HELD_OUT_SEEDS[500:])
+    others = (
+        people.TUNING_SEEDS, people.NAMED_SEEDS, people.SAMPLE_SEEDS, people.SCORER_TRAINING_SEEDS,
+        people.SECOND_SCORER_TRAINING_SEEDS, people.ANONYMOUS_SEEDS, POPULATIONS["held-out"], POPULATIONS["tuning"],
+    )  # fmt: skip
+    assert not any(reporting & set(each) for each in others)
+    for study in studies().values():
+        assert study.identities(4).split(":")[1] == ("tuning" if study.selects else "second-held-out")
+        assert study.people <= len(POPULATIONS[study.identities(4).split(":")[1]])
+    assert studies()["tune"].people >= 12
+
+
+def test_a_study_with_conditions_has_their_prompts(laboratory):
+    other = changed(laboratory.config, {"personalize.method.template": "a picture of {}"}, source="test")
+    with pytest.raises(ConfigurationError, match="trains with the prompts of its conditions"):
+        laboratory.ask(config=other)
+    with pytest.raises(ConfigurationError, match="no condition 'half'; its conditions are: said, unsaid"):
+        laboratory.ask(conditions=("half",))
+
+
+def test_power_is_printed_from_a_table(laboratory):
+    told = CliRunner().invoke(cli, ["study", "kv-split", "--power", "--rows", str(laboratory.folder / "out")])
+    assert told.exit_code == 0, told.output
+    assert "## kv-split, framing unsaid: 48 people x 20 prompts x 1 seed" in told.output
+    assert "Spread of 2 people with 2 pictures each" in told.output
+    assert "| Separate K and V vectors do better than shared ones. | balance | off |" in told.output
+    told = CliRunner().invoke(cli, ["study", "pairs", "--power", "--rows", str(laboratory.folder)])
+    assert "name the folder of a table with --rows" in str(told.exception or told.output)
+    told = CliRunner().invoke(cli, ["study"])
+    assert told.exit_code == 2 and "Missing argument 'STUDY'" in told.output
 
 
 def test_a_setting_that_is_no_yaml_is_refused():

@@ -12,6 +12,7 @@ from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS
 from faceid_core.personalize.attention import StagedUNet
+from faceid_core.personalize.conditioning import tokenize_plain
 from faceid_core.personalize.initial_embeddings import initial_embeddings, name_basis, name_embeddings
 from faceid_core.personalize.known_names import known_names
 from faceid_core.personalize.objective import (
@@ -22,9 +23,12 @@ from faceid_core.personalize.objective import (
     mask_attention_loss,
 )
 from faceid_core.personalize.parametrization import make_parametrization
+from faceid_core.personalize.prompts import training_prompt
 from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
+from faceid_core.personalize.subjects import plain_contexts
 from faceid_core.personalize.trainer import PersonalizeResult, _Trainer, personalize
 from faceid_core.personalize.vocabulary import vocabulary_of
+from faceid_core.studies.definitions import CONDITIONS
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
 
@@ -331,3 +335,24 @@ def test_masks_follow_the_mirror_image(base):
         left = mask[:, :4].mean()
         assert left == (0 if flipped else 1)
     assert F.mse_loss(slot.masks[0], slot.masks[1].flip(-1)) == 0
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
+def test_the_reference_prompt_is_the_training_prompt_of_the_condition_with_the_class_word(
+    miniature, condition
+):
+    """As many tokens, and the person where the class word is: maps are compared position by position."""
+    objective = Objective(miniature, Method(template=condition.template), seed=0)
+    row = objective.reference("person", {})
+    (name, tower), *_ = miniature.towers.items()
+    trained, written = (
+        objective.prompts[name],
+        tokenize_plain(tower, training_prompt(condition.template), "person"),
+    )
+    assert torch.equal(trained.positions, written.positions) and len(trained.ids) == len(written.ids)
+    differ = (trained.ids != written.ids).nonzero().flatten()
+    assert set(differ.tolist()) <= set(trained.positions.tolist())
+    states = plain_contexts(miniature, training_prompt(condition.template), "person")[0].states[:, 0]
+    layers = objective.staged.project(states, states).layers
+    for layer, keys in objective._reference_keys.items():
+        torch.testing.assert_close(keys[row], layers[layer].keys[0])

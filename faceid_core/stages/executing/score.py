@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.evaluate.metrics import score, write_scores
@@ -40,12 +42,23 @@ def execute(
             _pictures(models, scorers, work.call.inputs["pictures"], blobs["pictures"]),
             prompts=prompts,
             reference=read_png(blobs["reference"]) if "reference" in blobs else None,
+            others=_others(parameters.get("other_pictures")),
             class_word=parameters["class_word"],
             scorers=scorers,
         )
         parquet = Output(write_scores(rows), "application/vnd.apache.parquet", inline=True)
         on_progress(work.subject, 1, 1)
         yield index, {SCORES: parquet}, dict(where)
+
+
+def _others(drawn: Mapping[str, int] | None) -> list[np.ndarray]:
+    """The other pictures of a person that the renderer draws; none if it does not know the person."""
+    if drawn is None:
+        return []
+    # The renderer: only works that ask for such pictures need it.
+    from faceid_core.miniature.samples import other_portraits
+
+    return other_portraits(drawn["renderer_seed"], drawn["count"])
 
 
 def _on_accelerator(models: Models, metric: str) -> bool:

@@ -13,6 +13,7 @@ from faceid_core.stages.work import COMMON, METRIC_PREFIX, Source, StageSpec, Su
 from faceid_core.weights.roles import ROLES, photograph_roles
 
 SCORES = "scores.parquet"
+OTHER_PICTURES = 8  # of a person, for metrics that need some
 FLOOR = f"floor_{METRIC_PREFIX}"  # of the result's name of a person's floor, before the metric's
 
 
@@ -49,6 +50,18 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
     return works
 
 
+def _other_pictures(subject: Subject) -> dict[str, int] | None:
+    """What the renderer draws as other pictures of the person on a photo; None for a photo that it did not draw."""
+    # The renderer: only runs that ask for such a metric need it.
+    from faceid_core.miniature.samples import seed_of_name, seed_of_photo
+
+    if subject.kind == "named":
+        seed = seed_of_name(subject.text or "")
+    else:
+        seed = seed_of_photo(subject.photo_digest or "")
+    return None if seed is None else {"renderer_seed": seed, "count": OTHER_PICTURES}
+
+
 def _work(plan: Plan, subject: Subject, metric: str, pictures: Source, result: str | None = None) -> Work:
     about = METRICS[metric]
     sources = {"pictures": pictures}
@@ -61,6 +74,8 @@ def _work(plan: Plan, subject: Subject, metric: str, pictures: Source, result: s
         "class_word": subject.class_word,
         "scorers": plan.config.score.scorers,
     }
+    if about.needs_other_pictures:
+        parameters["other_pictures"] = _other_pictures(subject)
     if plan.config.score.of_photographs:
         roles = photograph_roles(metric)
     else:
