@@ -52,10 +52,11 @@ def rows_of(run, run_id: str, day: int) -> dict:
     for number, (key, outcome_report) in enumerate(run.outcome_reports.items()):
         keys = outcome_report.stage_keys
         scores = {name: stage_key for name, stage_key in keys.items() if "score-" in name}
+        results = [{"stage": name, "stage_key": stage_key} for name, stage_key in scores.items()]
         own = {"generate_key": keys["generate"]}
         made["identity_outcomes"].append(
             table_rows.outcome_row(run_id, day, number)
-            | own | {"identity_id": outcome_report.identity_id, "identity_key": key, "score_keys": scores}
+            | own | {"identity_id": outcome_report.identity_id, "identity_key": key, "stage_results": results}
         )  # fmt: skip
         made["identity_summary"].append(
             table_rows.summary_row(run_id, day, number)
@@ -312,10 +313,10 @@ def test_unfinished_writes_of_a_folder_go_with_the_second_sweep(filled):
 
 
 def test_table_files_that_a_dead_writer_left_go_and_those_of_a_running_night_stay(filled):
-    folder = filled.store.root / "tables" / "identity_outcomes" / "v1" / "run_date=2026-11-01"
+    folder = filled.store.root / "tables" / "identity_outcomes" / "v2"
     stray, young = folder / "part-stray.parquet", folder / "part-young.parquet"
     for path in (stray, young):
-        shutil.copy(next(folder.glob("part-*.snappy.parquet")), path)
+        shutil.copy(next(folder.glob("part-*.parquet")), path)
     os.utime(stray, (1, 1))
     with RunLease.acquire(filled.store, "20261125-nightly-a"):
         erase(filled.store, SECRET, GONE, wait=False, longest_lease=60.0)
