@@ -16,7 +16,9 @@ from data_contracts import NAMES, ContractError, contract
 from data_contracts import contract as contract_module
 from faceid_core.errors import StoreError
 from faceid_core.tables import Tables, catalog, query, write
+from faceid_core.tables.query import MOST_SMALL_FILES
 from faceid_core.tables.storage import storage_options
+from faceid_core.upkeep.tables import compact
 from tests.helpers.table_rows import digest, image_row, metric_row, person_key, run
 
 NIGHT = (
@@ -293,3 +295,80 @@ def test_a_query_warns_of_nothing_and_says_what_is_wrong_with_its_sql(folder_sto
         assert tables.query("select 1 as one")["one"].to_pylist() == [1]
     with pytest.raises(duckdb.Error, match="no_such_table"):
         tables.query("select * from no_such_table")
+
+
+def test_small_nights_are_merged_and_a_later_night_adds_to_them(folder_store):
+    tables = Tables(folder_store)
+    for number in range(1, 10):
+        tables.publish(f"r{number}", run(f"r{number}", number, people=number))
+    files = {name: len(delta(folder_store, name).file_uris()) for name in NAMES}
+    assert sum(files.values()) < 20 and max(files.values()) <= MOST_SMALL_FILES, files
+    assert counts(tables) == {
+        "runs": 9,
+        "identity_outcomes": 45,
+        "images": 18,
+        "image_metrics": 18,
+        "identity_summary": 45,
+    }
+    assert compact(folder_store) > 0
+    assert {len(delta(folder_store, name).file_uris()) for name in NAMES} == {1}
+    before = tables.catalog()
+    assert compact(folder_store) == 0 and tables.catalog() == before
+    assert tables.publish("r9", run("r9", 9, people=9)) == before, "publishing again changes nothing"
+    tables.publish("r10", run("r10", 10, people=10))
+    assert counts(tables)["images"] == 20
+
+
+def test_a_query_opens_the_tables_that_it_names_and_no_others(folder_store, monkeypatch):
+    tables = Tables(folder_store)
+    tables.publish("r1", run("r1", 1))
+    opened = []
+    real = write.DeltaPlace.open
+
+    def note(self, name, *rest, **more):
+        opened.append(name)
+        return real(self, name, *rest, **more)
+
+    monkeypatch.setattr(write.DeltaPlace, "open", note)
+    assert tables.query("select count(*) as n from images")["n"].to_pylist() == [4]
+    assert set(opened) <= {"images", "runs"}
+    opened.clear()
+    assert tables.query("select 1 as n").num_rows == 1 and opened == []
+    assert len(tables.query("show tables")) > len(NAMES) and set(opened) == set(NAMES)
+
+
+def test_the_files_of_the_tables_can_be_read_under_the_lock_and_not_written(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", run("r1", 1))
+    (file,) = (folder_store.root / "tables/runs/v2").glob("*.parquet")
+    before = file.read_bytes()
+    with tables.connect() as connection:
+        for target in (f"faceid://runs/{file.name}", "faceid://runs/new.parquet", str(file)):
+            with pytest.raises((duckdb.Error, PermissionError)):
+                connection.execute(f"copy (select 1 as one) to '{target}' (format parquet)")
+        for path in ("faceid://runs/../../../store.json", "faceid://runs/_delta_log/*", "faceid://*"):
+            with pytest.raises(duckdb.Error):
+                connection.execute(f"select * from read_parquet('{path}')").fetchall()
+    assert file.read_bytes() == before and tables.read("runs").num_rows == 1
+
+
+def test_latest_views_answer_for_the_latest_run_and_the_last_complete_one_of_its_name(folder_store):
+    tables = Tables(folder_store)
+    for number, name, status in ((1, "nightly", 0), (2, "other", 0), (3, "nightly", 2), (4, "nightly", 0)):
+        made = run(f"r{number}", number)
+        row = made["runs"].to_pylist()[0] | {"name": name, "exit_status": status}
+        tables.publish(f"r{number}", made | {"runs": contract("runs").table([row])})
+    assert tables.query("select distinct run_id from latest")["run_id"].to_pylist() == ["r4"]
+    two = tables.query("select distinct which, run_id from latest_two order by all").to_pylist()
+    assert two == [{"which": "latest", "run_id": "r4"}, {"which": "previous", "run_id": "r1"}]
+    by_run = tables.query("select run_id, people, identity_similarity from by_run order by all").to_pylist()
+    assert [row["run_id"] for row in by_run] == ["r1", "r2", "r3", "r4"]
+    assert all(row["people"] == 2 and row["identity_similarity"] == 0.5 for row in by_run)
+
+
+def test_exports_name_the_contract_that_their_rows_keep(folder_store, tmp_path):
+    Tables(folder_store).publish("r1", run("r1", 1))
+    for file in Tables(folder_store).export(tmp_path):
+        said = pq.read_schema(file).metadata
+        assert said[b"faceid.contract"] == f"{file.stem} {contract(file.stem).version}".encode()
+        assert said[b"faceid.contract_sha256"] == contract(file.stem).digest.encode()
