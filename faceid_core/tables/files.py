@@ -11,10 +11,11 @@ import datetime as dt
 import functools
 import io
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -53,22 +54,74 @@ class TableFiles:
         names = ", ".join(f"'{PROTOCOL}://{self.name}/{file}'" for file in (_COLUMNS, *self.files))
         return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
-    def open(self, file: str) -> BinaryIO:
-        """One of the files, for reading.
+    def open(self, file: str) -> SharedFile:
+        """One of the files, for reading by several threads.
 
         Raises:
             OSError: it cannot be opened.
         """
         if file == _COLUMNS:
-            return io.BytesIO(_empty(self.schema))
+            columns = _empty(self.schema)
+            return SharedFile(lambda count, at: columns[at : at + count], len(columns))
+        size = self.size(file)
         if self.folder is not None:
-            return os.fdopen(os.open(self.folder / file, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
+            opened = os.open(self.folder / file, os.O_RDONLY | os.O_NOFOLLOW)
+            return SharedFile(functools.partial(os.pread, opened), size, functools.partial(os.close, opened))
         assert self.handler is not None, "files lie in a folder or behind a handler"
-        return pa.PythonFile(self.handler.open_input_file(file), mode="r")
+        remote = self.handler.open_input_file(file)
+        return SharedFile(remote.read_at, size, remote.close)
 
     def size(self, file: str) -> int:
         """Bytes of one of the files. Raises KeyError."""
         return len(_empty(self.schema)) if file == _COLUMNS else self.files[file]
+
+
+class SharedFile:
+    """A file in which every thread has a position of its own.
+
+    DuckDB's threads share a file, and each seeks and then reads: with one position for all, a thread would read where
+    another has gone.
+    """
+
+    def __init__(self, read_at: Callable[[int, int], bytes], size: int, close: Callable[[], None] = lambda: None):
+        """Take a function of count and offset that reads, the size in bytes, and what closes the file."""
+        self._read_at, self._size, self._close = read_at, size, close
+        self._own, self._closing, self.closed = threading.local(), threading.Lock(), False
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte; where that is."""
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        self._own.at = begin + offset
+        return self._own.at
+
+    def tell(self) -> int:
+        """Where this thread is."""
+        return getattr(self._own, "at", 0)
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes: fewer than asked for at the end alone. Raises OSError."""
+        at = self.tell()
+        left = max(0, self._size - at)
+        wanted = left if count is None or count < 0 else min(count, left)
+        parts = []
+        while wanted > 0:
+            part = self._read_at(wanted, at)
+            if not part:
+                raise OSError(f"the file ends at byte {at} of {self._size}")
+            parts.append(part)
+            at, wanted = at + len(part), wanted - len(part)
+        self._own.at = at
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file; again is fine."""
+        with self._closing:
+            if not self.closed:
+                self.closed = True
+                self._close()
+
+    def __del__(self):
+        self.close()
 
 
 @functools.lru_cache
@@ -132,7 +185,7 @@ class TableFileSystem(AbstractFileSystem):
         autocommit: bool = True,
         cache_options: dict | None = None,
         **_: Any,
-    ) -> BinaryIO:
+    ) -> SharedFile:
         if mode != "rb":
             raise PermissionError("the files of the tables are only read")
         found = self._find(path)

@@ -125,7 +125,7 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed, rows = _checked(name, table) if checked else (contract(name), table)
+        agreed, rows = _checked(name, table) if checked else _ordered(name, table)
 
         def lacking(delta: DeltaTable) -> _Change | None:
             with self._compared(rows, delta, agreed, agreed.primary_key[0]) as found:
@@ -133,13 +133,14 @@ class DeltaPlace:
 
         return self._until_it_stands(agreed, "append to", lacking)
 
-    def replace_run(self, name: str, run_id: str, table: pa.Table) -> int:
+    def replace_run(self, name: str, run_id: str, table: pa.Table, *, checked: bool = True) -> int:
         """Let these be the rows of a run in a table, whatever an earlier attempt of it wrote, in one commit.
 
         Args:
             name: the table's; its rows belong to runs.
             run_id: the run.
             table: rows that keep the contract, all of them the run's own.
+            checked: hold them to it; False if that was done.
 
         Returns:
             How many rows were written; 0 if they stood there already.
@@ -148,7 +149,7 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed, rows = _checked(name, table)
+        agreed, rows = _checked(name, table) if checked else _ordered(name, table)
         mine = pc.field("run_id") == run_id
 
         def others(delta: DeltaTable) -> _Change | None:
@@ -161,7 +162,7 @@ class DeltaPlace:
 
         return self._until_it_stands(agreed, "replace rows of", others)
 
-    def write_once(self, name: str, table: pa.Table) -> int:
+    def write_once(self, name: str, table: pa.Table, *, checked: bool = True) -> int:
         """Add the rows that are not there yet, and let a stage's rows be those of its last computation.
 
         `--force` may bring other values under the same key; unchanged rows keep the date under which they were written.
@@ -170,6 +171,7 @@ class DeltaPlace:
         Args:
             name: the table's; its rows belong to stage keys.
             table: rows that keep the contract, all rows of each stage key.
+            checked: hold them to it; False if that was done.
 
         Returns:
             How many rows the last commit wrote; 0 if they stood there already.
@@ -178,7 +180,7 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed, rows = _checked(name, table)
+        agreed, rows = _checked(name, table) if checked else _ordered(name, table)
         maker = [column for column in agreed.primary_key if column.endswith("_key")][-1]
 
         def wanted(delta: DeltaTable) -> _Change | None:
@@ -360,8 +362,13 @@ def data_files(delta: DeltaTable) -> set[str]:
 
 def _checked(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
     """A table's contract, and the rows in its columns and types. Raises ContractError."""
+    contract(name).check(table)
+    return _ordered(name, table)
+
+
+def _ordered(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
+    """A table's contract, and the rows in its columns and types."""
     agreed = contract(name)
-    agreed.check(table)
     return agreed, table.select(agreed.schema.names).cast(agreed.schema)
 
 
