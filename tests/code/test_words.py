@@ -36,6 +36,7 @@ MINIATURE_WORDS = {
 OTHER_MEANINGS = {
     ("faceid_core/report/svg.py", "tick"): "a mark of an axis",
     ("faceid_core/studies/figure.py", "tick"): "a mark of an axis",
+    ("faceid_core/tables/files.py", "tell"): "the method of Python's files",
     ("faceid_core/store/s3_advice.py", "account"): "AWS's error code AccountProblem",
     # Names of columns are put together from the concept and `_obeyed`.
     ("faceid_core/evaluate/summary.py", "obeyed"): "part of a column that keeps its name",
