@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,3 +110,19 @@ def test_a_prompt_answers_statement_after_statement_and_survives_a_faulty_one(st
 def test_a_connection_of_an_address_has_the_views(store):
     with connect(store) as connection:
         assert connection.sql("select count(*) from latest").fetchall() == [(2,)]
+
+
+def test_the_examples_of_the_page_run(store, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    found: dict = {}
+    for block in blocks:
+        lines = block.replace("work/store", store).splitlines(keepends=True)
+        if find_spec("datasets") is None:  # no package of this project needs it
+            lines = [line for line in lines if "load_dataset" not in line]
+        exec(compile("".join(lines), "docs/tables.md", "exec"), found)
+    assert len(found["by_pandas"]) == len(found["by_polars"]) == found["by_arrow"].num_rows == 2
+    assert found["rows"].fetchall() == [(4,)]
