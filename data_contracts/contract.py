@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ _TYPES = {
     "bigint": pa.int64(),
     "double": pa.float64(),
     "boolean": pa.bool_(),
-    "map<string,string>": pa.map_(pa.string(), pa.string()),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),  # only in contracts of major version 1
 }
 
 
@@ -37,6 +38,7 @@ class Contract:
         primary_key: columns that together name a row.
         partition: the columns that Delta partitions by.
         document: the whole YAML document.
+        digest: SHA-256 of the YAML file.
     """
 
     name: str
@@ -45,6 +47,12 @@ class Contract:
     primary_key: tuple[str, ...]
     partition: tuple[str, ...]
     document: Mapping
+    digest: str = ""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What files and commits that hold rows of this contract say of it."""
+        return {"faceid.contract": f"{self.name} {self.version}", "faceid.contract_sha256": self.digest}
 
     @property
     def major(self) -> int:
@@ -69,8 +77,6 @@ class Contract:
         columns, problems = [], []
         for field in self.schema:
             values = [row.get(field.name) for row in rows]
-            if pa.types.is_map(field.type):
-                values = [sorted(value.items()) if isinstance(value, Mapping) else value for value in values]
             if pa.types.is_integer(field.type) and any(isinstance(value, float | bool) for value in values):
                 problems.append(f"{field.name}: not whole numbers")  # Arrow would cut them off in silence
                 continue
@@ -109,19 +115,38 @@ def contract(name: str) -> Contract:
     """
     if name not in NAMES:
         raise KeyError(f"there is no table {name!r}; there are {', '.join(NAMES)}")
-    document = yaml.load((_FOLDER / f"{name}.odcs.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+    return read_contract(_FOLDER / f"{name}.odcs.yaml")
+
+
+def released(version: str) -> dict[str, Contract]:
+    """The contracts that a version of faceid was released with, by table. Raises FileNotFoundError."""
+    return {name: read_contract(_FOLDER / "released" / version / f"{name}.odcs.yaml") for name in NAMES}
+
+
+def read_contract(file: Path) -> Contract:
+    """The contract in a YAML file."""
+    data = file.read_bytes()
+    document = yaml.load(data, Loader=_LOADER)
     columns = document["schema"][0]["properties"]
-    fields = [
-        pa.field(c["name"], _TYPES[c["physicalType"]], nullable=not c.get("required", False)) for c in columns
-    ]
+    fields = [pa.field(c["name"], _arrow_type(c), nullable=not c.get("required", False)) for c in columns]
     return Contract(
-        name=name,
+        name=document["name"],
         version=document["version"],
         schema=pa.schema(fields),
         primary_key=_in_order(columns, "primaryKey", "primaryKeyPosition"),
         partition=_in_order(columns, "partitioned", "partitionKeyPosition"),
         document=document,
+        digest=hashlib.sha256(data).hexdigest(),
     )
+
+
+def _arrow_type(column: Mapping) -> pa.DataType:
+    """The Arrow type of a column, or of a part of one."""
+    if column["logicalType"] == "array":
+        return pa.list_(_arrow_type(column["items"]))
+    if column["logicalType"] == "object" and "properties" in column:
+        return pa.struct([(part["name"], _arrow_type(part)) for part in column["properties"]])
+    return _TYPES[column["physicalType"]]
 
 
 def _in_order(columns: list[dict], flag: str, position: str) -> tuple[str, ...]:

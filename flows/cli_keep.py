@@ -123,6 +123,8 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
         console.print(f"{kind:<22} {count:>8}  {size(found.bytes[kind])}")
     verb = "removed" if delete else "would be removed (with --delete)"
     console.print(f"{found.objects} objects, {size(sum(found.bytes.values()))} {verb}")
+    if found.compacted:
+        console.print(f"{found.compacted} small files of the tables were merged")
     if found.kept_young:
         console.print(
             f"{found.kept_young} more are within the grace period of {found.grace / 86_400:.3g} days"

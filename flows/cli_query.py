@@ -7,6 +7,7 @@ do not need.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -22,6 +23,8 @@ from faceid_core.run.store_access import open_existing, open_with_secret
 from faceid_core.store import ObjectStore
 from faceid_core.store.lease import NAME, RunLease, waiting_runs
 from flows.options import takes_config
+
+FORMATS = ("table", "csv", "json", "parquet")
 
 
 def _tables(config: NightlyConfig):
@@ -109,40 +112,71 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
 
 
 @click.command()
-@click.argument("sql")
+@click.argument("sql", required=False)
 @takes_config("store")
-@click.option(
-    "--format", "kind", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
-)
+@click.option("--file", "file", type=click.Path(dir_okay=False, exists=True), help="Read the SQL from a file.")
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False), help="Write a file, the owner's alone, in place of the output.")
+@click.option("--open", "shell", is_flag=True, help="Open a prompt for SQL.")
 @click.option(
     "--unlocked",
     is_flag=True,
     help="Run statements of every kind, with access to files, the network and extensions.",
 )
-def query(sql: str, config: NightlyConfig, kind: str, unlocked: bool) -> None:
-    """SQL is DuckDB's dialect. The tables are runs, identity_outcomes, images, image_metrics and identity_summary.
-    Only statements that read are run, and only on these tables.
+def query(
+    sql: str | None,
+    config: NightlyConfig,
+    file: str | None,
+    kind: str,
+    out: str | None,
+    shell: bool,
+    unlocked: bool,
+) -> None:
+    """SQL is DuckDB's dialect; `-`, or nothing where the input is no terminal, reads it from the input. The tables are
+    runs, identity_outcomes, images, image_metrics and identity_summary; the views latest, latest_two, people, by_run,
+    scores, floor_scores, stage_results and normalized_identities. Only statements that read are run, on these alone.
 
     \b
-    Example:
-      faceid query "select identity_id, leakage from identity_summary"
+    Examples:
+      faceid query "select identity_id, leakage from latest"
+      faceid query --file questions.sql --format parquet --out answers.parquet
     """
     import duckdb
 
+    from flows.query_output import rows_as
+
+    if shell:
+        from flows.query_shell import run_shell
+
+        run_shell(_tables(config), locked=not unlocked)
+        return
+    if kind == "parquet" and out is None and sys.stdout.isatty():
+        raise ConfigurationError("Parquet is no text; add --out FILE, or send the output to a file")
     try:
-        found = _tables(config).query(sql, locked=not unlocked)
+        found = _tables(config).query(_sql(sql, file), locked=not unlocked)
     except duckdb.PermissionException as error:
         hint = "" if unlocked else "; a query reaches the store's tables alone, --unlocked lets it reach more"
         raise ConfigurationError(f"the query cannot be run: {error}{hint}") from None
     except duckdb.Error as error:
         raise ConfigurationError(f"the query cannot be run: {error}") from None
-    frame = found.to_pandas()
-    if kind == "csv":
-        frame.to_csv(sys.stdout, index=False)
-    elif kind == "json":
-        click.echo(frame.to_json(orient="records", date_format="iso", indent=2))
+    rows = rows_as(kind, found)
+    if out is not None:
+        write_private(out, rows)
     else:
-        click.echo(frame.to_string(index=False, max_colwidth=None))
+        click.echo(rows, nl=False)
+
+
+def _sql(sql: str | None, file: str | None) -> str:
+    """The SQL of the argument, of a file or of the input. Raises ConfigurationError."""
+    if file is not None:
+        if sql is not None:
+            raise ConfigurationError("the query is given twice; leave out SQL or --file")
+        return Path(file).read_text(encoding="utf-8")
+    if sql is not None and sql != "-":
+        return sql
+    if sql is None and sys.stdin.isatty():
+        raise ConfigurationError("there is no query; give SQL, --file FILE or --open")
+    return sys.stdin.read()
 
 
 @click.command()

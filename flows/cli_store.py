@@ -26,7 +26,8 @@ def migrate(config: NightlyConfig) -> None:
     """Bring a store to the present layout.
 
     Every result keeps its bytes and gets the stage key of this version, so no identity is learned again. Unfinished
-    training is dropped. Rows of the tables keep the keys under which they were published. No run may use the store
+    training is dropped. Rows of the tables keep the keys under which they were published, and get the columns
+    of version 2. No run may use the store
     meanwhile; after an interruption, the same command goes on. Make a backup first: earlier versions of faceid cannot
     read the store afterwards. Exit status 2 if a manifest could not be read and was left in its place.
 
@@ -48,7 +49,8 @@ def migrate(config: NightlyConfig) -> None:
         return
     console.print(
         f"layout {found.layout} to {LAYOUT_VERSION}: {found.manifests} results have new keys, {found.runs} records of "
-        f"runs name them, {found.dropped} objects of unfinished training were removed",
+        f"runs name them, {sum(found.rows.values())} rows of the tables have new columns, {found.dropped} objects of "
+        "unfinished training were removed",
         soft_wrap=True,
     )
     for name in found.unreadable:

@@ -11,8 +11,8 @@ from faceid_core.tables import Tables
 FIGURES = (
     "identity_similarity",
     "identity_gain",
-    "identity_fraction",
-    "concepts_obeyed",
+    "normalized_identity",
+    "concept_accuracy",
     "image_text",
     "leakage",
     "detection",

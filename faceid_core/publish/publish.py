@@ -78,7 +78,7 @@ def publish(run: Run) -> Published:
         sentence=_sentence(run),
         places={
             "report": f"{root}/{index}",
-            "tables": f'faceid query {_store_option(run)} "select * from identity_summary"',
+            "tables": f'faceid query {_store_option(run)} "select * from latest"',
             "tokens": f"faceid tokens ID --out ID.safetensors {_store_option(run)}{_model_option(run)}",
         },
         figures=[_figure_row(row) for row in summary],

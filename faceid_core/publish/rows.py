@@ -13,16 +13,20 @@ from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.metric_rows import MetricRow
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.summary import SubjectScores
-from faceid_core.outcomes import tally
+from faceid_core.outcomes import OutcomeReport, tally
+from faceid_core.publish.null_reasons import null_reason
 from faceid_core.run.admission import ERASED
 from faceid_core.run.executor import Usage
 from faceid_core.run.records import config_digest
 from faceid_core.run.state import Run
+from faceid_core.stages.planning import spec_of
 from faceid_core.stages.planning.generate import SPEC as GENERATE
 from faceid_core.stages.planning.score import FLOOR
-from faceid_core.stages.work import Subject
+from faceid_core.stages.work import STAGES, Subject
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.tables.columns import renamed
+from faceid_core.version import source_revision
 from faceid_core.weights.roles import ROLES, photograph_roles
 
 Found = Sequence[tuple[Subject, SubjectScores]]
@@ -34,7 +38,7 @@ def run_tables(run: Run, found: Found, summary: list[dict], *, exit_status: int)
         **outcome_tables(run, exit_status=exit_status),
         "images": _table("images", _image_rows(run, found)),
         "image_metrics": _table("image_metrics", _metric_rows(run, found)),
-        "identity_summary": _table("identity_summary", summary),
+        "identity_summary": _table("identity_summary", map(renamed, summary)),
     }
 
 
@@ -77,6 +81,11 @@ def _run_row(run: Run, exit_status: int) -> dict:
         **_worker_figures(run.usage),
         "exit_status": exit_status,
         "faceid_version": __version__,
+        "code_revision": source_revision(),
+        "stage_versions": [
+            *({"stage": stage, "version": spec_of(stage).version} for stage in STAGES if stage != "score"),
+            *({"stage": f"score-{name}", "version": METRICS[name].version} for name in config.score.metrics),
+        ],
     }
 
 
@@ -109,14 +118,37 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "threshold": outcome_report.threshold,
             "attempts": outcome_report.attempts,
             "seconds": round(outcome_report.seconds, 3),
-            **{f"{stage}_key": keys.get(stage) for stage in ("detect", "parse", "mask", "generate")},
-            "personalise_key": keys.get(
-                "personalize"
-            ),  # a column keeps its name until the tables' next version
-            "score_keys": [(name, key) for name, key in sorted(keys.items()) if "score-" in name],
+            **{f"{stage}_key": keys.get(stage) for stage in STAGES if stage != "score"},
+            "photo_digest": run.subjects[outcome_report.identity_key].photo_digest,
+            "stage_results": _stage_results(run, outcome_report),
             "weak": None if outcome_report.reason == ERASED else outcome_report.weak,
             "same_photo": outcome_report.same_photo,
         }
+
+
+def _stage_results(run: Run, outcome_report: OutcomeReport) -> list[dict]:
+    """What an identity's outcome rests on, and where and when each part of it was computed."""
+    manifests = run.subjects[outcome_report.identity_key].manifests
+    found = []
+    for result, key in sorted(outcome_report.stage_keys.items()):
+        row: dict = {"stage": result, "stage_key": key}
+        manifest = manifests.get(result)
+        if manifest is not None and manifest.stage_key == key:
+            provenance = manifest.provenance
+            row |= {
+                "version": manifest.content["preimage"]["version"],
+                "computed": provenance.get("run_id") == run.run_id,
+                "seconds": provenance.get("seconds"),
+                "host": _text(provenance.get("host")),
+                "device": _text(provenance.get("device")),
+            }
+        found.append(row)
+    return found
+
+
+def _text(value: object) -> str | None:
+    """A provenance's word, which any writer of the store may have put there."""
+    return value if isinstance(value, str) else None
 
 
 def _image_rows(run: Run, found: Found) -> Iterable[dict]:
@@ -148,7 +180,7 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
                 "height": side,
                 "sampler": config.sampler,
                 "steps": config.steps,
-                "guidance": config.guidance_scale,
+                "guidance_scale": config.guidance_scale,
                 "base_digest": settings.base,
             }
 
@@ -176,6 +208,8 @@ def _scored(
             "score_key": manifest.stage_key,
             "run_date": run.run_date,
             "value": row.value,
+            "null_reason": null_reason(row.value, row.detail),
+            "detail": row.detail or None,
             "metric_version": METRICS[metric].version,
             "model": model,
             "model_digest": sha256_hex(canonical_json(weights)),

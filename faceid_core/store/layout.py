@@ -12,7 +12,7 @@ from .objects import RESERVED, ObjectStore
 from .records import StoreRecord, read_record
 from .secret import IdentitySecret, is_identity_key
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 STORE = "store.json"
 CATALOG = "catalog/current.json"
 TOMBSTONES = "tombstones/"

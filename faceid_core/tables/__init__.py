@@ -6,7 +6,27 @@ exactly those. `docs/design/tables.md` explains the choices.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from ..store.open import open_store
 from .catalog import Catalog
 from .query import Tables
 
-__all__ = ["Catalog", "Tables"]
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["Catalog", "Tables", "connect"]
+
+
+def connect(store: str, *, locked: bool = True) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with a view per table of a store, and the views of `tables.views`.
+
+    Args:
+        store: a folder's path, `file:///folder` or `s3://bucket/prefix`; S3 is reached as the environment says.
+        locked: as in `Tables.connect`.
+
+    Raises:
+        ConfigurationError: the address is of another kind.
+        StoreError: the storage fails.
+    """
+    return Tables(open_store(store)).connect(locked=locked)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 
 from data_contracts import NAMES, ContractError, contract
 
@@ -20,12 +18,19 @@ from ..errors import StoreError
 from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalog import Catalog, advance, read_catalog
-from .sql import open_connection, require_reading
+from .files import TableFiles, TableFileSystem
+from .sql import lock, names_in, open_connection, require_reading
 from .storage import in_one_line
+from .views import VIEWS, with_needed
 from .write import DeltaPlace
 
 if TYPE_CHECKING:
     import duckdb
+
+# A publication merges files when a table has so many smaller ones; that takes a second at most.
+MOST_SMALL_FILES, MERGED_BYTES = 4, 32 << 20
+_EXPORT_ROWS = 250_000
+Result = TypeVar("Result")
 
 
 class Tables:
@@ -71,10 +76,10 @@ class Tables:
         # `runs` last: readers tell a run that died half-way by its absence there.
         for name in sorted(tables, key=lambda name: (name == "runs", NAMES.index(name))):
             if contract(name).per_run:
-                self._place.replace_run(name, run_id, tables[name])
+                self._place.replace_run(name, run_id, tables[name], checked=False)
             else:
-                self._place.replace_changed(name, tables[name])
-                self._place.append(name, tables[name])
+                self._place.write_once(name, tables[name], checked=False)
+            self._place.compact(name, target_bytes=MERGED_BYTES, least_files=MOST_SMALL_FILES)
         return advance(self._store, self._place, run_id)
 
     def catalog(self) -> Catalog:
@@ -88,10 +93,11 @@ class Tables:
             KeyError: if there is no such table.
             StoreError: if the storage fails.
         """
-        return self._load(name, self._datasets()[name])
+        schema = contract(name).schema
+        return self._ask((name,), lambda opened: opened.sql(f"FROM {name}").to_arrow_table()).cast(schema)
 
     def connect(self, *, locked: bool = True) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection in memory with one view per table, named after it.
+        """A DuckDB connection in memory with a view per table, named after it, and those of `tables.views`.
 
         Args:
             locked: nothing but these tables can be read, nothing written, and no setting changed. False opens the
@@ -100,16 +106,14 @@ class Tables:
         Raises:
             StoreError: if the storage fails.
         """
-        connection = open_connection(locked=locked)
-        for name, dataset in self._datasets().items():
-            connection.register(name, dataset)
-        return connection
+        return self._ask((*NAMES, *VIEWS), lambda opened: opened, locked=locked, keep=True)
 
     def query(self, sql: str, *, locked: bool = True) -> pa.Table:
         """The rows that a query gives.
 
         Args:
-            sql: statements that read (SELECT and its kin); of several, the last one's rows are given.
+            sql: statements that read (SELECT and its kin); of several, the last one's rows are given. Only tables that
+                the text names are opened.
             locked: as in `connect`. False runs statements of every kind, too.
 
         Raises:
@@ -117,11 +121,14 @@ class Tables:
             duckdb.Error: faulty SQL, or SQL that reaches for what is locked.
             StoreError: if the storage fails.
         """
-        with self.connect(locked=locked) as connection:
+
+        def answer(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             if locked:
                 require_reading(connection, sql)
             relation = connection.sql(sql)
             return pa.table({}) if relation is None else relation.to_arrow_table()
+
+        return self._ask(names_in(sql, (*NAMES, *VIEWS)), answer, locked=locked)
 
     def export(self, folder: str | Path) -> list[Path]:
         """Write every table as one plain Parquet file, the owner's alone, for readers that know no Delta.
@@ -137,52 +144,89 @@ class Tables:
         """
         folder = Path(folder)
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        files = []
-        for name, dataset in self._datasets().items():
-            file = folder / f"{name}.parquet"
-            temporary = file.with_suffix(".parquet.new")
-            with open(temporary, "wb", opener=owner_only) as written:
-                pq.write_table(self._load(name, dataset), written)
-            os.replace(temporary, file)
-            files.append(file)
-        return files
+        return [self._export(name, folder / f"{name}.parquet") for name in NAMES]
 
-    def _load(self, name: str, dataset: ds.Dataset) -> pa.Table:
-        try:
-            return dataset.to_table()
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"cannot read table {name} in {self._store.url}: {in_one_line(error)}; restore its files"
-            ) from error
+    def _export(self, name: str, file: Path) -> Path:
+        temporary = file.with_suffix(".parquet.new")
 
-    def _datasets(self) -> dict[str, ds.Dataset]:
-        found = self._open_shown()
-        datasets = {
-            name: found.get(name) or ds.dataset(contract(name).schema.empty_table()) for name in NAMES
-        }
-        whole = pa.array(self._load("runs", datasets["runs"])["run_id"].to_pylist(), pa.string())
-        return {
-            name: dataset.filter(pc.field("run_id").isin(whole)) if contract(name).per_run else dataset
-            for name, dataset in datasets.items()
-        }
+        def write(connection: duckdb.DuckDBPyConnection) -> None:
+            schema = contract(name).schema
+            with (
+                open(temporary, "wb", opener=owner_only) as written,
+                pq.ParquetWriter(
+                    written, schema.with_metadata(contract(name).metadata), compression="zstd"
+                ) as writer,
+            ):
+                for batch in connection.sql(f"FROM {name}").to_arrow_reader(_EXPORT_ROWS):
+                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 
-    def _open_shown(self) -> dict[str, ds.Dataset | None]:
-        """The tables at the catalog's versions; an erasure may move it and end the older versions meanwhile."""
+        self._ask((name,), write)
+        os.replace(temporary, file)
+        return file
+
+    def _ask(
+        self,
+        names: Iterable[str],
+        use: Callable[[duckdb.DuckDBPyConnection], Result],
+        *,
+        locked: bool = True,
+        keep: bool = False,
+    ) -> Result:
+        """What `use` makes of a connection with tables and views; `keep` leaves the connection open."""
+        import duckdb
+
+        tables, views = with_needed(names)
+
         while True:
             versions = self.catalog().versions
+            connection, files = None, None
             try:
-                return {
-                    # The contract's schema fills columns that are younger than the version with nulls.
-                    name: self._place.read(name, partial(_dataset, schema=contract(name).schema), version)
-                    for name, version in versions.items()
-                }
-            except StoreError:
-                if self.catalog().versions == versions:
+                shown = self._open_shown(versions, tables)
+                files = TableFileSystem(shown)
+                connection = open_connection(locked=locked, files=files)
+                for each in shown:
+                    connection.execute(f"CREATE VIEW {each.name} AS {_view(each)}")
+                for name in views:
+                    connection.execute(VIEWS[name].sql)
+                if locked:
+                    lock(connection)
+                answer = use(connection)
+                if keep:
+                    connection = None
+                return answer
+            except (StoreError, duckdb.Error) as error:
+                # An erasure may move the catalog and remove the files of older versions meanwhile.
+                if self.catalog().versions != versions:
+                    continue
+                if files is None or not files.lost:
                     raise
+                name, cause = files.lost[0]
+                raise StoreError(
+                    f"cannot read table {name} in {self._store.url}: {in_one_line(cause)}; restore its files"
+                ) from error
+            finally:
+                if connection is not None:
+                    connection.close()
+
+    def _open_shown(self, versions: Mapping[str, int], names: Iterable[str]) -> list[TableFiles]:
+        """The files of tables at the versions that readers see."""
+        found = []
+        for name in names:
+            schema = contract(name).schema
+            version = versions.get(name)
+            files = None
+            if version is not None:
+                files = self._place.read(name, partial(self._place.files, name), version)
+            found.append(files or TableFiles(name, schema))
+        return found
 
 
-def _dataset(delta: DeltaTable, *, schema: pa.Schema) -> ds.Dataset:
-    return delta.to_pyarrow_dataset(schema=schema)
+def _view(table: TableFiles) -> str:
+    """The rows of a table that readers see: of runs that died while they were published they see none."""
+    columns = ", ".join(f'"{column}"' for column in table.schema.names)
+    whole = " WHERE run_id IN (SELECT run_id FROM runs)"
+    is_filtered = contract(table.name).per_run and table.name != "runs"
+    return f"SELECT {columns} FROM {table.sql}{whole if is_filtered else ''}"
 
 
 def _require_own_rows(name: str, table: pa.Table, run_id: str) -> None:

@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     import duckdb
+    from fsspec import AbstractFileSystem
+
+PROTOCOL = "faceid"
 
 # A statement's type alone does not tell what it reads or writes (a common table expression may be a COPY), so the
 # engine itself is cut off: from files, network and extensions, from the caller's Python variables, and from a folder
 # for what exceeds memory, which would hold rows of people.
 _LOCKED: dict[str, str | float | list[str]] = {
-    "enable_external_access": "false",
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",
     "allow_community_extensions": "false",
     "allow_persistent_secrets": "false",
     "python_enable_replacements": "false",
     "temp_directory": "",
-    "lock_configuration": "true",
 }
+# After the start, in this order: what is allowed must be said before access ends. Only the registered file system has
+# files of this address, and it writes none.
+_CLOSED = (
+    f"SET allowed_directories = ['{PROTOCOL}://']",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
 _READING = ("SELECT", "EXPLAIN")
+_ASKS_FOR_ALL = re.compile(
+    r"\bshow\b|\bquery(_table)?\s*\(|duckdb_|information_schema|sqlite_master|\bpg_", re.IGNORECASE
+)
 
 
-def open_connection(*, locked: bool) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection in memory; a locked one reaches nothing but what is registered with it."""
+def open_connection(*, locked: bool, files: AbstractFileSystem | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection in memory; a locked one reaches nothing but what is registered with it.
+
+    Args:
+        locked: nothing is found in the process and on the network; `lock` ends the preparation of such a connection.
+        files: a file system with the tables' files.
+    """
     import duckdb
 
-    return duckdb.connect(config=_LOCKED if locked else {})
+    connection = duckdb.connect(config=_LOCKED if locked else {})
+    # Data files never change; a view of views would read their footers once for each.
+    connection.execute("SET parquet_metadata_cache = true")
+    if files is not None:
+        connection.register_filesystem(files)
+    return connection
+
+
+def lock(connection: duckdb.DuckDBPyConnection) -> None:
+    """End the access to files, the network and settings."""
+    for statement in _CLOSED:
+        connection.execute(statement)
+
+
+def names_in(sql: str, names: Iterable[str]) -> set[str]:
+    """Those of some names that a query may mean: all of them where it may ask for tables without naming them."""
+    words = {word.lower() for word in re.findall(r"\w+", sql)}
+    return set(names) if _ASKS_FOR_ALL.search(sql) else words & set(names)
 
 
 def require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -40,7 +40,7 @@ def table_address(store: ObjectStore, folder: str) -> str:
     return f"{store.address.encoded}/{folder}" if is_s3(store) else str(folder_of(store.url) / folder)
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception | str) -> str:
     """An error of delta-rs in one line; it draws over several lines and in color."""
     return " ".join(_COLOR.sub("", str(error)).split())
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
 
 from data_contracts import Contract, contract
 
 from ..errors import ConfigurationError, StoreError, StoreRefused
+from ..store.folder import folder_of
 from ..store.objects import ObjectStore
 from ..store.open import is_folder, is_s3
+from .compare import Comparison
+from .files import TableFiles, TableFileSystem, file_sizes
+from .sql import open_connection
 from .storage import folder_name, in_one_line, storage_options, store_of_tables, table_address
 
 log = logging.getLogger(__name__)
@@ -25,6 +31,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 20
 # The library's own pauses are short; with these it outlasts a store that refuses every other request.
 _RETRIES = {"max_retries": "16", "backoff_config.max_backoff": "8s", "retry_timeout": "180s"}
+# Row groups that DuckDB reads with several threads and leaves out by their statistics.
+_WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=131_072)
 # One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen again.
 _EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
 
@@ -33,12 +41,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Change:
-    """Rows to commit, and how."""
+    """Rows to commit, and how; `is_last` if the table then lacks nothing."""
 
     rows: pa.Table
     mode: Literal["append", "overwrite"]
     predicate: str | None = None
     schema_mode: Literal["merge"] | None = None
+    is_last: bool = True
 
 
 class DeltaPlace:
@@ -49,18 +58,37 @@ class DeltaPlace:
         self.root = store.url
         self._store = store_of_tables(store)
 
-    def open(self, name: str, version: int | None = None) -> DeltaTable | None:
+    def files(self, name: str, delta: DeltaTable) -> TableFiles:
+        """The data files of an opened version of a table, for DuckDB."""
+        schema, sizes = contract(name).schema, file_sizes(delta)
+        if self._store is not None and is_folder(self._store):
+            return TableFiles(
+                name, schema, sizes, folder=folder_of(self._store.url) / folder_name(contract(name))
+            )
+        # The Delta library reaches its files by credentials and settings of the store.
+        handler = DeltaStorageHandler(self._uri(name), self._options(), sizes)
+        return TableFiles(name, schema, sizes, handler=handler)
+
+    def open(self, name: str, version: int | None = None, *, folder: str = "") -> DeltaTable | None:
         """The table at a version, or at its latest; None if it was never written.
+
+        Args:
+            name: the table's.
+            version: its version.
+            folder: where it lies below the store; empty for the folder of the contract's major version.
 
         Raises:
             StoreError: if the storage fails or the version is gone.
         """
         if self._store is None:
             return None
+        folder = folder or folder_name(contract(name))
         if is_folder(self._store):  # delta-rs would follow links
-            self._store.refuse_links(folder_name(contract(name)))
+            self._store.refuse_links(folder)
         try:
-            return DeltaTable(self._uri(name), version=version, storage_options=self._options())
+            return DeltaTable(
+                table_address(self._store, folder), version=version, storage_options=self._options()
+            )
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -82,12 +110,13 @@ class DeltaPlace:
                 "not list. Look for proxies and for AWS_ variables that only one of the two reads; choose a plain prefix"
             )
 
-    def append(self, name: str, table: pa.Table) -> int:
+    def append(self, name: str, table: pa.Table, *, checked: bool = True) -> int:
         """Add the rows whose primary key is not there yet; the others stay as they were first written.
 
         Args:
             name: the table's.
             table: rows that keep the contract.
+            checked: hold them to it; False for rows that an earlier version of it let in, which have its columns.
 
         Returns:
             How many rows were added.
@@ -96,17 +125,22 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed, rows = _checked(name, table)
+        agreed, rows = _checked(name, table) if checked else _ordered(name, table)
 
-        return self._until_it_stands(agreed, "append to", lambda delta: _addition(rows, delta, agreed))
+        def lacking(delta: DeltaTable) -> _Change | None:
+            with self._compared(rows, delta, agreed, agreed.primary_key[0]) as found:
+                return _addition(rows, found.absent(), delta, agreed)
 
-    def replace_run(self, name: str, run_id: str, table: pa.Table) -> int:
+        return self._until_it_stands(agreed, "append to", lacking)
+
+    def replace_run(self, name: str, run_id: str, table: pa.Table, *, checked: bool = True) -> int:
         """Let these be the rows of a run in a table, whatever an earlier attempt of it wrote, in one commit.
 
         Args:
             name: the table's; its rows belong to runs.
             run_id: the run.
             table: rows that keep the contract, all of them the run's own.
+            checked: hold them to it; False if that was done.
 
         Returns:
             How many rows were written; 0 if they stood there already.
@@ -115,55 +149,107 @@ class DeltaPlace:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed, rows = _checked(name, table)
+        agreed, rows = _checked(name, table) if checked else _ordered(name, table)
         mine = pc.field("run_id") == run_id
 
         def others(delta: DeltaTable) -> _Change | None:
             there = delta.to_pyarrow_dataset().to_table(filter=mine)
             if there.num_rows == 0:
-                return _addition(rows, delta, agreed)
+                return _addition(rows, rows, delta, agreed)
             if _same_rows(there, rows, agreed):
                 return None
             return _Change(rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
 
         return self._until_it_stands(agreed, "replace rows of", others)
 
-    def replace_changed(self, name: str, table: pa.Table) -> int:
-        """Let a stage's rows be those of its last computation: `--force` may bring other values under the same key.
+    def write_once(self, name: str, table: pa.Table, *, checked: bool = True) -> int:
+        """Add the rows that are not there yet, and let a stage's rows be those of its last computation.
 
-        Rows that are not there yet are left to `append`, and so is the date under which unchanged ones were written.
+        `--force` may bring other values under the same key; unchanged rows keep the date under which they were written.
+        Of the table only the stage keys are read, and whole rows of those that are there already.
 
         Args:
             name: the table's; its rows belong to stage keys.
             table: rows that keep the contract, all rows of each stage key.
+            checked: hold them to it; False if that was done.
 
         Returns:
-            How many rows were written again; 0 if none says something else.
+            How many rows the last commit wrote; 0 if they stood there already.
 
         Raises:
             ContractError: if the rows break the contract.
             StoreError: if the storage fails.
         """
-        agreed, rows = _checked(name, table)
+        agreed, rows = _checked(name, table) if checked else _ordered(name, table)
         maker = [column for column in agreed.primary_key if column.endswith("_key")][-1]
 
-        def changed(delta: DeltaTable) -> _Change | None:
-            keys = _changed(rows, delta, agreed, maker)
-            if not keys:
-                return None
-            listed = ", ".join(f"'{key}'" for key in keys)
-            again = rows.filter(pc.field(maker).isin(keys))
-            return _Change(again, mode="overwrite", predicate=f"{maker} IN ({listed})")
+        def wanted(delta: DeltaTable) -> _Change | None:
+            with self._compared(rows, delta, agreed, maker) as found:
+                keys = found.changed()
+                if keys:
+                    listed = ", ".join(f"'{key}'" for key in keys)
+                    again = rows.filter(pc.field(maker).isin(keys))
+                    return _Change(again, mode="overwrite", predicate=f"{maker} IN ({listed})", is_last=False)
+                return _addition(rows, found.absent(), delta, agreed)
 
-        return self._until_it_stands(agreed, "replace rows of", changed, create=False)
+        return self._until_it_stands(agreed, "write to", wanted)
+
+    def compact(self, name: str, *, target_bytes: int, least_files: int = 2) -> int:
+        """Rewrite files that are smaller than a size as fewer files of about that size; the rows stay the same.
+
+        The old files are removed by the collection of garbage, or by the next erasure. Beside a writer that is quicker
+        nothing happens, and the next call does it.
+
+        Args:
+            name: the table's.
+            target_bytes: the size.
+            least_files: how many smaller files there must be.
+
+        Returns:
+            How many files were replaced.
+
+        Raises:
+            StoreError: if the storage fails.
+        """
+        delta = self.open(name)
+        if delta is None or not _can_merge(file_sizes(delta).values(), target_bytes, least_files):
+            return 0
+        try:
+            done = delta.optimize.compact(
+                target_size=target_bytes,
+                max_concurrent_tasks=1,
+                writer_properties=_WRITER,
+                commit_properties=_EXACTLY_NEXT,
+            )
+        except CommitFailedError:
+            return 0
+        except (DeltaError, OSError) as error:
+            raise self._failed("compact", name, error) from error
+        return int(done["numFilesRemoved"])
+
+    @contextmanager
+    def _compared(
+        self, rows: pa.Table, delta: DeltaTable, agreed: Contract, leading: str
+    ) -> Generator[Comparison]:
+        """Rows beside those of the table that have one of their values in the column `leading`."""
+        import duckdb  # a run that publishes nothing does without it
+
+        files = self.files(agreed.name, delta)
+        system = TableFileSystem([files])
+        try:
+            with open_connection(locked=True, files=system) as connection:
+                yield Comparison(
+                    connection, files, rows, agreed, {f.name for f in delta.schema().fields}, leading
+                )
+        except duckdb.Error as error:
+            cause = system.lost[0][1] if system.lost else error
+            raise OSError(in_one_line(str(cause))) from error
 
     def _until_it_stands(
         self,
         agreed: Contract,
         verb: str,
         wanted: Callable[[DeltaTable], _Change | None],
-        *,
-        create: bool = True,
     ) -> int:
         """Commit what a table lacks, and look again until it lacks nothing; how many rows the last commit wrote.
 
@@ -173,9 +259,7 @@ class DeltaPlace:
         """
         name, written = agreed.name, 0
         for _ in range(_ATTEMPTS):
-            delta = self.open(name) or (self._create(agreed) if create else None)
-            if delta is None:
-                return 0
+            delta = self.open(name) or self._create(agreed)
             try:
                 change = wanted(delta)
                 if change is None:
@@ -188,10 +272,12 @@ class DeltaPlace:
                     mode=change.mode,  # ty: ignore[invalid-argument-type]
                     predicate=change.predicate,
                     schema_mode=change.schema_mode,
-                    commit_properties=_EXACTLY_NEXT,
+                    writer_properties=_WRITER,
+                    commit_properties=CommitProperties(custom_metadata=agreed.metadata, max_commit_retries=0),
                 )
-                self._let_go_of_swept(name, data_files(delta) - before)
                 written = change.rows.num_rows
+                if self._stands(name, data_files(delta) - before) and change.is_last:
+                    return written
             except CommitFailedError:
                 continue
             except (DeltaError, OSError) as error:
@@ -200,20 +286,24 @@ class DeltaPlace:
             f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were written; try again"
         )
 
-    def _let_go_of_swept(self, name: str, ours: set[str]) -> None:
-        """Take files of our own commit out of the table that were swept before it."""
+    def _stands(self, name: str, ours: set[str]) -> bool:
+        """Whether readers of the newest version find the files of our own commit.
+
+        Files that were swept before their commit are taken out of the table; the rows are then written again.
+        """
         folder, store = folder_name(contract(name)), self._store
-        if store is None or all(store.head(f"{folder}/{file}") for file in ours):
-            return
-        newest = self.open(name)  # an erasure may have taken them out of the table already
-        if newest is None or not ours & data_files(newest):
-            return
+        newest = self.open(name)  # an erasure may have ended the log, or taken the files out of the table
+        if store is None or newest is None or not ours & data_files(newest):
+            return False
+        if all(store.head(f"{folder}/{file}") for file in ours):
+            return ours <= data_files(newest)
         gone = {unquote(path) for path in newest.repair(dry_run=True)["files_removed"]}
         if gone and gone <= ours:  # whatever else is missing is damage, and is restored rather than forgotten
             log.warning(
                 "%d files of table %s were swept before their commit and are written again", len(gone), name
             )
             newest.repair()
+        return False
 
     def read(
         self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None
@@ -267,14 +357,18 @@ class DeltaPlace:
 
 def data_files(delta: DeltaTable) -> set[str]:
     """The files that a version of a table consists of, by their path below its folder."""
-    actions = pa.table(delta.get_add_actions(flatten=True))
-    return {unquote(path) for path in actions["path"].to_pylist()}
+    return set(file_sizes(delta))
 
 
 def _checked(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
     """A table's contract, and the rows in its columns and types. Raises ContractError."""
+    contract(name).check(table)
+    return _ordered(name, table)
+
+
+def _ordered(name: str, table: pa.Table) -> tuple[Contract, pa.Table]:
+    """A table's contract, and the rows in its columns and types."""
     agreed = contract(name)
-    agreed.check(table)
     return agreed, table.select(agreed.schema.names).cast(agreed.schema)
 
 
@@ -290,9 +384,8 @@ def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
     return first == second  # as text, in which a figure that is no number equals itself
 
 
-def _addition(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> _Change | None:
+def _addition(rows: pa.Table, fresh: pa.Table, delta: DeltaTable, agreed: Contract) -> _Change | None:
     """The rows that a table lacks; None if it lacks none."""
-    fresh = _absent(rows, delta, agreed)
     if fresh.num_rows == 0:
         return None
     # A contract's minor version may have brought columns that the table has not seen.
@@ -300,38 +393,7 @@ def _addition(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> _Change | 
     return _Change(fresh, mode="append", schema_mode="merge" if wider else None)
 
 
-def _absent(rows: pa.Table, delta: DeltaTable, agreed: Contract) -> pa.Table:
-    """The rows whose key the Delta table does not hold."""
-    there = _near(rows, delta, agreed, list(agreed.primary_key))
-    if there.num_rows == 0:
-        return rows
-    keyed = rows.select(agreed.primary_key).append_column("_position", pa.array(range(rows.num_rows)))
-    left = keyed.join(there, keys=list(agreed.primary_key), join_type="left anti")
-    return rows.take(left["_position"].sort())
-
-
-def _changed(rows: pa.Table, delta: DeltaTable, agreed: Contract, maker: str) -> list[str]:
-    """The stage keys, in the column `maker`, under which the Delta table says something else than the rows."""
-    key, known = agreed.primary_key, {field.name for field in delta.schema().fields}
-    # The same result published on another run has another date.
-    values = [c for c in rows.column_names if c in known and c not in key and c not in agreed.partition]
-    there = _near(rows, delta, agreed, [*key, *values])
-    there = there.rename_columns([*key, *(f"{name}_there" for name in values)])
-    both = rows.select([*key, *values]).join(there, keys=list(key), join_type="inner")
-    found: set[str] = set()
-    for name in values:
-        ours, theirs = both[name], both[f"{name}_there"]
-        none = pc.and_(pc.is_null(ours, nan_is_null=True), pc.is_null(theirs, nan_is_null=True))
-        same = pc.or_(pc.fill_null(pc.equal(ours, theirs), False), none)
-        found.update(both.filter(pc.invert(same))[maker].to_pylist())
-    return sorted(found)
-
-
-def _near(rows: pa.Table, delta: DeltaTable, agreed: Contract, columns: list[str]) -> pa.Table:
-    """Columns of the Delta table's rows that may have a key of the given rows."""
-    leading = agreed.primary_key[0]
-    # The first key column narrows the search: one run, or the pictures of a few people.
-    narrow = pc.field(leading).isin(pc.unique(rows[leading]))
-    if agreed.per_run:
-        narrow &= pc.field("run_date").isin(pc.unique(rows["run_date"]))
-    return delta.to_pyarrow_dataset().to_table(columns=columns, filter=narrow)
+def _can_merge(sizes: Iterable[int], target_bytes: int, least_files: int) -> bool:
+    """Whether two of the files that are smaller than the target fit into one, among so many smaller ones."""
+    small = sorted(size for size in sizes if size < target_bytes)
+    return len(small) >= least_files and small[0] + small[1] <= target_bytes

@@ -42,6 +42,7 @@ class Collected:
         damaged: records that cannot be understood, and what was left alone because of it.
         grace: the grace period in seconds that was kept, which may be longer than the one asked for.
         deleted: whether the garbage was removed.
+        compacted: small files of the tables that were merged.
     """
 
     counts: Counter = field(default_factory=Counter)
@@ -52,6 +53,7 @@ class Collected:
     damaged: list[str] = field(default_factory=list)
     grace: float = GRACE_SECONDS
     deleted: bool = False
+    compacted: int = 0
 
     @property
     def objects(self) -> int:
@@ -301,11 +303,13 @@ def _sweep_run_leases(
 def _sweep_tables(store: ObjectStore, grace: float, delete: bool, found: Collected) -> None:
     # The tables import the store's room, not the other way round, and the Delta library takes a second to import.
     from faceid_core.tables.storage import store_of_tables
-    from faceid_core.upkeep.tables import vacuum
+    from faceid_core.upkeep.tables import compact, vacuum
 
     files = store_of_tables(store)
     sizes = {info.name: info.size for info in files.list("tables/")} if files else {}
     try:
+        if delete:  # the files that it replaces are kept for the grace period, for who reads them
+            found.compacted = compact(store)
         for name in vacuum(store, grace, delete=delete):
             _count(found, "table file", 1, sizes.get(name, 0))
     except DamagedRecord as error:

@@ -3,6 +3,7 @@
 Layout 1 is that of version 0.1. Version 0.2 renamed a stage, settings and weights, which are part of every stage key. A
 result does not depend on a name, so a manifest moves to its new key and no person is learned again, except those with
 free vectors: their learning rate has another unit now, so that no key of this version finds their results.
+Layout 3 has version 2 of the tables (`migrate_tables`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Migrated:
         manifests: results that have a new key.
         runs: records of runs that name the new keys.
         dropped: objects of unfinished work that were removed.
+        rows: table -> rows that were brought over to version 2 of the tables.
         unreadable: names of manifests that could not be read and were left where they are.
     """
 
@@ -65,6 +67,7 @@ class Migrated:
     manifests: int = 0
     runs: int = 0
     dropped: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -74,7 +77,7 @@ def migrate(
     """Bring a store to the present layout; one that has it is left as it is.
 
     A kill at any point loses nothing: the same command goes on, and only the last write changes `store.json`. Rows of the
-    tables keep the keys under which they were published.
+    tables keep the keys under which they were published, and get the columns of version 2.
 
     Args:
         store: any store; no run may be using it.
@@ -95,18 +98,22 @@ def migrate(
     layout.check_secret(store, record, secret)
     if found.layout == layout.LAYOUT_VERSION:
         return found
-    if found.layout != 1:
+    if found.layout not in (1, 2):
         raise ConfigurationError(
-            f"{store.url} has layout {found.layout}; this faceid brings layout 1 to layout {layout.LAYOUT_VERSION}"
+            f"{store.url} has layout {found.layout}; this faceid brings layouts 1 and 2 to {layout.LAYOUT_VERSION}"
         )
+    from faceid_core.upkeep.migrate_tables import migrate_tables  # loads deltalake
+
     with RunLease.acquire(store, _LEASE, on_busy="refuse"):
         keys: dict[str, str] = {}
-        scopes = list(all_scopes(store))
+        scopes = list(all_scopes(store)) if found.layout == 1 else []
         for done, scope in enumerate(scopes):
             keys |= _copy_manifests(store, scope, found)
             on_progress(scope.name, done + 1, len(scopes))
-        found.runs = _rewrite_statuses(store, keys)
+        if found.layout == 1:
+            found.runs = _rewrite_statuses(store, keys)
         _rename_catalog_format(store)
+        found.rows = migrate_tables(store)
         # The old manifests go last but one: until then a second attempt finds all old keys again.
         for scope in scopes:
             found.dropped += _remove_old(store, scope, keys)

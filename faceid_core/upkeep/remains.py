@@ -19,7 +19,7 @@ from faceid_core.tables.write import DeltaPlace, data_files
 from ..errors import DamagedRecord, ObjectMissing, StoreError
 from ..store.layout import CATALOG
 from ..store.objects import ObjectInfo, ObjectStore
-from .tables import HOLD_PEOPLE, named_files
+from .tables import HOLD_PEOPLE, keys_of_scores, named_files
 
 # Columns that tell whose a row is, by table.
 _COLUMNS = {
@@ -151,9 +151,9 @@ def _claimed(store: ObjectStore, people: Collection[str]) -> set[str]:
 
     def keys(delta: DeltaTable) -> set[str]:
         rows = delta.to_pyarrow_dataset().to_table(
-            columns=["generate_key", "score_keys"], filter=~pc.field("identity_key").isin(list(people))
+            columns=["generate_key", "stage_results"], filter=~pc.field("identity_key").isin(list(people))
         )
-        scores = {key for row in rows["score_keys"].to_pylist() for key in dict(row or ()).values()}
+        scores = {key for row in rows.to_pylist() for key in keys_of_scores(row)}
         return scores | set(rows["generate_key"].to_pylist())
 
     return DeltaPlace(store).read("identity_outcomes", keys) or set()

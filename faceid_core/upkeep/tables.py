@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial, reduce
 from math import ceil
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ from faceid_core.tables.storage import folder_name, store_of_tables
 from faceid_core.tables.write import DeltaPlace, data_files
 
 _ATTEMPTS = 20
+COMPACTED_BYTES = 128 << 20
 _KEYS_IN_A_PREDICATE = 500
 # Outcomes last: they say which keys the other tables hold of a person, should this be interrupted.
 HOLD_PEOPLE = ("image_metrics", "images", "identity_summary", "identity_outcomes")
@@ -54,6 +55,19 @@ def vacuum(store: ObjectStore, grace: float, *, delete: bool) -> list[str]:
     ]
 
 
+def compact(store: ObjectStore) -> int:
+    """Merge the tables' small files into files of about 128 MB, and show readers the result; how many files went.
+
+    Raises:
+        StoreError: the storage fails; doing it again completes it.
+    """
+    place = DeltaPlace(store)
+    count = sum(place.compact(name, target_bytes=COMPACTED_BYTES) for name in NAMES)
+    if count:
+        _advance(store, place)
+    return count
+
+
 def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
     """The stage keys under which the tables hold a person's pictures and scores. Raises StoreError."""
     _require_key(identity_key)
@@ -61,8 +75,14 @@ def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
     for name, column in (("identity_outcomes", "identity_key"), ("images", "subject")):
         rows = place.read(name, lambda delta, column=column: _rows(delta, column, identity_key)) or []
         for row in rows:
-            found |= {row.get("generate_key"), *dict(row.get("score_keys") or ()).values()}
+            found |= {row.get("generate_key"), *keys_of_scores(row)}
     return {key for key in found if is_digest(key)}
+
+
+def keys_of_scores(row: Mapping) -> set[str]:
+    """The stage keys of the scores that a row of `identity_outcomes` names."""
+    results = row.get("stage_results") or ()
+    return {result["stage_key"] for result in results if "score-" in result["stage"]}
 
 
 def erase_rows(
@@ -117,7 +137,7 @@ def erase_rows(
 
 def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
     known = [
-        name for name in ("generate_key", "score_keys") if name in delta.to_pyarrow_dataset().schema.names
+        name for name in ("generate_key", "stage_results") if name in delta.to_pyarrow_dataset().schema.names
     ]
     return (
         delta.to_pyarrow_dataset()
@@ -176,7 +196,7 @@ def _delete_rows(delta: DeltaTable, columns: Sequence[str], values: Sequence[str
         predicate = " OR ".join(f"{column} IN ({listed})" for column in columns)
         if condition:
             predicate = f"({predicate}) AND {condition}"
-        # Not `delta.delete`: the files that it writes hold string views, on which pyarrow and DuckDB cannot filter.
+        # Not `delta.delete`: the files that it writes hold string views, on which pyarrow cannot filter.
         nothing = pa.schema(delta.schema().to_arrow()).empty_table()
         write_deltalake(delta, nothing, mode="overwrite", predicate=predicate)
     return count

@@ -26,6 +26,7 @@ BENCHMARKS = {
     "startup": "startup",
     "large-store": "large_store",
     "photographs": "photographs",
+    "tables": "tables",
 }
 
 

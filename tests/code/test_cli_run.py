@@ -24,7 +24,7 @@ from flows.cli import cli
 from tests.end_to_end.conftest import GRID, shot
 
 STAGES = ("detect", "parse", "mask", "personalize", "generate", "score")
-SUMMARY = "select subject_kind, concepts_obeyed, identity_id, identity_gain_low, weak from identity_summary"
+SUMMARY = "select subject_kind, concept_accuracy, identity_id, identity_gain_low, weak from identity_summary"
 
 
 def faceid(*arguments):
@@ -70,13 +70,13 @@ def test_a_run_says_what_it_comes_to(run):
     figures = faceid("query", SUMMARY, "--store", run.store, "--format", "json")
     rows = json.loads(figures.output)
     people = [row for row in rows if row["subject_kind"] == "person"]
-    (floor,) = (row["concepts_obeyed"] for row in rows if row["subject_kind"] == "class_word")
+    (floor,) = (row["concept_accuracy"] for row in rows if row["subject_kind"] == "class_word")
     gained = sum(row["weak"] is False for row in people)
     assert gained <= sum((row["identity_gain_low"] or 0) > 0 for row in people), (
         "weak asks for more than a gain"
     )
     assert f"{gained} of 2 surely above the class word" in run.run.output
-    share = sum(row["concepts_obeyed"] for row in people) / 2 / floor
+    share = sum(row["concept_accuracy"] for row in people) / 2 / floor
     assert f"concept accuracy {share:.0%} of the class word's" in run.run.output
 
 

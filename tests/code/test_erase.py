@@ -8,11 +8,13 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
+from deltalake import DeltaTable
 
-from data_contracts import contract
+from data_contracts import NAMES, contract
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
@@ -52,10 +54,11 @@ def rows_of(run, run_id: str, day: int) -> dict:
     for number, (key, outcome_report) in enumerate(run.outcome_reports.items()):
         keys = outcome_report.stage_keys
         scores = {name: stage_key for name, stage_key in keys.items() if "score-" in name}
+        results = [{"stage": name, "stage_key": stage_key} for name, stage_key in scores.items()]
         own = {"generate_key": keys["generate"]}
         made["identity_outcomes"].append(
             table_rows.outcome_row(run_id, day, number)
-            | own | {"identity_id": outcome_report.identity_id, "identity_key": key, "score_keys": scores}
+            | own | {"identity_id": outcome_report.identity_id, "identity_key": key, "stage_results": results}
         )  # fmt: skip
         made["identity_summary"].append(
             table_rows.summary_row(run_id, day, number)
@@ -97,6 +100,8 @@ def leftovers(root, *words: str) -> list[str]:
         name = path.relative_to(root).as_posix()
         if path.is_file() and not name.startswith(("runs/", "tombstones/")):
             data = path.read_bytes()
+            if path.suffix == ".parquet" and name.startswith("tables/") and "_delta_log" not in name:
+                data += repr(pq.read_table(path).to_pylist()).encode()  # the pages are compressed
             if any(word in name or word.encode() in data for word in words):
                 found.append(name)
     return found
@@ -136,6 +141,20 @@ def test_nothing_is_left_and_the_others_lose_nothing(filled):
     # Later runs find tables that can be written and read.
     Tables(filled.store).publish("r3", table_rows.run("r3", 3))
     assert Tables(filled.store).read("runs").num_rows == 3
+
+
+def test_no_row_is_left_in_files_that_were_merged_nor_in_those_that_they_replaced(filled):
+    for day in range(3, 8):
+        Tables(filled.store).publish(f"r{day}", rows_of(filled.run, f"r{day}", day))
+    collect(filled.store, delete=True)  # merges what the publications left
+    files = [path for path in (filled.store.root / "tables").rglob("*.parquet") if "_delta_log" not in str(path)]
+    shown = {name: DeltaTable(filled.store.root / "tables" / name / "v2").file_uris() for name in NAMES}
+    assert {len(each) for each in shown.values()} == {1} and len(files) > 10, "those that were replaced are kept"
+    assert leftovers(filled.store.root / "tables", KEY)
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    assert leftovers(filled.store.root, GONE, KEY) == []
+    assert Tables(filled.store).read("identity_outcomes").num_rows == 7
+    assert verify(filled.store).sound
 
 
 def test_the_tables_can_be_asked_published_and_erased_from_afterwards(filled):
@@ -312,10 +331,10 @@ def test_unfinished_writes_of_a_folder_go_with_the_second_sweep(filled):
 
 
 def test_table_files_that_a_dead_writer_left_go_and_those_of_a_running_night_stay(filled):
-    folder = filled.store.root / "tables" / "identity_outcomes" / "v1" / "run_date=2026-11-01"
+    folder = filled.store.root / "tables" / "identity_outcomes" / "v2"
     stray, young = folder / "part-stray.parquet", folder / "part-young.parquet"
     for path in (stray, young):
-        shutil.copy(next(folder.glob("part-*.snappy.parquet")), path)
+        shutil.copy(next(folder.glob("part-*.parquet")), path)
     os.utime(stray, (1, 1))
     with RunLease.acquire(filled.store, "20261125-nightly-a"):
         erase(filled.store, SECRET, GONE, wait=False, longest_lease=60.0)

@@ -120,7 +120,7 @@ def test_files_that_a_stopped_writer_left_are_looked_at_before_an_erasure_is_com
     """Rows that no version names: the writer died between its file and its commit."""
     rows = table_rows("r1", 1)
     Tables(folder_store).publish("r1", rows)
-    stray = folder_store.root / "tables/identity_outcomes/v1/run_date=2026-11-01/part-stray.parquet"
+    stray = folder_store.root / "tables/identity_outcomes/v2/part-stray.parquet"
     pq.write_table(_of_the_erased(rows["identity_outcomes"]), stray)
     assert erase(folder_store, SECRET, WHO, longest_lease=0.0).state == "swept" and stray.exists()
     assert [receipt.state for receipt in finish_erasures(folder_store)] == ["swept"]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from deltalake import DeltaTable
 
+from data_contracts import NAMES, contract
 from faceid_core.errors import ConfigurationError, SecretMismatch, StoreError
 from faceid_core.nightly import drive_inline
 from faceid_core.run.open import open_run
@@ -15,6 +17,7 @@ from faceid_core.run.reporter import LogReporter
 from faceid_core.store import FolderStore, RunLease, StoreBusy, layout
 from faceid_core.store.secret import IdentitySecret
 from faceid_core.tables import Tables
+from faceid_core.tables.columns import RENAMED
 from faceid_core.upkeep.erase import erase
 from faceid_core.upkeep.migrate import migrate
 from faceid_core.upkeep.verify import verify
@@ -43,8 +46,8 @@ def test_an_older_store_is_refused_with_the_command_that_migrates_it(old):
 def test_the_command_migrates_once_and_says_what_it_did(old, monkeypatch):
     monkeypatch.setenv("FACEID_IDENTITY_SECRET", "5a" * 32)
     first, second = (CliRunner().invoke(cli, ["store", "migrate", "--store", old.url]) for _ in range(2))
-    assert first.exit_code == 0 and "layout 1 to 2" in first.output, first.output
-    assert second.exit_code == 0 and "has layout 2 already" in second.output
+    assert first.exit_code == 0 and "layout 1 to 3" in first.output, first.output
+    assert second.exit_code == 0 and "has layout 3 already" in second.output
 
 
 def test_a_migrated_store_has_every_result_and_a_run_computes_nothing(old, small, people, tmp_path):  # noqa: F811
@@ -90,3 +93,42 @@ def test_another_secret_and_a_running_run_are_refused(old):
         migrate(old, IdentitySecret(b"b" * 32))
     with RunLease.acquire(old, "a-run"), pytest.raises(StoreBusy):
         migrate(old, SECRET)
+
+
+def test_the_tables_are_brought_over_with_every_row_and_the_new_names(old):
+    """What version 1 says is what version 2 says, whatever a column is called."""
+    before = {name: _version_1(old, name) for name in NAMES}
+    found = migrate(old, SECRET)
+    tables = Tables(old)
+    assert (
+        found.rows == {name: table.num_rows for name, table in before.items()}
+        and found.rows["image_metrics"] > 50
+    )
+    for name, table in before.items():
+        kept = [column for column in table.column_names if column not in ("score_keys", "stage")]
+        order = [(column, "ascending") for column in contract(name).primary_key]
+        now = tables.read(name).sort_by(order)
+        was = table.rename_columns([RENAMED.get(column, column) for column in table.column_names]).sort_by(
+            order
+        )
+        for column in kept:
+            column = RENAMED.get(column, column)
+            assert now[column].to_pylist() == was[column].to_pylist(), (name, column)
+    scores = tables.query("select count(*) from scores where metric = 'detection'").column(0)[0].as_py()
+    assert scores == tables.query("select sum(images) from latest").column(0)[0].as_py() > 0
+    missing = tables.query("select distinct null_reason from image_metrics where value is null")
+    assert set(missing.column(0).to_pylist()) <= {"unknown"}
+    assert not [info.name for info in old.list("tables/") if "/v1/" in info.name]
+
+
+def test_a_store_of_layout_2_has_only_its_tables_brought_over(old):
+    record, etag = old.get_with_etag(layout.STORE)
+    old.replace_if_match(layout.STORE, record.replace(b'"layout_version":1', b'"layout_version":2'), etag)
+    manifests = sorted(info.name for info in old.list("identities/") if "/stages/" in info.name)
+    found = migrate(old, SECRET)
+    assert (found.layout, found.manifests) == (2, 0) and found.rows["runs"] == 1
+    assert manifests == sorted(info.name for info in old.list("identities/") if "/stages/" in info.name)
+
+
+def _version_1(store, name):
+    return DeltaTable(store.root / "tables" / name / "v1").to_pyarrow_table()

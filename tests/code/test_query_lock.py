@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from pyarrow.dataset import dataset
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION
@@ -18,7 +17,6 @@ from tests.code.test_cli_store import faceid
 from tests.helpers.table_rows import run
 
 SECRET = "5a" * 32
-DATASETS = {name: dataset(table) for name, table in run("r1", 1).items()}
 # FILE stands for a file of the machine that exists, OUT for one that must not be made.
 REFUSED_KINDS = (
     "copy runs to 'OUT'",
@@ -98,10 +96,10 @@ ORDINARY = (
     "select i.prompt_id, avg(m.value) from images i join image_metrics m using (generate_key, seed) group by all",
     "select subject, rank() over (partition by run_id order by identity_similarity desc) from identity_summary",
     "pivot runs on name in ('nightly', 'other') using count(*)",
-    "unpivot (select images, concepts_obeyed from identity_summary) on images into name figure value n",
+    "unpivot (select images, concept_accuracy from identity_summary) on images into name figure value n",
     "with recursive n(i) as (select 1 union all select i + 1 from n where i < 5) select * from n",
     "select 1; select 2 -- the last counts",
-    "select unnest(map_keys(score_keys)) from identity_outcomes",
+    "select unnest(stage_results) from identity_outcomes",
 )
 
 
@@ -116,7 +114,6 @@ def store(tmp_path_factory):
 @pytest.fixture
 def opened(store, monkeypatch):
     """Tables whose files are opened once for all statements."""
-    monkeypatch.setattr(Tables, "_datasets", lambda self: DATASETS)
     return Tables(store)
 
 

@@ -35,7 +35,7 @@ BLOB = layout.blob(layout.identity_scope(KEY), sha256_hex(b"face"))
 NAMES = (
     layout.STORE, layout.CATALOG, layout.tombstone(KEY), "leases/run.json", "runs/r1/status.json", BLOB,
     layout.stage_manifest(layout.identity_scope(KEY), "detect", sha256_hex(b"key")),
-    layout.blob(layout.COMMON, sha256_hex(b"floor")), "tables/images/v1/_delta_log/00000000000000000000.json",
+    layout.blob(layout.COMMON, sha256_hex(b"floor")), "tables/images/v2/_delta_log/00000000000000000000.json",
 )  # fmt: skip
 # What stands in a link's place: what was there, moved out of the store; nothing; itself; another name in the store.
 KINDS = ("outside", "nothing", "loop", "inside")
@@ -256,11 +256,11 @@ def with_key(rows, key):
 
 @pytest.mark.parametrize(
     "level",
-    ["tables", "tables/images/v1/_delta_log", "partition", "file"],
+    ["tables", "tables/images/v2/_delta_log", "file"],
 )
 def test_the_tables_library_meets_no_link_either(filled, tmp_path, level):
-    table = filled.root / "tables/images/v1"
-    odd = {"partition": next(table.glob("run_date=*")), "file": next(table.glob("run_date=*/*.parquet"))}
+    table = filled.root / "tables/images/v2"
+    odd = {"file": next(table.glob("*.parquet"))}
     link = odd.get(level, filled.root / level)
     replace_by_link(link, tmp_path / "outside", "outside")
     before = contents(tmp_path / "outside")

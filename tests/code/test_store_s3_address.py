@@ -89,7 +89,7 @@ def of_earlier_days(s3_server, prefix, monkeypatch):
         patch.setattr("faceid_core.tables.write.store_of_tables", lambda store: store)
         patch.setattr(S3Address, "encoded", S3Address.url)
         # Earlier versions did not look for the files that they had written.
-        patch.setattr(DeltaPlace, "_let_go_of_swept", lambda *_: None)
+        patch.setattr(DeltaPlace, "_stands", lambda *_: True)
         rows = outcomes("r1", 1)
         Tables(store).publish("r1", rows)
     return store, rows
@@ -277,7 +277,7 @@ def test_only_what_a_night_has_to_write_is_written_at_the_opening(s3_server):
     assert keys_of(s3_server, bucket) == []
     open_or_create(config)
     before = keys_of(s3_server, bucket)
-    assert before == ["p/store.json", "p/tables/runs/v1/_delta_log/00000000000000000000.json"]
+    assert before == ["p/store.json", "p/tables/runs/v2/_delta_log/00000000000000000000.json"]
     asked = []
     looked_at = open_existing(config)
     looked_at._client.meta.events.register(

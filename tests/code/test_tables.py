@@ -16,14 +16,17 @@ from data_contracts import NAMES, ContractError, contract
 from data_contracts import contract as contract_module
 from faceid_core.errors import StoreError
 from faceid_core.tables import Tables, catalog, query, write
+from faceid_core.tables.query import MOST_SMALL_FILES
 from faceid_core.tables.storage import storage_options
+from faceid_core.upkeep.tables import compact
 from tests.helpers.table_rows import digest, image_row, metric_row, person_key, run
 
 NIGHT = (
     "select o.identity_id, count(*) as pictures, count(m.value) as faces, avg(m.value) as similarity "
     "from identity_outcomes o join images i using (generate_key) "
     "join image_metrics m on (m.generate_key, m.prompt_id, m.seed) = (i.generate_key, i.prompt_id, i.seed) "
-    "and m.score_key = o.score_keys['score-identity'] where o.run_id = '{run}' group by all order by all"
+    "join stage_results s on (s.run_id, s.identity_key, s.stage_key) = (o.run_id, o.identity_key, m.score_key) "
+    "where o.run_id = '{run}' group by all order by all"
 )
 
 
@@ -35,8 +38,8 @@ def tables(any_store):
 def delta(store, name, version=None):
     """The Delta table as a stranger would open it."""
     if store.url.startswith("s3://"):
-        return DeltaTable(f"{store.url}/tables/{name}/v1", version, storage_options(store))
-    return DeltaTable(store.root / "tables" / name / "v1", version)
+        return DeltaTable(f"{store.url}/tables/{name}/v2", version, storage_options(store))
+    return DeltaTable(store.root / "tables" / name / "v2", version)
 
 
 def counts(tables):
@@ -108,7 +111,7 @@ def test_pictures_are_written_once_whatever_run_came_first(folder_store):
 def test_a_metric_scored_anew_adds_rows_beside_the_old(folder_store):
     tables = Tables(folder_store)
     tables.publish("r1", run("r1", 1))
-    again = metric_row(2, 0, 0, 0.75) | {"score_key": digest("score", "v2"), "metric_version": 2}
+    again = metric_row(2, 0, 0, 0.75) | {"score_key": digest("score", "again"), "metric_version": 2}
     tables.publish("r2", {"image_metrics": contract("image_metrics").table([again])})
     values = tables.query(
         "select metric_version v, value from image_metrics where seed = 0 order by all"
@@ -216,15 +219,12 @@ def test_export_writes_plain_parquet(folder_store, tmp_path):
     assert duckdb.sql(f"select sum(seed) from '{files[2]}'").fetchall() == [(2,)]
 
 
-def test_tables_are_partitioned_by_date_and_lie_where_the_layout_says(folder_store):
+def test_tables_lie_where_the_layout_says(folder_store):
     Tables(folder_store).publish("r1", run("r1", 1))
-    folder = folder_store.root / "tables" / "identity_outcomes" / "v1"
-    assert (
-        list(folder.glob("run_date=2026-11-01/*.parquet"))
-        and delta(folder_store, "runs").metadata().name == "runs"
-    )
+    folder = folder_store.root / "tables" / "identity_outcomes" / "v2"
+    assert list(folder.glob("*.parquet")) and delta(folder_store, "runs").metadata().name == "runs"
     named = json.loads(folder_store.get("catalog/current.json"))["tables"]["runs"]
-    assert named == {"folder": "tables/runs/v1", "version": 1}
+    assert named == {"folder": "tables/runs/v2", "version": 1}
 
 
 def test_a_bad_table_stops_a_run_before_anything_is_written(folder_store):
@@ -245,7 +245,7 @@ def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatc
     wider = old.schema.append(pa.field("note", pa.string()))
     properties = [*old.document["schema"][0]["properties"], {"name": "note", "physicalType": "string"}]
     newer = type(old)(
-        old.name, "1.1.0", wider, old.primary_key, old.partition, {"schema": [{"properties": properties}]}
+        old.name, "2.1.0", wider, old.primary_key, old.partition, {"schema": [{"properties": properties}]}
     )
 
     def newer_contract(name):
@@ -261,7 +261,7 @@ def test_a_column_that_came_later_is_null_in_older_rows(folder_store, monkeypatc
     assert Tables(folder_store).read("images").column_names == old.schema.names
 
 
-@pytest.mark.parametrize("read", ["_absent", "_changed", "_same_rows"])
+@pytest.mark.parametrize("read", ["Comparison", "_same_rows"])
 def test_a_read_that_fails_while_rows_are_added_is_the_storages_failure(folder_store, monkeypatch, read):
     """The flow tries again after a StoreError; anything else it takes for a bug."""
     tables = Tables(folder_store)
@@ -278,7 +278,7 @@ def test_a_read_that_fails_while_rows_are_added_is_the_storages_failure(folder_s
 def test_a_damaged_catalog_or_a_lost_file_is_a_clear_error(folder_store):
     tables = Tables(folder_store)
     tables.publish("r1", run("r1", 1))
-    next((folder_store.root / "tables/images/v1").glob("run_date=*/*.parquet")).unlink()
+    next((folder_store.root / "tables/images/v2").glob("*.parquet")).unlink()
     with pytest.raises(StoreError, match=r"cannot read table images .*restore its files"):
         tables.read("images")
     folder_store.replace_if_match(
@@ -295,3 +295,80 @@ def test_a_query_warns_of_nothing_and_says_what_is_wrong_with_its_sql(folder_sto
         assert tables.query("select 1 as one")["one"].to_pylist() == [1]
     with pytest.raises(duckdb.Error, match="no_such_table"):
         tables.query("select * from no_such_table")
+
+
+def test_small_nights_are_merged_and_a_later_night_adds_to_them(folder_store):
+    tables = Tables(folder_store)
+    for number in range(1, 10):
+        tables.publish(f"r{number}", run(f"r{number}", number, people=number))
+    files = {name: len(delta(folder_store, name).file_uris()) for name in NAMES}
+    assert sum(files.values()) < 20 and max(files.values()) <= MOST_SMALL_FILES, files
+    assert counts(tables) == {
+        "runs": 9,
+        "identity_outcomes": 45,
+        "images": 18,
+        "image_metrics": 18,
+        "identity_summary": 45,
+    }
+    assert compact(folder_store) > 0
+    assert {len(delta(folder_store, name).file_uris()) for name in NAMES} == {1}
+    before = tables.catalog()
+    assert compact(folder_store) == 0 and tables.catalog() == before
+    assert tables.publish("r9", run("r9", 9, people=9)) == before, "publishing again changes nothing"
+    tables.publish("r10", run("r10", 10, people=10))
+    assert counts(tables)["images"] == 20
+
+
+def test_a_query_opens_the_tables_that_it_names_and_no_others(folder_store, monkeypatch):
+    tables = Tables(folder_store)
+    tables.publish("r1", run("r1", 1))
+    opened = []
+    real = write.DeltaPlace.open
+
+    def note(self, name, *rest, **more):
+        opened.append(name)
+        return real(self, name, *rest, **more)
+
+    monkeypatch.setattr(write.DeltaPlace, "open", note)
+    assert tables.query("select count(*) as n from images")["n"].to_pylist() == [4]
+    assert set(opened) <= {"images", "runs"}
+    opened.clear()
+    assert tables.query("select 1 as n").num_rows == 1 and opened == []
+    assert len(tables.query("show tables")) > len(NAMES) and set(opened) == set(NAMES)
+
+
+def test_the_files_of_the_tables_can_be_read_under_the_lock_and_not_written(folder_store):
+    tables = Tables(folder_store)
+    tables.publish("r1", run("r1", 1))
+    (file,) = (folder_store.root / "tables/runs/v2").glob("*.parquet")
+    before = file.read_bytes()
+    with tables.connect() as connection:
+        for target in (f"faceid://runs/{file.name}", "faceid://runs/new.parquet", str(file)):
+            with pytest.raises((duckdb.Error, PermissionError)):
+                connection.execute(f"copy (select 1 as one) to '{target}' (format parquet)")
+        for path in ("faceid://runs/../../../store.json", "faceid://runs/_delta_log/*", "faceid://*"):
+            with pytest.raises(duckdb.Error):
+                connection.execute(f"select * from read_parquet('{path}')").fetchall()
+    assert file.read_bytes() == before and tables.read("runs").num_rows == 1
+
+
+def test_latest_views_answer_for_the_latest_run_and_the_last_complete_one_of_its_name(folder_store):
+    tables = Tables(folder_store)
+    for number, name, status in ((1, "nightly", 0), (2, "other", 0), (3, "nightly", 2), (4, "nightly", 0)):
+        made = run(f"r{number}", number)
+        row = made["runs"].to_pylist()[0] | {"name": name, "exit_status": status}
+        tables.publish(f"r{number}", made | {"runs": contract("runs").table([row])})
+    assert tables.query("select distinct run_id from latest")["run_id"].to_pylist() == ["r4"]
+    two = tables.query("select distinct which, run_id from latest_two order by all").to_pylist()
+    assert two == [{"which": "latest", "run_id": "r4"}, {"which": "previous", "run_id": "r1"}]
+    by_run = tables.query("select run_id, people, identity_similarity from by_run order by all").to_pylist()
+    assert [row["run_id"] for row in by_run] == ["r1", "r2", "r3", "r4"]
+    assert all(row["people"] == 2 and row["identity_similarity"] == 0.5 for row in by_run)
+
+
+def test_exports_name_the_contract_that_their_rows_keep(folder_store, tmp_path):
+    Tables(folder_store).publish("r1", run("r1", 1))
+    for file in Tables(folder_store).export(tmp_path):
+        said = pq.read_schema(file).metadata
+        assert said[b"faceid.contract"] == f"{file.stem} {contract(file.stem).version}".encode()
+        assert said[b"faceid.contract_sha256"] == contract(file.stem).digest.encode()

@@ -150,7 +150,7 @@ def test_no_grace_period_is_shorter_than_what_a_running_process_may_be_about_to_
     _, root = spoilt
     made = garbage(root)
     Tables(open_store(str(root))).publish("r1", table_rows("r1", 1))
-    about_to_be_added = root / "tables" / "runs" / "v1" / "run_date=2026-11-01" / "part-new.parquet"
+    about_to_be_added = root / "tables" / "runs" / "v2" / "part-new.parquet"
     shutil.copy(next(about_to_be_added.parent.glob("part-*.parquet")), about_to_be_added)
     young = [*made.values(), about_to_be_added]
     age(root, SHORTEST_GRACE_SECONDS - 60)
@@ -266,10 +266,10 @@ def test_a_scope_with_an_unreadable_manifest_keeps_its_blobs(spoilt):
 def test_table_files_that_no_version_needs_go_and_readers_notice_nothing(folder_store):
     tables = Tables(folder_store)
     tables.publish("r1", table_rows("r1", 1))
-    stray = folder_store.root / "tables" / "images" / "v1" / "run_date=2026-11-01" / "part-stray.parquet"
+    stray = folder_store.root / "tables" / "images" / "v2" / "part-stray.parquet"
     staged = stray.with_name("part-stray.parquet#1")  # as the library names what it has not finished
     for path in (stray, staged):
-        shutil.copy(next(stray.parent.glob("part-*.snappy.parquet")), path)
+        shutil.copy(next(stray.parent.glob("part-*.parquet")), path)
     age(folder_store.root)
     before = tables.read("images").num_rows
     assert collect(folder_store).counts["table file"] == 2 and stray.exists() and staged.exists()

@@ -1,5 +1,6 @@
 """The data contracts: well-formed, complete, and every clause refuses what it should."""
 
+import re
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -7,7 +8,9 @@ import pyarrow as pa
 import pytest
 
 from data_contracts import NAMES, Contract, ContractError, contract
-from tests.helpers.table_rows import outcome_row, person_key, run, run_row, summary_row
+from data_contracts.contract import released
+from faceid_core.evaluate.metrics import METRICS
+from tests.helpers.table_rows import metric_row, outcome_row, person_key, run, run_row, summary_row
 
 LOGICAL = {
     "string": "string",
@@ -16,7 +19,6 @@ LOGICAL = {
     "bigint": "integer",
     "double": "number",
     "boolean": "boolean",
-    "map<string,string>": "object",
 }
 
 
@@ -37,9 +39,9 @@ def test_a_contract_is_well_formed(name):
     assert table["name"] == name and document["status"] == "active" and document["description"]["purpose"]
     for column in table["properties"]:
         assert column["description"].endswith(".")
-        assert LOGICAL[column["physicalType"]] == column["logicalType"]
+        assert LOGICAL.get(column["physicalType"], "array") == column["logicalType"]
         assert not column.get("primaryKey") or column["required"]
-    assert contract(name).partition == ("run_date",) and contract(name).primary_key
+    assert contract(name).partition == () and contract(name).primary_key
     assert len(set(contract(name).schema.names)) == len(table["properties"])
 
 
@@ -105,7 +107,7 @@ def test_a_key_may_be_there_once_only():
 @pytest.mark.parametrize(
     ("name", "row", "told"),
     [
-        ("runs", run_row("r1", 1, 3) | {"done": 2}, "complete-outcome report"),
+        ("runs", run_row("r1", 1, 3) | {"done": 2}, "complete-outcome-report"),
         (
             "runs",
             run_row("r1", 1, 3) | {"started_at": datetime(2027, 1, 1, tzinfo=UTC)},
@@ -113,12 +115,32 @@ def test_a_key_may_be_there_once_only():
         ),
         ("runs", run_row("r1", 1, 3) | {"exit_status": 9}, "none of 0, 1, 2, 3"),
         ("runs", run_row("../r1", 1, 3), "run_id does not match"),
-        ("identity_outcomes", outcome_row("r1", 1, 0) | {"outcome": "rejected"}, "early-ends-have-a-reason"),
+        (
+            "identity_outcomes",
+            outcome_row("r1", 1, 0) | {"outcome": "rejected", "stage": "mask"},
+            "early-ends-have-a-reason",
+        ),
         (
             "identity_outcomes",
             outcome_row("r1", 1, 0) | {"outcome": "failed", "stage": "mask"},
             "failures-are",
         ),
+        ("identity_outcomes", outcome_row("r1", 1, 0) | {"generate_key": None}, "finished-identities-have"),
+        (
+            "identity_outcomes",
+            outcome_row("r1", 1, 0) | {"outcome": "not_reached"},
+            "early-ends-name-a-stage",
+        ),
+        (
+            "identity_summary",
+            summary_row("r1", 1, 0) | {"identity_gain_low": -50.0},
+            "intervals-are-in-range",
+        ),
+        ("identity_summary", summary_row("r1", 1, 0) | {"generate_key": None}, "people-have-tokens"),
+        ("image_metrics", metric_row(1, 0, 0, 1.0) | {"metric": "identiy"}, "metric is none of identity"),
+        ("image_metrics", metric_row(1, 0, 0, 7.0), "values-are-in-range"),
+        ("image_metrics", metric_row(1, 0, 0, 0.3) | {"metric": "detection"}, "values-are-in-range"),
+        ("image_metrics", metric_row(1, 0, 0, None) | {"null_reason": None}, "values-or-a-reason"),
         ("identity_summary", summary_row("r1", 1, 0) | {"subject": person_key(1)}, "people-are-identified"),
         ("identity_summary", summary_row("r1", 1, 0) | {"subject_kind": "named"}, "people-are-identified"),
         ("identity_summary", summary_row("r1", 1, 0) | {"identity_similarity": 0.7}, "intervals-hold"),
@@ -158,7 +180,7 @@ def test_columns_must_be_those_of_the_contract():
         ({"seedling": 1}, "unknown column seedling"),
         ({"seed": 1.5}, "seed: not whole numbers"),
         ({"seed": True}, "seed: not whole numbers"),
-        ({"guidance": "much"}, "guidance: not a double"),
+        ({"guidance_scale": "much"}, "guidance_scale: not a double"),
         ({"prompt": 3}, "prompt: not a string"),
     ],
 )
@@ -167,14 +189,74 @@ def test_rows_of_the_wrong_kind_make_no_table(row, told):
         contract("images").table([row])
 
 
-def test_rows_may_leave_columns_out_and_take_mappings_and_numpy_numbers():
+def test_rows_may_leave_columns_out_and_take_lists_and_numpy_numbers():
     row = outcome_row("r1", 1, 0) | {
-        "score_keys": {"b": "2", "a": "1"},
+        "stage_results": [{"stage": "mask", "stage_key": "1", "version": np.int64(3)}],
         "attempts": np.int64(2),
         "value": np.float32(0.5),
     }
     table = contract("identity_outcomes").table([row, {"run_date": date(2026, 1, 1)}])
     assert table.schema == contract("identity_outcomes").schema
     first, second = table.to_pylist()
-    assert first["score_keys"] == [("a", "1"), ("b", "2")] and (first["attempts"], first["value"]) == (2, 0.5)
-    assert second["score_keys"] is None and second["outcome"] is None
+    (result,) = first["stage_results"]
+    assert (result["stage"], result["version"], result["computed"]) == ("mask", 3, None)
+    assert (
+        (first["attempts"], first["value"]) == (2, 0.5)
+        and second["stage_results"] is None
+        and second["outcome"] is None
+    )
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_a_contract_keeps_what_was_released_until_its_next_major_version(version):
+    """A new column is a minor version; a column that changes, goes or becomes required is a major one."""
+    for name, old in released(version).items():
+        now = contract(name)
+        numbers = [tuple(map(int, each.version.split("."))) for each in (old, now)]
+        assert numbers[0] <= numbers[1], name
+        if old.major != now.major:
+            continue
+        assert old.primary_key == now.primary_key and old.partition == now.partition, name
+        for field in old.schema:
+            assert field.name in now.schema.names, f"{name}.{field.name} is gone"
+            assert now.schema.field(field.name).equals(field), f"{name}.{field.name} changed"
+        added = set(now.schema.names) - set(old.schema.names)
+        assert all(now.schema.field(column).nullable for column in added), name
+        assert not added or numbers[0][:2] < numbers[1][:2], (
+            f"{name}: {sorted(added)} need a new minor version"
+        )
+        assert old.digest == now.digest or numbers[0] < numbers[1], f"{name} changed without a new version"
+
+
+def test_the_metrics_of_the_code_are_those_of_the_contract():
+    (column,) = (c for c in _columns("image_metrics") if c["name"] == "metric")
+    listed = column["quality"][0]["arguments"]["validValues"]
+    (described,) = column["customProperties"]
+    assert [row["metric"] for row in described["value"]] == listed
+    assert all(row["unit"] and row["direction"].endswith("_is_better") for row in described["value"])
+    assert {name.partition(":")[0] for name in listed} == set(METRICS)
+
+
+def test_relationships_lead_to_columns_that_exist():
+    found = 0
+    for name in NAMES:
+        for column in _columns(name):
+            for relationship in column.get("relationships", ()):
+                table, _, target = relationship["to"].partition(".")
+                assert (
+                    contract(table).schema.field(target).type
+                    == contract(name).schema.field(column["name"]).type
+                )
+                found += 1
+    assert found >= 6
+
+
+def test_examples_keep_the_contract():
+    for name in NAMES:
+        for column in _columns(name):
+            pattern = column.get("logicalTypeOptions", {}).get("pattern", "")
+            assert all(re.search(pattern, str(each)) for each in column.get("examples", ())), column["name"]
+
+
+def _columns(name: str) -> list[dict]:
+    return contract(name).document["schema"][0]["properties"]

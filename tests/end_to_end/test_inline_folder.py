@@ -64,7 +64,7 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
         "select * from identity_summary where subject_kind = 'person' order by run_id"
     ).to_pandas()
     assert len(summary) == 6, "three runs of two people"
-    assert summary.detection.between(0, 1).all() and summary.concepts_obeyed.between(0, 1).all()
+    assert summary.detection.between(0, 1).all() and summary.concept_accuracy.between(0, 1).all()
     pictures = tables.query("select generate_key, count(*) n from images group by 1").to_pandas()
     assert (pictures.n == 6).all(), "three prompts with two seeds each, once ever"
     exported = tables.export(tmp_path / "export")
@@ -101,7 +101,8 @@ def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, p
         join (
             select score_key, avg(value) mean, count(*) pictures from image_metrics
             where metric = 'leakage' and generate_key = '{word}' group by score_key
-        ) f on f.score_key = o.score_keys['floor_score-leakage']
+        ) f on f.score_key in (select stage_key from stage_results r where r.run_id = o.run_id
+          and r.identity_key = o.identity_key and r.stage = 'floor_score-leakage')
         where s.run_id = '{second.run_id}'
         """
         )

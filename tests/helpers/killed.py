@@ -23,6 +23,7 @@ STEP_PLACES = ("detect", "parse", "mask", "personalize", "generate", "score", "o
 _NOT_DATA = {
     "run_id", "run_date", "seconds", "started_at", "finished_at", "outcome", "attempts", "done", "cached",
     "workers", "workers_replaced", "worker_idle_mean", "worker_idle_most", "manifest_digest", "config_digest",
+    "stage_results", "code_revision",
 }  # fmt: skip
 
 

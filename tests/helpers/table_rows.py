@@ -49,7 +49,8 @@ def outcome_row(run_id: str, day: int, number: int) -> dict:
         "attempts": 1,
         "seconds": 1.5,
         "generate_key": digest("generate", number),
-        "score_keys": {"score-identity": digest("score", number)},
+        "personalize_key": digest("personalize", number),
+        "stage_results": [{"stage": "score-identity", "stage_key": digest("score", number)}],
     }
 
 
@@ -69,7 +70,7 @@ def image_row(day: int, number: int, seed: int) -> dict:
         "height": 64,
         "sampler": "ddim",
         "steps": 20,
-        "guidance": 5.0,
+        "guidance_scale": 5.0,
         "base_digest": digest("base"),
     }
 
@@ -84,6 +85,7 @@ def metric_row(day: int, number: int, seed: int, value: float | None) -> dict:
         "score_key": digest("score", number),
         "run_date": date(2026, 11, day),
         "value": value,
+        "null_reason": "no_face" if value is None else None,
         "metric_version": 1,
     }
 
@@ -98,6 +100,8 @@ def summary_row(run_id: str, day: int, number: int) -> dict:
         "identity_id": f"person-{number}",
         "identity_key": person_key(number),
         "images": 2,
+        "personalize_key": digest("personalize", number),
+        "generate_key": digest("generate", number),
         "identity_similarity": 0.5,
         "identity_similarity_low": 0.4,
         "identity_similarity_high": 0.6,

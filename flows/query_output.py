@@ -1,0 +1,110 @@
+"""The rows of a query as text or bytes, straight from Arrow: integers, dates and nulls as they are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# A spreadsheet takes text that begins with one of these for a formula, which can read files and call addresses.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_BATCH = 10_000
+
+
+def rows_as(kind: str, rows: pa.Table) -> bytes:
+    """The rows in a format of `faceid query`.
+
+    - table: aligned text; a null is NULL.
+    - csv: a null is empty and an empty text is quoted; a text that a spreadsheet takes for a formula gets an
+      apostrophe in front, numbers are not changed.
+    - json: a list of objects; a null, and a number that JSON cannot hold, is null.
+    - parquet: the rows as they are.
+    """
+    if kind == "parquet":
+        sink = io.BytesIO()
+        pq.write_table(rows, sink, compression="zstd")
+        return sink.getvalue()
+    text = {"csv": _csv, "json": _json, "table": _table}[kind](rows)
+    return text.encode()
+
+
+def _records(rows: pa.Table) -> Iterator[list[Any]]:
+    for batch in rows.to_batches(_BATCH):
+        yield from map(list, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def _csv(rows: pa.Table) -> str:
+    lines = [",".join(_cell(name) for name in rows.column_names)]
+    lines += [",".join(map(_cell, record)) for record in _records(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return _quoted(_plain(value)) if isinstance(value, list | dict | tuple) else _plain(value)
+    return _quoted(f"'{value}" if value.startswith(_FORMULA) else value)
+
+
+def _quoted(text: str) -> str:
+    if text and not any(sign in text for sign in ',"\n\r') and text == text.strip():
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _json(rows: pa.Table) -> str:
+    names = rows.column_names
+    found = [
+        json.dumps(dict(zip(names, map(_as_json, record), strict=True)), ensure_ascii=False)
+        for record in _records(rows)
+    ]
+    return "[\n" + ",\n".join(f"  {each}" for each in found) + "\n]\n" if found else "[]\n"
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {name: _as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    return _plain(value)
+
+
+def _table(rows: pa.Table) -> str:
+    cells = [list(rows.column_names)]
+    cells += [["NULL" if value is None else _plain(value) for value in record] for record in _records(rows)]
+    if not rows.column_names:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    to_the_right = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in rows.schema.types]
+    return "".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, to_the_right, strict=True)
+        ).rstrip()
+        + "\n"
+        for line in cells
+    )
+
+
+def _plain(value: Any) -> str:
+    """A value as text: ISO 8601 for dates and times, JSON for lists and structures."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, list | dict | tuple):
+        return json.dumps(_as_json(value), ensure_ascii=False)
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)

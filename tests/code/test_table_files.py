@@ -1,0 +1,60 @@
+"""Files of the tables as DuckDB's threads read them: each where it is, and whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pytest
+
+from faceid_core.tables.files import SharedFile, TableFiles, TableFileSystem
+
+SCHEMA = pa.schema([("n", pa.int64())])
+
+
+@pytest.fixture
+def files(tmp_path) -> TableFileSystem:
+    data = b"".join(hashlib.sha256(str(each).encode()).digest() for each in range(20_000))
+    (tmp_path / "part.parquet").write_bytes(data)
+    (tmp_path / "hidden.parquet").write_bytes(data)
+    os.symlink(tmp_path / "hidden.parquet", tmp_path / "link.parquet")
+    named = {"part.parquet": len(data), "link.parquet": len(data), "gone.parquet": 5}
+    return TableFileSystem([TableFiles("runs", SCHEMA, named, folder=tmp_path)])
+
+
+def test_threads_that_share_a_file_read_each_where_it_is(files):
+    with_all = files.open("faceid://runs/part.parquet")
+
+    def reads(thread: int) -> bool:
+        for each in range(thread, 20_000, 16):
+            with_all.seek(32 * each)
+            if with_all.read(32) != hashlib.sha256(str(each).encode()).digest():
+                return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(reads, range(16)))
+
+
+def test_only_listed_files_are_there_and_none_through_a_link(files):
+    assert files.exists("faceid://runs/part.parquet") and not files.exists("faceid://runs/hidden.parquet")
+    assert files.glob("faceid://runs/*") == [] and files.info("faceid://runs/columns.parquet")["size"] > 0
+    for path in ("faceid://runs/hidden.parquet", "faceid://images/part.parquet", "/etc/hostname"):
+        with pytest.raises(FileNotFoundError):
+            files.open(path)
+    with pytest.raises(PermissionError):
+        files.open("faceid://runs/part.parquet", "wb")
+    for name in ("link.parquet", "gone.parquet"):
+        with pytest.raises(OSError):
+            files.open(f"faceid://runs/{name}")
+    assert [name for name, _ in files.lost] == ["runs", "runs"]
+
+
+def test_a_file_that_is_shorter_than_the_table_says_is_an_error_and_no_short_answer():
+    cut = SharedFile(lambda count, at: b"12345"[at : at + count], size=9)
+    with pytest.raises(OSError, match="ends at byte 5 of 9"):
+        cut.read(9)
+    slow = SharedFile(lambda count, at: b"123456789"[at : at + min(2, count)], size=9)
+    assert slow.read(-1) == b"123456789" and slow.read(4) == b""
