@@ -24,7 +24,7 @@ MOST_PADDING = 64 * 1024
 MOST_SCANS, SCANS_OF_ANY_SIZE = 100, 20
 # The longest side that a JPEG can have. A decoder's work for a row counts, too, where a row has one pixel.
 MOST_SIDE = 65_535
-# Pixels decoded for the tiles of a HEIC, in pictures of the largest size that is accepted.
+# Pixels decoded for the tiles of a HEIC or AVIF, in pictures of the largest size that is accepted.
 MOST_TILED = 4
 MOST_HEIC_BOXES = 10_000
 # Steps of one calculation in a color profile; where they are used at all there are some three.
@@ -52,7 +52,7 @@ def refuse_too_much_work(data: bytes, image_format: str, max_pixels: int) -> Non
         _check_jpeg(data, max_pixels)
     elif image_format == "PNG":
         _check_png(data)
-    elif image_format == "HEIF":
+    elif image_format in ("HEIF", "AVIF"):
         _check_heic(data, max_pixels)
 
 

@@ -14,7 +14,7 @@ import warnings
 from typing import cast
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, features
 
 from .errors import PhotoRejected
 from .file_kinds import picture_format
@@ -23,13 +23,23 @@ from .photo_work import is_too_much_profile, refuse_too_much_work
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 50_000_000
 
-# These three cover cameras, telephones and web pages; every further decoder is more surface to attack.
-ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP")
+# These cover cameras, telephones and web pages; every further decoder is more surface to attack.
+ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 _ADVICE = "Save it as JPEG, PNG or WebP and send it again."
 # Telephones' own format, read where Pillow's plugin for it is installed.
 _HEIC_PLUGIN = "pillow_heif"
 HEIC_UNAVAILABLE = "heic_unavailable"
 TRANSPARENT = "transparent"
+
+# A JPEG of up to this many times the accepted pixels, as telephones make them, is decoded at half its size; decoders of
+# other formats have no such way.
+_MOST_REDUCTION = 4
+# Below this quality (of the Independent JPEG Group's scale) a face is made of blocks of eight pixels in one color. The
+# least in 276 public photographs was 50.
+MIN_JPEG_QUALITY = 10
+
+# The finest step of the brightness table of ITU-T T.81, annex K, which stands for quality 50.
+_FINEST_STEP = 10
 
 # A larger color profile than this is not a camera's.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
@@ -65,7 +75,7 @@ def decode(
 
     Raises:
         PhotoRejected: too_many_bytes, not_an_image, format_not_allowed, heic_unavailable, too_many_pixels, too_much_work,
-            truncated or transparent.
+            too_compressed, truncated or transparent.
     """
     if len(data) > max_bytes:
         raise too_many_bytes(len(data), max_bytes)
@@ -80,7 +90,11 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=[image_format])
+            _reduce(image, max_pixels)
             _check_pixels(image.size, max_pixels)
+            if image_format == "JPEG":
+                _refuse_coarse_jpeg(image)
+                _refuse_damaged_jpeg(data)
             _load(image)
             # A HEIC file's true size may turn out other than its header says.
             _check_pixels(image.size, max_pixels)
@@ -106,6 +120,79 @@ def decode(
     ) as error:
         # Pillow's readers answer damage with any of these.
         raise _damaged() from error
+
+
+def reduction(data: bytes, max_pixels: int = MAX_PIXELS) -> float:
+    """By what factor `decode` shrinks a photo: 1, or more for a JPEG of more pixels than are accepted.
+
+    Points that a user gave in the photo's own pixels are divided by it.
+    """
+    if picture_format(data) != "JPEG":
+        return 1.0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=["JPEG"])
+            full = image.size[0]
+            _reduce(image, max_pixels)
+            return full / image.size[0]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1.0  # `decode` says what is wrong
+
+
+def _reduce(image: Image.Image, max_pixels: int) -> None:
+    """Have a large JPEG decoded at a half, a quarter or an eighth of its size, if that many pixels are accepted."""
+    pixels = image.size[0] * image.size[1]
+    # A progressive one needs the memory of all its pixels whatever it is reduced to.
+    is_plain = isinstance(image, JpegImagePlugin.JpegImageFile) and not image.info.get("progressive")
+    if is_plain and max_pixels < pixels <= _MOST_REDUCTION * max_pixels:
+        image.draft(None, (image.size[0] // 2, image.size[1] // 2))
+
+
+def _refuse_damaged_jpeg(data: bytes) -> None:
+    """Refuse a JPEG at which libjpeg warns of damage: Pillow passes over it, and the picture's rest is shifted.
+
+    Raises:
+        PhotoRejected: truncated.
+    """
+    if importlib.util.find_spec("simplejpeg") is None:
+        return
+    import simplejpeg  # needed for JPEGs alone
+
+    try:
+        simplejpeg.decode_jpeg(data, "Gray", fastdct=True, min_factor=8, strict=True)
+    except ValueError as error:
+        # What it does not know, such as arithmetic coding, is left to Pillow.
+        if "orrupt" in str(error) or "remature" in str(error):
+            raise _damaged() from error
+
+
+def _refuse_coarse_jpeg(image: Image.Image) -> None:
+    """Refuse a JPEG of lower quality than `MIN_JPEG_QUALITY`.
+
+    Raises:
+        PhotoRejected: too_compressed.
+    """
+    quality = _jpeg_quality(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+    if quality is not None and quality < MIN_JPEG_QUALITY:
+        sentence = (
+            f"The photo was saved with a JPEG quality of about {quality:.0f} of 100, which leaves blocks of a face. Send "
+            "the original."
+        )
+        raise PhotoRejected("too_compressed", sentence, value=round(quality, 1), threshold=MIN_JPEG_QUALITY)
+
+
+def _jpeg_quality(image: JpegImagePlugin.JpegImageFile) -> float | None:
+    """The quality at which the Independent JPEG Group's encoder takes the same finest step of brightness, or None.
+
+    Source: `jpeg_quality_scaling` of libjpeg: the table of ITU-T T.81, annex K, times 50 / quality below 50, and times
+    2 - quality / 50 above. The table's other steps end at 255, below quality 30.
+    """
+    table = image.quantization.get(0)
+    if not table:
+        return None
+    scale = min(table) / _FINEST_STEP
+    return 50 / scale if scale > 1 else 50 * (2 - scale)
 
 
 def check_readable(data: bytes) -> None:
@@ -179,7 +266,12 @@ def _allowed_format(data: bytes) -> str:
             decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
         )
         return "HEIF"
-    if found not in ALLOWED_FORMATS:
+    if found == "AVIF" and features.check("avif"):
+        from PIL import AvifImagePlugin
+
+        # Threads beside the workers' own would fight for the cores.
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    elif found not in ALLOWED_FORMATS or found == "AVIF":
         raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")
     return found
 

@@ -109,7 +109,7 @@ def _about(config: NightlyConfig, pixels: int) -> dict[str, str]:
     faces = config.faces
     about = {"faces": faces.backend, "crop": f"{pixels} px, {faces.crop_framing}", "mask": faces.mask_region}
     if faces.photographs:
-        about |= {"detector": faces.detector, "parser": faces.parser}
+        about |= {"detector": faces.detector_name, "parser": faces.parser}
     return about
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from .section import Section
 
+# Limits of photographs alone, by the names of `faces.quality.Limits`.
+_PHOTOGRAPH_LIMITS = (
+    "min_brightness",
+    "min_contrast",
+    "min_eye_brightness",
+    "min_mouth_contrast",
+    "max_flat_share",
+    "min_side_margin",
+)
 # Keys that have no effect in the miniature world.
 _FOR_PHOTOGRAPHS = (
     "detector",
@@ -17,7 +27,11 @@ _FOR_PHOTOGRAPHS = (
     "max_yaw_degrees",
     "max_clipped_share",
     "max_covered_share",
+    *_PHOTOGRAPH_LIMITS,
+    "covered",
 )
+# The second holds the files of the landmarks and of the recognizer.
+_DLIB_PACKAGES = ("dlib", "face_recognition_models")
 
 
 class FacesConfig(Section):
@@ -29,11 +43,20 @@ class FacesConfig(Section):
         "the keys detector and parser.",
     )
     detector: Literal[
-        "opencv", "dlib", "yunet", "ssd", "centerface", "retinaface", "mtcnn", "fastmtcnn", "mediapipe"
-    ] = Field(
+        "auto",
         "opencv",
-        description="For photographs: the detector, by its DeepFace name. opencv needs no file and finds the eyes "
-        "only; the files of the others are fetched before a run.",
+        "dlib",
+        "yunet",
+        "ssd",
+        "centerface",
+        "retinaface",
+        "mtcnn",
+        "fastmtcnn",
+        "mediapipe",
+    ] = Field(
+        "auto",
+        description="For photographs: the detector, by its DeepFace name. auto takes dlib where it is installed, else "
+        "opencv, which finds fewer faces and eyes only; the files of the others are fetched before a run.",
     )
     parser: Literal["grabcut", "ellipse", "segformer"] = Field(
         "grabcut",
@@ -77,6 +100,45 @@ class FacesConfig(Section):
         le=1,
         description="For photographs parsed by a segformer: largest covered share of eyes, nose and mouth (1: any).",
     )
+    min_brightness: float = Field(
+        0.1, ge=0, le=1, description="For photographs: least mean gray value of the face, 0 to 1 (0: any)."
+    )
+    min_contrast: float = Field(
+        0.04,
+        ge=0,
+        le=1,
+        description="For photographs: least standard deviation of the face's gray values, 0 to 1 (0: any).",
+    )
+    min_eye_brightness: float = Field(
+        0.79,
+        ge=0,
+        le=2,
+        description="For photographs: brightness around the eyes by that of the cheeks, below which they count as "
+        "covered by sunglasses (0: never).",
+    )
+    min_mouth_contrast: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="For photographs: contrast around the mouth, below which it counts as covered (0: never).",
+    )
+    max_flat_share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="For photographs: share of the face without texture, above which it counts as drawn (1: never).",
+    )
+    min_side_margin: float = Field(
+        0.4,
+        ge=0,
+        le=2,
+        description="For photographs: least distance of an eye from the photo's side, in eye distances.",
+    )
+    covered: Literal["reject", "warn"] = Field(
+        "reject",
+        description="For photographs: whether eyes or a mouth that min_eye_brightness and min_mouth_contrast take for "
+        "covered reject the photo, or are only told by `faceid prepare`.",
+    )
     max_photo_bytes: int = Field(
         30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
     )
@@ -94,6 +156,14 @@ class FacesConfig(Section):
     def photographs(self) -> bool:
         """Whether identities come as photographs, not as renderings of the miniature."""
         return self.backend != "miniature"
+
+    @property
+    def detector_name(self) -> str:
+        """The detector with `auto` resolved: dlib where it and its landmarks are installed, else opencv."""
+        if self.detector != "auto":
+            return self.detector
+        here = all(importlib.util.find_spec(package) is not None for package in _DLIB_PACKAGES)
+        return "dlib" if here else "opencv"
 
     @property
     def crop_framing(self) -> str:
@@ -114,6 +184,8 @@ class FacesConfig(Section):
             limits |= {
                 "max_yaw_degrees": self.max_yaw_degrees,
                 "max_clipped_share": self.max_clipped_share,
+                **{name: getattr(self, name) for name in _PHOTOGRAPH_LIMITS},
+                "covered": self.covered,
             }
         return limits
 
@@ -123,7 +195,7 @@ class FacesConfig(Section):
 
     def result_values(self) -> dict[str, Any]:
         """The values that results depend on; in the miniature world without the keys for photographs."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json") | {"detector": self.detector_name}
         if not self.photographs:
             values = {name: value for name, value in values.items() if name not in _FOR_PHOTOGRAPHS}
             if self.crop_framing != "close_up":

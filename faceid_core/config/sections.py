@@ -134,7 +134,7 @@ class ScoreConfig(Section):
         min_length=1,
         max_length=2,
         description="For photographs: the face recognizer of metric identity and, if a second is named, of "
-        "identity_second, by their DeepFace names. Dlib needs the extra 'dlib', which `make` installs.",
+        "identity_second, by their DeepFace names. Dlib's weights come with faceid's packages.",
     )
     clips: tuple[Clip, ...] = Field(
         ("ViT-B/32",),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from faceid_core.geometry.align import (
@@ -15,13 +16,17 @@ from faceid_core.geometry.align import (
     align,
     transform_points,
 )
-from faceid_core.geometry.protocols import Box, Face, FaceDetector, Point
+from faceid_core.geometry.protocols import Box, Doubting, Face, FaceDetector, Point
 
 from ..errors import PhotoRejected
 from .quality import Limits, check, check_blur_without_eyes, measure
 
 # Smallest intersection over union of a face and the box that selects it.
 _MIN_OVERLAP = 0.1
+# A photo is turned in a copy of this size: telephones' turned photos show large faces.
+_TURNED_SIDE_PIXELS = 800
+# Masks and patterns upside down look like faces, too, less surely.
+_SURE_TURNED = 0.9
 _BELOW_THE_EYES = ("nose", "nose_base", "mouth_left", "mouth_right")
 
 
@@ -39,6 +44,7 @@ class Detection:
         quality: figures from `quality.measure`.
         others: number of further faces, ignored as background or because `face_box` selects this one.
         landmarks: further points in the photo that the detector gave.
+        warnings: what is wrong with the photo but does not reject it, as sentences.
     """
 
     box: Box
@@ -50,6 +56,7 @@ class Detection:
     quality: dict[str, float]
     others: int
     landmarks: Mapping[str, Point] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def face_in_crop(self) -> Face:
         """The face in the crop's coordinates, for a parser."""
@@ -65,6 +72,8 @@ class Detection:
             "quality": self.quality,
             "others": self.others,
         }
+        if self.warnings:
+            facts["warnings"] = list(self.warnings)
         if self.landmarks:
             facts["landmarks"] = {
                 name: [round(value, 3) for value in point] for name, point in self.landmarks.items()
@@ -100,17 +109,18 @@ def detect_face(
         limits: None for the defaults.
 
     Raises:
-        PhotoRejected: no_face, several_faces, eyes_not_found, or one of `quality.check`.
+        PhotoRejected: no_face, turned_photo, several_faces, eyes_not_found, or one of `quality.check`.
     """
     limits = limits or Limits()
-    found = detector.detect([image])[0]
-    face = _choose(found, face_box, limits)
+    found, suspected = (
+        detector.look(image) if isinstance(detector, Doubting) else (detector.detect([image])[0], [])
+    )
+    if not found and face_box is None and isinstance(detector, Doubting):
+        _refuse_turned(image, detector)
+    face = _choose(found, suspected, face_box, limits)
     if face.left_eye is None or face.right_eye is None:
         check_blur_without_eyes(image, face.box, limits)
-        sentence = (
-            "A face was found, but not both of its eyes. Send a photo from the front with the eyes open."
-        )
-        raise PhotoRejected("eyes_not_found", sentence)
+        raise PhotoRejected("eyes_not_found", _no_eyes(detector))
     face = _with_ordered_eyes(face)
     landmarks = {name: point for name, point in face.landmarks.items() if name in FACE_TEMPLATE}
     try:
@@ -126,12 +136,46 @@ def detect_face(
         # Eyes that coincide or lie off the photo are no pair of eyes.
         sentence = "The two eyes could not be distinguished. Send a photo from the front with the eyes open."
         raise PhotoRejected("eyes_not_found", sentence) from error
-    check(quality, limits)
+    warnings = check(quality, limits)
     others = len(found) - 1
-    return Detection(face.box, face.eyes, face.confidence, crop, valid, transform, quality, others, landmarks)
+    return Detection(
+        face.box, face.eyes, face.confidence, crop, valid, transform, quality, others, landmarks, warnings
+    )
 
 
-def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
+def _no_eyes(detector: FaceDetector) -> str:
+    """The sentence for a face without eyes: a search that often fails is blamed, and not the person."""
+    if isinstance(detector, Doubting) and detector.searches_eyes:
+        return (
+            "A face was found, but the search for its eyes failed, as it does on one good portrait in six: "
+            f"the detector {detector.name.removeprefix('deepface-')} knows no landmarks. Set faces.detector to dlib "
+            "(or auto, where dlib is installed), or send a photo in which both eyes are plainly seen."
+        )
+    return "A face was found, but not both of its eyes. Send a photo from the front with the eyes open."
+
+
+def _refuse_turned(image: np.ndarray, detector: Doubting) -> None:
+    """Reject a photo in which a face is found only after a turn.
+
+    Raises:
+        PhotoRejected: turned_photo.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, _TURNED_SIDE_PIXELS / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    for quarters, way in ((1, "to the left"), (3, "to the right"), (2, "upside down")):
+        faces, _ = detector.look(np.ascontiguousarray(np.rot90(image, quarters)))
+        if any(face.left_eye is not None and face.confidence >= _SURE_TURNED for face in faces):
+            how = "by half a turn" if quarters == 2 else f"by a quarter turn {way}"
+            sentence = (
+                f"The photo does not stand upright: a face was found only after turning it {how}. Turn it so in a "
+                "picture viewer, save it and send it again."
+            )
+            raise PhotoRejected("turned_photo", sentence, value=90 * quarters, threshold=0)
+
+
+def _choose(found: list[Face], suspected: list[Face], face_box: Box | None, limits: Limits) -> Face:
     if not found:
         sentence = "No face was found. Send a photo that shows one face from the front, well lit."
         raise PhotoRejected("no_face", sentence, value=0, threshold=1)
@@ -144,6 +188,13 @@ def _choose(found: list[Face], face_box: Box | None, limits: Limits) -> Face:
         return best
     widest = max(face.width for face in found)
     near = [face for face in found if face.width >= limits.min_relative_size * widest]
+    # A face at the border or half hidden is seen by one of two methods, or less surely; it is a person all the same.
+    near += [
+        face
+        for face in suspected
+        if face.width >= limits.min_relative_size * widest
+        and not any(_overlap(face.box, other.box) > 0 for other in near)
+    ]
     if len(near) > 1:
         sentence = (
             f"{len(near)} faces were found. Send a photo of one person, or give face_box to choose one."

@@ -16,6 +16,7 @@ from .mask import make_mask
 from .parse import parse_face
 from .picture import prepare_picture
 from .quality import Limits
+from .subject import reduced
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,12 @@ def prepare_photo(
     image = photos.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
     targets = FRAMINGS[framing]
     detection = detect_face(
-        image, detector, face_box=face_box, crop_pixels=size, eye_targets=targets, limits=limits
+        image,
+        detector,
+        face_box=reduced(face_box, photos.reduction(data, limits.max_pixels)),
+        crop_pixels=size,
+        eye_targets=targets,
+        limits=limits,
     )
     labels = parse_face(detection.crop, parser, face=detection.face_in_crop())
     mask, verdict = make_mask(

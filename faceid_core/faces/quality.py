@@ -15,6 +15,7 @@ from faceid_core.geometry.protocols import Box, Face
 
 from .. import photos
 from ..errors import PhotoRejected
+from .visible import measure_visible
 
 # Sharpness is measured on a copy of the face of this size, so that the photo's resolution has no effect.
 _SHARPNESS_PIXELS = 96
@@ -44,6 +45,11 @@ class Limits:
         max_yaw_degrees: largest turn of the face to the side; None: any. Needs a detector that gives a nose.
         max_clipped_share: largest share of the face that may be black or white; None: any.
         min_relative_size: a further face narrower than this share of the widest one counts as background.
+        min_brightness, min_contrast: least mean and standard deviation of the face's gray values, 0 to 1; None: any.
+        min_eye_brightness, min_mouth_contrast: below them, eyes or mouth count as covered; None: any. See `visible`.
+        max_flat_share: largest share of the face without texture, above which it counts as drawn; None: any.
+        min_side_margin: least eye distances between an eye and the photo's side; None: any.
+        covered: whether covered eyes or mouths "reject" the photo or "warn".
     """
 
     max_bytes: int = photos.MAX_BYTES
@@ -54,11 +60,24 @@ class Limits:
     max_yaw_degrees: float | None = None
     max_clipped_share: float | None = None
     min_relative_size: float = 0.4
+    min_brightness: float | None = None
+    min_contrast: float | None = None
+    min_eye_brightness: float | None = None
+    min_mouth_contrast: float | None = None
+    max_flat_share: float | None = None
+    min_side_margin: float | None = None
+    covered: str = "reject"
 
     @property
     def for_photographs(self) -> bool:
         """Whether figures that only photographs have are limited."""
         return self.max_yaw_degrees is not None or self.max_clipped_share is not None
+
+    @property
+    def looks_at_parts(self) -> bool:
+        """Whether what can be seen of eyes, mouth and texture is limited."""
+        parts = (self.min_eye_brightness, self.min_mouth_contrast, self.max_flat_share, self.min_side_margin)
+        return any(part is not None for part in parts)
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Limits:
@@ -97,6 +116,8 @@ def measure(image: np.ndarray, face: Face, limits: Limits | None = None) -> dict
         yaw = yaw_degrees(face)
         if yaw is not None:
             figures["yaw_degrees"] = yaw
+    if limits is not None and limits.looks_at_parts:
+        figures |= measure_visible(image, face)
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -160,11 +181,15 @@ def yaw_degrees(face: Face) -> float | None:
     return math.degrees(math.atan(aside / _DEPTHS[name]))
 
 
-def check(figures: dict[str, float], limits: Limits) -> None:
+def check(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
     """Reject a photo whose figures (from `measure`) exceed the limits.
 
+    Returns:
+        what is wrong but only warned of: sentences.
+
     Raises:
-        PhotoRejected: face_too_small, face_cut_off, turned_away, badly_exposed or too_blurred.
+        PhotoRejected: face_too_small, face_cut_off, turned_away, badly_exposed, too_blurred, not_a_photograph or
+            face_covered.
     """
     size = figures["face_pixels"]
     if size < limits.min_face_pixels:
@@ -177,6 +202,12 @@ def check(figures: dict[str, float], limits: Limits) -> None:
     if cut > limits.max_cut_share:
         sentence = f"About {cut:.0%} of the face lies outside the photo. Send one that shows the whole face."
         raise PhotoRejected("face_cut_off", sentence, value=cut, threshold=limits.max_cut_share)
+    margin = figures.get("side_margin", math.inf)
+    if limits.min_side_margin is not None and margin < limits.min_side_margin:
+        sentence = (
+            "The photo's side cuts through the face, close to an eye. Send one that shows the whole face."
+        )
+        raise PhotoRejected("face_cut_off", sentence, value=margin, threshold=limits.min_side_margin)
     yaw = abs(figures.get("yaw_degrees", 0.0))
     if limits.max_yaw_degrees is not None and yaw > limits.max_yaw_degrees:
         sentence = (
@@ -192,7 +223,45 @@ def check(figures: dict[str, float], limits: Limits) -> None:
             "without flash or hard sun."
         )
         raise PhotoRejected("badly_exposed", sentence, value=clipped, threshold=limits.max_clipped_share)
+    _check_light(figures, limits)
     _check_sharpness(figures["sharpness"], limits)
+    flat = figures.get("flat_share", 0.0)
+    if limits.max_flat_share is not None and flat > limits.max_flat_share:
+        sentence = (
+            f"{flat:.0%} of the face has no texture, as in a drawing. Send a photograph without filters."
+        )
+        raise PhotoRejected("not_a_photograph", sentence, value=flat, threshold=limits.max_flat_share)
+    return _check_covered(figures, limits)
+
+
+def _check_light(figures: dict[str, float], limits: Limits) -> None:
+    """Reject a face that is too dark or without contrast."""
+    for name, limit, what in (
+        ("brightness", limits.min_brightness, "dark"),
+        ("contrast", limits.min_contrast, "pale or foggy"),
+    ):
+        if limit is not None and figures[name] < limit:
+            sentence = (
+                f"The face is too {what} ({name} {figures[name]:.2f}, at least {limit:.2f} is needed). Send a photo in "
+                "even light."
+            )
+            raise PhotoRejected("badly_exposed", sentence, value=figures[name], threshold=limit)
+
+
+def _check_covered(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
+    """Reject a face whose eyes or mouth cannot be seen, or return the sentences that say so."""
+    warnings = []
+    for name, limit, what, cause in (
+        ("eye_brightness", limits.min_eye_brightness, "eyes", "sunglasses"),
+        ("mouth_contrast", limits.min_mouth_contrast, "mouth", "a mask, hand or scarf before it"),
+    ):
+        value = figures.get(name, math.inf)
+        if limit is not None and value < limit:
+            sentence = f"The {what} cannot be seen. Send a photo without {cause}."
+            if limits.covered == "reject":
+                raise PhotoRejected("face_covered", sentence, value=value, threshold=limit)
+            warnings.append(sentence)
+    return tuple(warnings)
 
 
 def _check_sharpness(sharp: float, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,14 @@ def cut_subject(
     mask_image = np.repeat(within[..., None].astype(np.uint8) * 255, 3, axis=2)
     shares, _, _ = align(mask_image, *points, size=crop_pixels, eye_targets=targets)
     return Cut((x0, y0, x1, y1), crop, valid, (shares[..., 0] > 127) & valid, transform)
+
+
+def reduced(box: Sequence[float] | None, factor: float) -> Box | None:
+    """A box that the user gave in the photo's own pixels, in those of the photo as `photos.decode` shrank it."""
+    if not box:
+        return None
+    x0, y0, x1, y1 = (value / factor for value in box)
+    return x0, y0, x1, y1
 
 
 def _bounding_box(mask: np.ndarray | None) -> Box:

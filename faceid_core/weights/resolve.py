@@ -16,7 +16,7 @@ from faceid_core.store.keys import canonical_json, sha256_hex
 
 from .base_model import BaseFiles, find_base
 from .catalog import SEGFORMER_FILES, KnownModel
-from .deepface_files import detector_files, detector_package_version, find_files
+from .deepface_files import detector_files, detector_package_version, find_files, second_look_files
 from .describe import MINIATURE, Description, describe
 from .hub import HubModel
 from .lock import SHIPPED, DamagedWeights, entry_digest, file_entry, shipped_lock
@@ -158,7 +158,7 @@ def _detector(ref: ModelRef, check: bool) -> LocalModel:
         folders = _detector_folders(ref.models[0], ref.place)
     files = detector_files(ref.name, folders)
     record = {
-        "files": {file.name: file_entry(file)["sha256"] for file in files},
+        "files": {file.name: file_entry(file)["sha256"] for file in (*files, *second_look_files(ref.name))},
         "package": detector_package_version(ref.name),
         "detector": [ref.name, ref.version],
     }

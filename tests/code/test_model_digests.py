@@ -33,15 +33,15 @@ SHIPPED_DIGESTS = {
     "reporting_recognizer": "b1b8ae85811c59a50195e81493ba5658fd7c747e6164a81dd56ac5e3f8394c49",
 }
 FACE_DETECTORS = {
-    "opencv": "c4156f51d17f045f4174b6f17c1ef8cc8513b03f1344f8f2ef144e1e36e68c60",
-    "dlib": "c91282ae95a7adcec65266eb176f253b946bf66ef72b6f6d14d095da165504f5",
-    "yunet": "4ba16eec245d44071c142c366ed6242ab1fa2584952b77243bbf78b773ed1de4",
-    "ssd": "dfef1ae27c4b0f1c1c565c68d347c4fe524d6f54b4a021409ff0138a6ca68ba9",
-    "centerface": "1364d18355ed7dd8b2d42268bcbfd1518abc8e8cc7774b8c5642ff5aab9511e6",
-    "retinaface": "02c303de63ede48ad69c7ea76433871f3cdbe2514c491aa48b5a9328a6d302dd",
-    "mtcnn": "0a62c107d4fa08c607d2aa849b3f5b6154b70c75ab0bd2074795c599eca2279e",
-    "fastmtcnn": "b7c87508b1a0ccf62f2121cb8c2be76ad6839f810fc0793108b22e1cf8ec56b5",
-    "mediapipe": "e89f5313fa2b3d1d32eb7192c25cbf0733b700f55bf15a6cd990f6cfee33ccd1",
+    "opencv": "f614d56a12d37e968e64b39fd90db0b37d87d139ff6cc9bd98ef402c8b7a4786",
+    "dlib": "4a6d374279b2f09d19afb78364a102181a743b60a74244a1b59a4ca1df07b6c6",
+    "yunet": "bc1a5adbbe1a136939f810fe6f68b53b7d37c2c951c0e74ddfb5508c18ad335e",
+    "ssd": "414777e439a0dc25398b09a1bf93eada12cb76d4eb584ddf40a3e52ee9e3b96a",
+    "centerface": "c4073d09ea6e8ac59a6294caec6246efa9b99f261bcc8abd31e38da7d66e07c6",
+    "retinaface": "91798d3c1bdd8ac3874d75c59899d3d67a0906cbaf885da1cf809b72b2c4c8d0",
+    "mtcnn": "7279c011d6eb7f43239452968a544341680318f760221c397a5277684caf78de",
+    "fastmtcnn": "0dd77f1dc22faff430af219718e2e733ec5ccd9d9496ca2a4184a1fd7fd087ca",
+    "mediapipe": "d12d4b2fd9c2be51555cd2123272117d9a0afba7f3eecad7057522cb1fced1c0",
 }
 FACE_PARSERS = {
     "grabcut": "3a01f6fd6d97db34002c7eccfa2c2fb86d7ab8956e3c9acaf5f7d6ea9bcfc701",
@@ -91,7 +91,7 @@ NAMES = {
     "second_image_text": "clip-ViT-B/32@1",
     "embedder": "clip-ViT-L/14@1",
     "attributes": "deepface-Age+Gender@1",
-    "detector": "deepface-opencv@2",
+    "detector": "deepface-dlib@3",
     "parser": "grabcut",
 }
 

@@ -30,7 +30,7 @@ from tests.helpers.tiny_onnx import write_mean_network
 # The extra for tests brings it, so `make test` runs these; it has no wheel for every machine.
 with_dlib = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models")),
-    reason="the extra is not installed: pip install -e '.[dlib]'",
+    reason="dlib is not installed: pip install -e .",
 )
 
 

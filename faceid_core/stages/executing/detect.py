@@ -11,7 +11,7 @@ from faceid_core import photos
 from faceid_core.errors import ConfigurationError, PhotoRejected
 from faceid_core.faces.detect import detect_face
 from faceid_core.faces.quality import Limits
-from faceid_core.faces.subject import cut_subject, read_subject_mask
+from faceid_core.faces.subject import cut_subject, read_subject_mask, reduced
 from faceid_core.geometry.align import FRAMINGS
 from faceid_core.progress import ProgressCallback
 from faceid_core.stages.executing.stage import Inputs, Outputs, StageResult
@@ -47,12 +47,13 @@ def _aligned(blobs: Inputs, parameters: Mapping[str, Any], models: Models) -> Ou
     """The outputs for a photo; raises PhotoRejected."""
     limits = Limits.of(parameters)
     image = photos.decode(blobs["photo"], max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+    reduction = photos.reduction(blobs["photo"], limits.max_pixels)
     if "subject_box" in parameters or "subject_mask" in blobs:
-        return _given(image, blobs, parameters)
+        return _given(image, blobs, parameters, reduction)
     found = detect_face(
         image,
         models.detector,
-        face_box=tuple(parameters["face_box"]) if parameters["face_box"] else None,
+        face_box=reduced(parameters["face_box"], reduction),
         crop_pixels=parameters["crop_pixels"],
         eye_targets=FRAMINGS[parameters.get("framing", "close_up")],
         limits=limits,
@@ -64,15 +65,15 @@ def _aligned(blobs: Inputs, parameters: Mapping[str, Any], models: Models) -> Ou
     }
 
 
-def _given(image: np.ndarray, blobs: Inputs, parameters: Mapping[str, Any]) -> Outputs:
+def _given(image: np.ndarray, blobs: Inputs, parameters: Mapping[str, Any], reduction: float) -> Outputs:
     """The outputs for a subject that the user pointed at; raises PhotoRejected."""
-    mask, box = None, parameters.get("subject_box")
+    mask = None
     if "subject_mask" in blobs:
         limits = {name: parameters[name] for name in ("max_bytes", "max_pixels")}
         mask = read_subject_mask(blobs["subject_mask"], **limits)
     cut = cut_subject(
         image,
-        box=tuple(box) if box else None,
+        box=reduced(parameters.get("subject_box"), reduction),
         mask=mask,
         crop_pixels=parameters["crop_pixels"],
         least_pixels=parameters["min_face_pixels"],

@@ -1,0 +1,73 @@
+"""What of a face can be seen, without a model: eyes behind dark glasses, a covered mouth, a drawing, a cut side."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from faceid_core.geometry.align import align
+from faceid_core.geometry.protocols import Face
+
+# The copy that is looked at: its side, and where it has the eyes.
+_PIXELS = 128
+_EYES = (0.35, 0.38), (0.65, 0.38)
+_EYE_DISTANCE = 0.3
+# Ellipses in eye distances from the middle of the eyes: center (x, y), half axes. Eyes and cheeks are mirrored.
+_EYE = (0.5, 0.03), (0.3, 0.2)
+_CHEEK = (0.5, 0.7), (0.18, 0.15)
+_MOUTH = (0.0, 1.15), (0.35, 0.15)
+_FACE = (0.0, 0.55), (0.9, 1.1)
+# Between lashes and pupils, an eye has skin and white as bright as the cheek; behind dark glasses it has nothing.
+_BRIGHT_PERCENTILE = 90
+# Lightness (0 to 100) below which a cheek says nothing.
+_DARK = 5.0
+# Gray steps by which the nine pixels around one differ in a photograph: noise alone makes as much.
+_NO_TEXTURE = 0.7
+
+
+def measure_visible(image: np.ndarray, face: Face) -> dict[str, float]:
+    """What can be seen of a face in a photograph.
+
+    Args:
+        image: uint8 [h, w, 3].
+        face: with both eyes.
+
+    Returns:
+        eye_brightness: 90th percentile of the lightness around an eye, by the median of the cheek below it; the larger
+            of the two, since one side may lie in shadow.
+        mouth_contrast: standard deviation of the lightness between nose and chin, by its mean.
+        flat_share: share of the face without any texture.
+        side_margin: eye distances between the outer eye and the photo's side.
+    """
+    crop, _, _ = align(image, *face.eyes, size=_PIXELS, eye_targets=_EYES)
+    lightness = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[..., 0]  # [s, s], 0 to 100
+    ratios = []
+    for side in (-1, 1):
+        eye, cheek = (lightness[_ellipse((side * x, y), axes)] for (x, y), axes in (_EYE, _CHEEK))
+        ratios.append(float(np.percentile(eye, _BRIGHT_PERCENTILE)) / max(float(np.median(cheek)), _DARK))
+    mouth = lightness[_ellipse(*_MOUTH)]
+    (left, _), (right, _) = face.eyes
+    distance = float(np.hypot(*np.subtract(*face.eyes)))
+    figures = {
+        "eye_brightness": max(ratios),
+        "mouth_contrast": float(mouth.std()) / max(float(mouth.mean()), 1.0),
+        "flat_share": float((_texture(crop)[_ellipse(*_FACE)] < _NO_TEXTURE).mean()),
+        "side_margin": min(left, right, image.shape[1] - left, image.shape[1] - right) / distance,
+    }
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _ellipse(center: tuple[float, float], axes: tuple[float, float]) -> np.ndarray:
+    """Pixels of an ellipse in the copy, bool [s, s]; lengths in eye distances."""
+    unit = _EYE_DISTANCE * _PIXELS
+    x, y = np.meshgrid(np.arange(_PIXELS) + 0.5, np.arange(_PIXELS) + 0.5)
+    across = (x - _PIXELS / 2) / unit - center[0]
+    down = (y - _EYES[0][1] * _PIXELS) / unit - center[1]
+    return (across / axes[0]) ** 2 + (down / axes[1]) ** 2 <= 1
+
+
+def _texture(crop: np.ndarray) -> np.ndarray:
+    """Standard deviation of the gray values of the nine pixels around each, [s, s]."""
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean = cv2.blur(gray, (3, 3))
+    return np.sqrt(np.maximum(cv2.blur(gray * gray, (3, 3)) - mean * mean, 0))
