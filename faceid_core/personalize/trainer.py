@@ -165,8 +165,8 @@ class _Trainer:
     def __init__(self, base: BaseModel, method: Method, seed: int, samples_at_once: int = 0):
         self.base, self.method, self.seed = base, method, seed
         self.objective = Objective(base, method, seed, samples_at_once)
-        # text encoder -> length of the longest embedding of its vocabulary
-        self.longest_word = {name: vocabulary_of(tower).longest for name, tower in base.towers.items()}
+        self.vocabulary = {name: vocabulary_of(tower) for name, tower in base.towers.items()}
+        self.longest_words = {name: each.longest for name, each in self.vocabulary.items()}
 
     def admit(self, photo: TrainingPhoto, checkpoint: bytes | None = None) -> Slot:
         """Open a slot where a checkpoint left off, or at the first step."""
@@ -232,7 +232,9 @@ class _Trainer:
             for name, tower in base.towers.items()
         }
         learned = {
-            name: make_parametrization(base, tower, initial[name], method, self.seed)
+            name: make_parametrization(
+                base, tower, initial[name], method, self.seed, self.vocabulary[name]
+            )
             for name, tower in base.towers.items()
         }
         side = base.description.latent_side
@@ -288,7 +290,7 @@ class _Trainer:
                     "attention_ratio": method.attention_weight * l_attention / max(l_diffusion, 1e-12),
                 }
             )
-            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.longest_word):
+            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.longest_words):
                 faults[index] = fault
         share = (time.perf_counter() - began) / len(taken)
         for slot in taken.values():

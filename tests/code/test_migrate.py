@@ -16,7 +16,7 @@ from faceid_core.store import FolderStore, RunLease, StoreBusy, layout
 from faceid_core.store.secret import IdentitySecret
 from faceid_core.tables import Tables
 from faceid_core.upkeep.erase import erase
-from faceid_core.upkeep.migrate import migrate
+from faceid_core.upkeep.migrate import migrate, new_call
 from faceid_core.upkeep.verify import verify
 from flows.cli import cli
 from tests.end_to_end.conftest import people, small  # noqa: F401
@@ -90,3 +90,16 @@ def test_another_secret_and_a_running_run_are_refused(old):
         migrate(old, IdentitySecret(b"b" * 32))
     with RunLease.acquire(old, "a-run"), pytest.raises(StoreBusy):
         migrate(old, SECRET)
+
+
+@pytest.mark.parametrize(("parametrization", "version"), [("name_basis", 4), ("block", 4), ("free", 3)])
+def test_results_at_a_learning_rate_of_another_unit_are_not_taken_for_this_versions(parametrization, version):
+    method = {"parametrisation": parametrization, "learning_rate": 0.4, "start": "mean_name"}
+    preimage = {
+        "stage": "personalise", "version": 3, "parameters": {"method": method, "seed": 0}, "precision": "float32",
+        "inputs": {}, "weights": {},
+    }  # fmt: skip
+    call = new_call(preimage)
+    assert (call.stage, call.version) == ("personalize", version)
+    assert call.parameters["method"]["vector_length"] == "free"
+    assert new_call({**preimage, "version": 2}).version == 2, "older results were other results already"
