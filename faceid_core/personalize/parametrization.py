@@ -19,7 +19,7 @@ from faceid_core.diffusion.base import BaseModel, TextTower
 from .initial_embeddings import name_basis
 from .name_prior import NamePrior
 from .seeded_draws import seeded_generator
-from .vocabulary import vocabulary_of
+from .vocabulary import Vocabulary
 
 _HEADS = 8
 
@@ -240,7 +240,7 @@ def mixture_parametrization(prior: NamePrior, latents: torch.Tensor, method: Met
 
 
 def make_parametrization(
-    base: BaseModel, tower: TextTower, initial: torch.Tensor, method: Method, seed: int
+    base: BaseModel, tower: TextTower, initial: torch.Tensor, method: Method, seed: int, vocabulary: Vocabulary
 ) -> Parametrization:
     """One text encoder's parametrization as the method chooses it.
 
@@ -248,8 +248,8 @@ def make_parametrization(
         initial: the initial embedding, float32 [vectors, width], at which all vectors begin, or at its direction where
             the method sets their length.
         seed: of the block's random weights.
+        vocabulary: of the text encoder.
     """
-    vocabulary = vocabulary_of(tower)
     if method.optimizer == "riemannian":
         return Directions(initial, method.stages, method.kv_count, vocabulary.mean_length)
     made = _of_any_length(base, tower, initial, method, seed, vocabulary.spread)

@@ -284,15 +284,15 @@ def loss_fault(curve: Sequence[Mapping[str, float]]) -> str | None:
     return f"the diffusion loss has grown to {recent:.1f}, where predicting nothing gives 1; lower the learning rate"
 
 
-def vector_fault(vectors: Mapping[str, torch.Tensor], longest_word: Mapping[str, float]) -> str | None:
+def vector_fault(vectors: Mapping[str, torch.Tensor], vocabulary: Mapping[str, float]) -> str | None:
     """Why vectors cannot be used: one is far too long, or not a number; else None.
 
     Args:
         vectors: text encoder -> [..., width].
-        longest_word: text encoder -> length of the longest embedding of its vocabulary.
+        vocabulary: text encoder -> length of the longest embedding of its vocabulary.
     """
     for name, each in vectors.items():
-        longest = float(each.detach().norm(dim=-1).max()) / longest_word[name]
+        longest = float(each.detach().norm(dim=-1).max()) / vocabulary[name]
         if not longest <= _LONGEST_VECTOR:  # also when it is not a number
             return (
                 f"a vector of {name} is {longest:.0f} times as long as the longest of the vocabulary "

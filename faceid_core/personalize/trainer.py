@@ -172,9 +172,9 @@ class _Trainer:
         self.base, self.method, self.seed = base, method, seed
         self.prior = prior.to(base.device) if prior and method.needs_prior else None
         self.objective = Objective(base, method, seed, samples_at_once, self.prior)
-        # text encoder -> length of the longest embedding of its vocabulary
-        self.longest_word = {name: vocabulary_of(tower).longest for name, tower in base.towers.items()}
-        self.longest_word[MIXTURE] = 1.0  # a known name has one weight of 1
+        self.vocabulary = {name: vocabulary_of(tower) for name, tower in base.towers.items()}
+        self.longest_words = {name: each.longest for name, each in self.vocabulary.items()}
+        self.longest_words[MIXTURE] = 1.0  # a known name has one weight of 1
 
     def admit(self, photo: TrainingPhoto, checkpoint: bytes | None = None) -> Slot:
         """Open a slot where a checkpoint left off, or at the first step."""
@@ -271,7 +271,7 @@ class _Trainer:
             assert self.prior is not None, "the caller gives the prior that the method needs"
             return {MIXTURE: mixture_parametrization(self.prior, latents, method)}
         return {
-            name: make_parametrization(base, tower, initial[name], method, self.seed)
+            name: make_parametrization(base, tower, initial[name], method, self.seed, self.vocabulary[name])
             for name, tower in base.towers.items()
         }
 
@@ -312,7 +312,7 @@ class _Trainer:
                     "attention_ratio": method.attention_weight * l_attention / max(l_diffusion, 1e-12),
                 }
             )
-            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.longest_word):
+            if fault := loss_fault(slot.curve) or vector_fault(slot.vectors(), self.longest_words):
                 faults[index] = fault
         share = (time.perf_counter() - began) / len(taken)
         for slot in taken.values():

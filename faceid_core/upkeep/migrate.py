@@ -45,7 +45,14 @@ FIELDS = {  # within a parameter that is a mapping
     "use": {"sides": "kv"},
 }
 ADDED = {  # within a parameter that is a mapping: choices that 0.1 had not, as it computed
-    "method": {"vector_length": "free", "direction_prior": 0.0, "optimizer": "adamw"},
+    "method": {
+        "vector_length": "free",
+        "direction_prior": 0.0,
+        "optimizer": "adamw",
+        "prior_weight": 0.003,
+        "prior_stage_deviation": 0.3,
+        "prior_portraits": 4,
+    },
 }
 VALUES = {("method", "reference_subject", "start"): "initial_embedding"}  # parameter, its field in 0.1, value
 

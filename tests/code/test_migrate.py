@@ -19,7 +19,7 @@ from faceid_core.store.secret import IdentitySecret
 from faceid_core.tables import Tables
 from faceid_core.tables.columns import RENAMED
 from faceid_core.upkeep.erase import erase
-from faceid_core.upkeep.migrate import migrate
+from faceid_core.upkeep.migrate import migrate, new_call
 from faceid_core.upkeep.verify import verify
 from flows.cli import cli
 from tests.end_to_end.conftest import people, small  # noqa: F401
@@ -132,3 +132,14 @@ def test_a_store_of_layout_2_has_only_its_tables_brought_over(old):
 
 def _version_1(store, name):
     return DeltaTable(store.root / "tables" / name / "v1").to_pyarrow_table()
+@pytest.mark.parametrize(("parametrization", "version"), [("name_basis", 4), ("block", 4), ("free", 3)])
+def test_results_at_a_learning_rate_of_another_unit_are_not_taken_for_this_versions(parametrization, version):
+    method = {"parametrisation": parametrization, "learning_rate": 0.4, "start": "mean_name"}
+    preimage = {
+        "stage": "personalise", "version": 3, "parameters": {"method": method, "seed": 0}, "precision": "float32",
+        "inputs": {}, "weights": {},
+    }  # fmt: skip
+    call = new_call(preimage)
+    assert (call.stage, call.version) == ("personalize", version)
+    assert call.parameters["method"]["vector_length"] == "free"
+    assert new_call({**preimage, "version": 2}).version == 2, "older results were other results already"

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.5, 2.1 and XL at full layout: drawn and exported as diffusers draws; people are learned."""
 
 import json
+import math
 
 import diffusers
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from faceid_core.config.method import Method
+from faceid_core.config.presets import PRESETS
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.exported import DrawOptions
@@ -20,10 +22,12 @@ from faceid_core.evaluate.script import diffusers_script
 from faceid_core.personalize.attention import StagedUNet, picture_sizes
 from faceid_core.personalize.conditioning import encode_plain
 from faceid_core.personalize.export import single_context, to_textual_inversion
+from faceid_core.personalize.initial_embeddings import initial_embeddings
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.subjects import identity_contexts
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import personalize
+from faceid_core.personalize.vocabulary import vocabulary_of
 from faceid_core.weights.describe import describe
 from tests.helpers.architectures import KINDS, write_architecture
 from tests.helpers.tiny_people import tiny_photo
@@ -160,6 +164,23 @@ def test_a_person_is_learned_and_the_tokens_hold_every_text_encoder(base):
     assert np.array_equal(picture(base, again), picture(base, result.tokens))
     for name, tensor in result.tokens.tensors.items():
         assert float((tensor[0, 0] - tensor[4, 1]).norm()) > 0, f"{name} did not learn stages, K and V apart"
+
+
+def test_each_text_encoder_of_sdxl_has_the_unit_of_rates_and_the_length_of_its_own_vocabulary(sdxl):
+    words = {name: vocabulary_of(tower) for name, tower in sdxl.towers.items()}
+    assert words["text_encoder"].spread != words["text_encoder_2"].spread
+    free = Method(steps=1, samples_per_step=5, stages=1, weight_decay=0.0, learning_rate=0.1)
+    (result,) = personalize(sdxl, [photo()], free, slots=1)
+    for name, tower in sdxl.towers.items():
+        moved = result.tokens.tensors[name] - initial_embeddings(sdxl, tower, "person", free)
+        assert moved.abs().max().item() == pytest.approx(0.1 * words[name].spread, rel=0.01)
+    directional = PRESETS["directional-textual-inversion"].model_copy(update={"steps": 2})
+    (result,) = personalize(sdxl, [photo()], directional, slots=1)
+    for name, tower in sdxl.towers.items():
+        found = result.tokens.tensors[name][0, 0]
+        assert found.norm().item() == pytest.approx(words[name].mean_length, rel=1e-5)
+        turned = torch.cosine_similarity(found, initial_embeddings(sdxl, tower, "person", directional)).item()
+        assert math.cos(2 * math.atan(0.04)) - 1e-5 <= turned < math.cos(0.01)
 
 
 def test_sdxl_reads_the_pooled_embedding_and_the_sizes(sdxl):

@@ -81,7 +81,7 @@ def test_every_parametrization_begins_at_the_initial_embedding(base):
     start = normal(2, 32)
     for changes in ({}, {"shared_vector": True}, {"parametrization": "block"}):
         method = Method(vectors=2, **changes)
-        made = make_parametrization(base, tower, start, method, 0).vectors()
+        made = make_parametrization(base, tower, start, method, 0, vocabulary_of(tower)).vectors()
         assert made.shape == (5, 2, 2, 32)
         assert torch.equal(made, start.expand(5, 2, 2, 32))
 
@@ -90,7 +90,7 @@ def test_a_shared_part_moves_all_vectors_and_own_parts_only_theirs(base):
     tower = base.towers["text_encoder"]
     spread = vocabulary_of(tower).spread
     method = Method(shared_vector=True, stage_learning_rate_ratio=0.25, weight_decay=0.0, learning_rate=0.1 / spread)
-    made = make_parametrization(base, tower, torch.zeros(1, 32), method, 0)
+    made = make_parametrization(base, tower, torch.zeros(1, 32), method, 0, vocabulary_of(tower))
     optimizer = make_optimizer({"text_encoder": made}, method)
     made.vectors()[3, 1].sum().backward()
     for group in optimizer.param_groups:
@@ -105,7 +105,9 @@ def test_a_shared_part_moves_all_vectors_and_own_parts_only_theirs(base):
 def test_the_block_is_seeded_and_reaches_keys_and_values_of_every_stage(base):
     tower, start = base.towers["text_encoder"], normal(1, 32)
     method = Method(parametrization="block", learning_rate=0.01)
-    first, again, other = (make_parametrization(base, tower, start, method, seed) for seed in (0, 0, 1))
+    first, again, other = (
+        make_parametrization(base, tower, start, method, seed, vocabulary_of(tower)) for seed in (0, 0, 1)
+    )
     pairs = [
         torch.equal(a, b)
         for a, b in zip(first.block.state_dict().values(), again.block.state_dict().values(), strict=True)
