@@ -26,6 +26,7 @@ COMMANDS = {
     "status": ("flows.cli_query", "status", "Show what became of a run."),
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "tables": ("flows.cli_query", "tables", "Export the tables of a store."),
+    "compare": ("flows.cli_compare", "compare", "Compare two runs, and fail where the later one is worse."),
     "sheet": ("flows.cli_query", "sheet", "Draw a contact sheet of a run: photos and evaluation images."),
     "draw": ("flows.cli_tools", "draw", "Draw learned identities in a prompt of your own."),
     "tokens": ("flows.cli_tools", "tokens", "Write the learned tokens of an identity as a file."),
@@ -46,7 +47,7 @@ COMMANDS = {
     "miniature": ("flows.cli_miniature", "miniature", "Draw, train and measure the synthetic world."),
 }
 # What these print is their product; the others report on their work. "" is `faceid --help`.
-_PRODUCT_IS_PRINTED = {"query", "key", "status", "plan", "explain", "config", ""}
+_PRODUCT_IS_PRINTED = {"query", "compare", "key", "status", "plan", "explain", "config", ""}
 
 
 class _LazyGroup(click.Group):

@@ -108,8 +108,8 @@ def _collect(what: CollectionRequest, place: StorePlace) -> State:
     about = (
         f"{found.objects} objects, {sum(found.bytes.values())} bytes {verb}; {found.kept_young} too young, "
         f"{found.scopes_in_use} scopes in use by a run, {found.scopes_in_doubt} in doubt (faceid verify), "
-        f"{found.compacted} small files of the tables merged, {len(finished)} erasures continued, "
-        f"{len(found.damaged)} damaged records"
+        f"{found.compacted} small files of the tables merged, "
+        f"{len(finished)} erasures continued, {len(found.damaged)} damaged records"
     )
     create_table_artifact(table=rows, key="garbage", description=about)
     return Completed(message=about)

@@ -19,6 +19,7 @@ from .sections import (
     PHOTOGRAPH_FIELDS,
     BaseModelConfig,
     ExecutionConfig,
+    GateConfig,
     GenerateConfig,
     RunConfig,
     S3Config,
@@ -66,6 +67,7 @@ class NightlyConfig(Section):
         default_factory=ExecutionConfig, description="Executor, workers and retries."
     )
     run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of the run.")
+    gate: GateConfig = Field(default_factory=GateConfig, description="Thresholds of `faceid compare`.")
     s3: S3Config = Field(default_factory=S3Config, description="How an s3:// store is reached.")
 
     @model_validator(mode="after")
@@ -101,7 +103,7 @@ class NightlyConfig(Section):
 
     def digest(self) -> str:
         """sha256 over the values that results depend on: all but where and how the run executes."""
-        decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3"})
+        decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3", "gate"})
         decides["faces"] = self.faces.result_values()
         if self.identity_use().is_whole:  # naming all stages is the same as naming none
             decides["generate"]["use_stages"] = []

@@ -321,6 +321,29 @@ class RunConfig(Section):
         return ZoneInfo(self.timezone)
 
 
+class GateConfig(Section):
+    """Thresholds of `faceid compare`; one counts only where the difference's interval excludes 0."""
+
+    identity: float = Field(
+        -0.02,
+        ge=-1.0,
+        le=0.0,
+        description="Mean paired difference of normalized identity below which the later run fails.",
+    )
+    concepts: float = Field(
+        -0.01,
+        ge=-1.0,
+        le=0.0,
+        description="Mean paired difference of concept accuracy (share of images) below which the later run fails.",
+    )
+    weak: float = Field(
+        0.01, ge=0.0, le=1.0, description="Increase of the share of weak identities above which the later run fails."
+    )
+    people: int = Field(
+        20, ge=2, le=1_000_000, description="People in both runs below which nothing is judged: they are too few."
+    )
+
+
 class S3Config(Section):
     """How an s3:// store is reached; credentials come from the environment and AWS's files, never from here."""
 

@@ -132,6 +132,8 @@ def test_a_store_of_layout_2_has_only_its_tables_brought_over(old):
 
 def _version_1(store, name):
     return DeltaTable(store.root / "tables" / name / "v1").to_pyarrow_table()
+
+
 @pytest.mark.parametrize(("parametrization", "version"), [("name_basis", 4), ("block", 4), ("free", 3)])
 def test_results_at_a_learning_rate_of_another_unit_are_not_taken_for_this_versions(parametrization, version):
     method = {"parametrisation": parametrization, "learning_rate": 0.4, "start": "mean_name"}

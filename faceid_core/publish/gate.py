@@ -1,0 +1,196 @@
+"""Two runs compared over people, images and prompts that both have, and whether the second one may follow the first.
+
+A figure's difference is the mean over people of each person's own difference, so that what differs between people does
+not count. Only people whose photo is the same in both runs are compared, and of these only images of the same prompt and
+seed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from faceid_core.config.sections import GateConfig
+from faceid_core.errors import ConfigurationError
+from faceid_core.tables import Tables
+
+LEVEL = 0.05
+_POWER = 0.8
+FIGURES = ("identity", "concepts", "weak")
+# Each person's normalized identity and concept accuracy in both runs over common prompts and seeds.
+_PEOPLE = """
+WITH both_ AS (
+  SELECT a.identity_key, a.identity_id, a.weak AS weak_a, b.weak AS weak_b FROM people a JOIN people b
+  USING (identity_key) WHERE a.run_id = $a AND b.run_id = $b AND a.generate_key IS NOT NULL
+  AND b.generate_key IS NOT NULL AND coalesce(a.photo_digest = b.photo_digest, true)),
+cells AS (
+  SELECT s.run_id, s.identity_key, i.prompt, s.prompt_id, s.seed, s.metric, s.value FROM scores s
+  JOIN images i USING (generate_key, prompt_id, seed) WHERE s.run_id IN ($a, $b) AND s.metric IN ('identity', 'concepts')
+  AND s.null_reason IS DISTINCT FROM 'no_face_in_photo' AND identity_key IN (SELECT identity_key FROM both_)),
+pairs AS (
+  SELECT a.identity_key, a.prompt_id, a.metric, a.value AS a, b.value AS b FROM cells a JOIN cells b
+  USING (identity_key, prompt, seed, metric) WHERE a.run_id = $a AND b.run_id = $b),
+scale AS (SELECT run_id, identity_key, floor, ceiling FROM normalized_identities WHERE run_id IN ($a, $b))
+SELECT both_.*, prompt_id, avg((coalesce(b, y.floor) - y.floor) / (y.ceiling - y.floor)
+    - (coalesce(a, x.floor) - x.floor) / (x.ceiling - x.floor))
+    FILTER (metric = 'identity' AND x.ceiling > x.floor AND y.ceiling > y.floor) AS identity,
+  avg(b - a) FILTER (metric = 'concepts') AS concepts
+FROM both_ LEFT JOIN pairs USING (identity_key)
+LEFT JOIN scale x ON x.identity_key = both_.identity_key AND x.run_id = $a
+LEFT JOIN scale y ON y.identity_key = both_.identity_key AND y.run_id = $b
+GROUP BY ALL ORDER BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second run's figure minus the first's, over people.
+
+    Attributes:
+        figure: `identity` (normalized identity), `concepts` (concept accuracy) or `weak` (share of weak identities).
+        people: who have it in both runs.
+        mean, low, high: with an interval that holds for all figures together at 95 % (Bonferroni); None for too few.
+        detectable: the least true difference that is found with a probability of 80 % at this number of people.
+        limit: the configured threshold.
+        fails: beyond the threshold, with an interval that excludes 0.
+    """
+
+    figure: str
+    people: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    detectable: float | None
+    limit: float
+    fails: bool
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """What a comparison of two runs comes to.
+
+    Attributes:
+        first, second: the runs.
+        people: how many have the same photo and results in both.
+        differences: one for each of `FIGURES`.
+        worse: people who are worse in normalized identity, corrected for their number (Holm): id, difference, p.
+        too_few: fewer people than `gate.people`, so that nothing is judged.
+    """
+
+    first: str
+    second: str
+    people: int
+    differences: tuple[Difference, ...]
+    worse: tuple[tuple[str, float, float], ...]
+    too_few: bool
+
+    @property
+    def fails(self) -> bool:
+        """Whether the second run must not follow the first."""
+        return any(each.fails for each in self.differences)
+
+
+def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> RunComparison:
+    """Compare two published runs.
+
+    Args:
+        tables: of the store.
+        first, second: run ids.
+        gate: the thresholds.
+
+    Raises:
+        StoreError: the tables cannot be read.
+    """
+    with tables.connect() as connection:
+        rows = connection.execute(_PEOPLE, {"a": first, "b": second}).df()
+    by_person = rows.groupby("identity_key", sort=True)
+    figures = by_person[["identity", "concepts"]].mean()
+    weak = by_person[["weak_a", "weak_b"]].first().astype("Float64")
+    figures["weak"] = (weak.weak_b - weak.weak_a).astype(float)
+    too_few = len(figures) < gate.people
+    limits: Mapping[str, float] = {"identity": gate.identity, "concepts": gate.concepts, "weak": gate.weak}
+    differences = tuple(
+        _difference(name, figures[name].dropna().to_numpy(float), limits[name], judged=not too_few)
+        for name in FIGURES
+    )
+    names = by_person.identity_id.first()
+    return RunComparison(first, second, len(figures), differences, _worse(rows, names), too_few)
+
+
+def _difference(figure: str, values: np.ndarray, limit: float, *, judged: bool) -> Difference:
+    from scipy.special import stdtrit  # as in evaluate.intervals
+
+    count = len(values)
+    if count < 2:
+        return Difference(figure, count, None, None, None, None, limit, fails=False)
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(count)
+    quantile = float(stdtrit(count - 1, 1 - LEVEL / len(FIGURES) / 2))
+    low, high = mean - quantile * error, mean + quantile * error
+    beyond = mean < limit if limit < 0 else mean > limit
+    fails = judged and beyond and not low <= 0 <= high
+    detectable = (quantile + float(stdtrit(count - 1, _POWER))) * error
+    return Difference(figure, count, mean, low, high, float(detectable), limit, fails=bool(fails))
+
+
+def _worse(rows: pd.DataFrame, names: pd.Series) -> tuple[tuple[str, float, float], ...]:
+    """People who are worse by a t-test over their prompts, corrected for their number by Holm's method."""
+    from scipy.special import stdtr
+
+    found = []
+    for key, values in rows.dropna(subset=["identity"]).groupby("identity_key").identity:
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+        if error > 0:
+            found.append(
+                (str(names[key]), float(values.mean()), float(stdtr(len(values) - 1, values.mean() / error)))
+            )
+    found.sort(key=lambda row: row[2])
+    kept = []
+    for place, (name, mean, p) in enumerate(found):
+        if p * (len(found) - place) >= LEVEL:
+            break
+        kept.append((name, mean, p * (len(found) - place)))
+    return tuple(kept)
+
+
+def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
+    """The id of a published run.
+
+    Args:
+        tables: of the store.
+        wanted: `latest`; `previous`, the last complete run before `beside` that has its name; a run id; a date, whose
+            last run is meant; or a name, whose last complete run is meant.
+        beside: the other run of a comparison.
+
+    Raises:
+        ConfigurationError: there is none.
+        StoreError: the tables cannot be read.
+    """
+    runs = sorted(
+        tables.read("runs").to_pylist(), key=lambda row: (row["started_at"], row["run_id"]), reverse=True
+    )
+    complete = [row for row in runs if row["exit_status"] == 0 and not row["not_reached"]]
+    by_id = {row["run_id"]: row for row in runs}
+    if wanted in by_id:
+        return wanted
+    if wanted == "latest":
+        found = runs
+    elif wanted == "previous":
+        other = by_id.get(beside or "") or (runs[0] if runs else None)
+        found = [
+            row
+            for row in complete
+            if other and row["name"] == other["name"] and row["started_at"] < other["started_at"]
+        ]
+    elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
+        found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
+    else:
+        found = [row for row in complete if row["name"] == wanted]
+    if not found:
+        known = ", ".join(row["run_id"] for row in runs[:5]) or "none"
+        raise ConfigurationError(f"the tables show no run {wanted!r}; the latest runs are: {known}")
+    return found[0]["run_id"]

@@ -1,0 +1,74 @@
+"""faceid compare: two runs over the same people, photos and prompts, and an exit status that a rollout can obey."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from faceid_core.config import NightlyConfig
+from faceid_core.outcomes import EXIT_WORSE
+from faceid_core.run.store_access import open_existing
+from flows.options import takes_config
+
+
+@click.command()
+@click.argument("first", default="previous")
+@click.argument("second", default="latest")
+@takes_config("store")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: str, second: str, config: NightlyConfig, as_json: bool) -> None:
+    """FIRST (default: previous, the last complete run of the same name) and SECOND (default: latest) are run ids, names,
+    dates, `latest` or `previous`. Compared are people who have the same photo in both runs, over the same prompts and
+    seeds.
+
+    Exit status 4: a figure is beyond its threshold (`gate.identity`, `gate.concepts`, `gate.weak`) with an interval that
+    excludes 0. Fewer people than `gate.people` are too few to judge.
+
+    \b
+    Example:
+      faceid compare previous latest --set gate.identity=-0.05
+    """
+    from faceid_core.publish.gate import compare_runs, find_run
+    from faceid_core.tables import Tables
+
+    tables = Tables(open_existing(config))
+    later = find_run(tables, second)
+    found = compare_runs(tables, find_run(tables, first, beside=later), later, config.gate)
+    if as_json:
+        rows = [each.__dict__ for each in found.differences]
+        worse = [{"identity_id": name, "identity": mean, "p": p} for name, mean, p in found.worse]
+        click.echo(
+            json.dumps(found.__dict__ | {"differences": rows, "worse": worse, "fails": found.fails}, indent=2)
+        )
+    else:
+        _print(found, config)
+    if found.fails:
+        raise click.exceptions.Exit(EXIT_WORSE)
+
+
+def _print(found, config: NightlyConfig) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"{found.first} to {found.second}: {found.people} people in both", soft_wrap=True, markup=False
+    )
+    table = Table("figure", "people", "difference", "95 % interval", "detectable", "threshold", "")
+    for each in found.differences:
+        shown = ["", "", ""]
+        if each.mean is not None:
+            shown = [f"{each.mean:+.3f}", f"{each.low:+.3f} to {each.high:+.3f}", f"{each.detectable:.3f}"]
+        table.add_row(
+            each.figure, str(each.people), *shown, f"{each.limit:+.3f}", "worse" if each.fails else ""
+        )
+    console.print(table)
+    for name, mean, p in found.worse[:20]:
+        console.print(
+            f"worse: {name}: {mean:+.3f} (p = {p:.2g}, corrected for {found.people} people)", markup=False
+        )
+    if found.too_few:
+        console.print(
+            f"{found.people} people in both runs are too few to judge; gate.people asks for {config.gate.people}",
+            soft_wrap=True,
+        )

@@ -1,0 +1,121 @@
+"""faceid compare: paired over people with one photo and over the same prompts, with a verdict that can stop a rollout."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from click.testing import CliRunner
+from scipy.stats import t, ttest_1samp
+
+from data_contracts import contract
+from faceid_core.config.sections import GateConfig
+from faceid_core.errors import ConfigurationError
+from faceid_core.publish.gate import compare_runs, find_run
+from faceid_core.store import IdentitySecret, initialize, open_store
+from faceid_core.tables import Tables
+from flows.cli import cli
+from tests.benchmarks.table_nights import night, run_name
+
+PEOPLE, PROMPTS = 26, 4
+FIRST, LATER = run_name(0), run_name(1)
+
+
+def with_likeness(made: dict, likeness: float, *, spread: float = 0.0) -> dict:
+    """A night in which every image has a face and, per person, this likeness; the floor is 0.1."""
+    rows = made["image_metrics"]
+    is_identity = pc.equal(rows["metric"], "identity")
+    own = {row["generate_key"] for row in made["identity_outcomes"].to_pylist()}
+    place = {key: number for number, key in enumerate(sorted(key for key in own if key))}
+    values, reasons, details = [], [], []
+    for key, hit, value, reason, detail, seed in zip(
+        *(rows[name].to_pylist() for name in ("generate_key",)), is_identity.to_pylist(),
+        *(rows[name].to_pylist() for name in ("value", "null_reason", "detail", "seed")), strict=True,
+    ):  # fmt: skip
+        if hit:
+            bend = spread * np.sin(3.0 * place[key]) if key in place else 0.0
+            value, reason, detail = (likeness + bend + 0.01 * seed if key in place else 0.1), None, None
+        values.append(value), reasons.append(reason), details.append(detail)
+    for name, column in (("value", values), ("null_reason", reasons), ("detail", details)):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(name), pa.array(column, rows.schema.field(name).type))
+    summary = made["identity_summary"].to_pylist()
+    for row in summary:
+        row["weak"] = False if row["subject_kind"] == "person" else None
+        row["identity_similarity"] = 0.9 if row["subject_kind"] == "named" else likeness
+    return made | {"image_metrics": rows, "identity_summary": contract("identity_summary").table(summary)}
+
+
+def published(folder, likeness: float, *, spread: float = 0.05, people: int = PEOPLE) -> Tables:
+    store = open_store(str(folder))
+    initialize(store, IdentitySecret(b"5" * 32))
+    tables = Tables(store)
+    for number, value in enumerate((0.5, likeness)):
+        made = night(number * 2, people, prompts=PROMPTS, metrics=("identity", "concepts"))
+        if number:  # the night after it: the same photos, but for every fifth person
+            made = night(1, people, prompts=PROMPTS, metrics=("identity", "concepts"))
+            photos = made["identity_outcomes"].to_pylist()
+            for each, row in enumerate(photos):
+                row["photo_digest"] = "f" * 64 if each % 5 == 0 else row["photo_digest"]
+            made["identity_outcomes"] = contract("identity_outcomes").table(photos)
+        tables.publish(run_name(number), with_likeness(made, value, spread=spread * number))
+    return tables
+
+
+def test_a_worse_run_fails_with_figures_that_scipy_agrees_with(tmp_path, monkeypatch):
+    tables = published(tmp_path / "store", 0.4)
+    found = compare_runs(tables, FIRST, LATER, GateConfig())
+    same_photo = (
+        PEOPLE - 1 - len(range(0, PEOPLE - 1, 5))
+    )  # one is rejected, of every fifth the photo is another
+    identity = found.differences[0]
+    assert (found.people, identity.people) == (same_photo, same_photo) and not found.too_few
+    keys = {row["identity_key"]: row["generate_key"] for row in tables.read("identity_outcomes").to_pylist()
+            if row["run_id"] == LATER and row["generate_key"]}  # fmt: skip
+    place = {key: number for number, key in enumerate(sorted(keys.values()))}
+    bends = [0.05 * np.sin(3.0 * place[keys[f"{each:032x}"]]) for each in range(PEOPLE - 1) if each % 5]
+    values = (np.array(bends) - 0.1) / (0.9 - 0.1)  # floor 0.1, and four named people of 0.9
+    assert identity.mean == pytest.approx(values.mean(), abs=1e-9)
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    low, high = t.interval(1 - 0.05 / 3, len(values) - 1, values.mean(), error)
+    assert (identity.low, identity.high) == pytest.approx((low, high), abs=1e-9)
+    assert identity.fails and found.fails and not found.differences[2].fails
+    assert ttest_1samp(values, 0).pvalue < 0.05 / 3
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", (b"5" * 32).hex())
+    ended = CliRunner().invoke(cli, ["compare", "--store", str(tmp_path / "store"), "--json"])
+    assert ended.exit_code == 4, ended.output
+    told = json.loads(ended.output)
+    assert told["fails"] and told["differences"][0]["mean"] == pytest.approx(identity.mean)
+    loose = ["compare", FIRST, LATER, "--store", str(tmp_path / "store"), "--set", "gate.identity=-0.5"]
+    loose += ["--set", "gate.concepts=-1.0"]
+    assert CliRunner().invoke(cli, loose).exit_code == 0
+
+
+def test_an_equal_run_passes_and_few_people_are_not_judged(tmp_path):
+    same = compare_runs(
+        published(tmp_path / "same", 0.5, spread=0.0), FIRST, LATER, GateConfig(concepts=-1.0)
+    )
+    assert same.differences[0].mean == pytest.approx(0.0, abs=1e-9) and not same.fails and not same.worse
+    few = compare_runs(published(tmp_path / "few", 0.2, people=10), FIRST, LATER, GateConfig(concepts=-1.0))
+    assert few.too_few and not few.fails and few.differences[0].mean < -0.2
+
+
+def test_runs_are_found_by_words_names_and_dates(folder_store):
+    tables = Tables(folder_store)
+    for number in range(3):
+        made = night(number, 2, prompts=1)
+        row = made["runs"].to_pylist()[0] | {"exit_status": 2 if number == 1 else 0}
+        tables.publish(run_name(number), made | {"runs": contract("runs").table([row])})
+    assert find_run(tables, "latest") == run_name(2) == find_run(tables, "nightly")
+    assert find_run(tables, "previous", beside=run_name(2)) == run_name(0), "the one between is not complete"
+    date = dt.date(2026, 1, 2).isoformat()
+    assert find_run(tables, date) == find_run(tables, run_name(1)) == run_name(1)
+    for wanted in ("weekly", "2020-01-01"):
+        with pytest.raises(ConfigurationError, match=f"no run '{wanted}'.*{run_name(2)}"):
+            find_run(tables, wanted)
+    with pytest.raises(ConfigurationError, match="previous"):
+        find_run(tables, "previous", beside=run_name(0))
