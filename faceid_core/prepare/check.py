@@ -21,6 +21,7 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.faces.backends import load_face_models
+from faceid_core.faces.detect import Detection
 from faceid_core.faces.picture import overlay_mask
 from faceid_core.faces.prepare import Prepared, prepare_photo
 from faceid_core.faces.quality import Limits
@@ -32,6 +33,8 @@ from faceid_core.store import S3Settings
 from faceid_core.weights.required import DETECTOR, PARSER, ModelRef, required
 
 THUMBNAIL_PIXELS = 96
+# A crop of which less than this is photo says so.
+_LITTLE_PHOTO = 0.5
 # Fewer photos than this are done before a second process has started.
 _WORTH_A_POOL = 8
 
@@ -43,7 +46,7 @@ class CheckSettings:
     Args:
         detector, parser: the models that find and label faces.
         limits: as `quality.Limits.of` takes them.
-        covered: see `mask.make_mask`.
+        covered, filled: see `mask.make_mask`.
         size, framing, region: of crop and mask.
         s3: how photos in S3 are reached.
         pictures: folder for one picture per person, or None for none.
@@ -53,6 +56,7 @@ class CheckSettings:
     parser: ModelRef
     limits: Mapping[str, Any]
     covered: float | None
+    filled: float | None
     size: int
     framing: str
     region: str
@@ -69,6 +73,7 @@ class CheckSettings:
             parser=models[PARSER],
             limits=faces.limits(),
             covered=faces.covered_limit(),
+            filled=faces.filled_limit(),
             size=size,
             framing=faces.crop_framing,
             region=faces.mask_region,
@@ -234,6 +239,7 @@ class _Worker:
             limits=self.limits,
             framing=self.settings.framing,
             max_covered_share=self.settings.covered,
+            min_filled_share=self.settings.filled,
             face_box=person.face_box,
         )
         return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
@@ -275,7 +281,18 @@ def _figures(made: Prepared) -> dict[str, Any]:
         "photo_share": round(float(found.valid.mean()), 4),
         "mask_share": made.verdict["area_share"],
         "mask_ok": made.verdict["ok"],
+        "warnings": " ".join((*found.warnings, *_little_photo(found))),
     }
+
+
+def _little_photo(found: Detection) -> tuple[str, ...]:
+    """What is said of a crop that lies mostly beyond the photo."""
+    share = float(found.valid.mean())
+    if share >= _LITTLE_PHOTO:
+        return ()
+    return (
+        f"Only {share:.0%} of the crop is photo; the rest repeats its edge. Send a photo with more around the head.",
+    )
 
 
 def _fitted(image: np.ndarray) -> np.ndarray:
