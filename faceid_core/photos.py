@@ -277,7 +277,7 @@ def _allowed_format(data: bytes) -> str:
         from PIL import AvifImagePlugin
 
         # Threads beside the workers' own would fight for the cores.
-        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # ty: ignore[invalid-assignment]  # its type is Literal[0]
     elif found not in ALLOWED_FORMATS or found == "AVIF":
         raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")
     return found

@@ -26,6 +26,7 @@ from faceid_core.faces.picture import overlay_mask
 from faceid_core.faces.prepare import Prepared, prepare_photo
 from faceid_core.faces.quality import Limits
 from faceid_core.faces.subject import cut_subject, read_subject_mask, reduced
+from faceid_core.geometry.protocols import Point
 from faceid_core.identity import Identity
 from faceid_core.private import write_private
 from faceid_core.run.photo_source import PhotoSource, mask_of
@@ -89,6 +90,7 @@ class CheckedPhoto:
     Args:
         outcome: usable, rejected (the photo's fault), or failed (ours: `reason` names the exception).
         figures: of quality and mask, by column of the table.
+        eyes: of a usable photo's face, (left, right) in pixels of the upright photo.
         thumbnail: uint8 [h, w, 3], at most `THUMBNAIL_PIXELS` a side: the masked crop, the photo, or None.
     """
 
@@ -101,6 +103,7 @@ class CheckedPhoto:
     threshold: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    eyes: tuple[Point, Point] | None = None
     thumbnail: np.ndarray | None = None
 
 
@@ -205,7 +208,7 @@ class _Worker:
 
         try:
             data = self.source.read(person)
-            picture, figures, thumbnail = self._prepare(data, person)
+            picture, figures, thumbnail, eyes = self._prepare(data, person)
             if self.settings.pictures is not None:
                 write_private(Path(self.settings.pictures) / f"{person.identity_id}.png", picture())
         except PhotoRejected as rejection:
@@ -224,12 +227,14 @@ class _Worker:
         except Exception as error:  # an unexpected error fails one identity, not the others
             sentence = "This is a fault of faceid or of the machine, not of the photo."
             return checked("failed", reason=type(error).__name__, sentence=sentence)
-        return checked("usable", figures=figures, thumbnail=_fitted(thumbnail))
+        return checked("usable", figures=figures, eyes=eyes, thumbnail=_fitted(thumbnail))
 
-    def _prepare(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
-        """What makes the person's picture, the figures, and the crop with its mask."""
+    def _prepare(
+        self, data: bytes, person: Identity
+    ) -> tuple[Callable[[], bytes], dict, np.ndarray, tuple[Point, Point] | None]:
+        """What makes the person's picture, the figures, the crop with its mask, and the eyes."""
         if person.subject_box or person.subject_mask:
-            return self._prepare_subject(data, person)
+            return *self._prepare_subject(data, person), None
         made = prepare_photo(
             data,
             detector=self.detector,
@@ -242,7 +247,8 @@ class _Worker:
             min_filled_share=self.settings.filled,
             face_box=person.face_box,
         )
-        return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
+        shown = overlay_mask(made.detection.crop, made.mask)
+        return made.picture, _figures(made), shown, made.detection.eyes
 
     def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
         """A subject that the user pointed at: no face is looked for."""

@@ -7,7 +7,7 @@ from typing import Any
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import StageSpec, Subject, Work
 
-SPEC = StageSpec("mask", version=2, batch=256)
+SPEC = StageSpec("mask", version=1, batch=256)
 
 
 def plan_works(plan: Plan, subject: Subject) -> list[Work]:
