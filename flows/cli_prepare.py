@@ -16,7 +16,7 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.identity import Identity, read_manifest
+from faceid_core.identity import MANIFEST_NAMES, Identity, read_manifest
 from faceid_core.private import FOLDER_MODE
 from flows.options import takes_config
 
@@ -96,6 +96,8 @@ def prepare(
     tried.sort(key=lambda one: order[one.identity_id])
     write_results(folder, tried, _about(config, pixels))
     _print_outcomes(tried, folder, seconds)
+    if Path(photos).is_dir() and not any((Path(photos) / name).exists() for name in MANIFEST_NAMES):
+        _print_made_ids(people)
     if labels is not None:
         _print_labels(labels, people, tried)
 
@@ -116,6 +118,17 @@ def _print_outcomes(tried, folder: Path, seconds: float) -> None:
         f"in {folder}/",
         soft_wrap=True,
     )
+
+
+def _print_made_ids(people: list[Identity]) -> None:
+    """Name the files of a folder whose ids are not their names."""
+    made = [
+        (Path(one.photo).name, one.identity_id) for one in people if Path(one.photo).stem != one.identity_id
+    ]
+    shown = ", ".join(f"{name!r} is {id_}" for name, id_ in made[:_MOST_ROWS])
+    more = f", and {len(made) - _MOST_ROWS} more" if len(made) > _MOST_ROWS else ""
+    if made:
+        click.echo(f"Ids made from names: {shown}{more}")
 
 
 def _print_labels(path: Path, people: list[Identity], tried: list[CheckedPhoto]) -> None:
