@@ -269,8 +269,8 @@ def _allowed_format(data: bytes) -> str:
     if found == "AVIF" and features.check("avif"):
         from PIL import AvifImagePlugin
 
-        # Threads beside the workers' own would fight for the cores. The plugin's own type is the value it begins with.
-        vars(AvifImagePlugin)["DEFAULT_MAX_THREADS"] = 1
+        # Threads beside the workers' own would fight for the cores.
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # ty: ignore[invalid-assignment]  # its type is Literal[0]
     elif found not in ALLOWED_FORMATS or found == "AVIF":
         raise PhotoRejected("format_not_allowed", f"Pictures in {found} format are not accepted. {_ADVICE}")
     return found

@@ -5,8 +5,10 @@ What detects is imported in the function: it loads OpenCV, which the help page d
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,9 +16,12 @@ from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.identity import read_manifest
+from faceid_core.identity import MANIFEST_NAMES, Identity, read_manifest
 from faceid_core.private import FOLDER_MODE
 from flows.options import takes_config
+
+if TYPE_CHECKING:  # loads cv2
+    from faceid_core.prepare.check import CheckedPhoto
 
 USUAL_CROP_PIXELS = 512
 # A longer list is read in the table and on the page.
@@ -47,6 +52,11 @@ _MOST_ROWS = 40
 @click.option(
     "--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per identity."
 )
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV of sha256 and label (good, either, or why a photo is to be rejected): shows what of it came out.",
+)
 @click.pass_context
 def prepare(
     context: click.Context,
@@ -56,6 +66,7 @@ def prepare(
     size: int | None,
     jobs: int,
     pictures: bool,
+    labels: Path | None,
 ) -> None:
     """Photos are tried by the limits of the configuration. The folder --out gets a table of figures and outcomes, a
     sheet of thumbnails, a page of rejections with their reasons, and a picture per identity of box, landmarks, crop,
@@ -85,6 +96,10 @@ def prepare(
     tried.sort(key=lambda one: order[one.identity_id])
     write_results(folder, tried, _about(config, pixels))
     _print_outcomes(tried, folder, seconds)
+    if Path(photos).is_dir() and not any((Path(photos) / name).exists() for name in MANIFEST_NAMES):
+        _print_made_ids(people)
+    if labels is not None:
+        _print_labels(labels, people, tried)
 
 
 def _print_outcomes(tried, folder: Path, seconds: float) -> None:
@@ -103,6 +118,35 @@ def _print_outcomes(tried, folder: Path, seconds: float) -> None:
         f"in {folder}/",
         soft_wrap=True,
     )
+
+
+def _print_made_ids(people: list[Identity]) -> None:
+    """Name the files of a folder whose ids are not their names."""
+    made = [
+        (Path(one.photo).name, one.identity_id) for one in people if Path(one.photo).stem != one.identity_id
+    ]
+    shown = ", ".join(f"{name!r} is {id_}" for name, id_ in made[:_MOST_ROWS])
+    more = f", and {len(made) - _MOST_ROWS} more" if len(made) > _MOST_ROWS else ""
+    if made:
+        click.echo(f"Ids made from names: {shown}{more}")
+
+
+def _print_labels(path: Path, people: list[Identity], tried: list[CheckedPhoto]) -> None:
+    from faceid_core.prepare.labels import read_labels, summarize
+
+    outcomes = {one.identity_id: one for one in tried}
+    checked = {
+        hashlib.sha256(Path(person.photo).read_bytes()).hexdigest(): outcomes[person.identity_id]
+        for person in people
+        if Path(person.photo).is_file()
+    }
+    table = Table("label", "photos", "accepted", "eyes misplaced", "masks ok", "reasons of the others")
+    for row in summarize(read_labels(path), checked):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(row.reasons.items()))
+        table.add_row(
+            row.label, str(row.photos), str(row.accepted), str(row.misplaced), str(row.masks_ok), reasons
+        )
+    Console(highlight=False).print(table)
 
 
 def _about(config: NightlyConfig, pixels: int) -> dict[str, str]:

@@ -29,6 +29,7 @@ _FOR_PHOTOGRAPHS = (
     "max_covered_share",
     *_PHOTOGRAPH_LIMITS,
     "covered",
+    "min_filled_share",
 )
 # The second holds the files of the landmarks and of the recognizer.
 _DLIB_PACKAGES = ("dlib", "face_recognition_models")
@@ -101,7 +102,7 @@ class FacesConfig(Section):
         description="For photographs parsed by a segformer: largest covered share of eyes, nose and mouth (1: any).",
     )
     min_brightness: float = Field(
-        0.1, ge=0, le=1, description="For photographs: least mean gray value of the face, 0 to 1 (0: any)."
+        0.14, ge=0, le=1, description="For photographs: least mean gray value of the face, 0 to 1 (0: any)."
     )
     min_contrast: float = Field(
         0.04,
@@ -137,7 +138,14 @@ class FacesConfig(Section):
     covered: Literal["reject", "warn"] = Field(
         "reject",
         description="For photographs: whether eyes or a mouth that min_eye_brightness and min_mouth_contrast take for "
-        "covered reject the photo, or are only told by `faceid prepare`.",
+        "covered reject the photo, or only warn in `faceid prepare`.",
+    )
+    min_filled_share: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="For photographs: least share of eyes, nose and mouth that the mask covers, below which it is not "
+        "reported as ok.",
     )
     max_photo_bytes: int = Field(
         30_000_000, ge=1_000, le=500_000_000, description="Largest accepted photo file, in bytes."
@@ -192,6 +200,10 @@ class FacesConfig(Section):
     def covered_limit(self) -> float | None:
         """Largest share of the face that may be covered; None if the parser cannot tell."""
         return self.max_covered_share if self.photographs and self.parser == "segformer" else None
+
+    def filled_limit(self) -> float | None:
+        """Least share of eyes, nose and mouth in a mask that is ok; None in the miniature world."""
+        return self.min_filled_share if self.photographs else None
 
     def result_values(self) -> dict[str, Any]:
         """The values that results depend on; in the miniature world without the keys for photographs."""

@@ -30,8 +30,6 @@ _PART_OVERLAP_PIXELS = 320
 _LEAST_RELATIVE_WEIGHT = 0.7
 # Of dlib's scores: portraits had 0.38 and more, folds in clothes up to 0.14.
 _LEAST_SCORES = {"dlib": 0.3}
-# A further face is suspected: half a face at a photo's border had -0.15, noise beside 201 portraits up to -0.28.
-_LEAST_SUSPECTED_SCORES = {"dlib": -0.2}
 # These find boxes alone.
 _WITHOUT_LANDMARKS = ("opencv", "ssd")
 # The width that the widest face has in the copy in which the cascade looks for further ones.
@@ -63,46 +61,46 @@ class DeepFaceDetector:
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
         """See `protocols.FaceDetector`."""
-        return [self._detect(image)[0] for image in images]
+        return [self._detect(image) for image in images]
 
     def look(self, image: np.ndarray) -> tuple[list[Face], list[Face]]:
         """See `protocols.Doubting`: OpenCV's cascade is asked, too, and counts where it finds both eyes."""
-        faces, suspected = self._detect(image)
+        faces, suspected = self._detect(image), []
         if faces and self._second is not None:
             scale = min(1.0, _SECOND_LOOK_FACE_PIXELS / max(face.width for face in faces))
             copy = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             seen = self._second.search(image, copy)
-            suspected = suspected + [face for face in seen if face.left_eye is not None]
+            suspected = [face for face in seen if face.left_eye is not None]
         return faces, suspected
 
     def search(self, image: np.ndarray, copy: np.ndarray) -> list[Face]:
         """The faces of a picture, in its pixels, that are seen in a smaller copy of it."""
-        return self._search(image, copy)[0]
+        return self._search(image, copy)
 
-    def _detect(self, image: np.ndarray) -> tuple[list[Face], list[Face]]:
+    def _detect(self, image: np.ndarray) -> list[Face]:
         height, width = image.shape[:2]
         scale = min(1.0, _SEARCH_SIDE_PIXELS / max(height, width))
         if scale == 1:
             return self._search(image)
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        faces, suspected = self._search(image, small)
+        faces = self._search(image, small)
         if not faces:
             parts = [
                 face
                 for x, y in _parts(width, height)
                 for face in self._search(
                     image, image[y:, x:][:_SEARCH_SIDE_PIXELS, :_SEARCH_SIDE_PIXELS], (x, y)
-                )[0]
+                )
                 # Folds and leaves look like faces to a detector that sees enough of them; eyes are rarer.
                 if face.left_eye is not None
             ]
             faces = _without_noise(sorted(parts, key=lambda face: (-face.confidence, face.box)), self._model)
-        return faces, suspected
+        return faces
 
     def _search(
         self, image: np.ndarray, seen: np.ndarray | None = None, origin: tuple[int, int] | None = None
-    ) -> tuple[list[Face], list[Face]]:
-        """Faces, and suspected ones, in the photo's pixels, of what the detector is shown.
+    ) -> list[Face]:
+        """Faces, in the photo's pixels, of what the detector is shown.
 
         Args:
             image: the photo.
@@ -113,16 +111,12 @@ class DeepFaceDetector:
         height, width = image.shape[:2]
         ratio = (1.0, 1.0) if origin else (width / seen.shape[1], height / seen.shape[0])
         x, y = origin or (0, 0)
-        faces, suspected = [], []
+        faces = []
         least = _LEAST_SCORES.get(self._model, 0.0)
         # DeepFace works in OpenCV's channel order.
         for found in self._read(self._client, np.ascontiguousarray(seen[:, :, ::-1])):
             box = _scaled_box(found, ratio, (x, y), width, height)
-            if _is_whole_picture(found, seen) or box is None:
-                continue
-            if found.confidence < least:
-                if found.confidence >= _LEAST_SUSPECTED_SCORES.get(self._model, least):
-                    suspected.append(Face(box, None, None, self._confidence(found.confidence)))
+            if _is_whole_picture(found, seen) or box is None or found.confidence < least:
                 continue
             points = {name: (px * ratio[0] + x, py * ratio[1] + y) for name, (px, py) in found.points.items()}
             eyes = points.pop("left_eye", None), points.pop("right_eye", None)
@@ -131,7 +125,7 @@ class DeepFaceDetector:
                 points = {}
             faces.append(Face(box, *eyes, self._confidence(found.confidence), points))
         faces.sort(key=lambda face: (-face.confidence, face.box))
-        return _without_noise(faces, self._model), suspected
+        return _without_noise(faces, self._model)
 
     def _confidence(self, reported: float) -> float:
         if self._model != "opencv":

@@ -24,8 +24,6 @@ DLIB_POINTS = ("right_eye_outer", "right_eye_inner", "left_eye_outer", "left_eye
 _YUNET_SIDE_PIXELS = 640  # above which DeepFace shrinks: YuNet misses large faces in large pictures
 # Least scores, as DeepFace has them by default; its environment variables would change results behind the keys' back.
 _YUNET_SCORE, _CENTERFACE_SCORE, _RETINAFACE_SCORE = 0.9, 0.35, 0.9
-# dlib's own least score is 0; below it are faces that are only suspected.
-_DLIB_SCORE = -0.25
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def read_dlib(client: Any, picture: np.ndarray) -> list[Found]:
     """dlib's HOG detector and five-point shape predictor: eye corners and the base of the nose."""
     # dlib works in RGB; DeepFace hands it BGR, to which HOG is nearly but the shape predictor not quite indifferent.
     rgb = np.ascontiguousarray(picture[:, :, ::-1])
-    rectangles, scores, _ = client.model["face_detector"].run(rgb, 1, _DLIB_SCORE)
+    rectangles, scores, _ = client.model["face_detector"].run(rgb, 1)
     found = []
     for rectangle, score in zip(rectangles, scores, strict=True):
         shape = client.model["sp"](rgb, rectangle)

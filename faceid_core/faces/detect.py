@@ -147,7 +147,7 @@ def _no_eyes(detector: FaceDetector) -> str:
     """The sentence for a face without eyes: a search that often fails is blamed, and not the person."""
     if isinstance(detector, Doubting) and detector.searches_eyes:
         return (
-            "A face was found, but the search for its eyes failed, as it does on one good portrait in six: "
+            "A face was found, but the search for its eyes failed, as it does on many a good portrait: "
             f"the detector {detector.name.removeprefix('deepface-')} knows no landmarks. Set faces.detector to dlib "
             "(or auto, where dlib is installed), or send a photo in which both eyes are plainly seen."
         )

@@ -22,8 +22,19 @@ _FOREHEAD = (0.0, -0.62), (0.65, 0.5)
 _PERHAPS_FACE = (0.0, 0.38), (1.05, 1.28)
 _HEAD = (0.0, 0.0), (1.6, 1.8)
 _CHIN = 1.55  # the face's lower end, along the line from the eyes' middle to the chin
+_ROUND_CHIN = (0.0, 0.5), (0.7, 1.2)  # where it reaches further down
 _NECK_END = 2.3
 _NECK_HALF_WIDTH = 0.75
+# The face down to the chin, where a beard or a shadow has another color: always the face.
+_DOWN_TO_CHIN = (0.0, 0.38), (0.75, 1.12)
+_CHIN_BEGINS = 0.75
+# The face of a picture without color, in which brightness alone would follow shadows.
+_WHOLE_FACE = (0.0, 0.38), (1.0, 1.25)
+# Mean distance from gray (a, b of CIELAB) below which a picture counts as one without color.
+_LEAST_COLOR = 5.0
+# The top of a head, and the share of it that is like the face's skin in color and brightness if the head is bald.
+_TOP = (0.0, -1.05), (0.55, 0.3)
+_BALD_SHARE = 0.7
 # Skin is within this many standard deviations of the face's hue.
 _LIKE_SKIN = 2.5
 
@@ -66,21 +77,49 @@ def _segment(picture: np.ndarray, place: Geometry) -> tuple[np.ndarray, np.ndarr
     """Masks bool [s, s] of the person in a picture (uint8 BGR), and of the person's skin."""
     side = picture.shape[0]
     sure, perhaps, head = (place.ellipse(side, *part) for part in (_SURE_FACE, _PERHAPS_FACE, _HEAD))
-    below, body = place.below(side, _CHIN), place.shoulders(side, _CHIN, _NECK_HALF_WIDTH)
+    below, body = _below_chin(place, side), place.shoulders(side, _CHIN, _NECK_HALF_WIDTH)
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
     # Clothes often have the hair's color: pixels below the chin must not define the background of the head.
     seeds[below] = cv2.GC_PR_BGD
     seeds[head | body] = cv2.GC_PR_FGD
+    chin = place.ellipse(side, *_DOWN_TO_CHIN) & place.below(side, _CHIN_BEGINS)
     # Pixels above the brows belong to the person, with or without hair; they define the hair's color.
-    seeds[sure | place.ellipse(side, *_FOREHEAD)] = cv2.GC_FGD
-    person = _foreground(picture, seeds) | sure
+    seeds[sure | chin | place.ellipse(side, *_FOREHEAD)] = cv2.GC_FGD
+    person = _foreground(picture, seeds) | sure | chin
+    if _is_gray(picture, sure):
+        return person, place.ellipse(side, *_WHOLE_FACE) & ~below
     seeds = np.full((side, side), cv2.GC_BGD, np.uint8)
     seeds[person & ~below] = cv2.GC_PR_BGD
     seeds[person & ~below & perhaps] = cv2.GC_PR_FGD
     seeds[sure] = cv2.GC_FGD
-    face = _foreground(picture, seeds)
+    seeds[chin & ~below] = cv2.GC_FGD
+    face = _foreground(picture, seeds) & perhaps
+    top = _similar_skin(picture, sure) & person & ~below
+    if top[place.ellipse(side, *_TOP)].mean() >= _BALD_SHARE:
+        face |= top
     neck = person & below & place.within(side, _NECK_HALF_WIDTH) & ~place.below(side, _NECK_END)
     return person, face | (neck & _similar_hue(picture, sure))
+
+
+def _below_chin(place: Geometry, side: int) -> np.ndarray:
+    """Pixels below a rounded chin, bool [s, s]."""
+    return place.below(side, _CHIN) & ~place.ellipse(side, *_ROUND_CHIN)
+
+
+def _is_gray(picture: np.ndarray, sample: np.ndarray) -> bool:
+    """Whether a sample of the picture has hardly any color."""
+    hue = cv2.cvtColor(picture, cv2.COLOR_BGR2LAB)[..., 1:].astype(np.float64)[sample] - 128
+    return float(np.hypot(*hue.T).mean()) < _LEAST_COLOR
+
+
+def _similar_skin(picture: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Pixels whose hue and brightness are within the distribution of a sample's, bool [s, s]."""
+    light = cv2.cvtColor(picture, cv2.COLOR_BGR2LAB)[..., 0].astype(np.float64)
+    known = light[sample]
+    # Of half of the sample, which pupils and nostrils do not widen: 1.48 brings it to a standard deviation.
+    spread = 1.48 * np.median(np.abs(known - np.median(known)))
+    near = np.abs(light - np.median(known)) <= _LIKE_SKIN * (spread + 2)
+    return near & _similar_hue(picture, sample)
 
 
 def _similar_hue(picture: np.ndarray, sample: np.ndarray) -> np.ndarray:
@@ -111,12 +150,12 @@ def _foreground(picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 def _classes(person: np.ndarray, skin: np.ndarray, place: Geometry) -> np.ndarray:
     """Labels uint8 [s, s] from the masks of the person and the skin."""
     side = person.shape[0]
-    below = place.below(side, _CHIN)
+    below = _below_chin(place, side)
     head = place.ellipse(side, *_HEAD)
     labels = np.full((side, side), INDEX["background"], np.uint8)
     labels[person & below] = INDEX["clothes"]
     labels[person & ~below & head] = INDEX["hair"]
-    labels[skin & ~below & place.ellipse(side, *_PERHAPS_FACE)] = INDEX["skin"]
+    labels[skin & ~below] = INDEX["skin"]
     labels[skin & below] = INDEX["neck"]
     return labels
 

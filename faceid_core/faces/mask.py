@@ -31,6 +31,7 @@ def make_mask(
     min_area_share: float = MIN_AREA_SHARE,
     eye_targets: EyeTargets = TRAINING_EYE_TARGETS,
     max_covered_share: float | None = None,
+    min_filled_share: float | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Turn labels into a mask and a verdict about it.
 
@@ -45,11 +46,12 @@ def make_mask(
         min_area_share: smallest share of the crop.
         eye_targets: where the crop's eyes are, as fractions of its side.
         max_covered_share: largest share of eyes, nose and mouth that may be labeled as something else; None: any.
+        min_filled_share: least share of eyes, nose and mouth in the mask, below which it is not ok; None: any.
 
     Returns:
         mask float32 [h, w], 0 or 1.
         verdict: region, area_share, dropped_share (stray pixels, as a share of the region), touches_border,
-            and ok: a usual area that touches no border; where limited, covered_share.
+            and ok: a usual area that touches no border and is filled; where limited, covered_share and filled_share.
 
     Raises:
         PhotoRejected: mask_empty or face_covered.
@@ -91,6 +93,10 @@ def make_mask(
     }
     if covered is not None:
         verdict["covered_share"] = covered
+    if min_filled_share is not None:
+        filled = float(mask[_features(mask.shape[0], eye_targets)].mean())
+        verdict["filled_share"] = round(filled, 4)
+        verdict["ok"] = verdict["ok"] and filled >= min_filled_share
     return mask.astype(np.float32), verdict
 
 
@@ -101,14 +107,18 @@ def covered_share(labels: np.ndarray, eye_targets: EyeTargets) -> float:
         labels: uint8 [s, s].
         eye_targets: where the crop's eyes are, as fractions of its side.
     """
-    side = labels.shape[0]
+    inside = _features(labels.shape[0], eye_targets)
+    return float(1 - np.isin(labels[inside], [INDEX[name] for name in _UNCOVERED]).mean())
+
+
+def _features(side: int, eye_targets: EyeTargets) -> np.ndarray:
+    """Eyes, nose and mouth of an aligned crop as an ellipse, bool [side, side]."""
     eyes = np.array(eye_targets) * side
     distance = float(np.linalg.norm(eyes[1] - eyes[0]))
     drop, half_width, half_height = (part * distance for part in _FEATURES_ELLIPSE)
     x, y = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5)
     middle = eyes.mean(axis=0)
-    inside = ((x - middle[0]) / half_width) ** 2 + ((y - middle[1] - drop) / half_height) ** 2 <= 1
-    return float(1 - np.isin(labels[inside], [INDEX[name] for name in _UNCOVERED]).mean())
+    return ((x - middle[0]) / half_width) ** 2 + ((y - middle[1] - drop) / half_height) ** 2 <= 1
 
 
 def _largest_part(wanted: np.ndarray) -> np.ndarray:

@@ -64,6 +64,7 @@ def prepare_photo(
     limits: Limits | None = None,
     framing: str = "close_up",
     max_covered_share: float | None = None,
+    min_filled_share: float | None = None,
     face_box: Box | None = None,
 ) -> Prepared:
     """Take one photo through decode, detect, parse and mask.
@@ -75,7 +76,7 @@ def prepare_photo(
         region: of the mask, see `classes.REGIONS`.
         limits: None for the defaults.
         framing: of the crop, see `align.FRAMINGS`.
-        max_covered_share: see `mask.make_mask`.
+        max_covered_share, min_filled_share: see `mask.make_mask`.
         face_box: selects a face, in pixels of the upright photo.
 
     Raises:
@@ -99,5 +100,6 @@ def prepare_photo(
         valid=detection.valid,
         eye_targets=targets,
         max_covered_share=max_covered_share,
+        min_filled_share=min_filled_share,
     )
     return Prepared(image, detection, labels, mask, verdict, parser.name, bool(parser.approximate))

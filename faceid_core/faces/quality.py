@@ -225,13 +225,14 @@ def check(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
         raise PhotoRejected("badly_exposed", sentence, value=clipped, threshold=limits.max_clipped_share)
     _check_light(figures, limits)
     _check_sharpness(figures["sharpness"], limits)
+    warnings = _check_covered(figures, limits)
     flat = figures.get("flat_share", 0.0)
     if limits.max_flat_share is not None and flat > limits.max_flat_share:
         sentence = (
             f"{flat:.0%} of the face has no texture, as in a drawing. Send a photograph without filters."
         )
         raise PhotoRejected("not_a_photograph", sentence, value=flat, threshold=limits.max_flat_share)
-    return _check_covered(figures, limits)
+    return warnings
 
 
 def _check_light(figures: dict[str, float], limits: Limits) -> None:

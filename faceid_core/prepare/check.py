@@ -21,10 +21,12 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.faces.backends import load_face_models
+from faceid_core.faces.detect import Detection
 from faceid_core.faces.picture import overlay_mask
 from faceid_core.faces.prepare import Prepared, prepare_photo
 from faceid_core.faces.quality import Limits
 from faceid_core.faces.subject import cut_subject, read_subject_mask, reduced
+from faceid_core.geometry.protocols import Point
 from faceid_core.identity import Identity
 from faceid_core.private import write_private
 from faceid_core.run.photo_source import PhotoSource, mask_of
@@ -32,6 +34,8 @@ from faceid_core.store import S3Settings
 from faceid_core.weights.required import DETECTOR, PARSER, ModelRef, required
 
 THUMBNAIL_PIXELS = 96
+# A crop of which less than this is photo says so.
+_LITTLE_PHOTO = 0.5
 # Fewer photos than this are done before a second process has started.
 _WORTH_A_POOL = 8
 
@@ -43,7 +47,7 @@ class CheckSettings:
     Args:
         detector, parser: the models that find and label faces.
         limits: as `quality.Limits.of` takes them.
-        covered: see `mask.make_mask`.
+        covered, filled: see `mask.make_mask`.
         size, framing, region: of crop and mask.
         s3: how photos in S3 are reached.
         pictures: folder for one picture per person, or None for none.
@@ -53,6 +57,7 @@ class CheckSettings:
     parser: ModelRef
     limits: Mapping[str, Any]
     covered: float | None
+    filled: float | None
     size: int
     framing: str
     region: str
@@ -69,6 +74,7 @@ class CheckSettings:
             parser=models[PARSER],
             limits=faces.limits(),
             covered=faces.covered_limit(),
+            filled=faces.filled_limit(),
             size=size,
             framing=faces.crop_framing,
             region=faces.mask_region,
@@ -84,6 +90,7 @@ class CheckedPhoto:
     Args:
         outcome: usable, rejected (the photo's fault), or failed (ours: `reason` names the exception).
         figures: of quality and mask, by column of the table.
+        eyes: of a usable photo's face, (left, right) in pixels of the upright photo.
         thumbnail: uint8 [h, w, 3], at most `THUMBNAIL_PIXELS` a side: the masked crop, the photo, or None.
     """
 
@@ -96,6 +103,7 @@ class CheckedPhoto:
     threshold: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    eyes: tuple[Point, Point] | None = None
     thumbnail: np.ndarray | None = None
 
 
@@ -200,7 +208,7 @@ class _Worker:
 
         try:
             data = self.source.read(person)
-            picture, figures, thumbnail = self._prepare(data, person)
+            picture, figures, thumbnail, eyes = self._prepare(data, person)
             if self.settings.pictures is not None:
                 write_private(Path(self.settings.pictures) / f"{person.identity_id}.png", picture())
         except PhotoRejected as rejection:
@@ -219,12 +227,14 @@ class _Worker:
         except Exception as error:  # an unexpected error fails one identity, not the others
             sentence = "This is a fault of faceid or of the machine, not of the photo."
             return checked("failed", reason=type(error).__name__, sentence=sentence)
-        return checked("usable", figures=figures, thumbnail=_fitted(thumbnail))
+        return checked("usable", figures=figures, eyes=eyes, thumbnail=_fitted(thumbnail))
 
-    def _prepare(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
-        """What makes the person's picture, the figures, and the crop with its mask."""
+    def _prepare(
+        self, data: bytes, person: Identity
+    ) -> tuple[Callable[[], bytes], dict, np.ndarray, tuple[Point, Point] | None]:
+        """What makes the person's picture, the figures, the crop with its mask, and the eyes."""
         if person.subject_box or person.subject_mask:
-            return self._prepare_subject(data, person)
+            return *self._prepare_subject(data, person), None
         made = prepare_photo(
             data,
             detector=self.detector,
@@ -234,9 +244,11 @@ class _Worker:
             limits=self.limits,
             framing=self.settings.framing,
             max_covered_share=self.settings.covered,
+            min_filled_share=self.settings.filled,
             face_box=person.face_box,
         )
-        return made.picture, _figures(made), overlay_mask(made.detection.crop, made.mask)
+        shown = overlay_mask(made.detection.crop, made.mask)
+        return made.picture, _figures(made), shown, made.detection.eyes
 
     def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
         """A subject that the user pointed at: no face is looked for."""
@@ -275,7 +287,18 @@ def _figures(made: Prepared) -> dict[str, Any]:
         "photo_share": round(float(found.valid.mean()), 4),
         "mask_share": made.verdict["area_share"],
         "mask_ok": made.verdict["ok"],
+        "warnings": " ".join((*found.warnings, *_little_photo(found))),
     }
+
+
+def _little_photo(found: Detection) -> tuple[str, ...]:
+    """What is said of a crop that lies mostly beyond the photo."""
+    share = float(found.valid.mean())
+    if share >= _LITTLE_PHOTO:
+        return ()
+    return (
+        f"Only {share:.0%} of the crop is photo; the rest repeats its edge. Send a photo with more around the head.",
+    )
 
 
 def _fitted(image: np.ndarray) -> np.ndarray:

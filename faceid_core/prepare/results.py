@@ -24,7 +24,8 @@ COLUMNS: dict[str, type] = {
     "identity_id": str, "line": int, "outcome": str, "reason": str, "sentence": str, "value": float, "threshold": float,
     "face_pixels": float, "eye_distance_pixels": float, "sharpness": float, "cut_share": float, "brightness": float,
     "contrast": float, "clipped_share": float, "yaw_degrees": float, "confidence": float, "others": int,
-    "photo_share": float, "mask_share": float, "mask_ok": bool, "seconds": float,
+    "photo_share": float, "mask_share": float, "mask_ok": bool, "eye_brightness": float, "mouth_contrast": float,
+    "flat_share": float, "side_margin": float, "warnings": str, "seconds": float,
 }  # fmt: skip
 _INK, _PAPER, _EMPTY = (28, 28, 26), (255, 255, 255), (238, 238, 234)
 _COLORS = {"usable": (26, 127, 55), "rejected": (176, 96, 0), "failed": (190, 30, 45)}

@@ -38,7 +38,7 @@ VERSIONS: dict[str, int | str] = {
     "clip": 1,
     "attributes": 1,
     "detector": "3",
-    "grabcut": "1",
+    "grabcut": "2",
     "ellipse": "1",
     "segformer": "1",
 }

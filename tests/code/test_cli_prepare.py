@@ -14,8 +14,11 @@ from skimage import data
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import InputContractError
 from faceid_core.identity import read_manifest
 from faceid_core.prepare.check import CheckSettings, check_photos
+from faceid_core.prepare.labels import read_labels
+from faceid_core.store.keys import sha256_hex
 from flows.cli import cli
 
 
@@ -150,3 +153,25 @@ def jpeg(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
+
+
+def test_labels_show_how_many_good_photos_are_lost_and_wrong_ones_pass(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = photos.encode_png(data.astronaut())
+    dark = photos.encode_png((data.astronaut() * 0.2).astype("uint8"))
+    (folder / "good.png").write_bytes(good)
+    (folder / "dark.png").write_bytes(dark)
+    labels = tmp_path / "labels.csv"
+    rows = [f"{sha256_hex(good)},good,203.5,101,246.9,103.4", f"{sha256_hex(dark)},too dark,,,,"]
+    labels.write_text("\n".join(["sha256,label,left_eye_x,left_eye_y,right_eye_x,right_eye_y", *rows]))
+    shown, _ = prepare(folder, "--size", "128", "--no-pictures", "--labels", str(labels))
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    assert ["good", "1", "1", "0", "1", ""] in cells
+    assert ["too dark", "1", "0", "0", "0", "1 badly_exposed"] in cells
+
+
+def test_a_labels_file_without_labels_is_named(tmp_path):
+    (tmp_path / "labels.csv").write_text("photo,label\n")
+    with pytest.raises(InputContractError, match="sha256"):
+        read_labels(tmp_path / "labels.csv")

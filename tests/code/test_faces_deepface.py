@@ -167,7 +167,7 @@ def test_weights_that_would_be_downloaded_are_named(monkeypatch, tmp_path):
         "as models fetch puts it"
     )
     monkeypatch.setattr(deepface_files.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingWeights, match=r"predictor_5_face_landmarks\.dat \(9,150,489 bytes\).*dlib"):
+    with pytest.raises(MissingWeights, match=r"predictor_5.*\.dat \(9,150,489 bytes\).*face_recognition_models"):
         load_faces("deepface", model="dlib")
     with pytest.raises(MissingWeights, match=r"retinaface\.pth"):
         load_faces("deepface", model="retinaface")

@@ -111,7 +111,7 @@ def test_a_small_face_in_a_large_photo_is_searched_for_in_its_parts():
 
 @pytest.fixture(scope="module")
 def dlib_detector():
-    # An extra, which has no wheel for every machine; the extra for tests brings it, so `make test` runs these.
+    # It has no wheel for every machine.
     pytest.importorskip("dlib")
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("dlib's five-point predictor comes with the package face-recognition-models")

@@ -44,7 +44,7 @@ FACE_DETECTORS = {
     "mediapipe": "d12d4b2fd9c2be51555cd2123272117d9a0afba7f3eecad7057522cb1fced1c0",
 }
 FACE_PARSERS = {
-    "grabcut": "3a01f6fd6d97db34002c7eccfa2c2fb86d7ab8956e3c9acaf5f7d6ea9bcfc701",
+    "grabcut": "0c19a59409eabc0786789f587c73a8be2be2e2c6fbbd16c33112ef2115f86138",
     "ellipse": "d828f942e033c2204c705b9bf8479e5d2e5b1b6d000b80333c05a237cd547ad4",
     "segformer org/face-parsing": "9bb91e04216d96cc915184087083413756853b13bb993687affcf1c8231ab8c7",
     f"segformer org/face-parsing@{'a' * 40}": "9bb91e04216d96cc915184087083413756853b13bb993687affcf1c8231ab8c7",

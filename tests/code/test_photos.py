@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, features
 from skimage.data import astronaut
 
 from faceid_core import photos
@@ -236,3 +236,29 @@ def test_own_encodings_are_stable_and_read_back():
         photos.encode_png(labels > 5)
     with pytest.raises(ValueError, match="not a PNG"):
         photos.decode_png(b"x")
+
+
+def test_damage_inside_a_jpeg(photo):
+    pytest.importorskip("simplejpeg")
+    data = bytearray(encoded(photo.resize((600, 600)), "JPEG", quality=90))
+    middle = len(data) // 2
+    data[middle : middle + 2000] = bytes(2000)
+    assert reason(bytes(data)) == "truncated"
+
+
+def test_a_jpeg_of_blocks_and_one_of_low_quality(photo):
+    assert reason(encoded(photo, "JPEG", quality=5)) == "too_compressed"
+    assert photos.decode(encoded(photo, "JPEG", quality=12)).shape == (200, 200, 3)
+
+
+def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(photo):
+    data = encoded(photo.resize((800, 600)), "JPEG")
+    assert photos.decode(data, max_pixels=470_000).shape == (300, 400, 3)
+    assert photos.reduction(data, 470_000) == 2 and photos.reduction(data, 480_000) == 1
+    assert reason(encoded(photo.resize((800, 600)), "PNG"), max_pixels=470_000) == "too_many_pixels"
+    assert reason(data, max_pixels=100_000) == "too_many_pixels"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no decoder for AVIF")
+def test_avif(photo):
+    assert difference(photos.decode(encoded(photo, "AVIF", quality=95)), photo) < 6

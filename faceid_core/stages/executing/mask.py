@@ -32,6 +32,7 @@ def execute(
                 valid=read_png(blobs["valid"]) > 0,
                 eye_targets=FRAMINGS[parameters.get("framing", "close_up")],
                 max_covered_share=parameters.get("max_covered_share"),
+                min_filled_share=parameters.get("min_filled_share"),
             )
         except PhotoRejected as rejection:
             outputs = rejection_output(rejection)

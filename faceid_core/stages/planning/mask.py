@@ -21,6 +21,9 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
     faces = plan.config.faces
     parameters: dict[str, Any] = {"region": "subject" if subject.is_given else faces.mask_region}
     covered = None if subject.is_given else faces.covered_limit()
+    filled = None if subject.is_given else faces.filled_limit()
+    if filled is not None:
+        parameters |= {"min_filled_share": filled, "framing": faces.crop_framing}
     if covered is not None:
-        parameters |= {"max_covered_share": covered, "framing": faces.crop_framing}
+        parameters["max_covered_share"] = covered
     return [plan.work(subject, SPEC, parameters, sources, ())]
