@@ -32,6 +32,7 @@ from pathlib import Path
 
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.stages import STAGES
+from faceid_core.stages.name_prior import SPEC
 from faceid_core.stages.planning import spec_of
 
 ROOT = Path(__file__).parents[2]
@@ -53,19 +54,24 @@ LOADERS = {
     "base": ("faceid_core.diffusion.base",),
     "detector": ("faceid_core.faces.backends",),
     "parser": ("faceid_core.faces.backends",),
+    "prior": ("faceid_core.personalize.name_prior",),
     "scorers": ("faceid_core.evaluate.scorers", "faceid_core.evaluate.photographs"),
 }
 HALVES = ("faceid_core.stages.planning", "faceid_core.stages.executing")
+# The stage that no person has, so that it is not among STAGES; a plan needs its key.
+PRIOR, PRIOR_PLANNING = SPEC.name, "faceid_core.stages.name_prior"
 NOT_MODELS = ("settings", "device", "kept_pictures", "measured_slots")
 
 
 def stage_names() -> list[str]:
     """Every stage; score is one per metric."""
-    return [name for name in STAGES if name != "score"] + [f"score-{metric}" for metric in METRICS]
+    return [PRIOR, *(name for name in STAGES if name != "score"), *(f"score-{metric}" for metric in METRICS)]
 
 
 def home_of(stage: str) -> str:
     """Where the stage's version stands, as a developer would look for it."""
+    if stage == PRIOR:
+        return f"SPEC in {PRIOR_PLANNING.replace('.', '/')}.py"
     if stage.startswith("score-"):
         return f"METRICS[{stage.removeprefix('score-')!r}] in faceid_core/evaluate/metrics.py"
     return f"SPEC in faceid_core/stages/planning/{stage}.py"
@@ -78,6 +84,8 @@ def modules_of(stage: str) -> list[str]:
         LookupError: if the stage asks its worker for a model that `LOADERS` does not know.
     """
     planning, executing = (f"{half}.{stage.split('-')[0]}" for half in HALVES)
+    if stage == PRIOR:
+        planning = PRIOR_PLANNING
     others = {f"{half}.{name}" for half in HALVES for name in STAGES} - {planning, executing}
     found, open_modules = set(), [planning, executing, *_loaders(executing)]
     while open_modules:
