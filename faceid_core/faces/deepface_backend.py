@@ -159,7 +159,22 @@ def _build_here(model: str, files: tuple[Path, ...]) -> Any:
             return _dlib_client(files[0])
         return modeling.build_model(task="face_detector", model_name=model)
     except (ImportError, AttributeError, ValueError) as error:
+        package = _missing_package(error)
+        if package:
+            raise ConfigurationError(
+                f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}, which is not "
+                "installed; install it, or choose another with faces.detector"
+            ) from error
         raise ConfigurationError(f"DeepFace detector {model} cannot be loaded: {error}") from error
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """The package whose import failed, which DeepFace's own message does not always name."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _dlib_client(predictor: Path) -> Any:

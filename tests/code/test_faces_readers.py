@@ -99,6 +99,23 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         load_faces("deepface", model="fastmtcnn")
 
 
+def test_a_package_that_another_package_needs_is_named(monkeypatch):
+    from deepface.modules import modeling
+
+    def build(**_):
+        try:
+            raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+        except ModuleNotFoundError as error:
+            raise ImportError("install facenet-pytorch") from error
+
+    real = deepface_backend.importlib.util.find_spec
+    found = lambda name: object() if name == "facenet_pytorch" else real(name)  # noqa: E731
+    monkeypatch.setattr(deepface_backend.importlib.util, "find_spec", found)
+    monkeypatch.setattr(modeling, "build_model", build)
+    with pytest.raises(ConfigurationError, match=r"torchvision, which is not installed.*faces\.detector"):
+        load_faces("deepface", model="fastmtcnn")
+
+
 def test_a_small_face_in_a_large_photo_is_searched_for_in_its_parts():
     image = np.full((2400, 4000, 3), 190, np.uint8)
     image[1500:1756, 2300:2556] = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
