@@ -55,9 +55,9 @@ def test_models_and_figures_reach_the_tables(config):
     tables = Tables(run.store)
     rows = tables.query("select distinct metric, model, model_digest from image_metrics").to_pylist()
     models = {row["metric"]: row["model"] for row in rows}
-    assert models["identity"] == "photographs:deepface-opencv@2+deepface-ArcFace@1"
+    assert models["identity"] == "photographs:deepface-dlib@3+deepface-ArcFace@1"
     assert models["image_text"] == models["diversity"] == "photographs:clip-ViT-B/32@1"
-    assert models["leakage:background"] == "photographs:deepface-opencv@2+grabcut"
+    assert models["leakage:background"] == "photographs:deepface-dlib@3+grabcut"
     assert all(len(row["model_digest"]) == 64 for row in rows)
     figures = tables.query("select * from identity_summary where subject_kind = 'person'").to_pylist()[0]
     assert figures["image_text"] is not None and figures["diversity"] > 0 and figures["detection"] is not None
