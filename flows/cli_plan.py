@@ -71,6 +71,8 @@ def print_plan(
     for row in found.stages:
         for why, count in row.reasons():
             console.print(f"{row.stage}: {count} because: {why}", soft_wrap=True, markup=False)
+    if about := found.about_prior():
+        console.print(about, soft_wrap=True, markup=False)
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
     reports = found.run.outcome_reports

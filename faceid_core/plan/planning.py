@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.presets import WITHOUT_NAMES
 from faceid_core.plan.cache_miss import FORCED, CacheMiss, earlier_results, explain_cache_miss
 from faceid_core.plan.estimate import Estimate, Pace, PendingWork, pending_work
 from faceid_core.run.lookup import StageLookup, dry_run
@@ -23,7 +24,7 @@ from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning.score import FLOOR
-from faceid_core.stages.work import Subject, Work
+from faceid_core.stages.work import COMMON, Subject, Work
 from faceid_core.store import Manifest, StageCache
 
 
@@ -58,6 +59,28 @@ class RunPlan:
         """The addresses of an identity's photo and mask, for the screen of the machine that has the manifest."""
         person = self.run.identities[subject]
         return " and ".join(address for address in (person.photo, person.subject_mask) if address)
+
+    def about_prior(self) -> str | None:
+        """What the run does about the name prior of a preset that has one; None for the others, and where it is made.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        plan, chosen = self.run.plan, self.run.config.personalize
+        if plan.prior is None:
+            if chosen.preset not in WITHOUT_NAMES:
+                return None
+            return (
+                f"preset {chosen.preset} learns vectors, without a name prior: personalize.names_file names no file of "
+                "names that the base model knows"
+            )
+        if StageCache(self.run.store, COMMON).read_manifest(plan.prior.stage, plan.prior.key, read_only=True):
+            return None
+        names, portraits = len(plan.prior.parameters["names"]), plan.prior.parameters["portraits"]
+        return (
+            f"the name prior is made before the first identity is learned: {names} names x {portraits} portraits to "
+            "draw, once for this store"
+        )
 
     def why_of(self, subject: str) -> tuple[str, str] | None:
         """The first stage that a subject would compute, and why; None if everything is cached."""

@@ -7,6 +7,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.nightly import drive_inline
 from faceid_core.personalize.known_names import prior_names
 from faceid_core.personalize.tokens import IdentityTokens
+from faceid_core.plan.planning import plan_run
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import StageCache
@@ -38,8 +39,11 @@ def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_pa
         return small(store, people, personalize=learning, score={"metrics": ["identity"]}, **sections)
 
     config = configured()
+    about = plan_run(config).about_prior()
+    assert about is not None and "12 names x 1 portraits" in about
     first, ended = execute(config)
     assert ended.exit_status == 0
+    assert plan_run(config).about_prior() is None
     manifest, data = prior_of(first)
     assert manifest.provenance["names"] == 12 and manifest.provenance["names_left_out"] == 0
     subject = next(each for each in first.subjects.values() if each.identity_id == "ann")
