@@ -167,7 +167,12 @@ class _Trainer:
     """Opens, steps and closes slots."""
 
     def __init__(
-        self, base: BaseModel, method: Method, seed: int, samples_at_once: int, prior: NamePrior | None
+        self,
+        base: BaseModel,
+        method: Method,
+        seed: int,
+        samples_at_once: int = 0,
+        prior: NamePrior | None = None,
     ):
         self.base, self.method, self.seed = base, method, seed
         self.prior = prior.to(base.device) if prior and method.needs_prior else None

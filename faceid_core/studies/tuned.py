@@ -34,7 +34,11 @@ class Tuned:
     @property
     def text(self) -> str:
         """The settings and what they rest on, as a page shows them."""
-        values = [f"{name.replace('_', ' ')} {self.settings[_key(name)]:g}" for name in CHOSEN]
+        chosen = {name: self.settings[_key(name)] for name in CHOSEN}
+        values = [
+            f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.3g}'}"
+            for name, value in chosen.items()
+        ]
         return f"{', '.join(values)} (best of {self.trials} trials on {self.people} tuning people)"
 
 

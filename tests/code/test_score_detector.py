@@ -70,7 +70,7 @@ def score_calls(backend: str) -> dict[str, StageCall]:
 def test_the_key_changes_with_the_backend_for_detection_only():
     ours, theirs = score_calls("miniature"), score_calls("deepface")
     assert {stage for stage in ours if ours[stage].key != theirs[stage].key} == {"score-detection"}
-    assert theirs["score-detection"].weights == {"detector": detector_digest()}
+    assert theirs["score-detection"].weights == {"detector": detector_digest("dlib")}
     assert ours["score-detection"].weights == {"detector": shipped_lock().digest("reporting_detector")}
 
 
@@ -91,5 +91,5 @@ def told_by_the_table(backend: str, metric: str) -> tuple[str, list[str]]:
 def test_the_table_names_the_detector_that_looked():
     ours, theirs = (told_by_the_table(backend, "detection") for backend in ("miniature", "deepface"))
     assert ours == ("miniature:detector", [shipped_lock().digest("reporting_detector")])
-    assert theirs == ("deepface:detector", [detector_digest()])
+    assert theirs == ("deepface:detector", [detector_digest("dlib")])
     assert told_by_the_table("miniature", "identity") == told_by_the_table("deepface", "identity")

@@ -116,6 +116,7 @@ def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
     def published_and_interrupted(run):
         for outcome_report in run.outcome_reports.values():
             outcome_report.outcome = Outcome.DONE
+            outcome_report.stage_keys.update(personalize="a" * 64, generate="b" * 64)
         publish(run)
         raise KeyboardInterrupt
 

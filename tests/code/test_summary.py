@@ -10,6 +10,7 @@ from faceid_core.evaluate.intervals import Interval, over_people, over_pictures,
 from faceid_core.evaluate.metric_rows import NO_REFERENCE_FACE, MetricRow
 from faceid_core.evaluate.summary import SubjectScores, aggregate, normalized_identity, summarize
 from faceid_core.evaluate.weak_identity import is_weak_identity
+from faceid_core.tables.columns import renamed
 
 ANN, BEN = "a" * 32, "b" * 32
 CATEGORIES = {"s": "scene", "m": "mixed", "c": "clothing"}
@@ -209,12 +210,12 @@ def test_what_photographs_alone_have_stands_beside_it_and_the_class_word_has_the
     ]
     assert floor_row["image_text_second"] is None and person["attributes_kept"] is None
     summary = contract("identity_summary")
-    summary.check(summary.table([person, floor_row]))
+    summary.check(summary.table([renamed(person), renamed(floor_row)]))
 
 
 def test_rows_keep_the_contract_of_their_table():
     summary = contract("identity_summary")
-    summary.check(summary.table(_run(_subjects())))
+    summary.check(summary.table([renamed(row) for row in _run(_subjects())]))
 
 
 def test_fraction_of_a_way_without_length_is_none():

@@ -232,7 +232,7 @@ def test_what_a_configuration_needs():
     )  # fmt: skip
     found = {need.name: need for need in model_statuses(config)}
     assert {name: need.state for name, need in found.items()} == {
-        f"hub:org/model@{REVISION}": "missing", "deepface opencv": "here", "deepface-SFace": "missing",
+        f"hub:org/model@{REVISION}": "missing", "deepface dlib": "here", "deepface-SFace": "missing",
         "clip-vit-base-patch32": "missing",
     }  # fmt: skip
     assert found[f"hub:org/model@{REVISION}"].model == KnownModel(
