@@ -155,9 +155,7 @@ def _refuse_damaged_jpeg(data: bytes) -> None:
     Raises:
         PhotoRejected: truncated.
     """
-    if importlib.util.find_spec("simplejpeg") is None:
-        return
-    import simplejpeg  # needed for JPEGs alone
+    import simplejpeg  # JPEGs alone need it
 
     try:
         simplejpeg.decode_jpeg(data, "Gray", fastdct=True, min_factor=8, strict=True)

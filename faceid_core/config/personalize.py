@@ -71,7 +71,8 @@ class PersonalizeConfig(Section):
     @model_validator(mode="after")
     def _method_fits_together(self) -> Self:
         try:
-            self.resolved()
+            for has_names in (True, False):
+                self.resolved(has_names=has_names)
         except ValidationError as error:
             problems = "; ".join(
                 ".".join(["method", *map(str, problem["loc"])]) + f": {problem['msg']}"

@@ -17,7 +17,7 @@ _TABLE = "token_embedding.weight"  # how the name of the table ends, in diffuser
 
 def learning_rate(config: NightlyConfig) -> Iterator[Finding]:
     """How far a step moves a component of a free vector; nothing where rates have no unit of the base model."""
-    method = config.personalize.resolved()
+    method = config.method()
     if method.parametrization != "free" or method.optimizer != "adamw":
         return
     try:

@@ -3,8 +3,9 @@
 A method that learns the person draws faces as near to the photo as to any other picture; one that memorizes the photo
 draws faces nearer to it. Likeness to the photo alone rewards both.
 
-Source: WithAnyone (arXiv 2510.14975), whose copy-paste score is, of angles between face embeddings, that of picture and
-true other picture minus that of picture and photo, over that of the two; here the other pictures' mean.
+Source: the idea is the copy-paste score of WithAnyone (arXiv 2510.14975). The formula is a reconstruction, since only the
+paper's abstract could be read: of angles between face embeddings, the mean of picture and other pictures minus that of
+picture and photo, over the mean of other pictures and photo.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""95 % intervals: over the pictures of one person by bootstrap, over people by Student's t."""
+"""95 % intervals, over one person's pictures by bootstrap and over people by Student's t; correction of many tests."""
 
 from __future__ import annotations
 
@@ -78,3 +78,17 @@ def t_quantile(degrees: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 0.975))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    count = len(p_values)
+    corrected = [0.0] * count
+    largest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

@@ -37,7 +37,7 @@ def learn_name_prior(
         template: training prompt with {} for the person.
         portraits: of each name; their noise is the same for all names.
         components: principal components of the names' contexts.
-        progress: called with portraits drawn, and in all.
+        progress: called with portraits drawn, and in all, after every sampling step too: a batch may take minutes.
 
     Raises:
         ConfigurationError: too few names have two tokens, or are drawn alike.
@@ -45,6 +45,7 @@ def learn_name_prior(
     asked, names = names, two_token_names(base.towers.values(), names)
     prompt = training_prompt(template)
     requests = [DrawRequest(name, prompt, seed) for name in names for seed in range(portraits)]
+    latents: list[torch.Tensor] = []
     drawn = draw(
         base,
         requests,
@@ -52,11 +53,11 @@ def learn_name_prior(
         guidance_scale=_GUIDANCE_SCALE,
         batch=_BATCH,
         record_attention=False,
+        on_step=lambda: progress(len(latents), len(requests)),
     )
-    latents = []
-    for number, picture in enumerate(drawn):
+    for picture in drawn:
         latents.append(base.encode_images([picture.image])[0].cpu())
-        progress(number + 1, len(requests))
+        progress(len(latents), len(requests))
     stacked = torch.stack(latents).unflatten(0, (len(names), portraits))  # [names, portraits, c, side, side]
     prior = fit_name_prior(base, names, stacked, template=template, components=components)
     return replace(prior, left_out=len(asked) - len(prior.names))

@@ -6,19 +6,26 @@ encoder's token embedding, so that gradients reach the vectors and nothing of th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 
-from faceid_core.diffusion.base import TextTower
+from faceid_core.diffusion.base import BaseModel, TextTower
 from faceid_core.errors import ConfigurationError
 
 from .prompts import fill, split_prompt, split_several
 
 _NAMES_AT_ONCE = 64  # names in one call of a text encoder, to bound its memory
+_NAME_CONTEXTS_BYTES = 512 << 20  # what the contexts of known names that are kept may take
+# U-Net of a base model -> (prompt, names) -> the names' contexts, the latest last.
+_NAME_CONTEXTS: WeakKeyDictionary[torch.nn.Module, OrderedDict[tuple[str, tuple[str, ...]], Contexts]] = (
+    WeakKeyDictionary()
+)
 
 
 class TextEncoders(Protocol):
@@ -184,12 +191,27 @@ def encode_vectors(
 def name_contexts(base: TextEncoders, prompt: str, names: Sequence[str]) -> Contexts:
     """Contexts of one prompt with each of many known names of two words in place of `V*`.
 
+    Of a base model, whose weights never change, the latest are kept: all people of a run have the same prompts and names.
+
     Returns:
         One context a name, [names, length, context width].
 
     Raises:
         ConfigurationError: a name is not two tokens long, or the prompt cannot be used.
     """
+    if not isinstance(base, BaseModel):
+        return _encoded_names(base, prompt, names)
+    kept = _NAME_CONTEXTS.setdefault(base.unet, OrderedDict())
+    question = prompt, tuple(names)
+    if question not in kept:
+        kept[question] = _encoded_names(base, prompt, names)
+    kept.move_to_end(question)
+    while len(kept) > 1 and len(kept) * kept[question].states.nbytes > _NAME_CONTEXTS_BYTES:
+        kept.popitem(last=False)
+    return kept[question]
+
+
+def _encoded_names(base: TextEncoders, prompt: str, names: Sequence[str]) -> Contexts:
     encoded = []
     for tower in base.towers.values():
         tokenized = tokenize(tower, prompt, 2)

@@ -302,7 +302,7 @@ class Objective:
         self.prompts = {name: tokenize(tower, prompt, method.vectors) for name, tower in base.towers.items()}
         self.positions = person_positions(self.prompts)
         # The known names' contexts of the training prompt, [names, length, context width], if people are mixtures.
-        self._names = name_contexts(base, prompt, prior.names) if prior else None
+        self._names = name_contexts(base, prompt, prior.names).map(torch.Tensor.float) if prior else None
         # Stages that one person's samples of a step can use: the number of contexts that each slot projects.
         self._distinct = min(method.samples_per_step, method.stages)
         # The reference prompt's keys, layer -> [class words met, heads, length, d], and each class word's row.
@@ -427,7 +427,8 @@ class Objective:
             [n, kv, length, context width].
         """
         if self._names is not None:
-            return mixed(self._names, vectors[MIXTURE][:, :, 0])
+            made = mixed(self._names, vectors[MIXTURE][:, :, 0])
+            return made.map(lambda each: each.to(self.base.dtype))
         flat = {name: each.flatten(0, 1) for name, each in vectors.items()}  # [n * kv, vectors, width]
         return encode_vectors(self.base, self.prompts, flat).unflatten(-1, self.method.kv_count)
 

@@ -407,7 +407,9 @@ class _Trainer:
         )
 
 
-def measured_slots(base: BaseModel, method: Method, samples_at_once: int = 0) -> int:
+def measured_slots(
+    base: BaseModel, method: Method, samples_at_once: int = 0, prior: NamePrior | None = None
+) -> int:
     """Slots for this device: on CUDA as many as its free memory holds, a power of two; elsewhere eight.
 
     Two trainings of one step, with one and with two made-up people, give what the first and each further one take.
@@ -417,7 +419,7 @@ def measured_slots(base: BaseModel, method: Method, samples_at_once: int = 0) ->
     # Memory that PyTorch holds and does not use is free too.
     kept_unused = torch.cuda.memory_reserved(base.device) - torch.cuda.memory_allocated(base.device)
     free = torch.cuda.mem_get_info(base.device)[0] + kept_unused
-    found = fitting_slots(lambda count: _peak_bytes(base, method, count, samples_at_once), free)
+    found = fitting_slots(lambda count: _peak_bytes(base, method, count, samples_at_once, prior), free)
     torch.cuda.empty_cache()
     log.info("%d slots fit into %.1f GB of free memory", found, free / 1e9)
     return found
@@ -437,7 +439,9 @@ def fitting_slots(bytes_with: Callable[[int], int], free_bytes: int) -> int:
     return min(MOST_SLOTS, 1 << (fits.bit_length() - 1))
 
 
-def _peak_bytes(base: BaseModel, method: Method, count: int, samples_at_once: int) -> int:
+def _peak_bytes(
+    base: BaseModel, method: Method, count: int, samples_at_once: int, prior: NamePrior | None
+) -> int:
     side = base.description.resolution
     gray, whole = np.full((side, side, 3), 127, np.uint8), np.ones((side, side), np.float32)
     photos = [
@@ -447,6 +451,6 @@ def _peak_bytes(base: BaseModel, method: Method, count: int, samples_at_once: in
     torch.cuda.reset_peak_memory_stats(base.device)
     held = torch.cuda.memory_allocated(base.device)
     step = method.model_copy(update={"steps": 1})
-    for _ in personalize(base, photos, step, slots=count, samples_at_once=samples_at_once):
+    for _ in personalize(base, photos, step, slots=count, samples_at_once=samples_at_once, prior=prior):
         pass
     return torch.cuda.max_memory_allocated(base.device) - held

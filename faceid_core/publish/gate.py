@@ -17,10 +17,10 @@ import pandas as pd
 
 from faceid_core.config.sections import GateConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.intervals import holm
+from faceid_core.evaluate.power import LEVEL, detectable
 from faceid_core.tables import Tables
 
-LEVEL = 0.05
-_POWER = 0.8
 FIGURES = ("identity", "concepts", "weak")
 # Each person's normalized identity and concept accuracy in both runs over common prompts and seeds.
 _PEOPLE = """
@@ -128,13 +128,13 @@ def _difference(figure: str, values: np.ndarray, limit: float, *, judged: bool) 
     count = len(values)
     if count < 2:
         return Difference(figure, count, None, None, None, None, limit, fails=False)
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(count)
-    quantile = float(stdtrit(count - 1, 1 - LEVEL / len(FIGURES) / 2))
+    mean, spread, level = float(values.mean()), float(values.std(ddof=1)), LEVEL / len(FIGURES)
+    error, quantile = spread / np.sqrt(count), float(stdtrit(count - 1, 1 - level / 2))
     low, high = mean - quantile * error, mean + quantile * error
     beyond = mean < limit if limit < 0 else mean > limit
     fails = judged and beyond and not low <= 0 <= high
-    detectable = (quantile + float(stdtrit(count - 1, _POWER))) * error
-    return Difference(figure, count, mean, low, high, float(detectable), limit, fails=bool(fails))
+    found = detectable(spread, count, level=level)
+    return Difference(figure, count, mean, low, high, found, limit, fails=bool(fails))
 
 
 def _worse(rows: pd.DataFrame, names: pd.Series) -> tuple[tuple[str, float, float], ...]:
@@ -148,13 +148,9 @@ def _worse(rows: pd.DataFrame, names: pd.Series) -> tuple[tuple[str, float, floa
             found.append(
                 (str(names[key]), float(values.mean()), float(stdtr(len(values) - 1, values.mean() / error)))
             )
-    found.sort(key=lambda row: row[2])
-    kept = []
-    for place, (name, mean, p) in enumerate(found):
-        if p * (len(found) - place) >= LEVEL:
-            break
-        kept.append((name, mean, p * (len(found) - place)))
-    return tuple(kept)
+    corrected = holm([p for _, _, p in found])
+    worse = [(name, mean, p) for (name, mean, _), p in zip(found, corrected, strict=True) if p < LEVEL]
+    return tuple(sorted(worse, key=lambda row: row[2]))
 
 
 def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:

@@ -131,9 +131,9 @@ class Models:
         self.settings = settings
         self._unusable_base: UnusableWeights | None = None
         self._slots_of_methods: dict[str, int] = {}
-        # Of the last subjects that were scored, by the shard's digest and the detector: see `stages.score`.
         # The name prior, which the worker reads before stage personalize if the method needs it.
         self.prior: NamePrior | None = None
+        # Of the last subjects that were scored, by the shard's digest and the detector: see `stages.score`.
         self.kept_pictures: OrderedDict[tuple[str, str], Pictures] = OrderedDict()
 
     @cached_property
@@ -183,7 +183,7 @@ class Models:
 
         name = method.model_dump_json()
         if name not in self._slots_of_methods:
-            slots = measured_slots(self.base, method, self.settings.samples_at_once)
+            slots = measured_slots(self.base, method, self.settings.samples_at_once, self.prior)
             self._slots_of_methods[name] = slots
         return self._slots_of_methods[name]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from faceid_core.evaluate.intervals import NOTHING, Interval, over_people
-
-from .power import LEVEL
+from faceid_core.evaluate.intervals import NOTHING, Interval, holm, over_people
+from faceid_core.evaluate.power import LEVEL
 
 # Of these, less is better.
 LOWER_IS_BETTER = frozenset({"attention_outside", "leakage", "leakage_excess", "copying", "seconds"})
@@ -54,20 +53,6 @@ def balance(identity: float | None, concepts: float | None) -> float | None:
         return None
     identity, concepts = max(identity, 0.0), max(concepts, 0.0)
     return 0.0 if identity + concepts == 0 else 2 * identity * concepts / (identity + concepts)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given.
-
-    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
-    """
-    count = len(p_values)
-    corrected = [0.0] * count
-    largest = 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def mean_over_people(frame: pd.DataFrame, variant: str, measure: str) -> Interval:

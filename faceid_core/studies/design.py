@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.power import LEVEL, MOST_PEOPLE, POWER, detectable, people_needed
 
 from .compare import PairedDifference, paired_difference
 from .definitions import FRAMING_SAID
 from .page import COMPARED, MEASURES, NAMES, markdown
-from .power import LEVEL, MOST_PEOPLE, POWER, detectable, people_needed
 from .rows import PERSON, of_condition, read_rows
 from .study import Claim, Study
 from .verdict import room, turned_pairs

@@ -11,12 +11,12 @@ import pandas as pd
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.config.method import RECONSTRUCTION, Method
 from faceid_core.evaluate.intervals import Interval, mean_of
+from faceid_core.evaluate.power import POWER, people_needed
 from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
 
 from .compare import PairedDifference, best_variant, differences_from, mean_over_people
 from .definitions import PAPER
 from .figure import study_figure
-from .power import POWER, people_needed
 from .rows import of_condition
 from .study import Condition, Study
 from .tuned import ByCondition

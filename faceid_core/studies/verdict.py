@@ -9,9 +9,9 @@ from typing import Literal
 import pandas as pd
 
 from faceid_core.evaluate.intervals import mean_of
+from faceid_core.evaluate.power import MOST_PEOPLE, detectable, people_needed
 
 from .compare import LOWER_IS_BETTER, PairedDifference, holm_corrected, mean_over_people, paired_difference
-from .power import MOST_PEOPLE, detectable, people_needed
 from .rows import CONCEPT_ACCURACIES
 from .study import Claim
 

@@ -1,6 +1,5 @@
 """DeepFace's detectors by name: every landmark that a model gives comes out under its name and on its side."""
 
-import importlib.util
 from types import SimpleNamespace
 
 import cv2
@@ -128,10 +127,6 @@ def test_a_small_face_in_a_large_photo_is_searched_for_in_its_parts():
 
 @pytest.fixture(scope="module")
 def dlib_detector():
-    # It has no wheel for every machine.
-    pytest.importorskip("dlib")
-    if importlib.util.find_spec("face_recognition_models") is None:
-        pytest.skip("dlib's five-point predictor comes with the package face-recognition-models")
     return DeepFaceDetector("dlib")
 
 

@@ -22,7 +22,6 @@ LIMITS = Limits.of(NightlyConfig(faces={"backend": "deepface"}).faces.limits())
 
 @pytest.fixture(scope="module")
 def dlib():
-    pytest.importorskip("dlib")
     return load_faces("deepface", model="dlib")[0]
 
 

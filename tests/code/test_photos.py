@@ -239,7 +239,6 @@ def test_own_encodings_are_stable_and_read_back():
 
 
 def test_damage_inside_a_jpeg(photo):
-    pytest.importorskip("simplejpeg")
     data = bytearray(encoded(photo.resize((600, 600)), "JPEG", quality=90))
     middle = len(data) // 2
     data[middle : middle + 2000] = bytes(2000)

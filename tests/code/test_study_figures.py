@@ -10,6 +10,7 @@ from scipy import stats
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.power import detectable, people_needed
 from faceid_core.studies import definitions
 from faceid_core.studies.compare import (
     balance,
@@ -22,7 +23,6 @@ from faceid_core.studies.compare import (
 from faceid_core.studies.definitions import studies
 from faceid_core.studies.figure import study_figure
 from faceid_core.studies.page import write_page
-from faceid_core.studies.power import detectable, people_needed
 from faceid_core.studies.rows import (
     frame_of,
     merge_rows,

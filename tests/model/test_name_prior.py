@@ -79,6 +79,17 @@ def test_a_mixture_is_the_affine_combination_of_the_names_contexts(base):
     assert torch.allclose(contexts.states.double(), wanted, atol=1e-4)
 
 
+def test_the_names_of_a_prompt_are_encoded_once_for_all_people(base):
+    calls, prompt = [], "V* on the beach wearing a hat"
+    (tower,) = base.towers.values()
+    handle = tower.model.register_forward_hook(lambda *_: calls.append(1))
+    first, second = (
+        subject_contexts(base, prompt, mixture(base, weights=only(index)))[0].states for index in (0, 1)
+    )
+    handle.remove()
+    assert len(calls) == 1 and not torch.allclose(first, second)
+
+
 def test_half_the_strength_lies_half_way_to_the_class_word(base):
     person, prompt = mixture(base, weights=only(2)), "a photo of V* on the beach"
     whole, none, half = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import cv2
 import numpy as np
 import pytest
@@ -26,12 +24,6 @@ from faceid_core.weights.required import published
 from faceid_core.weights.resolve import resolve
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
-
-# The extra for tests brings it, so `make test` runs these; it has no wheel for every machine.
-with_dlib = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models")),
-    reason="dlib is not installed: pip install -e .",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +60,6 @@ def embedded(recognizer, detector, image):
     return recognizer.embed([crop_face(image, face, recognizer.cut.pixels, recognizer.cut.eyes)])[0]
 
 
-@with_dlib
 @pytest.mark.parametrize(
     ("model", "names"), [("opencv", tuple(VARIANTS)), ("dlib", ("itself", "turned by 12 degrees", "gray"))]
 )
@@ -79,7 +70,6 @@ def test_the_recognizer_accepts_mild_variants_of_a_photograph(dlib, model, names
     assert {name for name, cosine in cosines.items() if cosine < dlib.acceptance + 0.03} == set()
 
 
-@with_dlib
 def test_and_refuses_every_other_face_at_hand(dlib):
     photo = embedded(dlib, load_faces("deepface")[0], data.astronaut())
     # Photographs of other people, 25 pixels a side, already cut out; then drawn people.
@@ -92,7 +82,6 @@ def test_and_refuses_every_other_face_at_hand(dlib):
     assert (dlib.embed(others) @ photo).max() < dlib.acceptance - 0.02
 
 
-@with_dlib
 def test_faces_are_cut_for_dlib_as_dlib_cuts_them(dlib):
     from dlib import get_face_chip, get_frontal_face_detector, shape_predictor
 
