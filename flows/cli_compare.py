@@ -13,6 +13,8 @@ from faceid_core.outcomes import EXIT_WORSE
 from faceid_core.run.store_access import open_existing
 from flows.options import takes_config
 
+_MOST_NAMED = 20  # people who are worse
+
 
 @click.command()
 @click.argument("first", default="previous")
@@ -58,15 +60,18 @@ def _print(found, config: NightlyConfig) -> None:
     for each in found.differences:
         shown = ["", "", ""]
         if each.mean is not None:
-            shown = [f"{each.mean:+.3f}", f"{each.low:+.3f} to {each.high:+.3f}", f"{each.detectable:.3f}"]
+            least = "" if each.detectable is None else f"{each.detectable:.3f}"
+            shown = [f"{each.mean:+.3f}", f"{each.low:+.3f} to {each.high:+.3f}", least]
         table.add_row(
             each.figure, str(each.people), *shown, f"{each.limit:+.3f}", "worse" if each.fails else ""
         )
     console.print(table)
-    for name, mean, p in found.worse[:20]:
+    for name, mean, p in found.worse[:_MOST_NAMED]:
         console.print(
             f"worse: {name}: {mean:+.3f} (p = {p:.2g}, corrected for {found.people} people)", markup=False
         )
+    if len(found.worse) > _MOST_NAMED:
+        console.print(f"and {len(found.worse) - _MOST_NAMED} more that are worse (--json lists them)")
     if found.too_few:
         console.print(
             f"{found.people} people in both runs are too few to judge; gate.people asks for {config.gate.people}",

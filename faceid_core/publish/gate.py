@@ -55,7 +55,8 @@ class Difference:
         figure: `identity` (normalized identity), `concepts` (concept accuracy) or `weak` (share of weak identities).
         people: who have it in both runs.
         mean, low, high: with an interval that holds for all figures together at 95 % (Bonferroni); None for too few.
-        detectable: the least true difference that is found with a probability of 80 % at this number of people.
+        detectable: the least true difference that is found with a probability of 80 % at this number of people; None
+            for fewer than three.
         limit: the configured threshold.
         fails: beyond the threshold, with an interval that excludes 0.
     """

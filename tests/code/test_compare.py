@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
-from scipy.stats import t, ttest_1samp
+from scipy.stats import nct, t, ttest_1samp
 
 from data_contracts import contract
 from faceid_core.config.sections import GateConfig
@@ -85,6 +85,10 @@ def test_a_worse_run_fails_with_figures_that_scipy_agrees_with(tmp_path, monkeyp
     assert (identity.low, identity.high) == pytest.approx((low, high), abs=1e-9)
     assert identity.fails and found.fails and not found.differences[2].fails
     assert ttest_1samp(values, 0).pvalue < 0.05 / 3
+    # The difference that is called detectable is found with a probability of 0.8, by the noncentral t distribution.
+    critical, sized = t.isf(0.05 / 3 / 2, len(values) - 1), identity.detectable / error
+    missed = nct.cdf(critical, len(values) - 1, sized) - nct.cdf(-critical, len(values) - 1, sized)
+    assert 1 - missed == pytest.approx(0.8, abs=1e-6)
     monkeypatch.setenv("FACEID_IDENTITY_SECRET", (b"5" * 32).hex())
     ended = CliRunner().invoke(cli, ["compare", "--store", str(tmp_path / "store"), "--json"])
     assert ended.exit_code == 4, ended.output
@@ -93,6 +97,15 @@ def test_a_worse_run_fails_with_figures_that_scipy_agrees_with(tmp_path, monkeyp
     loose = ["compare", FIRST, LATER, "--store", str(tmp_path / "store"), "--set", "gate.identity=-0.5"]
     loose += ["--set", "gate.concepts=-1.0"]
     assert CliRunner().invoke(cli, loose).exit_code == 0
+
+
+def test_two_people_are_too_few_to_say_what_could_be_detected(tmp_path, monkeypatch):
+    tables = published(tmp_path / "two", 0.4, people=4)
+    identity = compare_runs(tables, FIRST, LATER, GateConfig()).differences[0]
+    assert identity.people == 2 and identity.mean is not None and identity.detectable is None
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", (b"5" * 32).hex())
+    ended = CliRunner().invoke(cli, ["compare", "--store", str(tmp_path / "two")])
+    assert ended.exit_code == 0 and "2 people in both runs are too few to judge" in ended.output
 
 
 def test_an_equal_run_passes_and_few_people_are_not_judged(tmp_path):
