@@ -13,7 +13,6 @@ import click
 from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
 from flows.display import protect_standard_streams
-from flows.external_errors import explain
 from flows.local_network import exempt_loopback_from_proxy
 from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
@@ -119,6 +118,8 @@ def main() -> None:
 def _report(error: Exception) -> int:
     """Print the error that ended a command; returns the exit status."""
     if not isinstance(error, FaceidError):
+        from flows.external_errors import explain  # only here: it loads pydantic
+
         error = explain(error) or error
     if isinstance(error, FaceidError):
         click.echo(f"error: {error}", err=True)

@@ -45,6 +45,14 @@ def test_help_and_planning_import_no_model_library(module):
     assert printed.stdout.strip() == "[]"
 
 
+def test_the_list_of_commands_loads_no_library_but_click():
+    code = "import sys, flows.cli; print(sorted({'pydantic', 'numpy', 'pyarrow', 'rich'} & set(sys.modules)))"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert printed.stdout.strip() == "[]"
+
+
 def test_nothing_unpickles():
     for room in PACKAGES:
         for file in (ROOT / room).rglob("*.py"):
