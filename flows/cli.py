@@ -17,7 +17,8 @@ from flows.local_network import exempt_loopback_from_proxy
 from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
 # Module, name and sentence of each command. A module is imported when its command is called, so that `faceid --help`
-# pays for none of them; the sentence is also the first of the command's own help.
+# pays for none of them; the sentence is also the first of the command's own help. A command's module imports what it
+# works with (the store, the stages, pyarrow, rich) in its functions, so that its help page does not load it.
 COMMANDS = {
     "run": ("flows.cli_run", "run", "Personalize the identities of the manifest: the nightly run."),
     "plan": ("flows.cli_plan", "plan", "Show what a run would compute, and why."),

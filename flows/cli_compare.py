@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.outcomes import EXIT_WORSE
-from faceid_core.run.store_access import open_existing
 from flows.options import takes_config
 
 _MOST_NAMED = 20  # people who are worse
@@ -34,6 +31,7 @@ def compare(first: str, second: str, config: NightlyConfig, as_json: bool) -> No
       faceid compare previous latest --set gate.identity=-0.05
     """
     from faceid_core.publish.gate import compare_runs, find_run
+    from faceid_core.run.store_access import open_existing
     from faceid_core.tables import Tables
 
     tables = Tables(open_existing(config))
@@ -52,6 +50,9 @@ def compare(first: str, second: str, config: NightlyConfig, as_json: bool) -> No
 
 
 def _print(found, config: NightlyConfig) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False)
     console.print(
         f"{found.first} to {found.second}: {found.people} people in both", soft_wrap=True, markup=False

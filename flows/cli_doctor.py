@@ -1,7 +1,4 @@
-"""faceid doctor: checks whether this machine can do a run.
-
-Checks that load OpenCV, Prefect or Ray are imported in the functions: the help page does not need these libraries.
-"""
+"""faceid doctor: checks whether this machine can do a run."""
 
 from __future__ import annotations
 
@@ -9,25 +6,21 @@ import json
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from faceid_core.config import NightlyConfig
-from faceid_core.doctor import machine
-from faceid_core.doctor.expectation import calibrate, expectation
-from faceid_core.doctor.finding import Finding, as_records, guarded
-from faceid_core.doctor.storage import storage
 from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import EXIT_CONFIGURATION
-from faceid_core.plan.planning import plan_run
 from faceid_core.private import without_credentials
-from faceid_core.run.identities import read_identities
 from flows.local_network import bind_ray_to_loopback
 from flows.options import takes_config
 from flows.prefect_server import configured_server, require_may_start_server
 from flows.stopping import slow_to_leave
+
+if TYPE_CHECKING:
+    from faceid_core.doctor.finding import Finding
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -51,6 +44,8 @@ def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no
     Example:
       faceid doctor --config run.yaml --cost-per-hour 2.50
     """
+    from faceid_core.doctor.finding import as_records
+
     findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
     if as_json:
         click.echo(json.dumps({"findings": as_records(findings), "ok": _fit(findings)}, indent=1))
@@ -64,6 +59,9 @@ def _fit(findings: list[Finding]) -> bool:
 
 
 def _print_findings(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("check", "", "found", "what to do")
     for each in findings:
         color = _COLORS[each.state]
@@ -82,7 +80,10 @@ def examine(
     config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
 ) -> list[Finding]:
     """Do every check; an exception of one becomes its finding, and the others go on."""
+    from faceid_core.doctor import machine
+    from faceid_core.doctor.finding import guarded
     from faceid_core.doctor.rates import learning_rate
+    from faceid_core.doctor.storage import storage
     from faceid_core.doctor.weights import weights
 
     found = [
@@ -107,6 +108,8 @@ def examine(
 
 
 def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
+    from faceid_core.doctor.finding import guarded
+
     workers = 1
 
     def check() -> list[Finding]:
@@ -123,6 +126,7 @@ def _ray(config: NightlyConfig) -> tuple[list[Finding], int]:
 
 def _prefect() -> Iterator[Finding]:
     """Check that the Prefect server of a run answers."""
+    from faceid_core.doctor.finding import Finding
     from flows.prefect_health import ask_server
 
     try:
@@ -149,6 +153,9 @@ def _prefect() -> Iterator[Finding]:
 
 
 def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
+    from faceid_core.doctor.finding import Finding, guarded
+    from faceid_core.run.identities import read_identities
+
     people = 0
 
     def read() -> Iterator[Finding]:
@@ -163,6 +170,10 @@ def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
 def _run(
     config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
 ) -> Iterator[Finding]:
+    from faceid_core.doctor import machine
+    from faceid_core.doctor.expectation import calibrate, expectation
+    from faceid_core.plan.planning import plan_run
+
     planned = plan_run(config)
     pictures = len(planned.run.plan.grid.prompts) * config.generate.seeds
     yield from machine.disk(config, people, planned.run.plan.crop_pixels, pictures)

@@ -7,20 +7,10 @@ from dataclasses import asdict
 from math import isfinite
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, ObjectMissing
-from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION, EXIT_FAILURES
-from faceid_core.run.records import read_request
-from faceid_core.run.store_access import open_existing, open_with_secret
-from faceid_core.store import layout
-from faceid_core.upkeep.erase import erase as erase_identity
-from faceid_core.upkeep.erase import finish_erasures
-from faceid_core.upkeep.gc import collect
-from faceid_core.upkeep.verify import verify as verify_store
 from flows.options import takes_config
 
 _MOST_FINDINGS = 50
@@ -53,6 +43,12 @@ def verify(config: NightlyConfig, repair: bool, threads: int) -> None:
     anything is damaged or missing. Orphans are no damage: faceid gc removes them. Without --repair the store stays
     as it is.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from faceid_core.run.store_access import open_existing
+    from faceid_core.upkeep.verify import verify as verify_store
+
     store = open_existing(config)
     console = Console(highlight=False)
     with Progress(console=console, disable=not console.is_terminal) as bars:
@@ -103,6 +99,12 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
     """Garbage is what no result, pin, page or table needs and what is older than a grace period. It is counted;
     --delete removes it and finishes erasures that are due. The identities of a running run are left alone.
     """
+    from rich.console import Console
+
+    from faceid_core.run.store_access import open_existing
+    from faceid_core.upkeep.erase import finish_erasures
+    from faceid_core.upkeep.gc import collect
+
     store = open_existing(config)
     console = Console(highlight=False)
 
@@ -145,6 +147,10 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
 @click.option("--remove", is_flag=True, help="Remove the pin.")
 def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     """faceid gc --unused-days then keeps every result that RUN_ID used. faceid status prints the latest run id."""
+    from faceid_core.run.records import read_request
+    from faceid_core.run.store_access import open_existing
+    from faceid_core.store import layout
+
     store = open_existing(config)
     try:
         read_request(store, run_id)
@@ -176,6 +182,10 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
 
     What lies outside the store is not touched: the photo, the manifest, backups, replicas of the bucket.
     """
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.run.store_access import open_with_secret
+    from faceid_core.upkeep.erase import erase as erase_identity
+
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))
     if not yes and not _confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from faceid_core.config import NightlyConfig, changed
-from faceid_core.plan.explain import explain as explain_stage
-from faceid_core.plan.planning import RunPlan, plan_run
-from faceid_core.run.admission import shared_photos
 from flows.options import RUN_KEYS, takes_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from faceid_core.plan.planning import RunPlan
 
 _MOST_CLOSED = 20  # identities without work that are listed
 
@@ -41,6 +42,10 @@ def plan(
       faceid plan people/identities.csv --config run.yaml --cost-per-hour 2.50
       faceid plan --config run.yaml --set generate.steps=20 --people
     """
+    from rich.console import Console
+
+    from faceid_core.plan.planning import plan_run
+
     if manifest:
         config = changed(config, {"identities": manifest}, source="MANIFEST")
     found = plan_run(config)
@@ -59,6 +64,10 @@ def print_plan(
         cost_per_hour: of one worker; None leaves the cost out.
         people: also a line per identity.
     """
+    from rich.table import Table
+
+    from faceid_core.run.admission import shared_photos
+
     common = len(found.run.subjects) - len(found.run.outcome_reports)
     console.print(f"{len(found.run.outcome_reports)} identities, {common} for floor and ceiling")
     table = Table("stage", "cached", "to compute", "wait for an earlier stage", "expected", box=None)
@@ -173,6 +182,10 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, planned: bool) 
     Example:
       faceid explain ann personalize --config run.yaml
     """
+    from rich.console import Console
+
+    from faceid_core.plan.explain import explain as explain_stage
+
     console = Console(highlight=False)
     for line in explain_stage(config, identity_id, stage, planned=planned).lines():
         console.print(line, soft_wrap=True, markup=False)

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.identity import MANIFEST_NAMES, Identity, read_manifest
 from faceid_core.private import FOLDER_MODE
 from flows.options import takes_config
 
-if TYPE_CHECKING:  # loads cv2
+if TYPE_CHECKING:
+    from faceid_core.identity import Identity
     from faceid_core.prepare.check import CheckedPhoto
 
 USUAL_CROP_PIXELS = 512
@@ -75,6 +73,7 @@ def prepare(
     No store is needed and nothing is downloaded. Without --config, photos are taken for photographs (--faces
     deepface).
     """
+    from faceid_core.identity import MANIFEST_NAMES, read_manifest
     from faceid_core.prepare.check import CheckSettings, check_photos
     from faceid_core.prepare.results import write_results
 
@@ -103,6 +102,9 @@ def prepare(
 
 
 def _print_outcomes(tried, folder: Path, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False)
     table = Table("identity", "outcome", "reason", "what to do")
     # Where not all rows fit, the photos that need attention come first.
@@ -132,6 +134,9 @@ def _print_made_ids(people: list[Identity]) -> None:
 
 
 def _print_labels(path: Path, people: list[Identity], tried: list[CheckedPhoto]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from faceid_core.prepare.labels import read_labels, summarize
 
     outcomes = {one.identity_id: one for one in tried}

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, ObjectMissing
-from faceid_core.identity import validate_identity_id
 from faceid_core.private import write_private
-from faceid_core.run.records import read_request, read_status, run_ids
-from faceid_core.run.store_access import open_existing, open_with_secret
-from faceid_core.store import ObjectStore
-from faceid_core.store.lease import NAME, RunLease, waiting_runs
 from flows.options import takes_config
+
+if TYPE_CHECKING:
+    from faceid_core.store import ObjectStore
 
 FORMATS = ("table", "csv", "json", "parquet")
 
 
 def _tables(config: NightlyConfig):
+    from faceid_core.run.store_access import open_existing
     from faceid_core.tables import Tables
 
     return Tables(open_existing(config))
@@ -39,6 +36,9 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
     Raises:
         ConfigurationError: the store holds no such run.
     """
+    from faceid_core.run.records import read_request, read_status, run_ids
+    from faceid_core.run.store_access import open_existing
+
     store = open_existing(config)
     known = run_ids(store)
     if not known:
@@ -67,6 +67,8 @@ def _without_status(request: dict) -> str:
 
 def _waiting_lines(store: ObjectStore) -> list[str]:
     """A line for each run that waits for the store; it has no record of its own yet."""
+    from faceid_core.store.lease import NAME, RunLease, waiting_runs
+
     waiting = waiting_runs(store)
     holder = RunLease.look(store, NAME).record if waiting else None
     held_by = "the store" if holder is None or holder.released else holder.who
@@ -80,6 +82,10 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
     """The state of RUN_ID (default: the latest) is printed with the outcome of each identity, and which runs wait
     for the store. Only the store is read, so this works during a run, after it, and without Prefect.
     """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     store, request, record = _find_run(config, run_id)
     console = Console(highlight=False)
     for text in () if run_id else _waiting_lines(store):
@@ -184,6 +190,9 @@ def _sql(sql: str | None, file: str | None) -> str:
 @takes_config("store")
 def key(identity_id: str, config: NightlyConfig) -> None:
     """Paths, logs and the Prefect UI show this key in the place of IDENTITY_ID."""
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.run.store_access import open_with_secret
+
     _, secret = open_with_secret(config)
     click.echo(secret.identity_key(validate_identity_id(identity_id)))
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from faceid_core.config import NightlyConfig
 from faceid_core.outcomes import EXIT_FAILURES
-from faceid_core.store import open_store
-from faceid_core.store.layout import LAYOUT_VERSION
 from faceid_core.store.secret import IdentitySecret
-from faceid_core.upkeep.migrate import migrate as migrate_store
 from flows.options import takes_config
 
 
@@ -35,6 +30,13 @@ def migrate(config: NightlyConfig) -> None:
     Example:
       faceid store migrate --store s3://bucket/faceid
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from faceid_core.store import open_store
+    from faceid_core.store.layout import LAYOUT_VERSION
+    from faceid_core.upkeep.migrate import migrate as migrate_store
+
     console = Console(highlight=False)
     opened = open_store(config.store, config.s3.settings())
     with Progress(console=console, disable=not console.is_terminal) as bars:

@@ -13,12 +13,8 @@ from faceid_core.config import NightlyConfig
 from faceid_core.config.control import IdentityUse, parse_stages
 from faceid_core.config.keys import all_keys
 from faceid_core.errors import ConfigurationError
-from faceid_core.identity import validate_identity_id
-from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN, placeholder_token
+from faceid_core.personalize.prompts import DEFAULT_TOKEN_PATTERN
 from faceid_core.private import write_private
-from faceid_core.run.latest_results import newest_tokens
-from faceid_core.run.store_access import open_with_secret
-from faceid_core.stages.models import Models, WorkerSettings
 from flows.options import takes_config
 
 
@@ -75,8 +71,11 @@ def draw(
     """
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
+    from faceid_core.identity import validate_identity_id
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
+    from faceid_core.run.latest_results import newest_tokens
+    from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.weights.resolve import resolve_all
 
     target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
@@ -163,6 +162,11 @@ def tokens(
       faceid tokens ann --out ann.safetensors
       faceid tokens ann --format textual-inversion --token "<ann>"
     """
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.personalize.prompts import placeholder_token
+    from faceid_core.run.latest_results import newest_tokens
+    from faceid_core.run.store_access import open_with_secret
+
     target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
     if script and kind != "textual-inversion":
         raise ConfigurationError(

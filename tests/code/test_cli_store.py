@@ -143,6 +143,6 @@ def test_a_bug_has_an_exit_status_of_its_own(store, monkeypatch, capsys):
     def breaks(*_, **__):
         raise RuntimeError("a fault that was not expected")
 
-    monkeypatch.setattr("flows.cli_keep.open_existing", breaks)
+    monkeypatch.setattr("faceid_core.run.store_access.open_existing", breaks)
     code, told = faceid(monkeypatch, capsys, "gc", "--store", store.root)
     assert code == EXIT_BUG == 1 and "a fault that was not expected" in told and "this is a bug in faceid" in told
