@@ -1,24 +1,38 @@
-"""Portraits that a base model draws of its own known names, from which the name prior is learned.
+"""Portraits that a base model draws of its own known names and of mixtures of them; the name prior is learned from them.
 
 The portraits are never stored and never scored: they go through the autoencoder and are forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 
+import cv2
+import numpy as np
 import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.personalize.conditioning import two_token_names
-from faceid_core.personalize.name_prior import NamePrior, fit_name_prior
+from faceid_core.personalize.name_prior import (
+    NamePrior,
+    Teachers,
+    drawn_alike,
+    fit_name_prior,
+    name_components,
+    require_known,
+)
 from faceid_core.personalize.prompts import training_prompt
+from faceid_core.personalize.tokens import MIXTURE, IdentityTokens
 
 from .generation import DrawRequest, draw
 
 # Few steps suffice for a likeness; measured on tuning people (docs/tuning.md).
 _STEPS, _GUIDANCE_SCALE, _BATCH = 12, 4.0, 32
+# Portraits of each name itself: two tell whether the model draws it alike from seed to seed.
+_OF_A_NAME = 2
+# A photo's crop lies a little beside where the model puts a face: copies of each portrait are moved by up to so much.
+_MOVED_COPIES, _MOVED_BY = 3, 0.06
+_SEED = 1
 
 
 def learn_name_prior(
@@ -30,12 +44,15 @@ def learn_name_prior(
     components: int,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> NamePrior:
-    """Draw portraits of the known names with the training prompt and fit the prior to them.
+    """Draw portraits of known names and of random mixtures of them with the training prompt, and fit the prior to them.
+
+    Mixtures are people whom nobody named: more of them teach more than more portraits of the same names do.
 
     Args:
         names: known names; those that are not two tokens long for every text encoder are left out.
         template: training prompt with {} for the person.
-        portraits: of each name; their noise is the same for all names.
+        portraits: in all, as a multiple of the names. The first two of each name are its own, with the same noise for all
+            names; the others are of mixtures, each of which is drawn once.
         components: principal components of the names' contexts.
         progress: called with portraits drawn, and in all, after every sampling step too: a batch may take minutes.
 
@@ -43,9 +60,47 @@ def learn_name_prior(
         ConfigurationError: too few names have two tokens, or are drawn alike.
     """
     asked, names = names, two_token_names(base.towers.values(), names)
+    own = min(portraits, _OF_A_NAME)
+    total = portraits * len(names)
     prompt = training_prompt(template)
-    requests = [DrawRequest(name, prompt, seed) for name in names for seed in range(portraits)]
-    latents: list[torch.Tensor] = []
+    requests = [DrawRequest(name, prompt, seed) for name in names for seed in range(own)]
+    of_names = list(_drawn(base, requests, 0, total, progress))
+    plain = _encoded(base, of_names).unflatten(0, (len(names), own))
+    kept = drawn_alike(plain)
+    require_known(kept)
+    known = [name for name, keep in zip(names, kept.tolist(), strict=True) if keep]
+    basis, coefficients = name_components(base, known, template, components)
+
+    draws = np.random.default_rng(_SEED)
+    of_mixtures = draws.standard_normal((total - len(requests), len(basis)))
+    requests = [
+        DrawRequest(_mixture(base, known, 1 / len(known) + each @ basis, template), prompt, own + number)
+        for number, each in enumerate(of_mixtures)
+    ]
+    pictures = [
+        picture
+        for picture, keep in zip(of_names, np.repeat(kept.numpy(), own), strict=True)
+        if keep
+    ]
+    pictures += _drawn(base, requests, total - len(requests), total, progress)
+    wanted = np.concatenate([np.repeat(coefficients, own, axis=0), of_mixtures])
+    people = np.concatenate([np.repeat(np.arange(len(known)), own), len(known) + np.arange(len(of_mixtures))])
+    rounds = [pictures, *([_moved(each, draws) for each in pictures] for _ in range(_MOVED_COPIES))]
+    teachers = Teachers(
+        latents=torch.cat([_encoded(base, each) for each in rounds]),
+        coefficients=np.concatenate([wanted] * len(rounds)),
+        people=np.concatenate([people] * len(rounds)),
+        plain=np.arange(len(rounds) * len(pictures)) < len(pictures),
+    )
+    prior = fit_name_prior(known, basis, teachers, left_out=len(asked) - len(known))
+    return prior.to(base.device)
+
+
+def _drawn(
+    base: BaseModel, requests: Sequence[DrawRequest], before: int, total: int, progress: Callable[[int, int], object]
+) -> Iterator[np.ndarray]:
+    """The pictures of the requests; `before` portraits were drawn already."""
+    done = before
     drawn = draw(
         base,
         requests,
@@ -53,11 +108,46 @@ def learn_name_prior(
         guidance_scale=_GUIDANCE_SCALE,
         batch=_BATCH,
         record_attention=False,
-        on_step=lambda: progress(len(latents), len(requests)),
+        on_step=lambda: progress(done, total),
     )
     for picture in drawn:
-        latents.append(base.encode_images([picture.image])[0].cpu())
-        progress(len(latents), len(requests))
-    stacked = torch.stack(latents).unflatten(0, (len(names), portraits))  # [names, portraits, c, side, side]
-    prior = fit_name_prior(base, names, stacked, template=template, components=components)
-    return replace(prior, left_out=len(asked) - len(prior.names))
+        done += 1
+        progress(done, total)
+        yield picture.image
+
+
+def _encoded(base: BaseModel, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """Latents of pictures, float32 [n, c, side, side], on the CPU."""
+    parts = [list(pictures[first : first + _BATCH]) for first in range(0, len(pictures), _BATCH)]
+    return torch.cat([base.encode_images(part).cpu() for part in parts])
+
+
+def _mixture(base: BaseModel, names: Sequence[str], weights: np.ndarray, template: str) -> IdentityTokens:
+    """A person who is a mixture of names, the same in all stages and for K and V."""
+    about = base.description
+    tensor = torch.from_numpy(weights).float().expand(1, 2, 1, -1).contiguous()
+    return IdentityTokens(
+        tensors={MIXTURE: tensor},
+        base_digest=about.digest,
+        class_word="person",
+        template=template,
+        boundaries=(),
+        training_timesteps=about.training_timesteps,
+        prediction_type=about.prediction_type,
+        photo_digest="",
+        names=tuple(names),
+    )
+
+
+def _moved(picture: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+    """A copy, shifted and enlarged or made smaller about its middle; uint8 [h, w, 3]."""
+    height, width = picture.shape[:2]
+    scale = float(np.exp(draws.uniform(-_MOVED_BY, _MOVED_BY)))
+    right, down = draws.uniform(-_MOVED_BY, _MOVED_BY, 2) * (width / 2, height / 2)
+    matrix = np.array(
+        [
+            [scale, 0.0, width / 2 * (1 - scale) + right],
+            [0.0, scale, height / 2 * (1 - scale) + down],
+        ]
+    )
+    return cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

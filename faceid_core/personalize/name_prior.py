@@ -1,9 +1,10 @@
 """The name prior: what a base model's known people teach of a new one.
 
 A text encoder's output is nearly linear in identity: the contexts of known names span a space in which a new person is
-an affine combination of known ones. The base model draws portraits of its own names; a ridge regression from the
-portraits' latents to the principal components of the names' contexts then expects a person's coefficients from one
-photo, with the error of its cross-validation as deviation. Training starts there and is held there by a Gaussian prior.
+an affine combination of known ones. The base model draws portraits of its own names and of random mixtures of them,
+whose coefficients of the principal components of the names' contexts are known; a ridge regression from the portraits'
+latents to the coefficients then expects a person's from one photo, with the error of its cross-validation as deviation.
+Training starts there and is held there by a Gaussian prior.
 
 Needs no face recognizer, no further network and no picture but those that the model draws itself. Reconstruction:
 neither the paper nor its relatives have this.
@@ -29,6 +30,8 @@ from .prompts import training_prompt
 _FORMAT = "faceid-name-prior-1"
 _METADATA_KEY = "faceid"
 _FOLDS = 8
+# Directions of the latents in which portraits differ most, to which the regression is confined.
+_MOST_DIRECTIONS = 1024
 # Ridge penalties that cross-validation chooses from, as shares of the features' mean variance times their number.
 _RIDGES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 # Variance of a name's portraits between names over that within, below which the model does not know it; 1 is chance.
@@ -106,43 +109,64 @@ class NamePrior:
 _TENSORS = ("basis", "slope", "offset", "deviation", "explained")
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Teachers:
+    """Portraits of people whose coefficients are known, in rows.
+
+    Attributes:
+        latents: float32 [rows, c, side, side], the autoencoder's latents of the portraits.
+        coefficients: float64 [rows, components].
+        people: int64 [rows], a number for each person; what is learned is validated on other people.
+        plain: bool [rows], whether a portrait is as it was drawn; a moved copy only teaches.
+    """
+
+    latents: torch.Tensor
+    coefficients: np.ndarray
+    people: np.ndarray
+    plain: np.ndarray
+
+
 def fit_name_prior(
-    base: BaseModel, names: Sequence[str], latents: torch.Tensor, *, template: str, components: int
+    names: Sequence[str], basis: np.ndarray, teachers: Teachers, *, left_out: int = 0
 ) -> NamePrior:
-    """Fit basis, regression and deviation.
+    """Fit regression and deviation.
 
     Args:
-        names: known names, two tokens each.
-        latents: float32 [names, portraits, c, side, side], the autoencoder's latents of portraits that the model drew.
-        template: training prompt with {} for the person, whose contexts make the basis.
-        components: principal components of the names' contexts; fewer where the names span fewer.
-
-    Raises:
-        ConfigurationError: the model draws too few of the names alike from seed to seed.
+        names: known names.
+        basis: float64 [components, names], of `name_components`.
+        teachers: at least as many people as the folds of the cross-validation.
+        left_out: how many names take no part.
     """
-    kept = drawn_alike(latents)
-    if int(kept.sum()) <= _FOLDS:
-        raise ConfigurationError(
-            f"the base model draws {int(kept.sum())} of {len(names)} known names alike from seed to seed, too few for a "
-            "prior; give names that it knows, or set personalize.method.prior to none"
-        )
-    known = tuple(name for name, keep in zip(names, kept.tolist(), strict=True) if keep)
-    basis, scores = _components(base, known, template, components)
-    features = latents[kept].flatten(2).double().cpu().numpy()  # [names, portraits, features]
-    # Each portrait is a row with its name's scores; folds are over names.
-    slope, offset, predicted = _cross_validated_ridge(features, scores)
-    error = ((predicted - scores[:, None]) ** 2).mean(axis=(0, 1))  # [components]
-    explained = 1 - error / scores.var(axis=0)
+    features = teachers.latents.flatten(1).double().cpu().numpy()
+    wanted = teachers.coefficients
+    slope, offset, predicted = _cross_validated_ridge(features, wanted, teachers.people, teachers.plain)
+    truth = wanted[teachers.plain]
+    error = ((predicted - truth) ** 2).mean(axis=0)  # [components]
     return NamePrior(
-        names=known,
+        names=tuple(names),
         basis=torch.from_numpy(basis).float(),
         slope=torch.from_numpy(slope).float(),
         offset=torch.from_numpy(offset).float(),
         deviation=torch.from_numpy(np.sqrt(error)).float(),
-        explained=torch.from_numpy(explained).float(),
-        left_out=len(names) - len(known),
-    ).to(base.device)
+        explained=torch.from_numpy(1 - error / truth.var(axis=0)).float(),
+        left_out=left_out,
+    )
+
+
+def require_known(kept: torch.Tensor) -> None:
+    """Refuse a prior of too few names.
+
+    Args:
+        kept: bool [names], of `drawn_alike`.
+
+    Raises:
+        ConfigurationError: the model draws too few of the names alike from seed to seed.
+    """
+    if int(kept.sum()) <= _FOLDS:
+        raise ConfigurationError(
+            f"the base model draws {int(kept.sum())} of {len(kept)} known names alike from seed to seed, too few for a "
+            "prior; give names that it knows, or a parametrization other than name_mixture"
+        )
 
 
 def drawn_alike(latents: torch.Tensor) -> torch.Tensor:
@@ -166,10 +190,16 @@ def drawn_alike(latents: torch.Tensor) -> torch.Tensor:
     return between > _LEAST_ALIKE * within
 
 
-def _components(
+@torch.no_grad()
+def name_components(
     base: BaseModel, names: Sequence[str], template: str, components: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components of the names' contexts as weights of the names, and each name's scores of them.
+    """Principal components of the names' contexts as weights of the names, and each name's coefficients of them.
+
+    Args:
+        names: known names, two tokens each.
+        template: training prompt with {} for the person, whose contexts are taken.
+        components: fewer where the names span fewer.
 
     Returns:
         float64 [components, names] and [names, components].
@@ -183,45 +213,63 @@ def _components(
 
 
 def _cross_validated_ridge(
-    features: np.ndarray, targets: np.ndarray
+    features: np.ndarray, targets: np.ndarray, people: np.ndarray, plain: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ridge regression whose penalty has the least cross-validated error, folds over names.
+    """Ridge regression whose penalty has the least cross-validated error, folds over people.
 
     Args:
-        features: [names, portraits, features].
-        targets: [names, components].
+        features: [rows, features].
+        targets: [rows, components].
+        people: [rows], a number for each person.
+        plain: bool [rows], the rows on which the error is measured.
 
     Returns:
-        slope [features, components], offset [components], held-out predictions [names, portraits, components].
+        slope [features, components], offset [components], held-out predictions [plain rows, components].
     """
-    names, portraits = features.shape[:2]
-    folds = np.arange(names) % _FOLDS
+    center, directions = _directions(features)
+    rotated = (features - center) @ directions
+    folds = people % _FOLDS
+    held_out = {fold: (folds == fold) & plain for fold in range(_FOLDS)}
     best = None
     for ridge in _RIDGES:
-        predicted = np.empty((names, portraits, targets.shape[1]))
-        for fold in range(_FOLDS):
-            held = folds == fold
-            slope, offset = _ridge(features[~held], targets[~held], ridge)
-            predicted[held] = features[held] @ slope + offset
-        error = float(((predicted - targets[:, None]) ** 2).mean())
+        predicted = np.empty_like(targets)
+        for fold, held in held_out.items():
+            learned = folds != fold
+            slope, offset = _ridge(rotated[learned], targets[learned], ridge)
+            predicted[held] = rotated[held] @ slope + offset
+        error = float(((predicted[plain] - targets[plain]) ** 2).mean())
         if best is None or error < best[0]:
-            best = error, ridge, predicted
+            best = error, ridge, predicted[plain]
     assert best is not None
-    slope, offset = _ridge(features, targets, best[1])
-    return slope, offset, best[2]
+    slope, offset = _ridge(rotated, targets, best[1])
+    slope = directions @ slope
+    return slope, offset - center @ slope, best[2]
 
 
-def _ridge(features: np.ndarray, targets: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Slope [features, components] and offset of one ridge regression, over all portraits of all names."""
-    portraits, size = features.shape[1:]
-    rows = features.reshape(-1, size)
-    wanted = np.repeat(targets, portraits, axis=0)
-    center, middle = rows.mean(axis=0), wanted.mean(axis=0)
-    rows, wanted = rows - center, wanted - middle
-    penalty = ridge * (rows**2).sum()  # the trace: features times mean variance times rows
-    if len(rows) < size:  # the same solution from the smaller system
-        inner = np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), wanted)
-        slope = rows.T @ inner
+def _directions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [features] and the directions [features, at most 1,024] in which rows differ most."""
+    center = features.mean(axis=0)
+    rows = features - center
+    if len(rows) < rows.shape[1]:  # the same directions from the smaller matrix
+        variances, mixing = np.linalg.eigh(rows @ rows.T)
+        found = rows.T @ mixing / np.sqrt(np.maximum(variances, np.finfo(float).tiny))
     else:
-        slope = np.linalg.solve(rows.T @ rows + penalty * np.eye(size), rows.T @ wanted)
+        variances, found = np.linalg.eigh(rows.T @ rows)
+    order = np.argsort(variances)[::-1][:_MOST_DIRECTIONS]
+    order = order[variances[order] > 1e-9 * variances.max()]
+    return center, found[:, order]
+
+
+def _ridge(rows: np.ndarray, wanted: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slope [features, components] and offset [components] of one ridge regression.
+
+    Args:
+        rows: [rows, features].
+        wanted: [rows, components].
+        ridge: penalty as a share of the features' mean variance times their number.
+    """
+    center, middle = rows.mean(axis=0), wanted.mean(axis=0)
+    rows = rows - center
+    penalty = ridge * (rows**2).sum()  # the trace: features times mean variance times rows
+    slope = np.linalg.solve(rows.T @ rows + penalty * np.eye(rows.shape[1]), rows.T @ (wanted - middle))
     return slope, middle - center @ slope

@@ -11,12 +11,21 @@ from faceid_core.config.control import IdentityUse
 from faceid_core.config.presets import PRESETS
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate import name_portraits
+from faceid_core.evaluate.generation import draw
 from faceid_core.evaluate.name_portraits import learn_name_prior
 from faceid_core.personalize import name_prior
 from faceid_core.personalize.checkpoint import Checkpoint
 from faceid_core.personalize.conditioning import encode_plain, name_contexts
 from faceid_core.personalize.distill import View, distill
-from faceid_core.personalize.name_prior import NamePrior, UnreadablePrior, drawn_alike, fit_name_prior
+from faceid_core.personalize.name_prior import (
+    NamePrior,
+    Teachers,
+    UnreadablePrior,
+    drawn_alike,
+    fit_name_prior,
+    name_components,
+)
 from faceid_core.personalize.subjects import subject_contexts
 from faceid_core.personalize.tokens import IdentityTokens, UnreadableTokens
 from faceid_core.personalize.trainer import personalize
@@ -120,36 +129,90 @@ def test_tokens_of_a_mixture_keep_the_names_and_refuse_others(base):
 
 
 def test_a_linear_world_is_learned(base):
-    """Latents are linear in the names' scores, plus noise: the regression finds the scores."""
+    """Latents are linear in the people's coefficients, plus noise: the regression finds the coefficients."""
     draws = torch.Generator().manual_seed(3)
-    states = name_contexts(base, TEMPLATE.replace("{}", "V*"), NAMES).states.flatten(1).double()
-    left = torch.linalg.svd(states - states.mean(0), full_matrices=False)[0][:, :4]
-    scores = left * (len(NAMES) - 1) ** 0.5  # of unit variance
-    reach = torch.randn(4, 5 * 8 * 8, generator=draws, dtype=torch.float64)
-    latents = (scores @ reach).float()[:, None] + 0.05 * torch.randn(len(NAMES), 3, 320, generator=draws)
-    fitted = fit_name_prior(base, NAMES, latents.unflatten(2, (5, 8, 8)), template=TEMPLATE, components=4)
+    basis, coefficients = name_components(base, NAMES, TEMPLATE, 4)
+    mixtures = torch.randn(30, 4, generator=draws, dtype=torch.float64).numpy()
+    reach = torch.randn(4, 5 * 8 * 8, generator=draws, dtype=torch.float64).numpy()
+    truth = np.concatenate([np.repeat(coefficients, 3, axis=0), mixtures])
+    noise = torch.randn(len(truth), 320, generator=draws).numpy()
+    latents = torch.from_numpy(truth @ reach + 0.05 * noise).float().unflatten(1, (5, 8, 8))
+    people = np.concatenate([np.repeat(np.arange(len(NAMES)), 3), len(NAMES) + np.arange(30)])
+    # Rows that are not plain teach and are not counted: these ones are right as well.
+    plain = np.arange(len(truth)) % 5 > 0
+    fitted = fit_name_prior(NAMES, basis, Teachers(latents, truth, people, plain))
     assert (fitted.explained > 0.98).all() and fitted.left_out == 0
-    expected = torch.stack([fitted.expected(each.unflatten(1, (5, 8, 8))) for each in latents])
-    assert torch.allclose(expected.double(), scores, atol=0.1)
+    expected = torch.stack([fitted.expected(each[None]) for each in latents])
+    assert torch.allclose(expected.double(), torch.from_numpy(truth), atol=0.15)
     # A coefficient of 1 is one standard deviation, and names' coefficients give the names' contexts back.
-    one_hot = 1 / len(NAMES) + scores.float() @ fitted.basis
-    kept = (torch.eye(len(NAMES)) - one_hot).double() @ states
-    assert kept.square().sum() < (states - states.mean(0)).square().sum()
-    assert torch.allclose(fitted.basis.sum(dim=1), torch.zeros(4), atol=1e-5)
+    states = name_contexts(base, TEMPLATE.replace("{}", "V*"), NAMES).states.flatten(1).double()
+    mixed = (1 / len(NAMES) + torch.from_numpy(coefficients @ basis)) @ states
+    left, lengths, right = torch.linalg.svd(states - states.mean(0), full_matrices=False)
+    wanted = states.mean(0) + left[:, :4] * lengths[:4] @ right[:4]
+    assert torch.allclose(mixed, wanted, atol=1e-6)
+    assert np.allclose(basis.sum(axis=1), 0, atol=1e-8)
+    assert np.allclose(coefficients.var(axis=0, ddof=1), 1)
 
 
-def test_ridge_against_least_squares_with_added_rows():
+@pytest.mark.parametrize("size", [5, 60])  # fewer features than rows, and more
+def test_ridge_against_least_squares_with_added_rows(size):
     draws = np.random.default_rng(0)
-    for size in (5, 60):  # fewer features than rows, and more
-        features, targets = draws.normal(size=(6, 4, size)), draws.normal(size=(6, 3))
-        slope, offset = name_prior._ridge(features, targets, 0.01)
-        rows = features.reshape(24, size)
-        centered = rows - rows.mean(0)
-        added = np.sqrt(0.01 * (centered**2).sum()) * np.eye(size)
-        wanted = np.concatenate([np.repeat(targets - targets.mean(0), 4, axis=0), np.zeros((size, 3))])
-        solved = np.linalg.lstsq(np.concatenate([centered, added]), wanted, rcond=None)[0]
-        assert np.allclose(slope, solved, atol=1e-9)
-        assert np.allclose(offset, targets.mean(0) - rows.mean(0) @ solved)
+    rows, targets = draws.normal(size=(24, size)), draws.normal(size=(24, 3))
+    people, plain = np.arange(24), np.ones(24, bool)
+    slope, offset, predicted = name_prior._cross_validated_ridge(rows, targets, people, plain)
+    centered = rows - rows.mean(0)
+
+    def solved(learned, ridge):
+        own = centered[learned] - centered[learned].mean(0)
+        added = np.sqrt(ridge * (own**2).sum()) * np.eye(size)
+        middle = targets[learned].mean(0)
+        wanted = np.concatenate([targets[learned] - middle, np.zeros((size, 3))])
+        found = np.linalg.lstsq(np.concatenate([own, added]), wanted, rcond=None)[0]
+        return found, middle - centered[learned].mean(0) @ found
+
+    def held_out(ridge):
+        found = np.empty_like(targets)
+        for fold in range(8):
+            learned = people % 8 != fold
+            s, o = solved(learned, ridge)
+            found[~learned] = centered[~learned] @ s + o
+        return found
+
+    best = min(name_prior._RIDGES, key=lambda ridge: ((held_out(ridge) - targets) ** 2).mean())
+    assert np.allclose(predicted, held_out(best), atol=1e-8)
+    wanted, middle = solved(np.ones(24, bool), best)
+    assert np.allclose(slope, wanted, atol=1e-8)
+    assert np.allclose(offset, middle - rows.mean(0) @ wanted, atol=1e-8)
+
+
+def test_mixtures_teach_with_the_coefficients_that_they_were_drawn_with(base, monkeypatch):
+    monkeypatch.setattr(name_portraits, "_OF_A_NAME", 1)  # this network draws no name alike from seed to seed
+    drawn, taught, told = [], [], []
+
+    def recorded(base, requests, **options):
+        drawn.extend(requests)
+        return draw(base, requests, **options)
+
+    def fitted(names, basis, teachers, **options):
+        taught.append(teachers)
+        return fit_name_prior(names, basis, teachers, **options)
+
+    monkeypatch.setattr(name_portraits, "draw", recorded)
+    monkeypatch.setattr(name_portraits, "fit_name_prior", fitted)
+    names = NAMES[:12]
+    made = learn_name_prior(
+        base, names, template=TEMPLATE, portraits=3, components=4, progress=lambda *now: told.append(now)
+    )
+    (teachers,) = taught
+    assert told[-1] == (36, 36) and len(drawn) == 36 and teachers.plain.sum() == 36
+    assert len(teachers.latents) > 36 and len(set(teachers.people[:36])) == 36
+    for number in (12, 35):
+        weights = drawn[number].subject.tensors["known_names"][0, 0, 0]
+        wanted = 1 / 12 + torch.from_numpy(teachers.coefficients[number]).float() @ made.basis
+        assert torch.allclose(weights, wanted, atol=1e-6)
+    assert [drawn[number].subject for number in range(12)] == list(names)
+    moved = teachers.latents[36:72] - teachers.latents[:36]
+    assert 0 < moved.norm() < teachers.latents[:36].norm()
 
 
 def test_names_that_are_not_drawn_alike_are_left_out():
