@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -14,6 +15,7 @@ from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import render
 from faceid_core.personalize.export import single_context
+from faceid_core.personalize.known_names import PUBLIC_FIGURES
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.weights.base_model import find_base
 from faceid_core.weights.hub import base_revision
@@ -99,3 +101,34 @@ def picture(base, subject) -> np.ndarray:
     """As the run draws its one picture."""
     request = [DrawRequest(subject, PROMPT, 0)]
     return next(draw(base, request, sampler="DDIMScheduler", steps=2, guidance_scale=4.0, batch=1)).image
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "sdxl" else pytest.mark.exhaustive) for kind in KINDS]
+)
+def test_a_person_is_learned_with_a_prior_from_names_of_a_file(kind, tmp_path):
+    write_architecture(tmp_path / "base", kind)
+    write_photo(tmp_path, "ann.png", render(person_from_seed(8101), shot(), size=128).image)
+    write_manifest(tmp_path, [("ann", "ann.png")])
+    (tmp_path / "grid.yaml").write_text(grid(1))
+    (tmp_path / "names.txt").write_text("\n".join(PUBLIC_FIGURES[:14]))
+    night = yaml.safe_load(NIGHT.format(folder=tmp_path, source=tmp_path / "base", weights=""))
+    night["personalize"] |= {"preset": "celeb-basis+prior", "names_file": str(tmp_path / "names.txt")}
+    night["personalize"]["method"] |= {"prior_portraits": 1}
+    (tmp_path / "night.yaml").write_text(yaml.safe_dump(night))
+    config = ["--config", tmp_path / "night.yaml"]
+    planned = faceid("plan", *config)
+    assert "14 names x 1 portraits" in planned.output
+    run = faceid("run", *config)
+    assert run.exit_code == 0, run.output
+
+    native = tmp_path / "ann.safetensors"
+    assert faceid("tokens", "ann", "--out", native, *config).exit_code == 0
+    person = IdentityTokens.from_bytes(native.read_bytes())
+    base = load_base_model(
+        tmp_path / "base", digest=find_base(str(tmp_path / "base"), place=WeightsPlace("")).digest()
+    )
+    assert person.is_mixture and 9 <= len(person.names) <= 14
+    ours, word = picture(base, person), picture(base, "person")
+    assert ours.std() > 2 and np.abs(ours.astype(int) - word).max() > 2
+    assert np.array_equal(ours, picture(base, person))
