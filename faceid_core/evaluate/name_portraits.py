@@ -26,8 +26,7 @@ from faceid_core.personalize.tokens import MIXTURE, IdentityTokens
 
 from .generation import DrawRequest, draw
 
-# Few steps suffice for a likeness; measured on tuning people (docs/tuning.md).
-_STEPS, _GUIDANCE_SCALE, _BATCH = 12, 4.0, 32
+_GUIDANCE_SCALE, _BATCH = 4.0, 32
 # Portraits of each name itself: two tell whether the model draws it alike from seed to seed.
 _OF_A_NAME = 2
 # A photo's crop lies a little beside where the model puts a face: copies of each portrait are moved by up to so much.
@@ -42,6 +41,7 @@ def learn_name_prior(
     template: str,
     portraits: int,
     components: int,
+    steps: int = 12,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> NamePrior:
     """Draw portraits of known names and of random mixtures of them with the training prompt, and fit the prior to them.
@@ -54,6 +54,7 @@ def learn_name_prior(
         portraits: in all, as a multiple of the names. The first two of each name are its own, with the same noise for all
             names; the others are of mixtures, each of which is drawn once.
         components: principal components of the names' contexts.
+        steps: sampler steps of each portrait.
         progress: called with portraits drawn, and in all, after every sampling step too: a batch may take minutes.
 
     Raises:
@@ -64,7 +65,7 @@ def learn_name_prior(
     total = portraits * len(names)
     prompt = training_prompt(template)
     requests = [DrawRequest(name, prompt, seed) for name in names for seed in range(own)]
-    of_names = list(_drawn(base, requests, 0, total, progress))
+    of_names = list(_drawn(base, requests, steps, lambda done: progress(done, total)))
     plain = _encoded(base, of_names).unflatten(0, (len(names), own))
     kept = drawn_alike(plain)
     require_known(kept)
@@ -82,7 +83,8 @@ def learn_name_prior(
         for picture, keep in zip(of_names, np.repeat(kept.numpy(), own), strict=True)
         if keep
     ]
-    pictures += _drawn(base, requests, total - len(requests), total, progress)
+    before = len(of_names)
+    pictures += _drawn(base, requests, steps, lambda done: progress(before + done, total))
     wanted = np.concatenate([np.repeat(coefficients, own, axis=0), of_mixtures])
     people = np.concatenate([np.repeat(np.arange(len(known)), own), len(known) + np.arange(len(of_mixtures))])
     rounds = [pictures, *([_moved(each, draws) for each in pictures] for _ in range(_MOVED_COPIES))]
@@ -97,22 +99,22 @@ def learn_name_prior(
 
 
 def _drawn(
-    base: BaseModel, requests: Sequence[DrawRequest], before: int, total: int, progress: Callable[[int, int], object]
+    base: BaseModel, requests: Sequence[DrawRequest], steps: int, progress: Callable[[int], object]
 ) -> Iterator[np.ndarray]:
-    """The pictures of the requests; `before` portraits were drawn already."""
-    done = before
+    """The pictures of the requests; `progress` is told how many there are, after every sampler step."""
+    done = 0
     drawn = draw(
         base,
         requests,
-        steps=_STEPS,
+        steps=steps,
         guidance_scale=_GUIDANCE_SCALE,
         batch=_BATCH,
         record_attention=False,
-        on_step=lambda: progress(done, total),
+        on_step=lambda: progress(done),
     )
     for picture in drawn:
         done += 1
-        progress(done, total)
+        progress(done)
         yield picture.image
 
 

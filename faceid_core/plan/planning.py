@@ -26,6 +26,7 @@ from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import COMMON, Subject, Work
 from faceid_core.store import Manifest, StageCache
+from faceid_core.store.keys import StageCall
 
 
 @dataclass
@@ -49,11 +50,16 @@ class StagePlan:
 
 @dataclass
 class RunPlan:
-    """A planned run: the dry run behind it, the stages in order, and what the work is expected to take."""
+    """A planned run: the dry run behind it, the stages in order, and what the work is expected to take.
+
+    Attributes:
+        prior: the call that makes the name prior first; None where that is not needed.
+    """
 
     run: Run
     stages: list[StagePlan]
     estimate: Estimate
+    prior: StageCall | None = None
 
     def looked_for(self, subject: str) -> str:
         """The addresses of an identity's photo and mask, for the screen of the machine that has the manifest."""
@@ -61,11 +67,7 @@ class RunPlan:
         return " and ".join(address for address in (person.photo, person.subject_mask) if address)
 
     def about_prior(self) -> str | None:
-        """What the run does about the name prior of a preset that has one; None for the others, and where it is made.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
+        """What the run does about the name prior of a preset that has one; None for the others, and where it is made."""
         plan, chosen = self.run.plan, self.run.config.personalize
         if plan.prior is None:
             if chosen.preset not in WITHOUT_NAMES:
@@ -74,12 +76,14 @@ class RunPlan:
                 f"preset {chosen.preset} learns vectors, without a name prior: personalize.names_file names no file of "
                 "names that the base model knows"
             )
-        if StageCache(self.run.store, COMMON).read_manifest(plan.prior.stage, plan.prior.key, read_only=True):
+        if self.prior is None:
             return None
-        names, portraits = len(plan.prior.parameters["names"]), plan.prior.parameters["portraits"]
+        names, portraits = len(self.prior.parameters["names"]), self.prior.parameters["portraits"]
+        seconds = self.estimate.seconds.get("prior")
+        lasts = "" if seconds is None else f", about {seconds:.0f} s of one worker"
         return (
             f"the name prior is made before the first identity is learned: {names} names x {portraits} portraits to "
-            "draw, once for this store"
+            f"draw, once for this store{lasts}"
         )
 
     def why_of(self, subject: str) -> tuple[str, str] | None:
@@ -104,7 +108,22 @@ def plan_run(config: NightlyConfig) -> RunPlan:
     with _garbage_collector_off():
         stages = [observer.stage_plan(found) for found in dry_run(run, observer)]
     pending = [work for stage in stages for work in _pending(stage, run.plan, run.subjects)]
-    return RunPlan(run, stages, observer.pace.estimate(pending, workers=config.execution.workers))
+    prior = _prior_to_make(run, stages)
+    if prior is not None:
+        asked = prior.parameters
+        portraits = len(asked["names"]) * asked["portraits"]
+        # Drawn as the pictures of the grid are: the pace of these counts.
+        pending.append(pending_work("prior", "generate", {"steps": asked["steps"]}, portraits))
+    return RunPlan(run, stages, observer.pace.estimate(pending, workers=config.execution.workers), prior)
+
+
+def _prior_to_make(run: Run, stages: list[StagePlan]) -> StageCall | None:
+    """The call that makes the run's name prior; None where the store holds it, or no identity is to be learned."""
+    prior = run.plan.prior
+    if prior is None or not any(row.misses or row.waiting for row in stages if row.stage == "personalize"):
+        return None
+    made = StageCache(run.store, COMMON).read_manifest(prior.stage, prior.key, read_only=True)
+    return prior if made is None else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from faceid_core.store.keys import StageCall
 
 SPEC = StageSpec("prior", version=2, batch=1)
 OUTPUT = "prior.safetensors"
+STEPS = 12  # of each portrait; few suffice for a likeness (docs/tuning.md)
 SUBJECT = "known-names"  # of the work, for progress and messages
 
 
@@ -22,6 +23,7 @@ def prior_call(names: Sequence[str], method: Method, base_digest: str, precision
             "names": list(names),
             "template": method.template,
             "portraits": method.prior_portraits,
+            "steps": STEPS,
             "components": method.basis_size,
         },
         precision=precision,

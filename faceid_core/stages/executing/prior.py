@@ -27,6 +27,7 @@ def execute(
             asked["names"],
             template=asked["template"],
             portraits=asked["portraits"],
+            steps=asked["steps"],
             components=asked["components"],
             progress=lambda done, total, name=work.subject: on_progress(name, done, total),
         )
