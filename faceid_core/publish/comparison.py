@@ -99,7 +99,7 @@ KINDS = ("worse", "outcome", "weak", "better", "photo", "new", "gone")  # in the
 
 
 def changed_people(tables: Tables, compared: RunComparison) -> list[Change]:
-    """Everyone with whom something changed from the first run to the second, what matters most first.
+    """What changed with people from the first run to the second, what matters most first.
 
     Raises:
         StoreError: the tables cannot be read.

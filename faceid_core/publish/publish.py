@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from faceid_core.config import format_setting
-from faceid_core.errors import FaceidError
+from faceid_core.errors import FaceidError, StoreError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
-from faceid_core.publish.pages import write_pages
+from faceid_core.publish.pages import write_index, write_pages
 from faceid_core.publish.promotion import COMPARISON, Verdict, judge
 from faceid_core.publish.rows import Found, outcome_tables, run_tables
 from faceid_core.publish.scores import collect_scores
@@ -75,6 +75,10 @@ def publish(run: Run) -> Published:
     # Set here, because a flow that is interrupted may never see this function return.
     run.published = {"exit_status": status, "index": index}
     verdict = judge(run, status)
+    try:
+        write_index(run, summary, verdict)
+    except StoreError as error:  # the index without what changed is there
+        run.reporter.note(f"the index does not show what changed: {error}")
     compared = {}
     if verdict.against_last is not None:
         compared = {"compared": f"{plain_address(run.store.url)}/{run_object(run.run_id, COMPARISON)}"}

@@ -236,10 +236,15 @@ def _sweep_scope(
     sweep.consider("quarantined manifest", scope.quarantine)
     sweep.consider("abandoned checkpoint", scope.checkpoints)
     sweep.consider("abandoned lease", scope.leases)
-    sweep.consider("unlinked page", (info for info in scope.reports if info.name not in marks.pages))
+    sweep.consider("unlinked page", (info for info in scope.reports if _page_of(info) not in marks.pages))
     if delete and sweep.garbage and not _busy_meanwhile(store, scope.name, watch):
         sweep.delete(scope.name)
     return found
+
+
+def _page_of(info: ObjectInfo) -> str:
+    """The page to which an object of a person's reports belongs: itself, or the one that its pictures stand beside."""
+    return f"{info.name.removesuffix('.jpg')}.html" if info.name.endswith(".jpg") else info.name
 
 
 def _sort_manifests(

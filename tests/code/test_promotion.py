@@ -33,7 +33,7 @@ class Notes:
 
 
 def publish(folder, number: int, likeness: float, *, complete: bool = True, spread: float = 0.0, **gate):
-    """Publish a night as a run does, and judge it; the night's metrics are those of night 0, so that only likeness moves."""
+    """Publish a night as a run does, and judge it."""
     store = open_store(str(folder))
     initialize(store, IdentitySecret(b"5" * 32))
     made = with_likeness(
