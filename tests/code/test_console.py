@@ -81,8 +81,8 @@ def test_status_counts_reasons_and_keeps_keys_whole(folder_store, tmp_path):
          "message": "No face was found; send another photo."}
         for key in keys[:2]
     ]  # fmt: skip
-    people.append({"identity_key": keys[2], "outcome": "not_reached", "stage": "run", "reason": "deadline", "seconds": 0.0,
-                   "message": None})  # fmt: skip
+    people.append(people[0] | {"identity_key": keys[2], "outcome": "not_reached", "stage": "run", "reason": "deadline",
+                               "message": None})  # fmt: skip
     request = {"run_id": "20261124-nightly-1", "started_at": "2026-11-24T22:00:00+00:00"}
     status = {"state": "complete", "at": "now", "outcomes": {"rejected": 2, "not_reached": 1}, "people": people,
               "common_failures": {}}  # fmt: skip
