@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -112,7 +113,7 @@ class ConsoleReporter:
 def name_column(table: Table, title: str, names: Iterable[str]) -> None:
     """Add a column of ids or keys, which stay whole on a narrow terminal: the other columns give way."""
     longest = max((len(name) for name in names), default=0)
-    table.add_column(title, min_width=min(max(longest, len(title)), _WHOLE_CHARACTERS), overflow="fold")
+    table.add_column(title, no_wrap=longest <= _WHOLE_CHARACTERS, overflow="fold")
 
 
 def final_table(rows: Sequence[Mapping]) -> Table:
@@ -121,9 +122,9 @@ def final_table(rows: Sequence[Mapping]) -> Table:
     Args:
         rows: identity, outcome, seconds, identity_similarity, concepts_obeyed, leakage, detection; figures may be None.
     """
-    table = Table(title=None, header_style="bold", padding=(0, 1, 0, 0))
+    table = Table(title=None, header_style="bold", padding=(0, 1, 0, 0), box=SIMPLE_HEAD, show_edge=False)
     name_column(table, "identity", [str(row["identity"]) for row in rows])
-    table.add_column("outcome", min_width=8)
+    table.add_column("outcome", overflow="fold")
     for name in ("seconds", "identity similarity", "concept accuracy", "leakage", "detection"):
         table.add_column(name, justify="right")
     for row in rows:

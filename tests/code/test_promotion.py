@@ -32,14 +32,17 @@ class Notes:
         self.told.append(text)
 
 
-def publish(folder, number: int, likeness: float, *, complete: bool = True, spread: float = 0.0, **gate):
+def publish(folder, number: int, likeness: float, *, complete: bool = True, spread: float = 0.0, weak="", **gate):
     """Publish a night as a run does, and judge it."""
     store = open_store(str(folder))
     initialize(store, IdentitySecret(b"5" * 32))
     made = with_likeness(
         night(number, PEOPLE, prompts=PROMPTS, metrics=("identity", "concepts")), likeness, spread=spread
     )
-    photos = [row | {"photo_digest": "a" * 64} for row in made["identity_outcomes"].to_pylist()]
+    photos = [
+        row | {"photo_digest": "a" * 64, "weak": row["identity_id"] == weak if row["outcome"] == "done" else None}
+        for row in made["identity_outcomes"].to_pylist()
+    ]
     row = made["runs"].to_pylist()[0] | {"exit_status": 0 if complete else 2}
     made |= {"runs": contract("runs").table([row]), "identity_outcomes": contract("identity_outcomes").table(photos)}
     Tables(store).publish(run_name(number), made)
@@ -57,13 +60,14 @@ def test_a_run_is_compared_with_the_last_complete_one_and_its_page_says_what_cha
     publish(tmp_path, 0, 0.5)
     _, verdict, _ = publish(tmp_path, 1, 0.1, complete=False)
     assert verdict.sentence == f"current stays {run_name(0)}: this run is not complete"
-    store, verdict, told = publish(tmp_path, 2, 0.4, spread=0.02)
+    store, verdict, told = publish(tmp_path, 2, 0.4, spread=0.02, weak="person-0002")
     assert told == [] and verdict.against_last.first == run_name(0), "the interrupted one between does not count"
     assert verdict.sentence.startswith(f"current stays {run_name(0)}: identity −0.1".replace("−", "-"))
     page = store.get(f"runs/{run_name(2)}/comparison.html").decode()
     assert run_name(0) in page and run_name(1) not in page and "worse" in page
-    assert {change.kind for change in verdict.changes} == {"worse"}
-    assert all(change.identity_key[:12] in page for change in verdict.changes) and "person-0" not in page
+    (change,) = verdict.changes
+    assert (change.identity_key, change.kind, change.text) == (f"{2:032x}", "weak", "weak, was not")
+    assert change.identity_key[:12] in page and "person-0" not in page
     assert compare_with_last_run(Tables(store), run_name(2)).last_run_id == run_name(0)
     # As bad as the one before, and still worse than the current one.
     _, again, _ = publish(tmp_path, 3, 0.4, spread=0.02)
