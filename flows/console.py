@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -122,10 +121,10 @@ def final_table(rows: Sequence[Mapping]) -> Table:
     Args:
         rows: identity, outcome, seconds, identity_similarity, concepts_obeyed, leakage, detection; figures may be None.
     """
-    table = Table(title=None, header_style="bold", padding=(0, 1, 0, 0), box=SIMPLE_HEAD, show_edge=False)
+    table = Table(title=None, header_style="bold", padding=(0, 1, 0, 0), box=None, pad_edge=False)
     name_column(table, "identity", [str(row["identity"]) for row in rows])
     table.add_column("outcome", overflow="fold")
-    for name in ("seconds", "identity similarity", "concept accuracy", "leakage", "detection"):
+    for name in ("seconds", "identity\nsimilarity", "concept\naccuracy", "leakage", "detection"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from data_contracts import contract
 from faceid_core.config import parse_config
-from faceid_core.errors import DamagedRecord
+from faceid_core.errors import ConfigurationError, DamagedRecord
 from faceid_core.outcomes import Outcome
 from faceid_core.publish.comparison import compare_with_last_run
 from faceid_core.publish.promotion import judge
@@ -96,7 +96,8 @@ def test_readers_see_the_current_run_and_a_person_may_set_it(tmp_path, monkeypat
     told = CliRunner().invoke(cli, ["promote", run_name(0), *place])
     assert told.output == f"current nightly: {run_name(0)}, in place of {run_name(1)}\n", told.output
     assert shown("select run_id from current_runs") == [{"run_id": run_name(0)}]
-    assert CliRunner().invoke(cli, ["promote", "no-such-run", *place]).exit_code == 3
+    refused = CliRunner().invoke(cli, ["promote", "no-such-run", *place]).exception
+    assert isinstance(refused, ConfigurationError) and "no run 'no-such-run'" in str(refused)
     compared = CliRunner().invoke(cli, ["compare", "current", run_name(1), *place])
     assert compared.exit_code == 0 and f"{run_name(0)} to {run_name(1)}" in compared.output
 
