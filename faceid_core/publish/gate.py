@@ -204,12 +204,17 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
         found = runs
     elif wanted in ("previous", "current"):
         other = by_id.get(beside or "") or (runs[0] if runs else None)
-        named = [row for row in runs if other and row["name"] == other["name"]]
-        if wanted == "previous":
-            found = [row for row in named if row in complete and row["started_at"] < other["started_at"]]
+        if other is None:
+            found = []
+        elif wanted == "previous":
+            found = [
+                row
+                for row in complete
+                if row["name"] == other["name"] and row["started_at"] < other["started_at"]
+            ]
         else:
-            promoted = tables.promoted()
-            found = [row for row in named if row["run_id"] == promoted.get(row["name"])]
+            promoted = tables.promoted().get(other["name"])
+            found = [row for row in runs if row["run_id"] == promoted]
     elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
         found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
     else:

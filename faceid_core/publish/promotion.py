@@ -106,7 +106,7 @@ def _promote(
         if current in started and started[current] > run.started_at:
             return None, f"current stays {current}: it started later"
         against = None
-        if current in started:
+        if current is not None and current in started:
             is_last = against_last is not None and against_last.first == current
             against = against_last if is_last else compare_runs(tables, current, run.run_id, gate)
             if gate.promote == "passed" and against.fails:
