@@ -27,6 +27,7 @@ COMMANDS = {
     "query": ("flows.cli_query", "query", "Run SQL over the tables of a store."),
     "tables": ("flows.cli_query", "tables", "Export the tables of a store."),
     "compare": ("flows.cli_compare", "compare", "Compare two runs, and fail where the later one is worse."),
+    "promote": ("flows.cli_compare", "promote", "Make a run the current one that downstream readers use."),
     "sheet": ("flows.cli_query", "sheet", "Draw a contact sheet of a run: photos and evaluation images."),
     "draw": ("flows.cli_tools", "draw", "Draw learned identities in a prompt of your own."),
     "tokens": ("flows.cli_tools", "tokens", "Write the learned tokens of an identity as a file."),

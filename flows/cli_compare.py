@@ -20,8 +20,8 @@ _MOST_NAMED = 20  # people who are worse
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(first: str, second: str, config: NightlyConfig, as_json: bool) -> None:
     """FIRST (default: previous, the last complete run of the same name) and SECOND (default: latest) are run ids, names,
-    dates, `latest` or `previous`. Compared are people who have the same photo in both runs, over the same prompts and
-    seeds.
+    dates, `latest`, `previous`, or `current`, the promoted run. Compared are people who have the same photo in both
+    runs, over the same prompts and seeds.
 
     Exit status 4: a figure is beyond its threshold (`gate.identity`, `gate.concepts`, `gate.weak`) with an interval that
     excludes 0. Fewer people than `gate.people` are too few to judge.
@@ -39,9 +39,9 @@ def compare(first: str, second: str, config: NightlyConfig, as_json: bool) -> No
     found = compare_runs(tables, find_run(tables, first, beside=later), later, config.gate)
     if as_json:
         rows = [each.__dict__ for each in found.differences]
-        worse = [{"identity_id": name, "identity": mean, "p": p} for name, mean, p in found.worse]
+        moved = {name: [each.__dict__ for each in getattr(found, name)] for name in ("worse", "better")}
         click.echo(
-            json.dumps(found.__dict__ | {"differences": rows, "worse": worse, "fails": found.fails}, indent=2)
+            json.dumps(found.__dict__ | moved | {"differences": rows, "fails": found.fails}, indent=2)
         )
     else:
         _print(found, config)
@@ -67,9 +67,10 @@ def _print(found, config: NightlyConfig) -> None:
             each.figure, str(each.people), *shown, f"{each.limit:+.3f}", "worse" if each.fails else ""
         )
     console.print(table)
-    for name, mean, p in found.worse[:_MOST_NAMED]:
+    for each in found.worse[:_MOST_NAMED]:
         console.print(
-            f"worse: {name}: {mean:+.3f} (p = {p:.2g}, corrected for {found.people} people)", markup=False
+            f"worse: {each.identity_id}: {each.difference:+.3f} (p = {each.p:.2g}, corrected for {found.people} people)",
+            markup=False,
         )
     if len(found.worse) > _MOST_NAMED:
         console.print(f"and {len(found.worse) - _MOST_NAMED} more that are worse (--json lists them)")
@@ -78,3 +79,26 @@ def _print(found, config: NightlyConfig) -> None:
             f"{found.people} people in both runs are too few to judge; gate.people asks for {config.gate.people}",
             soft_wrap=True,
         )
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@takes_config("store")
+def promote(run_id: str, config: NightlyConfig) -> None:
+    """RUN (a run id, name, date, `latest` or `previous`) becomes the current run of its name, whatever the gate says: the
+    views `current` and `current_runs` of faceid query show it, and faceid gc keeps its results. A nightly run does so by
+    itself as `gate.promote` says.
+    """
+    from faceid_core.publish.gate import find_run
+    from faceid_core.run.store_access import open_existing
+    from faceid_core.tables import Tables
+    from faceid_core.tables.promoted import promote as promote_run
+
+    store = open_existing(config)
+    tables = Tables(store)
+    wanted = find_run(tables, run_id)
+    name = next(row["name"] for row in tables.read("runs").to_pylist() if row["run_id"] == wanted)
+    before = tables.promoted().get(name)
+    while not promote_run(store, name, wanted, in_place_of=before):
+        before = tables.promoted().get(name)
+    click.echo(f"current {name}: {wanted}" + (f", in place of {before}" if before not in (None, wanted) else ""))

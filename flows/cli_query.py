@@ -18,9 +18,15 @@ from faceid_core.private import write_private
 from flows.options import takes_config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
     from faceid_core.store import ObjectStore
 
 FORMATS = ("table", "csv", "json", "parquet")
+CHOICES = ("extremes", "worst", "best", "first")
+_MOST_PEOPLE = 100  # whom a terminal lists one by one
 
 
 def _tables(config: NightlyConfig):
@@ -79,12 +85,11 @@ def _waiting_lines(store: ObjectStore) -> list[str]:
 @click.argument("run_id", required=False)
 @takes_config("store")
 def status(run_id: str | None, config: NightlyConfig) -> None:
-    """The state of RUN_ID (default: the latest) is printed with the outcome of each identity, and which runs wait
-    for the store. Only the store is read, so this works during a run, after it, and without Prefect.
+    """The state of RUN_ID (default: the latest) is printed with the reasons, counted, the outcome of each identity (of
+    more than 100 the unfinished ones), and which runs wait for the store. Only the store is read, so this works during
+    a run, after it, and without Prefect.
     """
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     store, request, record = _find_run(config, run_id)
     console = Console(highlight=False)
@@ -102,19 +107,49 @@ def status(run_id: str | None, config: NightlyConfig) -> None:
         or "no identity finished",
         markup=False,
     )
-    table = Table("identity key", "outcome", "stage", "reason", "seconds", "message")
-    for person in record["people"]:
+    _print_people(console, record["people"])
+    for name, message in record["common_failures"].items():
+        console.print(f"{name}: {message}", markup=False)
+
+
+def _print_people(console: Console, people: Sequence[Mapping]) -> None:
+    """Each reason once, with its identities counted and one sentence; then the identities, of many the unfinished."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flows.console import name_column
+
+    reasons: dict[tuple, list[Mapping]] = {}
+    for person in people:
+        if person["message"] or person["reason"]:
+            place = person["outcome"] or "under way", person["stage"] or "", person["reason"] or ""
+            reasons.setdefault(place, []).append(person)
+    for (outcome, stage, reason), found in sorted(reasons.items(), key=lambda each: -len(each[1])):
+        where = ": ".join(filter(None, (stage, reason)))
+        sentence = found[0]["message"] or ""
+        example = " for example:" if len({person["message"] for person in found}) > 1 else ""
+        told = ", ".join(filter(None, (outcome.replace("_", " "), where)))
+        console.print(f"{len(found)} {told};{example} {sentence}", markup=False, soft_wrap=True)
+    is_many = len(people) > _MOST_PEOPLE
+    shown = [each for each in people if not is_many or each["outcome"] not in ("done", "cached")]
+    table = Table(padding=(0, 1, 0, 0))
+    name_column(table, "identity key", [person["identity_key"] for person in shown])
+    for title in ("outcome", "stage", "reason"):
+        table.add_column(title)
+    table.add_column("seconds", justify="right")
+    for person in shown[:_MOST_PEOPLE]:
         table.add_row(
             person["identity_key"],
-            escape(person["outcome"] or "under way"),
+            escape((person["outcome"] or "under way").replace("_", " ")),
             escape(person["stage"] or ""),
             escape(person["reason"] or ""),
             f"{person['seconds']:.1f}",
-            escape(person["message"] or ""),
         )
-    console.print(table)
-    for name, message in record["common_failures"].items():
-        console.print(f"{name}: {message}", markup=False)
+    if shown:
+        console.print(table)
+    left = len(people) - min(len(shown), _MOST_PEOPLE)
+    if left:
+        console.print(f'and {left} more: faceid query "select identity_id, outcome, reason from latest"', soft_wrap=True)
 
 
 @click.command()
@@ -220,17 +255,48 @@ def export(folder: str, config: NightlyConfig) -> None:
 @click.option(
     "--people", default=6, show_default=True, type=click.IntRange(1, 100), help="How many identities."
 )
+@click.option(
+    "--choose",
+    type=click.Choice(CHOICES),
+    default=CHOICES[0],
+    show_default=True,
+    help="Which ones, by normalized identity; first: in the manifest's order.",
+)
+@click.option("--identity", "identity_ids", multiple=True, help="An identity id. May be repeated.")
+@click.option("--keys", is_flag=True, help="Label rows with identity keys in place of ids.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the images.")
 @click.option(
     "--out", default="sheet.png", show_default=True, help="PNG to write; it shows people, so keep it private."
 )
-def sheet(run_id: str | None, config: NightlyConfig, prompts: str, people: int, seed: int, out: str) -> None:
-    """Each identity of RUN_ID (default: the latest) is a row: the photo first, then its evaluation images."""
+def sheet(
+    run_id: str | None,
+    config: NightlyConfig,
+    prompts: str,
+    people: int,
+    choose: str,
+    identity_ids: tuple[str, ...],
+    keys: bool,
+    seed: int,
+    out: str,
+) -> None:
+    """Each identity of RUN_ID (default: the latest) is a row: the photo first, then its evaluation images with their
+    identity similarity. An image that misses a concept of its prompt has a red frame.
+
+    \b
+    Examples:
+      faceid sheet --people 10
+      faceid sheet --identity ann --identity bob --prompts beach,snow
+    """
     from faceid_core.publish.people_sheet import people_sheet
+    from faceid_core.run.store_access import open_with_secret
 
     opened, request, record = _find_run(config, run_id)
     if record is None:
         raise ConfigurationError(f"{_without_status(request)}; name another run, or run again")
     wanted = [name.strip() for name in prompts.split(",") if name.strip()]
-    write_private(out, people_sheet(opened, record, prompts=wanted, people=people, seed=seed))
+    chosen = [open_with_secret(config)[1].identity_key(each) for each in identity_ids]
+    image = people_sheet(
+        opened, record, prompts=wanted, people=people, choose=choose, identity_keys=chosen, names=not keys, seed=seed
+    )
+    write_private(out, image)
     click.echo(f"wrote {out}")

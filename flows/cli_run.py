@@ -53,6 +53,8 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     if comes_to:
         console.print(comes_to, soft_wrap=True)
     console.print(finished.published.sentence, soft_wrap=True)
+    if verdict := finished.published.verdict.sentence:
+        console.print(verdict, soft_wrap=True, markup=False)
     for what, where in finished.published.places.items():
         console.print(f"{what:<8} {where}", soft_wrap=True)
     raise click.exceptions.Exit(finished.exit_status)

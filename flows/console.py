@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from faceid_core.report.figures import duration
 from faceid_core.stages.work import Done
 
 LINE_SECONDS = 15.0  # between lines of progress, without a terminal
+_WHOLE_CHARACTERS = 40  # of an id or a key on one line; a longer one goes on in the next
+
+
+class _Counted(ProgressColumn):
+    """Whole results of a stage; its bar also moves with the steps inside them."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        return Text(f"{task.fields['settled']}/{task.total:.0f}", style="progress.download")
 
 
 class ConsoleReporter:
@@ -22,16 +33,18 @@ class ConsoleReporter:
         self.console = console
         self._bars = Progress(
             TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=24),
+            _Counted(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[detail]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self._lock = threading.Lock()
-        self._stage, self._task, self._last_line = "", None, 0.0
-        self._settled = self._total = 0
+        self._stage, self._task, self._last_time, self._last_line = "", None, 0.0, ""
+        self._settled = self._total = self._hits = 0
+        self._under_way: dict[str, float] = {}  # subject -> share of its work that is done, 0..1
+        self._began = 0.0
 
     def __enter__(self) -> ConsoleReporter:
         self._bars.start()
@@ -43,9 +56,10 @@ class ConsoleReporter:
     def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
         """See Reporter."""
         with self._lock:
-            self._stage, self._settled, self._total = stage, 0, misses
+            self._stage, self._settled, self._total, self._hits = stage, 0, misses, hits
+            self._under_way, self._began, self._last_line = {}, time.monotonic(), ""
             self._task = self._bars.add_task(
-                stage, total=hits + misses, completed=hits, detail=f"{hits} cached"
+                stage, total=hits + misses, completed=hits, settled=hits, detail=f"{hits} cached"
             )
             if not self.console.is_terminal or not misses:
                 self.console.print(f"{stage:<12} {hits} cached, {misses} to compute", highlight=False)
@@ -53,22 +67,39 @@ class ConsoleReporter:
     def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
-            detail = f"{subject[:20]} {done}/{total}"
-            if self._task is not None:
-                self._bars.update(self._task, detail=detail)
-            if not self.console.is_terminal and time.monotonic() - self._last_line > LINE_SECONDS:
-                self._last_line = time.monotonic()
-                self.console.print(
-                    f"{self._stage:<12} {self._settled} of {self._total} finished; {detail}", highlight=False
-                )
+            self._under_way[subject] = min(1.0, done / total) if total else 0.0
+            detail = f"{subject[:8]} {done}/{total}" if total and total > 1 else ""
+            self._move(detail)
+            if not self.console.is_terminal and time.monotonic() - self._last_time > LINE_SECONDS:
+                line = f"{self._stage:<12} {self._settled} of {self._total} finished"
+                line += f"; {detail}" if detail else ""
+                if line != self._last_line:
+                    self._last_time, self._last_line = time.monotonic(), line
+                    self.console.print(line + self._time_left(), highlight=False)
+
+    def _move(self, detail: str) -> None:
+        if self._task is not None:
+            self._bars.update(
+                self._task, completed=self._hits + self._done(), settled=self._hits + self._settled, detail=detail
+            )
+
+    def _done(self) -> float:
+        """Results of the stage that are finished, and the shares of those under way."""
+        return min(float(self._total), self._settled + sum(self._under_way.values()))
+
+    def _time_left(self) -> str:
+        """The rest of the stage at the pace so far; empty where nothing can be said."""
+        done, seconds = self._done(), time.monotonic() - self._began
+        left = seconds * (self._total - done) / done if done else 0.0
+        return f"; about {duration(left)} left" if left >= 1 else ""
 
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
         with self._lock:
             if stage == self._stage:  # results of prefetched stages arrive earlier
                 self._settled += 1
-                if self._task is not None:
-                    self._bars.advance(self._task)
+                self._under_way.pop(done.work.subject, None)
+                self._move("")
             if done.status != "done":
                 line = f"{done.work.call.stage} {done.work.subject}: {done.status}: {done.message}"
                 self.console.print(line, style="yellow", highlight=False, markup=False)
@@ -78,18 +109,23 @@ class ConsoleReporter:
         self.console.print(text, highlight=False, markup=False)
 
 
+def name_column(table: Table, title: str, names: Iterable[str]) -> None:
+    """Add a column of ids or keys, which stay whole on a narrow terminal: the other columns give way."""
+    longest = max((len(name) for name in names), default=0)
+    table.add_column(title, no_wrap=longest <= _WHOLE_CHARACTERS, overflow="fold")
+
+
 def final_table(rows: Sequence[Mapping]) -> Table:
     """The table at the end of a run: a row for each identity, and for floor and ceiling.
 
     Args:
         rows: identity, outcome, seconds, identity_similarity, concepts_obeyed, leakage, detection; figures may be None.
     """
-    table = Table(title=None, header_style="bold")
-    for name, justify in (
-        ("identity", "left"), ("outcome", "left"), ("seconds", "right"),
-        ("identity similarity", "right"), ("concept accuracy", "right"), ("leakage", "right"), ("detection", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify)
+    table = Table(title=None, header_style="bold", padding=(0, 1, 0, 0), box=None, pad_edge=False)
+    name_column(table, "identity", [str(row["identity"]) for row in rows])
+    table.add_column("outcome", overflow="fold")
+    for name in ("seconds", "identity\nsimilarity", "concept\naccuracy", "leakage", "detection"):
+        table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             str(row["identity"]),

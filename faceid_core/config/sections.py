@@ -22,6 +22,7 @@ Recognizer = Literal[
     "Dlib", "SFace", "ArcFace", "GhostFaceNet", "Facenet", "Facenet512", "VGG-Face", "OpenFace"
 ]
 Clip = Literal["ViT-B/32", "ViT-L/14"]
+Promotion = Literal["passed", "complete", "never"]
 StageName = Literal["detect", "parse", "mask", "personalize", "generate", "score"]
 
 
@@ -341,6 +342,12 @@ class GateConfig(Section):
     )
     people: int = Field(
         20, ge=2, le=1_000_000, description="People in both runs below which nothing is judged: they are too few."
+    )
+    promote: Promotion = Field(
+        "passed",
+        description="Which run becomes the current one of its name, which downstream readers use: a complete run that is "
+        "not worse than the current one (passed), every complete run (complete), or only what `faceid promote` names "
+        "(never). A run of chosen identities (run.only) never does.",
     )
 
 

@@ -1,11 +1,13 @@
-"""A run's figures beside those of the last run of the same name, from the tables alone."""
+"""A run beside the last complete run of the same name, from the tables alone: its figures, and what became of people."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from faceid_core.outcomes import Outcome
+from faceid_core.publish.gate import RunComparison, is_complete
 from faceid_core.tables import Tables
 
 FIGURES = (
@@ -24,11 +26,11 @@ _DECIMALS = 3
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside the last one of the same name.
+    """A run beside the last complete one of the same name.
 
     Args:
         run_id: The run.
-        last_run_id: The one before it.
+        last_run_id: The last complete one before it.
         rows: One for each figure, with the keys figure, this run, last run, difference and people in both. The
             difference of a figure is the mean over the people who are in both runs; that of a count or of seconds is
             the difference of the two values.
@@ -40,7 +42,7 @@ class Comparison:
 
 
 def compare_with_last_run(tables: Tables, run_id: str) -> Comparison | None:
-    """Compare a published run with the last one of the same name.
+    """Compare a published run with the last complete one of the same name; interrupted runs between do not count.
 
     Returns:
         The comparison; None if the run is the first of its name, or if no person has figures in both.
@@ -53,14 +55,9 @@ def compare_with_last_run(tables: Tables, run_id: str) -> Comparison | None:
         this_run = next((run for run in runs if run["run_id"] == run_id), None)
         if this_run is None:
             return None
-        earlier = [
-            run
-            for run in runs
-            if run["name"] == this_run["name"] and run["started_at"] < this_run["started_at"]
-        ]
-        if not earlier:
+        last = last_complete(runs, this_run["name"], this_run["started_at"])
+        if last is None:
             return None
-        last = max(earlier, key=lambda run: run["started_at"])
         columns = ", ".join(("run_id", "identity_key", *FIGURES))
         people = connection.sql(
             f"select {columns} from identity_summary where subject_kind = 'person' and run_id in (?, ?)",
@@ -75,6 +72,74 @@ def compare_with_last_run(tables: Tables, run_id: str) -> Comparison | None:
     rows = [_count(name, this_run[name], last[name]) for name in _COUNTS]
     rows += [_figure(name, now, before) for name in FIGURES]
     return Comparison(run_id, last["run_id"], rows)
+
+
+def last_complete(runs: Iterable[Mapping], name: str, before: dt.datetime) -> Mapping | None:
+    """The last complete run of a name that started before a moment, of rows of `runs`."""
+    earlier = [run for run in runs if run["name"] == name and run["started_at"] < before and is_complete(run)]
+    return max(earlier, key=lambda run: (run["started_at"], run["run_id"]), default=None)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is otherwise with a person than in the run before.
+
+    Attributes:
+        identity_key: The person.
+        kind: `worse`, `better`, `outcome`, `weak`, `photo`, `new` or `gone`.
+        text: In words.
+    """
+
+    identity_key: str
+    kind: str
+    text: str
+
+
+KINDS = ("worse", "outcome", "weak", "better", "photo", "new", "gone")  # in the order of their importance
+
+
+def changed_people(tables: Tables, compared: RunComparison) -> list[Change]:
+    """What changed with people from the first run to the second, what matters most first.
+
+    Raises:
+        StoreError: the tables cannot be read.
+    """
+    rows = tables.query(
+        "SELECT run_id, identity_key, outcome, reason, weak, photo_digest FROM identity_outcomes "
+        f"WHERE run_id IN ({_quoted(compared.first)}, {_quoted(compared.second)})"
+    ).to_pylist()
+    before, now = (
+        {row["identity_key"]: row for row in rows if row["run_id"] == run_id}
+        for run_id in (compared.first, compared.second)
+    )
+    found = [
+        Change(each.identity_key, kind, f"normalized identity {each.difference:+.2f} (p = {each.p:.2g})")
+        for kind, moved in (("worse", compared.worse), ("better", compared.better))
+        for each in moved
+    ]
+    for key in now:
+        found += [Change(key, "new", _outcome(now[key]))] if key not in before else _changes(before[key], now[key])
+    found += [Change(key, "gone", f"was {_outcome(before[key])}") for key in before if key not in now]
+    return sorted(found, key=lambda change: KINDS.index(change.kind))
+
+
+def _changes(before: Mapping, now: Mapping) -> Iterable[Change]:
+    key, finished = now["identity_key"], (str(Outcome.DONE), str(Outcome.CACHED))
+    if now["outcome"] != before["outcome"] and not (now["outcome"] in finished and before["outcome"] in finished):
+        yield Change(key, "outcome", f"{_outcome(now)}, was {_outcome(before)}")
+    if now["weak"] is not None and before["weak"] is not None and now["weak"] != before["weak"]:
+        yield Change(key, "weak", "weak, was not" if now["weak"] else "no longer weak")
+    if None not in (now["photo_digest"], before["photo_digest"]) and now["photo_digest"] != before["photo_digest"]:
+        yield Change(key, "photo", "another photo")
+
+
+def _outcome(row: Mapping) -> str:
+    words = str(row["outcome"]).replace("_", " ")
+    return f"{words} ({row['reason']})" if row["reason"] else words
+
+
+def _quoted(run_id: str) -> str:
+    return "'" + run_id.replace("'", "''") + "'"
 
 
 def _count(name: str, now: float, before: float) -> dict:

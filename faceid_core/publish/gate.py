@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,22 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A person whose normalized identity differs between two runs.
+
+    Attributes:
+        identity_id, identity_key: the person.
+        difference: the second run's mean over prompts minus the first's.
+        p: of a one-sided t-test over prompts, corrected for the number of people by Holm's method.
+    """
+
+    identity_id: str
+    identity_key: str
+    difference: float
+    p: float
+
+
+@dataclass(frozen=True)
 class RunComparison:
     """What a comparison of two runs comes to.
 
@@ -79,7 +95,7 @@ class RunComparison:
         first, second: the runs.
         people: how many have the same photo and results in both.
         differences: one for each of `FIGURES`.
-        worse: people who are worse in normalized identity, corrected for their number (Holm): id, difference, p.
+        worse, better: people who surely are, those with the smallest p first.
         too_few: fewer people than `gate.people`, so that nothing is judged.
     """
 
@@ -87,13 +103,23 @@ class RunComparison:
     second: str
     people: int
     differences: tuple[Difference, ...]
-    worse: tuple[tuple[str, float, float], ...]
+    worse: tuple[Moved, ...]
+    better: tuple[Moved, ...]
     too_few: bool
 
     @property
     def fails(self) -> bool:
         """Whether the second run must not follow the first."""
         return any(each.fails for each in self.differences)
+
+    @property
+    def why(self) -> str:
+        """What fails, as one phrase; empty if nothing does."""
+        return "; ".join(
+            f"{each.figure} {each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f}) is beyond {each.limit:+.3f}"
+            for each in self.differences
+            if each.fails
+        )
 
 
 def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> RunComparison:
@@ -120,7 +146,8 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
         for name in FIGURES
     )
     names = by_person.identity_id.first()
-    return RunComparison(first, second, len(figures), differences, _worse(rows, names), too_few)
+    worse, better = (_moved(rows, names, sign) for sign in (-1, 1))
+    return RunComparison(first, second, len(figures), differences, worse, better, too_few)
 
 
 def _difference(figure: str, values: np.ndarray, limit: float, *, judged: bool) -> Difference:
@@ -138,20 +165,19 @@ def _difference(figure: str, values: np.ndarray, limit: float, *, judged: bool) 
     return Difference(figure, count, mean, low, high, found, limit, fails=bool(fails))
 
 
-def _worse(rows: pd.DataFrame, names: pd.Series) -> tuple[tuple[str, float, float], ...]:
-    """People who are worse by a t-test over their prompts, corrected for their number by Holm's method."""
+def _moved(rows: pd.DataFrame, names: pd.Series, sign: int) -> tuple[Moved, ...]:
+    """People who are worse (sign -1) or better (1) by a t-test over their prompts, corrected by Holm's method."""
     from scipy.special import stdtr
 
     found = []
     for key, values in rows.dropna(subset=["identity"]).groupby("identity_key").identity:
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
         if error > 0:
-            found.append(
-                (str(names[key]), float(values.mean()), float(stdtr(len(values) - 1, values.mean() / error)))
-            )
-    corrected = holm([p for _, _, p in found])
-    worse = [(name, mean, p) for (name, mean, _), p in zip(found, corrected, strict=True) if p < LEVEL]
-    return tuple(sorted(worse, key=lambda row: row[2]))
+            mean = float(values.mean())
+            found.append(Moved(str(names[key]), str(key), mean, float(stdtr(len(values) - 1, -sign * mean / error))))
+    corrected = holm([each.p for each in found])
+    moved = [replace(each, p=p) for each, p in zip(found, corrected, strict=True) if p < LEVEL]
+    return tuple(sorted(moved, key=lambda each: each.p))
 
 
 def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
@@ -159,8 +185,8 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
 
     Args:
         tables: of the store.
-        wanted: `latest`; `previous`, the last complete run before `beside` that has its name; a run id; a date, whose
-            last run is meant; or a name, whose last complete run is meant.
+        wanted: `latest`; `previous`, the last complete run before `beside` that has its name; `current`, the promoted run
+            of that name; a run id; a date, whose last run is meant; or a name, whose last complete run is meant.
         beside: the other run of a comparison.
 
     Raises:
@@ -170,19 +196,25 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
     runs = sorted(
         tables.read("runs").to_pylist(), key=lambda row: (row["started_at"], row["run_id"]), reverse=True
     )
-    complete = [row for row in runs if row["exit_status"] == 0 and not row["not_reached"]]
+    complete = [row for row in runs if is_complete(row)]
     by_id = {row["run_id"]: row for row in runs}
     if wanted in by_id:
         return wanted
     if wanted == "latest":
         found = runs
-    elif wanted == "previous":
+    elif wanted in ("previous", "current"):
         other = by_id.get(beside or "") or (runs[0] if runs else None)
-        found = [
-            row
-            for row in complete
-            if other and row["name"] == other["name"] and row["started_at"] < other["started_at"]
-        ]
+        if other is None:
+            found = []
+        elif wanted == "previous":
+            found = [
+                row
+                for row in complete
+                if row["name"] == other["name"] and row["started_at"] < other["started_at"]
+            ]
+        else:
+            promoted = tables.promoted().get(other["name"])
+            found = [row for row in runs if row["run_id"] == promoted]
     elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
         found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
     else:
@@ -191,3 +223,8 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
         known = ", ".join(row["run_id"] for row in runs[:5]) or "none"
         raise ConfigurationError(f"the tables show no run {wanted!r}; the latest runs are: {known}")
     return found[0]["run_id"]
+
+
+def is_complete(run: Mapping) -> bool:
+    """Whether a row of `runs` is of a run that reached every identity and ended well."""
+    return run["exit_status"] == 0 and not run["not_reached"]

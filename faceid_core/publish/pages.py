@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from urllib.parse import quote, urlencode
 
 from safetensors.numpy import load
 
-from faceid_core import photos
+from faceid_core import __version__, photos
 from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, StoreError
-from faceid_core.evaluate.shards import read_shard
+from faceid_core.evaluate.shards import ShardRow, read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import WEAK, Outcome
-from faceid_core.publish.scores import quarantine_damaged
+from faceid_core.publish.comparison import last_complete
+from faceid_core.publish.promotion import COMPARISON, Verdict
+from faceid_core.publish.scores import FINISHED, quarantine_damaged
+from faceid_core.report.gallery_page import gallery_page, strip
 from faceid_core.report.index_page import index_page
+from faceid_core.report.overlays import Embedded, embedded
 from faceid_core.report.person_page import person_page
 from faceid_core.run.execute import put_photo
-from faceid_core.run.records import INDEX, PAGES, read_pages, replace_object
+from faceid_core.run.records import (
+    INDEX,
+    PAGES,
+    config_digest,
+    read_outcome_reports,
+    read_pages,
+    replace_object,
+)
 from faceid_core.run.state import Run
 from faceid_core.stages.files import read_json, read_png
 from faceid_core.stages.planning.generate import SHARD
@@ -26,11 +38,14 @@ from faceid_core.store import IdentityErased, Manifest, StageCache, erased_peopl
 from faceid_core.store.cache import refuse_erased
 from faceid_core.store.folder import folder_of
 from faceid_core.store.keys import canonical_json, sha256_hex
-from faceid_core.store.layout import run_object
+from faceid_core.store.layout import COMMON, run_object
 from faceid_core.store.open import is_s3
 from faceid_core.tables import Tables
+from faceid_core.version import source_revision
 
-PAGE_VERSION = 5
+PAGE_VERSION = 6
+GALLERY = "gallery.html"
+_BESIDE_PIXELS = 112
 
 
 def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
@@ -41,24 +56,62 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
     """
     names: dict[str, str] = {}
     known, erased, common = _pages_of_last_run(run), erased_people(run.store), _common(run)
+    beside = _Beside(run)
     for subject, scores in found:
         if subject.kind != "person" or subject.name in erased:
             continue
         name = _page_name(subject, common)
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
         cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
-        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary):
+        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary, beside):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
-    outcome_reports = [
-        {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.sentence}
-        for a in run.outcome_reports.values()
-    ]
+    return write_index(run, summary)
+
+
+def write_index(run: Run, summary: Sequence[Mapping], verdict: Verdict | None = None) -> str:
+    """Write a run's index and gallery, whose pages of people are written and recorded; return the index's name.
+
+    Args:
+        run: The run.
+        summary: The rows of `identity_summary`.
+        verdict: How the run compares with earlier ones, once its rows are published.
+    """
+    verdict, reports = verdict or Verdict(), run.outcome_reports
+    names = {
+        who: name for who, name in read_pages(run.store, run.run_id).items() if reports[who].outcome in FINISHED
+    }
+    if names:
+        page = gallery_page(
+            run_id=run.run_id,
+            prompts=[prompt.text for prompt in run.plan.grid.prompts],
+            people=[
+                {
+                    "identity_key": who,
+                    "weak": bool(reports[who].weak),
+                    "url": f"../../{name}",
+                    "strip": f"../../{_strip_name(name)}",
+                }
+                for who, name in sorted(names.items(), key=lambda each: not reports[each[0]].weak)
+            ],
+            seed=0,
+            index_url=INDEX,
+        )
+        replace_object(run.store, run_object(run.run_id, GALLERY), page)
+    compared = verdict.against_last
     page = index_page(
         run=_run(run),
-        outcome_reports=outcome_reports,
+        outcome_reports=[
+            {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.sentence}
+            for a in reports.values()
+        ],
         summary=[{**row, "identity_id": None} for row in summary],
         person_urls={who: f"../../{name}" for who, name in names.items()},
+        changes=[asdict(each) for each in verdict.changes],
+        compared_with=compared.first if compared else "",
+        comparison_url=COMPARISON if compared else "",
+        gallery_url=GALLERY if names else "",
+        sentence=verdict.sentence,
         notes=[f"{name}: {message}" for name, message in run.failures_common.items()],
     )
     name = run_object(run.run_id, INDEX)
@@ -89,15 +142,80 @@ def report_address(run: Run, index: str) -> str:
     return f"https://s3.console.aws.amazon.com/s3/object/{store.bucket}?{name}"
 
 
-def _write_page(run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bool:
+class _Beside:
+    """Pictures that stand beside a person's on the page, read when the first page needs them."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._of_words: dict[str, dict[tuple[str, int], Embedded]] = {}
+
+    def of(self, subject: Subject) -> list[tuple[str, dict[tuple[str, int], Embedded]]]:
+        """The class word's pictures, and the person's in the last complete run if others; by prompt and seed."""
+        word, found = subject.class_word, []
+        if word not in self._of_words:
+            manifest = self._run.plan.floors.get(word)
+            self._of_words[word] = {} if manifest is None else self._pictures(COMMON, manifest)
+        if self._of_words[word]:
+            found.append((f"class word “{word}”", self._of_words[word]))
+        key = self._last_keys.get(subject.name)
+        if key is not None and key != subject.manifests["generate"].stage_key:
+            cache = StageCache(self._run.store, subject.scope)
+            manifest = cache.read_manifest("generate", key, read_only=True)
+            if manifest is not None:
+                found.append((f"run {self._last_run}", self._pictures(subject.scope, manifest)))
+        return found
+
+    def _pictures(self, scope: str, manifest: Manifest) -> dict[tuple[str, int], Embedded]:
+        """Empty where they cannot be read: a page is worth more than what stands beside its pictures."""
+        try:
+            rows = read_shard(StageCache(self._run.store, scope).read(manifest, SHARD))
+        except StoreError:
+            return {}
+        return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS) for row in rows}
+
+    @cached_property
+    def _last_run(self) -> str | None:
+        run = self._run
+        try:
+            rows = Tables(run.store).read("runs").to_pylist()
+        except (ConfigurationError, StoreError):
+            return None
+        last = last_complete(rows, run.config.name, run.started_at)
+        return None if last is None else last["run_id"]
+
+    @cached_property
+    def _last_keys(self) -> dict[str, str]:
+        """Identity key -> stage key of the pictures in the last complete run of the name."""
+        if self._last_run is None:
+            return {}
+        try:
+            people = read_outcome_reports(self._run.store, self._last_run)["people"]
+        except (ConfigurationError, StoreError):
+            return {}
+        return {row["identity_key"]: row["stage_keys"]["generate"] for row in people if "generate" in row["stage_keys"]}
+
+
+def _strip_name(page: str) -> str:
+    """The person's pictures for the gallery, beside the page."""
+    return f"{page.removesuffix('.html')}.jpg"
+
+
+def _write_page(
+    run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict], beside: _Beside
+) -> bool:
     """Write a person's page unless it is there. Returns whether the index may link to it; no failure stops the run."""
     try:
         if run.store.head(name) is not None:
             return True
-        page = _person(run, subject, scores, summary)
+        pictures = read_shard(StageCache(run.store, subject.scope).read(subject.manifests["generate"], SHARD))
+        page = _person(run, subject, scores, summary, pictures, beside)
+        first = {row.prompt_id: row for row in reversed(pictures)}
+        images = strip([first[prompt.id].image for prompt in run.plan.grid.prompts])
         refuse_erased(run.store, subject.name, "the page")
+        # The page last: where it is, its strip is.
+        run.store.put_if_absent(_strip_name(name), images)
         run.store.put_if_absent(name, page)
-        refuse_erased(run.store, subject.name, "the page", written=[name])
+        refuse_erased(run.store, subject.name, "the page", written=[_strip_name(name), name])
         return True
     except IdentityErased:
         return False
@@ -152,7 +270,14 @@ def _run(run: Run) -> dict:
     }
 
 
-def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dict]) -> bytes:
+def _person(
+    run: Run,
+    subject: Subject,
+    scores: SubjectScores,
+    summary: list[dict],
+    pictures: Sequence[ShardRow],
+    beside: _Beside,
+) -> bytes:
     cache = StageCache(run.store, subject.scope)
 
     def blob(result: str, output: str) -> bytes:
@@ -190,12 +315,42 @@ def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dic
         outside_after=training["outside_after"],
         curve=read_json(blob("personalize", "curve.json")),
         prompts=run.plan.grid.prompts,
-        pictures=read_shard(blob("generate", SHARD)),
+        pictures=pictures,
         scores=scores.scores,
         floor_scores=scores.floor,
         summary=summary,
         index_url=f"../../../runs/{run.run_id}/{INDEX}",
+        beside=beside.of(subject),
+        reproduction=_reproduction(run, subject),
     )
+
+
+def _reproduction(run: Run, subject: Subject) -> dict:
+    """Versions, stage keys and commands by which the results of a person can be computed again."""
+    prompt = run.plan.grid.prompts[0].text
+    return {
+        "facts": {
+            "faceid": __version__,
+            "code revision": source_revision() or "unknown",
+            "configuration digest": config_digest(run)[:16],
+            "base model": run.plan.weights["base"][:16],
+        },
+        "commands": [
+            f"faceid query \"select distinct identity_id from people where identity_key = '{subject.name}'\"",
+            f'faceid draw --identity ID --prompt "{prompt}" --config run.yaml',
+            "faceid explain ID generate --config run.yaml",
+            "faceid run --only ID --force --config run.yaml",
+        ],
+        "results": [
+            {
+                "stage": result,
+                "version": manifest.content["preimage"]["version"],
+                "key": manifest.stage_key,
+                "finished_at": manifest.provenance.get("finished_at"),
+            }
+            for result, manifest in subject.manifests.items()
+        ],
+    }
 
 
 def _photo(run: Run, subject: Subject) -> bytes:

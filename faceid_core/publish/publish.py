@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from faceid_core.config import format_setting
-from faceid_core.errors import FaceidError
+from faceid_core.errors import FaceidError, StoreError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
-from faceid_core.publish.pages import write_pages
+from faceid_core.publish.pages import write_index, write_pages
+from faceid_core.publish.promotion import COMPARISON, Verdict, judge
 from faceid_core.publish.rows import Found, outcome_tables, run_tables
 from faceid_core.publish.scores import collect_scores
 from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
+from faceid_core.store.layout import run_object
 from faceid_core.store.tombstone import reopen
 from faceid_core.tables import Tables
 from faceid_core.upkeep.erase import refuse_erased
@@ -40,6 +42,7 @@ class Published:
         figures: A few rows for the Prefect UI, by identity key.
         summary: The rows of `identity_summary`.
         overall: The figures over people, of `evaluate.summary.aggregate`.
+        verdict: How the run compares with earlier ones, and which run is current.
     """
 
     exit_status: int
@@ -49,6 +52,7 @@ class Published:
     figures: Sequence[Mapping]
     summary: Sequence[Mapping] = field(repr=False)
     overall: Mapping = field(repr=False)
+    verdict: Verdict = field(default_factory=Verdict, repr=False)
 
 
 def publish(run: Run) -> Published:
@@ -70,6 +74,14 @@ def publish(run: Run) -> Published:
     index, summary, status = published[0]
     # Set here, because a flow that is interrupted may never see this function return.
     run.published = {"exit_status": status, "index": index}
+    verdict = judge(run, status)
+    try:
+        write_index(run, summary, verdict)
+    except StoreError as error:  # the index without what changed is there
+        run.reporter.note(f"the index does not show what changed: {error}")
+    compared = {}
+    if verdict.against_last is not None:
+        compared = {"compared": f"{plain_address(run.store.url)}/{run_object(run.run_id, COMPARISON)}"}
     overall = aggregate(summary) if summary else {}
     root = plain_address(run.store.url)
     return Published(
@@ -78,12 +90,14 @@ def publish(run: Run) -> Published:
         sentence=_sentence(run),
         places={
             "report": f"{root}/{index}",
+            **compared,
             "tables": f'faceid query {_store_option(run)} "select * from latest"',
             "tokens": f"faceid tokens ID --out ID.safetensors {_store_option(run)}{_model_option(run)}",
         },
         figures=[_figure_row(row) for row in summary],
         summary=summary,
         overall=overall,
+        verdict=verdict,
     )
 
 

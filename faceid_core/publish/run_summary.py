@@ -90,7 +90,8 @@ def end_message(run: Run, published: Published) -> str:
     if len(without) > MOST_NAMED:
         parts.append(f"and {len(without) - MOST_NAMED} more, in the table of outcomes")
     parts += remarks(run, lambda outcome_report: outcome_report.identity_key)
-    return "; ".join([published.sentence, *parts])
+    verdict = [published.verdict.sentence] if published.verdict.sentence else []
+    return "; ".join([published.sentence, *verdict, *parts])
 
 
 def _chosen(figures: Mapping) -> dict:

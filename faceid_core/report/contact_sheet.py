@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,12 +12,30 @@ from PIL import Image, ImageDraw, ImageFont
 from faceid_core.photos import encode_png
 
 _INK, _MUTED, _PAPER, _EMPTY = (28, 28, 26), (110, 110, 104), (255, 255, 255), (238, 238, 234)
+_MISS = (190, 30, 30)
+_LINE = 26  # pixels of a line of words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture with words in its lower corner and, if it is marked, a red frame.
+
+    Args:
+        image: uint8 [h, w, 3] of any size.
+        words: A few; empty for none.
+        is_marked: As a miss.
+    """
+
+    image: np.ndarray
+    words: str = ""
+    is_marked: bool = False
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]],
+    rows: Sequence[tuple[str, Sequence[np.ndarray | Cell | None]]],
     columns: Sequence[str] = (),
     *,
+    title: str = "",
     cell_pixels: int = 128,
     label_pixels: int = 190,
 ) -> bytes:
@@ -25,6 +44,7 @@ def contact_sheet(
     Args:
         rows: (caption, pictures) for each row; pictures uint8 [h, w, 3] of any size, None for an empty cell.
         columns: Captions above the columns; none if empty.
+        title: Above everything; none if empty.
         cell_pixels: Side of the square that a picture is fitted into.
         label_pixels: Width of the row captions; 0 leaves them out.
 
@@ -37,15 +57,18 @@ def contact_sheet(
     wide = max((len(pictures) for _, pictures in rows), default=0)
     if not wide:
         raise ValueError("a contact sheet needs at least one picture")
-    gap, head = max(4, cell_pixels // 24), 26 if columns else 0
+    gap, above = max(4, cell_pixels // 24), _LINE if title else 0
+    head = above + (_LINE if columns else 0)
     width = label_pixels + wide * (cell_pixels + gap) + gap
     height = head + len(rows) * (cell_pixels + gap) + gap
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
+    if title:
+        pen.text((gap * 2, _LINE / 2 + 3), shortened(title, font, width - 4 * gap), _INK, font, anchor="lm")
     for column, words in enumerate(columns):
         center = label_pixels + gap + column * (cell_pixels + gap) + cell_pixels / 2
-        pen.text((center, head / 2 + 3), shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
+        pen.text((center, above + _LINE / 2 + 3), shortened(words, font, cell_pixels), _MUTED, font, anchor="mm")
     for row, (words, pictures) in enumerate(rows):
         top = head + gap + row * (cell_pixels + gap)
         if label_pixels:
@@ -59,12 +82,22 @@ def contact_sheet(
             if picture is None:
                 pen.rectangle((left, top, left + cell_pixels - 1, top + cell_pixels - 1), _EMPTY)
             else:
-                fitted = Image.fromarray(_fitted(picture, cell_pixels))
-                sheet.paste(
-                    fitted,
-                    (left + (cell_pixels - fitted.width) // 2, top + (cell_pixels - fitted.height) // 2),
-                )
+                cell = picture if isinstance(picture, Cell) else Cell(picture)
+                _put(sheet, pen, cell, (left, top), cell_pixels, font)
     return encode_png(np.asarray(sheet))
+
+
+def _put(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, corner: tuple[int, int], side: int, font) -> None:
+    """Draw a cell into the square at its upper left corner."""
+    left, top = corner
+    fitted = Image.fromarray(_fitted(cell.image, side))
+    sheet.paste(fitted, (left + (side - fitted.width) // 2, top + (side - fitted.height) // 2))
+    if cell.words:
+        width = font.getlength(cell.words)
+        pen.rectangle((left, top + side - 19, left + width + 8, top + side - 1), _PAPER)
+        pen.text((left + 4, top + side - 9), cell.words, _MISS if cell.is_marked else _INK, font, anchor="lm")
+    if cell.is_marked:
+        pen.rectangle((left, top, left + side - 1, top + side - 1), outline=_MISS, width=3)
 
 
 def _fitted(image: np.ndarray, side: int) -> np.ndarray:

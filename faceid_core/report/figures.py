@@ -155,6 +155,11 @@ def number(value: float | None, *, percent: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def signed(value: float | None) -> str:
+    """A difference with its sign."""
+    return DASH if value is None else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
 def duration(seconds: float | None) -> str:
     """A duration in hours, minutes and seconds."""
     if seconds is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -71,15 +72,35 @@ def with_box(image: np.ndarray, box: tuple[float, float, float, float]) -> np.nd
     return cv2.rectangle(drawn, (x0, y0), (x1, y1), (30, 200, 140), thickness)
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """A picture within a page: its data URI, and its size in pixels, by which a page keeps its place."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def embedded(image: np.ndarray, *, most_pixels: int = 320) -> Embedded:
+    """A picture [h, w, 3] for a page: small ones exact, larger ones as JPEG of at most `most_pixels`."""
+    image = _shrunk(image, most_pixels)
+    return Embedded(data_uri(image, most_pixels=most_pixels), width=image.shape[1], height=image.shape[0])
+
+
+def _shrunk(image: np.ndarray, most_pixels: int) -> np.ndarray:
+    side = max(image.shape[:2])
+    if side <= max(_LARGEST_EXACT_PIXELS, most_pixels):
+        return image
+    scale = most_pixels / side
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def data_uri(image: np.ndarray, *, most_pixels: int = 320) -> str:
     """A picture [h, w, 3] as a data URI: small ones exact, larger ones as JPEG of at most `most_pixels`."""
-    side = max(image.shape[:2])
-    if side <= _LARGEST_EXACT_PIXELS:
+    if max(image.shape[:2]) <= _LARGEST_EXACT_PIXELS:
         return _uri("image/png", encode_png(image))
-    if side > most_pixels:
-        scale = most_pixels / side
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    image = _shrunk(image, most_pixels)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=88)
     return _uri("image/jpeg", buffer.getvalue())

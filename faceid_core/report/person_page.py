@@ -12,7 +12,7 @@ from faceid_core.evaluate.shards import ShardRow
 from faceid_core.evaluate.summary import identity_counting_faceless, leakage_by_part
 from faceid_core.report import plots
 from faceid_core.report.figures import DASH, number
-from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
+from faceid_core.report.overlays import Embedded, attention_overlay, embedded, mask_overlay, with_box
 from faceid_core.report.rendering import mean_row, render, score_table
 
 
@@ -38,6 +38,8 @@ def person_page(
     floor_scores: Sequence[MetricRow] = (),
     summary: Sequence[Mapping] = (),
     index_url: str = "",
+    beside: Sequence[tuple[str, Mapping[tuple[str, int], Embedded]]] = (),
+    reproduction: Mapping | None = None,
 ) -> bytes:
     """One self-contained HTML file with its pictures and without script.
 
@@ -62,6 +64,10 @@ def person_page(
         summary: Rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
             named people are looked up in it.
         index_url: Address of the run index, relative to this page; no link if empty.
+        beside: Pictures of other subjects at the same prompts and seeds, such as the class word's: name, and text of
+            the prompt and seed -> picture.
+        reproduction: How to compute this again: `commands`, `facts` by name, and `results` with `stage`, `version`,
+            `key` and `finished_at`; None leaves it out.
     """
     own, floor, ceiling = _rows_of(person, summary, floor_scores)
     return render(
@@ -75,8 +81,10 @@ def person_page(
         stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)
         + _attention_stills(crop, attention_before, attention_after, outside_before, outside_after),
         curve=plots.curve_plot(curve),
-        groups=_groups(prompts, pictures, scores),
+        groups=_groups(prompts, pictures, scores, beside),
+        beside=[name for name, _ in beside],
         index_url=index_url,
+        reproduction=reproduction,
     )
 
 
@@ -165,29 +173,42 @@ def _attention_stills(crop, before, after, outside_before, outside_after) -> lis
 
 
 def _still(image: np.ndarray, caption: str) -> dict:
-    return {"uri": data_uri(image), "caption": caption}
+    return {"image": embedded(image), "caption": caption}
 
 
 def _groups(
-    prompts: Sequence[Prompt], pictures: Sequence[ShardRow], scores: Sequence[MetricRow]
+    prompts: Sequence[Prompt],
+    pictures: Sequence[ShardRow],
+    scores: Sequence[MetricRow],
+    beside: Sequence[tuple[str, Mapping[tuple[str, int], Embedded]]],
 ) -> list[dict]:
-    """The grid by category, in the order of the prompts."""
+    """The grid: prompts that fail first, those with the most misses foremost, then the others by category."""
     values = {(row.prompt_id, row.seed, row.metric): row for row in scores}
     by_prompt: dict[str, list[ShardRow]] = {}
     for picture in pictures:
         by_prompt.setdefault(picture.prompt_id, []).append(picture)
+    failing: list[dict] = []
     groups: dict[str, list[dict]] = {}
     for prompt in prompts:
         if prompt.id in by_prompt:
-            groups.setdefault(prompt.category, []).append(
-                {
-                    "id": prompt.id,
-                    "text": prompt.text,
-                    "expected": [name for names in prompt.expected.values() for name in names],
-                    "pictures": [_picture(row, values) for row in by_prompt[prompt.id]],
-                }
-            )
-    return [{"category": category, "prompts": found} for category, found in groups.items()]
+            shown = [_picture(row, values) for row in by_prompt[prompt.id]]
+            for picture in shown:
+                picture["beside"] = [
+                    {"name": name, "image": found[prompt.text, picture["seed"]]}
+                    for name, found in beside
+                    if (prompt.text, picture["seed"]) in found
+                ]
+            entry = {
+                "id": prompt.id,
+                "text": prompt.text,
+                "expected": [name for names in prompt.expected.values() for name in names],
+                "pictures": shown,
+                "misses": sum(picture["fails"] for picture in shown),
+            }
+            (failing if entry["misses"] else groups.setdefault(prompt.category, [])).append(entry)
+    failing.sort(key=lambda entry: -entry["misses"])
+    found = [{"title": "Prompts that fail", "prompts": failing}] if failing else []
+    return found + [{"title": category, "prompts": entries} for category, entries in groups.items() if entries]
 
 
 def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) -> dict:
@@ -200,18 +221,18 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
     else:
         words = identity.detail or DASH if identity.value is None else number(identity.value)
     asked = None if concepts is None or concepts.value is None else concepts
-    named = [
-        f"{metric.removeprefix('concepts:')}: {found.detail or 'none'}"
+    parts = {
+        metric.removeprefix("concepts:"): found
         for (prompt_id, seed, metric), found in values.items()
         if (prompt_id, seed) == (row.prompt_id, row.seed) and metric.startswith("concepts:")
-    ]
+    }
     return {
-        "uri": data_uri(row.image, most_pixels=224),
+        "image": embedded(row.image, most_pixels=224),
         "seed": row.seed,
         "identity": words,
+        "fails": (asked is not None and not asked.value) or (identity is not None and identity.value is None),
         "correct": None if asked is None else bool(asked.value),
         "missed": "" if asked is None else asked.detail.removeprefix("missed "),
-        "detail": f"seed {row.seed}"
-        + (f"; named {', '.join(named)}" if named else "")
-        + (f"; of the photo: {leakage.detail}" if leakage is not None and leakage.value else ""),
+        "seen": ", ".join(f"{part}: {found.detail or 'none'}" for part, found in parts.items() if found.value == 0),
+        "copied": leakage.detail if leakage is not None and leakage.value else "",
     }

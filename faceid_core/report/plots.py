@@ -13,6 +13,8 @@ from faceid_core.report import svg
 CURVES = {"loss_diffusion": "diffusion loss", "loss_attention": "attention loss"}
 # A screen shows no more points than these; fewer points keep the page small.
 _MOST_POINTS = 400
+# More people are shown as a density: their points would cover each other.
+_MOST_PEOPLE, _FIELDS = 100, (32, 20)
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,16 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, np.nansum(windows, 1) / np.maximum(counts, 1), np.nan)
 
 
+def is_density(rows: Sequence[Mapping]) -> bool:
+    """Whether `identity_concepts_plot` shows how many people lie where, in place of a point for each."""
+    return sum(row["subject_kind"] == "person" for row in rows) > _MOST_PEOPLE
+
+
 def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | None = None) -> Markup:
     """Each subject by concept accuracy (x) and identity similarity (y), with intervals.
 
     Horizontal lines show the floor (class word) and the ceiling (mean of the named people). People of a good run lie
-    high and far to the right.
+    high and far to the right. Of more than 100 people the density is shown.
 
     Args:
         rows: of `evaluate.summary.summarize`.
@@ -124,7 +131,7 @@ def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | N
     width, height = 640, 400
     ends = [
         row.get(f"identity_similarity{end}") for row in shown for end in ("", "_low", "_high")
-        if row["subject_kind"] == "person" or not end
+        if (row["subject_kind"] == "person" and not is_density(shown)) or not end
     ]  # fmt: skip
     frame = _Frame(
         56, 18, width - 16, height - 46,
@@ -145,7 +152,10 @@ def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | N
                     frame.left + 6, y - 6, f"{name}: {np.mean(values):.3f}", anchor="start", css="label"
                 ),
             ]
-    for kind in ("named", "class_word", "person"):
+    as_density = is_density(shown)
+    if as_density:
+        drawn = _density(frame, [row for row in shown if row["subject_kind"] == "person"]) + drawn
+    for kind in ("named", "class_word") if as_density else ("named", "class_word", "person"):
         drawn += [
             _point(frame, row, links.get(row["identity_key"])) for row in shown if row["subject_kind"] == kind
         ]
@@ -154,8 +164,27 @@ def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | N
         svg.text(frame.left - 44, 11, "identity similarity", anchor="start", css="label"),
     ]
     return svg.drawing(
-        width, height, "identity similarity against concept accuracy, with floor and ceiling", *drawn
+        width, height, "identity similarity against concept accuracy, with floor and ceiling", *drawn, is_group=True
     )
+
+
+def _density(frame: _Frame, rows: Sequence[Mapping]) -> list[Markup]:
+    """Fields of the plane, the more opaque the more people lie in them."""
+    points = np.array([(100 * row["concepts_obeyed"], row["identity_similarity"]) for row in rows])
+    counts, xs, ys = np.histogram2d(*points.T, bins=_FIELDS, range=(frame.x, frame.y))
+    drawn = []
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        (left, bottom), (right, top) = frame.at(xs[i], ys[j]), frame.at(xs[i + 1], ys[j + 1])
+        people = int(counts[i, j])
+        title = svg.element(
+            "title",
+            f"{people} {'person' if people == 1 else 'people'}: concept accuracy {xs[i]:.0f} to {xs[i + 1]:.0f} %, "
+            f"identity {ys[j]:.2f} to {ys[j + 1]:.2f}",
+        )
+        opacity = 0.15 + 0.85 * float(np.sqrt(people / counts.max()))
+        place = {"x": float(left), "y": float(top), "width": float(right - left), "height": float(bottom - top)}
+        drawn.append(svg.element("rect", title, **place, fill_opacity=opacity, _class="field"))
+    return drawn
 
 
 def _point(frame: _Frame, row: Mapping, link: str | None) -> Markup:

@@ -24,19 +24,20 @@ def _plain(value) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def drawing(width: int, height: int, label: str, *content: str, css: str = "plot") -> Markup:
+def drawing(width: int, height: int, label: str, *content: str, css: str = "plot", is_group: bool = False) -> Markup:
     """An SVG picture that scales with the page.
 
     Args:
         width, height: Of its coordinate system.
         label: What it shows, for screen readers.
+        is_group: It holds links or titles of its own, which a plain image would hide.
     """
     return element(
         "svg",
         *content,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
-        role="img",
+        role="group" if is_group else "img",
         aria_label=label,
         _class=css,
     )

@@ -15,6 +15,7 @@ from .secret import IdentitySecret, is_identity_key
 LAYOUT_VERSION = 3
 STORE = "store.json"
 CATALOG = "catalog/current.json"
+PROMOTED = "catalog/promoted.json"
 TOMBSTONES = "tombstones/"
 COMMON = "common"
 # Whatever stands at a store's root, the folder of temporary files and locks among it.

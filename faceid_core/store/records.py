@@ -88,6 +88,21 @@ class CatalogRecord(Record):
     published_at: str
 
 
+class PromotedRun(Record):
+    """A promoted run: when it was, and in place of which run."""
+
+    run_id: str
+    promoted_at: str
+    in_place_of: str | None = None
+
+
+class PromotedRecord(Record):
+    """`catalog/promoted.json`: name of a run -> the run that downstream readers use."""
+
+    format: str
+    runs: dict[str, PromotedRun] = {}
+
+
 class PagesRecord(RootModel[dict[PersonKey, str]]):
     """A run's `pages.json`: identity key -> page."""
 

@@ -121,7 +121,7 @@ def trial_config(study: Study, trial: Trial, shared: NightlyConfig, tuned: ByCon
     words = filter(None, ("study", study.name, condition.name, variant.label))
     slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:63]
     settings = {**variant.settings, **tuned_settings(variant, condition, tuned), **condition.settings}
-    return changed(shared, {**settings, "name": slug}, source=f"variant {trial.label!r}")
+    return changed(shared, {**settings, "name": slug, "gate.promote": "never"}, source=f"variant {trial.label!r}")
 
 
 def run_study(

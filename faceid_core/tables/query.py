@@ -19,6 +19,7 @@ from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalog import Catalog, advance, read_catalog
 from .files import TableFiles, TableFileSystem
+from .promoted import read_promoted
 from .sql import lock, names_in, open_connection, require_reading
 from .storage import in_one_line
 from .views import VIEWS, with_needed
@@ -85,6 +86,10 @@ class Tables:
     def catalog(self) -> Catalog:
         """Which version of each table readers see. Raises StoreError."""
         return read_catalog(self._store)[0]
+
+    def promoted(self) -> dict[str, str]:
+        """Name of a run -> the run that downstream readers use. Raises StoreError."""
+        return read_promoted(self._store)
 
     def read(self, name: str) -> pa.Table:
         """A table as it was last published, with the contract's columns; empty before the first run.
@@ -188,6 +193,8 @@ class Tables:
                     connection.execute(f"CREATE VIEW {each.name} AS {_view(each)}")
                 for name in views:
                     connection.execute(VIEWS[name].sql)
+                if promoted := list(read_promoted(self._store).items()) if "promoted" in views else []:
+                    connection.executemany("INSERT INTO promoted VALUES (?, ?)", promoted)
                 if locked:
                     lock(connection)
                 answer = use(connection)

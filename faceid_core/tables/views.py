@@ -108,6 +108,14 @@ VIEWS: dict[str, View] = {
         "SELECT CASE place WHEN 1 THEN 'latest' ELSE 'previous' END AS which, p.* FROM people p "
         "JOIN (SELECT run_id, place FROM latest_runs) USING (run_id)",
     ),
+    # Filled from the store's record (`tables.promoted`) where a query needs it.
+    "promoted": View("CREATE TABLE promoted (name VARCHAR, run_id VARCHAR)", ()),
+    "current_runs": _view(
+        "current_runs", ("runs", "promoted"), "SELECT * FROM runs WHERE run_id IN (SELECT run_id FROM promoted)"
+    ),
+    "current": _view(
+        "current", ("people", "promoted"), "SELECT * FROM people WHERE run_id IN (SELECT run_id FROM promoted)"
+    ),
     # One row per run, identity, image and metric: the rows of image_metrics that a run's outcome rests on.
     "scores": _view(
         "scores",

@@ -57,6 +57,7 @@ class DeltaPlace:
         """Take address, endpoint, region and credentials from the store."""
         self.root = store.url
         self._store = store_of_tables(store)
+        self._newest: dict[str, DeltaTable] = {}  # as a write of ours left them, for the compaction that follows it
 
     def files(self, name: str, delta: DeltaTable) -> TableFiles:
         """The data files of an opened version of a table, for DuckDB."""
@@ -211,7 +212,7 @@ class DeltaPlace:
         Raises:
             StoreError: if the storage fails.
         """
-        delta = self.open(name)
+        delta = self._newest.pop(name, None) or self.open(name)
         if delta is None or not _can_merge(file_sizes(delta).values(), target_bytes, least_files):
             return 0
         try:
@@ -263,6 +264,7 @@ class DeltaPlace:
             try:
                 change = wanted(delta)
                 if change is None:
+                    self._newest[name] = delta
                     return written
                 before = data_files(delta)
                 write_deltalake(
@@ -276,7 +278,9 @@ class DeltaPlace:
                     commit_properties=CommitProperties(custom_metadata=agreed.metadata, max_commit_retries=0),
                 )
                 written = change.rows.num_rows
-                if self._stands(name, data_files(delta) - before) and change.is_last:
+                newest = self._standing(name, data_files(delta) - before)
+                if newest is not None and change.is_last:
+                    self._newest[name] = newest
                     return written
             except CommitFailedError:
                 continue
@@ -286,24 +290,24 @@ class DeltaPlace:
             f"table {name} in {self.root} changed {_ATTEMPTS} times while rows were written; try again"
         )
 
-    def _stands(self, name: str, ours: set[str]) -> bool:
-        """Whether readers of the newest version find the files of our own commit.
+    def _standing(self, name: str, ours: set[str]) -> DeltaTable | None:
+        """The newest version if its readers find the files of our own commit, else None.
 
         Files that were swept before their commit are taken out of the table; the rows are then written again.
         """
         folder, store = folder_name(contract(name)), self._store
         newest = self.open(name)  # an erasure may have ended the log, or taken the files out of the table
         if store is None or newest is None or not ours & data_files(newest):
-            return False
+            return None
         if all(store.head(f"{folder}/{file}") for file in ours):
-            return ours <= data_files(newest)
+            return newest if ours <= data_files(newest) else None
         gone = {unquote(path) for path in newest.repair(dry_run=True)["files_removed"]}
         if gone and gone <= ours:  # whatever else is missing is damage, and is restored rather than forgotten
             log.warning(
                 "%d files of table %s were swept before their commit and are written again", len(gone), name
             )
             newest.repair()
-        return False
+        return None
 
     def read(
         self, name: str, read: Callable[[DeltaTable], Result], version: int | None = None

@@ -151,9 +151,11 @@ class _Marks:
         for info in store.list("runs/"):
             _, run_id, *rest = info.name.split("/")
             runs.setdefault(run_id, {})["/".join(rest)] = info
+        kept = _promoted(store, damaged)
         for run_id, objects in runs.items():
             newest = max(info.modified for info in objects.values())
-            if oldest is not None and newest < oldest and "pin.json" not in objects and run_id not in running:
+            is_kept = kept is None or run_id in kept or "pin.json" in objects or run_id in running
+            if oldest is not None and newest < oldest and not is_kept:
                 continue
             pages |= set(_PAGE.findall(_text(store, objects.get("index.html"))))
             if used is not None and "status.json" in objects:
@@ -169,6 +171,17 @@ class _Marks:
         if self.in_use is None:
             return True
         return bool(self.in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in self.in_use)
+
+
+def _promoted(store: ObjectStore, damaged: list[str]) -> set[str] | None:
+    """Runs that downstream readers use, kept as pinned ones are; None if they are unknown, so that every run is kept."""
+    from faceid_core.tables.promoted import read_promoted  # as in `_sweep_tables`
+
+    try:
+        return set(read_promoted(store).values())
+    except DamagedRecord as error:
+        damaged.append(f"{error}; unused results stay: which runs are promoted is unknown")
+        return None
 
 
 def _people_of(store: ObjectStore, running: Iterable[str]) -> frozenset[str] | None:
@@ -223,10 +236,15 @@ def _sweep_scope(
     sweep.consider("quarantined manifest", scope.quarantine)
     sweep.consider("abandoned checkpoint", scope.checkpoints)
     sweep.consider("abandoned lease", scope.leases)
-    sweep.consider("unlinked page", (info for info in scope.reports if info.name not in marks.pages))
+    sweep.consider("unlinked page", (info for info in scope.reports if _page_of(info) not in marks.pages))
     if delete and sweep.garbage and not _busy_meanwhile(store, scope.name, watch):
         sweep.delete(scope.name)
     return found
+
+
+def _page_of(info: ObjectInfo) -> str:
+    """The page to which an object of a person's reports belongs: itself, or the one that its pictures stand beside."""
+    return f"{info.name.removesuffix('.jpg')}.html" if info.name.endswith(".jpg") else info.name
 
 
 def _sort_manifests(

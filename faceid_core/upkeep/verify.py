@@ -34,6 +34,7 @@ DAMAGED_MANIFEST, DAMAGED_BLOB, MISSING_BLOB = "damaged manifest", "damaged blob
 MISSING_PHOTO, STRANGE, ERASED = "missing photo", "strange object", "remains of an erased person"
 LINK = "symbolic link"
 MISPLACED = "misplaced tables"
+_PROMOTE = "restore runs/, or promote another run: faceid promote RUN"
 DAMAGED_RECORD, DAMAGED_TABLE = "damaged record", "damaged table"
 
 
@@ -255,7 +256,8 @@ def _records(store: ObjectStore) -> list[str]:
     """The records that are read outside the scopes."""
     runs = [info.name for info in _not_behind_links(store.list("runs/"))]
     tombstones = [info.name for info in _not_behind_links(store.list(layout.TOMBSTONES))]
-    return [*(name for name in runs if name.split("/", 2)[-1] in _RUN_RECORDS), *tombstones]
+    promoted = [info.name for info in _not_behind_links(store.list(layout.PROMOTED))]
+    return [*(name for name in runs if name.split("/", 2)[-1] in _RUN_RECORDS), *tombstones, *promoted]
 
 
 def _not_behind_links(listed: Iterable[_Listed]) -> Iterator[_Listed]:
@@ -268,6 +270,8 @@ def _record(store: ObjectStore, name: str) -> list[Finding]:
     """What is wrong with one of them, if anything is."""
     key = layout.identity_of_tombstone(name)
     try:
+        if name == layout.PROMOTED:
+            return _promoted(store)
         if not name.startswith(layout.TOMBSTONES):
             read_record(
                 store, name, _RUN_RECORDS[name.rpartition("/")[2]], "restore it, or remove the run's record"
@@ -284,6 +288,17 @@ def _record(store: ObjectStore, name: str) -> list[Finding]:
         told = f"{name}: {error}; the person stays refused, and faceid gc --delete erases and records again"
         return [Finding(DAMAGED_RECORD, layout.TOMBSTONES.rstrip("/"), told)]
     return []
+
+
+def _promoted(store: ObjectStore) -> list[Finding]:
+    """Promoted runs whose record is gone. Raises DamagedRecord."""
+    from faceid_core.tables.promoted import read_promoted  # as in `_tables`
+
+    return [
+        Finding(DAMAGED_RECORD, layout.PROMOTED, f"run {run_id}, current for {name!r}, has no record; {_PROMOTE}")
+        for name, run_id in read_promoted(store).items()
+        if store.head(layout.run_object(run_id, "request.json")) is None
+    ]
 
 
 def _tables(store: ObjectStore) -> list[Finding]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ import yaml
 from faceid_core.run.records import read_status, run_ids
 from faceid_core.store import open_store
 from flows.prefect_auth import auth_file
+from tests.browser.conftest import WAIT_SECONDS, keep_picture
 
 pytestmark = pytest.mark.browser
 
@@ -35,31 +35,6 @@ name: small
 prompts:
   - {id: beach, text: "a photo of V* on the beach", category: scene, expected: {scene: beach}}
 """
-# A machine that does other work beside may need more.
-WAIT_SECONDS = int(os.environ.get("FACEID_BROWSER_WAIT_SECONDS", "240"))
-NO_CHROMIUM = (
-    "no Chromium on this machine; install it (Debian: apt-get install chromium; elsewhere: "
-    ".venv/bin/playwright install chromium) and run make test-browser again"
-)
-
-
-@pytest.fixture(scope="module")
-def page():
-    """A page of a real browser."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        chromium = chromium or playwright.chromium.executable_path
-        assert Path(chromium).is_file(), NO_CHROMIUM
-        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(WAIT_SECONDS * 250)
-        page.asked = set()  # hosts; pictures in the page itself have none
-        page.on("request", lambda request: page.asked.add(urlsplit(request.url).netloc))
-        yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +113,13 @@ def signed_in(page, served):
     field = page.locator("input[type=password]")
     field.wait_for()
     assert "/login" in page.url and "nightly" not in page.inner_text("body")
-    _picture(page, "prefect-login")
+    keep_picture(page, "prefect-login")
     for string in ("faceid:guess", auth_file().read_text().strip()):
         field.fill(string)
         page.get_by_role("button", name=re.compile("log ?in", re.IGNORECASE)).click()
         page.wait_for_timeout(1500)
         assert ("/login" in page.url) == (string == "faceid:guess")
     return page
-
-
-def _picture(page, name: str) -> None:
-    """Keep what the page shows, where FACEID_SCREENSHOTS says."""
-    folder = os.environ.get("FACEID_SCREENSHOTS")
-    if folder:
-        page.wait_for_timeout(1000)  # the page's own movements end
-        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def _open_form(page, address: str, about: str = "Everything that one nightly run needs to know.") -> None:
@@ -185,7 +152,7 @@ def test_the_form_explains_every_choice_and_offers_lists(signed_in, served):
     page = signed_in
     addresses, _ = served
     _open_form(page, addresses["nightly"])
-    _picture(page, "prefect-form")
+    keep_picture(page, "prefect-form")
     told = page.inner_text("body")
     for sentence in (
         "Learning rate",
@@ -216,18 +183,18 @@ def test_a_night_is_started_from_the_form_and_its_report_is_opened(signed_in, se
 
     date = f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"
     page.get_by_text(f"small-{date}-miniature-1").first.wait_for()
-    _picture(page, "prefect-run")
+    keep_picture(page, "prefect-run")
     (key,) = [person["identity_key"] for person in record["people"]]
     page.get_by_text("Artifacts", exact=True).first.click()
     for name in ("outcomes", "figures", "progress", "report"):
         page.get_by_text(name, exact=True).first.wait_for()
-    _picture(page, "prefect-artifacts")
+    keep_picture(page, "prefect-artifacts")
     assert "sample-9001" not in page.inner_text("body") and len(key) == 32
     of_the_run = page.url
 
     page.get_by_text("outcomes", exact=True).first.click()
     page.get_by_text(key).first.wait_for()
-    _picture(page, "prefect-outcomes")
+    keep_picture(page, "prefect-outcomes")
     page.goto(of_the_run)
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("report", exact=True).first.click()
@@ -235,11 +202,11 @@ def test_a_night_is_started_from_the_form_and_its_report_is_opened(signed_in, se
     assert link == f"{reports}/runs/{run_id}/index.html"
     page.goto(link)
     page.get_by_text(run_id).first.wait_for()
-    _picture(page, "report-index")
+    keep_picture(page, "report-index")
     page.locator(f"a[href*='{key}']").first.click()
     page.get_by_text(re.compile("a photo of V")).first.wait_for()
     assert page.evaluate("Array.from(document.images).every(image => image.naturalWidth > 0)")
-    _picture(page, "report-person")
+    keep_picture(page, "report-person")
 
 
 def test_an_impossible_value_is_refused_with_its_name(signed_in, served):
@@ -267,7 +234,7 @@ def test_a_person_can_be_asked_for_without_json(signed_in, served):
         "Last day on which",
     ):
         page.get_by_text(sentence).first.wait_for()
-    _picture(page, "prefect-one-person")
+    keep_picture(page, "prefect-one-person")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text(re.compile("identity_id|Identity Id")).first.wait_for()
     assert run_ids(open_store(str(folder))) == before, "a person without an id is not started"

@@ -179,6 +179,14 @@ def test_a_sheet_has_a_row_for_each_person(run, tmp_path):
         assert told.exit_code == 0 and str(target) in told.output
         heights.append(photos.decode_png(target.read_bytes()).shape[0])
     assert heights[1] > heights[0] + 32
+    one = tmp_path / "one.png"
+    assert faceid("sheet", "--store", run.store, "--identity", "bob", "--out", one).exit_code == 0
+    assert photos.decode_png(one.read_bytes()).shape[0] == heights[0]
+    keys = tmp_path / "keys.png"
+    assert faceid("sheet", "--store", run.store, "--people", 1, "--keys", "--out", keys).exit_code == 0
+    assert keys.read_bytes() != (tmp_path / "1.png").read_bytes(), "its label is another"
+    with pytest.raises(ConfigurationError, match="has no pictures of"):
+        faceid("sheet", "--store", run.store, "--identity", "zoe", "--out", one)
     with pytest.raises(ConfigurationError, match="no picture of prompt 'moon'"):
         faceid("sheet", "--store", run.store, "--prompts", "moon", "--out", tmp_path / "none.png")
 

@@ -18,6 +18,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.publish.gate import compare_runs, find_run
 from faceid_core.store import IdentitySecret, initialize, open_store
 from faceid_core.tables import Tables
+from faceid_core.tables.promoted import promote
 from flows.cli import cli
 from tests.benchmarks.table_nights import night, run_name
 
@@ -127,6 +128,8 @@ def test_runs_are_found_by_words_names_and_dates(folder_store):
     assert find_run(tables, "previous", beside=run_name(2)) == run_name(0), "the one between is not complete"
     date = dt.date(2026, 1, 2).isoformat()
     assert find_run(tables, date) == find_run(tables, run_name(1)) == run_name(1)
+    assert promote(folder_store, "nightly", run_name(1), in_place_of=None)
+    assert find_run(tables, "current") == run_name(1)
     for wanted in ("weekly", "2020-01-01"):
         with pytest.raises(ConfigurationError, match=f"no run '{wanted}'.*{run_name(2)}"):
             find_run(tables, wanted)

@@ -1,6 +1,8 @@
 """The report: pages that stand alone, escape what comes from outside, and an index without a pixel."""
 
+import base64
 import datetime as dt
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -19,8 +21,9 @@ from faceid_core.evaluate.summary import SubjectScores, aggregate, summarize
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render
 from faceid_core.report import plots, svg
-from faceid_core.report.contact_sheet import contact_sheet
+from faceid_core.report.contact_sheet import Cell, contact_sheet
 from faceid_core.report.figures import duration, number
+from faceid_core.report.gallery_page import SIDE, gallery_page, strip
 from faceid_core.report.index_page import index_page
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.person_page import person_page
@@ -190,7 +193,7 @@ def test_a_page_without_class_word_and_named_people(run):
     assert "class word –" in _Page(alone).text and b"<svg" not in alone
 
 
-def _index(run, outcome_reports=None):
+def _index(run, outcome_reports=None, **more):
     outcome_reports = outcome_reports or [
         {"identity_key": ANN, "identity_id": "ann-smith", "outcome": "done", "attempts": 1, "seconds": 75.0},
         {"identity_key": BEN, "identity_id": "ben", "outcome": "cached", "seconds": 0.0},
@@ -205,13 +208,22 @@ def _index(run, outcome_reports=None):
         summary=run.rows,
         person_urls={ANN: f"../../identities/{ANN}/reports/r1.html"},
         notes=["one note"],
+        **more,
     )
 
 
-def test_the_index_has_no_pixel_and_no_id(run):
+def test_the_index_has_no_pixel_and_no_id_and_runs_its_own_scripts_alone(run):
     index = _index(run)
     found = _Page(index)
-    assert not {"img", "image", "picture", "canvas", "object", "script", "style:image"} & set(found.tags)
+    assert not {"img", "image", "picture", "canvas", "object", "style:image"} & set(found.tags)
+    scripts = re.findall(rb"<script>(.*?)</script>", index, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    policy = re.search(rb'Content-Security-Policy" content="([^"]+)"', index)[1].decode().replace("&#39;", "'")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src " + " ".join(
+        f"'sha256-{each}'" for each in hashes
+    )
+    assert len(scripts) == 2 and b"DataTables 3" in scripts[0] and b"ann-smith" not in index
+    index = re.sub(rb"<script>.*?</script>", b"", index, flags=re.DOTALL)
     assert b"data:" not in index and b"base64" not in index and b"url(" not in index
     assert b"ann-smith" not in index
     assert set(found.addresses) == {f"../../identities/{ANN}/reports/r1.html"}
@@ -225,6 +237,43 @@ def test_the_index_accounts_for_everybody(run):
     assert "2 of 2 surely above the class word" in text and "one note" in text
     share = aggregate(run.rows)["relative_to_class_word"]["concepts_obeyed"]
     assert f"; {share:.0%} of the class word's" in text.replace(" %", "%")
+
+
+def test_the_index_begins_with_what_changed_and_a_gallery_holds_no_pixel(run):
+    changes = [{"identity_key": BEN, "kind": "worse", "text": "normalized identity −0.31"}]
+    index = _index(run, changes=changes, compared_with="r0", comparison_url="comparison.html", gallery_url="g.html")
+    _Page(index)
+    places = [index.index(part) for part in (b"<h2>What changed since", b"<h2>Rejected photos", b"<h2>People</h2>")]
+    assert places == sorted(places) and b'href="g.html"' in index and b'href="comparison.html"' in index
+    rows = re.findall(rb"<tr>.*?</tr>", index[index.index(b'id="people"') :], re.DOTALL)
+    assert BEN[:12].encode() in rows[1] and CY[:12].encode() in rows[2], "the changed one first, then the rejected"
+    people = [{"identity_key": ANN, "weak": True, "url": "ann.html", "strip": "ann.jpg"}]
+    gallery = gallery_page(run_id="r1", prompts=["a photo of V*"], people=people, seed=0, index_url="index.html")
+    assert b"data:" not in gallery and {"ann.jpg", "ann.html"} <= set(_Page(gallery).addresses)
+    shown = Image.open(io.BytesIO(strip([np.zeros((64, 64, 3), np.uint8), np.full((300, 300, 3), 255, np.uint8)])))
+    assert shown.size == (2 * SIDE, SIDE) and shown.getpixel((SIDE // 2, 5))[0] < 20
+    assert shown.getpixel((SIDE + SIDE // 2, 5))[0] > 235
+
+
+def test_failing_prompts_come_first_with_what_was_seen(page):
+    text = page.decode()
+    assert text.index("Prompts that fail") == text.index("<h3>") + len("<h3>")
+    first = text[text.index("Prompts that fail") :]
+    assert first.index("✗ scene") < first.index("seen scene: night") and "<h3>" not in first[: first.index("✗ scene")]
+    assert text.count("<img") == text.count(' width="') - text.count("<svg width") and 'loading="lazy"' not in text
+
+
+def test_many_people_are_shown_as_a_density(run):
+    rng = np.random.default_rng(0)
+    many = [
+        run.rows[0] | {"identity_key": f"{number:032x}", "identity_similarity": float(rng.normal(0.5, 0.1)),
+                       "concepts_obeyed": float(rng.uniform(0.5, 1))}
+        for number in range(933)
+    ]  # fmt: skip
+    drawing = plots.identity_concepts_plot([*many, *run.rows[2:]])
+    fields = re.findall(r"<title>(\d+) (?:person|people):", drawing)
+    assert sum(map(int, fields)) == 933 and len(fields) < 641 and "point person" not in drawing
+    assert not plots.is_density(run.rows)
 
 
 def test_weak_people_and_shared_photos_are_told_on_both_pages(run):
@@ -320,6 +369,18 @@ def test_large_pictures_are_shrunk_and_small_ones_exact():
     assert uri.startswith("data:image/png;base64,")
     large = data_uri(rng.integers(0, 256, (900, 600, 3), dtype=np.uint8), most_pixels=300)
     assert large.startswith("data:image/jpeg") and len(large) < 100_000
+
+
+def test_a_cell_has_its_score_and_a_miss_its_frame():
+    gray = np.full((20, 20, 3), 128, np.uint8)
+
+    def red(cell):
+        sheet = np.asarray(Image.open(io.BytesIO(contact_sheet([("ann", [cell])], ["beach"], title="run r"))))
+        return ((sheet[..., 0] > 170) & (sheet[..., 1] < 60)).sum()
+
+    plain, scored = contact_sheet([("ann", [gray])]), contact_sheet([("ann", [Cell(gray, "0.61")])])
+    assert plain != scored and red(gray) == red(Cell(gray, "0.61")) == 0
+    assert red(Cell(gray, "0.61", is_marked=True)) >= 4 * 3 * (128 - 3)
 
 
 def test_a_contact_sheet_puts_pictures_in_their_places():

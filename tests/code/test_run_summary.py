@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from faceid_core.outcomes import WEAK, Outcome, OutcomeReport
+from faceid_core.publish.promotion import Verdict
 from faceid_core.publish.run_summary import end_message, identity_rows, remarks, summary_line
 
 
@@ -47,7 +48,7 @@ def test_weak_people_and_shared_photos_are_named():
         people(*((f"p{number}", str(number), True) for number in range(30))), lambda a: a.identity_id
     )
     assert many == [f"weak: {', '.join(f'p{number}' for number in range(10))} and 20 more: {WEAK}"]
-    published = SimpleNamespace(sentence="run r: 4 done", summary=[], overall={})
+    published = SimpleNamespace(sentence="run r: 4 done", summary=[], overall={}, verdict=Verdict())
     assert end_message(run, published).startswith(
         f"run r: 4 done; weak: key-ann: {WEAK}; one and the same photo: key-bob"
     )

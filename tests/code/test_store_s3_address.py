@@ -89,7 +89,7 @@ def of_earlier_days(s3_server, prefix, monkeypatch):
         patch.setattr("faceid_core.tables.write.store_of_tables", lambda store: store)
         patch.setattr(S3Address, "encoded", S3Address.url)
         # Earlier versions did not look for the files that they had written.
-        patch.setattr(DeltaPlace, "_stands", lambda *_: True)
+        patch.setattr(DeltaPlace, "_standing", lambda place, name, _: place.open(name))
         rows = outcomes("r1", 1)
         Tables(store).publish("r1", rows)
     return store, rows

@@ -372,3 +372,17 @@ def test_exports_name_the_contract_that_their_rows_keep(folder_store, tmp_path):
         said = pq.read_schema(file).metadata
         assert said[b"faceid.contract"] == f"{file.stem} {contract(file.stem).version}".encode()
         assert said[b"faceid.contract_sha256"] == contract(file.stem).digest.encode()
+
+
+def test_the_compaction_after_a_write_opens_no_table_again(folder_store, monkeypatch):
+    tables, opened, real = Tables(folder_store), [], write.DeltaPlace.open
+    tables.publish("r1", run("r1", 1))
+
+    def counted(place, name, *more, **named):
+        opened.append(name)
+        return real(place, name, *more, **named)
+
+    monkeypatch.setattr(write.DeltaPlace, "open", counted)
+    tables.publish("r2", run("r2", 2, people=3))
+    # Each is opened for the write, after the commit, and by the catalog.
+    assert {name: opened.count(name) for name in NAMES} == dict.fromkeys(NAMES, 3)

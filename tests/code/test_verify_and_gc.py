@@ -18,6 +18,7 @@ from faceid_core.run.records import write_status
 from faceid_core.store import Output, RunLease, StageCache, StageCall, layout, open_store, sha256_hex
 from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
+from faceid_core.tables.promoted import promote
 from faceid_core.upkeep.gc import GRACE_SECONDS, SHORTEST_GRACE_SECONDS, collect
 from faceid_core.upkeep.scopes import all_scopes
 from faceid_core.upkeep.tables import vacuum
@@ -248,6 +249,25 @@ def test_unused_results_go_after_their_days_unless_their_run_is_pinned(spoilt):
     assert sum(len(row.misses) for row in plan_run(pretended).stages) == 0
     old = {row.stage: len(row.misses) for row in plan_run(config).stages}
     assert old["mask"] == 0 and old["personalize"] == PEOPLE
+
+
+def test_the_current_run_keeps_its_results_and_must_be_there(spoilt):
+    config, root = spoilt
+    store = open_store(str(root))
+    (run,) = (root / "runs").iterdir()
+    age(root, 100 * 86_400)
+    write_status(pretend_night(changed(config, {"personalize.seed": 9}, source="test")), "complete")
+    unused = collect(store, unused_days=30).counts["unused result"]
+    assert promote(store, "nightly", run.name, in_place_of=None)
+    assert unused > 0 and collect(store, unused_days=30).counts["unused result"] == 0
+    assert verify(store).sound
+    assert promote(store, "nightly", "gone", in_place_of=run.name)
+    (finding,) = verify(store).findings
+    assert finding.kind == "damaged record" and "run gone" in str(finding) and "faceid promote" in str(finding)
+    (root / layout.PROMOTED).write_bytes(b"[]")
+    found = collect(store, unused_days=30)
+    assert found.counts["unused result"] == 0 and "which runs are promoted is unknown" in found.damaged[0]
+    assert verify(store).counts() == {"damaged record": 1}
 
 
 def test_a_scope_with_an_unreadable_manifest_keeps_its_blobs(spoilt):

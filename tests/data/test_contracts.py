@@ -1,8 +1,12 @@
 """The data contracts: well-formed, complete, and every clause refuses what it should."""
 
+import copy
+import json
 import re
 from datetime import UTC, date, datetime
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -43,6 +47,25 @@ def test_a_contract_is_well_formed(name):
         assert not column.get("primaryKey") or column["required"]
     assert contract(name).partition == () and contract(name).primary_key
     assert len(set(contract(name).schema.names)) == len(table["properties"])
+
+
+@pytest.fixture(scope="module")
+def standard():
+    """The standard's own JSON schema (Apache License 2.0), as its validators have it."""
+    schema = json.loads((Path(__file__).parent / "odcs-3.1.0.schema.json").read_text())
+    return jsonschema.validators.validator_for(schema)(schema)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_contract_keeps_the_standards_schema(name, standard):
+    document = contract(name).document
+    assert [error.message for error in standard.iter_errors(document)] == []
+    wrong = copy.deepcopy(document)
+    wrong["schema"][0]["properties"][0]["logicalType"] = "text"
+    wrong["status"] = 1
+    assert len(list(standard.iter_errors(wrong))) >= 2
+    del wrong["apiVersion"]
+    assert any("apiVersion" in error.message for error in standard.iter_errors(wrong))
 
 
 def test_keys_are_those_of_the_design():

@@ -22,7 +22,7 @@ from faceid_core.outcomes import Outcome
 from faceid_core.run.executor import InlineExecutor
 from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.open import open_run
-from faceid_core.run.records import run_ids
+from faceid_core.run.records import read_pages, run_ids
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import StoreBusy
 from faceid_core.store.layout import tombstone
@@ -55,7 +55,7 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
     assert "nothing was recomputed" in ended.published.sentence
 
     write_photo(people.parent, "bob.png", render(person_from_seed(8105), shot(), size=128).image)
-    third, _ = execute(config)
+    third, last = execute(config)
     assert outcomes(third) == {"ann": "cached", "bob": "done"}
     assert third.computed["personalize"] == 1 and third.computed["generate"] == 1
 
@@ -82,6 +82,27 @@ def test_a_night_then_the_same_again_then_one_photo_changed(small, people, tmp_p
 
     index = first.store.get(ended.published.index)
     assert b"data:image/png" not in index and b"data:image/jpeg" not in index, "the index shows no face"
+    told_beside_the_last_run(second, third, last.published)
+
+
+def told_beside_the_last_run(before, run, published):
+    """The pages of a run in which one photo was exchanged, and which run is current."""
+    bob = next(key for key, report in run.outcome_reports.items() if report.identity_id == "bob")
+    verdict = published.verdict
+    assert verdict.against_last.first == before.run_id
+    assert [(each.identity_key, each.kind) for each in verdict.changes] == [(bob, "photo")]
+    assert verdict.sentence == f"current: {run.run_id}, in place of {before.run_id}"
+    index = run.store.get(published.index).decode()
+    assert "another photo" in index and 'href="comparison.html"' in index and 'href="gallery.html"' in index
+    assert before.run_id in run.store.get(f"runs/{run.run_id}/comparison.html").decode()
+    pages = read_pages(run.store, run.run_id)
+    gallery = run.store.get(f"runs/{run.run_id}/gallery.html").decode()
+    for page in pages.values():
+        strip = page.replace(".html", ".jpg")
+        assert f'src="../../{strip}"' in gallery and run.store.get(strip)[:2] == b"\xff\xd8"
+    of_bob = run.store.get(pages[bob]).decode()
+    assert f'alt="run {before.run_id}, seed 0"' in of_bob and 'alt="class word “person”, seed 1"' in of_bob
+    assert "How to reproduce" in of_bob and "bob" not in of_bob
 
 
 def test_a_floor_for_every_person_and_every_metric_that_needs_the_photo(small, people, tmp_path):

@@ -1,0 +1,53 @@
+"""The gallery of a run: one picture of every person for the prompt that is chosen, read from each person's prefix."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from faceid_core.report.rendering import render
+
+SIDE = 96  # pixels of a picture in a strip
+_MOST_PROMPTS = 400  # a JPEG is 65,535 pixels wide at most
+
+
+def strip(pictures: Sequence[np.ndarray]) -> bytes:
+    """Pictures of one person side by side, as one JPEG file.
+
+    Args:
+        pictures: uint8 [h, w, 3], one for each prompt, in the order of `gallery_page`.
+    """
+    tiles = [
+        cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_AREA if max(each.shape[:2]) > SIDE else cv2.INTER_CUBIC)
+        for each in pictures[:_MOST_PROMPTS]
+    ]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(tiles, axis=1)).save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def gallery_page(
+    *, run_id: str, prompts: Sequence[str], people: Sequence[Mapping], seed: int, index_url: str
+) -> bytes:
+    """One HTML file that holds no picture and no script; the choice of a prompt moves each person's strip.
+
+    Args:
+        run_id: The run.
+        prompts: Their texts, in the order of the strips.
+        people: `identity_key`, `weak`, `url` of the person's page and `strip`, the address of the person's pictures.
+        seed: Of the pictures.
+        index_url: Address of the run's index.
+    """
+    return render(
+        "gallery.html",
+        run_id=run_id,
+        prompts=prompts[:_MOST_PROMPTS],
+        people=people,
+        seed=seed,
+        side=SIDE,
+        index_url=index_url,
+    )
