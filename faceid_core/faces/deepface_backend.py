@@ -14,11 +14,17 @@ from faceid_core.geometry.protocols import Box, Face
 
 from ..errors import ConfigurationError
 from ..weights.catalog import VERSIONS
-from ..weights.deepface_files import DETECTOR_PACKAGES, cascade_folder, detector_files, serving
+from ..weights.deepface_files import (
+    DETECTOR_PACKAGES,
+    cascade_folder,
+    detector_files,
+    missing_package,
+    needs_package,
+    serving,
+)
 from .cascade_eyes import find_eyes
 from .deepface_readers import Found, reader_of
 
-_PIP_NAMES = {"dlib": "dlib", "retinaface": "retina-face", "facenet_pytorch": "facenet-pytorch"}
 _EYES = "haarcascade_eye.xml"
 
 # Faces are looked for in a copy of at most this many pixels a side: the cascade's time grows with the area. Where
@@ -143,10 +149,7 @@ def _build(model: str, files: tuple[Path, ...]) -> Any:
         )
     package = DETECTOR_PACKAGES.get(model)
     if package and importlib.util.find_spec(package) is None:
-        raise ConfigurationError(
-            f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}; install it, "
-            "or choose another with faces.detector"
-        )
+        raise ConfigurationError(_needs(model, package))
     with serving(files):
         return _build_here(model, files)
 
@@ -159,22 +162,21 @@ def _build_here(model: str, files: tuple[Path, ...]) -> Any:
             return _dlib_client(files[0])
         return modeling.build_model(task="face_detector", model_name=model)
     except (ImportError, AttributeError, ValueError) as error:
-        package = _missing_package(error)
+        package = missing_package(error)
         if package:
-            raise ConfigurationError(
-                f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}, which is not "
-                "installed; install it, or choose another with faces.detector"
-            ) from error
-        raise ConfigurationError(f"DeepFace detector {model} cannot be loaded: {error}") from error
+            raise ConfigurationError(_needs(model, package)) from error
+        advice = (
+            "; this version has no `solutions`, which DeepFace asks for: install an older one"
+            if model == "mediapipe" and isinstance(error, AttributeError)
+            else ""
+        )
+        raise ConfigurationError(
+            f"DeepFace detector {model} cannot be loaded: {error}{advice}; or choose another with faces.detector"
+        ) from error
 
 
-def _missing_package(error: BaseException | None) -> str | None:
-    """The package whose import failed, which DeepFace's own message does not always name."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return error.name.partition(".")[0]
-        error = error.__cause__ or error.__context__
-    return None
+def _needs(model: str, package: str) -> str:
+    return f"DeepFace detector {model} {needs_package(package)}, or choose another with faces.detector"
 
 
 def _dlib_client(predictor: Path) -> Any:
