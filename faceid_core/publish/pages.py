@@ -10,11 +10,13 @@ from safetensors.numpy import load
 
 from faceid_core import photos
 from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, StoreError
+from faceid_core.evaluate.calibration import Calibration, calibration_of
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import WEAK, Outcome
 from faceid_core.publish.scores import quarantine_damaged
 from faceid_core.report.index_page import index_page
+from faceid_core.report.likeness import likeness_of
 from faceid_core.report.person_page import person_page
 from faceid_core.run.execute import put_photo
 from faceid_core.run.records import INDEX, PAGES, read_pages, replace_object
@@ -30,7 +32,7 @@ from faceid_core.store.layout import run_object
 from faceid_core.store.open import is_s3
 from faceid_core.tables import Tables
 
-PAGE_VERSION = 5
+PAGE_VERSION = 6
 
 
 def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
@@ -54,11 +56,18 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
         {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.sentence}
         for a in run.outcome_reports.values()
     ]
+    calibration = _calibration(run)
     page = index_page(
         run=_run(run),
         outcome_reports=outcome_reports,
         summary=[{**row, "identity_id": None} for row in summary],
         person_urls={who: f"../../{name}" for who, name in names.items()},
+        likeness={
+            subject.name: likeness_of(scores.scores, scores.floor, calibration)
+            for subject, scores in found
+            if subject.kind == "person"
+        },
+        calibration=calibration,
         notes=[f"{name}: {message}" for name, message in run.failures_common.items()],
     )
     name = run_object(run.run_id, INDEX)
@@ -123,6 +132,12 @@ def _common(run: Run) -> dict[str, list[str]]:
         for s in run.subjects.values()
         if s.kind != "person"
     }
+
+
+def _calibration(run: Run) -> Calibration | None:
+    score = run.config.score
+    chosen = {"photographs": score.recognizers[0], "photographs-selection": score.selection_recognizer}
+    return calibration_of(chosen.get(score.scorers, score.scorers))
 
 
 def _page_name(subject: Subject, common: dict[str, list[str]]) -> str:
@@ -194,6 +209,7 @@ def _person(run: Run, subject: Subject, scores: SubjectScores, summary: list[dic
         scores=scores.scores,
         floor_scores=scores.floor,
         summary=summary,
+        calibration=_calibration(run),
         index_url=f"../../../runs/{run.run_id}/{INDEX}",
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from faceid_core.evaluate.calibration import Calibration
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.report import plots
 from faceid_core.report.figures import BY_COLUMN, FIGURES, number
+from faceid_core.report.likeness import Likeness, mean_likeness
 from faceid_core.report.rendering import render, score_table
 
 # Other fields of an outcome report (its id, paths) stay out of the page.
@@ -39,6 +41,8 @@ def index_page(
     summary: Sequence[Mapping] = (),
     person_urls: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    likeness: Mapping[str, Likeness] | None = None,
+    calibration: Calibration | None = None,
 ) -> bytes:
     """One HTML file without pictures and without script; people appear by their opaque keys only.
 
@@ -48,6 +52,8 @@ def index_page(
             `value`, `threshold`, `attempts`, `seconds`, `weak`, `same_photo`.
         summary: Rows of `evaluate.summary.summarize`.
         person_urls: Identity key -> address of the person's page, relative to this one.
+        likeness: By identity key, what the identity scores come to.
+        calibration: Of the recognizer, or None.
         notes: Sentences for the foot of the page, such as failures of floor and ceiling.
     """
     urls = person_urls or {}
@@ -58,11 +64,14 @@ def index_page(
     total = aggregate(summary)
     over = total["over_people"]
     similarity = over["identity_similarity"]
+    alike = likeness or {}
     return render(
         "index.html",
         run={"about": {}} | dict(run),
         counts=Counter(outcome_report["outcome"] or "unknown" for outcome_report in shown),
         total=total,
+        likeness=mean_likeness(list(alike.values())),
+        calibration=calibration,
         over=over,
         scale=plots.scale_bar(
             *(similarity[name] for name in ("mean", "low", "high", "floor", "ceiling")),
@@ -70,7 +79,7 @@ def index_page(
         table=_table(over),
         plot=plots.identity_concepts_plot(summary, urls),
         people=[
-            _person(outcome_report, by_key.get(outcome_report["identity_key"]), urls.get(outcome_report["identity_key"]))
+            _person(outcome_report, by_key, urls, alike)
             for outcome_report in shown
         ],
         set_aside=[
@@ -90,7 +99,15 @@ def _groups() -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
     yield "One photo under several ids", lambda outcome_report: bool(outcome_report["same_photo"])
 
 
-def _person(outcome_report: Mapping, row: Mapping | None, url: str | None) -> dict:
+def _person(
+    outcome_report: Mapping,
+    by_key: Mapping[str, Mapping],
+    urls: Mapping[str, str],
+    likeness: Mapping[str, Likeness],
+) -> dict:
+    key = outcome_report["identity_key"]
+    row, url = by_key.get(key), urls.get(key)
+
     def of(column: str) -> str:
         return number((row or {}).get(column), percent=BY_COLUMN[column].percent)
 
@@ -99,6 +116,7 @@ def _person(outcome_report: Mapping, row: Mapping | None, url: str | None) -> di
     return {
         "outcome_report": outcome_report,
         "url": url,
+        "likeness": likeness.get(key, Likeness()),
         "identity": identity,
         "interval": whole[len(identity) :].strip(),
         "gain": of("identity_gain"),

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from faceid_core.evaluate.calibration import Calibration
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.evaluate.summary import identity_counting_faceless, leakage_by_part
 from faceid_core.report import plots
 from faceid_core.report.figures import DASH, number
+from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.rendering import mean_row, render, score_table
 
@@ -38,6 +40,7 @@ def person_page(
     floor_scores: Sequence[MetricRow] = (),
     summary: Sequence[Mapping] = (),
     index_url: str = "",
+    calibration: Calibration | None = None,
 ) -> bytes:
     """One self-contained HTML file with its pictures and without script.
 
@@ -61,6 +64,7 @@ def person_page(
         floor_scores: Identity and leakage rows of the class word's pictures against this person.
         summary: Rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
             named people are looked up in it.
+        calibration: Of the recognizer, or None.
         index_url: Address of the run index, relative to this page; no link if empty.
     """
     own, floor, ceiling = _rows_of(person, summary, floor_scores)
@@ -70,6 +74,8 @@ def person_page(
         person={"message": "", "weak": False} | dict(person),
         summary=own,
         floor=floor,
+        likeness=likeness_of(scores, floor_scores, calibration),
+        calibration=calibration,
         scale=own and _scale(own, floor, ceiling),
         table=score_table((own, floor, ceiling)),
         stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)
