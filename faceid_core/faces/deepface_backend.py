@@ -22,10 +22,8 @@ from ..weights.deepface_files import (
     needs_package,
     serving,
 )
-from .cascade_eyes import find_eyes
+from .cascade_eyes import EYE_CASCADE, find_eyes
 from .deepface_readers import Found, reader_of
-
-_EYES = "haarcascade_eye.xml"
 
 # Faces are looked for in a copy of at most this many pixels a side: the cascade's time grows with the area. Where
 # nothing is found in a larger photo, its parts are searched at full size.
@@ -38,6 +36,8 @@ _LEAST_RELATIVE_WEIGHT = 0.7
 _LEAST_SCORES = {"dlib": 0.3}
 # These find boxes alone.
 _WITHOUT_LANDMARKS = ("opencv", "ssd")
+# How far, by its width, the middle of a face that the photo's side cuts in two may lie from that side.
+_LARGEST_OFFSET = 0.35
 # The width that the widest face has in the copy in which the cascade looks for further ones.
 _SECOND_LOOK_FACE_PIXELS = 110
 
@@ -62,7 +62,7 @@ class DeepFaceDetector:
         self._client = _build(model, self.weight_files)
         self._read = reader_of(model)
         self.searches_eyes = model in _WITHOUT_LANDMARKS
-        self._eye_detector = cv2.CascadeClassifier(str(cascade_folder() / _EYES))
+        self._eye_detector = cv2.CascadeClassifier(str(cascade_folder() / EYE_CASCADE))
         self._second = None if model in _WITHOUT_LANDMARKS else DeepFaceDetector("opencv")
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
@@ -77,7 +77,35 @@ class DeepFaceDetector:
             copy = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             seen = self._second.search(image, copy)
             suspected = [face for face in seen if face.left_eye is not None]
+            suspected += self._cut_at_the_sides(copy, scale)
         return faces, suspected
+
+    def _cut_at_the_sides(self, copy: np.ndarray, scale: float) -> list[Face]:
+        """Faces that the photo's left or right side cuts in two: half a face and its mirror image are a whole one.
+
+        Args:
+            copy: of the photo, in which the widest face is `_SECOND_LOOK_FACE_PIXELS` wide.
+            scale: of the copy.
+
+        Returns:
+            without eyes, in the photo's pixels; the boxes reach as far beyond the photo as into it.
+        """
+        wide, found = _SECOND_LOOK_FACE_PIXELS, []
+        strip = min(copy.shape[1], round(1.2 * wide))
+        for is_left in (True, False):
+            part = copy[:, :strip] if is_left else copy[:, : -strip - 1 : -1]
+            mirrored = np.concatenate([part[:, :wide][:, ::-1], part], axis=1)
+            border = min(wide, strip)
+            for each in self._read(self._client, np.ascontiguousarray(mirrored[:, :, ::-1])):
+                x, y, w, h = each.box
+                if abs(x + w / 2 - border) > _LARGEST_OFFSET * w or each.confidence < _LEAST_SCORES.get(
+                    self._model, 0.0
+                ):
+                    continue
+                left = -w / 2 if is_left else copy.shape[1] - w / 2
+                box = (left / scale, y / scale, (left + w) / scale, (y + h) / scale)
+                found.append(Face(box, None, None, self._confidence(each.confidence)))
+        return found
 
     def search(self, image: np.ndarray, copy: np.ndarray) -> list[Face]:
         """The faces of a picture, in its pixels, that are seen in a smaller copy of it."""

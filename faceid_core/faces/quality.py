@@ -251,9 +251,13 @@ def _check_light(figures: dict[str, float], limits: Limits) -> None:
 
 def _check_covered(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
     """Reject a face whose eyes or mouth cannot be seen, or return the sentences that say so."""
-    warnings = []
+    warnings: list[str] = []
+    # Mirrored glasses are bright: dark around the eyes, and no eye for the cascade, are two signs.
+    eyes = limits.min_eye_brightness
+    unseen = "eyes_seen" if eyes and figures.get("eye_brightness", 0.0) >= eyes else ""
     for name, limit, what, cause in (
-        ("eye_brightness", limits.min_eye_brightness, "eyes", "sunglasses"),
+        ("eye_brightness", eyes, "eyes", "sunglasses"),
+        (unseen, 1.0, "eyes", "sunglasses"),
         ("mouth_contrast", limits.min_mouth_contrast, "mouth", "a mask, hand or scarf before it"),
     ):
         value = figures.get(name, math.inf)

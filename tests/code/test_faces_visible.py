@@ -107,6 +107,33 @@ def test_a_face_that_one_of_two_detectors_sees_counts():
     assert detect_face(data.astronaut(), Fixed(same, small), limits=LIMITS)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_half_a_second_face_at_the_photos_side_counts(dlib, side):
+    """A face that the side cuts in two is seen by no detector; beside its mirror image it is a whole one."""
+    middle = round((FACE.box[0] + FACE.box[2]) / 2)
+    # The photo ends in the middle of the neighbor's face.
+    wide = np.concatenate([data.astronaut()[:, :420], data.astronaut()[:, 60 : middle + 1]], axis=1)
+    photo = wide if side == "right" else np.ascontiguousarray(wide[:, ::-1])
+    refused = rejection(photo, dlib)
+    assert (refused.reason, refused.value) == ("several_faces", 2)
+    assert detect_face(wide[:, : 420 + 60], dlib, limits=LIMITS).others == 0
+
+
+def test_mirrored_glasses_have_no_eyes():
+    """They are as bright as skin at their lower rim; all but that is dark, and the cascade sees no eye."""
+    image = data.astronaut().copy()
+    for x, y in (map(round, eye) for eye in EYES):
+        for row in range(26):
+            gray = 45 + 0.33 * row**2
+            color = (gray, 0.9 * gray, 0.85 * gray)
+            cv2.line(image, (x - 19, y - 10 + row), (x + 19, y - 10 + row), color, 1)
+    figures = measure_visible(image, FACE)
+    assert figures["eye_brightness"] > LIMITS.min_eye_brightness and figures["eyes_seen"] == 0
+    refused = rejection(image, Fixed())
+    assert refused.reason == "face_covered" and "sunglasses" in refused.sentence
+    assert detect_face(image, Fixed(), limits=replace(LIMITS, min_eye_brightness=0.0))
+
+
 def test_dark_and_pale_faces():
     for image in ((data.astronaut() * 0.2).astype(np.uint8), (data.astronaut() * 0.1 + 150).astype(np.uint8)):
         refused = rejection(image, Fixed(), replace(LIMITS, max_clipped_share=None, min_sharpness=0.0))
