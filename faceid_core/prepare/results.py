@@ -29,8 +29,8 @@ COLUMNS: dict[str, type] = {
     "threshold": float, "face_pixels": float, "eye_distance_pixels": float, "sharpness": float, "cut_share": float,
     "brightness": float, "contrast": float, "clipped_share": float, "yaw_degrees": float, "confidence": float,
     "others": int, "photo_share": float, "mask_share": float, "mask_ok": bool, "eye_lightness": float, "eyes_seen": int,
-    "eye_brightness": float, "mouth_contrast": float, "flat_share": float, "side_margin": float, "warnings": str,
-    "photo_digest": str, "seconds": float,
+    "eye_brightness": float, "mouth_contrast": float, "flat_share": float, "side_margin": float, "detail_share": float,
+    "warnings": str, "photo_digest": str, "seconds": float,
 }  # fmt: skip
 TABLE = "prepared.csv"
 # The outcome of an entry of a folder that is no person's photo.

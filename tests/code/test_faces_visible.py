@@ -12,7 +12,7 @@ from faceid_core.errors import PhotoRejected
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.detect import detect_face
 from faceid_core.faces.quality import Limits
-from faceid_core.faces.visible import measure_visible
+from faceid_core.faces.visible import detail_share, measure_visible
 from faceid_core.geometry.protocols import Face
 
 EYES = (203.5, 101.0), (246.9, 103.4)
@@ -132,6 +132,23 @@ def test_mirrored_glasses_have_no_eyes():
     refused = rejection(image, Fixed())
     assert refused.reason == "face_covered" and "sunglasses" in refused.sentence
     assert detect_face(image, Fixed(), limits=replace(LIMITS, min_eye_brightness=0.0))
+
+
+@pytest.mark.parametrize("quality", [None, 75])
+def test_a_face_that_was_enlarged_is_told_from_one_that_has_its_pixels(quality):
+    """64 pixels blown up to 710, as an editor saves them: 710 pixels of width, and none of detail."""
+    scale = 64 / (FACE.box[2] - FACE.box[0])
+    small = cv2.resize(data.astronaut(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    large = cv2.resize(small, None, fx=710 / 64, fy=710 / 64, interpolation=cv2.INTER_CUBIC)
+    if quality:
+        large = cv2.imdecode(cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    factor = scale * 710 / 64
+    eyes = [tuple(factor * value for value in eye) for eye in EYES]
+    face = Face(tuple(factor * value for value in FACE.box), *eyes, 0.9)
+    refused = rejection(large, Fixed(face=face))
+    assert refused.reason == "enlarged" and "710 pixels" in refused.sentence and refused.value < 0.33
+    assert detail_share(data.astronaut(), FACE.box) > 0.8
+    assert detect_face(large, Fixed(face=face), limits=replace(LIMITS, min_detail_share=0.0))
 
 
 def test_dark_and_pale_faces():
