@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-all test-browser fuzz bench docs setup lint clean
+.PHONY: run run-photos test test-all test-browser fuzz bench docs setup lint clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -24,6 +24,14 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY)
 	@$(BIN)/faceid run --store $(STORE)
+
+# A real portrait, or the folder in PHOTOS, from end to end: DeepFace with dlib, the miniature as base model or the Stable
+# Diffusion folder in BASE.
+PHOTOS ?=
+BASE   ?=
+run-photos: $(READY)
+	@$(BIN)/faceid run --config examples/photographs.yaml $(if $(PHOTOS),--identities "$(PHOTOS)") \
+	  $(if $(BASE),--set "base_model.source=$(BASE)" --set generate.grid=photographs --set generate.guidance_scale=7.5 --set generate.steps=30)
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile

@@ -11,6 +11,22 @@ _PICTURES = {
     b"MM\0*": "TIFF",
     b"8BPS": "Photoshop",
     b"%PDF": "PDF",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    # Cameras' raw formats that are no TIFF: Fujifilm, Olympus, Panasonic.
+    b"FUJIFILMCCD-RAW": "raw",
+    b"IIRO": "raw",
+    b"IIU\0": "raw",
+}
+# Major brands of ISO/IEC 14496-12 files: pictures and sequences of pictures of ISO/IEC 23008-12, and Canon's raw format.
+_BRANDS = {
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), "HEIC"
+    ),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    b"crx ": "raw",
 }
 _OTHERS = {
     b"PK\x03\x04": "a zip archive",
@@ -23,6 +39,7 @@ _OTHERS = {
     b"SQLite format 3": "an SQLite database",
     b"{\\rtf": "a text document",
 }
+_VIDEO = b"\x1a\x45\xdf\xa3"
 
 
 def picture_format(data: bytes) -> str | None:
@@ -30,10 +47,7 @@ def picture_format(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        if brand in (b"avif", b"avis"):
-            return "AVIF"
-        return "HEIC" if brand in (b"heic", b"heix", b"mif1", b"msf1", b"hevc") else None
+        return _BRANDS.get(data[8:12])
     return next((name for magic, name in _PICTURES.items() if data.startswith(magic)), None)
 
 
@@ -46,3 +60,15 @@ def other_than_text(data: bytes) -> str | None:
     if data[:4] == b"PK\x03\x04" and (b"xl/" in data or b"[Content_Types].xml" in data[:2000]):
         return "an Excel workbook"
     return next((name for magic, name in _OTHERS.items() if data.startswith(magic)), None)
+
+
+def kind_of(data: bytes) -> str:
+    """What a file is, in words, by its beginning."""
+    if not data:
+        return "empty"
+    known = other_than_text(data)
+    if known:
+        return known
+    if data[4:8] == b"ftyp" or data[:4] == _VIDEO or (data[:4] == b"RIFF" and data[8:12] == b"AVI "):
+        return "a video"
+    return "of an unknown kind" if b"\0" in data else "a text"

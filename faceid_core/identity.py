@@ -15,6 +15,7 @@ from . import manifest_rows, photos
 from .errors import ConfigurationError, InputContractError, PhotoRejected, StoreError
 from .manifest_rows import shown
 from .missing_path import why_missing
+from .photo_folder import LeftOut, photos_of, printable
 
 MANIFEST_NAMES = ("identities.csv", "identities.parquet")
 MOST_MANIFEST_BYTES = 256 * 1024 * 1024
@@ -48,7 +49,7 @@ class Identity:
         face_box: (x0, y0, x1, y1) in pixels of the upright photo: which face is meant, or None.
         subject_box: (x0, y0, x1, y1) around a subject that is no person, or None: no face is looked for.
         subject_mask: address of its mask, like `photo`, of the upright photo's size, white where it is; or None.
-        line: line of the manifest (row for Parquet, place in the folder), from 1.
+        line: line of the manifest (row for Parquet), from 1; None in a folder of photos.
     """
 
     identity_id: str
@@ -98,8 +99,8 @@ def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Ide
     """Read who is to be personalized from a local CSV or Parquet file or a folder.
 
     A folder that holds `identities.csv` or `identities.parquet` is read through it; any other folder is a
-    folder of photos, in which a file's stem is the id. Relative photo paths count from the manifest's folder;
-    absolute ones, and `..`, are allowed, because a local manifest is written by who owns the machine.
+    folder of photos, see `read_folder`. Relative photo paths count from the manifest's folder; absolute ones, and `..`,
+    are allowed, because a local manifest is written by who owns the machine.
 
     Args:
         source: path of the file or folder.
@@ -112,14 +113,14 @@ def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Ide
         InputContractError: with every problem of the manifest at once.
     """
     path = Path(source)
+    if is_folder_of_photos(path):
+        return read_folder(path, class_word=class_word)[0]
     if path.is_dir():
-        inside = [path / name for name in MANIFEST_NAMES if (path / name).is_file()]
+        inside = _manifests_in(path)
         if len(inside) > 1:
             raise InputContractError(
                 str(path), ["holds both identities.csv and identities.parquet; keep one"]
             )
-        if not inside:
-            return _collect(str(path), manifest_rows.folder_rows(path, class_word), str(path.absolute()))
         path = inside[0]
     try:
         with path.open("rb") as stream:
@@ -129,6 +130,38 @@ def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Ide
         said = getattr(error, "strerror", None) or error
         raise InputContractError(str(path), [f"cannot be read: {said}{why and f'; {why}'}"]) from error
     return parse_manifest(data, source=str(path), base=str(path.absolute().parent))
+
+
+def is_folder_of_photos(path: Path) -> bool:
+    """Whether a path is a folder without a manifest in it."""
+    return path.is_dir() and not _manifests_in(path)
+
+
+def _manifests_in(folder: Path) -> list[Path]:
+    return [folder / name for name in MANIFEST_NAMES if (folder / name).is_file()]
+
+
+def read_folder(folder: Path, *, class_word: str = "person") -> tuple[list[Identity], list[LeftOut]]:
+    """The people of a folder of photos, by name, and the entries of the folder that are left out.
+
+    Args:
+        folder: a photo in it is a person with the file's name, a subfolder with one photo a person with the folder's.
+        class_word: of all of them.
+
+    Raises:
+        InputContractError: the folder cannot be read, or holds no photo; with every entry that it holds instead.
+        ConfigurationError: the class word is not allowed.
+    """
+    validate_class_word(class_word)
+    try:
+        found, left_out = photos_of(folder)
+    except OSError as error:
+        raise InputContractError(str(folder), [f"cannot be read: {error.strerror}"]) from error
+    if not found:
+        entries = [f"{printable(each.name)}: {each.sentence}" for each in left_out]
+        raise InputContractError(str(folder), ["holds no photo", *entries])
+    base = folder.absolute()
+    return [Identity(each.identity_id, str(base / each.name), class_word) for each in found], left_out
 
 
 def parse_manifest(data: bytes, *, source: str, base: str) -> list[Identity]:

@@ -1,23 +1,20 @@
-"""The three shapes of a manifest (CSV, Parquet, folder of photos) as one stream of numbered rows of text."""
+"""The two shapes of a manifest file (CSV, Parquet) as one stream of numbered rows of text."""
 
 from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import io
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .file_kinds import other_than_text, picture_format
+from .file_kinds import other_than_text
 
 REQUIRED_COLUMNS = ("identity_id", "photo", "class_word")
 BOXES = ("face_box", "subject_box")
@@ -43,26 +40,6 @@ _INDEX = "index of pandas"
 _UNNAMED = re.compile(r"unnamed:_[0-9]+")
 _PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
 
-# Suffixes that make a file of a folder a photo. Formats that cannot be decoded are among them on purpose:
-# such a person is then rejected by name and not silently left out.
-PHOTO_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".avif",
-    )
-)
-
 # Line number (0: the manifest as a whole), and the cells by column or else what is wrong.
 Row = tuple[int, Mapping[str, str] | str]
 
@@ -70,60 +47,6 @@ Row = tuple[int, Mapping[str, str] | str]
 def shown(text: str) -> str:
     """A cell as messages show it: quoted, escaped and not too long."""
     return ascii(text if len(text) <= 60 else text[:57] + "...")
-
-
-def folder_rows(folder: Path, class_word: str) -> Iterator[Row]:
-    """One row per photo of a folder, by name; hidden files, subfolders and other files are passed over.
-
-    A file is a photo by its ending or, whatever it is called, by its content.
-    """
-    found = sorted(
-        each
-        for each in folder.iterdir()
-        if not each.name.startswith(".") and each.is_file() and _is_photo(each)
-    )
-    ids = ids_of_names([path.name for path in found])
-    for place, path in enumerate(found, start=1):
-        yield place, {"identity_id": ids[path.name], "photo": path.name, "class_word": class_word}
-
-
-def ids_of_names(names: Sequence[str]) -> dict[str, str]:
-    """An identity id for each file name: its stem, with accents left off and `-` for what an id may not have.
-
-    Names that come to one id get their ending as well, and then a number; the answer depends on the names alone.
-    """
-    stems = {name: _as_id(Path(name).stem) for name in names}
-    often = Counter(stems.values())
-    ids: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in sorted(names):
-        made = stems[name]
-        if often[made] > 1:
-            made = f"{made[:56]}-{_as_id(Path(name).suffix.lower())[:7]}"
-        wanted, number = made, 2
-        while made in taken:
-            made, number = f"{wanted[:60]}-{number}", number + 1
-        taken.add(made)
-        ids[name] = made
-    return ids
-
-
-def _as_id(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    made = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip(".-")[:64].strip(".-")
-    # A name without one letter that an id may have is told apart by its digest.
-    return made or f"photo-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _is_photo(path: Path) -> bool:
-    if path.suffix.lower() in PHOTO_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as stream:
-            # "BM" may begin a text.
-            return picture_format(stream.read(32)) not in (None, "PDF", "BMP")
-    except OSError:
-        return False
 
 
 def csv_rows(data: bytes) -> Iterator[Row]:

@@ -34,6 +34,9 @@ TRANSPARENT = "transparent"
 # A JPEG of up to this many times the accepted pixels, as telephones make them, is decoded at half its size; decoders of
 # other formats have no such way.
 _MOST_REDUCTION = 4
+# Of a progressive one the coefficients of all pixels lie in memory, 6 bytes a pixel at most, whatever it is reduced to:
+# 110 million pixels, as the largest sensors of telephones have, take 660 MB.
+_MOST_PROGRESSIVE_REDUCTION = 2.2
 # Below this quality (of the Independent JPEG Group's scale) a face is made of blocks of eight pixels in one color. The
 # least in 276 public photographs was 50.
 MIN_JPEG_QUALITY = 10
@@ -143,9 +146,10 @@ def reduction(data: bytes, max_pixels: int = MAX_PIXELS) -> float:
 def _reduce(image: Image.Image, max_pixels: int) -> None:
     """Have a large JPEG decoded at a half, a quarter or an eighth of its size, if that many pixels are accepted."""
     pixels = image.size[0] * image.size[1]
-    # A progressive one needs the memory of all its pixels whatever it is reduced to.
-    is_plain = isinstance(image, JpegImagePlugin.JpegImageFile) and not image.info.get("progressive")
-    if is_plain and max_pixels < pixels <= _MOST_REDUCTION * max_pixels:
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return
+    most = _MOST_PROGRESSIVE_REDUCTION if image.info.get("progressive") else _MOST_REDUCTION
+    if max_pixels < pixels <= most * max_pixels:
         image.draft(None, (image.size[0] // 2, image.size[1] // 2))
 
 

@@ -67,6 +67,7 @@ def print_plan(
     from rich.table import Table
 
     from faceid_core.run.admission import shared_photos
+    from faceid_core.run.identities import left_out_of
 
     common = len(found.run.subjects) - len(found.run.outcome_reports)
     console.print(f"{len(found.run.outcome_reports)} identities, {common} for floor and ceiling")
@@ -85,8 +86,9 @@ def print_plan(
     for line in _sums(found, cost_per_hour):
         console.print(line, soft_wrap=True, markup=False)
     reports = found.run.outcome_reports
-    if shared := shared_photos(reports, found.run.subjects, lambda each: each.identity_id):
-        console.print(shared, soft_wrap=True, markup=False)
+    shared = shared_photos(reports, found.run.subjects, lambda each: each.identity_id)
+    for about in filter(None, (left_out_of(found.run.config), shared)):
+        console.print(about, soft_wrap=True, markup=False)
     closed = [each for each in reports.values() if not each.alive]
     listed = closed if people else closed[:_MOST_CLOSED]
     for outcome_report in listed:

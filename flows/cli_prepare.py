@@ -5,25 +5,56 @@ What detects is imported in the function: it loads OpenCV, which the help page d
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.private import FOLDER_MODE
-from flows.options import takes_config
+from flows.options import parse_setting_option, takes_config
 
 if TYPE_CHECKING:
     from faceid_core.identity import Identity
+    from faceid_core.photo_folder import LeftOut
     from faceid_core.prepare.check import CheckedPhoto
+    from faceid_core.prepare.differences import Difference
 
 USUAL_CROP_PIXELS = 512
-# A longer list is read in the table and on the page.
-_MOST_ROWS = 40
+_AGAINST = "against"
+_INTERRUPTED = 130
+
+
+@dataclass
+class _Request:
+    """What is checked, and how: the parts of the command that both settings share."""
+
+    people: Sequence[Identity]
+    left_out: Sequence[LeftOut]
+    files: dict[str, str]
+    pixels: int
+    jobs: int
+    pictures: bool
+
+
+@dataclass
+class _Checked:
+    """What came of one setting.
+
+    Args:
+        done: results in the manifest's order.
+        new: how many were not known from an earlier call.
+        interrupted: whether photos are left.
+    """
+
+    done: list[CheckedPhoto] = field(default_factory=list)
+    new: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
 
 
 @click.command()
@@ -55,6 +86,13 @@ _MOST_ROWS = 40
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV of sha256 and label (good, either, or why a photo is to be rejected): shows what of it came out.",
 )
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Also try the photos with this setting, as in faces.detector=opencv, and show where the two differ. May be "
+    "repeated.",
+)
 @click.pass_context
 def prepare(
     context: click.Context,
@@ -65,93 +103,148 @@ def prepare(
     jobs: int,
     pictures: bool,
     labels: Path | None,
+    against: tuple[str, ...],
 ) -> None:
     """Photos are tried by the limits of the configuration. The folder --out gets a table of figures and outcomes, a
     sheet of thumbnails, a page of rejections with their reasons, and a picture per identity of box, landmarks, crop,
     classes and mask. It is as private as the photos.
 
+    Rows are written as photos are done. After an interruption, or when photos were added or exchanged, the same command
+    goes on: what has not changed is not computed again.
+
     No store is needed and nothing is downloaded. Without --config, photos are taken for photographs (--faces
     deepface).
     """
-    from faceid_core.identity import MANIFEST_NAMES, read_manifest
+    from faceid_core.identity import is_folder_of_photos
+    from faceid_core.prepare.labels import read_labels, summarize
+    from flows import photo_display
+
+    other = dict(parse_setting_option(each, option="--against") for each in against)
+    said = read_labels(labels) if labels is not None else None
+    pixels = size or (_crop_pixels(config) if context.params["config_file"] else USUAL_CROP_PIXELS)
+    request = _request(photos, pixels, jobs, pictures)
+    folder = _folder(out)
+    first = _check(request, config, folder)
+    _print_summary(request, first, folder)
+    if is_folder_of_photos(Path(photos)):
+        photo_display.print_made_ids(request.people, request.files)
+    if said is not None:
+        photo_display.print_labels(summarize(said, first.done))
+    interrupted = first.interrupted
+    if other and not interrupted:
+        second_config = changed(config, other, source="--against")
+        interrupted = _compare(request, config, first, second_config, folder, ", ".join(against))
+    if interrupted:
+        raise click.exceptions.Exit(_INTERRUPTED)
+
+
+def _request(photos: str, pixels: int, jobs: int, pictures: bool) -> _Request:
+    from faceid_core.identity import is_folder_of_photos, read_folder, read_manifest
+    from faceid_core.prepare.results import file_names
+
+    path = Path(photos)
+    left_out: Sequence[LeftOut] = ()
+    if is_folder_of_photos(path):
+        people, left_out = read_folder(path)
+    else:
+        people = read_manifest(photos)
+    files = file_names(people, path if path.is_dir() else path.parent)
+    return _Request(people, left_out, files, pixels, jobs, pictures)
+
+
+def _check(request: _Request, config: NightlyConfig, folder: Path, label: str = "photos") -> _Checked:
+    """Check all photos with one setting and write what comes of it."""
     from faceid_core.prepare.check import CheckSettings, check_photos
+    from faceid_core.prepare.kept import KeptResults
+    from faceid_core.prepare.results import GrowingTable
+    from flows.photo_display import show_progress
+
+    own = folder / "people" if request.pictures else None
+    if own is not None:
+        own.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    settings = CheckSettings.of(config, size=request.pixels, pictures=own)
+    kept = KeptResults(folder, settings.digest(), own)
+    table = GrowingTable(folder, request.files)
+    found, begun = _Checked(), time.monotonic()
+    checked = check_photos(request.people, settings, jobs=request.jobs, known=kept.known)
+    try:
+        for one in show_progress(checked, len(request.people), request.files, label=label):
+            found.new += kept.known.get(one.identity_id) is not one
+            table.add(one)
+            found.done.append(kept.add(one))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    finally:
+        checked.close()
+        table.close()
+        kept.close()
+    found.seconds = time.monotonic() - begun
+    order = {person.identity_id: place for place, person in enumerate(request.people)}
+    found.done.sort(key=lambda one: order[one.identity_id])
+    _write(request, config, folder, found)
+    return found
+
+
+def _write(
+    request: _Request, config: NightlyConfig, folder: Path, found: _Checked, differ: Sequence[Difference] = ()
+) -> None:
+    from faceid_core.prepare.kept import read_thumbnail
     from faceid_core.prepare.results import write_results
 
-    people = read_manifest(photos)
-    folder = _folder(out)
-    own = folder / "people"
-    if pictures:
-        own.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    pixels = size or (_crop_pixels(config) if context.params["config_file"] else USUAL_CROP_PIXELS)
-    chosen = CheckSettings.of(config, size=pixels, pictures=own if pictures else None)
-    begun = time.monotonic()
-    tried = []
-    with click.progressbar(length=len(people), label="photos", show_pos=True) as bar:
-        for one in check_photos(people, chosen, jobs=jobs):
-            tried.append(one)
-            bar.update(1)
-    seconds = time.monotonic() - begun
-    order = {person.identity_id: place for place, person in enumerate(people)}
-    tried.sort(key=lambda one: order[one.identity_id])
-    write_results(folder, tried, _about(config, pixels))
-    _print_outcomes(tried, folder, seconds)
-    if Path(photos).is_dir() and not any((Path(photos) / name).exists() for name in MANIFEST_NAMES):
-        _print_made_ids(people)
-    if labels is not None:
-        _print_labels(labels, people, tried)
-
-
-def _print_outcomes(tried, folder: Path, seconds: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    table = Table("identity", "outcome", "reason", "what to do")
-    # Where not all rows fit, the photos that need attention come first.
-    shown = sorted(tried, key=lambda one: one.outcome == "usable") if len(tried) > _MOST_ROWS else tried
-    for one in shown[:_MOST_ROWS]:
-        table.add_row(one.identity_id, one.outcome, one.reason, one.sentence)
-    console.print(table)
-    if len(tried) > _MOST_ROWS:
-        console.print(f"and {len(tried) - _MOST_ROWS} more, in {folder}/prepared.csv", soft_wrap=True)
-    usable = sum(one.outcome == "usable" for one in tried)
-    console.print(
-        f"{usable} of {len(tried)} photos are usable; {len(tried) / seconds:.1f} photos a second; table, sheet and page "
-        f"in {folder}/",
-        soft_wrap=True,
+    write_results(
+        folder,
+        found.done,
+        _about(config, request.pixels),
+        files=request.files,
+        left_out=request.left_out,
+        thumbnail=lambda identity_id: read_thumbnail(folder, identity_id),
+        differences=differ,
     )
 
 
-def _print_made_ids(people: list[Identity]) -> None:
-    """Name the files of a folder whose ids are not their names."""
-    made = [
-        (Path(one.photo).name, one.identity_id) for one in people if Path(one.photo).stem != one.identity_id
-    ]
-    shown = ", ".join(f"{name!r} is {id_}" for name, id_ in made[:_MOST_ROWS])
-    more = f", and {len(made) - _MOST_ROWS} more" if len(made) > _MOST_ROWS else ""
-    if made:
-        click.echo(f"Ids made from names: {shown}{more}")
+def _print_summary(request: _Request, found: _Checked, folder: Path) -> None:
+    from faceid_core.prepare.results import summarize_reasons
+    from flows import photo_display
+
+    photo_display.print_reasons(summarize_reasons(found.done, request.left_out, request.files))
+    usable = sum(one.outcome == "usable" for one in found.done)
+    known = len(found.done) - found.new
+    speed = f"; {found.new / found.seconds:.1f} photos a second" if found.new else ""
+    before = f"; {known} as an earlier call found them" if known else ""
+    click.echo(
+        f"{usable} of {len(found.done)} photos are usable{speed}{before}; table, sheet and page in {folder}/"
+    )
+    if found.interrupted:
+        left = len(request.people) - len(found.done)
+        click.echo(f"Interrupted: {left} photos are left. The same command goes on with them.")
 
 
-def _print_labels(path: Path, people: list[Identity], tried: list[CheckedPhoto]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _compare(
+    request: _Request,
+    config: NightlyConfig,
+    first: _Checked,
+    other: NightlyConfig,
+    folder: Path,
+    name: str,
+) -> bool:
+    """Check the photos with the other setting, too, and show where the two differ; returns whether it was interrupted."""
+    from faceid_core.prepare.differences import count_pairs, differences, write_differences
+    from flows.photo_display import print_differences
 
-    from faceid_core.prepare.labels import read_labels, summarize
-
-    outcomes = {one.identity_id: one for one in tried}
-    checked = {
-        hashlib.sha256(Path(person.photo).read_bytes()).hexdigest(): outcomes[person.identity_id]
-        for person in people
-        if Path(person.photo).is_file()
-    }
-    table = Table("label", "photos", "accepted", "eyes misplaced", "masks ok", "reasons of the others")
-    for row in summarize(read_labels(path), checked):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(row.reasons.items()))
-        table.add_row(
-            row.label, str(row.photos), str(row.accepted), str(row.misplaced), str(row.masks_ok), reasons
-        )
-    Console(highlight=False).print(table)
+    second = _check(request, other, _folder(str(folder / _AGAINST)), f"photos, {name}")
+    by_id = {one.identity_id: one for one in second.done}
+    found = differences(first.done, by_id, request.files)
+    write_differences(folder, found)
+    _write(request, config, folder, first, found)
+    about = _about(config, request.pixels)
+    print_differences(count_pairs(first.done, by_id), found, (about.get("detector", "these settings"), name))
+    seconds = [sum(one.seconds for one in each.done) / max(1, len(each.done)) for each in (first, second)]
+    click.echo(
+        f"Seconds a photo: {seconds[0]:.2f} and {seconds[1]:.2f}. "
+        f"All differences: {folder}/differences.csv and the page. "
+        f"The other settings' table and page: {folder / _AGAINST}/"
+    )
+    return second.interrupted
 
 
 def _about(config: NightlyConfig, pixels: int) -> dict[str, str]:

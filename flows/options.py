@@ -55,7 +55,7 @@ def takes_config(*keys: str, without_file: Mapping[str, Any] | None = None) -> C
         def parse(config_file: str | None, settings: tuple[str, ...], **values: Any) -> Any:
             given = {key.path: values.pop(_parameter(key)) for key in chosen}
             overrides = {path: value for path, value in given.items() if value not in (None, ())}
-            overrides |= dict(map(_parse_setting, settings))
+            overrides |= dict(map(parse_setting_option, settings))
             if config_file is None:
                 overrides = {**(without_file or {}), **overrides}
             return command(config=load_config(config_file, overrides), **values)
@@ -86,11 +86,16 @@ _SET = click.option(
 )
 
 
-def _parse_setting(text: str) -> tuple[str, Any]:
+def parse_setting_option(text: str, *, option: str = "--set") -> tuple[str, Any]:
+    """Key and value of KEY=VALUE from the command line.
+
+    Raises:
+        click.BadParameter: this is no setting.
+    """
     try:
         return parse_setting(text)
     except ConfigurationError as error:
-        raise click.BadParameter(str(error), param_hint="--set") from None
+        raise click.BadParameter(str(error), param_hint=option) from None
 
 
 def _parameter(key: Key) -> str:

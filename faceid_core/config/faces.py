@@ -17,6 +17,7 @@ _PHOTOGRAPH_LIMITS = (
     "min_mouth_contrast",
     "max_flat_share",
     "min_side_margin",
+    "min_detail_share",
 )
 # Keys that have no effect in the miniature world.
 _FOR_PHOTOGRAPHS = (
@@ -134,6 +135,13 @@ class FacesConfig(Section):
         ge=0,
         le=2,
         description="For photographs: least distance of an eye from the photo's side, in eye distances.",
+    )
+    min_detail_share: float = Field(
+        0.33,
+        ge=0,
+        le=1,
+        description="For photographs: least share of the face's pixels a side that its detail needs, below which the "
+        "photo counts as enlarged (0: never).",
     )
     covered: Literal["reject", "warn"] = Field(
         "reject",

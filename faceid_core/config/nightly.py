@@ -39,8 +39,9 @@ class NightlyConfig(Section):
     identities: str = Field(
         "miniature:samples",
         min_length=1,
-        description="Manifest: identities.csv or .parquet (here or in S3), or a folder of photos; miniature:samples for "
-        "the sample people, miniature:second-held-out:48 for so many of the people that studies report on.",
+        description="Manifest: identities.csv or .parquet (here or in S3), or a folder of photos; example:astronaut "
+        "for a real portrait; miniature:samples for the sample people, "
+        "miniature:second-held-out:48 for so many of the people that studies report on.",
     )
     store: str = Field(
         "work/store",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
 
 from faceid_core.geometry.protocols import Box, Point
+from faceid_core.weights.deepface_files import cascade_folder
 
 # Eyes are detected in the face at several sizes, and the median is kept: one size alone may take a nostril or a brow for
 # an eye, and has errors of up to 5 % of the eye distance.
 _EYE_SEARCH_WIDTHS_PIXELS = (120, 160, 200, 240, 280)
 _LEAST_AGREEING_WIDTHS = 2
+# Overlapping hits that make an eye where the question is only whether there is any.
+_LENIENT_NEIGHBORS = 3
+EYE_CASCADE = "haarcascade_eye.xml"
 # Where the eyes of an upright face can be, as fractions of its box.
 _LOWEST_EYE = 0.62
 _EYE_DISTANCES = (0.22, 0.70)
@@ -43,6 +48,31 @@ def find_eyes(eye_detector: Any, image: np.ndarray, box: Box) -> tuple[Point, Po
     (lx, ly), (rx, ry) = np.median(pairs, axis=0).tolist()
     wide, high = x1 - x0, y1 - y0
     return (x0 + lx * wide, y0 + ly * high), (x0 + rx * wide, y0 + ry * high)
+
+
+def count_looks_with_eyes(image: np.ndarray, box: Box) -> int:
+    """At how many of five sizes of a face the cascade sees at least one eye, 0 to 5; less strict than `find_eyes`.
+
+    Args:
+        image: uint8 [h, w, 3], RGB.
+        box: of the face in it.
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = (round(value) for value in box)
+    part = np.ascontiguousarray(image[max(0, y0) : min(height, y1), max(0, x0) : min(width, x1)])
+    if 0 in part.shape:
+        return 0
+    gray, seen = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), 0
+    for wide in _EYE_SEARCH_WIDTHS_PIXELS:
+        high = max(1, round(wide * gray.shape[0] / gray.shape[1]))
+        found = _cascade().detectMultiScale(cv2.resize(gray, (wide, high)), 1.1, _LENIENT_NEIGHBORS)
+        seen += any(y + h / 2 < _LOWEST_EYE * high for _, y, _, h in found)
+    return seen
+
+
+@cache
+def _cascade() -> Any:
+    return cv2.CascadeClassifier(str(cascade_folder() / EYE_CASCADE))
 
 
 def _best_pair(boxes: np.ndarray) -> list[list[float]] | None:

@@ -14,12 +14,16 @@ from faceid_core.geometry.protocols import Box, Face
 
 from ..errors import ConfigurationError
 from ..weights.catalog import VERSIONS
-from ..weights.deepface_files import DETECTOR_PACKAGES, cascade_folder, detector_files, serving
-from .cascade_eyes import find_eyes
+from ..weights.deepface_files import (
+    DETECTOR_PACKAGES,
+    cascade_folder,
+    detector_files,
+    missing_package,
+    needs_package,
+    serving,
+)
+from .cascade_eyes import EYE_CASCADE, find_eyes
 from .deepface_readers import Found, reader_of
-
-_PIP_NAMES = {"dlib": "dlib", "retinaface": "retina-face", "facenet_pytorch": "facenet-pytorch"}
-_EYES = "haarcascade_eye.xml"
 
 # Faces are looked for in a copy of at most this many pixels a side: the cascade's time grows with the area. Where
 # nothing is found in a larger photo, its parts are searched at full size.
@@ -32,6 +36,8 @@ _LEAST_RELATIVE_WEIGHT = 0.7
 _LEAST_SCORES = {"dlib": 0.3}
 # These find boxes alone.
 _WITHOUT_LANDMARKS = ("opencv", "ssd")
+# How far, by its width, the middle of a face that the photo's side cuts in two may lie from that side.
+_LARGEST_OFFSET = 0.35
 # The width that the widest face has in the copy in which the cascade looks for further ones.
 _SECOND_LOOK_FACE_PIXELS = 110
 
@@ -56,7 +62,7 @@ class DeepFaceDetector:
         self._client = _build(model, self.weight_files)
         self._read = reader_of(model)
         self.searches_eyes = model in _WITHOUT_LANDMARKS
-        self._eye_detector = cv2.CascadeClassifier(str(cascade_folder() / _EYES))
+        self._eye_detector = cv2.CascadeClassifier(str(cascade_folder() / EYE_CASCADE))
         self._second = None if model in _WITHOUT_LANDMARKS else DeepFaceDetector("opencv")
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
@@ -71,7 +77,35 @@ class DeepFaceDetector:
             copy = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             seen = self._second.search(image, copy)
             suspected = [face for face in seen if face.left_eye is not None]
+            suspected += self._cut_at_the_sides(copy, scale)
         return faces, suspected
+
+    def _cut_at_the_sides(self, copy: np.ndarray, scale: float) -> list[Face]:
+        """Faces that the photo's left or right side cuts in two: half a face and its mirror image are a whole one.
+
+        Args:
+            copy: of the photo, in which the widest face is `_SECOND_LOOK_FACE_PIXELS` wide.
+            scale: of the copy.
+
+        Returns:
+            without eyes, in the photo's pixels; the boxes reach as far beyond the photo as into it.
+        """
+        wide, found = _SECOND_LOOK_FACE_PIXELS, []
+        strip = min(copy.shape[1], round(1.2 * wide))
+        for is_left in (True, False):
+            part = copy[:, :strip] if is_left else copy[:, : -strip - 1 : -1]
+            mirrored = np.concatenate([part[:, :wide][:, ::-1], part], axis=1)
+            border = min(wide, strip)
+            for each in self._read(self._client, np.ascontiguousarray(mirrored[:, :, ::-1])):
+                x, y, w, h = each.box
+                if abs(x + w / 2 - border) > _LARGEST_OFFSET * w or each.confidence < _LEAST_SCORES.get(
+                    self._model, 0.0
+                ):
+                    continue
+                left = -w / 2 if is_left else copy.shape[1] - w / 2
+                box = (left / scale, y / scale, (left + w) / scale, (y + h) / scale)
+                found.append(Face(box, None, None, self._confidence(each.confidence)))
+        return found
 
     def search(self, image: np.ndarray, copy: np.ndarray) -> list[Face]:
         """The faces of a picture, in its pixels, that are seen in a smaller copy of it."""
@@ -143,10 +177,7 @@ def _build(model: str, files: tuple[Path, ...]) -> Any:
         )
     package = DETECTOR_PACKAGES.get(model)
     if package and importlib.util.find_spec(package) is None:
-        raise ConfigurationError(
-            f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}; install it, "
-            "or choose another with faces.detector"
-        )
+        raise ConfigurationError(_needs(model, package))
     with serving(files):
         return _build_here(model, files)
 
@@ -159,22 +190,21 @@ def _build_here(model: str, files: tuple[Path, ...]) -> Any:
             return _dlib_client(files[0])
         return modeling.build_model(task="face_detector", model_name=model)
     except (ImportError, AttributeError, ValueError) as error:
-        package = _missing_package(error)
+        package = missing_package(error)
         if package:
-            raise ConfigurationError(
-                f"DeepFace detector {model} needs the package {_PIP_NAMES.get(package, package)}, which is not "
-                "installed; install it, or choose another with faces.detector"
-            ) from error
-        raise ConfigurationError(f"DeepFace detector {model} cannot be loaded: {error}") from error
+            raise ConfigurationError(_needs(model, package)) from error
+        advice = (
+            "; this version has no `solutions`, which DeepFace asks for: install an older one"
+            if model == "mediapipe" and isinstance(error, AttributeError)
+            else ""
+        )
+        raise ConfigurationError(
+            f"DeepFace detector {model} cannot be loaded: {error}{advice}; or choose another with faces.detector"
+        ) from error
 
 
-def _missing_package(error: BaseException | None) -> str | None:
-    """The package whose import failed, which DeepFace's own message does not always name."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return error.name.partition(".")[0]
-        error = error.__cause__ or error.__context__
-    return None
+def _needs(model: str, package: str) -> str:
+    return f"DeepFace detector {model} {needs_package(package)}, or choose another with faces.detector"
 
 
 def _dlib_client(predictor: Path) -> Any:

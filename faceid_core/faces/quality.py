@@ -49,6 +49,7 @@ class Limits:
         min_eye_brightness, min_mouth_contrast: below them, eyes or mouth count as covered; None: any. See `visible`.
         max_flat_share: largest share of the face without texture, above which it counts as drawn; None: any.
         min_side_margin: least eye distances between an eye and the photo's side; None: any.
+        min_detail_share: least share of the face's pixels a side that its detail needs; None: any.
         covered: whether covered eyes or mouths "reject" the photo or "warn".
     """
 
@@ -66,6 +67,7 @@ class Limits:
     min_mouth_contrast: float | None = None
     max_flat_share: float | None = None
     min_side_margin: float | None = None
+    min_detail_share: float | None = None
     covered: str = "reject"
 
     @property
@@ -76,7 +78,13 @@ class Limits:
     @property
     def looks_at_parts(self) -> bool:
         """Whether what can be seen of eyes, mouth and texture is limited."""
-        parts = (self.min_eye_brightness, self.min_mouth_contrast, self.max_flat_share, self.min_side_margin)
+        parts = (
+            self.min_eye_brightness,
+            self.min_mouth_contrast,
+            self.max_flat_share,
+            self.min_side_margin,
+            self.min_detail_share,
+        )
         return any(part is not None for part in parts)
 
     @classmethod
@@ -188,8 +196,8 @@ def check(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
         what is wrong but only warned of: sentences.
 
     Raises:
-        PhotoRejected: face_too_small, face_cut_off, turned_away, badly_exposed, too_blurred, not_a_photograph or
-            face_covered.
+        PhotoRejected: face_too_small, face_cut_off, turned_away, badly_exposed, too_blurred, enlarged,
+            not_a_photograph or face_covered.
     """
     size = figures["face_pixels"]
     if size < limits.min_face_pixels:
@@ -225,6 +233,7 @@ def check(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
         raise PhotoRejected("badly_exposed", sentence, value=clipped, threshold=limits.max_clipped_share)
     _check_light(figures, limits)
     _check_sharpness(figures["sharpness"], limits)
+    _check_detail(figures, limits)
     warnings = _check_covered(figures, limits)
     flat = figures.get("flat_share", 0.0)
     if limits.max_flat_share is not None and flat > limits.max_flat_share:
@@ -233,6 +242,18 @@ def check(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
         )
         raise PhotoRejected("not_a_photograph", sentence, value=flat, threshold=limits.max_flat_share)
     return warnings
+
+
+def _check_detail(figures: dict[str, float], limits: Limits) -> None:
+    """Reject a face of many pixels and little detail: one that was enlarged."""
+    share = figures.get("detail_share", 1.0)
+    if limits.min_detail_share is not None and share < limits.min_detail_share:
+        size = figures["face_pixels"]
+        sentence = (
+            f"The face of {size:.0f} pixels shows no more than one of about {share * size:.0f}: the photo was enlarged. "
+            "Send the original."
+        )
+        raise PhotoRejected("enlarged", sentence, value=share, threshold=limits.min_detail_share)
 
 
 def _check_light(figures: dict[str, float], limits: Limits) -> None:
@@ -251,9 +272,13 @@ def _check_light(figures: dict[str, float], limits: Limits) -> None:
 
 def _check_covered(figures: dict[str, float], limits: Limits) -> tuple[str, ...]:
     """Reject a face whose eyes or mouth cannot be seen, or return the sentences that say so."""
-    warnings = []
+    warnings: list[str] = []
+    # Mirrored glasses are bright: dark around the eyes, and no eye for the cascade, are two signs.
+    eyes = limits.min_eye_brightness
+    unseen = "eyes_seen" if eyes and figures.get("eye_brightness", 0.0) >= eyes else ""
     for name, limit, what, cause in (
-        ("eye_brightness", limits.min_eye_brightness, "eyes", "sunglasses"),
+        ("eye_brightness", eyes, "eyes", "sunglasses"),
+        (unseen, 1.0, "eyes", "sunglasses"),
         ("mouth_contrast", limits.min_mouth_contrast, "mouth", "a mask, hand or scarf before it"),
     ):
         value = figures.get(name, math.inf)

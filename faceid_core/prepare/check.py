@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -30,12 +33,17 @@ from faceid_core.geometry.protocols import Point
 from faceid_core.identity import Identity
 from faceid_core.private import write_private
 from faceid_core.run.photo_source import PhotoSource, mask_of
+from faceid_core.stages.planning import detect, mask, parse
 from faceid_core.store import S3Settings
+from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.weights.required import DETECTOR, PARSER, ModelRef, required
+from faceid_core.weights.resolve import resolve
 
-THUMBNAIL_PIXELS = 96
+THUMBNAIL_PIXELS = 192
 # A crop of which less than this is photo says so.
 _LITTLE_PHOTO = 0.5
+# What a worker answers for a photo that is as it was.
+_SAME = "same"
 # Fewer photos than this are done before a second process has started.
 _WORTH_A_POOL = 8
 
@@ -82,6 +90,22 @@ class CheckSettings:
             pictures=None if pictures is None else str(pictures),
         )
 
+    def digest(self) -> str:
+        """SHA-256 of all that decides what becomes of a photo, with the code's versions and the models' files.
+
+        Raises:
+            MissingWeights, ConfigurationError: the detector or the parser is not here.
+        """
+        parts = {
+            "versions": [stage.SPEC.version for stage in (detect, parse, mask)],
+            "models": [resolve(self.detector).digest, resolve(self.parser).digest],
+            "limits": dict(self.limits),
+            "mask": [self.covered, self.filled, self.region],
+            "crop": [self.size, self.framing],
+            "pictures": self.pictures,
+        }
+        return sha256_hex(canonical_json(parts))
+
 
 @dataclass(frozen=True)
 class CheckedPhoto:
@@ -90,6 +114,8 @@ class CheckedPhoto:
     Args:
         outcome: usable, rejected (the photo's fault), or failed (ours: `reason` names the exception).
         figures: of quality and mask, by column of the table.
+        digest: SHA-256 of what was checked: the photo, and what the manifest says of it; empty if it was not read.
+        photo_digest: SHA-256 of the photo.
         eyes: of a usable photo's face, (left, right) in pixels of the upright photo.
         thumbnail: uint8 [h, w, 3], at most `THUMBNAIL_PIXELS` a side: the masked crop, the photo, or None.
     """
@@ -102,14 +128,20 @@ class CheckedPhoto:
     value: float | None = None
     threshold: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    photo_digest: str = ""
     seconds: float = 0.0
     eyes: tuple[Point, Point] | None = None
     thumbnail: np.ndarray | None = None
 
 
 def check_photos(
-    people: Sequence[Identity], settings: CheckSettings, *, jobs: int = 0
-) -> Iterator[CheckedPhoto]:
+    people: Sequence[Identity],
+    settings: CheckSettings,
+    *,
+    jobs: int = 0,
+    known: Mapping[str, CheckedPhoto] | None = None,
+) -> Generator[CheckedPhoto, None, None]:
     """Check the photo of each identity; results come as they are ready.
 
     A photo that kills its process (a decoder's fault, memory) fails alone: photos that were under way then are checked
@@ -119,6 +151,7 @@ def check_photos(
         people: from the manifest.
         settings: thresholds and models.
         jobs: processes; 0 takes one for each core.
+        known: by identity id, what was found with these settings; taken as it is where the photo is still the same.
 
     Raises:
         MissingWeights, ConfigurationError: the detector or the parser cannot be loaded.
@@ -126,39 +159,54 @@ def check_photos(
     jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(people) // _WORTH_A_POOL))
     # Loaded here as well, so that the command reports missing weights once, and not each process.
     worker = _Worker(settings)
+    known = known or {}
+    asked = [(person, _digest_of(known.get(person.identity_id))) for person in people]
     if jobs == 1:
-        yield from map(worker.check, people)
+        found = (worker.check(*each) for each in asked)
+        yield from (known[one.identity_id] if one.outcome == _SAME else one for one in found)
         return
-    waiting = deque(people)
+    waiting = deque(asked)
     while waiting:
-        for person in (yield from _check_in_pool(waiting, settings, jobs)):
-            yield _check_alone(person, settings)
+        for each in (yield from _check_in_pool(waiting, settings, jobs, known)):
+            yield _check_alone(each, settings)
+
+
+# An identity, and the digest of what is known of it.
+_Asked = tuple[Identity, str]
+
+
+def _digest_of(known: CheckedPhoto | None) -> str:
+    return "" if known is None else known.digest
 
 
 def _check_in_pool(
-    waiting: deque[Identity], settings: CheckSettings, jobs: int
-) -> Generator[CheckedPhoto, None, list[Identity]]:
-    """Work through `waiting`; return the identities that were under way when a process died."""
-    flying: dict[Future, Identity] = {}
-    with _pool(settings, jobs) as pool:
-        try:
-            while waiting or flying:
-                while waiting and len(flying) < 2 * jobs:
-                    flying[pool.submit(_check, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    found = future.result()
-                    del flying[future]
-                    yield found
-        except BrokenProcessPool:
-            return list(flying.values())
+    waiting: deque[_Asked], settings: CheckSettings, jobs: int, known: Mapping[str, CheckedPhoto]
+) -> Generator[CheckedPhoto, None, list[_Asked]]:
+    """Work through `waiting`; return what was under way when a process died."""
+    flying: dict[Future, _Asked] = {}
+    pool = _pool(settings, jobs)
+    try:
+        while waiting or flying:
+            while waiting and len(flying) < 2 * jobs:
+                flying[pool.submit(_check, *waiting[0])] = waiting[0]
+                waiting.popleft()
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                found = future.result()
+                del flying[future]
+                yield known[found.identity_id] if found.outcome == _SAME else found
+    except BrokenProcessPool:
+        return list(flying.values())
+    finally:
+        # After an interruption the photos that no process has begun are left.
+        pool.shutdown(cancel_futures=True)
     return []
 
 
-def _check_alone(person: Identity, settings: CheckSettings) -> CheckedPhoto:
+def _check_alone(asked: _Asked, settings: CheckSettings) -> CheckedPhoto:
+    person = asked[0]
     with _pool(settings, 1) as pool:
         try:
-            return pool.submit(_check, person).result()
+            return pool.submit(_check, person, "").result()
         except BrokenProcessPool:
             sentence = "The process that read this photo died. Save the photo again, as JPEG or PNG."
             return CheckedPhoto(person.identity_id, person.line, "failed", "process_died", sentence)
@@ -175,6 +223,8 @@ _worker: _Worker | None = None
 
 def _start_process(settings: CheckSettings) -> None:
     global _worker
+    # A terminal interrupts all processes at once; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One core per process: threads beside them would fight for the same cores.
     cv2.setNumThreads(1)
     if settings.parser.name == "segformer":
@@ -184,9 +234,9 @@ def _start_process(settings: CheckSettings) -> None:
     _worker = _Worker(settings)
 
 
-def _check(person: Identity) -> CheckedPhoto:
+def _check(person: Identity, known: str) -> CheckedPhoto:
     assert _worker is not None
-    return _worker.check(person)
+    return _worker.check(person, known)
 
 
 class _Worker:
@@ -198,16 +248,30 @@ class _Worker:
         self.limits = Limits.of(settings.limits)
         self.source = PhotoSource(settings.s3, self.limits.max_bytes)
 
-    def check(self, person: Identity) -> CheckedPhoto:
-        """Check one photo; what goes wrong is in the answer."""
-        begun, data = time.perf_counter(), b""
+    def check(self, person: Identity, known: str = "") -> CheckedPhoto:
+        """Check one photo; what goes wrong is in the answer.
+
+        Args:
+            known: the digest of what is known already; if it is still the same, so says the outcome.
+        """
+        begun, data, digest, photo_digest = time.perf_counter(), b"", "", ""
 
         def checked(outcome: str, **more) -> CheckedPhoto:
-            seconds = round(time.perf_counter() - begun, 3)
-            return CheckedPhoto(person.identity_id, person.line, outcome, seconds=seconds, **more)
+            return CheckedPhoto(
+                person.identity_id,
+                person.line,
+                outcome,
+                seconds=round(time.perf_counter() - begun, 3),
+                digest=digest,
+                photo_digest=photo_digest,
+                **more,
+            )
 
         try:
             data = self.source.read(person)
+            digest, photo_digest = self._digests(data, person)
+            if known == digest:
+                return checked(_SAME)
             picture, figures, thumbnail, eyes = self._prepare(data, person)
             if self.settings.pictures is not None:
                 write_private(Path(self.settings.pictures) / f"{person.identity_id}.png", picture())
@@ -228,6 +292,13 @@ class _Worker:
             sentence = "This is a fault of faceid or of the machine, not of the photo."
             return checked("failed", reason=type(error).__name__, sentence=sentence)
         return checked("usable", figures=figures, eyes=eyes, thumbnail=_fitted(thumbnail))
+
+    def _digests(self, data: bytes, person: Identity) -> tuple[str, str]:
+        """SHA-256 of all that is checked, and of the photo."""
+        photo = hashlib.sha256(data).hexdigest()
+        drawn = self.source.read(mask_of(person)) if person.subject_mask else b""
+        asked = [photo, person.face_box, person.subject_box, hashlib.sha256(drawn).hexdigest()]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest(), photo
 
     def _prepare(
         self, data: bytes, person: Identity

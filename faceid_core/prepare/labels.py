@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,15 +84,15 @@ def _label(path: Path, line: int, row: Mapping[str, str | None]) -> Label:
     return Label((row["label"] or "").strip(), eyes)
 
 
-def summarize(labels: Mapping[str, Label], checked: Mapping[str, CheckedPhoto]) -> list[LabelSummary]:
+def summarize(labels: Mapping[str, Label], checked: Iterable[CheckedPhoto]) -> list[LabelSummary]:
     """What became of the labeled photos, by label, the good ones first.
 
     Args:
         labels: by the photo's SHA-256.
-        checked: outcomes by the photo's SHA-256; photos without a label are left out.
+        checked: results; photos without a label are left out, and of copies of one photo one is counted.
     """
     by_label: dict[str, list[tuple[Label, CheckedPhoto]]] = {}
-    for digest, outcome in checked.items():
+    for digest, outcome in {one.photo_digest: one for one in checked}.items():
         if digest in labels:
             by_label.setdefault(labels[digest].label, []).append((labels[digest], outcome))
     found = []

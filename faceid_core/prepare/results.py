@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +15,139 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from faceid_core.identity import Identity
+from faceid_core.photo_folder import LeftOut, printable
 from faceid_core.photos import encode_png
 from faceid_core.prepare.check import CheckedPhoto
+from faceid_core.prepare.differences import Difference
 from faceid_core.private import owner_only, write_private
 from faceid_core.report.contact_sheet import shortened
 from faceid_core.report.rendering import render
 
 COLUMNS: dict[str, type] = {
-    "identity_id": str, "line": int, "outcome": str, "reason": str, "sentence": str, "value": float, "threshold": float,
-    "face_pixels": float, "eye_distance_pixels": float, "sharpness": float, "cut_share": float, "brightness": float,
-    "contrast": float, "clipped_share": float, "yaw_degrees": float, "confidence": float, "others": int,
-    "photo_share": float, "mask_share": float, "mask_ok": bool, "eye_brightness": float, "mouth_contrast": float,
-    "flat_share": float, "side_margin": float, "warnings": str, "seconds": float,
+    "identity_id": str, "file": str, "line": int, "outcome": str, "reason": str, "sentence": str, "value": float,
+    "threshold": float, "face_pixels": float, "eye_distance_pixels": float, "sharpness": float, "cut_share": float,
+    "brightness": float, "contrast": float, "clipped_share": float, "yaw_degrees": float, "confidence": float,
+    "others": int, "photo_share": float, "mask_share": float, "mask_ok": bool, "eye_lightness": float, "eyes_seen": int,
+    "eye_brightness": float, "mouth_contrast": float, "flat_share": float, "side_margin": float, "detail_share": float,
+    "warnings": str, "photo_digest": str, "seconds": float,
 }  # fmt: skip
+TABLE = "prepared.csv"
+# The outcome of an entry of a folder that is no person's photo.
+LEFT_OUT = "left_out"
+MOST_EXAMPLES = 3
 _INK, _PAPER, _EMPTY = (28, 28, 26), (255, 255, 255), (238, 238, 234)
 _COLORS = {"usable": (26, 127, 55), "rejected": (176, 96, 0), "failed": (190, 30, 45)}
 _GAP, _LINE = 6, 13
-_BADGES = {"usable": "done", "rejected": "rejected", "failed": "failed"}
+_BADGES = {"usable": "done", "rejected": "rejected", "failed": "failed", LEFT_OUT: "refused"}
 
 
-def write_results(folder: Path, checked: Sequence[CheckedPhoto], about: Mapping[str, str]) -> None:
+@dataclass(frozen=True)
+class ReasonSummary:
+    """The photos of one outcome and reason.
+
+    Args:
+        photos: their number.
+        examples: names of up to `MOST_EXAMPLES` files.
+        sentence: what is said of the first one.
+    """
+
+    outcome: str
+    reason: str
+    photos: int
+    examples: tuple[str, ...]
+    sentence: str
+
+
+class GrowingTable:
+    """prepared.csv while photos are checked: a row is in it as soon as its photo is done.
+
+    Args:
+        folder: that exists.
+        files: by identity id, the name of the photo's file.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, str]):
+        self._files = files
+        path = folder / TABLE
+        self._stream = open(path, "w", newline="", encoding="utf-8", opener=owner_only)  # noqa: SIM115 until `close`
+        self._writer = csv.DictWriter(self._stream, COLUMNS)
+        self._writer.writeheader()
+        self._stream.flush()
+
+    def add(self, one: CheckedPhoto) -> None:
+        """Write the row of a photo."""
+        self._writer.writerow(_row(one, self._files))
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def file_names(people: Sequence[Identity], base: Path) -> dict[str, str]:
+    """By identity id, the name of the photo's file: below the manifest's folder, or its address."""
+    start = f"{base.absolute()}/"
+    return {each.identity_id: printable(each.photo.removeprefix(start)) for each in people}
+
+
+def write_results(
+    folder: Path,
+    checked: Sequence[CheckedPhoto],
+    about: Mapping[str, str],
+    *,
+    files: Mapping[str, str],
+    left_out: Sequence[LeftOut] = (),
+    thumbnail: Callable[[str], np.ndarray | None],
+    differences: Sequence[Difference] = (),
+) -> None:
     """Write prepared.csv, prepared.parquet, sheet.png and index.html.
 
     Args:
         folder: that exists.
-        checked: one for each identity, in the manifest's order.
+        checked: one for each identity that was checked, in the manifest's order.
         about: settings by name, in words for the page.
+        files: by identity id, the name of the photo's file.
+        left_out: what a folder of photos holds besides.
+        thumbnail: the picture of an identity id, or None.
+        differences: from other settings, for the page.
     """
-    rows = [_row(one) for one in checked]
-    with open(folder / "prepared.csv", "w", newline="", encoding="utf-8", opener=owner_only) as stream:
+    rows = [_row(one, files) for one in checked] + [_left_out_row(each) for each in left_out]
+    # What was written while photos were checked stays until the whole table is there.
+    temporary = folder / f".{TABLE}"
+    with open(temporary, "w", newline="", encoding="utf-8", opener=owner_only) as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+    temporary.replace(folder / TABLE)
     _write_parquet(folder / "prepared.parquet", rows)
-    cells = [(one.identity_id, one.outcome, one.reason, one.thumbnail) for one in checked]
+    cells = [(one.identity_id, one.outcome, one.reason, thumbnail(one.identity_id)) for one in checked]
     write_private(folder / "sheet.png", thumbnail_sheet(cells))
-    write_private(folder / "index.html", rejections_page(rows, about))
+    shown = {one.identity_id for one, cell in zip(checked, cells, strict=True) if cell[3] is not None}
+    write_private(folder / "index.html", results_page(rows, about, shown=shown, differences=differences))
+
+
+def summarize_reasons(
+    checked: Sequence[CheckedPhoto], left_out: Sequence[LeftOut], files: Mapping[str, str]
+) -> list[ReasonSummary]:
+    """How many photos are of which outcome and reason, with examples: usable ones first, then the most frequent."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for one in checked:
+        name = files.get(one.identity_id, one.identity_id)
+        groups.setdefault((one.outcome, one.reason), []).append((name, one.sentence))
+    for each in left_out:
+        groups.setdefault((LEFT_OUT, each.reason), []).append((printable(each.name), each.sentence))
+    order = sorted(groups, key=lambda key: (key[0] != "usable", key[0] == LEFT_OUT, -len(groups[key]), key))
+    return [
+        ReasonSummary(
+            outcome,
+            reason,
+            len(groups[outcome, reason]),
+            tuple(name for name, _ in groups[outcome, reason][:MOST_EXAMPLES]),
+            groups[outcome, reason][0][1],
+        )
+        for outcome, reason in order
+    ]
 
 
 def thumbnail_sheet(
@@ -58,7 +156,7 @@ def thumbnail_sheet(
     """A PNG of thumbnails in reading order.
 
     Args:
-        cells: (name, outcome, reason, picture uint8 [h, w, 3] at most `side` pixels a side, or None) of each.
+        cells: (name, outcome, reason, picture uint8 [h, w, 3], or None) of each.
         side: of a cell in pixels.
         columns: of the sheet; 0 makes it about 4:3.
     """
@@ -72,6 +170,7 @@ def thumbnail_sheet(
         if picture is None:
             pen.rectangle((left, top, left + side - 1, top + side - 1), _EMPTY)
         else:
+            picture = _fitted(picture, side)
             at = left + (side - picture.shape[1]) // 2, top + (side - picture.shape[0]) // 2
             sheet.paste(Image.fromarray(picture), at)
         color = _COLORS.get(outcome, _INK)
@@ -81,30 +180,69 @@ def thumbnail_sheet(
     return encode_png(np.asarray(sheet))
 
 
-def rejections_page(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> bytes:
-    """Every photo that cannot be used, with reason, value, limit and a sentence for its supplier."""
-    set_aside = [row for row in rows if row["outcome"] != "usable"]
+def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
+    scale = side / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def results_page(
+    rows: Sequence[Mapping[str, Any]],
+    about: Mapping[str, str],
+    *,
+    shown: set[str] | frozenset[str] = frozenset(),
+    differences: Sequence[Difference] = (),
+) -> bytes:
+    """Every photo that cannot be used beside its reason and sentence; warnings; what is left out.
+
+    Args:
+        rows: of the table.
+        about: settings by name.
+        shown: identity ids that have a thumbnail.
+        differences: from other settings.
+    """
+    set_aside = [row for row in rows if row["outcome"] in ("rejected", "failed")]
+    by_reason: dict[str, list[Mapping[str, Any]]] = {}
+    for row in set_aside:
+        by_reason.setdefault(row["reason"], []).append(row)
     return render(
         "prepared.html",
         about=about,
         counts=Counter(row["outcome"] for row in rows),
         badges=_BADGES,
-        reasons=Counter(row["reason"] for row in set_aside).most_common(),
-        set_aside=set_aside,
+        groups=sorted(by_reason.items(), key=lambda group: -len(group[1])),
+        warned=[row for row in rows if row["outcome"] == "usable" and row["warnings"]],
+        left_out=[row for row in rows if row["outcome"] == LEFT_OUT],
+        shown=shown,
+        differences=differences,
     )
 
 
-def _row(one: CheckedPhoto) -> dict[str, Any]:
+def _row(one: CheckedPhoto, files: Mapping[str, str]) -> dict[str, Any]:
     given = {
         "identity_id": one.identity_id,
+        "file": files.get(one.identity_id),
         "line": one.line,
         "outcome": one.outcome,
         "reason": one.reason,
         "sentence": one.sentence,
         "value": one.value,
         "threshold": one.threshold,
+        "photo_digest": one.photo_digest or None,
         "seconds": one.seconds,
         **one.figures,
+    }
+    return {name: given.get(name) for name in COLUMNS}
+
+
+def _left_out_row(each: LeftOut) -> dict[str, Any]:
+    given = {
+        "file": printable(each.name),
+        "outcome": LEFT_OUT,
+        "reason": each.reason,
+        "sentence": each.sentence,
     }
     return {name: given.get(name) for name in COLUMNS}
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load
 
 from faceid_core import __version__, photos
 from faceid_core.errors import ConfigurationError, DamagedInput, PhotoRejected, StoreError
+from faceid_core.evaluate.calibration import Calibration, calibration_of
 from faceid_core.evaluate.shards import ShardRow, read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import WEAK, Outcome
@@ -19,6 +20,7 @@ from faceid_core.publish.promotion import COMPARISON, Verdict
 from faceid_core.publish.scores import FINISHED, quarantine_damaged
 from faceid_core.report.gallery_page import gallery_page, strip
 from faceid_core.report.index_page import index_page
+from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import Embedded, embedded
 from faceid_core.report.person_page import person_page
 from faceid_core.run.execute import put_photo
@@ -66,14 +68,20 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
         if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary, beside):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
-    return write_index(run, summary)
+    return write_index(run, found, summary)
 
 
-def write_index(run: Run, summary: Sequence[Mapping], verdict: Verdict | None = None) -> str:
+def write_index(
+    run: Run,
+    found: Sequence[tuple[Subject, SubjectScores]],
+    summary: Sequence[Mapping],
+    verdict: Verdict | None = None,
+) -> str:
     """Write a run's index and gallery, whose pages of people are written and recorded; return the index's name.
 
     Args:
         run: The run.
+        found: Subjects with their scores.
         summary: The rows of `identity_summary`.
         verdict: How the run compares with earlier ones, once its rows are published.
     """
@@ -98,7 +106,7 @@ def write_index(run: Run, summary: Sequence[Mapping], verdict: Verdict | None = 
             index_url=INDEX,
         )
         replace_object(run.store, run_object(run.run_id, GALLERY), page)
-    compared = verdict.against_last
+    compared, calibration = verdict.against_last, _calibration(run)
     page = index_page(
         run=_run(run),
         outcome_reports=[
@@ -112,6 +120,12 @@ def write_index(run: Run, summary: Sequence[Mapping], verdict: Verdict | None = 
         comparison_url=COMPARISON if compared else "",
         gallery_url=GALLERY if names else "",
         sentence=verdict.sentence,
+        likeness={
+            subject.name: likeness_of(scores.scores, scores.floor, calibration)
+            for subject, scores in found
+            if subject.kind == "person"
+        },
+        calibration=calibration,
         notes=[f"{name}: {message}" for name, message in run.failures_common.items()],
     )
     name = run_object(run.run_id, INDEX)
@@ -243,6 +257,12 @@ def _common(run: Run) -> dict[str, list[str]]:
     }
 
 
+def _calibration(run: Run) -> Calibration | None:
+    score = run.config.score
+    chosen = {"photographs": score.recognizers[0], "photographs-selection": score.selection_recognizer}
+    return calibration_of(chosen.get(score.scorers, score.scorers))
+
+
 def _page_name(subject: Subject, common: dict[str, list[str]]) -> str:
     results = {result: _content(manifest) for result, manifest in subject.manifests.items()}
     digest = sha256_hex(canonical_json({"version": PAGE_VERSION, "results": results, "common": common}))
@@ -319,6 +339,7 @@ def _person(
         scores=scores.scores,
         floor_scores=scores.floor,
         summary=summary,
+        calibration=_calibration(run),
         index_url=f"../../../runs/{run.run_id}/{INDEX}",
         beside=beside.of(subject),
         reproduction=_reproduction(run, subject),

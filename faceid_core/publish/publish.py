@@ -57,7 +57,7 @@ class Published:
 
 def publish(run: Run) -> Published:
     """Write tables and pages of a run whose outcome reports are all closed; doing it again changes nothing."""
-    published: list[tuple[str, list[dict], int]] = []
+    published: list[tuple[str, Found, list[dict], int]] = []
 
     def rows() -> dict[str, pa.Table]:
         refuse_erased(run)
@@ -67,16 +67,16 @@ def publish(run: Run) -> Published:
         refuse_erased(run)
         found, summary = _not_erased(run, found, summary)
         status = exit_status(run.outcome_reports.values(), max_failed_share=run.config.run.max_failed_share)
-        published[:] = [(index, summary, status)]
+        published[:] = [(index, found, summary, status)]
         return run_tables(run, found, summary, exit_status=status)
 
     _publish_without_erased(run, rows)
-    index, summary, status = published[0]
+    index, found, summary, status = published[0]
     # Set here, because a flow that is interrupted may never see this function return.
     run.published = {"exit_status": status, "index": index}
     verdict = judge(run, status)
     try:
-        write_index(run, summary, verdict)
+        write_index(run, found, summary, verdict)
     except StoreError as error:  # the index without what changed is there
         run.reporter.note(f"the index does not show what changed: {error}")
     compared = {}

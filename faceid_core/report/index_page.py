@@ -11,9 +11,11 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
+from faceid_core.evaluate.calibration import Calibration
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.report import plots
 from faceid_core.report.figures import BY_COLUMN, FIGURES, number
+from faceid_core.report.likeness import Likeness, mean_likeness
 from faceid_core.report.rendering import render, score_table
 
 # Other fields of an outcome report (its id, paths) stay out of the page.
@@ -54,6 +56,8 @@ def index_page(
     gallery_url: str = "",
     sentence: str = "",
     notes: Sequence[str] = (),
+    likeness: Mapping[str, Likeness] | None = None,
+    calibration: Calibration | None = None,
 ) -> bytes:
     """One HTML file without pictures; people appear by their opaque keys only.
 
@@ -71,6 +75,8 @@ def index_page(
         comparison_url: Address of the comparison's page; empty if there is none.
         gallery_url: Address of the gallery; empty if there is none.
         sentence: Which run is current; may be empty.
+        likeness: By identity key, what the identity scores come to.
+        calibration: Of the recognizer, or None.
         notes: Sentences for the foot of the page, such as failures of floor and ceiling.
     """
     urls = person_urls or {}
@@ -86,11 +92,14 @@ def index_page(
     over = total["over_people"]
     similarity = over["identity_similarity"]
     library, script = _scripts()
+    alike = likeness or {}
     return render(
         "index.html",
         run={"about": {}} | dict(run),
         counts=Counter(outcome_report["outcome"] or "unknown" for outcome_report in shown),
         total=total,
+        likeness=mean_likeness(list(alike.values())),
+        calibration=calibration,
         over=over,
         scale=plots.scale_bar(
             *(similarity[name] for name in ("mean", "low", "high", "floor", "ceiling")),
@@ -99,7 +108,7 @@ def index_page(
         plot=plots.identity_concepts_plot(summary, urls),
         is_density=plots.is_density(summary),
         people=[
-            _person(outcome_report, by_key.get(outcome_report["identity_key"]), changed)
+            _person(outcome_report, by_key, changed, alike)
             for outcome_report in sorted(shown, key=lambda each: _urgency(each, changed))
         ],
         set_aside=[
@@ -163,8 +172,14 @@ def _groups() -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
     yield "One photo under several ids", lambda outcome_report: bool(outcome_report["same_photo"])
 
 
-def _person(outcome_report: Mapping, row: Mapping | None, changed: Mapping[str, Sequence[str]]) -> dict:
-    cells = []
+def _person(
+    outcome_report: Mapping,
+    by_key: Mapping[str, Mapping],
+    changed: Mapping[str, Sequence[str]],
+    likeness: Mapping[str, Likeness],
+) -> dict:
+    key, cells = outcome_report["identity_key"], []
+    row = by_key.get(key)
     for column, name in _COLUMNS:
         value = (row or {}).get(column)
         text = number(value, percent=BY_COLUMN[column].percent)
@@ -176,7 +191,8 @@ def _person(outcome_report: Mapping, row: Mapping | None, changed: Mapping[str, 
     words += [outcome_report["stage"] or "", outcome_report["reason"] or ""]
     return {
         "outcome_report": outcome_report,
-        "identity_key": outcome_report["identity_key"],
+        "identity_key": key,
+        "likeness": likeness.get(key, Likeness()),
         "url": outcome_report["url"],
         "changed": ", ".join(changed.get(outcome_report["identity_key"], ())),
         "search": " ".join(filter(None, words)),

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from faceid_core.evaluate.calibration import Calibration
 from faceid_core.evaluate.grid import Prompt
 from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.evaluate.summary import identity_counting_faceless, leakage_by_part
 from faceid_core.report import plots
 from faceid_core.report.figures import DASH, number
+from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import Embedded, attention_overlay, embedded, mask_overlay, with_box
 from faceid_core.report.rendering import mean_row, render, score_table
 
@@ -40,6 +42,7 @@ def person_page(
     index_url: str = "",
     beside: Sequence[tuple[str, Mapping[tuple[str, int], Embedded]]] = (),
     reproduction: Mapping | None = None,
+    calibration: Calibration | None = None,
 ) -> bytes:
     """One self-contained HTML file with its pictures and without script.
 
@@ -63,6 +66,7 @@ def person_page(
         floor_scores: Identity and leakage rows of the class word's pictures against this person.
         summary: Rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
             named people are looked up in it.
+        calibration: Of the recognizer, or None.
         index_url: Address of the run index, relative to this page; no link if empty.
         beside: Pictures of other subjects at the same prompts and seeds, such as the class word's: name, and text of
             the prompt and seed -> picture.
@@ -76,6 +80,8 @@ def person_page(
         person={"message": "", "weak": False} | dict(person),
         summary=own,
         floor=floor,
+        likeness=likeness_of(scores, floor_scores, calibration),
+        calibration=calibration,
         scale=own and _scale(own, floor, ceiling),
         table=score_table((own, floor, ceiling)),
         stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)

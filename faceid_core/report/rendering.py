@@ -10,6 +10,7 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from faceid_core.report.figures import BY_COLUMN, DASH, FIGURES, Figure, duration, number
+from faceid_core.report.likeness import percent
 
 
 @cache
@@ -24,7 +25,7 @@ def _engine() -> Environment:
     )
     # jinja2 annotates the mapping by what it puts there itself.
     shared = cast(dict[str, Any], engine.globals)
-    shared.update(number=number, duration=duration, figures=BY_COLUMN)
+    shared.update(number=number, duration=duration, figures=BY_COLUMN, percent=percent)
     return engine
 
 

@@ -15,26 +15,32 @@ from faceid_core.errors import ConfigurationError, ObjectMissing, StoreError
 from faceid_core.identity import (
     MOST_MANIFEST_BYTES,
     Identity,
+    is_folder_of_photos,
     parse_face_box,
     parse_manifest,
+    read_folder,
     read_manifest,
     too_large_a_manifest,
 )
+from faceid_core.photo_folder import summary_of
+from faceid_core.photos import encode_png
+from faceid_core.private import FOLDER_MODE, write_private
 from faceid_core.store import open_store
 from faceid_core.store.folder import folder_of
 
 SAMPLES = "miniature:samples"
+EXAMPLE = "example:astronaut"
 _POPULATION = re.compile(r"miniature:([a-z-]+):([0-9]+)")
 
 
 def manifest_source(config: NightlyConfig) -> str:
-    """Path of the manifest; people of the miniature world are written to a folder beside the store first.
+    """Path of the manifest; people of the miniature world and the example are written beside the store first.
 
     Existing photos of the sample people stay as they are, so that one can be exchanged by hand and run again. Those of
     a population ('miniature:held-out:16') are always written.
 
     Raises:
-        ConfigurationError: there is no such population, or it has fewer people.
+        ConfigurationError: there is no such population, or it has fewer people; the package with the example is missing.
     """
     if config.identities == SAMPLES:
         from faceid_core.miniature.samples import write_samples  # the renderer: only a miniature run needs it
@@ -43,6 +49,8 @@ def manifest_source(config: NightlyConfig) -> str:
         if not (folder / "identities.csv").is_file():
             write_samples(folder)
         return str(folder / "identities.csv")
+    if config.identities == EXAMPLE:
+        return str(_write_example(config))
     asked = _POPULATION.fullmatch(config.identities)
     if asked:
         return str(_write_population(config, asked[1], int(asked[2])))
@@ -52,6 +60,28 @@ def manifest_source(config: NightlyConfig) -> str:
 def _beside_the_store(config: NightlyConfig, name: str) -> Path:
     in_s3 = config.store.startswith("s3://")
     return Path("work") / name if in_s3 else folder_of(config.store).parent / name
+
+
+def _write_example(config: NightlyConfig) -> Path:
+    """One real portrait, which scikit-image brings: NASA's of Eileen Collins, in the public domain.
+
+    Raises:
+        ConfigurationError: scikit-image is not installed.
+    """
+    folder = _beside_the_store(config, "photos")
+    manifest = folder / "identities.csv"
+    if not manifest.is_file():
+        try:
+            from skimage import data  # an extra that only this example needs
+        except ImportError:
+            raise ConfigurationError(
+                f"identities {EXAMPLE} needs the package scikit-image: pip install 'faceid[example]', or name a folder "
+                "of photos with --identities"
+            ) from None
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        write_private(folder / "astronaut.png", encode_png(data.astronaut()))
+        write_private(manifest, b"identity_id,photo,class_word\nastronaut,astronaut.png,woman\n")
+    return manifest
 
 
 def _write_population(config: NightlyConfig, population: str, count: int) -> Path:
@@ -84,6 +114,14 @@ def read_identities(config: NightlyConfig) -> list[Identity]:
     chosen = [person for person in people if not wanted or person.identity_id in wanted]
     _refuse_names_for_things(config, chosen)
     return chosen
+
+
+def left_out_of(config: NightlyConfig) -> str:
+    """A sentence on what a folder of photos holds besides people; it names none. Empty for a manifest, or if nothing."""
+    source = config.identities
+    if source.startswith("s3://") or not is_folder_of_photos(Path(source)):
+        return ""
+    return summary_of(read_folder(Path(source))[1])
 
 
 def _manifest(config: NightlyConfig, source: str) -> list[Identity]:

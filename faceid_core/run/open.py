@@ -9,7 +9,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.identity import Identity
 from faceid_core.run.admission import admit_all, ceiling_names
-from faceid_core.run.identities import read_identities
+from faceid_core.run.identities import left_out_of, read_identities
 from faceid_core.run.photo_source import PhotoSource
 from faceid_core.run.preflight import require_fit
 from faceid_core.run.records import new_run_id, write_request, write_status
@@ -63,6 +63,8 @@ def open_run(
     # Problems of the manifest, and texts that the model cannot read, are reported now, not after a wait for the lease.
     requested = identities_of(config)
     require_fit(plan, requested, ceiling_names(config))
+    if identities_of is read_identities and (left_out := left_out_of(config)):
+        reporter.note(left_out)
     store, secret = open_or_create(config, read_only=dry_run, report=reporter.note)
     wait = LeaseWait(config, store.url, scheduled or asked, report_wait or reporter.note)
     lease = None if dry_run else RunLease.acquire(store, run_id, on_busy=config.run.on_busy, waiting=wait)

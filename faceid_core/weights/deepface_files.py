@@ -40,6 +40,8 @@ DETECTOR_PACKAGES = {
     "fastmtcnn": "facenet_pytorch",
     "mediapipe": "mediapipe",
 }
+# What to install for a package that is imported under another name.
+_PIP_NAMES = {"dlib": "dlib-bin", "retinaface": "retina-face", "facenet_pytorch": "facenet-pytorch"}
 _CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_eye.xml")
 
 # Files that a model is being loaded from: name -> path. DeepFace asks by name alone.
@@ -150,6 +152,21 @@ def detector_package_version(name: str) -> str | None:
     return None
 
 
+def missing_package(error: BaseException | None) -> str | None:
+    """The package whose import failed, which DeepFace's own message does not always name."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def needs_package(package: str) -> str:
+    """That a package is missing, and how to install it, as the middle of a sentence."""
+    pip_name = _PIP_NAMES.get(package, package)
+    return f"needs the package {pip_name}, which is not installed: pip install {pip_name}"
+
+
 def prepare_deepface() -> None:
     """Import DeepFace so that it is quiet, reads onnx graphs, and takes the files that are here.
 
@@ -225,7 +242,10 @@ def build(task: str, name: str, files: Sequence[Path]) -> Any:
 
         try:
             return modeling.get_model_class(task=task, model_name=name)()
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(f"DeepFace's {name} needs a package that is missing: {error}") from error
         except (ImportError, ValueError, RuntimeError) as error:
+            package = missing_package(error)
+            if package:
+                raise ConfigurationError(
+                    f"DeepFace's {name} {needs_package(package)}, or choose another model"
+                ) from error
             raise ConfigurationError(f"DeepFace's {name} cannot be loaded: {error}") from error

@@ -48,7 +48,7 @@ def test_a_face_is_drawn_and_a_text_is_turned_away(folder):
     told, out = prepare(folder, "--faces", "deepface", "--size", "128")
     assert "1 of 2 photos are usable" in told and "not_an_image" in told
     assert sorted(path.name for path in out.iterdir()) == [
-        "index.html", "people", "prepared.csv", "prepared.parquet", "sheet.png"
+        "checked.jsonl", "index.html", "people", "prepared.csv", "prepared.parquet", "sheet.png", "thumbnails"
     ]  # fmt: skip
     assert photos.decode_png((out / "people" / "astronaut.png").read_bytes()).shape[1] > 400
 
@@ -70,7 +70,7 @@ def test_the_limits_are_those_of_the_nights_configuration(folder, limit, reason)
     (page,) = [
         line
         for line in (out / "index.html").read_text().splitlines()
-        if f">{reason}<" in line and "astro" in line
+        if f">{reason}<" in line and "astronaut.png</td>" in line
     ]
     row = next(row for row in rows(out) if row["identity_id"] == "astronaut")
     assert row["reason"] == reason and row["sentence"][:40] in page
@@ -99,7 +99,9 @@ def test_many_photos_in_two_processes_give_one_table_one_sheet_and_one_page(tmp_
     columns = pq.read_table(out / "prepared.parquet")
     assert columns["outcome"].to_pylist() == [row["outcome"] for row in table]
     page = (out / "index.html").read_text()
-    assert page.count('<tr><td class="words">p') == 6 and "not_an_image" in page
+    assert page.count(".jpg</td>") == 6 and "not_an_image" in page
+    # A rejected photo stands beside its sentence.
+    assert page.count('<img src="thumbnails/p') == 6 and (out / "thumbnails" / "p00.png").is_file()
     sheet = photos.decode_png((out / "sheet.png").read_bytes())
     assert sheet.shape[1] > 4 * 96 and (sheet[110:, 10:100].std() > 20)
 
@@ -175,3 +177,94 @@ def test_a_labels_file_without_labels_is_named(tmp_path):
     (tmp_path / "labels.csv").write_text("photo,label\n")
     with pytest.raises(InputContractError, match="sha256"):
         read_labels(tmp_path / "labels.csv")
+
+
+def counted(monkeypatch, *, stop_after=None):
+    """Count the photos that are computed; stop by an interruption after some."""
+    from faceid_core.prepare import check
+
+    whole, computed = check.prepare_photo, []
+
+    def prepare_photo(data, **settings):
+        if stop_after is not None and len(computed) == stop_after:
+            raise KeyboardInterrupt
+        computed.append(len(data))
+        return whole(data, **settings)
+
+    monkeypatch.setattr(check, "prepare_photo", prepare_photo)
+    return computed
+
+
+def test_an_interrupted_call_keeps_its_rows_and_the_next_one_goes_on(folder, monkeypatch):
+    (folder / "b.jpg").write_bytes(jpeg(data.astronaut()[:102]))
+    (folder / "note.txt").write_text("text")
+    out = folder.parent / "prepared"
+    command = ["prepare", "--photos", str(folder), "--out", str(out), "--size", "64", "--jobs", "1"]
+    with monkeypatch.context() as stopping:
+        counted(stopping, stop_after=1)
+        told = CliRunner().invoke(cli, command, env={"COLUMNS": "200"})
+    assert told.exit_code == 130 and "2 photos are left" in told.output
+    assert [(row["file"], row["outcome"]) for row in rows(out)] == [
+        ("astronaut.png", "usable"), ("note.txt", "left_out")
+    ]  # fmt: skip
+    computed = counted(monkeypatch)
+    told, _ = prepare(folder, "--size", "64", "--jobs", "1")
+    # Of the two that were left one is no picture, and the first one was known.
+    assert len(computed) == 2 and "1 as an earlier call found them" in told
+    assert [row["outcome"] for row in rows(out)] == ["usable", "rejected", "rejected", "left_out"]
+    computed.clear()
+    prepare(folder, "--size", "64", "--jobs", "1")
+    assert computed == []
+    # Another photo under the same name, another limit or a lost picture are computed again.
+    (folder / "b.jpg").write_bytes(jpeg(data.astronaut()))
+    prepare(folder, "--size", "64", "--jobs", "1")
+    assert len(computed) == 1
+    (out / "people" / "astronaut.png").unlink()
+    prepare(folder, "--size", "64", "--jobs", "1")
+    assert len(computed) == 2
+    prepare(folder, "--size", "64", "--jobs", "1", "--set", "faces.min_sharpness=0.09")
+    assert len(computed) == 5
+
+
+def test_rows_are_in_the_table_before_all_photos_are_done(folder, monkeypatch):
+    out, seen = folder.parent / "prepared", []
+    from faceid_core.prepare import check
+
+    whole = check.photos.decode
+
+    def decode(data, **limits):
+        seen.append([row["identity_id"] for row in rows(out)])
+        return whole(data, **limits)
+
+    (folder / "b.png").write_bytes((folder / "astronaut.png").read_bytes())
+    monkeypatch.setattr("faceid_core.faces.prepare.photos.decode", decode)
+    prepare(folder, "--size", "64", "--jobs", "1")
+    assert seen[0] == [] and ["astronaut"] in seen
+
+
+def test_reasons_have_a_number_and_up_to_three_examples(tmp_path):
+    found = tmp_path / "photos"
+    found.mkdir()
+    for number in range(5):
+        (found / f"text{number}.png").write_bytes(b"no picture")
+    (found / "[bold]good.png").write_bytes(photos.encode_png(data.astronaut()))
+    (found / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    told, _ = prepare(found, "--size", "64", "--no-pictures")
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told.splitlines()]
+    (row,) = [each for each in cells if each[:3] == ["rejected", "not_an_image", "5"]]
+    assert row[3] == "text0.png, text1.png, text2.png ..."
+    assert ["usable", "", "1", "[bold]good.png", ""] in cells
+    assert any(each[:4] == ["left out", "broken_link", "1", "gone.jpg"] for each in cells)
+    assert "'[bold]good.png' is bold-good" in told
+
+
+def test_two_settings_are_compared_on_one_folder(folder):
+    told, out = prepare(folder, "--size", "64", "--against", "faces.min_face_pixels=300")
+    assert "astronaut.png  usable | rejected: face_too_small" in told
+    with (out / "differences.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["identity_id"], row["first"]) == ("astronaut", "usable")
+    assert "Judged differently" in (out / "index.html").read_text()
+    assert [row["outcome"] for row in rows(out / "against")] == ["rejected", "rejected"]
+    told = CliRunner().invoke(cli, ["prepare", "--photos", str(folder), "--against", "detector"])
+    assert told.exit_code == 2 and "--against" in told.output

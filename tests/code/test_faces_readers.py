@@ -1,5 +1,7 @@
 """DeepFace's detectors by name: every landmark that a model gives comes out under its name and on its side."""
 
+import re
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -7,14 +9,16 @@ import numpy as np
 import pytest
 from skimage import data
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.evaluate.recognizers import load_recognizer
 from faceid_core.faces import deepface_backend
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.deepface_backend import DeepFaceDetector
 from faceid_core.faces.deepface_readers import FIVE_POINTS, read_regions, reader_of
 from faceid_core.faces.detect import detect_face, face_from_facts
 from faceid_core.geometry.align import FRAMINGS
-from faceid_core.weights.deepface_files import DETECTOR_FILES
+from faceid_core.weights.catalog import RECOGNIZERS
+from faceid_core.weights.deepface_files import DETECTOR_FILES, DETECTOR_PACKAGES
 
 TRUE_EYES = np.array([(203.5, 101.0), (246.9, 103.4)])
 # One face: its box (x, y, w, h), and eyes, nose and corners of the mouth from the picture's left.
@@ -113,6 +117,41 @@ def test_a_package_that_another_package_needs_is_named(monkeypatch):
     monkeypatch.setattr(modeling, "build_model", build)
     with pytest.raises(ConfigurationError, match=r"torchvision, which is not installed.*faces\.detector"):
         load_faces("deepface", model="fastmtcnn")
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("dlib", "pip install dlib-bin"),
+        ("retinaface", "pip install retina-face"),
+        ("mtcnn", "pip install mtcnn"),
+        ("fastmtcnn", "pip install facenet-pytorch"),
+        ("mediapipe", "pip install mediapipe"),
+        ("yunet", "face_detection_yunet_2023mar.onnx"),
+        ("centerface", "centerface.onnx"),
+        ("ssd", "deploy.prototxt"),
+    ],
+)
+def test_each_detector_says_what_of_it_is_missing(tmp_path, monkeypatch, model, wanted):
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    real, package = deepface_backend.importlib.util.find_spec, DETECTOR_PACKAGES.get(model)
+    monkeypatch.setattr(deepface_backend.importlib.util, "find_spec", lambda n: None if n == package else real(n))
+    with pytest.raises((ConfigurationError, MissingWeights), match=re.escape(wanted)) as caught:
+        # retinaface's file is looked for before its package: it has to be there.
+        DeepFaceDetector(model, [tmp_path / "there"] if package else None)
+    assert "faces.detector" in str(caught.value) or str(tmp_path) in str(caught.value)
+
+
+def test_each_recognizer_says_what_of_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    for name, model in RECOGNIZERS.items():
+        if name != "Dlib":  # its package brings it
+            with pytest.raises(MissingWeights, match=re.escape(model.files[0].name)) as caught:
+                load_recognizer(name)
+            assert str(tmp_path) in str(caught.value)
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(ConfigurationError, match=r"Dlib needs the package dlib-bin.*pip install dlib-bin"):
+        load_recognizer("Dlib")
 
 
 def test_a_small_face_in_a_large_photo_is_searched_for_in_its_parts():

@@ -12,7 +12,7 @@ from faceid_core.errors import PhotoRejected
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.detect import detect_face
 from faceid_core.faces.quality import Limits
-from faceid_core.faces.visible import measure_visible
+from faceid_core.faces.visible import detail_share, measure_visible
 from faceid_core.geometry.protocols import Face
 
 EYES = (203.5, 101.0), (246.9, 103.4)
@@ -105,6 +105,50 @@ def test_a_face_that_one_of_two_detectors_sees_counts():
         replace(FACE, box=(300.0, 60.0, 330.0, 90.0)),
     )
     assert detect_face(data.astronaut(), Fixed(same, small), limits=LIMITS)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_half_a_second_face_at_the_photos_side_counts(dlib, side):
+    """A face that the side cuts in two is seen by no detector; beside its mirror image it is a whole one."""
+    middle = round((FACE.box[0] + FACE.box[2]) / 2)
+    # The photo ends in the middle of the neighbor's face.
+    wide = np.concatenate([data.astronaut()[:, :420], data.astronaut()[:, 60 : middle + 1]], axis=1)
+    photo = wide if side == "right" else np.ascontiguousarray(wide[:, ::-1])
+    refused = rejection(photo, dlib)
+    assert (refused.reason, refused.value) == ("several_faces", 2)
+    assert detect_face(wide[:, : 420 + 60], dlib, limits=LIMITS).others == 0
+
+
+def test_mirrored_glasses_have_no_eyes():
+    """They are as bright as skin at their lower rim; all but that is dark, and the cascade sees no eye."""
+    image = data.astronaut().copy()
+    for x, y in (map(round, eye) for eye in EYES):
+        for row in range(26):
+            gray = 45 + 0.33 * row**2
+            color = (gray, 0.9 * gray, 0.85 * gray)
+            cv2.line(image, (x - 19, y - 10 + row), (x + 19, y - 10 + row), color, 1)
+    figures = measure_visible(image, FACE)
+    assert figures["eye_brightness"] > LIMITS.min_eye_brightness and figures["eyes_seen"] == 0
+    refused = rejection(image, Fixed())
+    assert refused.reason == "face_covered" and "sunglasses" in refused.sentence
+    assert detect_face(image, Fixed(), limits=replace(LIMITS, min_eye_brightness=0.0))
+
+
+@pytest.mark.parametrize("quality", [None, 75])
+def test_a_face_that_was_enlarged_is_told_from_one_that_has_its_pixels(quality):
+    """64 pixels blown up to 710, as an editor saves them: 710 pixels of width, and none of detail."""
+    scale = 64 / (FACE.box[2] - FACE.box[0])
+    small = cv2.resize(data.astronaut(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    large = cv2.resize(small, None, fx=710 / 64, fy=710 / 64, interpolation=cv2.INTER_CUBIC)
+    if quality:
+        large = cv2.imdecode(cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    factor = scale * 710 / 64
+    eyes = [tuple(factor * value for value in eye) for eye in EYES]
+    face = Face(tuple(factor * value for value in FACE.box), *eyes, 0.9)
+    refused = rejection(large, Fixed(face=face))
+    assert refused.reason == "enlarged" and "710 pixels" in refused.sentence and refused.value < 0.33
+    assert detail_share(data.astronaut(), FACE.box) > 0.8
+    assert detect_face(large, Fixed(face=face), limits=replace(LIMITS, min_detail_share=0.0))
 
 
 def test_dark_and_pale_faces():

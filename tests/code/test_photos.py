@@ -256,6 +256,11 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(photo):
     assert photos.reduction(data, 470_000) == 2 and photos.reduction(data, 480_000) == 1
     assert reason(encoded(photo.resize((800, 600)), "PNG"), max_pixels=470_000) == "too_many_pixels"
     assert reason(data, max_pixels=100_000) == "too_many_pixels"
+    progressive = encoded(photo.resize((800, 600)), "JPEG", progressive=True)
+    assert photos.decode(progressive, max_pixels=470_000).shape == (300, 400, 3)
+    # All of its coefficients lie in memory, so that less is decoded than of a plain one.
+    assert photos.decode(data, max_pixels=200_000).shape == (300, 400, 3)
+    assert reason(progressive, max_pixels=200_000) == "too_many_pixels"
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no decoder for AVIF")

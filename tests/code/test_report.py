@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceid_core.evaluate.calibration import calibration_of
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.metrics import MetricRow
@@ -25,6 +26,7 @@ from faceid_core.report.contact_sheet import Cell, contact_sheet
 from faceid_core.report.figures import duration, number
 from faceid_core.report.gallery_page import SIDE, gallery_page, strip
 from faceid_core.report.index_page import index_page
+from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.person_page import person_page
 
@@ -404,3 +406,37 @@ def test_a_contact_sheet_puts_pictures_in_their_places():
 def test_templates_hold_no_inline_handlers(page, run):
     for written in (page, _index(run)):
         assert not re.search(rb"\son[a-z]+=", written)
+
+
+def test_pages_lead_with_what_a_cosine_means(run):
+    """With Dlib two strangers have 0.8: the share accepted and the percentile say what a cosine does not."""
+    calibration = calibration_of("Dlib")
+    pictures = [("beach", 0, 0.96), ("beach", 1, 0.90), ("night", 0, 0.80)]
+    scores = [MetricRow(prompt, seed, "identity", value) for prompt, seed, value in pictures]
+    scores += [MetricRow(prompt, seed, "identity:accepted", float(value > 0.93)) for prompt, seed, value in pictures]
+    floor = [MetricRow("beach", 0, "identity", 0.80), MetricRow("beach", 0, "identity:accepted", 0.0)]
+    likeness = likeness_of(scores, floor, calibration)
+    assert likeness.accepted == pytest.approx(1 / 3) and likeness.accepted_floor == 0
+    assert likeness.percentile_floor < 0.6 < likeness.percentile < 0.9
+    page = index_page(
+        run=RUN, outcome_reports=[{"identity_key": ANN, "outcome": "done"}], summary=run.rows, calibration=calibration,
+        likeness={ANN: likeness},
+    )  # fmt: skip
+    text = _Page(page).text
+    assert text.index("taken for the same person") < text.index("identity similarity")
+    assert "33 %" in text and f"{calibration.different.count} pairs of different people" in text
+    person = {"identity_key": ANN, "class_word": "woman", "outcome": "done"}
+    photo = render(person_from_seed(200_003), Shot()).image
+    own = person_page(
+        run=RUN, person=person, photo=photo, scores=scores, floor_scores=floor, summary=run.rows, calibration=calibration
+    )  # fmt: skip
+    assert "percentile among strangers" in _Page(own).text and "33 %" in _Page(own).text
+
+
+def test_percentiles_are_those_of_the_pairs():
+    calibration = calibration_of("Dlib")
+    quantiles = dict(calibration.different.quantiles)
+    assert calibration.different.share_below(quantiles[0.95]) == pytest.approx(0.95)
+    assert calibration.different.share_below(1.0) == 1 and calibration.different.share_below(0.0) == 0
+    assert calibration.typical_percentile > 0.99
+    assert calibration_of("none measured") is None

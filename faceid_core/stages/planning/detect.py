@@ -5,7 +5,7 @@ from __future__ import annotations
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.work import StageSpec, Subject, Work
 
-SPEC = StageSpec("detect", version=2, batch=64)
+SPEC = StageSpec("detect", version=5, batch=64)
 
 
 def plan_works(plan: Plan, subject: Subject) -> list[Work]:

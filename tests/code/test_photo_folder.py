@@ -1,0 +1,119 @@
+"""A folder of photos as people keep them: who is in it, under which id, and why the rest is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from faceid_core import photos
+from faceid_core.config import NightlyConfig
+from faceid_core.errors import InputContractError, PhotoRejected
+from faceid_core.identity import read_folder, read_manifest
+from faceid_core.run.identities import left_out_of
+
+JPEG = b"\xff\xd8\xff\xe0" + b"x" * 20
+HEIC = b"\0\0\0\x18ftypheix" + b"\0" * 20
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def photo_names(folder: Path) -> dict[str, str]:
+    return {each.identity_id: str(Path(each.photo).relative_to(folder)) for each in read_folder(folder)[0]}
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    return {each.name: each.reason for each in read_folder(folder)[1]}
+
+
+def test_fifteen_files_of_every_ending_are_all_shown(tmp_path):
+    """Telephones, cameras and downloads: each is a candidate or is listed with what it is."""
+    fill(
+        tmp_path,
+        {
+            "a.jpg": JPEG, "b.HIF": HEIC, "c.heics": HEIC, "d.mpo": JPEG, "e.jxl": b"\xff\x0a12",
+            "f.jp2": b"\0\0\0\x0cjP  \r\n\x87\n", "g.dng": b"II*\0", "h": JPEG, "i.bin": HEIC, "j.tmp": b"\xff\x0a12",
+            "k.txt": b"a note", "l.mp4": b"\0\0\0\x18ftypisom", "m.zip": b"PK\x03\x04", "n.dat": b"",
+            "o.xmp": b"<x/>",
+        },
+    )  # fmt: skip
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    assert set(photo_names(tmp_path)) == set("abcdefghij")
+    left_out = {each.name: each.sentence for each in read_folder(tmp_path)[1]}
+    assert set(left_out) == {
+        "k.txt", "l.mp4", "m.zip", "n.dat", "o.xmp", "gone.jpg", "pipe.jpg", ".DS_Store"
+    }  # fmt: skip
+    assert "a video" in left_out["l.mp4"] and "empty" in left_out["n.dat"]
+    assert "not there" in left_out["gone.jpg"] and "zip archive" in left_out["m.zip"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(b"\xff\x0a12", "JPEG XL"), (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\0\0\0\x18ftypcrx ", "raw")],
+)
+def test_a_picture_that_is_not_read_is_rejected_by_its_format(data, name):
+    with pytest.raises(PhotoRejected, match=f"{name} format are not accepted"):
+        photos.decode(data + b"\0" * 40)
+
+
+def test_a_folder_per_person(tmp_path):
+    fill(
+        tmp_path,
+        {
+            "Ann Smith/IMG_1.jpg": JPEG, "Ann Smith/notes.txt": b"text", "J. Doe/1.png": JPEG, "ann.jpg": JPEG,
+            "ann/x.jpg": JPEG, "two/a.jpg": JPEG, "two/b.jpg": JPEG, "deep/er/c.jpg": JPEG, "none/notes.txt": b"text",
+        },
+    )  # fmt: skip
+    assert photo_names(tmp_path) == {
+        "Ann-Smith": "Ann Smith/IMG_1.jpg", "J.-Doe": "J. Doe/1.png", "ann-jpg": "ann.jpg", "ann-folder": "ann/x.jpg"
+    }  # fmt: skip
+    assert reasons(tmp_path) == {
+        "Ann Smith/notes.txt": "not_a_picture", "two": "several_photos", "deep/er": "folder", "deep": "no_photo_inside",
+        "none/notes.txt": "not_a_picture", "none": "no_photo_inside",
+    }  # fmt: skip
+    (two,) = (each for each in read_folder(tmp_path)[1] if each.name == "two")
+    assert "2 photos (a.jpg, b.jpg)" in two.sentence and "identities.csv" in two.sentence
+
+
+def test_ids_stay_when_other_photos_come_and_go(tmp_path):
+    fill(tmp_path, {"Zoë Müller.jpg": JPEG, "b/1.jpg": JPEG})
+    before = photo_names(tmp_path)
+    fill(tmp_path, {"a.jpg": JPEG, "b/notes.txt": b"text", "c/1.jpg": JPEG})
+    assert before.items() <= photo_names(tmp_path).items() and "Zoe-Muller" in before
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path):
+    fill(tmp_path, {"notes.txt": b"text", "several/a.jpg": JPEG, "several/b.jpg": JPEG})
+    with pytest.raises(InputContractError) as caught:
+        read_manifest(tmp_path)
+    assert caught.value.problems[0] == "holds no photo"
+    assert [problem.split(":")[0] for problem in caught.value.problems[1:]] == ["notes.txt", "several"]
+
+
+def test_what_prepare_wrote_is_no_person(tmp_path):
+    fill(tmp_path, {"a.jpg": JPEG, "prepared/prepared.csv": b"", "prepared/sheet.png": b"\x89PNG\r\n\x1a\n"})
+    assert list(photo_names(tmp_path)) == ["a"] and reasons(tmp_path) == {"prepared": "results"}
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / name).write_bytes(JPEG)
+    ((identity,), _) = read_folder(tmp_path)
+    assert identity.identity_id == "caf" and Path(identity.photo).read_bytes() == JPEG
+
+
+def test_a_run_counts_what_it_leaves_out_and_names_nothing(tmp_path):
+    fill(tmp_path, {"a.jpg": JPEG, "Ann/a.jpg": JPEG, "Ann/b.jpg": JPEG, "note.txt": b"text"})
+    told = left_out_of(NightlyConfig(identities=str(tmp_path)))
+    assert told.startswith("2 entries") and "1 not_a_picture, 1 several_photos" in told
+    assert "Ann" not in told and "note" not in told
+    fill(tmp_path, {"identities.csv": b"identity_id,photo,class_word\nq,a.jpg,person\n"})
+    assert left_out_of(NightlyConfig(identities=str(tmp_path))) == ""
