@@ -16,7 +16,9 @@ import numpy as np
 
 from faceid_core.geometry.protocols import Face
 
+from . import null_reasons as why
 from .grid import Prompt
+from .null_reasons import NoValue
 from .pictures import FaceCrop, Pictures, crop_faces, largest_face
 from .protocols import NamedConcepts
 from .scorers import Scorers
@@ -38,7 +40,7 @@ SAME_POSITION = 0.02
 
 _CLOSE_UP_WORDS = re.compile(r"\b(face|close-up|portrait|headshot)\b")
 
-Measured = tuple[float | None, str]
+Measured = tuple[float | None, str | NoValue]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def measure_leakage(
         parts = {part: _MEASURES[part](seen, photo) for part in PARTS}
         values = [value for value, _ in parts.values() if value is not None]
         leaked = ", ".join(part for part, (value, _) in parts.items() if value)
-        whole = (float(np.mean(values)), leaked) if values else (None, "nothing can be compared")
+        whole = (float(np.mean(values)), leaked) if values else (None, why.NOTHING_COMPARABLE)
         found.append({"leakage": whole} | {f"leakage:{part}": measured for part, measured in parts.items()})
     return found
 
@@ -104,27 +106,27 @@ def measure_leakage(
 def _clothes(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
     """Whether the picture shows the photo's clothes and the prompt does not ask for them."""
     if seen.concepts is None or photo.concepts is None:
-        return None, "no scorer names clothes"
+        return None, why.NO_CLOTHES
     worn = photo.concepts.clothes
     if worn is None:
-        return None, "the photo's clothes are not named"
+        return None, why.CLOTHES_NOT_NAMED
     if worn in seen.prompt.expected.get("clothing", ()):
-        return None, "the prompt asks for the photo's clothes"
+        return None, why.CLOTHES_ASKED_FOR
     return float(seen.concepts.clothes == worn), seen.concepts.clothes or "none"
 
 
 def _background(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
     """Whether the background has the photo's colors where both crops show background."""
     if photo.crop is None:
-        return None, "no face with eyes in the photo"
+        return None, why.NO_REFERENCE_EYES
     if seen.crop is None:
-        return None, "no face with eyes"
+        return None, why.NO_FACE_WITH_EYES
     shown = photo.concepts.scene if photo.concepts is not None else None
     if shown is not None and shown in seen.prompt.expected.get("scene", ()):
-        return None, "the prompt asks for the photo's scene"
+        return None, why.SCENE_ASKED_FOR
     common = photo.crop.background & seen.crop.background  # [s, s]
     if common.mean() < LEAST_BACKGROUND:
-        return None, "too little background"
+        return None, why.LITTLE_BACKGROUND
     distances = np.linalg.norm(_lab(photo.crop.pixels)[common] - _lab(seen.crop.pixels)[common], axis=-1)
     leaked = (distances < SAME_COLOR).mean() >= SAME_SHARE
     return float(leaked), "the photo's colors" if leaked else "other colors"
@@ -133,7 +135,7 @@ def _background(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
 def _framing(seen: GeneratedPicture, photo: ReferencePhoto) -> Measured:
     """Whether the face is as large as in the photo and the prompt asks for no close-up."""
     if _CLOSE_UP_WORDS.search(seen.prompt.text):
-        return None, "the prompt asks for a close-up"
+        return None, why.CLOSE_UP_ASKED_FOR
     if photo.face is None or seen.face is None:
         return None, _missing_face(photo)
     # Heights as shares of each picture's.
@@ -160,8 +162,8 @@ _MEASURES: dict[str, Callable[[GeneratedPicture, ReferencePhoto], Measured]] = {
 }
 
 
-def _missing_face(photo: ReferencePhoto) -> str:
-    return "no face in the photo" if photo.face is None else "no face"
+def _missing_face(photo: ReferencePhoto) -> NoValue:
+    return why.NO_PHOTO_FACE if photo.face is None else why.NO_FACE
 
 
 def _center(face: Face, shape: tuple[int, int]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .grid import Prompt
+from .null_reasons import NoValue
 from .shards import ShardRow
 
 _SCHEMA = pa.schema(
@@ -23,11 +24,6 @@ _SCHEMA = pa.schema(
     ],
     metadata={"faceid.scores": "1"},
 )
-
-NO_REFERENCE_FACE = (
-    "no face in the reference photo"  # a detail of rows that cannot be compared with the photo
-)
-
 
 @dataclass(frozen=True)
 class MetricRow:
@@ -53,11 +49,18 @@ class Context:
     others: Sequence[np.ndarray] = ()
 
 
-def row_of(row: ShardRow, metric: str, value: float | None, detail: str = "") -> MetricRow:
-    """A row of one picture, its value rounded to 6 decimals."""
+def row_of(row: ShardRow, metric: str, value: float | None, detail: str | NoValue = "") -> MetricRow:
+    """A row of one picture, its value rounded to 6 decimals.
+
+    Raises:
+        TypeError: there is no value and no reason for it, or both.
+    """
+    if isinstance(detail, NoValue) != (value is None):
+        raise TypeError(f"metric {metric!r} has value {value!r} and reason {detail!r}; give one of both")
     # The last bits of a matrix product must not make two equal scores differ.
     rounded = None if value is None else round(value, 6)
-    return MetricRow(row.prompt_id, row.seed, metric, rounded, detail)
+    text = detail.text if isinstance(detail, NoValue) else detail
+    return MetricRow(row.prompt_id, row.seed, metric, rounded, text)
 
 
 def write_scores(rows: Sequence[MetricRow]) -> bytes:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import attributes as facial
+from . import null_reasons as why
 from .copying import copying_of
 from .face_masks import face_mask, outside_share
 from .grid import Prompt
 from .leakage import measure_leakage, read_reference
-from .metric_rows import NO_REFERENCE_FACE, Context, MetricRow, read_scores, write_scores
+from .metric_rows import Context, MetricRow, read_scores, write_scores
 from .metric_rows import row_of as _row
+from .null_reasons import NoValue
 from .pictures import Pictures, crop_face, embed_faces, embed_reference, has_eyes, largest_face
 from .protocols import ImageTextScorer, NamedConcepts
 from .scorers import Scorers
@@ -36,7 +38,7 @@ def identity(pictures: Pictures, context: Context) -> list[MetricRow]:
 def identity_second(pictures: Pictures, context: Context) -> list[MetricRow]:
     """The same by the second recognizer; rows `identity_second:accepted` as there."""
     if pictures.by_second_recognizer is None:
-        return [_row(row, "identity_second", None, "there is no second recognizer") for row in pictures.rows]
+        return [_row(row, "identity_second", None, why.NO_SECOND_RECOGNIZER) for row in pictures.rows]
     return _identity(pictures.by_second_recognizer, context, "identity_second")
 
 
@@ -45,12 +47,12 @@ def _identity(pictures: Pictures, context: Context, name: str) -> list[MetricRow
         raise ValueError(f"the {name} metric compares with a reference photo; pass `reference`")
     target = embed_reference(pictures.scorers, context.reference)
     if target is None:
-        return [_row(row, name, None, NO_REFERENCE_FACE) for row in pictures.rows]
+        return [_row(row, name, None, why.NO_REFERENCE_FACE) for row in pictures.rows]
     acceptance = getattr(pictures.scorers.recognizer, "acceptance", None)
     found = []
     for row, face, vector in zip(pictures.rows, pictures.faces, pictures.embeddings, strict=True):
         if np.isnan(vector).any():
-            found.append(_row(row, name, None, "no face" if face is None else "no eyes"))
+            found.append(_row(row, name, None, why.NO_FACE if face is None else why.NO_EYES))
             continue
         cosine = float(np.clip(vector @ target, -1, 1))
         found.append(_row(row, name, cosine))
@@ -74,7 +76,7 @@ def concepts(pictures: Pictures, context: Context) -> list[MetricRow]:
     for, with the concepts that were seen as their detail.
     """
     if pictures.concepts is None:
-        return [_row(row, "concepts", None, "no scorer names concepts") for row in pictures.rows]
+        return [_row(row, "concepts", None, why.NO_CONCEPTS) for row in pictures.rows]
     found = []
     for row, seen in zip(pictures.rows, pictures.concepts, strict=True):
         expected = context.prompts[row.prompt_id].expected
@@ -83,7 +85,7 @@ def concepts(pictures: Pictures, context: Context) -> list[MetricRow]:
             for kind, names in expected.items()
         }
         if not kinds:
-            found.append(_row(row, "concepts", None, "the prompt expects nothing"))
+            found.append(_row(row, "concepts", None, why.NOTHING_EXPECTED))
             continue
         missed = ", ".join(kind for kind, (shows_all, _) in kinds.items() if not shows_all)
         found.append(_row(row, "concepts", float(not missed), missed and f"missed {missed}"))
@@ -116,7 +118,7 @@ def _image_text(
     pictures: Pictures, context: Context, name: str, scorer: ImageTextScorer | None
 ) -> list[MetricRow]:
     if scorer is None:
-        return [_row(row, name, None, "there is no such scorer") for row in pictures.rows]
+        return [_row(row, name, None, why.NO_SUCH_SCORER) for row in pictures.rows]
     if not pictures.rows:
         return []
     texts = [context.prompts[row.prompt_id].for_subject(context.class_word) for row in pictures.rows]
@@ -130,7 +132,7 @@ def diversity(pictures: Pictures, context: Context) -> list[MetricRow]:
     The mean over a prompt's pictures is their mean pairwise distance; 0 means that they are equal.
     """
     if pictures.image_embeddings is None:
-        return [_row(row, "diversity", None, "no scorer embeds pictures") for row in pictures.rows]
+        return [_row(row, "diversity", None, why.NO_EMBEDDINGS) for row in pictures.rows]
     found = []
     for index, row in enumerate(pictures.rows):
         others = [
@@ -139,7 +141,7 @@ def diversity(pictures: Pictures, context: Context) -> list[MetricRow]:
             if each.prompt_id == row.prompt_id and other != index
         ]
         if not others:
-            found.append(_row(row, "diversity", None, "the only picture of its prompt"))
+            found.append(_row(row, "diversity", None, why.ONLY_PICTURE))
             continue
         cosines = pictures.image_embeddings[others] @ pictures.image_embeddings[index]  # [others]
         found.append(_row(row, "diversity", float(np.clip(1 - cosines, 0, 2).mean())))
@@ -155,15 +157,15 @@ def attributes(pictures: Pictures, context: Context) -> list[MetricRow]:
     if context.reference is None:
         raise ValueError("the attributes metric compares with a reference photo; pass `reference`")
     if reader is None:
-        return [_row(row, "attributes", None, "no scorer reads attributes") for row in pictures.rows]
+        return [_row(row, "attributes", None, why.NO_ATTRIBUTES) for row in pictures.rows]
     face = largest_face(pictures.scorers.detector.detect([context.reference])[0])
     if face is None or not has_eyes(face):
-        return [_row(row, "attributes", None, "no face in the reference photo") for row in pictures.rows]
+        return [_row(row, "attributes", None, why.NO_REFERENCE_FACE) for row in pictures.rows]
     photo = reader.attributes([crop_face(context.reference, face, facial.PIXELS, None)])[0]
     found = []
     for row, image, face in zip(pictures.rows, pictures.images, pictures.faces, strict=True):
         if face is None or not has_eyes(face):
-            found.append(_row(row, "attributes", None, "no face" if face is None else "no eyes"))
+            found.append(_row(row, "attributes", None, why.NO_FACE if face is None else why.NO_EYES))
             continue
         seen = reader.attributes([crop_face(image, face, facial.PIXELS, None)])[0]
         asked = facial.asks_for_age(context.prompts[row.prompt_id].text)
@@ -176,16 +178,16 @@ def attributes(pictures: Pictures, context: Context) -> list[MetricRow]:
 def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
     """Share of the placeholder's attention that lies outside the face and hair of the picture."""
     if all(row.attention is None for row in pictures.rows):
-        return [_row(row, "attention", None, "no attention was recorded") for row in pictures.rows]
+        return [_row(row, "attention", None, why.NO_ATTENTION) for row in pictures.rows]
     found = []
     for row, image, crop in zip(pictures.rows, pictures.images, pictures.face_crops, strict=True):
         if row.attention is None:
-            found.append(_row(row, "attention", None, "no attention was recorded"))
+            found.append(_row(row, "attention", None, why.NO_ATTENTION))
         elif crop is None:
-            found.append(_row(row, "attention", None, "no face"))
+            found.append(_row(row, "attention", None, why.NO_FACE))
         else:
             value = outside_share(row.attention, face_mask(crop.labels, crop.transform, image.shape[:2]))
-            found.append(_row(row, "attention", value, "" if value is not None else "the attention is empty"))
+            found.append(_row(row, "attention", value, why.EMPTY_ATTENTION if value is None else ""))
     return found
 
 
@@ -207,14 +209,14 @@ def copying(pictures: Pictures, context: Context) -> list[MetricRow]:
     if context.reference is None:
         raise ValueError("the copying metric compares with a reference photo; pass `reference`")
 
-    def none(why: str) -> list[MetricRow]:
-        return [_row(row, "copying", None, why) for row in pictures.rows]
+    def none(reason: NoValue) -> list[MetricRow]:
+        return [_row(row, "copying", None, reason) for row in pictures.rows]
 
     if not context.others:
-        return none("no other pictures of the person")
+        return none(why.NO_OTHER_PICTURES)
     photo = embed_reference(pictures.scorers, context.reference)
     if photo is None:
-        return none(NO_REFERENCE_FACE)
+        return none(why.NO_REFERENCE_FACE)
     faces = map(largest_face, pictures.scorers.detector.detect(list(context.others)))
     seen = [
         (other, face)
@@ -222,16 +224,16 @@ def copying(pictures: Pictures, context: Context) -> list[MetricRow]:
         if face is not None and has_eyes(face)
     ]
     if not seen:
-        return none("no face in the other pictures")
+        return none(why.NO_OTHER_FACE)
     if not pictures.rows:
         return []
     values = copying_of(pictures.embeddings, photo, embed_faces(pictures.scorers, seen))
     if values is None:
-        return none("the other pictures equal the photo")
+        return none(why.OTHERS_EQUAL_PHOTO)
     found = []
     for row, face, value in zip(pictures.rows, pictures.faces, values, strict=True):
         if np.isnan(value):
-            found.append(_row(row, "copying", None, "no face" if face is None else "no eyes"))
+            found.append(_row(row, "copying", None, why.NO_FACE if face is None else why.NO_EYES))
         else:
             found.append(_row(row, "copying", float(value)))
     return found

@@ -9,7 +9,8 @@ from typing import Literal
 
 from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
 from .leakage import PARTS
-from .metric_rows import NO_REFERENCE_FACE, MetricRow
+from .metric_rows import MetricRow
+from .null_reasons import NO_REFERENCE_FACE
 from .weak_identity import is_weak_identity
 
 CONCEPT_CATEGORIES = ("scene", "attribute", "action", "clothing", "pair", "mixed")
@@ -141,7 +142,7 @@ def _is_weak(subject: SubjectScores) -> bool | None:
     values = {
         (row.prompt_id, row.seed): row.value
         for row in subject.scores
-        if row.metric == "identity" and row.detail != NO_REFERENCE_FACE
+        if row.metric == "identity" and row.detail != NO_REFERENCE_FACE.text
     }
     return is_weak_identity(values, _values(subject.floor, "identity"))
 
@@ -219,7 +220,7 @@ def identity_counting_faceless(rows: Sequence[MetricRow]) -> float | None:
 
 def _comparable(rows: Iterable[MetricRow]) -> list[float | None]:
     """Identity of each picture, None without a face; empty where the photo itself shows none."""
-    return [row.value for row in rows if row.metric == "identity" and row.detail != NO_REFERENCE_FACE]
+    return [row.value for row in rows if row.metric == "identity" and row.detail != NO_REFERENCE_FACE.text]
 
 
 def normalized_identity(value: float | None, floor: float | None, ceiling: float | None) -> float | None:

@@ -64,7 +64,7 @@ def _judge(run: Run, exit_status: int) -> Verdict:
     against_current, sentence = None, ""
     if why_not := _may_not(run, exit_status):
         current = tables.promoted().get(name)
-        sentence = f"current stays {current}: {why_not}" if current not in (None, run.run_id) and why_not else ""
+        sentence = f"current stays {current}: {why_not}" if current not in (None, run.run_id) else ""
     elif run.config.gate.promote != "never":
         against_current, sentence = _promote(run, tables, rows, against_last)
     verdict = Verdict(against_last, changes, against_current, sentence)
@@ -98,22 +98,22 @@ def _promote(
     """Promote a run unless it fails against the current one, or started before it; the comparison with that one."""
     name, gate = run.config.name, run.config.gate
     started = {row["run_id"]: row["started_at"] for row in rows}
-    against = None
     for _ in range(_ATTEMPTS):
         current = tables.promoted().get(name)
         if current == run.run_id:
             return None, f"current: {run.run_id}"
         if current in started and started[current] > run.started_at:
             return None, f"current stays {current}: it started later"
-        against = None
+        against = other = None  # the comparison with the current run; the same if that is not the last one
         if current is not None and current in started:
             is_last = against_last is not None and against_last.first == current
             against = against_last if is_last else compare_runs(tables, current, run.run_id, gate)
-            if gate.promote == "passed" and against.fails:
-                return None if is_last else against, f"current stays {current}: {against.why}"
+            other = None if is_last else against
+        if against is not None and gate.promote == "passed" and against.fails:
+            return other, f"current stays {current}: {against.why}"
         if promote(run.store, name, run.run_id, in_place_of=current):
             before = f", in place of {current}" if current else ""
-            return None if against is against_last else against, f"current: {run.run_id}{before}"
+            return other, f"current: {run.run_id}{before}"
     raise StoreError(f"other runs were promoted meanwhile; promote it with: faceid promote {run.run_id}")
 
 

@@ -12,9 +12,9 @@ from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.metric_rows import MetricRow
 from faceid_core.evaluate.metrics import METRICS
+from faceid_core.evaluate.null_reasons import null_reason
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import OutcomeReport, tally
-from faceid_core.publish.null_reasons import null_reason
 from faceid_core.run.admission import ERASED
 from faceid_core.run.executor import Usage
 from faceid_core.run.records import config_digest

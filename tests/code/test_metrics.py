@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from data_contracts import contract
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate import null_reasons
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.face_masks import face_mask, outside_share
 from faceid_core.evaluate.grid import parse_grid
+from faceid_core.evaluate.metric_rows import row_of
 from faceid_core.evaluate.metrics import (
     METRICS,
     read_scores,
@@ -281,3 +284,20 @@ def test_the_miniatures_own_scorers_say_what_the_renderer_drew(rows, oracle):
     mask = mask_of(rows[1].image, pictures.faces[1], real) > 0.5
     truth = np.isin(render(BEN, BEACH).labels, [INDEX[name] for name in REGIONS["face_hair"]])
     assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+
+
+def test_every_reason_is_a_word_of_the_contract_and_a_metric_can_give_no_other():
+    (column,) = [
+        each for each in contract("image_metrics").document["schema"][0]["properties"] if each["name"] == "null_reason"
+    ]
+    (rule,) = column["quality"]
+    allowed = set(rule["arguments"]["validValues"]) - {"unknown"}  # of rows that version 1 wrote
+    reasons = [each for each in vars(null_reasons).values() if isinstance(each, null_reasons.NoValue)]
+    assert {each.reason for each in reasons} | {null_reasons.OTHER} == allowed
+    assert len({each.text for each in reasons}) == len(reasons), "a blob keeps the text alone"
+    row = SimpleNamespace(prompt_id="beach", seed=0)
+    given = row_of(row, "identity", None, null_reasons.NO_FACE)
+    assert (given.detail, null_reasons.null_reason(given.value, given.detail)) == ("no face", "no_face")
+    for value, detail in ((None, "no face"), (0.5, null_reasons.NO_FACE)):
+        with pytest.raises(TypeError, match="identity"):
+            row_of(row, "identity", value, detail)

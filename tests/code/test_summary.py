@@ -7,7 +7,8 @@ import pytest
 
 from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
-from faceid_core.evaluate.metric_rows import NO_REFERENCE_FACE, MetricRow
+from faceid_core.evaluate.metric_rows import MetricRow
+from faceid_core.evaluate.null_reasons import NO_REFERENCE_FACE
 from faceid_core.evaluate.summary import SubjectScores, aggregate, normalized_identity, summarize
 from faceid_core.evaluate.weak_identity import is_weak_identity
 from faceid_core.tables.columns import renamed
@@ -99,7 +100,7 @@ def test_a_person_without_a_single_face_has_no_similarity_but_counts_as_zero():
 
 
 def test_a_photo_that_shows_no_face_to_the_scorers_is_no_reason_to_count_pictures_as_zero():
-    rows = [MetricRow(row.prompt_id, row.seed, "identity", None, NO_REFERENCE_FACE)
+    rows = [MetricRow(row.prompt_id, row.seed, "identity", None, NO_REFERENCE_FACE.text)
             for row in _metric("identity", [None] * 6)]  # fmt: skip
     named = SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6))
     person = _run([SubjectScores("person", ANN, "woman", rows, rows, "ann", ANN), named])[0]
