@@ -105,10 +105,15 @@ def _print_outcomes(tried, folder: Path, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from flows.console import name_column
+
     console = Console(highlight=False)
-    table = Table("identity", "outcome", "reason", "what to do")
     # Where not all rows fit, the photos that need attention come first.
     shown = sorted(tried, key=lambda one: one.outcome == "usable") if len(tried) > _MOST_ROWS else tried
+    table = Table()
+    name_column(table, "identity", [one.identity_id for one in shown[:_MOST_ROWS]])
+    for title in ("outcome", "reason", "what to do"):
+        table.add_column(title)
     for one in shown[:_MOST_ROWS]:
         table.add_row(one.identity_id, one.outcome, one.reason, one.sentence)
     console.print(table)
