@@ -93,6 +93,8 @@ def cli() -> None:
 def main() -> None:
     """Run a command; a known error ends it with one clear message and its exit status."""
     exempt_loopback_from_proxy(os.environ)
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # whose advice is about calls that a user does not make
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
     protect_standard_streams(product=called in _PRODUCT_IS_PRINTED)
     try:

@@ -5,7 +5,6 @@ Drawing and exporting import torch and diffusers, which help pages do not need: 
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import click
@@ -70,25 +69,26 @@ def draw(
       faceid draw --identity ann --prompt "V* as a knight" --stages 1-3 --kv k
       faceid draw --identity ann --identity bob --prompt "V1* and V2* at a table"
     """
+    from faceid_core.identity import validate_identity_id
+    from faceid_core.personalize.prompts import split_prompt, split_several
+
+    target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
+    # What cannot be drawn is said before the seconds of loading the libraries and a model.
+    if len(identity_ids) > 1:
+        split_several(prompt, len(identity_ids))
+    else:
+        split_prompt(prompt)
     from rich.console import Console
     from rich.progress import Progress
 
     from faceid_core.evaluate.generation import DrawRequest
     from faceid_core.evaluate.generation import draw as draw_pictures
-    from faceid_core.identity import validate_identity_id
-    from faceid_core.personalize.prompts import split_prompt, split_several
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
     from faceid_core.run.latest_results import newest_tokens
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.weights.resolve import resolve_all
 
-    target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
-    # What cannot be drawn is said before the seconds of loading a model.
-    if len(identity_ids) > 1:
-        split_several(prompt, len(identity_ids))
-    else:
-        split_prompt(prompt)
     people = tuple(IdentityTokens.from_bytes(newest_tokens(config, each)) for each in identity_ids)
     subject = people if len(people) > 1 else people[0]
     chosen = config.generate
@@ -99,7 +99,6 @@ def draw(
         chosen.adjust_length,
         chosen.adjust_direction,
     )
-    quiet_libraries()
     batch = min(seeds, config.generate.batch)
     console = Console(stderr=True, highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -229,17 +228,6 @@ def tokens(
     if drawing:
         write_private(drawing, text.encode())
         click.echo(f"wrote {drawing}")
-
-
-def quiet_libraries() -> None:
-    """Let diffusers and transformers print errors alone: their advice is about calls that a user does not make."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub)\b")
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
 
 
 def _target(out: str) -> Path:

@@ -81,9 +81,11 @@ def people_sheet(
 
 
 def _known(store: ObjectStore, run_id: str) -> dict[str, dict]:
-    """Identity key -> id and normalized identity, as the tables have them; empty for a run that they do not have."""
+    """Identity key -> id and likeness, as the tables have them; empty for a run that they do not have."""
     rows = Tables(store).query(
-        f"SELECT identity_key, identity_id, normalized_identity FROM people WHERE run_id = '{run_id}'"
+        "SELECT identity_key, identity_id, normalized_identity, "
+        # Without named people nothing is normalized.
+        f"coalesce(normalized_identity, identity_similarity) AS likeness FROM people WHERE run_id = '{run_id}'"
     )
     return {row["identity_key"]: row for row in rows.to_pylist()}
 
@@ -113,7 +115,7 @@ def _chosen(
         raise ConfigurationError(f"run {run_id} has no finished people to show")
 
     def likeness(person: Mapping) -> float:
-        value = known.get(person["identity_key"], {}).get("normalized_identity")
+        value = known.get(person["identity_key"], {}).get("likeness")
         return float("inf") if value is None else value
 
     if choose == "first" or (len(people) <= most and choose == "extremes"):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -91,3 +95,14 @@ def test_status_counts_reasons_and_keeps_keys_whole(folder_store, tmp_path):
     assert told.count("send another photo") == 1
     assert "2 rejected, detect: no_face; No face was found; send another photo." in told
     assert "1 not reached, run: deadline" in told and all(key in told for key in keys)
+
+
+def test_a_prompt_that_cannot_be_drawn_is_refused_before_any_library_is_loaded(tmp_path):
+    script = (
+        "import sys; from click.testing import CliRunner; from flows.cli import cli; "
+        "told = CliRunner().invoke(cli, ['draw', '--identity', 'ann', '--prompt', 'a photo of V', '--store', 'none']); "
+        "print(told.exception, sorted({'torch', 'diffusers'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                           env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, check=True)  # fmt: skip
+    assert "has 0 times 'V*'" in ended.stdout and ended.stdout.strip().endswith("[]"), ended.stdout
