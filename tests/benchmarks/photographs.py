@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -103,6 +104,7 @@ def write_photos(folder: Path, number: int) -> Path:
 def _prepare(settings: Settings, photos: Path, number: int, jobs: int) -> tuple[float, float]:
     """Seconds of one command, and of the processors that worked for it."""
     out = settings.scratch / f"prepared-{number}-{jobs}"
+    shutil.rmtree(out, ignore_errors=True)  # or the command would go on with what it knows
     command = [sys.executable, "-m", "flows", "prepare", "--photos", str(photos), "--out", str(out)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
