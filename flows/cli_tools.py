@@ -105,6 +105,12 @@ def draw(
         task = bars.add_task("loading the model", total=None)
         models = Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=0))
         base = models.base
+        if len(people) > 1 and base.description.draws_one_person:
+            console.print(
+                f"note: the base model {base.description.name} was trained on pictures of one person and draws one where the "
+                "prompt names several; Stable Diffusion draws several",
+                soft_wrap=True,
+            )
         bars.update(task, description="drawing", total=-(-seeds // batch) * config.generate.steps)
         pictures = draw_pictures(
             base,

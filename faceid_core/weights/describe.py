@@ -68,6 +68,14 @@ class Description:
     zero_unconditional: bool
 
     @property
+    def draws_one_person(self) -> bool:
+        """Whether the model was seen to draw one person where a prompt names two; of others nothing is known.
+
+        The miniature never saw two people in one picture.
+        """
+        return self.name == MINIATURE
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of one latent: (channels, side, side)."""
         return self.latent_channels, self.latent_side, self.latent_side

@@ -68,8 +68,9 @@ def learned(small, people, tmp_path):
 def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     picture = tmp_path / "two.png"
     both = ["--identity", "ann", "--identity", "bob", "--prompt", "a photo of V1* and V2* on the beach"]
-    ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--kv", "k", "--strength", "0.7",
+    told = ask("draw", *both, "--seeds", "1", "--stages", "1,3-5", "--kv", "k", "--strength", "0.7",
         "--out", str(picture), *learned)  # fmt: skip
+    assert "draws one where the prompt names several" in told
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     file = tmp_path / "learned_embeds.safetensors"
