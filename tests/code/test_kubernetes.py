@@ -55,7 +55,7 @@ def _pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield from below(each, f"{path}.{number}")
 
     for doc in DOCUMENTS:
-        yield from below(doc["spec"] if "spec" in doc else {}, f"{doc['kind']} {doc['metadata'].get('name')}")
+        yield from below(doc.get("spec", {}), f"{doc['kind']} {doc['metadata'].get('name')}")
     yield from below(_job_template()["job_configuration"]["job_manifest"], "base job template")
 
 
