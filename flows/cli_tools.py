@@ -74,6 +74,7 @@ def draw(
     from faceid_core.identity import validate_identity_id
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
+    from faceid_core.report.synthetic_mark import SyntheticMark
     from faceid_core.run.latest_results import newest_tokens
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.weights.resolve import resolve_all
@@ -99,7 +100,8 @@ def draw(
         batch=min(seeds, config.generate.batch),
         record_attention=False,
     )
-    write_private(target, contact_sheet([(prompt, [picture.image for picture in pictures])]))
+    mark = SyntheticMark(models.base.description.digest)
+    write_private(target, contact_sheet([(prompt, [picture.image for picture in pictures])], mark=mark))
     click.echo(f"wrote {target}")
 
 

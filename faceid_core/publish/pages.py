@@ -30,7 +30,7 @@ from faceid_core.store.layout import run_object
 from faceid_core.store.open import is_s3
 from faceid_core.tables import Tables
 
-PAGE_VERSION = 5
+PAGE_VERSION = 6
 
 
 def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
@@ -140,6 +140,7 @@ def _run(run: Run) -> dict:
     config = run.config
     return {
         "run_id": run.run_id,
+        "base_digest": run.plan.weights["base"],
         "run_date": run.run_date.isoformat(),
         "about": {
             "base model": config.base_model.source,

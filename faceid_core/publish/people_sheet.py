@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.report.contact_sheet import contact_sheet
+from faceid_core.report.synthetic_mark import SyntheticMark
 from faceid_core.stages.files import read_png
 from faceid_core.stages.planning.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache, is_erased
+from faceid_core.weights.required import BASE
 
 
 def people_sheet(
@@ -30,7 +32,7 @@ def people_sheet(
     Raises:
         ConfigurationError: no person of the run has pictures, or a prompt is not among them.
     """
-    rows, columns = [], []
+    rows, columns, base = [], [], ""
     for person in record["people"]:
         keys = person["stage_keys"]
         if "generate" not in keys or len(rows) == people:
@@ -38,7 +40,9 @@ def people_sheet(
         if is_erased(store, person["identity_key"]):
             continue  # erased since
         cache = StageCache(store, f"identities/{person['identity_key']}")
-        shard = read_shard(cache.read(_manifest(cache, "generate", keys), SHARD))
+        drawn = _manifest(cache, "generate", keys)
+        base = drawn.content["preimage"]["weights"][BASE]
+        shard = read_shard(cache.read(drawn, SHARD))
         pictures = {row.prompt_id: row for row in shard if row.seed == seed}
         chosen = (
             list(prompts) or list({row.category: row.prompt_id for row in reversed(shard)}.values())[::-1]
@@ -54,7 +58,8 @@ def people_sheet(
         rows.append(("", [crop, *(pictures[name].image for name in chosen)]))
     if not rows:
         raise ConfigurationError(f"run {record['run_id']} has no finished people to show")
-    return contact_sheet(rows, columns, label_pixels=0)
+    mark = SyntheticMark(base, record["run_id"], "compositeWithTrainedAlgorithmicMedia")
+    return contact_sheet(rows, columns, label_pixels=0, mark=mark)
 
 
 def _manifest(cache: StageCache, stage: str, keys: Mapping[str, str]) -> Manifest:

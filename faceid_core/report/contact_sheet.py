@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from faceid_core.photos import encode_png
+from faceid_core.report.synthetic_mark import SyntheticMark, marked_png
 
 _INK, _MUTED, _PAPER, _EMPTY = (28, 28, 26), (110, 110, 104), (255, 255, 255), (238, 238, 234)
 
@@ -19,6 +20,7 @@ def contact_sheet(
     *,
     cell_pixels: int = 128,
     label_pixels: int = 190,
+    mark: SyntheticMark | None = None,
 ) -> bytes:
     """Pictures in rows, each row with its caption on the left.
 
@@ -27,6 +29,7 @@ def contact_sheet(
         columns: Captions above the columns; none if empty.
         cell_pixels: Side of the square that a picture is fitted into.
         label_pixels: Width of the row captions; 0 leaves them out.
+        mark: What the file says of itself, where a model made its pictures.
 
     Returns:
         A PNG file; the same pictures always give the same bytes.
@@ -64,7 +67,8 @@ def contact_sheet(
                     fitted,
                     (left + (cell_pixels - fitted.width) // 2, top + (cell_pixels - fitted.height) // 2),
                 )
-    return encode_png(np.asarray(sheet))
+    pixels = np.asarray(sheet)
+    return marked_png(pixels, mark) if mark else encode_png(pixels)
 
 
 def _fitted(image: np.ndarray, side: int) -> np.ndarray:

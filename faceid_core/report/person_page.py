@@ -14,6 +14,7 @@ from faceid_core.report import plots
 from faceid_core.report.figures import DASH, number
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.rendering import mean_row, render, score_table
+from faceid_core.report.synthetic_mark import SyntheticMark
 
 
 def person_page(
@@ -42,7 +43,7 @@ def person_page(
     """One self-contained HTML file with its pictures and without script.
 
     Args:
-        run: `run_id`, `run_date`, and `about`: more about the run by name (base model, preset).
+        run: `run_id`, `run_date`, `base_digest` (of the base model), and `about`: more about the run by name
         person: `identity_key`, `class_word`, `outcome`, `weak` (not surely above the class word), and `message`, empty if
             there is nothing to say.
         photo: uint8 [h, w, 3], as it was supplied.
@@ -75,7 +76,7 @@ def person_page(
         stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)
         + _attention_stills(crop, attention_before, attention_after, outside_before, outside_after),
         curve=plots.curve_plot(curve),
-        groups=_groups(prompts, pictures, scores),
+        groups=_groups(prompts, pictures, scores, SyntheticMark(run["base_digest"], run["run_id"])),
         index_url=index_url,
     )
 
@@ -169,7 +170,7 @@ def _still(image: np.ndarray, caption: str) -> dict:
 
 
 def _groups(
-    prompts: Sequence[Prompt], pictures: Sequence[ShardRow], scores: Sequence[MetricRow]
+    prompts: Sequence[Prompt], pictures: Sequence[ShardRow], scores: Sequence[MetricRow], mark: SyntheticMark
 ) -> list[dict]:
     """The grid by category, in the order of the prompts."""
     values = {(row.prompt_id, row.seed, row.metric): row for row in scores}
@@ -184,13 +185,13 @@ def _groups(
                     "id": prompt.id,
                     "text": prompt.text,
                     "expected": [name for names in prompt.expected.values() for name in names],
-                    "pictures": [_picture(row, values) for row in by_prompt[prompt.id]],
+                    "pictures": [_picture(row, values, mark) for row in by_prompt[prompt.id]],
                 }
             )
     return [{"category": category, "prompts": found} for category, found in groups.items()]
 
 
-def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) -> dict:
+def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow], mark: SyntheticMark) -> dict:
     def of(metric: str) -> MetricRow | None:
         return values.get((row.prompt_id, row.seed, metric))
 
@@ -206,7 +207,7 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
         if (prompt_id, seed) == (row.prompt_id, row.seed) and metric.startswith("concepts:")
     ]
     return {
-        "uri": data_uri(row.image, most_pixels=224),
+        "uri": data_uri(row.image, most_pixels=224, mark=mark),
         "seed": row.seed,
         "identity": words,
         "correct": None if asked is None else bool(asked.value),

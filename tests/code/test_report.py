@@ -1,5 +1,6 @@
 """The report: pages that stand alone, escape what comes from outside, and an index without a pixel."""
 
+import base64
 import datetime as dt
 import io
 import re
@@ -24,10 +25,16 @@ from faceid_core.report.figures import duration, number
 from faceid_core.report.index_page import index_page
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.person_page import person_page
+from faceid_core.report.synthetic_mark import SyntheticMark
 
 ANN, BEN, CY = "a1" * 16, "b2" * 16, "c3" * 16
 GRID = load_grid("miniature")
-RUN = {"run_id": "2026-01-02-r1", "run_date": dt.date(2026, 1, 2), "about": {"base": "miniature"}}
+RUN = {
+    "run_id": "2026-01-02-r1",
+    "base_digest": "b" * 64,
+    "run_date": dt.date(2026, 1, 2),
+    "about": {"base": "miniature"},
+}
 HOSTILE = "<script>alert('x')</script> & co"
 
 
@@ -98,7 +105,9 @@ def run():
 
 @pytest.fixture(scope="module")
 def page(run):
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
+    settings = DrawSettings(
+        base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1
+    )
     person = person_from_seed(200_001)
     shown = render(person, Shot())
     pictures = [
@@ -343,3 +352,29 @@ def test_a_contact_sheet_puts_pictures_in_their_places():
 def test_templates_hold_no_inline_handlers(page, run):
     for written in (page, _index(run)):
         assert not re.search(rb"\son[a-z]+=", written)
+
+
+@pytest.mark.parametrize("side", [64, 500])
+def test_a_generated_picture_says_so_and_keeps_its_pixels(side):
+    """In XMP, as IPTC wants it, in PNG and in JPEG: small pictures are one, large ones the other."""
+    image = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    plain, marked = (
+        Image.open(io.BytesIO(base64.b64decode(data_uri(image, mark=mark).split(",")[1])))
+        for mark in (None, SyntheticMark("b" * 64, "2026-01-02-r1"))
+    )
+    assert np.array_equal(np.array(plain), np.array(marked)) and plain.format == marked.format
+    assert "xmp" not in plain.info and "XML:com.adobe.xmp" not in plain.info
+    text = marked.info.get("XML:com.adobe.xmp") or marked.info["xmp"].decode()
+    (about,) = ElementTree.fromstring(text).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    values = {name.rpartition("}")[2]: value for name, value in about.attrib.items()}
+    assert (
+        values["DigitalSourceType"]
+        == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    )
+    assert values["AISystemVersionUsed"].endswith("b" * 64) and values["run"] == "2026-01-02-r1"
+
+
+def test_on_a_page_the_pictures_are_marked_and_what_shows_the_photo_is_not(page):
+    shown = [each.split(",")[1] for each in _Page(page).addresses if each.startswith("data:image/")]
+    marked = [b"trainedAlgorithmicMedia" in base64.b64decode(each) for each in shown]
+    assert marked.count(True) == 2 * len(GRID.prompts) and not any(marked[:2])
