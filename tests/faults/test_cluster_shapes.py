@@ -76,7 +76,8 @@ def nodes(cluster: Cluster, *sizes: tuple[float, float]) -> Iterator[list[Any]]:
         yield added
     finally:
         for node in added:
-            cluster.remove_node(node, allow_graceful=False)
+            cluster.remove_node(node)
+        cluster.wait_for_nodes(WAIT_SECONDS)  # until Ray knows that they are gone
 
 
 @contextmanager
