@@ -70,7 +70,8 @@ lint: $(READY)
 	@$(BIN)/ty check --error-on-warning --python $(VENV) flows tasks faceid_core data_contracts
 	@$(BIN)/cfn-lint infra/aws/*.yaml
 	@$(BIN)/yamllint infra data_contracts
-	@echo "Lint passed: ruff, lint-imports, ty, cfn-lint, yamllint."
+	@$(BIN)/hadolint --config .hadolint.yaml infra/docker/Dockerfile
+	@echo "Lint passed: ruff, lint-imports, ty, cfn-lint, yamllint, hadolint."
 
 clean:
 	rm -rf $(VENV) work site .pytest_cache .ruff_cache .import_linter_cache

@@ -85,6 +85,7 @@ def draw(
     from faceid_core.evaluate.generation import draw as draw_pictures
     from faceid_core.personalize.tokens import IdentityTokens
     from faceid_core.report.contact_sheet import contact_sheet
+    from faceid_core.report.synthetic_mark import SyntheticMark
     from faceid_core.run.latest_results import newest_tokens
     from faceid_core.stages.models import Models, WorkerSettings
     from faceid_core.weights.resolve import resolve_all
@@ -107,8 +108,8 @@ def draw(
         base = models.base
         if len(people) > 1 and base.description.draws_one_person:
             console.print(
-                f"note: the base model {base.description.name} was trained on pictures of one person and draws one where the "
-                "prompt names several; Stable Diffusion draws several",
+                f"note: the base model {base.description.name} was trained on pictures of one person and draws one where "
+                "the prompt names several; use a model that draws several",
                 soft_wrap=True,
             )
         bars.update(task, description="drawing", total=-(-seeds // batch) * config.generate.steps)
@@ -123,7 +124,8 @@ def draw(
             on_step=lambda: bars.advance(task),
         )
         images = [picture.image for picture in pictures]
-    write_private(target, contact_sheet([(prompt, images)]))
+    mark = SyntheticMark(base.description.digest)
+    write_private(target, contact_sheet([(prompt, images)], mark=mark))
     click.echo(f"wrote {target}")
 
 

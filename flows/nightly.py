@@ -5,6 +5,7 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -281,10 +282,14 @@ def _make_executor(run: Run) -> Executor:
     from tasks.pool import RayPool  # Ray is heavy, and reads the environment when it is imported
 
     return RayPool(
-        worker_settings(run),
+        replace(worker_settings(run), threads=execution.threads_per_worker),
         run.run_id,
         workers=execution.workers,
         address=execution.ray_address,
         attempts=execution.attempts,
         stall_seconds=execution.stall_seconds,
+        gpus_per_worker=execution.gpus_per_worker,
+        wait_seconds=execution.worker_wait_seconds,
+        niceness=execution.niceness,
+        shared_store=execution.shared_store,
     )

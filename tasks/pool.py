@@ -11,14 +11,16 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.config import cluster_address
 from faceid_core.progress import ProgressCallback
 from faceid_core.run.executor import OnDone, Stop, Usage, batches, may_try_again, not_reached
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import Event, StageActor
-from tasks.ray_cluster import cpu_workers_that_fit, gpus_per_worker, start_ray
-from tasks.workers import Workers
+from tasks.placement import Request, capacity, free_capacity, grows, node_shapes
+from tasks.ray_cluster import RAYS_NICENESS, start_ray
+from tasks.shared_folder import require_shared_folder
+from tasks.workers import Sizing, Workers
 
 _CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
 _MOST_THREADS = 256  # each runs one batch at a time, or waits for a worker
@@ -50,15 +52,19 @@ class RayPool:
     """An executor on long-lived Ray actors, in a namespace of their own.
 
     Args:
-        settings: What each actor's worker needs.
+        settings: What each actor's worker needs; its threads are those of an actor, 0 leaves them to the nodes' CPUs.
         run_id: Names the namespace.
         workers: Number of actors; 0 is as many as fit into the cluster, also when it grows or shrinks.
         address: A running cluster; empty for that of RAY_ADDRESS, or else to start Ray on this machine.
         attempts: Attempts per piece of work, over actor deaths and failures together.
         stall_seconds: An actor without an event for longer is killed and replaced.
+        gpus_per_worker: GPUs of an actor with the base model, where it has any.
+        wait_seconds: Without any actor after which to give up.
+        niceness: Of the actors, where Ray is started here.
+        shared_store: A folder store lies on a file system that every node sees.
 
     Raises:
-        ConfigurationError: a folder store with a cluster of several nodes, which could not all see it.
+        ConfigurationError: no cluster, no room, or a folder store that not every node sees.
     """
 
     actor_class = StageActor
@@ -72,17 +78,24 @@ class RayPool:
         address: str = "",
         attempts: int = 2,
         stall_seconds: float = 1200,
+        gpus_per_worker: float = 1.0,
+        wait_seconds: float = 900,
+        niceness: int = RAYS_NICENESS,
+        shared_store: bool = False,
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
+        self._request = Request(settings.device, settings.threads, workers, gpus_per_worker)
+        self._wait_seconds = wait_seconds
+        self._joined = any(cluster_address(address))
         self._closed = False
         self._groups: list[Workers] = []  # all that were started
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            self._ray_ended = start_ray(address, run_id)
+            self._ray_ended = start_ray(address, run_id, niceness=niceness)
         try:
-            self._require_shared_store()
-            self._workers = self._start(workers)
+            require_shared_folder(settings.store, stated=shared_store)
+            self._workers = self._start_group(self._request.share, wanted=workers)
             self._cpu_workers = self._start_cpu_workers()
         except BaseException:
             self.close()
@@ -93,32 +106,36 @@ class RayPool:
         """Whether pictures can be scored while others are drawn: there is another worker for it."""
         return self._cpu_workers is not None or len(self._workers) > 1
 
-    def _start(self, wanted: int, *, with_gpu: bool = True) -> Workers:
-        started = Workers(self.actor_class, self._settings, self._run_id, wanted=wanted, with_gpu=with_gpu)
+    def _start_group(self, sizing: Sizing, **options: Any) -> Workers:
+        given = options.pop("settings", self._settings)
+        started = Workers(
+            self.actor_class, given, self._run_id,
+            sizing=sizing, wait_seconds=self._wait_seconds, joined=self._joined, **options,
+        )  # fmt: skip
         self._groups.append(started)
         return started
 
     def _start_cpu_workers(self) -> Workers | None:
         """Start workers without a GPU for stages that need none, where the others have one and CPUs are left."""
-        if not gpus_per_worker(self._settings.device):
+        shapes = node_shapes()
+        share, own = self._request.share_without_gpu(shapes), self._request.share(shapes)
+        if not own.gpus:
             return None
-        most = _CPU_WORKERS_PER_GPU_WORKER * len(self._workers)
-        count = min(most, cpu_workers_that_fit(self._settings.threads))
-        if not count:
-            return None  # no CPU is left: workers with a GPU run every stage
-        return self._start(count, with_gpu=False)
+        without_gpu = replace(self._settings, device="cpu")
+        if grows(shapes) and not self._request.workers:
+            # Nodes for them are asked for when the first batch waits.
+            most = _CPU_WORKERS_PER_GPU_WORKER * capacity(shapes, own)
+            options = {"wanted": 0, "most": most, "at_once": False}
+        else:
+            most = _CPU_WORKERS_PER_GPU_WORKER * len(self._workers)
+            options = {"wanted": min(most, free_capacity(share))}
+            if not options["wanted"]:
+                return None  # no CPU is left: workers with a GPU run every stage
+        return self._start_group(self._request.share_without_gpu, settings=without_gpu, **options)
 
     def _workers_for(self, works: Sequence[Work]) -> Workers:
         needs_base = any("base" in work.call.weights for work in works)
         return self._workers if needs_base or self._cpu_workers is None else self._cpu_workers
-
-    def _require_shared_store(self) -> None:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if not self._settings.store.startswith("s3://") and len(nodes) > 1:
-            raise ConfigurationError(
-                f"store {self._settings.store} is a folder, but the Ray cluster has several nodes that cannot all "
-                "reach it; use an s3:// store, or one machine"
-            )
 
     def execute(
         self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop

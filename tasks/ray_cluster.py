@@ -1,14 +1,13 @@
-"""The Ray session of this process: start or join it, how many workers fit into it, and the doctor's check of it."""
+"""The Ray session of this process: start or join it, and the doctor's check of it."""
 
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import socket
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,18 +15,27 @@ from urllib.parse import urlsplit
 import ray
 
 from faceid_core.config import NightlyConfig, cluster_address
+from faceid_core.cpus import available_cpus
 from faceid_core.doctor.finding import Finding
 from faceid_core.errors import ConfigurationError
+from tasks.placement import Request, capacity, described, grows, node_shapes
+from tasks.shared_folder import why_not_shared
 
 OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
+RAYS_NICENESS = 15
 REACH_SECONDS = 20.0  # for a cluster's head to take a connection; one that has just been started needs some
 JOIN_SECONDS = 60.0  # for a head that takes connections to let this process in
 LOCAL_START_SECONDS = 180.0  # for Ray to start on a machine that is busy
 _POLL_SECONDS = 1.0
 
 
-def start_ray(configured: str, run_id: str) -> threading.Event:
+def start_ray(configured: str, run_id: str, *, niceness: int = RAYS_NICENESS) -> threading.Event:
     """Join the cluster of `cluster_address`, or start Ray on this machine.
+
+    Args:
+        configured: `execution.ray_address`.
+        run_id: Names the namespace.
+        niceness: Of the workers of a Ray that is started here; those of a cluster have the cluster's.
 
     Returns:
         An event for the caller to set when Ray is no longer needed. Until then the thread that started Ray stays:
@@ -45,7 +53,7 @@ def start_ray(configured: str, run_id: str) -> threading.Event:
     def start_and_stay() -> None:
         try:
             with _without_message("SIGTERM handler is not set"):  # the command has its own handler
-                _init_ray(address, run_id)
+                _init_ray(address, run_id, niceness)
         except BaseException as error:
             answer.put(error)
             return
@@ -76,11 +84,17 @@ def _require_head(address: str, setting: str) -> None:
     Raises:
         ConfigurationError: nothing takes a connection there.
     """
+    if address.startswith("ray://"):
+        raise ConfigurationError(
+            f"{setting}: {address!r} is for Ray's client, which has no streaming actor methods, so it cannot drive a "
+            "run. Run it on a node of the cluster, where the address is auto, or as a Ray job: "
+            "ray job submit --address http://HEAD:8265 -- faceid run --config run.yaml"
+        )
     if address == "auto":  # Ray finds a cluster on this machine by itself, or fails at once
         return
     try:
-        parts = urlsplit(address if "://" in address else f"ray://{address}")
-        host, port = parts.hostname, parts.port or (10001 if "://" in address else None)
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
     if not host or not port:
@@ -119,7 +133,7 @@ def _without_message(text: str) -> Generator[None]:
         ray_log.removeFilter(others)
 
 
-def _init_ray(address: str, run_id: str) -> None:
+def _init_ray(address: str, run_id: str, niceness: int) -> None:
     common: dict[str, Any] = {
         "namespace": f"faceid-{run_id}",
         "log_to_driver": False,
@@ -129,40 +143,13 @@ def _init_ray(address: str, run_id: str) -> None:
         ray.init(address=address, **common)
         return
     local: dict[str, Any] = {
-        "num_cpus": os.cpu_count(),
+        "num_cpus": available_cpus(),
+        "_system_config": {"worker_niceness": niceness},
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
     # "local": without an address Ray would join the cluster that was last started on this machine.
     ray.init(address="local", **local, **common)
-
-
-def gpus_per_worker(device: str) -> int:
-    """GPUs that a worker with the base model takes in the present Ray session, by the configured device."""
-    gpus = ray.cluster_resources().get("GPU", 0)
-    return int(device == "cuda" or (device == "auto" and gpus >= 1))
-
-
-def threads_per_worker(threads: int, device: str) -> int:
-    """Threads that a worker takes; where workers take GPUs, half of the CPUs is left to workers without one."""
-    return _threads_beside_gpus(threads) if gpus_per_worker(device) else threads
-
-
-def workers_that_fit(resources: Mapping[str, float], cpus: float, gpus: int) -> int:
-    """How many workers of so many CPUs and GPUs each fit into these resources."""
-    by_cpus = int(resources.get("CPU", 0) // cpus)
-    return min(by_cpus, int(resources.get("GPU", 0) // gpus)) if gpus else by_cpus
-
-
-def cpu_workers_that_fit(threads: int) -> int:
-    """How many workers without a GPU fit into the resources that are free now."""
-    return int(ray.available_resources().get("CPU", 0) // _threads_beside_gpus(threads))
-
-
-def _threads_beside_gpus(threads: int) -> int:
-    """Threads of each worker where some take GPUs: at most half of a GPU's share of the CPUs, at least 1."""
-    total = ray.cluster_resources()
-    return max(1, min(threads, int(total.get("CPU", 1) // (2 * max(1, total.get("GPU", 1))))))
 
 
 def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
@@ -175,24 +162,25 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
         ConfigurationError: no cluster answers at the configured address.
     """
     execution = config.execution
-    start_ray(execution.ray_address, "doctor")
+    request = Request(
+        config.base_model.device, execution.threads_per_worker, execution.workers, execution.gpus_per_worker
+    )
+    start_ray(execution.ray_address, "doctor", niceness=execution.niceness)
     try:
-        total, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
-        device, cpus = config.base_model.device, total.get("CPU", 0)
-        threads = min(threads_per_worker(execution.threads(), device), max(1, cpus))
-        fitting = workers_that_fit(total, threads, gpus_per_worker(device))
+        shapes = node_shapes()
+        not_shared = why_not_shared(config.store, stated=execution.shared_store)
     finally:
         ray.shutdown()
+    share = request.share(shapes)
+    fitting = capacity(shapes, share)
     workers = execution.workers or max(1, fitting)
     address, setting = cluster_address(execution.ray_address)
     where = f"{address} by {setting}" if address else "started on this machine"
-    has = f"{len(nodes)} node(s), {cpus:g} CPUs, {total.get('GPU', 0):g} GPUs"
-    found = f"Ray {ray.__version__}, {where}: {has}; {workers} worker(s)"
+    found = f"Ray {ray.__version__}, {where}: {described(shapes)}; {workers} worker(s), each with {share}"
     if workers > fitting:
         advice = f"there is room for {fitting}: lower execution.workers or execution.threads_per_worker"
-        return [Finding("ray", "fail", found, advice)], workers
-    if len(nodes) > 1 and not config.store.startswith("s3://"):
-        return [
-            Finding("ray", "fail", found, "a folder store is not shared by several nodes: use s3://")
-        ], workers
+        waits = bool(address) and not grows(shapes)  # nodes may come
+        return [Finding("ray", "warn" if waits else "fail", found, advice)], workers
+    if not_shared:
+        return [Finding("ray", "fail", found, not_shared)], workers
     return [Finding("ray", "ok", found)], workers

@@ -6,25 +6,31 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
-from faceid_core.run.executor import Usage, WorkerClock
+from faceid_core.run.executor import MOST_AT_ONCE, Usage, WorkerClock
 from faceid_core.stages.models import WorkerSettings
-from tasks.ray_cluster import gpus_per_worker, threads_per_worker, workers_that_fit
+from tasks.placement import NodeShape, Share, capacity, described, free_capacity, grows, node_shapes
 
 log = logging.getLogger(__name__)
 
-ACTOR_START_SECONDS = 180
-_WARN_AFTER_SECONDS = 20.0  # of waiting for the first actors
+_REPORT_AFTER_SECONDS = 20.0  # of waiting for workers
+_REPORT_AGAIN_SECONDS = 60.0
 _POLL_SECONDS = 1.0  # between two looks for free resources, while a batch waits for a worker
+_OTHERS_SECONDS = 20.0  # for further workers to start, once the first can work
 _MOST_FAILED_STARTS = 3
+
+
+class Sizing(Protocol):
+    """What each worker asks for, by the nodes that there are or may be."""
+
+    def __call__(self, shapes: list[NodeShape]) -> Share: ...  # noqa: D102
 
 
 class Workers:
@@ -32,24 +38,34 @@ class Workers:
 
     Args:
         actor_class: what to start; takes settings and run id, answers `ready`.
+        settings: for each; its threads are those of the share that it gets.
         wanted: how many; 0 is as many as fit, now and later.
-        with_gpu: whether they take a GPU where the settings' device asks for one; without, they are for the stages
-            that need none.
+        sizing: what each asks for; asked again as long as none could start, since nodes come and go.
+        wait_seconds: without any worker after which to give up.
+        joined: whether nodes may still come: a cluster, not a Ray of this machine alone.
+        most: never more than so many; 0 is no limit.
+        at_once: start the first here and wait for them; otherwise when the first batch asks.
 
     Raises:
         ConfigurationError: the wanted number does not fit into the cluster, or not even one.
     """
 
     def __init__(
-        self, actor_class: Any, settings: WorkerSettings, run_id: str, *, wanted: int, with_gpu: bool = True
+        self,
+        actor_class: Any,
+        settings: WorkerSettings,
+        run_id: str,
+        *,
+        wanted: int,
+        sizing: Sizing,
+        wait_seconds: float,
+        joined: bool,
+        most: int = 0,
+        at_once: bool = True,
     ):
-        self._class, self._run_id, self._wanted = actor_class, run_id, wanted
-        self._gpus = gpus_per_worker(settings.device) if with_gpu else 0
-        self._settings = replace(
-            settings,
-            threads=threads_per_worker(settings.threads, settings.device),
-            device=settings.device if with_gpu else "cpu",
-        )
+        self._class, self._run_id, self._wanted, self._most = actor_class, run_id, wanted, most
+        self._settings, self._sizing = settings, sizing
+        self._wait_seconds, self._joined = wait_seconds, joined
         self._idle: queue.Queue = queue.Queue()
         self._clocks: dict[Any, WorkerClock] = {}  # of actors that are ready
         self._starting: dict[Any, Any] = {}  # pending answer of `ready` -> actor
@@ -57,21 +73,31 @@ class Workers:
         self._closed = False
         self._failed_starts = 0
         self._refilled_at = 0.0
+        self._batches_waiting = 0
         self._empty_since: float | None = None
+        self._reported_at = 0.0
         self.replaced = 0
-        self._start_first()
+        self._look()
+        if at_once:
+            self._start_first()
 
     def acquire(self) -> Any | None:
         """Wait for an idle actor; None once the workers are closed.
 
         Raises:
-            ConfigurationError: every actor was lost and no other fits into the cluster.
+            ConfigurationError: there is no actor, and none found room in time.
         """
-        while not self._closed:
-            with suppress(queue.Empty):
-                return self._idle.get(timeout=_POLL_SECONDS)
-            self._refill()
-        return None
+        with self._lock:
+            self._batches_waiting += 1
+        try:
+            while not self._closed:
+                with suppress(queue.Empty):
+                    return self._idle.get(timeout=_POLL_SECONDS)
+                self._refill()
+            return None
+        finally:
+            with self._lock:
+                self._batches_waiting -= 1
 
     def release(self, actor: Any) -> None:
         """Give back an actor that can work."""
@@ -104,56 +130,124 @@ class Workers:
             for actor in [*self._clocks, *self._starting.values()]:
                 self._kill(actor)
 
+    def _look(self) -> None:
+        """Look at the cluster's nodes, and at what a worker asks of one."""
+        self._shapes = node_shapes()
+        self._share = self._sizing(self._shapes)
+
     def _start_first(self) -> None:
-        count = self._wanted or max(1, self._that_fit(ray.cluster_resources()))
+        """Ask for the first workers and wait for them.
+
+        A fixed number is waited for whole. Where as many as fit are wanted, or where an autoscaler adds nodes, work
+        begins with those that are ready, and the others join it.
+        """
         with self._lock:
-            for _ in range(count):
-                self._start()
-            began, warned = time.monotonic(), False
-            while self._starting and time.monotonic() - began < ACTOR_START_SECONDS:
-                self._collect_ready(timeout=min(_POLL_SECONDS, ACTOR_START_SECONDS))
-                if self._starting and not warned and time.monotonic() - began > _WARN_AFTER_SECONDS:
-                    warned = True
-                    log.warning(
-                        "%d of %d workers are ready; waiting up to %d s for the others to find room and start",
-                        len(self._clocks), count, ACTOR_START_SECONDS,
-                    )  # fmt: skip
-            if self._starting and (self._wanted or not self._clocks):
-                raise ConfigurationError(self._do_not_fit(f"only {len(self._clocks)} of {count} workers"))
+            self._require_room()
+            self._ask_for_first()
+            began = self._reported_at = time.monotonic()
+            waits_for_all = self._wanted and not grows(self._shapes)
+            while self._starting:
+                waited = time.monotonic() - began
+                if waited > self._wait_seconds or (
+                    self._clocks and not waits_for_all and (grows(self._shapes) or waited > _OTHERS_SECONDS)
+                ):
+                    break
+                self._collect_ready(timeout=min(_POLL_SECONDS, self._wait_seconds))
+                self._report_wait(waited)
+                self._ask_again_if_nodes_changed()
+            if self._starting and (waits_for_all or not self._clocks):
+                raise ConfigurationError(
+                    self._no_room(f"only {len(self._clocks)} of {self._wanted or 1} workers")
+                )
+
+    def _require_room(self) -> None:
+        """Refuse a number for which there is no room and will be none.
+
+        Raises:
+            ConfigurationError: it does not fit, on any node that is there or that the autoscaler may add.
+        """
+        room, wanted = capacity(self._shapes, self._share), self._wanted or 1
+        # Nodes of an autoscaler that publishes no groups, or that are started by hand, may come.
+        if room >= wanted or (self._joined and not grows(self._shapes)):
+            return
+        raise ConfigurationError(
+            f"there is room for {room} of {wanted} workers, each with {self._share} on one node: the cluster has "
+            f"{described(self._shapes)}; lower execution.workers, execution.threads_per_worker or "
+            "execution.gpus_per_worker"
+        )
+
+    def _ask_for_first(self) -> None:
+        count = self._wanted or max(1, free_capacity(self._share))
+        for _ in range(min(count, self._most or count)):
+            self._start()
+
+    def _ask_again_if_nodes_changed(self) -> None:
+        """Ask for other sizes if the nodes have changed before any worker found room."""
+        if self._clocks:
+            return
+        before = self._share
+        self._look()
+        if self._share != before:
             for actor in list(self._starting.values()):
                 self._kill(actor)
+            self._ask_for_first()
+
+    def _report_wait(self, waited: float) -> None:
+        """Say what is waited for, after a while and then once a minute."""
+        now = time.monotonic()
+        pause = (
+            _REPORT_AGAIN_SECONDS
+            if waited > _REPORT_AFTER_SECONDS + _REPORT_AGAIN_SECONDS
+            else _REPORT_AFTER_SECONDS
+        )
+        if not self._starting or now - self._reported_at < pause:
+            return
+        self._reported_at = now
+        log.warning(
+            "%d worker(s) are ready; waiting for %d more, each with %s on one node, for up to %.0f s in all "
+            "(execution.worker_wait_seconds). The cluster has %s",
+            len(self._clocks), len(self._starting), self._share, self._wait_seconds, described(self._shapes),
+        )  # fmt: skip
 
     def _refill(self) -> None:
-        """Hand out actors that have become ready; start the wanted ones that fit into the cluster."""
+        """Hand out actors that have become ready; start the wanted ones that fit, and ask an autoscaler for more."""
         with self._lock:
             # Many batches may be waiting: one check serves them all.
             if self._closed or time.monotonic() - self._refilled_at < _POLL_SECONDS:
                 return
             self._refilled_at = time.monotonic()
             self._collect_ready(timeout=0)
-            # Not while some are starting: the resources that they will take still count as available.
-            if not self._starting:
-                fitting = self._that_fit(ray.available_resources())
-                wanted = self._wanted - len(self._clocks) if self._wanted else fitting
-                for _ in range(min(fitting, wanted)):
-                    self._start()
-            if self._clocks or self._starting:
+            if not self._clocks and not self._starting:
+                self._look()
+            for _ in range(self._count_to_start()):
+                self._start()
+            if self._clocks:
                 self._empty_since = None
                 return
             self._empty_since = self._empty_since or time.monotonic()
-            if time.monotonic() - self._empty_since > ACTOR_START_SECONDS:
-                raise ConfigurationError(self._do_not_fit("every worker was lost, and no other"))
+            waited = time.monotonic() - self._empty_since
+            self._report_wait(waited)
+            if waited > self._wait_seconds:
+                raise ConfigurationError(self._no_room("there is no worker, and no other"))
 
-    def _that_fit(self, resources: Mapping[str, float]) -> int:
-        return workers_that_fit(resources, *self._needs())
-
-    def _needs(self) -> tuple[float, int]:
-        """CPUs and GPUs of one actor."""
-        return min(max(1, self._settings.threads), ray.cluster_resources().get("CPU", 1)), self._gpus
+    def _count_to_start(self) -> int:
+        """How many workers to start now: those that fit, and as many as batches wait where nodes may be added."""
+        present = len(self._clocks) + len(self._starting)
+        wanted = (self._wanted or self._most or present + self._batches_waiting + MOST_AT_ONCE) - present
+        if wanted <= 0 or (self._failed_starts >= _MOST_FAILED_STARTS and self._clocks):
+            return 0
+        # Not while some are starting: the resources that they will take still count as free.
+        fitting = 0 if self._starting else free_capacity(self._share)
+        if fitting >= wanted or not (shapes := node_shapes()) or not grows(shapes):
+            return min(fitting, wanted)
+        may_come = capacity(shapes, self._share) - present
+        asked = min(self._batches_waiting - len(self._starting), may_come)
+        return max(0, min(wanted, max(fitting, asked)))
 
     def _start(self) -> None:
-        cpus, gpus = self._needs()
-        actor = self._class.options(num_cpus=cpus, num_gpus=gpus).remote(self._settings, self._run_id)
+        settings = replace(self._settings, threads=self._share.threads)
+        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
+        actor = self._class.options(**options).remote(settings, self._run_id)
         self._starting[actor.ready.remote()] = actor
 
     def _collect_ready(self, *, timeout: float) -> None:
@@ -188,10 +282,9 @@ class Workers:
         with suppress(RayError, ValueError):  # dead already
             ray.kill(actor, no_restart=True)
 
-    def _do_not_fit(self, who: str) -> str:
-        has = ray.cluster_resources()
+    def _no_room(self, who: str) -> str:
         return (
-            f"{who} found room within {ACTOR_START_SECONDS} s: each asks for {self._settings.threads} CPUs, Ray has "
-            f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; "
-            "lower execution.workers or execution.threads_per_worker"
+            f"{who} found room within {self._wait_seconds:.0f} s (execution.worker_wait_seconds): each asks for "
+            f"{self._share} on one node, the cluster has {described(node_shapes())}; lower execution.workers, "
+            "execution.threads_per_worker or execution.gpus_per_worker, or wait longer"
         )

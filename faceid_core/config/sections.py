@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
+from faceid_core.cpus import available_cpus
+
 from .section import Section
 
 if TYPE_CHECKING:
@@ -210,11 +212,41 @@ class ExecutionConfig(Section):
         0,
         ge=0,
         le=256,
-        description="CPU threads of an actor (0: this machine's cores / workers; all cores if workers is 0).",
+        description="CPU threads of an actor, and the CPUs that it asks Ray for (0: by the nodes of the cluster, "
+        "or by the CPUs that this machine or its container may use). Never more than a node has.",
+    )
+    gpus_per_worker: float = Field(
+        1.0,
+        gt=0.0,
+        le=16.0,
+        description="GPUs that an actor with the base model asks Ray for, where it runs on GPUs: a fraction lets "
+        "several share one, if their models fit into its memory.",
+    )
+    worker_wait_seconds: int = Field(
+        900,
+        ge=1,
+        le=86_400,
+        description="Seconds without any actor after which the stage ends: for nodes that an autoscaler adds, or "
+        "resources that others hold. What is waited for is logged. A request that fits no node is refused at once, "
+        "unless nodes may still come.",
+    )
+    niceness: int = Field(
+        15,
+        ge=0,
+        le=19,
+        description="Niceness of the actors of a Ray that is started on this machine; 15 is Ray's own, which gives "
+        "way to other programs and starves beside them. The nodes of a cluster have theirs "
+        "(RAY_worker_niceness where `ray start` is called).",
+    )
+    shared_store: bool = Field(
+        False,
+        description="The store's folder is on a file system that every node of the cluster sees under the same path "
+        "(NFS, a volume). A probe file is read back on every node; without this a folder is refused on several nodes.",
     )
     ray_address: str = Field(
         "",
-        description="Address of a running Ray cluster; empty: RAY_ADDRESS, or else one is started on this machine.",
+        description="Address of a running Ray cluster, of which this machine is a node: auto, or host:port of the "
+        "head; empty: RAY_ADDRESS, or else one is started on this machine.",
     )
     attempts: int = Field(
         2,
@@ -242,8 +274,17 @@ class ExecutionConfig(Section):
     )
 
     def threads(self) -> int:
-        """CPU threads of an actor, as configured or as this machine's cores divide among the workers."""
-        return self.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, self.workers))
+        """CPU threads of a worker in this process, as configured or as this machine's CPUs divide among the workers."""
+        return self.threads_per_worker or max(1, available_cpus() // max(1, self.workers))
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(
+                f"{value:g} is neither a fraction of one GPU nor a whole number, as Ray wants it"
+            )
+        return value
 
 
 class RunConfig(Section):
@@ -338,10 +379,16 @@ class GateConfig(Section):
         description="Mean paired difference of concept accuracy (share of images) below which the later run fails.",
     )
     weak: float = Field(
-        0.01, ge=0.0, le=1.0, description="Increase of the share of weak identities above which the later run fails."
+        0.01,
+        ge=0.0,
+        le=1.0,
+        description="Increase of the share of weak identities above which the later run fails.",
     )
     people: int = Field(
-        20, ge=2, le=1_000_000, description="People in both runs below which nothing is judged: they are too few."
+        20,
+        ge=2,
+        le=1_000_000,
+        description="People in both runs below which nothing is judged: they are too few.",
     )
     promote: Promotion = Field(
         "passed",

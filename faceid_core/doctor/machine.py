@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from faceid_core.config import NightlyConfig
+from faceid_core.cpus import available_cpus
 from faceid_core.errors import FaceidError
 from faceid_core.store.folder import folder_of
 from faceid_core.weights.describe import MINIATURE
@@ -32,9 +33,10 @@ def devices(config: NightlyConfig) -> Iterator[Finding]:
     """Cores and accelerators, and whether the configured device is there."""
     import torch
 
-    cores = os.cpu_count() or 1
+    usable, cores = available_cpus(), os.cpu_count() or 1
+    limit = f" of which this process may use {usable}" if usable < cores else ""
     yield Finding(
-        "cpu", "ok", f"{cores} cores, {platform.machine()}, {platform.system()} {platform.release()}"
+        "cpu", "ok", f"{cores} cores{limit}, {platform.machine()}, {platform.system()} {platform.release()}"
     )
     wanted, source = config.base_model.device, config.base_model.source
     if torch.cuda.is_available():

@@ -23,6 +23,7 @@ from faceid_core.report.index_page import index_page
 from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import Embedded, embedded
 from faceid_core.report.person_page import person_page
+from faceid_core.report.synthetic_mark import SyntheticMark
 from faceid_core.run.execute import put_photo
 from faceid_core.run.records import (
     INDEX,
@@ -44,8 +45,9 @@ from faceid_core.store.layout import COMMON, run_object
 from faceid_core.store.open import is_s3
 from faceid_core.tables import Tables
 from faceid_core.version import source_revision
+from faceid_core.weights.required import BASE
 
-PAGE_VERSION = 6
+PAGE_VERSION = 7
 GALLERY = "gallery.html"
 _BESIDE_PIXELS = 112
 
@@ -185,7 +187,8 @@ class _Beside:
             rows = read_shard(StageCache(self._run.store, scope).read(manifest, SHARD))
         except StoreError:
             return {}
-        return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS) for row in rows}
+        mark = SyntheticMark(manifest.content["preimage"]["weights"][BASE])
+        return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows}
 
     @cached_property
     def _last_run(self) -> str | None:
@@ -224,7 +227,8 @@ def _write_page(
         pictures = read_shard(StageCache(run.store, subject.scope).read(subject.manifests["generate"], SHARD))
         page = _person(run, subject, scores, summary, pictures, beside)
         first = {row.prompt_id: row for row in reversed(pictures)}
-        images = strip([first[prompt.id].image for prompt in run.plan.grid.prompts])
+        mark = SyntheticMark(run.plan.weights[BASE], run.run_id)
+        images = strip([first[prompt.id].image for prompt in run.plan.grid.prompts], mark)
         refuse_erased(run.store, subject.name, "the page")
         # The page last: where it is, its strip is.
         run.store.put_if_absent(_strip_name(name), images)
@@ -278,6 +282,7 @@ def _run(run: Run) -> dict:
     config = run.config
     return {
         "run_id": run.run_id,
+        "base_digest": run.plan.weights["base"],
         "run_date": run.run_date.isoformat(),
         "about": {
             "base model": config.base_model.source,

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.shards import read_shard
 from faceid_core.report.contact_sheet import Cell, contact_sheet
+from faceid_core.report.synthetic_mark import SyntheticMark
 from faceid_core.stages.files import read_png
 from faceid_core.stages.planning.generate import SHARD
 from faceid_core.store import Manifest, ObjectStore, StageCache, is_erased
 from faceid_core.tables import Tables
+from faceid_core.weights.required import BASE
 
 
 def people_sheet(
@@ -51,11 +53,13 @@ def people_sheet(
     ]
     shown = _chosen(shown, known, identity_keys, choose, people, record["run_id"])
     scores = _scores(store, record["run_id"], [each["identity_key"] for each in shown], seed)
-    rows, columns = [], []
+    rows, columns, base = [], [], ""
     for person in shown:
         who, keys = person["identity_key"], person["stage_keys"]
         cache = StageCache(store, f"identities/{who}")
-        shard = read_shard(cache.read(_manifest(cache, "generate", keys), SHARD))
+        drawn = _manifest(cache, "generate", keys)
+        base = drawn.content["preimage"]["weights"][BASE]
+        shard = read_shard(cache.read(drawn, SHARD))
         pictures = {row.prompt_id: row for row in shard if row.seed == seed}
         chosen = (
             list(prompts) or list({row.category: row.prompt_id for row in reversed(shard)}.values())[::-1]
@@ -77,7 +81,8 @@ def people_sheet(
             for name in chosen
         ]
         rows.append((_label(person, known.get(who, {}), names=names), [crop, *cells]))
-    return contact_sheet(rows, columns, title=f"run {record['run_id']}, seed {seed}")
+    mark = SyntheticMark(base, record["run_id"], "compositeWithTrainedAlgorithmicMedia")
+    return contact_sheet(rows, columns, title=f"run {record['run_id']}, seed {seed}", mark=mark)
 
 
 def _known(store: ObjectStore, run_id: str) -> dict[str, dict]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from faceid_core.photos import encode_png
+from faceid_core.report.synthetic_mark import SyntheticMark, marked_png
 
 _INK, _MUTED, _PAPER, _EMPTY = (28, 28, 26), (110, 110, 104), (255, 255, 255), (238, 238, 234)
 _MISS = (190, 30, 30)
@@ -38,6 +39,7 @@ def contact_sheet(
     title: str = "",
     cell_pixels: int = 128,
     label_pixels: int = 190,
+    mark: SyntheticMark | None = None,
 ) -> bytes:
     """Pictures in rows, each row with its caption on the left.
 
@@ -47,6 +49,7 @@ def contact_sheet(
         title: Above everything; none if empty.
         cell_pixels: Side of the square that a picture is fitted into.
         label_pixels: Width of the row captions; 0 leaves them out.
+        mark: What the file says of itself, where a model made its pictures.
 
     Returns:
         A PNG file; the same pictures always give the same bytes.
@@ -84,7 +87,8 @@ def contact_sheet(
             else:
                 cell = picture if isinstance(picture, Cell) else Cell(picture)
                 _put(sheet, pen, cell, (left, top), cell_pixels, font)
-    return encode_png(np.asarray(sheet))
+    pixels = np.asarray(sheet)
+    return marked_png(pixels, mark) if mark else encode_png(pixels)
 
 
 def _put(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, corner: tuple[int, int], side: int, font) -> None:

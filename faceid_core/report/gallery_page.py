@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from faceid_core.report.rendering import render
+from faceid_core.report.synthetic_mark import SyntheticMark, marked_jpeg
 
 SIDE = 96  # pixels of a picture in a strip
 _MOST_PROMPTS = 400  # a JPEG is 65,535 pixels wide at most
 
 
-def strip(pictures: Sequence[np.ndarray]) -> bytes:
+def strip(pictures: Sequence[np.ndarray], mark: SyntheticMark) -> bytes:
     """Pictures of one person side by side, as one JPEG file.
 
     Args:
         pictures: uint8 [h, w, 3], one for each prompt, in the order of `gallery_page`.
+        mark: What the file says of itself.
     """
     tiles = [
         cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_AREA if max(each.shape[:2]) > SIDE else cv2.INTER_CUBIC)
         for each in pictures[:_MOST_PROMPTS]
     ]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(tiles, axis=1)).save(buffer, format="JPEG", quality=85)
-    return buffer.getvalue()
+    return marked_jpeg(np.concatenate(tiles, axis=1), mark, quality=85)
 
 
 def gallery_page(

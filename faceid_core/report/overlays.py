@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from faceid_core.photos import encode_png
+from faceid_core.report.synthetic_mark import SyntheticMark, marked_jpeg, marked_png
 
 _MASK_COLOR = np.array([30, 200, 140], np.float32)
 # Dark violet over red to pale yellow, ever lighter, so that a print in gray shows the strength too.
@@ -18,6 +19,7 @@ _HEAT = np.array(
     [(10, 7, 35), (66, 15, 109), (140, 41, 99), (205, 71, 70), (242, 134, 50), (251, 226, 150)], np.float32
 )
 # Pictures up to this side are stored exactly; larger ones are shrunk and compressed, to keep pages small.
+_JPEG_QUALITY = 88
 _LARGEST_EXACT_PIXELS = 128
 
 
@@ -81,10 +83,10 @@ class Embedded:
     height: int
 
 
-def embedded(image: np.ndarray, *, most_pixels: int = 320) -> Embedded:
-    """A picture [h, w, 3] for a page: small ones exact, larger ones as JPEG of at most `most_pixels`."""
+def embedded(image: np.ndarray, *, most_pixels: int = 320, mark: SyntheticMark | None = None) -> Embedded:
+    """A picture for a page; arguments as of `data_uri`."""
     image = _shrunk(image, most_pixels)
-    return Embedded(data_uri(image, most_pixels=most_pixels), width=image.shape[1], height=image.shape[0])
+    return Embedded(data_uri(image, most_pixels=most_pixels, mark=mark), width=image.shape[1], height=image.shape[0])
 
 
 def _shrunk(image: np.ndarray, most_pixels: int) -> np.ndarray:
@@ -96,13 +98,21 @@ def _shrunk(image: np.ndarray, most_pixels: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def data_uri(image: np.ndarray, *, most_pixels: int = 320) -> str:
-    """A picture [h, w, 3] as a data URI: small ones exact, larger ones as JPEG of at most `most_pixels`."""
+def data_uri(image: np.ndarray, *, most_pixels: int = 320, mark: SyntheticMark | None = None) -> str:
+    """A picture as a data URI: small ones exact, larger ones as JPEG of at most `most_pixels`.
+
+    Args:
+        image: uint8 [h, w, 3].
+        most_pixels: Of a side.
+        mark: What a generated picture says of itself; None for a photo.
+    """
     if max(image.shape[:2]) <= _LARGEST_EXACT_PIXELS:
-        return _uri("image/png", encode_png(image))
+        return _uri("image/png", marked_png(image, mark) if mark else encode_png(image))
     image = _shrunk(image, most_pixels)
+    if mark:
+        return _uri("image/jpeg", marked_jpeg(image, mark, quality=_JPEG_QUALITY))
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=88)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=_JPEG_QUALITY)
     return _uri("image/jpeg", buffer.getvalue())
 
 

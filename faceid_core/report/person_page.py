@@ -16,6 +16,7 @@ from faceid_core.report.figures import DASH, number
 from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import Embedded, attention_overlay, embedded, mask_overlay, with_box
 from faceid_core.report.rendering import mean_row, render, score_table
+from faceid_core.report.synthetic_mark import SyntheticMark
 
 
 def person_page(
@@ -47,7 +48,7 @@ def person_page(
     """One self-contained HTML file with its pictures and without script.
 
     Args:
-        run: `run_id`, `run_date`, and `about`: more about the run by name (base model, preset).
+        run: `run_id`, `run_date`, `base_digest` (of the base model), and `about`: more about the run by name
         person: `identity_key`, `class_word`, `outcome`, `weak` (not surely above the class word), and `message`, empty if
             there is nothing to say.
         photo: uint8 [h, w, 3], as it was supplied.
@@ -87,7 +88,7 @@ def person_page(
         stills=_photo_stills(photo, face_box, quality, crop, mask, verdict, approximate)
         + _attention_stills(crop, attention_before, attention_after, outside_before, outside_after),
         curve=plots.curve_plot(curve),
-        groups=_groups(prompts, pictures, scores, beside),
+        groups=_groups(prompts, pictures, scores, beside, SyntheticMark(run["base_digest"], run["run_id"])),
         beside=[name for name, _ in beside],
         index_url=index_url,
         reproduction=reproduction,
@@ -187,6 +188,7 @@ def _groups(
     pictures: Sequence[ShardRow],
     scores: Sequence[MetricRow],
     beside: Sequence[tuple[str, Mapping[tuple[str, int], Embedded]]],
+    mark: SyntheticMark,
 ) -> list[dict]:
     """The grid: prompts that fail first, those with the most misses foremost, then the others by category."""
     values = {(row.prompt_id, row.seed, row.metric): row for row in scores}
@@ -197,7 +199,7 @@ def _groups(
     groups: dict[str, list[dict]] = {}
     for prompt in prompts:
         if prompt.id in by_prompt:
-            shown = [_picture(row, values) for row in by_prompt[prompt.id]]
+            shown = [_picture(row, values, mark) for row in by_prompt[prompt.id]]
             for picture in shown:
                 picture["beside"] = [
                     {"name": name, "image": found[prompt.text, picture["seed"]]}
@@ -217,7 +219,7 @@ def _groups(
     return found + [{"title": category, "prompts": entries} for category, entries in groups.items() if entries]
 
 
-def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) -> dict:
+def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow], mark: SyntheticMark) -> dict:
     def of(metric: str) -> MetricRow | None:
         return values.get((row.prompt_id, row.seed, metric))
 
@@ -233,7 +235,7 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow]) ->
         if (prompt_id, seed) == (row.prompt_id, row.seed) and metric.startswith("concepts:")
     }
     return {
-        "image": embedded(row.image, most_pixels=224),
+        "image": embedded(row.image, most_pixels=224, mark=mark),
         "seed": row.seed,
         "identity": words,
         "fails": (asked is not None and not asked.value) or (identity is not None and identity.value is None),

@@ -25,6 +25,7 @@ from faceid_core.report.gallery_page import SIDE, gallery_page, strip
 from faceid_core.report.index_page import index_page
 from faceid_core.report.overlays import embedded
 from faceid_core.report.person_page import person_page
+from faceid_core.report.synthetic_mark import SyntheticMark
 from tests.browser.conftest import keep_picture
 
 pytestmark = pytest.mark.browser
@@ -33,7 +34,7 @@ PEOPLE = 1000
 WIDTHS = (360, 768, 1440)
 GRID = load_grid("miniature")
 RUN = {
-    "run_id": "20260102-nightly-0a1b2c3d", "run_date": dt.date(2026, 1, 2),
+    "run_id": "20260102-nightly-0a1b2c3d", "base_digest": "b" * 64, "run_date": dt.date(2026, 1, 2),
     "about": {"base model": "miniature", "method": "semantic-fidelity", "pictures": "24 prompts x 2 seeds"},
 }  # fmt: skip
 KEYS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(PEOPLE)]
@@ -119,7 +120,7 @@ def address(summary, tmp_path_factory):
     for name, page in pages.items():
         (root / "runs" / f"{name}.html").write_bytes(page)
     colors = [np.full((64, 64, 3), 10 * number, np.uint8) for number in range(len(GRID.prompts))]
-    (root / "runs" / "strip.jpg").write_bytes(strip(colors))
+    (root / "runs" / "strip.jpg").write_bytes(strip(colors, SyntheticMark("ab" * 32)))
     (root / "runs" / "favicon.ico").write_bytes(b"")  # which a browser asks for
     handler = partial(SimpleHTTPRequestHandler, directory=str(root / "runs"))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -268,18 +268,18 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
     [
         ({"workers": 2}, "s3://b/p", 2, "ok", "2 worker(s)"),
         ({"workers": 0, "threads_per_worker": 4}, "s3://b/p", 1, "ok", "2 worker(s)"),
-        ({"workers": 0}, "s3://b/p", 1, "ok", "4 worker(s)"),
+        ({"workers": 0}, "s3://b/p", 2, "ok", "2 worker(s), each with 8 CPU"),
         ({"workers": 9}, "s3://b/p", 1, "fail", "there is room for 8"),
-        ({"workers": 2}, "folder", 2, "fail", "use s3://"),
+        ({"workers": 2}, "folder", 2, "fail", "execution.shared_store"),
     ],
 )
 def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, state, words):
     from tasks import ray_cluster
 
-    monkeypatch.setattr(ray_cluster, "start_ray", lambda address, run_id: None)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda *_, **__: None)
+    alive = {"Alive": True, "Resources": {"CPU": 8.0}}
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [alive] * nodes + [{"Alive": False}])
+    monkeypatch.setattr("tasks.placement._autoscaler_groups", list)
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     (found,), workers = ray_cluster.check_ray(NightlyConfig(store=store, execution=execution))
     assert found.state == state and words in f"{found.found} {found.advice}" and workers >= 2
@@ -296,10 +296,10 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
 def test_rays_room_beside_gpus_is_that_of_the_pool(monkeypatch, execution, words):
     from tasks import ray_cluster
 
-    monkeypatch.setattr(ray_cluster, "start_ray", lambda address, run_id: None)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
-    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(ray_cluster, "start_ray", lambda *_, **__: None)
+    node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [node])
+    monkeypatch.setattr("tasks.placement._autoscaler_groups", list)
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     (found,), _ = ray_cluster.check_ray(NightlyConfig(execution=execution))
     assert words in f"{found.found} {found.advice}"

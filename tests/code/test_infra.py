@@ -20,12 +20,41 @@ def test_cloudformation_is_clean():
     assert done.returncode == 0, done.stdout
 
 
-def test_the_run_policy_reaches_the_prefix_only():
-    class Loader(yaml.SafeLoader):
-        """Reads CloudFormation's short tags as their text."""
+class Template(yaml.SafeLoader):
+    """Reads CloudFormation's short tags as their text or list."""
 
-    Loader.add_multi_constructor("!", lambda loader, tag, node: loader.construct_scalar(node))
-    template = yaml.load((INFRA / "aws" / "store-policy.yaml").read_text(), Loader)
+
+def _untagged(loader: yaml.SafeLoader, _tag: str, node: yaml.Node):
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.ScalarNode)
+    return loader.construct_scalar(node)
+
+
+Template.add_multi_constructor("!", _untagged)
+
+
+def test_the_bucket_is_private_and_what_is_old_or_unfinished_goes_by_itself():
+    template = yaml.load((INFRA / "aws" / "store-bucket.yaml").read_text(), Template)
+    bucket = template["Resources"]["Bucket"]
+    assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
+    properties = bucket["Properties"]
+    closed = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+    assert properties["PublicAccessBlockConfiguration"] == dict.fromkeys(closed, True)
+    assert properties["VersioningConfiguration"]["Status"] == "Enabled"
+    assert "ServerSideEncryptionByDefault" in properties["BucketEncryption"]["ServerSideEncryptionConfiguration"][0]
+    rules = properties["LifecycleConfiguration"]["Rules"]
+    assert all(rule["Status"] == "Enabled" for rule in rules)
+    done = {name for rule in rules for name in rule}
+    assert {"NoncurrentVersionExpiration", "AbortIncompleteMultipartUpload"} < done
+    # A rule that ends current objects would delete results, and Object Lock would keep erased people.
+    assert "ExpirationInDays" not in done and not {"ObjectLockEnabled", "ObjectLockConfiguration"} & properties.keys()
+    (statement,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Effect"] == "Deny" and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_run_policy_reaches_the_prefix_only():
+    template = yaml.load((INFRA / "aws" / "store-policy.yaml").read_text(), Template)
     for resource in template["Resources"].values():
         for statement in resource["Properties"]["PolicyDocument"]["Statement"]:
             if statement["Effect"] == "Deny":

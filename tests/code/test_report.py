@@ -29,10 +29,16 @@ from faceid_core.report.index_page import index_page
 from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.person_page import person_page
+from faceid_core.report.synthetic_mark import SyntheticMark
 
 ANN, BEN, CY = "a1" * 16, "b2" * 16, "c3" * 16
 GRID = load_grid("miniature")
-RUN = {"run_id": "2026-01-02-r1", "run_date": dt.date(2026, 1, 2), "about": {"base": "miniature"}}
+RUN = {
+    "run_id": "2026-01-02-r1",
+    "base_digest": "b" * 64,
+    "run_date": dt.date(2026, 1, 2),
+    "about": {"base": "miniature"},
+}
 HOSTILE = "<script>alert('x')</script> & co"
 
 
@@ -103,7 +109,9 @@ def run():
 
 @pytest.fixture(scope="module")
 def page(run):
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
+    settings = DrawSettings(
+        base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1
+    )
     person = person_from_seed(200_001)
     shown = render(person, Shot())
     pictures = [
@@ -252,7 +260,8 @@ def test_the_index_begins_with_what_changed_and_a_gallery_holds_no_pixel(run):
     people = [{"identity_key": ANN, "weak": True, "url": "ann.html", "strip": "ann.jpg"}]
     gallery = gallery_page(run_id="r1", prompts=["a photo of V*"], people=people, seed=0, index_url="index.html")
     assert b"data:" not in gallery and {"ann.jpg", "ann.html"} <= set(_Page(gallery).addresses)
-    shown = Image.open(io.BytesIO(strip([np.zeros((64, 64, 3), np.uint8), np.full((300, 300, 3), 255, np.uint8)])))
+    tiles = [np.zeros((64, 64, 3), np.uint8), np.full((300, 300, 3), 255, np.uint8)]
+    shown = Image.open(io.BytesIO(strip(tiles, SyntheticMark("ab" * 32))))
     assert shown.size == (2 * SIDE, SIDE) and shown.getpixel((SIDE // 2, 5))[0] < 20
     assert shown.getpixel((SIDE + SIDE // 2, 5))[0] > 235
 
@@ -440,3 +449,27 @@ def test_percentiles_are_those_of_the_pairs():
     assert calibration.different.share_below(1.0) == 1 and calibration.different.share_below(0.0) == 0
     assert calibration.typical_percentile > 0.99
     assert calibration_of("none measured") is None
+@pytest.mark.parametrize("side", [64, 500])
+def test_a_generated_picture_says_so_and_keeps_its_pixels(side):
+    """In XMP, as IPTC wants it, in PNG and in JPEG: small pictures are one, large ones the other."""
+    image = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    plain, marked = (
+        Image.open(io.BytesIO(base64.b64decode(data_uri(image, mark=mark).split(",")[1])))
+        for mark in (None, SyntheticMark("b" * 64, "2026-01-02-r1"))
+    )
+    assert np.array_equal(np.array(plain), np.array(marked)) and plain.format == marked.format
+    assert "xmp" not in plain.info and "XML:com.adobe.xmp" not in plain.info
+    text = marked.info.get("XML:com.adobe.xmp") or marked.info["xmp"].decode()
+    (about,) = ElementTree.fromstring(text).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    values = {name.rpartition("}")[2]: value for name, value in about.attrib.items()}
+    assert (
+        values["DigitalSourceType"]
+        == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    )
+    assert values["AISystemVersionUsed"].endswith("b" * 64) and values["run"] == "2026-01-02-r1"
+
+
+def test_on_a_page_the_pictures_are_marked_and_what_shows_the_photo_is_not(page):
+    shown = [each.split(",")[1] for each in _Page(page).addresses if each.startswith("data:image/")]
+    marked = [b"trainedAlgorithmicMedia" in base64.b64decode(each) for each in shown]
+    assert marked.count(True) == 2 * len(GRID.prompts) and not any(marked[:2])

@@ -318,4 +318,4 @@ def test_status_query_key_and_draw_from_the_command_line(small, people, tmp_path
          "--set", "generate.steps=2", "--store", store, "--out", str(picture)],
     )  # fmt: skip
     assert drawn.exit_code == 0, drawn.output
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.read_bytes().startswith(b"\x89PNG") and b"trainedAlgorithmicMedia" in picture.read_bytes()

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from faceid_core.cpus import available_cpus
 from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
@@ -206,12 +207,11 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
         pool.execute([work], lambda *_: None, on_done, lambda: False)
 
 
-def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.workers.ACTOR_START_SECONDS", 4)
+def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path):
     settings = WorkerSettings(
         store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=2, batch=1, threads=os.cpu_count() or 1,
+        scorers="", slots=2, batch=1, threads=available_cpus(),
     )  # fmt: skip
-    with pytest.raises(ConfigurationError, match="of 2 workers found room"):
+    with pytest.raises(ConfigurationError, match="room for 1 of 2 workers"):
         TroubledPool(settings, "test", workers=2)
     assert not ray.is_initialized()

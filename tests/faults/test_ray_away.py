@@ -59,7 +59,13 @@ def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(cl
         start_ray(configured, "test")
 
 
-@pytest.mark.parametrize("address", ["head", "head:port", "ray://", "10.0.0.1:99999"])
+def test_rays_client_is_refused_with_the_way_that_works():
+    """Ray's client has no streaming actor methods, and says so only once the models are loaded."""
+    with pytest.raises(ConfigurationError, match=r"^execution\.ray_address.*streaming.*ray job submit"):
+        start_ray("ray://head:10001", "test")
+
+
+@pytest.mark.parametrize("address", ["head", "head:port", "10.0.0.1:99999"])
 def test_what_is_no_address_is_refused_at_once(address):
     with pytest.raises(ConfigurationError, match="give host:port"):
         start_ray(address, "test")

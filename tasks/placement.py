@@ -1,0 +1,184 @@
+"""Where workers fit: the kinds of nodes of a Ray cluster, and what each worker asks of one node.
+
+A worker lies on one node, so everything is counted by node: sixteen CPUs on a head do not help a worker that needs a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private import state as ray_state  # Ray has no public call for what is free on each node
+
+MOST_NODES = 1024  # taken for a group without a limit
+_ROUNDING = 1e-6
+# A worker's CPUs are the most with which more than this share of the cluster's CPUs is used: few copies of the models,
+# few idle CPUs.
+_USED_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """A kind of node.
+
+    Attributes:
+        cpus: That Ray gives away on one.
+        gpus: The same.
+        there: How many there are.
+        more: How many more the autoscaler may add.
+        name: Of the autoscaler's group; empty for nodes of no group.
+    """
+
+    cpus: float
+    gpus: float
+    there: int = 0
+    more: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
+        group = f" of group {self.name}" if self.name else ""
+        more = f" (up to {self.more} more)" if self.more else ""
+        return f"{self.there} node(s){group} with {self.cpus:g} CPU{gpus}{more}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker asks of one node; either may be a fraction."""
+
+    cpus: float
+    gpus: float = 0.0
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the worker."""
+        return max(1, int(self.cpus))
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+    def fit(self, cpus: float, gpus: float) -> int:
+        """How many workers find room in so many free CPUs and GPUs of one node."""
+        counts = [
+            int(free / asked + _ROUNDING)
+            for free, asked in ((cpus, self.cpus), (gpus, self.gpus))
+            if asked > 0
+        ]
+        return min(counts)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the configuration says of the workers' size.
+
+    Attributes:
+        device: `base_model.device`.
+        threads: `execution.threads_per_worker`; 0 leaves it to the nodes.
+        workers: `execution.workers`; 0 is as many as fit.
+        gpus_per_worker: `execution.gpus_per_worker`.
+    """
+
+    device: str
+    threads: int
+    workers: int
+    gpus_per_worker: float = 1.0
+
+    def share(self, shapes: Sequence[NodeShape]) -> Share:
+        """What a worker with the base model asks for: a GPU by `auto` where any node has one, or may have.
+
+        The CPUs are those of the node that has the least for a worker, so that each suitable node takes one.
+        """
+        able = [
+            shape
+            for shape in shapes
+            if shape.there + shape.more and shape.gpus + _ROUNDING >= self.gpus_per_worker
+        ]
+        if self.device == "cuda" or (self.device == "auto" and able):
+            each = [_cpus_beside_gpu(shape, self.gpus_per_worker) for shape in able]
+            cpus = min([*each, self.threads] if self.threads else each, default=self.threads or 1.0)
+            return Share(cpus, self.gpus_per_worker)
+        return Share(self._cpus(shapes))
+
+    def share_without_gpu(self, shapes: Sequence[NodeShape]) -> Share:
+        """What a worker for faces and scores asks for, beside workers with a GPU."""
+        return Share(max(1, self.share(shapes).threads))
+
+    def _cpus(self, shapes: Sequence[NodeShape]) -> float:
+        """CPUs of a worker on nodes that need no GPU."""
+        nodes = [shape for shape in shapes if shape.cpus >= 1 and shape.there + shape.more]
+        if not nodes:
+            return float(self.threads or 1)
+        largest = int(max(shape.cpus for shape in nodes))
+        if self.threads:
+            return float(min(self.threads, largest))
+        sizes = sorted(
+            {int(shape.cpus / part) for shape in nodes for part in range(1, max(2, self.workers + 1))} - {0}
+        )
+        total = sum(shape.cpus * (shape.there + shape.more) for shape in nodes)
+        for size in reversed(sizes):
+            room = capacity(nodes, Share(size))
+            if room >= self.workers if self.workers else room * size > _USED_SHARE * total:
+                return float(size)
+        return 1.0
+
+
+def _cpus_beside_gpu(shape: NodeShape, gpus: float) -> float:
+    """CPUs of each worker with a GPU on such a node: half of its part of them, for the others are workers without one.
+
+    On a node with fewer CPUs than workers it is a fraction, or nothing.
+    """
+    part = shape.cpus / int(shape.gpus / gpus + _ROUNDING)
+    if part >= 2:
+        return float(int(part / 2))
+    return 1.0 if part >= 1 else int(part * 100) / 100
+
+
+def capacity(shapes: Iterable[NodeShape], share: Share, *, present: bool = False) -> int:
+    """How many workers fit into a cluster, each on one node; with `present` on the nodes that are there."""
+    return sum(
+        share.fit(shape.cpus, shape.gpus) * (shape.there + (0 if present else shape.more)) for shape in shapes
+    )
+
+
+def free_capacity(share: Share) -> int:
+    """How many workers fit into what is free now, each on one node."""
+    free = ray_state.available_resources_per_node().values()
+    return sum(share.fit(each.get("CPU", 0), each.get("GPU", 0)) for each in free)
+
+
+def node_shapes() -> list[NodeShape]:
+    """The kinds of nodes of the present Ray session: those that are there, and those that its autoscaler may add.
+
+    Ray's autoscaler (version 2) publishes its groups, also those of which no node is there yet.
+    """
+    there = Counter(
+        (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    shapes = []
+    for group in _autoscaler_groups():
+        size = (float(group.resources.get("CPU", 0)), float(group.resources.get("GPU", 0)))
+        most = MOST_NODES if group.max_count < 0 else min(group.max_count, MOST_NODES)
+        present = there.pop(size, 0)
+        shapes.append(NodeShape(*size, there=present, more=max(0, most - present), name=group.name))
+    shapes += [NodeShape(*size, there=count) for size, count in there.items()]
+    return sorted(shapes, key=lambda shape: (shape.gpus, shape.cpus))
+
+
+def _autoscaler_groups() -> list[Any]:
+    config = ray_state.state.get_cluster_config()
+    return list(config.node_group_configs) if config is not None else []
+
+
+def grows(shapes: Iterable[NodeShape]) -> bool:
+    """Whether an autoscaler may add nodes."""
+    return any(shape.more for shape in shapes)
+
+
+def described(shapes: Sequence[NodeShape]) -> str:
+    """The cluster in words, for messages."""
+    return "; ".join(str(shape) for shape in shapes) or "no node"

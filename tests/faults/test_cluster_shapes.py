@@ -1,0 +1,285 @@
+"""What the pool does in clusters of many shapes: real nodes of Ray on this machine, with made-up CPUs and GPUs.
+
+The table in docs/cluster.md has a row for each.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+from faceid_core.errors import ConfigurationError
+from faceid_core.stages.models import WorkerSettings
+from faceid_core.stages.work import Done, Work
+from faceid_core.store import S3Settings
+from faceid_core.store.keys import StageCall
+from faceid_core.weights.required import ModelRef
+from tasks.pool import RayPool
+
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
+WAIT_SECONDS = 240
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class LightActor:
+    """Stands in for a worker: it writes down what it was given."""
+
+    def __init__(self, settings: WorkerSettings, run_id: str):
+        given = ray.get_runtime_context().get_assigned_resources()
+        self._given = f"{given.get('CPU', 0):g} CPU {given.get('GPU', 0):g} GPU {settings.threads} threads"
+        self._folder = Path(settings.models[0].name)
+        (self._folder / f"{os.getpid()}").write_text(self._given)
+
+    def ready(self):
+        return True
+
+    def execute(self, works):
+        for work in works:
+            time.sleep(1)
+            yield ("done", Done(work, "done"))
+
+
+class LightPool(RayPool):
+    actor_class = LightActor
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that gives away nothing, as KubeRay's usual one; the tests add nodes and remove them."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", made.address)
+        yield made
+    made.shutdown()
+
+
+@contextmanager
+def nodes(cluster: Cluster, *sizes: tuple[float, float]) -> Iterator[list[Any]]:
+    """Nodes of so many CPUs and GPUs each, for a block."""
+    added = [cluster.add_node(num_cpus=cpus, num_gpus=gpus) for cpus, gpus in sizes]
+    try:
+        yield added
+    finally:
+        for node in added:
+            cluster.remove_node(node)
+        cluster.wait_for_nodes(WAIT_SECONDS)  # until Ray knows that they are gone
+
+
+@contextmanager
+def groups(cluster: Cluster, **sizes: tuple[int, int, int]) -> Iterator[None]:
+    """Publish groups of (CPUs, GPUs, most nodes), as Ray's autoscaler does."""
+    config = autoscaler_pb2.ClusterConfig()
+    for name, (cpus, gpus, most) in sizes.items():
+        group = config.node_group_configs.add(name=name, max_count=most)
+        group.resources.update({key: each for key, each in (("CPU", cpus), ("GPU", gpus)) if each})
+    key, namespace = GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
+    ray.init(address=cluster.address, log_to_driver=False)
+    _internal_kv_put(key, config.SerializeToString(), namespace=namespace)
+    ray.shutdown()
+    try:
+        yield
+    finally:
+        ray.init(address=cluster.address, log_to_driver=False)
+        _internal_kv_del(key, namespace=namespace)
+        ray.shutdown()
+
+
+def settings(folder: Path, device: str, threads: int = 0, store: str = "s3://bucket") -> WorkerSettings:
+    return WorkerSettings(
+        store=store, s3=S3Settings(), precision="float32", device=device, faces_backend="", scorers="",
+        slots=1, batch=1, threads=threads, models=(ModelRef("base", "base", str(folder)),),
+    )  # fmt: skip
+
+
+def given(folder: Path) -> Counter[str]:
+    """What the actors that were ever started had -> how many had it."""
+    return Counter(path.read_text() for path in folder.iterdir())
+
+
+def run(pool: RayPool, count: int) -> list[str]:
+    """The outcomes of as many works that need the base model."""
+    weights = {"base": "b" * 64}
+    works = [
+        Work(f"p{n}", "common", StageCall("personalize", 1, {"who": n}, weights=weights), {}, "g")
+        for n in range(count)
+    ]
+    found: list[str] = []
+    pool.execute(works, lambda *_: None, lambda done: found.append(done.status), lambda: False)
+    return found
+
+
+def demands(cluster: Cluster) -> set[str]:
+    """What an autoscaler sees that there is no room for."""
+    state = get_cluster_resource_state(GcsClient(cluster.address))
+    found = set()
+    for each in state.pending_resource_requests:
+        bundle = dict(each.request.resources_bundle)
+        found.add(f"{bundle.get('CPU', 0):g} CPU {bundle.get('GPU', 0):g} GPU")
+    return found
+
+
+SHAPES = [
+    # nodes, device, threads, workers, GPUs of a worker; then each worker's share, and how many there are
+    pytest.param([(4, 0)], "auto", 0, 0, 1.0, {"4 CPU 0 GPU 4 threads": 1}, id="one node without a GPU"),
+    pytest.param(
+        [(6, 0), (2, 1), (2, 1)], "auto", 0, 0, 1.0,
+        {"1 CPU 1 GPU 1 threads": 2, "1 CPU 0 GPU 1 threads": 4}, id="a large head, two small nodes with a GPU",
+    ),
+    pytest.param([(3, 0), (3, 0)], "cpu", 5, 0, 1.0, {"3 CPU 0 GPU 3 threads": 2}, id="more threads than a node has"),
+    pytest.param(
+        [(6, 0), (2, 0), (2, 0)], "cpu", 0, 0, 1.0, {"2 CPU 0 GPU 2 threads": 5}, id="one node larger than the others"
+    ),
+    pytest.param([(4, 2)], "cuda", 0, 0, 0.5, {"1 CPU 0.5 GPU 1 threads": 4}, id="two workers on each GPU"),
+    pytest.param([(1, 2)], "cuda", 0, 0, 1.0, {"0.5 CPU 1 GPU 1 threads": 2}, id="more GPUs than CPUs"),
+    pytest.param([(0, 1)], "cuda", 0, 0, 1.0, {"0 CPU 1 GPU 1 threads": 1}, id="a GPU without a CPU"),
+    pytest.param(
+        [(8, 2), (2, 1)], "cuda", 0, 0, 1.0,
+        {"1 CPU 1 GPU 1 threads": 3, "1 CPU 0 GPU 1 threads": 6}, id="two kinds of GPU nodes",
+    ),
+    pytest.param([(4, 0), (4, 0)], "cpu", 0, 3, 1.0, {"2 CPU 0 GPU 2 threads": 3}, id="a fixed number on several nodes"),
+    pytest.param(
+        [(4, 4)], "cuda", 0, 0, 2.0,
+        {"1 CPU 2 GPU 1 threads": 2, "1 CPU 0 GPU 1 threads": 2}, id="two GPUs for each worker",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sizes", "device", "threads", "workers", "gpus", "expected"), SHAPES)
+def test_a_cluster_of_this_shape_is_used(cluster, tmp_path, sizes, device, threads, workers, gpus, expected):
+    with nodes(cluster, *sizes):
+        pool = LightPool(
+            settings(tmp_path, device, threads),
+            "test",
+            workers=workers,
+            gpus_per_worker=gpus,
+            wait_seconds=WAIT_SECONDS,
+        )
+        try:
+            assert run(pool, 2) == ["done"] * 2
+            assert given(tmp_path) == expected
+        finally:
+            pool.close()
+
+
+class _Opening(threading.Thread):
+    """Opens a pool and runs works in a thread, since Ray starts nodes in the main thread only."""
+
+    def __init__(self, folder: Path, count: int, **options: Any):
+        super().__init__(daemon=True)
+        self.pool: RayPool | None = None
+        self.outcomes: list[str] = []
+        self.error: BaseException | None = None
+        self._open, self._count = lambda: LightPool(settings(folder, **options), "test", workers=0), count
+
+    def run(self) -> None:
+        try:
+            self.pool = self._open()
+            self.outcomes = run(self.pool, self._count)
+        except BaseException as error:
+            self.error = error
+
+    def wait_for(self, found: Any, what: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not found():
+            assert self.error is None and time.monotonic() < deadline, (what, self.error)
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_scaled_to_zero_the_autoscaler_sees_what_is_asked_for(cluster, tmp_path, device):
+    with groups(cluster, gpu=(4, 1, 2)):
+        opening = _Opening(tmp_path, 12, device=device)
+        opening.start()
+        opening.wait_for(lambda: demands(cluster) == {"2 CPU 1 GPU"}, "the first request")
+        with nodes(cluster, (4, 1)):
+            # Work begins with one worker, and batches that wait ask for another.
+            opening.wait_for(
+                lambda: opening.pool is not None and "2 CPU 1 GPU" in demands(cluster), "the second request"
+            )
+            with nodes(cluster, (4, 1)):
+                opening.join(WAIT_SECONDS)
+                assert opening.outcomes == ["done"] * 12, opening.error
+                assert opening.pool is not None
+                assert given(tmp_path)["2 CPU 1 GPU 2 threads"] == 2
+                opening.pool.close()
+
+
+def test_nodes_of_an_autoscaler_that_publishes_nothing_are_waited_for(cluster, tmp_path):
+    opening = _Opening(tmp_path, 2, device="cuda")
+    opening.start()
+    opening.wait_for(lambda: demands(cluster) == {"1 CPU 1 GPU"}, "the request")
+    with nodes(cluster, (4, 1)):
+        opening.join(WAIT_SECONDS)
+        assert opening.outcomes == ["done"] * 2, opening.error
+        opening.pool.close()
+    # Asked again when the node was there: half of its CPUs.
+    assert given(tmp_path).total() >= 1
+
+
+def test_a_node_that_is_smaller_than_what_was_asked_for_is_used(cluster, tmp_path):
+    opening = _Opening(tmp_path, 2, device="cpu", threads=4)
+    opening.start()
+    opening.wait_for(lambda: demands(cluster) == {"4 CPU 0 GPU"}, "the request")
+    with nodes(cluster, (2, 0)):
+        opening.join(WAIT_SECONDS)
+        assert opening.outcomes == ["done"] * 2, opening.error
+        assert given(tmp_path) == {"2 CPU 0 GPU 2 threads": 1}
+        opening.pool.close()
+
+
+def test_what_no_group_of_the_autoscaler_has_is_refused_at_once(cluster, tmp_path):
+    with (
+        groups(cluster, cpu=(4, 0, 8)),
+        pytest.raises(ConfigurationError, match=r"room for 0 of 1.*1 GPU.*group cpu"),
+    ):
+        LightPool(settings(tmp_path, "cuda"), "test", workers=0, wait_seconds=WAIT_SECONDS)
+    assert not ray.is_initialized()
+
+
+def test_resources_that_others_hold_are_waited_for_and_said(cluster, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("tasks.workers._REPORT_AFTER_SECONDS", 1.0)
+    with nodes(cluster, (2, 0)):
+        ray.init(address=cluster.address, log_to_driver=False, namespace="others")
+        holder = LightActor.options(num_cpus=2).remote(settings(tmp_path, "cpu"), "other")
+        ray.get(holder.ready.remote())
+        with caplog.at_level(logging.WARNING, "tasks.workers"), pytest.raises(ConfigurationError) as refused:
+            LightPool(settings(tmp_path, "cpu"), "test", workers=0, wait_seconds=5)
+        ray.shutdown()
+    assert (
+        "waiting for 1 more, each with 2 CPU" in caplog.text
+        and "execution.worker_wait_seconds" in caplog.text
+    )
+    assert "1 node(s) with 2 CPU" in str(refused.value)
+
+
+def test_a_folder_is_shared_only_if_every_node_reads_the_probe(cluster, tmp_path, monkeypatch):
+    from tasks import shared_folder
+
+    store, actors = tmp_path / "store", tmp_path / "actors"
+    actors.mkdir()
+    with nodes(cluster, (2, 0)):
+        given_store = settings(actors, "cpu", store=str(store))
+        with pytest.raises(ConfigurationError, match=r"execution\.shared_store if it is"):
+            LightPool(given_store, "test", workers=0)
+        pool = LightPool(given_store, "test", workers=0, shared_store=True, wait_seconds=WAIT_SECONDS)
+        pool.close()
+        assert not list((store / "doctor").iterdir()), "the probe is gone"
+        # A node whose answer does not reach this machine is blind; its folder is another one.
+        monkeypatch.setattr(shared_folder, "_reply", lambda probe, node: probe.with_name("elsewhere"))
+        with pytest.raises(ConfigurationError, match="not read back on"):
+            LightPool(given_store, "test", workers=0, shared_store=True)
