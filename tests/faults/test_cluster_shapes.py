@@ -279,7 +279,9 @@ def test_a_folder_is_shared_only_if_every_node_reads_the_probe(cluster, tmp_path
         pool = LightPool(given_store, "test", workers=0, shared_store=True, wait_seconds=WAIT_SECONDS)
         pool.close()
         assert not list((store / "doctor").iterdir()), "the probe is gone"
-        # A node whose answer does not reach this machine is blind; its folder is another one.
-        monkeypatch.setattr(shared_folder, "_reply", lambda probe, node: probe.with_name("elsewhere"))
+        # A file that a process of the node has written is not seen by this process: each looks for its own.
+        monkeypatch.setattr(
+            shared_folder, "_reply", lambda probe, _: probe.with_name(f"{probe.name}-{os.getpid()}")
+        )
         with pytest.raises(ConfigurationError, match="not read back on"):
             LightPool(given_store, "test", workers=0, shared_store=True)
