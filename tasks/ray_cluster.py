@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from faceid_core.config import NightlyConfig, cluster_address
 from faceid_core.cpus import available_cpus
@@ -68,7 +69,7 @@ def start_ray(configured: str, run_id: str, *, niceness: int = RAYS_NICENESS) ->
         error = TimeoutError(f"no answer in {seconds:.0f} s")
     if error is None:
         return ended
-    if not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError)):
+    if not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError, AuthenticationError)):
         raise error
     if address:
         raise _no_cluster(address, setting, error) from error
@@ -111,7 +112,21 @@ def _require_head(address: str, setting: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def _asks_for_token(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, AuthenticationError):
+            return True
+        error = error.__cause__
+    return False
+
+
 def _no_cluster(address: str, setting: str, error: BaseException) -> ConfigurationError:
+    if _asks_for_token(error):
+        return ConfigurationError(
+            f"{setting}: the Ray cluster at {address!r} asks for its token; set RAY_AUTH_MODE=token, and put the token "
+            "that its nodes have into RAY_AUTH_TOKEN or ~/.ray/auth_token (mode 600). On a node of the cluster the "
+            "address auto takes that file by itself"
+        )
     return ConfigurationError(
         f"{setting}: no Ray cluster answers at {address!r} ({error}); start one with `ray start --head`, correct the "
         "address, or unset both execution.ray_address and RAY_ADDRESS to start Ray on this machine"
