@@ -19,7 +19,7 @@ from faceid_core.config import NightlyConfig, cluster_address
 from faceid_core.cpus import available_cpus
 from faceid_core.doctor.finding import Finding
 from faceid_core.errors import ConfigurationError
-from tasks.placement import Request, capacity, described, grows, node_shapes
+from tasks.placement import Request, capacity, described, grows, node_shapes, nodes_that_may_come
 from tasks.shared_folder import why_not_shared
 
 OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
@@ -182,7 +182,7 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     )
     start_ray(execution.ray_address, "doctor", niceness=execution.niceness)
     try:
-        shapes = node_shapes()
+        shapes = node_shapes(nodes_that_may_come(execution.autoscaler_nodes))
         not_shared = why_not_shared(config.store, stated=execution.shared_store)
     finally:
         ray.shutdown()
