@@ -236,8 +236,8 @@ class ExecutionConfig(Section):
     )
     autoscaler_nodes: tuple[Annotated[str, Field(pattern=NODES.pattern)], ...] = Field(
         (),
-        description="Nodes that the cluster's autoscaler may add, as in ['8 x 6 CPU, 1 GPU', '8 x 4 CPU']: Ray does not "
-        "say which it could add. They count in the size and number of the workers, and workers for them are asked "
+        description="Nodes that the cluster's autoscaler may add, as in ['8 x 6 CPU, 1 GPU', '8 x 4 CPU'], since "
+        "Ray has no list of them. They count in the size and number of the workers, and workers for them are asked "
         "for. Empty: only nodes that are there count.",
     )
     niceness: int = Field(
