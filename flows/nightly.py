@@ -279,6 +279,7 @@ def _make_executor(run: Run) -> Executor:
     if execution.executor == "inline":
         return inline_executor(run)
     bind_ray_to_loopback(os.environ, execution.ray_address)
+    from tasks.placement import nodes_that_may_come
     from tasks.pool import RayPool  # Ray is heavy, and reads the environment when it is imported
 
     return RayPool(
@@ -290,6 +291,7 @@ def _make_executor(run: Run) -> Executor:
         stall_seconds=execution.stall_seconds,
         gpus_per_worker=execution.gpus_per_worker,
         wait_seconds=execution.worker_wait_seconds,
+        may_come=nodes_that_may_come(execution.autoscaler_nodes),
         niceness=execution.niceness,
         shared_store=execution.shared_store,
     )

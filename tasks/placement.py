@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import ray
 from ray._private import state as ray_state  # Ray has no public call for what is free on each node
 
-MOST_NODES = 1024  # taken for a group without a limit
+from faceid_core.config.sections import NODES
+
 _ROUNDING = 1e-6
 # A worker's CPUs are the most with which more than this share of the cluster's CPUs is used: few copies of the models,
 # few idle CPUs.
@@ -29,20 +29,17 @@ class NodeShape:
         gpus: The same.
         there: How many there are.
         more: How many more the autoscaler may add.
-        name: Of the autoscaler's group; empty for nodes of no group.
     """
 
     cpus: float
     gpus: float
     there: int = 0
     more: int = 0
-    name: str = ""
 
     def __str__(self) -> str:
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        group = f" of group {self.name}" if self.name else ""
         more = f" (up to {self.more} more)" if self.more else ""
-        return f"{self.there} node(s){group} with {self.cpus:g} CPU{gpus}{more}"
+        return f"{self.there} node(s) with {self.cpus:g} CPU{gpus}{more}"
 
 
 @dataclass(frozen=True)
@@ -149,10 +146,28 @@ def free_capacity(share: Share) -> int:
     return sum(share.fit(each.get("CPU", 0), each.get("GPU", 0)) for each in free)
 
 
-def node_shapes() -> list[NodeShape]:
-    """The kinds of nodes of the present Ray session: those that are there, and those that its autoscaler may add.
+def nodes_that_may_come(texts: Iterable[str]) -> list[NodeShape]:
+    """The kinds of nodes that `execution.autoscaler_nodes` names.
 
-    Ray's autoscaler (version 2) publishes its groups, also those of which no node is there yet.
+    Args:
+        texts: As in '8 x 6 CPU, 1 GPU'.
+
+    Raises:
+        ValueError: a text is none of these; the configuration refuses it before.
+    """
+    shapes = []
+    for text in texts:
+        if not (found := NODES.match(text)):
+            raise ValueError(f"{text!r} is not like '8 x 6 CPU, 1 GPU'")
+        shapes.append(NodeShape(float(found["cpus"]), float(found["gpus"] or 0), more=int(found["count"])))
+    return shapes
+
+
+def node_shapes(may_come: Iterable[NodeShape] = ()) -> list[NodeShape]:
+    """The kinds of nodes of the present Ray session: those that are there, and those that its autoscaler may still add.
+
+    Args:
+        may_come: All that the autoscaler may have, of which some can be there already.
     """
     there = Counter(
         (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
@@ -160,18 +175,11 @@ def node_shapes() -> list[NodeShape]:
         if node["Alive"]
     )
     shapes = []
-    for group in _autoscaler_groups():
-        size = (float(group.resources.get("CPU", 0)), float(group.resources.get("GPU", 0)))
-        most = MOST_NODES if group.max_count < 0 else min(group.max_count, MOST_NODES)
-        present = there.pop(size, 0)
-        shapes.append(NodeShape(*size, there=present, more=max(0, most - present), name=group.name))
+    for shape in may_come:
+        present = there.pop((shape.cpus, shape.gpus), 0)
+        shapes.append(replace(shape, there=present, more=max(0, shape.more - present)))
     shapes += [NodeShape(*size, there=count) for size, count in there.items()]
     return sorted(shapes, key=lambda shape: (shape.gpus, shape.cpus))
-
-
-def _autoscaler_groups() -> list[Any]:
-    config = ray_state.state.get_cluster_config()
-    return list(config.node_group_configs) if config is not None else []
 
 
 def grows(shapes: Iterable[NodeShape]) -> bool:

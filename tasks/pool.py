@@ -17,7 +17,7 @@ from faceid_core.run.executor import OnDone, Stop, Usage, batches, may_try_again
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import Event, StageActor
-from tasks.placement import Request, capacity, free_capacity, grows, node_shapes
+from tasks.placement import NodeShape, Request, capacity, free_capacity, grows, node_shapes
 from tasks.ray_cluster import RAYS_NICENESS, start_ray
 from tasks.shared_folder import require_shared_folder
 from tasks.workers import Sizing, Workers
@@ -60,6 +60,7 @@ class RayPool:
         stall_seconds: An actor without an event for longer is killed and replaced.
         gpus_per_worker: GPUs of an actor with the base model, where it has any.
         wait_seconds: Without any actor after which to give up.
+        may_come: Nodes that the cluster's autoscaler may add.
         niceness: Of the actors, where Ray is started here.
         shared_store: A folder store lies on a file system that every node sees.
 
@@ -80,13 +81,14 @@ class RayPool:
         stall_seconds: float = 1200,
         gpus_per_worker: float = 1.0,
         wait_seconds: float = 900,
+        may_come: Sequence[NodeShape] = (),
         niceness: int = RAYS_NICENESS,
         shared_store: bool = False,
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
         self._request = Request(settings.device, settings.threads, workers, gpus_per_worker)
-        self._wait_seconds = wait_seconds
+        self._wait_seconds, self._may_come = wait_seconds, may_come
         self._joined = any(cluster_address(address))
         self._closed = False
         self._groups: list[Workers] = []  # all that were started
@@ -110,14 +112,15 @@ class RayPool:
         given = options.pop("settings", self._settings)
         started = Workers(
             self.actor_class, given, self._run_id,
-            sizing=sizing, wait_seconds=self._wait_seconds, joined=self._joined, **options,
+            sizing=sizing, wait_seconds=self._wait_seconds, joined=self._joined,
+            may_come=self._may_come, **options,
         )  # fmt: skip
         self._groups.append(started)
         return started
 
     def _start_cpu_workers(self) -> Workers | None:
         """Start workers without a GPU for stages that need none, where the others have one and CPUs are left."""
-        shapes = node_shapes()
+        shapes = node_shapes(self._may_come)
         share, own = self._request.share_without_gpu(shapes), self._request.share(shapes)
         if not own.gpus:
             return None

@@ -13,12 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from faceid_core.config import NightlyConfig, cluster_address
 from faceid_core.cpus import available_cpus
 from faceid_core.doctor.finding import Finding
 from faceid_core.errors import ConfigurationError
-from tasks.placement import Request, capacity, described, grows, node_shapes
+from tasks.placement import Request, capacity, described, grows, node_shapes, nodes_that_may_come
 from tasks.shared_folder import why_not_shared
 
 OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
@@ -68,7 +69,7 @@ def start_ray(configured: str, run_id: str, *, niceness: int = RAYS_NICENESS) ->
         error = TimeoutError(f"no answer in {seconds:.0f} s")
     if error is None:
         return ended
-    if not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError)):
+    if not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError, AuthenticationError)):
         raise error
     if address:
         raise _no_cluster(address, setting, error) from error
@@ -111,7 +112,21 @@ def _require_head(address: str, setting: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def _asks_for_token(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, AuthenticationError):
+            return True
+        error = error.__cause__
+    return False
+
+
 def _no_cluster(address: str, setting: str, error: BaseException) -> ConfigurationError:
+    if _asks_for_token(error):
+        return ConfigurationError(
+            f"{setting}: the Ray cluster at {address!r} asks for its token; set RAY_AUTH_MODE=token, and put the token "
+            "that its nodes have into RAY_AUTH_TOKEN or ~/.ray/auth_token (mode 600). On a node of the cluster the "
+            "address auto takes that file by itself"
+        )
     return ConfigurationError(
         f"{setting}: no Ray cluster answers at {address!r} ({error}); start one with `ray start --head`, correct the "
         "address, or unset both execution.ray_address and RAY_ADDRESS to start Ray on this machine"
@@ -167,7 +182,7 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     )
     start_ray(execution.ray_address, "doctor", niceness=execution.niceness)
     try:
-        shapes = node_shapes()
+        shapes = node_shapes(nodes_that_may_come(execution.autoscaler_nodes))
         not_shared = why_not_shared(config.store, stated=execution.shared_store)
     finally:
         ray.shutdown()

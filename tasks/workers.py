@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class Workers:
         sizing: what each asks for; asked again as long as none could start, since nodes come and go.
         wait_seconds: without any worker after which to give up.
         joined: whether nodes may still come: a cluster, not a Ray of this machine alone.
+        may_come: nodes that an autoscaler may add.
         most: never more than so many; 0 is no limit.
         at_once: start the first here and wait for them; otherwise when the first batch asks.
 
@@ -60,12 +62,13 @@ class Workers:
         sizing: Sizing,
         wait_seconds: float,
         joined: bool,
+        may_come: Sequence[NodeShape] = (),
         most: int = 0,
         at_once: bool = True,
     ):
         self._class, self._run_id, self._wanted, self._most = actor_class, run_id, wanted, most
         self._settings, self._sizing = settings, sizing
-        self._wait_seconds, self._joined = wait_seconds, joined
+        self._wait_seconds, self._joined, self._may_come = wait_seconds, joined, may_come
         self._idle: queue.Queue = queue.Queue()
         self._clocks: dict[Any, WorkerClock] = {}  # of actors that are ready
         self._starting: dict[Any, Any] = {}  # pending answer of `ready` -> actor
@@ -132,7 +135,7 @@ class Workers:
 
     def _look(self) -> None:
         """Look at the cluster's nodes, and at what a worker asks of one."""
-        self._shapes = node_shapes()
+        self._shapes = node_shapes(self._may_come)
         self._share = self._sizing(self._shapes)
 
     def _start_first(self) -> None:
@@ -167,7 +170,7 @@ class Workers:
             ConfigurationError: it does not fit, on any node that is there or that the autoscaler may add.
         """
         room, wanted = capacity(self._shapes, self._share), self._wanted or 1
-        # Nodes of an autoscaler that publishes no groups, or that are started by hand, may come.
+        # Nodes of an autoscaler that the configuration does not name, or that are started by hand, may come.
         if room >= wanted or (self._joined and not grows(self._shapes)):
             return
         raise ConfigurationError(
@@ -238,7 +241,7 @@ class Workers:
             return 0
         # Not while some are starting: the resources that they will take still count as free.
         fitting = 0 if self._starting else free_capacity(self._share)
-        if fitting >= wanted or not (shapes := node_shapes()) or not grows(shapes):
+        if fitting >= wanted or not (shapes := node_shapes(self._may_come)) or not grows(shapes):
             return min(fitting, wanted)
         may_come = capacity(shapes, self._share) - present
         asked = min(self._batches_waiting - len(self._starting), may_come)
@@ -283,8 +286,9 @@ class Workers:
             ray.kill(actor, no_restart=True)
 
     def _no_room(self, who: str) -> str:
+        nodes = described(node_shapes(self._may_come))
         return (
             f"{who} found room within {self._wait_seconds:.0f} s (execution.worker_wait_seconds): each asks for "
-            f"{self._share} on one node, the cluster has {described(node_shapes())}; lower execution.workers, "
+            f"{self._share} on one node, the cluster has {nodes}; lower execution.workers, "
             "execution.threads_per_worker or execution.gpus_per_worker, or wait longer"
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from typing import TYPE_CHECKING, Any, Literal, Self
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -184,6 +185,10 @@ class ScoreConfig(Section):
         return self
 
 
+# '8 x 6 CPU, 1 GPU': how many nodes, and what Ray gives away on each.
+NODES = re.compile(r"^(?P<count>[1-9]\d{0,3}) x (?P<cpus>\d{1,4}) CPU(?:, (?P<gpus>\d{1,2}) GPU)?$")
+
+
 def cluster_address(configured: str) -> tuple[str, str]:
     """The Ray cluster that a run joins, and the setting that names it; both empty if Ray is started on this machine.
 
@@ -229,6 +234,12 @@ class ExecutionConfig(Section):
         description="Seconds without any actor after which the stage ends: for nodes that an autoscaler adds, or "
         "resources that others hold. What is waited for is logged. A request that fits no node is refused at once, "
         "unless nodes may still come.",
+    )
+    autoscaler_nodes: tuple[Annotated[str, Field(pattern=NODES.pattern)], ...] = Field(
+        (),
+        description="Nodes that the cluster's autoscaler may add, as in ['8 x 6 CPU, 1 GPU', '8 x 4 CPU'], since "
+        "Ray has no list of them. They count in the size and number of the workers, and workers for them are asked "
+        "for. Empty: only nodes that are there count.",
     )
     niceness: int = Field(
         15,

@@ -279,7 +279,6 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
     monkeypatch.setattr(ray_cluster, "start_ray", lambda *_, **__: None)
     alive = {"Alive": True, "Resources": {"CPU": 8.0}}
     monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [alive] * nodes + [{"Alive": False}])
-    monkeypatch.setattr("tasks.placement._autoscaler_groups", list)
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     (found,), workers = ray_cluster.check_ray(NightlyConfig(store=store, execution=execution))
     assert found.state == state and words in f"{found.found} {found.advice}" and workers >= 2
@@ -299,7 +298,6 @@ def test_rays_room_beside_gpus_is_that_of_the_pool(monkeypatch, execution, words
     monkeypatch.setattr(ray_cluster, "start_ray", lambda *_, **__: None)
     node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [node])
-    monkeypatch.setattr("tasks.placement._autoscaler_groups", list)
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     (found,), _ = ray_cluster.check_ray(NightlyConfig(execution=execution))
     assert words in f"{found.found} {found.advice}"

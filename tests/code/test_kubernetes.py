@@ -98,6 +98,24 @@ def test_rays_autoscaler_reads_groups_that_start_from_zero():
     assert config["idle_timeout_minutes"] == 5
 
 
+def test_the_configuration_names_the_groups_of_the_cluster():
+    """By the code of Ray's autoscaler on one side, and of the placement on the other."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    from tasks.placement import NodeShape, Request, Share, capacity, nodes_that_may_come
+
+    types = _derive_autoscaling_config_from_ray_cr(_one("RayCluster"))["available_node_types"]
+    groups = [
+        NodeShape(each["resources"]["CPU"], each["resources"].get("GPU", 0), more=each["max_workers"])
+        for each in types.values()
+        if each["max_workers"]
+    ]
+    config = parse_config(yaml.safe_load(_one("ConfigMap", "faceid-run")["data"]["run.yaml"]))
+    assert nodes_that_may_come(config.execution.autoscaler_nodes) == groups
+    share = Request(config.base_model.device, config.execution.threads_per_worker, 0).share(groups)
+    assert share == Share(3, 1) and capacity(groups, share) == 8, "from zero to a worker on each GPU"
+
+
 def test_the_ray_job_runs_on_the_cluster_with_a_command_that_exists():
     job, cluster = _one("RayJob"), _one("RayCluster")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}

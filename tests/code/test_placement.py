@@ -6,8 +6,10 @@ import os
 
 import pytest
 
+from faceid_core.config import parse_config
 from faceid_core.cpus import available_cpus
-from tasks.placement import NodeShape, Request, Share, capacity
+from faceid_core.errors import ConfigurationError
+from tasks.placement import NodeShape, Request, Share, capacity, nodes_that_may_come
 
 HEAD = NodeShape(0, 0, there=1)
 
@@ -22,10 +24,19 @@ def test_a_worker_with_a_gpu_is_sized_by_the_nodes_that_have_one():
 
 
 def test_nodes_that_an_autoscaler_may_add_count():
-    shapes = [HEAD, NodeShape(8, 1, more=4, name="gpu")]
+    shapes = [HEAD, NodeShape(8, 1, more=4)]
     share = Request("auto", 0, 0).share(shapes)
     assert share == Share(4, 1), "by auto, too: a GPU will come"
     assert capacity(shapes, share) == 4 and capacity(shapes, share, present=True) == 0
+
+
+def test_the_configuration_names_nodes_that_may_come():
+    texts = ("8 x 6 CPU, 1 GPU", "20 x 4 CPU")
+    execution = parse_config({"execution": {"autoscaler_nodes": texts}}).execution
+    shapes = nodes_that_may_come(execution.autoscaler_nodes)
+    assert shapes == [NodeShape(6, 1, more=8), NodeShape(4, 0, more=20)]
+    with pytest.raises(ConfigurationError, match="autoscaler_nodes"):
+        parse_config({"execution": {"autoscaler_nodes": ["8 of 6 CPU"]}})
 
 
 @pytest.mark.parametrize(

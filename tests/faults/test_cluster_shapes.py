@@ -17,11 +17,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
+from ray._raylet import GcsClient
 from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.stages.models import WorkerSettings
@@ -29,6 +27,7 @@ from faceid_core.stages.work import Done, Work
 from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.required import ModelRef
+from tasks.placement import nodes_that_may_come
 from tasks.pool import RayPool
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
@@ -78,25 +77,6 @@ def nodes(cluster: Cluster, *sizes: tuple[float, float]) -> Iterator[list[Any]]:
         for node in added:
             cluster.remove_node(node)
         cluster.wait_for_nodes(WAIT_SECONDS)  # until Ray knows that they are gone
-
-
-@contextmanager
-def groups(cluster: Cluster, **sizes: tuple[int, int, int]) -> Iterator[None]:
-    """Publish groups of (CPUs, GPUs, most nodes), as Ray's autoscaler does."""
-    config = autoscaler_pb2.ClusterConfig()
-    for name, (cpus, gpus, most) in sizes.items():
-        group = config.node_group_configs.add(name=name, max_count=most)
-        group.resources.update({key: each for key, each in (("CPU", cpus), ("GPU", gpus)) if each})
-    key, namespace = GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
-    ray.init(address=cluster.address, log_to_driver=False)
-    _internal_kv_put(key, config.SerializeToString(), namespace=namespace)
-    ray.shutdown()
-    try:
-        yield
-    finally:
-        ray.init(address=cluster.address, log_to_driver=False)
-        _internal_kv_del(key, namespace=namespace)
-        ray.shutdown()
 
 
 def settings(folder: Path, device: str, threads: int = 0, store: str = "s3://bucket") -> WorkerSettings:
@@ -184,7 +164,9 @@ class _Opening(threading.Thread):
         self.pool: RayPool | None = None
         self.outcomes: list[str] = []
         self.error: BaseException | None = None
-        self._open, self._count = lambda: LightPool(settings(folder, **options), "test", workers=0), count
+        may_come = options.pop("may_come", ())
+        self._count = count
+        self._open = lambda: LightPool(settings(folder, **options), "test", workers=0, may_come=may_come)
 
     def run(self) -> None:
         try:
@@ -202,24 +184,23 @@ class _Opening(threading.Thread):
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_scaled_to_zero_the_autoscaler_sees_what_is_asked_for(cluster, tmp_path, device):
-    with groups(cluster, gpu=(4, 1, 2)):
-        opening = _Opening(tmp_path, 12, device=device)
-        opening.start()
-        opening.wait_for(lambda: demands(cluster) == {"2 CPU 1 GPU"}, "the first request")
+    opening = _Opening(tmp_path, 12, device=device, may_come=nodes_that_may_come(["2 x 4 CPU, 1 GPU"]))
+    opening.start()
+    opening.wait_for(lambda: demands(cluster) == {"2 CPU 1 GPU"}, "the first request")
+    with nodes(cluster, (4, 1)):
+        # Work begins with one worker, and batches that wait ask for another.
+        opening.wait_for(
+            lambda: opening.pool is not None and "2 CPU 1 GPU" in demands(cluster), "the second request"
+        )
         with nodes(cluster, (4, 1)):
-            # Work begins with one worker, and batches that wait ask for another.
-            opening.wait_for(
-                lambda: opening.pool is not None and "2 CPU 1 GPU" in demands(cluster), "the second request"
-            )
-            with nodes(cluster, (4, 1)):
-                opening.join(WAIT_SECONDS)
-                assert opening.outcomes == ["done"] * 12, opening.error
-                assert opening.pool is not None
-                assert given(tmp_path)["2 CPU 1 GPU 2 threads"] == 2
-                opening.pool.close()
+            opening.join(WAIT_SECONDS)
+            assert opening.outcomes == ["done"] * 12, opening.error
+            assert opening.pool is not None
+            assert given(tmp_path)["2 CPU 1 GPU 2 threads"] == 2
+            opening.pool.close()
 
 
-def test_nodes_of_an_autoscaler_that_publishes_nothing_are_waited_for(cluster, tmp_path):
+def test_nodes_that_the_configuration_does_not_name_are_waited_for(cluster, tmp_path):
     opening = _Opening(tmp_path, 2, device="cuda")
     opening.start()
     opening.wait_for(lambda: demands(cluster) == {"1 CPU 1 GPU"}, "the request")
@@ -242,12 +223,10 @@ def test_a_node_that_is_smaller_than_what_was_asked_for_is_used(cluster, tmp_pat
         opening.pool.close()
 
 
-def test_what_no_group_of_the_autoscaler_has_is_refused_at_once(cluster, tmp_path):
-    with (
-        groups(cluster, cpu=(4, 0, 8)),
-        pytest.raises(ConfigurationError, match=r"room for 0 of 1.*1 GPU.*group cpu"),
-    ):
-        LightPool(settings(tmp_path, "cuda"), "test", workers=0, wait_seconds=WAIT_SECONDS)
+def test_what_no_node_of_the_autoscaler_has_is_refused_at_once(cluster, tmp_path):
+    may_come = nodes_that_may_come(["8 x 4 CPU"])
+    with pytest.raises(ConfigurationError, match=r"room for 0 of 1.*1 GPU.*4 CPU \(up to 8 more\)"):
+        LightPool(settings(tmp_path, "cuda"), "test", workers=0, wait_seconds=WAIT_SECONDS, may_come=may_come)
     assert not ray.is_initialized()
 
 
@@ -279,7 +258,9 @@ def test_a_folder_is_shared_only_if_every_node_reads_the_probe(cluster, tmp_path
         pool = LightPool(given_store, "test", workers=0, shared_store=True, wait_seconds=WAIT_SECONDS)
         pool.close()
         assert not list((store / "doctor").iterdir()), "the probe is gone"
-        # A node whose answer does not reach this machine is blind; its folder is another one.
-        monkeypatch.setattr(shared_folder, "_reply", lambda probe, node: probe.with_name("elsewhere"))
+        # A file that a process of the node has written is not seen by this process: each looks for its own.
+        monkeypatch.setattr(
+            shared_folder, "_reply", lambda probe, _: probe.with_name(f"{probe.name}-{os.getpid()}")
+        )
         with pytest.raises(ConfigurationError, match="not read back on"):
             LightPool(given_store, "test", workers=0, shared_store=True)

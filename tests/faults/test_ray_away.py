@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from faceid_core.config import cluster_address
 from faceid_core.errors import ConfigurationError
@@ -51,7 +52,9 @@ def test_a_ray_of_this_machine_stays_on_the_loopback_address(monkeypatch, addres
 
 
 @pytest.mark.parametrize("setting", ["execution.ray_address", "RAY_ADDRESS"])
-def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(closed_port, monkeypatch, setting):
+def test_an_address_without_a_cluster_is_refused_in_time_by_its_settings_name(
+    closed_port, monkeypatch, setting
+):
     monkeypatch.setattr(ray_cluster, "REACH_SECONDS", 1.5)
     configured = closed_port if setting == "execution.ray_address" else ""
     monkeypatch.setenv("RAY_ADDRESS", closed_port)
@@ -75,6 +78,19 @@ def test_a_service_that_is_no_ray_is_given_up(silent, monkeypatch):
     monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 0.5)
     monkeypatch.setattr(ray_cluster, "_init_ray", lambda *_: time.sleep(20))  # Ray itself tries for minutes
     with pytest.raises(ConfigurationError, match="no answer in"):
+        start_ray(silent, "test")
+
+
+def test_a_cluster_that_asks_for_a_token_says_where_it_belongs(silent, monkeypatch):
+    """Ray hides it behind a connection that failed, as if no cluster were there."""
+
+    def refuse(*_):
+        raise ConnectionError("Failed to connect") from AuthenticationError("InvalidAuthToken")
+
+    monkeypatch.setattr(ray_cluster, "_init_ray", refuse)
+    with pytest.raises(
+        ConfigurationError, match=r"asks for its token; set RAY_AUTH_MODE=token.*RAY_AUTH_TOKEN"
+    ):
         start_ray(silent, "test")
 
 
