@@ -32,7 +32,7 @@ class StudyRequest(Section):
         None, ge=2, le=64, description="How many held-out people. Empty: the study's own number."
     )
     seeds: int | None = Field(
-        None, ge=1, le=64, description="Pictures per prompt. Empty: the study's own number."
+        None, ge=1, le=64, description="Images per prompt. Empty: the study's own number."
     )
     grid: str = Field(
         "laboratory-half",

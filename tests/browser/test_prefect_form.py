@@ -157,7 +157,7 @@ def test_the_form_explains_every_choice_and_offers_lists(signed_in, served):
     for sentence in (
         "Learning rate",
         "Face detector and parser",
-        "Pictures per prompt",
+        "Images per prompt",
         "Identity ids to run",
     ):
         assert sentence in told, sentence
@@ -227,7 +227,7 @@ def test_a_person_can_be_asked_for_without_json(signed_in, served):
     assert set(addresses) == {
         "nightly", "personalize-one", "evaluate-only", "study", "erase", "collect-garbage",
     }  # fmt: skip
-    _open_form(page, addresses["personalize-one"], "Who is to be personalized now.")
+    _open_form(page, addresses["personalize-one"], "One identity that is in no manifest, as a form asks for it.")
     for sentence in (
         "Identity id: opaque, no name.",
         "What the person is to the base model",
