@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -189,6 +190,22 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
             pool.close()
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.exhaustive
+def test_workers_are_as_nice_as_configured_and_have_the_cpus_of_this_process(tmp_path):
+    settings = WorkerSettings(
+        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
+        scorers="", slots=2, batch=1, threads=0,
+    )  # fmt: skip
+    pool = TroubledPool(settings, "test", workers=0, niceness=3)
+    try:
+        assert ray.cluster_resources()["CPU"] == available_cpus() and len(pool.usage().idle) == 1
+        run(pool, "ann")
+        (path,) = tmp_path.glob("ann-*")
+        assert psutil.Process(int(path.name.rsplit("-", 1)[1])).nice() - os.nice(0) == 3
+    finally:
+        pool.close()
 
 
 def test_what_was_not_begun_when_the_run_stops_is_not_reached(pool):
