@@ -44,6 +44,7 @@ _SEMANTIC_FIDELITY = Method(
 _MIXTURE: dict[str, Any] = {
     "parametrization": "name_mixture",
     "basis_size": 64,
+    "prior_portraits": 5,
     "learning_rate": 0.1,
     "steps": 72,
     "samples_per_step": 4,

@@ -8,7 +8,7 @@ from faceid_core.config.method import Method
 from faceid_core.stages.work import COMMON, StageSpec, Work
 from faceid_core.store.keys import StageCall
 
-SPEC = StageSpec("prior", version=2, batch=1)
+SPEC = StageSpec("prior", version=3, batch=1)
 OUTPUT = "prior.safetensors"
 STEPS = 12  # of each portrait; few suffice for a likeness (docs/tuning.md)
 SUBJECT = "known-names"  # of the work, for progress and messages
