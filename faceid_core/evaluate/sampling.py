@@ -30,7 +30,8 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     try:
         scheduler = kind.from_config(dict(config))
         scheduler.set_timesteps(steps)
-    # diffusers' schedulers raise any of these for a configuration or a number of steps that they do not support.
+    # What diffusers' schedulers raise for settings that they do not support: ImportError for sigmas that need scipy,
+    # TypeError and NotImplementedError for options that another scheduler's configuration brings.
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise ConfigurationError(
             f"sampler {name} cannot do {steps} steps with this base model: {error}"

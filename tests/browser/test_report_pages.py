@@ -13,13 +13,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.metrics import MetricRow
-from faceid_core.evaluate.shards import ShardRow
 from faceid_core.evaluate.summary import SubjectScores, summarize
-from faceid_core.miniature.people import person_from_seed
-from faceid_core.miniature.renderer import Shot, render
 from faceid_core.report.comparison_page import comparison_page
 from faceid_core.report.gallery_page import SIDE, gallery_page, strip
 from faceid_core.report.index_page import index_page
@@ -27,6 +23,7 @@ from faceid_core.report.overlays import embedded
 from faceid_core.report.person_page import person_page
 from faceid_core.report.synthetic_mark import SyntheticMark
 from tests.browser.conftest import keep_picture
+from tests.helpers.report_inputs import made_person, made_scores
 
 pytestmark = pytest.mark.browser
 
@@ -41,19 +38,7 @@ KEYS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in rang
 
 
 def scores(seed: int, identity: float, accuracy: float) -> list[MetricRow]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for prompt in GRID.prompts:
-        for number in range(2):
-            hit = float(rng.random() < accuracy)
-            rows += [
-                MetricRow(prompt.id, number, "identity", round(float(rng.normal(identity, 0.05)), 6)),
-                MetricRow(prompt.id, number, "concepts", hit, "" if hit else "missed scene"),
-                MetricRow(prompt.id, number, "concepts:scene", hit, "night"),
-                MetricRow(prompt.id, number, "detection", 1.0),
-                MetricRow(prompt.id, number, "leakage", 0.25, "clothes"),
-            ]
-    return rows
+    return made_scores(GRID.prompts, seed, identity, accuracy, ("leakage", 0.25, "clothes"))
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +115,7 @@ def address(summary, tmp_path_factory):
 
 
 def one_person(summary) -> bytes:
-    settings = DrawSettings(base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1)
-    person = person_from_seed(200_001)
-    shown = render(person, Shot())
-    pictures = [
-        ShardRow.of(cell, render(person, Shot(framing="half", scene="snow", backdrop_seed=index)).image)
-        for index, cell in enumerate(grid_cells(GRID, (0, 1), settings, subject="tokens"))
-    ]
-    heat = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    shown, pictures, heat = made_person(GRID)
     word = {(row.prompt, row.seed): embedded(row.image, most_pixels=112) for row in pictures}
     return person_page(
         run=RUN, person={"identity_key": KEYS[0], "class_word": "woman", "outcome": "done", "weak": True},

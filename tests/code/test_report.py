@@ -14,10 +14,8 @@ import pytest
 from PIL import Image
 
 from faceid_core.evaluate.calibration import calibration_of
-from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.evaluate.metrics import MetricRow
-from faceid_core.evaluate.shards import ShardRow
 from faceid_core.evaluate.summary import SubjectScores, aggregate, summarize
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render
@@ -30,6 +28,7 @@ from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
 from faceid_core.report.person_page import person_page
 from faceid_core.report.synthetic_mark import SyntheticMark
+from tests.helpers.report_inputs import made_person, made_scores
 
 ANN, BEN, CY = "a1" * 16, "b2" * 16, "c3" * 16
 GRID = load_grid("miniature")
@@ -71,19 +70,7 @@ class _Page(HTMLParser):
 
 
 def _scores(seed, identity, obeyed):
-    rng = np.random.default_rng(seed)
-    rows = []
-    for prompt in GRID.prompts:
-        for number_ in range(2):
-            found = rng.random() < obeyed
-            rows += [
-                MetricRow(prompt.id, number_, "identity", round(float(rng.normal(identity, 0.05)), 6)),
-                MetricRow(prompt.id, number_, "concepts", float(found), "" if found else "missed scene"),
-                MetricRow(prompt.id, number_, "concepts:scene", float(found), "night"),
-                MetricRow(prompt.id, number_, "detection", 1.0),
-                MetricRow(prompt.id, number_, "image_text", 0.5),
-            ]
-    return rows
+    return made_scores(GRID.prompts, seed, identity, obeyed, ("image_text", 0.5, ""))
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +96,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def page(run):
-    settings = DrawSettings(
-        base="b", sampler="x", steps=1, guidance_scale=1.0, precision="float32", version=1
-    )
-    person = person_from_seed(200_001)
-    shown = render(person, Shot())
-    pictures = [
-        ShardRow.of(cell, render(person, Shot(framing="half", scene="snow", backdrop_seed=index)).image)
-        for index, cell in enumerate(grid_cells(GRID, (0, 1), settings, subject="tokens"))
-    ]
-    heat = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    shown, pictures, heat = made_person(GRID)
     return person_page(
         run=RUN,
         person={"identity_key": ANN, "class_word": "woman", "outcome": "done", "message": HOSTILE},

@@ -56,10 +56,7 @@ class TroubledPool(RayPool):
 
 @pytest.fixture
 def pool(tmp_path):
-    settings = WorkerSettings(
-        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=2, batch=1, threads=1,
-    )  # fmt: skip
+    settings = worker_settings(tmp_path, slots=2)
     made = TroubledPool(settings, "test", workers=1, attempts=2, stall_seconds=6)
     yield made
     made.close()
@@ -99,6 +96,14 @@ def test_a_person_who_diverges_is_not_trained_over_and_over(pool, tmp_path):
     assert len(list(tmp_path.glob("diverges-*"))) == 1 and found["ann"].status == "done"
 
 
+def worker_settings(store, **changes) -> WorkerSettings:
+    usual = {
+        "s3": S3Settings(), "precision": "float32", "device": "cpu", "faces_backend": "", "scorers": "", "slots": 1,
+        "batch": 1, "threads": 1,
+    }  # fmt: skip
+    return WorkerSettings(store=str(store), **usual | changes)
+
+
 def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
     weights = {"base": "b" * 64} if base else {}
     return Work(subject, "common", StageCall(stage, 1, {"who": subject}, weights=weights), {}, stage)
@@ -106,10 +111,7 @@ def work_of(subject: str, stage: str, *, base: bool = False) -> Work:
 
 @pytest.mark.exhaustive
 def test_what_an_outcome_makes_possible_runs_beside_the_rest_on_workers_without_a_gpu(tmp_path):
-    settings = WorkerSettings(
-        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cuda", faces_backend="",
-        scorers="", slots=1, batch=1, threads=4,
-    )  # fmt: skip
+    settings = worker_settings(tmp_path, device="cuda", threads=4)
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
     pool = None
     try:
@@ -155,10 +157,7 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     leaving = cluster.add_node(num_cpus=1)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    settings = WorkerSettings(
-        store="s3://bucket", s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=1, batch=1, threads=1, models=(ModelRef("base", "base", str(tmp_path)),),
-    )  # fmt: skip
+    settings = worker_settings("s3://bucket", models=(ModelRef("base", "base", str(tmp_path)),))
     pool = None
     try:
         pool = TroubledPool(settings, "test", workers=0, attempts=2, stall_seconds=60)
@@ -194,10 +193,7 @@ def test_workers_come_and_go_with_the_nodes_of_a_cluster(tmp_path, monkeypatch):
 
 @pytest.mark.exhaustive
 def test_workers_are_as_nice_as_configured_and_have_the_cpus_of_this_process(tmp_path):
-    settings = WorkerSettings(
-        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=2, batch=1, threads=0,
-    )  # fmt: skip
+    settings = worker_settings(tmp_path, slots=2, threads=0)
     pool = TroubledPool(settings, "test", workers=0, niceness=3)
     try:
         assert ray.cluster_resources()["CPU"] == available_cpus() and len(pool.usage().idle) == 1
@@ -225,10 +221,7 @@ def test_an_error_in_the_account_is_raised_and_not_swallowed(pool):
 
 
 def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path):
-    settings = WorkerSettings(
-        store=str(tmp_path), s3=S3Settings(), precision="float32", device="cpu", faces_backend="",
-        scorers="", slots=2, batch=1, threads=available_cpus(),
-    )  # fmt: skip
+    settings = worker_settings(tmp_path, slots=2, threads=available_cpus())
     with pytest.raises(ConfigurationError, match="room for 1 of 2 workers"):
         TroubledPool(settings, "test", workers=2)
     assert not ray.is_initialized()
