@@ -111,7 +111,12 @@ class Method(BaseModel):
         le=10.0,
     )
     prior_portraits: int = _choice(
-        4, "Portraits that the base model draws of each known name for the prior.", RECONSTRUCTION, ge=1, le=64
+        4,
+        "Portraits that the base model draws for the prior, as a multiple of the known names: up to three of each, the "
+        "others of mixtures of names.",
+        RECONSTRUCTION,
+        ge=1,
+        le=64,
     )
     template: str = _choice("a photo of the face of {}", "Training prompt; {} stands for the person.", PAPER)
     attention_target: Literal["none", "reference", "mask", "reference_in_mask"] = _choice(

@@ -47,7 +47,7 @@ def learn_name_prior(
 ) -> NamePrior:
     """Draw portraits of known names and of random mixtures of them with the training prompt, and fit the prior to them.
 
-    Mixtures are people whom nobody named: more of them teach more than more portraits of the same names do.
+    Mixtures are people without a name: more of them teach more than more portraits of the same names do.
 
     Args:
         names: known names; those that are not two tokens long for every text encoder are left out.
@@ -67,8 +67,8 @@ def learn_name_prior(
     prompt = training_prompt(template)
     requests = [DrawRequest(name, prompt, seed) for name in names for seed in range(own)]
     of_names = list(_drawn(base, requests, steps, lambda done: progress(done, total)))
-    plain = _encoded(base, of_names).unflatten(0, (len(names), own))
-    kept = drawn_alike(plain)
+    latents = _encoded(base, of_names)
+    kept = drawn_alike(latents.unflatten(0, (len(names), own)))
     require_known(kept)
     known = [name for name, keep in zip(names, kept.tolist(), strict=True) if keep]
     basis, coefficients = name_components(base, known, template, components)
@@ -79,21 +79,20 @@ def learn_name_prior(
         DrawRequest(_mixture(base, known, 1 / len(known) + each @ basis, template), prompt, own + number)
         for number, each in enumerate(of_mixtures)
     ]
-    pictures = [
-        picture
-        for picture, keep in zip(of_names, np.repeat(kept.numpy(), own), strict=True)
-        if keep
-    ]
-    before = len(of_names)
-    pictures += _drawn(base, requests, steps, lambda done: progress(before + done, total))
+    before, of_known = len(of_names), kept.repeat_interleave(own)
+    mixtures = list(_drawn(base, requests, steps, lambda done: progress(before + done, total)))
+    pictures = [picture for picture, keep in zip(of_names, of_known.tolist(), strict=True) if keep] + mixtures
+    # Plain portraits first, then round by round a moved copy of each.
+    rounds = [latents[of_known], *([_encoded(base, mixtures)] if mixtures else [])]
+    rounds += [_encoded(base, [_moved(each, draws) for each in pictures]) for _ in range(_MOVED_COPIES)]
     wanted = np.concatenate([np.repeat(coefficients, own, axis=0), of_mixtures])
     people = np.concatenate([np.repeat(np.arange(len(known)), own), len(known) + np.arange(len(of_mixtures))])
-    rounds = [pictures, *([_moved(each, draws) for each in pictures] for _ in range(_MOVED_COPIES))]
+    copies = 1 + _MOVED_COPIES
     teachers = Teachers(
-        latents=torch.cat([_encoded(base, each) for each in rounds]),
-        coefficients=np.concatenate([wanted] * len(rounds)),
-        people=np.concatenate([people] * len(rounds)),
-        plain=np.arange(len(rounds) * len(pictures)) < len(pictures),
+        latents=torch.cat(rounds),
+        coefficients=np.tile(wanted, (copies, 1)),
+        people=np.tile(people, copies),
+        plain=np.arange(copies * len(pictures)) < len(pictures),
     )
     prior = fit_name_prior(known, basis, teachers, left_out=len(asked) - len(known))
     return prior.to(base.device)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -230,47 +231,60 @@ def _cross_validated_ridge(
     center, directions = _directions(features)
     rotated = (features - center) @ directions
     folds = people % _FOLDS
-    held_out = {fold: (folds == fold) & plain for fold in range(_FOLDS)}
-    best = None
-    for ridge in _RIDGES:
-        predicted = np.empty_like(targets)
-        for fold, held in held_out.items():
-            learned = folds != fold
-            slope, offset = _ridge(rotated[learned], targets[learned], ridge)
-            predicted[held] = rotated[held] @ slope + offset
-        error = float(((predicted[plain] - targets[plain]) ** 2).mean())
-        if best is None or error < best[0]:
-            best = error, ridge, predicted[plain]
-    assert best is not None
-    slope, offset = _ridge(rotated, targets, best[1])
+    predicted = np.zeros((len(_RIDGES), *targets.shape))
+    for fold in range(_FOLDS):
+        held = (folds == fold) & plain
+        equations = _Equations.of(rotated[folds != fold], targets[folds != fold])
+        for found, ridge in zip(predicted, _RIDGES, strict=True):
+            slope, offset = equations.solved(ridge)
+            found[held] = rotated[held] @ slope + offset
+    predicted = predicted[:, plain]
+    best = int(((predicted - targets[plain]) ** 2).mean(axis=(1, 2)).argmin())
+    slope, offset = _Equations.of(rotated, targets).solved(_RIDGES[best])
     slope = directions @ slope
-    return slope, offset - center @ slope, best[2]
+    return slope, offset - center @ slope, predicted[best]
 
 
 def _directions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean [features] and the directions [features, at most 1,024] in which rows differ most."""
     center = features.mean(axis=0)
     rows = features - center
-    if len(rows) < rows.shape[1]:  # the same directions from the smaller matrix
-        variances, mixing = np.linalg.eigh(rows @ rows.T)
-        found = rows.T @ mixing / np.sqrt(np.maximum(variances, np.finfo(float).tiny))
-    else:
-        variances, found = np.linalg.eigh(rows.T @ rows)
+    is_wide = len(rows) < rows.shape[1]
+    # The smaller of the two matrices has the same variances.
+    variances, vectors = np.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)
     order = np.argsort(variances)[::-1][:_MOST_DIRECTIONS]
     order = order[variances[order] > 1e-9 * variances.max()]
-    return center, found[:, order]
+    found = vectors[:, order]
+    return center, rows.T @ found / np.sqrt(variances[order]) if is_wide else found
 
 
-def _ridge(rows: np.ndarray, wanted: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Slope [features, components] and offset [components] of one ridge regression.
+class _Equations(NamedTuple):
+    """The normal equations of a regression, which are the same for every ridge penalty.
 
-    Args:
-        rows: [rows, features].
-        wanted: [rows, components].
-        ridge: penalty as a share of the features' mean variance times their number.
+    Attributes:
+        center: [features] and middle: [components], the means of rows and targets.
+        gram: [features, features], of the centered rows.
+        moments: [features, components], of the centered rows with the targets.
     """
-    center, middle = rows.mean(axis=0), wanted.mean(axis=0)
-    rows = rows - center
-    penalty = ridge * (rows**2).sum()  # the trace: features times mean variance times rows
-    slope = np.linalg.solve(rows.T @ rows + penalty * np.eye(rows.shape[1]), rows.T @ (wanted - middle))
-    return slope, middle - center @ slope
+
+    center: np.ndarray
+    middle: np.ndarray
+    gram: np.ndarray
+    moments: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, wanted: np.ndarray) -> _Equations:
+        """The equations of rows [rows, features] and targets [rows, components]."""
+        center, middle = rows.mean(axis=0), wanted.mean(axis=0)
+        rows = rows - center
+        return cls(center, middle, rows.T @ rows, rows.T @ (wanted - middle))
+
+    def solved(self, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        """Slope [features, components] and offset [components].
+
+        Args:
+            ridge: penalty as a share of the features' mean variance times their number, which the trace is.
+        """
+        penalty = ridge * np.trace(self.gram) * np.eye(len(self.gram))
+        slope = np.linalg.solve(self.gram + penalty, self.moments)
+        return slope, self.middle - self.center @ slope
