@@ -1,9 +1,10 @@
-"""The version of faceid and the source revision that it was made from; imported only for `faceid --version`."""
+"""The version of faceid and the source revision that it was made from."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def version_text() -> str:
     return f"{__version__} (revision {revision})" if revision else __version__
 
 
+@cache  # pages, rows and the end of a run ask, and a checkout asks git
 def source_revision() -> str | None:
     """The commit that this copy of faceid comes from, `-dirty` if the checkout was changed since; None if unknown."""
     return _of_checkout(_ROOT) or _of_build(RECORDED) or _of_installation("faceid")

@@ -159,6 +159,16 @@ class ScoreConfig(Section):
         """Whether the set is one for photographs."""
         return self.scorers.startswith("photographs")
 
+    @property
+    def own_recognizers(self) -> tuple[str, ...]:
+        """The recognizers of a set for photographs: the selection's own, or those that report."""
+        return (self.selection_recognizer,) if self.scorers == "photographs-selection" else self.recognizers
+
+    @property
+    def own_clips(self) -> tuple[str, ...]:
+        """The CLIP models of a set for photographs, as `own_recognizers`."""
+        return (self.selection_clip,) if self.scorers == "photographs-selection" else self.clips
+
     @model_validator(mode="after")
     def _models_fit_the_metrics(self) -> Self:
         # A set that is not used is not checked.

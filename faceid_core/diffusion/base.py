@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
-_DECODED_PIXELS = 2**21
+_PIXELS_AT_ONCE = 2**21
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -96,7 +96,8 @@ class BaseModel:
         """
         pixels = torch.stack([_as_pixels(image, self.description.resolution) for image in images])
         # pixels: [n, 3, resolution, resolution] in -1..1
-        latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean
+        parts = pixels.split(self._pictures_at_once)
+        latents = torch.cat([self.vae.encode(part.to(self.device)).latent_dist.mean for part in parts])
         if (shift := self._latent_shift()) is not None:
             latents = (latents - shift[0]) / shift[1]
         return latents * self.vae.config.scaling_factor
@@ -114,12 +115,16 @@ class BaseModel:
         latents = latents.float() / self.vae.config.scaling_factor
         if (shift := self._latent_shift()) is not None:
             latents = latents * shift[1] + shift[0]
-        # Few large pictures at a time: the decoder's memory grows with their pixels, in float32.
-        at_once = max(1, _DECODED_PIXELS // self.description.resolution**2)
-        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in latents.split(at_once)])
+        parts = latents.split(self._pictures_at_once)
+        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts])
         # pixels: [n, 3, resolution, resolution] in -1..1
         scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+    @property
+    def _pictures_at_once(self) -> int:
+        """Few large pictures at a time: the autoencoder's memory grows with their pixels, in float32."""
+        return max(1, _PIXELS_AT_ONCE // self.description.resolution**2)
 
     def _latent_shift(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Mean and deviation of the VAE's own latents, [1, channels, 1, 1] each, where its configuration has them."""

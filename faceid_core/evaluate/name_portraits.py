@@ -5,7 +5,7 @@ The portraits are never stored and never scored: they go through the autoencoder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ def learn_name_prior(
     template: str,
     portraits: int,
     components: int,
-    steps: int = 12,
+    steps: int,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> NamePrior:
     """Draw portraits of known names and of random mixtures of them with the training prompt, and fit the prior to them.
@@ -64,35 +64,30 @@ def learn_name_prior(
     asked, names = names, two_token_names(base.towers.values(), names)
     own = min(portraits, _OF_A_NAME)
     total = portraits * len(names)
-    prompt = training_prompt(template)
+    prompt, draws = training_prompt(template), np.random.default_rng(_SEED)
     requests = [DrawRequest(name, prompt, seed) for name in names for seed in range(own)]
-    of_names = list(_drawn(base, requests, steps, lambda done: progress(done, total)))
-    latents = _encoded(base, of_names)
-    kept = drawn_alike(latents.unflatten(0, (len(names), own)))
+    of_names = _views(base, _drawn(base, requests, steps, lambda done: progress(done, total)), draws)
+    kept = drawn_alike(of_names[:, 0].unflatten(0, (len(names), own)))
     require_known(kept)
     known = [name for name, keep in zip(names, kept.tolist(), strict=True) if keep]
     basis, coefficients = name_components(base, known, template, components)
 
-    draws = np.random.default_rng(_SEED)
-    of_mixtures = draws.standard_normal((total - len(requests), len(basis)))
+    before = len(requests)
+    of_mixtures = draws.standard_normal((total - before, len(basis)))
     requests = [
         DrawRequest(_mixture(base, known, 1 / len(known) + each @ basis, template), prompt, own + number)
         for number, each in enumerate(of_mixtures)
     ]
-    before, of_known = len(of_names), kept.repeat_interleave(own)
-    mixtures = list(_drawn(base, requests, steps, lambda done: progress(before + done, total)))
-    pictures = [picture for picture, keep in zip(of_names, of_known.tolist(), strict=True) if keep] + mixtures
-    # Plain portraits first, then round by round a moved copy of each.
-    rounds = [latents[of_known], *([_encoded(base, mixtures)] if mixtures else [])]
-    rounds += [_encoded(base, [_moved(each, draws) for each in pictures]) for _ in range(_MOVED_COPIES)]
+    drawn = _drawn(base, requests, steps, lambda done: progress(before + done, total))
+    views = torch.cat([of_names[kept.repeat_interleave(own)], _views(base, drawn, draws)])
     wanted = np.concatenate([np.repeat(coefficients, own, axis=0), of_mixtures])
     people = np.concatenate([np.repeat(np.arange(len(known)), own), len(known) + np.arange(len(of_mixtures))])
-    copies = 1 + _MOVED_COPIES
+    portraits_seen, copies = views.shape[:2]
     teachers = Teachers(
-        latents=torch.cat(rounds),
-        coefficients=np.tile(wanted, (copies, 1)),
-        people=np.tile(people, copies),
-        plain=np.arange(copies * len(pictures)) < len(pictures),
+        latents=views.flatten(0, 1),
+        coefficients=np.repeat(wanted, copies, axis=0),
+        people=np.repeat(people, copies),
+        plain=np.arange(portraits_seen * copies) % copies == 0,
     )
     prior = fit_name_prior(known, basis, teachers, left_out=len(asked) - len(known))
     return prior.to(base.device)
@@ -118,10 +113,16 @@ def _drawn(
         yield picture.image
 
 
-def _encoded(base: BaseModel, pictures: Sequence[np.ndarray]) -> torch.Tensor:
-    """Latents of pictures, float32 [n, c, side, side], on the CPU."""
-    parts = [list(pictures[first : first + _BATCH]) for first in range(0, len(pictures), _BATCH)]
-    return torch.cat([base.encode_images(part).cpu() for part in parts])
+def _views(base: BaseModel, pictures: Iterable[np.ndarray], draws: np.random.Generator) -> torch.Tensor:
+    """Latents of each picture and of its moved copies, float32 [n, 1 + copies, c, side, side], on the CPU.
+
+    Pictures are encoded as they are drawn, and none is kept.
+    """
+    found = [
+        base.encode_images([picture, *(_moved(picture, draws) for _ in range(_MOVED_COPIES))]).cpu()
+        for picture in pictures
+    ]
+    return torch.stack(found) if found else torch.empty(0, 1 + _MOVED_COPIES, *base.description.latent_shape)
 
 
 def _mixture(base: BaseModel, names: Sequence[str], weights: np.ndarray, template: str) -> IdentityTokens:

@@ -44,6 +44,7 @@ from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import PersonalizeResult, personalize
 from faceid_core.photos import encode_png
+from faceid_core.stages.name_prior import STEPS
 from faceid_core.store.keys import sha256_hex
 
 CLASS_WORD = "person"
@@ -100,7 +101,7 @@ def miniature_prior(base: BaseModel, method: Method) -> NamePrior:
         template, portraits, components = choice
         names = known_names("miniature", "")
         _PRIORS[choice] = learn_name_prior(
-            base, names, template=template, portraits=portraits, components=components
+            base, names, template=template, portraits=portraits, components=components, steps=STEPS
         )
     return _PRIORS[choice]
 

@@ -55,7 +55,8 @@ class NamePrior:
         slope: float32 [features, components] and offset: float32 [components], the regression from a portrait's latents.
         deviation: float32 [components], the regression's cross-validated error.
         explained: float32 [components], the cross-validated share of variance that the regression explains.
-        left_out: how many names the model does not draw alike from seed to seed, which take no part.
+        left_out: how many names take no part: they are not two tokens long, or the model does not draw them alike from
+            seed to seed.
     """
 
     names: tuple[str, ...]
@@ -228,8 +229,10 @@ def _cross_validated_ridge(
     Returns:
         slope [features, components], offset [components], held-out predictions [plain rows, components].
     """
-    center, directions = _directions(features)
-    rotated = (features - center) @ directions
+    center = features.mean(axis=0)
+    centered = features - center
+    directions = _directions(centered)
+    rotated = centered @ directions
     folds = people % _FOLDS
     predicted = np.zeros((len(_RIDGES), *targets.shape))
     for fold in range(_FOLDS):
@@ -245,17 +248,15 @@ def _cross_validated_ridge(
     return slope, offset - center @ slope, predicted[best]
 
 
-def _directions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [features] and the directions [features, at most 1,024] in which rows differ most."""
-    center = features.mean(axis=0)
-    rows = features - center
+def _directions(rows: np.ndarray) -> np.ndarray:
+    """The directions [features, at most 1,024] in which centered rows [rows, features] differ most."""
     is_wide = len(rows) < rows.shape[1]
     # The smaller of the two matrices has the same variances.
     variances, vectors = np.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)
     order = np.argsort(variances)[::-1][:_MOST_DIRECTIONS]
     order = order[variances[order] > 1e-9 * variances.max()]
     found = vectors[:, order]
-    return center, rows.T @ found / np.sqrt(variances[order]) if is_wide else found
+    return rows.T @ found / np.sqrt(variances[order]) if is_wide else found
 
 
 class _Equations(NamedTuple):

@@ -80,7 +80,7 @@ class RunPlan:
             return None
         names, portraits = len(self.prior.parameters["names"]), self.prior.parameters["portraits"]
         seconds = self.estimate.seconds.get("prior")
-        lasts = "" if seconds is None else f", about {seconds:.0f} s of one worker"
+        lasts = "" if seconds is None else f", about {seconds:.0f} s of drawing"
         return (
             f"the name prior is made before the first identity is learned: {names} names x {portraits} portraits to "
             f"draw, once for this store{lasts}"

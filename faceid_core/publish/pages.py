@@ -70,6 +70,7 @@ def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summar
         if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary, beside):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
+    _write_gallery(run, names)
     return write_index(run, found, summary)
 
 
@@ -79,7 +80,7 @@ def write_index(
     summary: Sequence[Mapping],
     verdict: Verdict | None = None,
 ) -> str:
-    """Write a run's index and gallery, whose pages of people are written and recorded; return the index's name.
+    """Write a run's index, whose pages of people are written and recorded; return the index's name.
 
     Args:
         run: The run.
@@ -91,23 +92,6 @@ def write_index(
     names = {
         who: name for who, name in read_pages(run.store, run.run_id).items() if reports[who].outcome in FINISHED
     }
-    if names:
-        page = gallery_page(
-            run_id=run.run_id,
-            prompts=[prompt.text for prompt in run.plan.grid.prompts],
-            people=[
-                {
-                    "identity_key": who,
-                    "weak": bool(reports[who].weak),
-                    "url": f"../../{name}",
-                    "strip": f"../../{_strip_name(name)}",
-                }
-                for who, name in sorted(names.items(), key=lambda each: not reports[each[0]].weak)
-            ],
-            seed=0,
-            index_url=INDEX,
-        )
-        replace_object(run.store, run_object(run.run_id, GALLERY), page)
     compared, calibration = verdict.against_last, _calibration(run)
     page = index_page(
         run=_run(run),
@@ -133,6 +117,30 @@ def write_index(
     name = run_object(run.run_id, INDEX)
     replace_object(run.store, name, page)
     return name
+
+
+def _write_gallery(run: Run, names: Mapping[str, str]) -> None:
+    """Write a run's gallery; `names` are those of people's pages, by identity key."""
+    reports = run.outcome_reports
+    shown = [who for who in names if reports[who].outcome in FINISHED]
+    if not shown:
+        return
+    page = gallery_page(
+        run_id=run.run_id,
+        prompts=[prompt.text for prompt in run.plan.grid.prompts],
+        people=[
+            {
+                "identity_key": who,
+                "weak": bool(reports[who].weak),
+                "url": f"../../{names[who]}",
+                "strip": f"../../{_strip_name(names[who])}",
+            }
+            for who in sorted(shown, key=lambda each: not reports[each].weak)
+        ],
+        seed=0,
+        index_url=INDEX,
+    )
+    replace_object(run.store, run_object(run.run_id, GALLERY), page)
 
 
 def report_address(run: Run, index: str) -> str:
@@ -176,7 +184,10 @@ class _Beside:
         key = self._last_keys.get(subject.name)
         if key is not None and key != subject.manifests["generate"].stage_key:
             cache = StageCache(self._run.store, subject.scope)
-            manifest = cache.read_manifest("generate", key, read_only=True)
+            try:
+                manifest = cache.read_manifest("generate", key, read_only=True)
+            except StoreError:
+                manifest = None
             if manifest is not None:
                 found.append((f"run {self._last_run}", self._pictures(subject.scope, manifest)))
         return found
@@ -185,7 +196,7 @@ class _Beside:
         """Empty where they cannot be read: a page is worth more than what stands beside its pictures."""
         try:
             rows = read_shard(StageCache(self._run.store, scope).read(manifest, SHARD))
-        except StoreError:
+        except (StoreError, ValueError):  # a shard of an earlier format, too
             return {}
         mark = SyntheticMark(manifest.content["preimage"]["weights"][BASE])
         return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows}
@@ -253,18 +264,18 @@ def _pages_of_last_run(run: Run) -> dict[str, str]:
 
 
 def _common(run: Run) -> dict[str, list[str]]:
-    """The results of floor and ceiling, which are on every person's page."""
+    """What is on every person's page: the results of floor and ceiling, and the recognizer's calibration."""
+    calibration = _calibration(run)
     return {
         s.name: sorted(_content(m) for m in s.manifests.values())
         for s in run.subjects.values()
         if s.kind != "person"
-    }
+    } | {"": [] if calibration is None else [sha256_hex(canonical_json(asdict(calibration)))]}
 
 
 def _calibration(run: Run) -> Calibration | None:
     score = run.config.score
-    chosen = {"photographs": score.recognizers[0], "photographs-selection": score.selection_recognizer}
-    return calibration_of(chosen.get(score.scorers, score.scorers))
+    return calibration_of(score.own_recognizers[0] if score.of_photographs else score.scorers)
 
 
 def _page_name(subject: Subject, common: dict[str, list[str]]) -> str:

@@ -84,37 +84,27 @@ class Embedded:
 
 
 def embedded(image: np.ndarray, *, most_pixels: int = 320, mark: SyntheticMark | None = None) -> Embedded:
-    """A picture for a page; arguments as of `data_uri`."""
-    image = _shrunk(image, most_pixels)
-    return Embedded(data_uri(image, most_pixels=most_pixels, mark=mark), width=image.shape[1], height=image.shape[0])
-
-
-def _shrunk(image: np.ndarray, most_pixels: int) -> np.ndarray:
-    side = max(image.shape[:2])
-    if side <= max(_LARGEST_EXACT_PIXELS, most_pixels):
-        return image
-    scale = most_pixels / side
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def data_uri(image: np.ndarray, *, most_pixels: int = 320, mark: SyntheticMark | None = None) -> str:
-    """A picture as a data URI: small ones exact, larger ones as JPEG of at most `most_pixels`.
+    """A picture for a page: small ones exact, larger ones as JPEG of at most `most_pixels`.
 
     Args:
         image: uint8 [h, w, 3].
         most_pixels: Of a side.
         mark: What a generated picture says of itself; None for a photo.
     """
-    if max(image.shape[:2]) <= _LARGEST_EXACT_PIXELS:
-        return _uri("image/png", marked_png(image, mark) if mark else encode_png(image))
-    image = _shrunk(image, most_pixels)
+    side = max(image.shape[:2])
+    if side <= _LARGEST_EXACT_PIXELS:
+        return _of_page(image, "image/png", marked_png(image, mark) if mark else encode_png(image))
+    if side > most_pixels:
+        scale = most_pixels / side
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if mark:
-        return _uri("image/jpeg", marked_jpeg(image, mark, quality=_JPEG_QUALITY))
+        return _of_page(image, "image/jpeg", marked_jpeg(image, mark, quality=_JPEG_QUALITY))
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=_JPEG_QUALITY)
-    return _uri("image/jpeg", buffer.getvalue())
+    return _of_page(image, "image/jpeg", buffer.getvalue())
 
 
-def _uri(media_type: str, data: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+def _of_page(image: np.ndarray, media_type: str, data: bytes) -> Embedded:
+    uri = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+    return Embedded(uri, width=image.shape[1], height=image.shape[0])

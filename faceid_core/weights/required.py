@@ -28,7 +28,6 @@ from .roles import photograph_roles
 
 Kind = Literal["shipped", "base", "detector", "parser", "scorer", "published"]
 BASE, DETECTOR, PARSER = "base", "face_detector", "face_parser"
-_SELECTION_OF_PHOTOGRAPHS = "photographs-selection"
 
 
 @dataclass(frozen=True)
@@ -154,11 +153,9 @@ def _scorers(config: NightlyConfig) -> list[ModelRef]:
     score = config.score
     if not score.of_photographs:
         return [shipped(role, name) for role, name in MINIATURE_SETS[score.scorers].items()]
-    selecting = score.scorers == _SELECTION_OF_PHOTOGRAPHS
-    recognizers = (score.selection_recognizer,) if selecting else score.recognizers
-    clips = (score.selection_clip,) if selecting else score.clips
     asked = {role for metric in score.metrics for role in photograph_roles(metric).values()}
-    return [ref for ref in _photograph_scorers(recognizers, clips, place_of(config)) if ref.role in asked]
+    found = _photograph_scorers(score.own_recognizers, score.own_clips, place_of(config))
+    return [ref for ref in found if ref.role in asked]
 
 
 def _photograph_scorers(

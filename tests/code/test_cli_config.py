@@ -224,6 +224,7 @@ def test_the_version_names_the_revision(tmp_path, monkeypatch):
     assert re.fullmatch(
         rf"faceid {re.escape(__version__)}( \(revision [0-9a-f]{{12}}(-dirty)?\))?\n", told
     ), told
+    monkeypatch.setattr(version, "source_revision", version.source_revision.__wrapped__)  # asks anew each time
     monkeypatch.setattr(version, "_ROOT", tmp_path)
     monkeypatch.setattr(version, "RECORDED", tmp_path / "revision.txt")
     monkeypatch.setattr(version, "_of_installation", lambda name: None)

@@ -25,7 +25,7 @@ from faceid_core.report.figures import duration, number
 from faceid_core.report.gallery_page import SIDE, gallery_page, strip
 from faceid_core.report.index_page import index_page
 from faceid_core.report.likeness import likeness_of
-from faceid_core.report.overlays import attention_overlay, data_uri, mask_overlay, with_box
+from faceid_core.report.overlays import attention_overlay, embedded, mask_overlay, with_box
 from faceid_core.report.person_page import person_page
 from faceid_core.report.synthetic_mark import SyntheticMark
 from tests.helpers.report_inputs import made_person, made_scores
@@ -354,10 +354,12 @@ def test_overlays_change_what_they_say():
 def test_large_pictures_are_shrunk_and_small_ones_exact():
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
-    uri = data_uri(small)
-    assert uri.startswith("data:image/png;base64,")
-    large = data_uri(rng.integers(0, 256, (900, 600, 3), dtype=np.uint8), most_pixels=300)
-    assert large.startswith("data:image/jpeg") and len(large) < 100_000
+    assert embedded(small).uri.startswith("data:image/png;base64,")
+    large = embedded(rng.integers(0, 256, (900, 600, 3), dtype=np.uint8), most_pixels=300)
+    assert large.uri.startswith("data:image/jpeg") and len(large.uri) < 100_000
+    assert (large.width, large.height) == (200, 300)
+    tiny = embedded(rng.integers(0, 256, (512, 512, 3), dtype=np.uint8), most_pixels=112)
+    assert tiny.uri.startswith("data:image/jpeg"), "a large picture is never exact, however small it is shown"
 
 
 def test_a_cell_has_its_score_and_a_miss_its_frame():
@@ -432,7 +434,7 @@ def test_a_generated_picture_says_so_and_keeps_its_pixels(side):
     """In XMP, as IPTC wants it, in PNG and in JPEG: small pictures are one, large ones the other."""
     image = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     plain, marked = (
-        Image.open(io.BytesIO(base64.b64decode(data_uri(image, mark=mark).split(",")[1])))
+        Image.open(io.BytesIO(base64.b64decode(embedded(image, mark=mark).uri.split(",")[1])))
         for mark in (None, SyntheticMark("b" * 64, "2026-01-02-r1"))
     )
     assert np.array_equal(np.array(plain), np.array(marked)) and plain.format == marked.format

@@ -46,7 +46,7 @@ def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_pa
     assert plan_run(config).about_prior() is None
     more = {**learning, "method": {**learning["method"], "prior_portraits": 2}}
     told = plan_run(small(store, people, personalize=more, score={"metrics": ["identity"]}))
-    assert told.estimate.seconds["prior"] > 0 and " s of one worker" in (told.about_prior() or "")
+    assert told.estimate.seconds["prior"] > 0 and " s of drawing" in (told.about_prior() or "")
     manifest, data = prior_of(first)
     assert manifest.provenance["names"] == 12 and manifest.provenance["names_left_out"] == 0
     subject = next(each for each in first.subjects.values() if each.identity_id == "ann")

@@ -47,7 +47,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prior(base):
-    return learn_name_prior(base, NAMES, template=TEMPLATE, portraits=1, components=6)
+    return learn_name_prior(base, NAMES, template=TEMPLATE, portraits=1, components=6, steps=2)
 
 
 def mixture(base, *, weights, names=NAMES):
@@ -138,9 +138,7 @@ def test_a_linear_world_is_learned(base):
     noise = torch.randn(len(truth), 320, generator=draws).numpy()
     latents = torch.from_numpy(truth @ reach + 0.05 * noise).float().unflatten(1, (5, 8, 8))
     people = np.concatenate([np.repeat(np.arange(len(NAMES)), 3), len(NAMES) + np.arange(30)])
-    # Rows that are not plain teach and are not counted: these ones are right as well.
-    plain = np.arange(len(truth)) % 5 > 0
-    fitted = fit_name_prior(NAMES, basis, Teachers(latents, truth, people, plain))
+    fitted = fit_name_prior(NAMES, basis, Teachers(latents, truth, people, np.ones(len(truth), bool)))
     assert (fitted.explained > 0.98).all() and fitted.left_out == 0
     expected = torch.stack([fitted.expected(each[None]) for each in latents])
     assert torch.allclose(expected.double(), torch.from_numpy(truth), atol=0.15)
@@ -152,6 +150,40 @@ def test_a_linear_world_is_learned(base):
     assert torch.allclose(mixed, wanted, atol=1e-6)
     assert np.allclose(basis.sum(axis=1), 0, atol=1e-8)
     assert np.allclose(coefficients.var(axis=0, ddof=1), 1)
+
+
+def test_copies_teach_and_are_not_counted():
+    """Copies whose coefficients are wrong by 1 shift the answer by their share; the error is that of the plain rows."""
+    draws = np.random.default_rng(5)
+    truth = draws.normal(size=(80, 1))
+    latents = np.concatenate([truth @ np.ones((1, 3)), truth @ np.ones((1, 3))])
+    rows = torch.from_numpy(latents).float()[:, :, None, None]
+    people, plain = np.tile(np.arange(80), 2), np.arange(160) < 80
+    teachers = Teachers(rows, np.concatenate([truth, truth + 1]), people, plain)
+    fitted = fit_name_prior(NAMES, np.zeros((1, len(NAMES))), teachers)
+    assert fitted.deviation.item() == pytest.approx(0.5, abs=0.02)
+    assert fitted.offset.item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_copy_of_a_person_is_in_the_persons_fold():
+    """Where only people's copies tell anything of them, nothing can be predicted of people who are held out."""
+    draws = np.random.default_rng(6)
+    truth = draws.normal(size=(40, 1))
+    latents = torch.from_numpy(np.tile(draws.normal(size=(40, 200)), (2, 1))).float()[:, :, None, None]
+    people, plain = np.tile(np.arange(40), 2), np.arange(80) < 40
+    fitted = fit_name_prior(NAMES, np.zeros((1, len(NAMES))), Teachers(latents, np.tile(truth, (2, 1)), people, plain))
+    assert fitted.explained.item() < 0.1
+
+
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_the_regression_keeps_the_directions_of_most_variance(is_wide, monkeypatch):
+    monkeypatch.setattr(name_prior, "_MOST_DIRECTIONS", 2)
+    draws = np.random.default_rng(7)
+    rows = draws.normal(size=(20, 30) if is_wide else (60, 30)) * np.r_[9.0, 7.0, np.full(28, 0.1)]
+    rows -= rows.mean(0)
+    found = name_prior._directions(rows)
+    wanted = np.linalg.svd(rows, full_matrices=False)[2][:2].T
+    assert np.allclose(np.abs(found.T @ wanted), np.eye(2), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [5, 60])  # fewer features than rows, and more
@@ -201,18 +233,23 @@ def test_mixtures_teach_with_the_coefficients_that_they_were_drawn_with(base, mo
     monkeypatch.setattr(name_portraits, "fit_name_prior", fitted)
     names = NAMES[:12]
     made = learn_name_prior(
-        base, names, template=TEMPLATE, portraits=3, components=4, progress=lambda *now: told.append(now)
+        base, names, template=TEMPLATE, portraits=3, components=4, steps=2, progress=lambda *now: told.append(now)
     )
     (teachers,) = taught
-    assert told[-1] == (36, 36) and len(drawn) == 36 and teachers.plain.sum() == 36
-    assert len(teachers.latents) > 36 and len(set(teachers.people[:36])) == 36
+    assert told[-1] == (36, 36) and len(drawn) == 36
+    copies = len(teachers.plain) // 36
+    assert copies > 1 and teachers.plain.reshape(36, copies)[:, 0].all() and teachers.plain.sum() == 36
+    people = teachers.people.reshape(36, copies)
+    coefficients = teachers.coefficients.reshape(36, copies, -1)
+    assert (people == people[:, :1]).all() and len(set(people[:, 0])) == 36
+    assert (coefficients == coefficients[:, :1]).all()
     for number in (12, 35):
         weights = drawn[number].subject.tensors["known_names"][0, 0, 0]
-        wanted = 1 / 12 + torch.from_numpy(teachers.coefficients[number]).float() @ made.basis
+        wanted = 1 / 12 + torch.from_numpy(coefficients[number, 0]).float() @ made.basis
         assert torch.allclose(weights, wanted, atol=1e-6)
     assert [drawn[number].subject for number in range(12)] == list(names)
-    moved = teachers.latents[36:72] - teachers.latents[:36]
-    assert 0 < moved.norm() < teachers.latents[:36].norm()
+    latents = teachers.latents.unflatten(0, (36, copies))
+    assert 0 < (latents[:, 1] - latents[:, 0]).norm() < latents[:, 0].norm()
 
 
 def test_names_that_are_not_drawn_alike_are_left_out():
@@ -226,7 +263,7 @@ def test_names_that_are_not_drawn_alike_are_left_out():
 
 def test_a_model_that_knows_none_of_the_names_is_refused(base):
     with pytest.raises(ConfigurationError, match="alike from seed to seed"):
-        learn_name_prior(base, NAMES[:16], template=TEMPLATE, portraits=3, components=4)
+        learn_name_prior(base, NAMES[:16], template=TEMPLATE, portraits=3, components=4, steps=2)
 
 
 def test_prior_as_bytes(prior):
