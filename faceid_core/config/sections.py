@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Metric = Literal[
     "identity", "detection", "concepts", "image_text", "attention", "leakage", "copying",
-    "identity_second", "image_text_second", "diversity", "attributes",
+    "identity_second", "image_text_second", "diversity", "attributes", "flagged",
 ]  # fmt: skip
 Recognizer = Literal[
     "Dlib", "SFace", "ArcFace", "GhostFaceNet", "Facenet", "Facenet512", "VGG-Face", "OpenFace"
@@ -30,7 +30,7 @@ StageName = Literal["detect", "parse", "mask", "personalize", "generate", "score
 
 
 # Metrics that ask models which no miniature set has.
-_OF_PHOTOGRAPHS = ("identity_second", "image_text_second", "diversity", "attributes")
+_OF_PHOTOGRAPHS = ("identity_second", "image_text_second", "diversity", "attributes", "flagged")
 # Fields of `ScoreConfig` that other sets do not read.
 PHOTOGRAPH_FIELDS = ("recognizers", "clips", "selection_recognizer", "selection_clip")
 

@@ -175,6 +175,17 @@ def attributes(pictures: Pictures, context: Context) -> list[MetricRow]:
     return found
 
 
+def flagged(pictures: Pictures, context: Context) -> list[MetricRow]:
+    """1 if the safety checker flags the picture, else 0; the picture itself stays."""
+    checker = pictures.scorers.safety
+    if checker is None:
+        return [_row(row, "flagged", None, why.NO_SAFETY_CHECKER) for row in pictures.rows]
+    return [
+        _row(row, "flagged", float(is_flagged))
+        for row, is_flagged in zip(pictures.rows, checker.flags(pictures.images), strict=True)
+    ]
+
+
 def attention(pictures: Pictures, context: Context) -> list[MetricRow]:
     """Share of the placeholder's attention that lies outside the face and hair of the picture."""
     if all(row.attention is None for row in pictures.rows):
@@ -271,6 +282,7 @@ METRICS: dict[str, Metric] = {
     "image_text_second": Metric(1, image_text_second),
     "diversity": Metric(1, diversity),
     "attributes": Metric(1, attributes, needs_reference=True),
+    "flagged": Metric(1, flagged),
 }
 
 

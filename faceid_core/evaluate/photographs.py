@@ -16,6 +16,7 @@ from faceid_core.weights.resolve import resolve
 from .attributes import load_attributes
 from .clip import load_clip
 from .recognizers import CUTS, load_recognizer
+from .safety import load_safety_checker
 from .scorers import Scorers, SecondRecognizer
 
 # Side of the crops in which the background is compared with the photo's.
@@ -38,7 +39,7 @@ def load_photograph_scorers(
         refs: its models, as `required` gives them.
         planned: role -> digest that the stage keys were made with.
         detector, parser: the photos' own.
-        device: of the CLIP models; DeepFace's compute where onnxruntime does.
+        device: of the CLIP models and the safety checker; DeepFace's compute where onnxruntime does.
 
     Raises:
         MissingWeights, DamagedWeights: a file is not there, or is not the planned one.
@@ -71,4 +72,5 @@ def load_photograph_scorers(
         attributes=load_attributes(paths["attributes"]) if "attributes" in paths else None,
         second=None if second is None else SecondRecognizer(second, second.cut.pixels, second.cut.eyes),
         second_image_text=clips.get(names.get("second_image_text")),
+        safety=load_safety_checker(paths["safety_checker"], device=device) if "safety_checker" in paths else None,
     )

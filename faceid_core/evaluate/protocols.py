@@ -64,6 +64,17 @@ class AttributeReader(Protocol):
         ...
 
 
+class SafetyChecker(Protocol):
+    """Judges whether pictures show what should not be shown."""
+
+    name: str
+    version: str
+
+    def flags(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Whether each picture uint8 [h, w, 3] is flagged, bool [n]."""
+        ...
+
+
 class NamedConcepts(Protocol):
     """The concepts that a picture shows, in the words of the grid's expectations; None where none is seen."""
 

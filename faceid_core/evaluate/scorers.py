@@ -9,7 +9,14 @@ from faceid_core.geometry.align import TRAINING_EYE_TARGETS, EyeTargets
 from faceid_core.geometry.protocols import FaceDetector, FaceParser
 from faceid_core.weights.catalog import MINIATURE_SETS, REPORTING
 
-from .protocols import AttributeReader, ConceptNamer, IdentityScorer, ImageTextScorer, PictureEmbedder
+from .protocols import (
+    AttributeReader,
+    ConceptNamer,
+    IdentityScorer,
+    ImageTextScorer,
+    PictureEmbedder,
+    SafetyChecker,
+)
 
 BACKENDS = tuple(MINIATURE_SETS)
 
@@ -41,6 +48,7 @@ class Scorers:
         attributes: reads age and gender, or None.
         second: another recognizer, whose values are reported beside the first one's, or None.
         second_image_text: the same for pictures and texts.
+        safety: flags pictures, or None.
     """
 
     name: str
@@ -57,6 +65,7 @@ class Scorers:
     attributes: AttributeReader | None = None
     second: SecondRecognizer | None = None
     second_image_text: ImageTextScorer | None = None
+    safety: SafetyChecker | None = None
 
 
 def load_scorers(backend: str) -> Scorers:

@@ -21,6 +21,7 @@ PHOTOGRAPH_METRICS = {
     "image_text_second": "image_text_second",
     "diversity": "diversity",
     "attributes_kept": "attributes",
+    "flagged": "flagged",
 }
 _COMPARED_WITH_PHOTO = ("identity_accepted", "identity_second", "attributes_kept")
 LEAKAGE_PARTS = tuple(f"leakage_{part}" for part in PARTS)

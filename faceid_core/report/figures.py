@@ -143,6 +143,7 @@ FIGURES = (
     Figure(
         "attributes_kept", "age and gender kept", "read as in the photo, unless the prompt asks", percent=True
     ),
+    Figure("flagged", "flagged", "pictures that the safety checker flags", percent=True),
 )
 BY_COLUMN = {figure.column: figure for figure in FIGURES}
 

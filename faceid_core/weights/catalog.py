@@ -37,6 +37,7 @@ VERSIONS: dict[str, int | str] = {
     "recognizer": 1,
     "clip": 1,
     "attributes": 1,
+    "safety_checker": 1,
     "detector": "3",
     "grabcut": "2",
     "ellipse": "1",
@@ -204,6 +205,29 @@ CLIPS: Mapping[str, KnownModel] = MappingProxyType(
                 bytes=1_710_540_580,
             ),
         ),
+    }
+)
+
+
+_SAFETY = "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5/resolve/451f4fe16113bff5a5d2269ed5ad43b0592e9a14/"
+# As Stable Diffusion 1.5's repository has it; digest and size as the hub states them.
+SAFETY_CHECKERS: Mapping[str, KnownModel] = MappingProxyType(
+    {
+        "StableDiffusion": KnownModel(
+            "stable-diffusion-safety-checker",
+            (
+                KnownFile(
+                    "model.safetensors",
+                    (f"{_SAFETY}safety_checker/model.safetensors",),
+                    "9d6a233ff6fd5ccb9f76fd99618d73369c52dd3d8222376384d0e601911089e8",
+                    1_215_981_830,
+                ),
+                KnownFile("config.json", (f"{_SAFETY}safety_checker/config.json",)),
+                KnownFile(
+                    "preprocessor_config.json", (f"{_SAFETY}feature_extractor/preprocessor_config.json",)
+                ),
+            ),
+        )
     }
 )
 

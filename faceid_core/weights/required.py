@@ -16,6 +16,7 @@ from .catalog import (
     MINIATURE_SETS,
     PARSERS,
     RECOGNIZERS,
+    SAFETY_CHECKERS,
     SEGFORMER_FILES,
     SELECTION,
     VERSIONS,
@@ -130,7 +131,7 @@ def named(names: Iterable[str]) -> list[KnownModel]:
     Raises:
         ConfigurationError: a name is unknown.
     """
-    known = {**RECOGNIZERS, **CLIPS, **DETECTORS, **ATTRIBUTES}
+    known = {**RECOGNIZERS, **CLIPS, **DETECTORS, **ATTRIBUTES, **SAFETY_CHECKERS}
     strange = sorted(set(names) - set(known))
     if strange:
         raise ConfigurationError(f"{', '.join(strange)} is no known model; known are {', '.join(known)}")
@@ -173,3 +174,6 @@ def _photograph_scorers(
         yield scorer(role, name, "clip", "clip", (CLIPS[name],))
     yield scorer("embedder", clips[0], "clip", "clip", (CLIPS[clips[0]],))
     yield scorer("attributes", "Age+Gender", "attributes", "deepface", tuple(ATTRIBUTES.values()))
+    yield scorer(
+        "safety_checker", "StableDiffusion", "safety_checker", "safety", tuple(SAFETY_CHECKERS.values())
+    )

@@ -17,6 +17,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "image_text_second": ("second_image_text",),
     "diversity": ("embedder",),
     "attributes": ("detector", "attributes"),
+    "flagged": ("safety_checker",),
 }
 # The miniature's image-text scorer names concepts; no model names concepts in photographs.
 _WITHOUT_NAMER = {"concepts": ("image_text",), "leakage": ("image_text",)}

@@ -16,7 +16,14 @@ import pytest
 from faceid_core.config import NightlyConfig
 from faceid_core.config.sections import Clip, Metric, Recognizer
 from faceid_core.evaluate.metrics import METRICS
-from faceid_core.weights.catalog import ATTRIBUTES, BASE_REVISIONS, CLIPS, DETECTORS, RECOGNIZERS
+from faceid_core.weights.catalog import (
+    ATTRIBUTES,
+    BASE_REVISIONS,
+    CLIPS,
+    DETECTORS,
+    RECOGNIZERS,
+    SAFETY_CHECKERS,
+)
 from faceid_core.weights.lock import SHIPPED, ModelsLock, write_lock
 from faceid_core.weights.resolve import resolve_all
 from faceid_core.weights.roles import ROLES
@@ -62,6 +69,7 @@ SCORERS = {
     "ViT-B/32": "07ab71cb3503ccc3b71911e7564f709839e70d7e574b08f8124d199b4693803d",
     "ViT-L/14": "444bb36402ef45530061c2bdb3c0fe7f6b18a70507af9c58271182156f374af0",
     "attributes": "a73141b2a687a3a615ffbacba514a3ecd6853003a5cf59cb5f89ecd67bce702e",
+    "safety_checker": "96d00a1cb7678e8268f7397ac37feae0205093de8f5bd95fa2e62a53951a63dd",
 }
 BASES = {
     "miniature": "35a9c43a7b72769084a3466ceab6c5174097db83d357bc379e4b725bb7f2692d",
@@ -91,6 +99,7 @@ NAMES = {
     "second_image_text": "clip-ViT-B/32@1",
     "embedder": "clip-ViT-L/14@1",
     "attributes": "deepface-Age+Gender@1",
+    "safety_checker": "safety-StableDiffusion@1",
     "detector": "deepface-dlib@3",
     "parser": "grabcut",
 }
@@ -107,7 +116,7 @@ def small(folder, name):
 def folder(tmp_path_factory):
     """A folder of weights in which every model of the catalog lies, locked."""
     folder = tmp_path_factory.mktemp("weights")
-    models = [model for table in (RECOGNIZERS, ATTRIBUTES, DETECTORS, CLIPS) for model in table.values()]
+    models = [model for table in (RECOGNIZERS, ATTRIBUTES, DETECTORS, CLIPS, SAFETY_CHECKERS) for model in table.values()]
     for model in models:
         for file in model.files:
             small(folder / model.folder, file.name)
@@ -146,7 +155,7 @@ def found(**sections):
 
 
 def scored(**score):
-    metrics = ["identity", "image_text", "diversity", "leakage", "attributes", "detection"]
+    metrics = ["identity", "image_text", "diversity", "leakage", "attributes", "detection", "flagged"]
     if len(score.get("recognizers", ())) > 1:
         metrics += ["identity_second"]
     if len(score.get("clips", ())) > 1:
@@ -194,7 +203,7 @@ def test_the_scorers_of_photographs():
         first = scored(clips=[name, *(other for other in get_args(Clip) if other != name)])
         digests[name] = first.digests["image_text"]
         assert first.digests["embedder"] == digests[name] != first.digests["second_image_text"]
-    digests["attributes"] = first.digests["attributes"]
+    digests |= {role: first.digests[role] for role in ("attributes", "safety_checker")}
     assert digests == SCORERS
     score = {"scorers": "photographs-selection", "metrics": ["identity"]}
     selection = found(faces={"backend": "deepface"}, score=score)

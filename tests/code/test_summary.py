@@ -27,7 +27,7 @@ COLUMNS = (
     *("leakage_excess", "leakage_excess_low", "leakage_excess_high"),
     *("leakage_clothes", "leakage_background", "leakage_framing", "leakage_position"),
     *("copying", "copying_low", "copying_high"),
-    *("identity_accepted", "identity_second", "image_text_second", "diversity", "attributes_kept"),
+    *("identity_accepted", "identity_second", "image_text_second", "diversity", "attributes_kept", "flagged"),
     *("weak", "personalise_key", "generate_key"),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from skimage import data
 
 from faceid_core import photos
@@ -15,15 +16,18 @@ from faceid_core.evaluate.metrics import read_scores
 from faceid_core.evaluate.shards import ShardRow, write_shard
 from faceid_core.stages.models import Models, WorkerSettings
 from faceid_core.stages.plan import Plan
-from faceid_core.weights.catalog import CLIPS, RECOGNIZERS
+from faceid_core.weights.catalog import CLIPS, RECOGNIZERS, SAFETY_CHECKERS
 from faceid_core.weights.lock import LOCK, DamagedWeights, write_lock
 from faceid_core.weights.roles import ROLES
 from tests.helpers.stage_runs import run_stage, score_calls_of
 from tests.helpers.tiny_clip import write_tiny_clip
 from tests.helpers.tiny_onnx import write_mean_network
+from tests.helpers.tiny_safety_checker import write_tiny_safety_checker
 
+SAFETY = SAFETY_CHECKERS["StableDiffusion"].folder
 METRICS_ASKED = (
     "identity", "identity_second", "detection", "image_text", "image_text_second", "diversity", "leakage", "attributes",
+    "flagged",
 )  # fmt: skip
 PROMPTS = [
     ["red-hat", "a photo of V* wearing a hat", "clothing", {}],
@@ -37,7 +41,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     write_tiny_clip(folder / CLIPS["ViT-B/32"].folder)
     other = write_tiny_clip(folder / CLIPS["ViT-L/14"].folder, patch=14, seed=1)
-    write_lock(folder / LOCK, {other.name: other})  # not the published file, so only a lock lets it pass
+    checker = write_tiny_safety_checker(folder / SAFETY, threshold=-1)
+    # Not the published files, so only a lock lets them pass.
+    write_lock(folder / LOCK, {made.name: made for made in (other, checker)})
     for seed, name in enumerate(("ArcFace", "GhostFaceNet")):
         write_mean_network(folder / RECOGNIZERS[name].files[0].name, axes=(1, 2), outputs=512, seed=seed)
     write_mean_network(folder / "age_model_weights.onnx", axes=(1, 2), outputs=101, softmax=True)
@@ -98,6 +104,7 @@ def test_every_metric_of_photographs_is_measured(folder):
     assert set(leaked["leakage:clothes"]) == {None}
     attributes = values(models, "attributes", images, woman)
     assert attributes["attributes"][:3] == [1, 1, 1] and attributes["attributes"][3] is None
+    assert values(models, "flagged", images)["flagged"] == [1, 1, 1, 1]
     assert len(attributes["attributes:age"]) == 2 and len(attributes["attributes:gender"]) == 3
 
 
@@ -113,6 +120,28 @@ def test_keys_hold_the_models_that_a_metric_asks_and_no_others(folder):
     assert plan.scorer_titles["image_text"] == "clip-ViT-B/32@1"
     for metric in METRICS_ASKED:
         assert len(usual[f"score-{metric}"].weights) >= len(ROLES[metric]) - (metric == "leakage")
+
+
+def test_the_safety_checkers_verdict_is_that_of_the_pipeline(folder, tmp_path):
+    """As StableDiffusionPipeline asks it; the picture is judged and kept, which the pipeline paints black."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    images = [data.astronaut(), cv2.resize(data.coffee(), (512, 512))] * 10
+    loaded = StableDiffusionSafetyChecker.from_pretrained(folder / SAFETY)
+    pixels = CLIPImageProcessor.from_pretrained(folder / SAFETY)(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        seen = loaded.visual_projection(loaded.vision_model(pixels)[1])
+    concepts = loaded.concept_embeds.detach()
+    cosines = torch.nn.functional.cosine_similarity(seen[:, None], concepts[None], dim=-1).amax(1)
+    assert abs(cosines[0] - cosines[1]) > 0.01
+    between = write_tiny_safety_checker(tmp_path / SAFETY, threshold=float(cosines[:2].mean()))
+    write_lock(tmp_path / LOCK, {between.name: between})
+    config = configured(tmp_path, metrics=["flagged"])
+    models = Models(WorkerSettings.from_config(config, Plan.from_config(config).weights, threads=1))
+    expected = [float(cosines[0] > cosines[1]), float(cosines[0] < cosines[1])] * 10
+    assert values(models, "flagged", images)["flagged"] == expected
+    assert images[0].any() and images[1].any()
 
 
 def test_only_what_the_metrics_ask_has_to_be_there(tmp_path):
