@@ -13,6 +13,7 @@ from flows.options import RUN_KEYS, takes_config
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from faceid_core.plan.estimate import Estimate
     from faceid_core.plan.planning import RunPlan
 
 _MOST_CLOSED = 20  # identities without work that are listed
@@ -75,7 +76,7 @@ def print_plan(
     for row in found.stages:
         waiting = sum(row.waiting.values())
         seconds = found.estimate.seconds.get(row.stage)
-        expected = "" if seconds is None else f"at most {duration(seconds)}"
+        expected = "" if seconds is None else f"about {duration(seconds)}"
         table.add_row(row.stage, str(row.cached), str(len(row.misses)), str(waiting or ""), expected)
     console.print(table)
     for row in found.stages:
@@ -112,16 +113,31 @@ def _sums(found: RunPlan, cost_per_hour: float | None) -> list[str]:
         return ["everything is cached: nothing would be computed"]
     lines = []
     if estimate.seconds:
-        line = f"expected: at most {duration(estimate.worker_seconds)} of one worker's time"
+        bound = "at least" if estimate.unknown else "about"
+        line = f"expected: {bound} {duration(estimate.worker_seconds)} of one worker's time"
+        low, high = duration(estimate.quick), duration(estimate.slow)
+        if low != high:
+            line += f" ({low} to {high})"
         if estimate.workers > 1:
             line += f", {duration(estimate.wall_seconds)} on {estimate.workers} workers"
         if cost_per_hour is not None:
-            line += f", cost at most {estimate.worker_seconds / 3600 * cost_per_hour:.2f}"
-        samples = sum(estimate.samples.values())
-        lines.append(f"{line} (from {samples} earlier results in this store)")
+            line += f", cost {bound} {estimate.worker_seconds / 3600 * cost_per_hour:.2f}"
+        lines.append(f"{line}; {_source(estimate)}")
     if estimate.unknown:
-        lines.append(f"no earlier result says how long these take: {', '.join(estimate.unknown)}")
+        lines.append(
+            f"unknown, and not in these sums: no earlier result says how long {', '.join(estimate.unknown)} takes"
+        )
     return lines
+
+
+def _source(estimate: Estimate) -> str:
+    """Where an estimate comes from."""
+    source = f"by the medians of {sum(estimate.samples.values())} earlier results"
+    if estimate.runs:
+        source += f" of {estimate.runs[0]}"
+    if len(estimate.runs) > 1:
+        source += f" and {len(estimate.runs) - 1} earlier runs"
+    return source
 
 
 def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
@@ -148,9 +164,11 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
         ],
         "workers": estimate.workers,
         "worker_seconds": estimate.worker_seconds,
+        "worker_seconds_quartiles": [estimate.quick, estimate.slow],
         "wall_seconds": estimate.wall_seconds,
         "cost": None if cost_per_hour is None else hours * cost_per_hour,
         "unknown": list(estimate.unknown),
+        "estimated_from_runs": list(estimate.runs),
     }
 
 

@@ -27,10 +27,12 @@ class Expected:
     Args:
         worker_seconds: of all workers together.
         source: where the figure comes from, for people to read.
+        is_bound: whether some work is not counted, so that the figure is a lower bound.
     """
 
     worker_seconds: float
     source: str
+    is_bound: bool = False
 
 
 def expectation(
@@ -61,9 +63,10 @@ def expectation(
     seconds = expected.worker_seconds / people
     yield Finding("seconds a person", "ok", f"{seconds:.1f} s ({expected.source})")
     hours = expected.worker_seconds / 3600
-    cost = "" if cost_per_hour is None else f", cost about {hours * cost_per_hour:.2f}"
+    bound = "at least" if expected.is_bound else "about"
+    cost = "" if cost_per_hour is None else f", cost {bound} {hours * cost_per_hour:.2f}"
     wall = _duration(expected.worker_seconds / max(1, workers))
-    found = f"{people} of {len(planned.run.outcome_reports)} people to compute: about {wall} on {workers} worker(s)"
+    found = f"{people} of {len(planned.run.outcome_reports)} people to compute: {bound} {wall} on {workers} worker(s)"
     yield Finding("the whole run", "ok", f"{found}, {hours:.2f} worker hours{cost}")
 
 
@@ -89,7 +92,7 @@ def from_results(planned: RunPlan) -> Expected | None:
     source = f"from {count} earlier results in this store"
     if estimate.unknown:
         source += f"; without {', '.join(estimate.unknown)}, of which there is none"
-    return Expected(estimate.worker_seconds, source)
+    return Expected(estimate.worker_seconds, source, bool(estimate.unknown))
 
 
 def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
@@ -112,7 +115,7 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
         f"measured here: {step:.3f} s a training step, {drawing * 1000:.0f} ms a picture's sampling step; "
         "without scoring"
     )
-    return Expected(seconds, source)
+    return Expected(seconds, source, is_bound=True)
 
 
 def _training_seconds(base: Any, method: Any, slots: int, samples_at_once: int) -> float:

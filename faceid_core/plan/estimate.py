@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 from threading import Lock
 from typing import NamedTuple
 
@@ -16,24 +16,31 @@ from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.layout import identity_scope
 
 _SAMPLED_PEOPLE = 16
+_ENOUGH, _FEW_RUNS = 5, 3  # results of each stage that so many runs are looked through for
+_MOST_RUNS = 100  # looked through for stages whose results are not among this run's own
 _SAMPLES = 200  # of each stage; more would not move the median
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected time, at most: pictures that a changed grid can copy, and later results that turn out cached, save some.
+    """Expected time. Pictures that a changed grid can copy, and later results that turn out cached, save some of it.
 
     Attributes:
-        seconds: stage -> seconds of one worker; a stage that never ran in this store is absent.
+        seconds: stage -> seconds of one worker by the median of earlier results; a stage without any is absent.
         samples: stage -> earlier results behind the figure.
-        unknown: stages with work to do and no earlier result to go by.
+        unknown: stages with work to do and no earlier result to go by. While there are some, every sum is a lower bound.
         workers: how many share the work; 0 where the cluster decides.
+        quick, slow: seconds of one worker by the lower and the upper quartile of each stage's earlier results.
+        runs: the runs that computed these results, newest first.
     """
 
     seconds: Mapping[str, float]
     samples: Mapping[str, int]
     unknown: tuple[str, ...]
     workers: int
+    quick: float = 0.0
+    slow: float = 0.0
+    runs: tuple[str, ...] = ()
 
     @property
     def worker_seconds(self) -> float:
@@ -62,6 +69,8 @@ class Pace:
         self._seconds: dict[str, list[float]] = defaultdict(list)
         # Digest of a shard -> its number of pictures, which a score's manifest lacks.
         self._pictures: dict[str, int] = {}
+        self._counted: set[tuple[str, str]] = set()  # stage key and time of the results
+        self._runs: dict[str, dict[str, str]] = defaultdict(dict)  # stage -> run -> when it finished such a result
 
     def add(self, manifest: Manifest) -> None:
         """Take an earlier result into account; a score counts if the shard that it is of was added before it."""
@@ -72,9 +81,13 @@ class Pace:
             size = self._size_of(manifest)
         except (TypeError, ValueError, AttributeError, ArithmeticError):
             return  # parameters that no stage of ours was called with
-        if size and seconds > 0 and len(samples) < _SAMPLES:
-            with self._lock:
+        finished = manifest.provenance.get("finished_at", "")
+        result = (manifest.stage_key, finished)
+        with self._lock:
+            if size and seconds > 0 and len(samples) < _SAMPLES and result not in self._counted:
+                self._counted.add(result)
                 samples.append(seconds / size)
+                self._runs[manifest.stage][manifest.provenance.get("run_id", "")] = finished
 
     def _size_of(self, manifest: Manifest) -> float | None:
         """The size of the work behind a result; None where its time says nothing about such work."""
@@ -99,9 +112,9 @@ class Pace:
             workers: How many share it; 0 where the cluster decides.
         """
         wanted = {work.name for work in pending}
-        if not self._knows(wanted):
-            self._sample_last_runs(wanted)
+        self._sample_earlier_runs(wanted)
         seconds: dict[str, float] = defaultdict(float)
+        quick = slow = 0.0
         unknown, samples = set(), {}
         for work in pending:
             found = self._seconds.get(work.name)
@@ -109,16 +122,22 @@ class Pace:
                 unknown.add(work.name)
                 continue
             samples[work.name] = len(found)
-            seconds[work.stage] += median(found) * work.size
-        return Estimate(dict(seconds), samples, tuple(sorted(unknown)), workers)
+            low, middle, high = _quartiles(found)
+            seconds[work.stage] += middle * work.size
+            quick, slow = quick + low * work.size, slow + high * work.size
+        runs = {run: day for name in samples for run, day in self._runs[name].items() if run}
+        newest_first = tuple(sorted(runs, key=runs.__getitem__, reverse=True))
+        return Estimate(dict(seconds), samples, tuple(sorted(unknown)), workers, quick, slow, newest_first)
 
-    def _knows(self, wanted: Collection[str]) -> bool:
-        return all(self._seconds.get(name) for name in wanted)
+    def _knows(self, wanted: Collection[str], results: int) -> bool:
+        return all(len(self._seconds.get(name, ())) >= results for name in wanted)
 
-    def _sample_last_runs(self, wanted: Collection[str]) -> None:
-        """Add results of other identities in the last runs; several, because a run that was stopped lacks some."""
-        for run_id in reversed(run_ids(self._store)[-3:]):
-            if self._knows(wanted):
+    def _sample_earlier_runs(self, wanted: Collection[str]) -> None:
+        """Add results of other identities, from the newest run back: several of each stage, or one from far back."""
+        if self._knows(wanted, _ENOUGH):
+            return
+        for number, run_id in enumerate(reversed(run_ids(self._store)[-_MOST_RUNS:])):
+            if self._knows(wanted, _ENOUGH if number < _FEW_RUNS else 1):
                 return
             try:
                 people = read_outcome_reports(self._store, run_id)["people"]
@@ -131,6 +150,12 @@ class Pace:
                     manifest = cache.read_manifest(result.removeprefix("floor_"), key, read_only=True)
                     if manifest is not None:
                         self.add(manifest)
+
+
+def _quartiles(found: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile."""
+    low, _, high = quantiles(found, n=4, method="inclusive") if len(found) > 1 else (found[0],) * 3
+    return low, median(found), high
 
 
 def pending_work(stage: str, name: str, parameters: Mapping, pictures: int) -> PendingWork:

@@ -140,6 +140,7 @@ def test_earlier_results_say_what_a_person_takes(tmp_path):
     ]
     without = replace(run, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
     assert "without score-leakage" in from_results(without).source
+    assert "at least 3 min" in list(expectation(without, workers=2))[1].found
     assert from_results(replace(run, estimate=Estimate(stages, {}, ("generate",), 2))) is None
     (open_question,) = expectation(run, workers=1)
     assert open_question.state == "warn" and "--no-measuring" in open_question.advice

@@ -102,6 +102,52 @@ def test_a_run_that_was_stopped_leaves_the_estimate_of_what_it_did_not_reach(run
     assert found.estimate.seconds["score"] > 0
 
 
+def test_what_is_unknown_is_no_part_of_the_sum_and_the_sum_says_so(run):
+    """A metric that this store never computed, beside pictures that it did draw."""
+    changes = {"score.metrics": [*run.score.metrics, "copying"], "generate.steps": 7}
+    found = plan_run(changed(run, changes, source="test"))
+    assert found.estimate.unknown == ("score-copying",)
+    asked = ["plan", run.identities, "--store", run.store, "--executor", "inline"]
+    asked += ["--set", "score.named_people=1", "--set", "generate.steps=7", "--cost-per-hour", "2"]
+    metrics = ",".join(changes["score.metrics"])
+    told = CliRunner().invoke(cli, [*asked, "--set", f"score.metrics=[{metrics}]"], terminal_width=400).output
+    assert "expected: at least" in told and "cost at least" in told
+    assert "unknown, and not in these sums: no earlier result says how long score-copying takes" in told
+
+
+def test_the_range_is_that_of_the_quartiles_and_any_run_counts_that_knows(run, tmp_path):
+    """Training that took 15 to 60 s, in the first of three runs; the others trained nobody."""
+    shutil.copytree(Path(run.store), tmp_path / "store")
+    here = changed(run, {"store": str(tmp_path / "store")}, source="test")
+    trained = sorted((tmp_path / "store").rglob("stages/personalize/*.json"))
+    for path, seconds in zip(trained, [15.0, 24.0, 30.0, 36.0, 60.0], strict=True):
+        record = json.loads(path.read_text())
+        record["provenance"]["seconds"] = seconds
+        path.write_text(json.dumps(record))
+    for number in range(2):
+        idle = changed(here, {"run.only": ["person-000001"], "faces.min_face_pixels": 20.0 + number}, source="test")
+        write_status(pretend_night(idle, stages=("detect", "parse", "mask")), "stopped")
+    changes = {"identities": str(write_manifest(tmp_path / "more", 1)), "personalize.seed": 77}
+    estimate = plan_run(changed(here, changes, source="test")).estimate
+    assert estimate.unknown == () and estimate.runs == (record["provenance"]["run_id"],)
+    assert estimate.seconds["personalize"] == pytest.approx(30)
+    assert estimate.worker_seconds - estimate.quick == pytest.approx(30 - 24)
+    assert estimate.slow - estimate.worker_seconds == pytest.approx(36 - 30)
+
+
+def test_a_stage_that_only_an_old_run_knows_is_estimated_all_the_same(run, tmp_path):
+    shutil.copytree(Path(run.store), tmp_path / "store")
+    here = changed(run, {"store": str(tmp_path / "store")}, source="test")
+    for number in range(5):
+        idle = changed(here, {"run.only": ["person-000001"], "faces.min_face_pixels": 20.0 + number}, source="test")
+        write_status(pretend_night(idle, stages=("detect", "parse", "mask")), "stopped")
+    people = tmp_path / "more" / "identities.csv"
+    write_manifest(people.parent, 1)
+    people.write_text("identity_id,photo,class_word\nsomebody-new,000000.png,person\n")
+    estimate = plan_run(changed(here, {"identities": str(people)}, source="test")).estimate
+    assert estimate.unknown == () and estimate.seconds["personalize"] == pytest.approx(SECONDS["personalize"])
+
+
 def test_a_photo_exchanged_is_the_reason_for_its_person_only(run, tmp_path):
     manifest = write_manifest(tmp_path, PEOPLE)
     (tmp_path / "000003.png").write_bytes(b"another photo")
@@ -188,7 +234,8 @@ def test_the_command_says_cost_and_changes_nothing(run):
     )
     record = json.loads(found.output)
     assert record["cost"] == pytest.approx(record["worker_seconds"])
-    assert f"cost at most {record['cost']:.2f}" in told_all.output
+    assert f"cost about {record['cost']:.2f}" in told_all.output
+    assert f"of {record['estimated_from_runs'][0]}" in told_all.output
     assert snapshot(run.store) == before
 
 
