@@ -105,8 +105,8 @@ def changed_people(tables: Tables, compared: RunComparison) -> list[Change]:
         StoreError: the tables cannot be read.
     """
     rows = tables.query(
-        "SELECT run_id, identity_key, outcome, reason, weak, photo_digest FROM identity_outcomes "
-        f"WHERE run_id IN ({_quoted(compared.first)}, {_quoted(compared.second)})"
+        "SELECT run_id, identity_key, outcome, reason, weak, photo_digest FROM identity_outcomes WHERE run_id IN (?, ?)",
+        [compared.first, compared.second],
     ).to_pylist()
     before, now = (
         {row["identity_key"]: row for row in rows if row["run_id"] == run_id}
@@ -136,10 +136,6 @@ def _changes(before: Mapping, now: Mapping) -> Iterable[Change]:
 def _outcome(row: Mapping) -> str:
     words = str(row["outcome"]).replace("_", " ")
     return f"{words} ({row['reason']})" if row["reason"] else words
-
-
-def _quoted(run_id: str) -> str:
-    return "'" + run_id.replace("'", "''") + "'"
 
 
 def _count(name: str, now: float, before: float) -> dict:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -113,12 +113,15 @@ class Tables:
         """
         return self._ask((*NAMES, *VIEWS), lambda opened: opened, locked=locked, keep=True)
 
-    def query(self, sql: str, *, locked: bool = True) -> pa.Table:
+    def query(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, locked: bool = True
+    ) -> pa.Table:
         """The rows that a query gives.
 
         Args:
             sql: statements that read (SELECT and its kin); of several, the last one's rows are given. Only tables that
                 the text names are opened.
+            params: values for `?`, or for `$name`; a value from outside belongs here, never into the text.
             locked: as in `connect`. False runs statements of every kind, too.
 
         Raises:
@@ -130,7 +133,7 @@ class Tables:
         def answer(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             if locked:
                 require_reading(connection, sql)
-            relation = connection.sql(sql)
+            relation = connection.sql(sql, params=params)
             return pa.table({}) if relation is None else relation.to_arrow_table()
 
         return self._ask(names_in(sql, (*NAMES, *VIEWS)), answer, locked=locked)
