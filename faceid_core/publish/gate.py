@@ -225,5 +225,5 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
 
 
 def is_complete(run: Mapping) -> bool:
-    """Whether a row of `runs` is of a run that reached every identity and ended well."""
-    return run["exit_status"] == 0 and not run["not_reached"]
+    """Whether a row of `runs` is of a run of the whole manifest that reached every identity and ended well."""
+    return run["exit_status"] == 0 and not run["not_reached"] and not run["subset"]

@@ -147,7 +147,7 @@ def _sha256(text: str) -> str:
 
 
 def _urgency(outcome_report: Mapping, changed: Mapping[str, Sequence[str]]) -> int:
-    """The place of a person's row: 0 worse or with another outcome than before, 1 not finished, 2 weak, 3 changed otherwise, 4."""
+    """Place of a person's row: 0 worse or with another outcome than before, 1 unfinished, 2 weak, 3 changed, 4 others."""
     kinds = changed.get(outcome_report["identity_key"], ())
     places = (
         "worse" in kinds or "outcome" in kinds,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_contracts import NAMES, ContractError, contract
 
-from ..errors import StoreError
+from ..errors import ConfigurationError, StoreError
 from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalog import Catalog, advance, read_catalog
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 MOST_SMALL_FILES, MERGED_BYTES = 4, 32 << 20
 _EXPORT_ROWS = 250_000
 Result = TypeVar("Result")
+
+
+def reading_errors() -> tuple[type[Exception], ...]:
+    """What reading the tables with sound SQL may raise, for readers that go on without them; DuckDB may lack memory."""
+    import duckdb
+
+    return ConfigurationError, StoreError, duckdb.Error
 
 
 class Tables:
