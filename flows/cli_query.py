@@ -294,7 +294,8 @@ def sheet(
     if record is None:
         raise ConfigurationError(f"{_without_status(request)}; name another run, or run again")
     wanted = [name.strip() for name in prompts.split(",") if name.strip()]
-    chosen = [open_with_secret(config)[1].identity_key(each) for each in identity_ids]
+    secret = open_with_secret(config)[1] if identity_ids else None
+    chosen = [] if secret is None else [secret.identity_key(each) for each in identity_ids]
     image = people_sheet(
         opened, record, prompts=wanted, people=people, choose=choose, identity_keys=chosen, names=not keys, seed=seed
     )

@@ -63,9 +63,14 @@ def personalize_one(person: OnePerson, config: NightlyConfig) -> State:
 
 
 def _run_one_person(person: OnePerson, config: NightlyConfig) -> State:
-    """Run one person, who need not be in a manifest."""
+    """Run one person, who need not be in a manifest; such a run is never the current one of its name."""
     identity = person.identity()
-    settings = {"name": "personalize-one", "identities": "(one person)", "run.only": ()}
+    settings = {
+        "name": "personalize-one",
+        "identities": "(one person)",
+        "run.only": (),
+        "gate.promote": "never",
+    }
     return open_and_run(
         changed(config, settings, source="personalize-one"), identities_of=lambda _config: [identity]
     )

@@ -91,7 +91,9 @@ def create_artifacts(run: Run, published: Published) -> None:
             key="figures",
             description=f"Figures of run {run.run_id}",
         )
-    compared = compare_with_last_run(Tables(run.store), run.run_id)
+    if published.last is None:
+        return
+    compared = compare_with_last_run(Tables(run.store), published.row, published.last)
     if compared is not None:
         create_table_artifact(
             table=compared.rows,

@@ -41,37 +41,62 @@ class Comparison:
     rows: list[dict]
 
 
-def compare_with_last_run(tables: Tables, run_id: str) -> Comparison | None:
-    """Compare a published run with the last complete one of the same name; interrupted runs between do not count.
+def compare_with_last_run(tables: Tables, this_run: Mapping, last: Mapping) -> Comparison | None:
+    """Compare the figures of a published run with those of the last complete one of the same name.
+
+    Args:
+        tables: Of the store.
+        this_run: The run's row of `runs`.
+        last: That of the last complete run.
 
     Returns:
-        The comparison; None if the run is the first of its name, or if no person has figures in both.
+        The comparison; None if no person has figures in both.
 
     Raises:
         StoreError: the tables cannot be read.
     """
-    with tables.connect() as connection:
-        runs = connection.sql("select * from runs").to_arrow_table().to_pylist()
-        this_run = next((run for run in runs if run["run_id"] == run_id), None)
-        if this_run is None:
-            return None
-        last = last_complete(runs, this_run["name"], this_run["started_at"])
-        if last is None:
-            return None
-        columns = ", ".join(("run_id", "identity_key", *FIGURES))
-        people = connection.sql(
-            f"select {columns} from identity_summary where subject_kind = 'person' and run_id in (?, ?)",
-            params=[run_id, last["run_id"]],
-        ).to_arrow_table()
-    by_run: dict[str, dict[str, dict]] = {run_id: {}, last["run_id"]: {}}
+    columns = ", ".join(("run_id", "identity_key", *FIGURES))
+    people = tables.query(
+        f"SELECT {columns} FROM identity_summary WHERE subject_kind = 'person' AND run_id IN (?, ?)",
+        [this_run["run_id"], last["run_id"]],
+    )
+    by_run: dict[str, dict[str, dict]] = {this_run["run_id"]: {}, last["run_id"]: {}}
     for row in people.to_pylist():
         by_run[row["run_id"]][row["identity_key"]] = row
-    now, before = by_run[run_id], by_run[last["run_id"]]
+    now, before = by_run[this_run["run_id"]], by_run[last["run_id"]]
     if not set(now) & set(before):
         return None
     rows = [_count(name, this_run[name], last[name]) for name in _COUNTS]
     rows += [_figure(name, now, before) for name in FIGURES]
-    return Comparison(run_id, last["run_id"], rows)
+    return Comparison(this_run["run_id"], last["run_id"], rows)
+
+
+@dataclass(frozen=True)
+class EarlierRuns:
+    """The runs that the tables show when a run begins to publish.
+
+    Attributes:
+        started: Run id -> when it started.
+        last: The row of `runs` of the last complete run of the same name; None if there is none.
+    """
+
+    started: Mapping[str, dt.datetime]
+    last: Mapping | None
+
+    @property
+    def last_run_id(self) -> str | None:
+        """The id of the last complete run of the same name."""
+        return None if self.last is None else self.last["run_id"]
+
+
+def earlier_runs(tables: Tables, name: str, before: dt.datetime) -> EarlierRuns:
+    """Look once for the runs that a run of a name, which started at a moment, is compared with.
+
+    Raises:
+        StoreError: the tables cannot be read.
+    """
+    rows = tables.read("runs").to_pylist()
+    return EarlierRuns({row["run_id"]: row["started_at"] for row in rows}, last_complete(rows, name, before))
 
 
 def last_complete(runs: Iterable[Mapping], name: str, before: dt.datetime) -> Mapping | None:
@@ -98,15 +123,20 @@ class Change:
 KINDS = ("worse", "outcome", "weak", "better", "photo", "new", "gone")  # in the order of their importance
 
 
-def changed_people(tables: Tables, compared: RunComparison) -> list[Change]:
+def changed_people(tables: Tables, compared: RunComparison, *, is_subset: bool = False) -> list[Change]:
     """What changed with people from the first run to the second, what matters most first.
+
+    Args:
+        tables: Of the store.
+        compared: The comparison of the two runs.
+        is_subset: The second run was of chosen identities, so that the others are not gone.
 
     Raises:
         StoreError: the tables cannot be read.
     """
     rows = tables.query(
-        "SELECT run_id, identity_key, outcome, reason, weak, photo_digest FROM identity_outcomes "
-        f"WHERE run_id IN ({_quoted(compared.first)}, {_quoted(compared.second)})"
+        "SELECT run_id, identity_key, outcome, reason, weak, photo_digest FROM identity_outcomes WHERE run_id IN (?, ?)",
+        [compared.first, compared.second],
     ).to_pylist()
     before, now = (
         {row["identity_key"]: row for row in rows if row["run_id"] == run_id}
@@ -119,7 +149,8 @@ def changed_people(tables: Tables, compared: RunComparison) -> list[Change]:
     ]
     for key in now:
         found += [Change(key, "new", _outcome(now[key]))] if key not in before else _changes(before[key], now[key])
-    found += [Change(key, "gone", f"was {_outcome(before[key])}") for key in before if key not in now]
+    if not is_subset:
+        found += [Change(key, "gone", f"was {_outcome(before[key])}") for key in before if key not in now]
     return sorted(found, key=lambda change: KINDS.index(change.kind))
 
 
@@ -136,10 +167,6 @@ def _changes(before: Mapping, now: Mapping) -> Iterable[Change]:
 def _outcome(row: Mapping) -> str:
     words = str(row["outcome"]).replace("_", " ")
     return f"{words} ({row['reason']})" if row["reason"] else words
-
-
-def _quoted(run_id: str) -> str:
-    return "'" + run_id.replace("'", "''") + "'"
 
 
 def _count(name: str, now: float, before: float) -> dict:

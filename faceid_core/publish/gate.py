@@ -133,8 +133,7 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
     Raises:
         StoreError: the tables cannot be read.
     """
-    with tables.connect() as connection:
-        rows = connection.execute(_PEOPLE, {"a": first, "b": second}).df()
+    rows = tables.query(_PEOPLE, {"a": first, "b": second}).to_pandas()
     by_person = rows.groupby("identity_key", sort=True)
     figures = by_person[["identity", "concepts"]].mean()
     weak = by_person[["weak_a", "weak_b"]].first().astype("Float64")
@@ -226,5 +225,5 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
 
 
 def is_complete(run: Mapping) -> bool:
-    """Whether a row of `runs` is of a run that reached every identity and ended well."""
-    return run["exit_status"] == 0 and not run["not_reached"]
+    """Whether a row of `runs` is of a run of the whole manifest that reached every identity and ended well."""
+    return run["exit_status"] == 0 and not run["not_reached"] and not run["subset"]

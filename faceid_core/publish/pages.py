@@ -15,7 +15,6 @@ from faceid_core.evaluate.calibration import Calibration, calibration_of
 from faceid_core.evaluate.shards import ShardRow, read_shard
 from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import WEAK, Outcome
-from faceid_core.publish.comparison import last_complete
 from faceid_core.publish.promotion import COMPARISON, Verdict
 from faceid_core.publish.scores import FINISHED, quarantine_damaged
 from faceid_core.report.gallery_page import gallery_page, strip
@@ -52,15 +51,23 @@ GALLERY = "gallery.html"
 _BESIDE_PIXELS = 112
 
 
-def write_pages(run: Run, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict]) -> str:
+def write_pages(
+    run: Run, found: Sequence[tuple[Subject, SubjectScores]], summary: list[dict], last_run_id: str | None
+) -> str:
     """Write the pages that are not there yet; return the name of the index.
 
     A person's page is named after everything on it, so a run in which nothing changed writes no page, and its index
     links to the old one.
+
+    Args:
+        run: The run.
+        found: Subjects with their scores.
+        summary: The rows of `identity_summary`.
+        last_run_id: The last complete run of the same name, whose pictures stand beside; None if there is none.
     """
     names: dict[str, str] = {}
     known, erased, common = _pages_of_last_run(run), erased_people(run.store), _common(run)
-    beside = _Beside(run)
+    beside = _Beside(run, last_run_id)
     for subject, scores in found:
         if subject.kind != "person" or subject.name in erased:
             continue
@@ -103,7 +110,7 @@ def write_index(
         person_urls={who: f"../../{name}" for who, name in names.items()},
         changes=[asdict(each) for each in verdict.changes],
         compared_with=compared.first if compared else "",
-        comparison_url=COMPARISON if compared else "",
+        comparison_url=COMPARISON if verdict.page else "",
         gallery_url=GALLERY if names else "",
         sentence=verdict.sentence,
         likeness={
@@ -169,8 +176,8 @@ def report_address(run: Run, index: str) -> str:
 class _Beside:
     """Pictures that stand beside a person's on the page, read when the first page needs them."""
 
-    def __init__(self, run: Run):
-        self._run = run
+    def __init__(self, run: Run, last_run_id: str | None):
+        self._run, self._last_run = run, last_run_id
         self._of_words: dict[str, dict[tuple[str, int], Embedded]] = {}
 
     def of(self, subject: Subject) -> list[tuple[str, dict[tuple[str, int], Embedded]]]:
@@ -200,16 +207,6 @@ class _Beside:
             return {}
         mark = SyntheticMark(manifest.content["preimage"]["weights"][BASE])
         return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows}
-
-    @cached_property
-    def _last_run(self) -> str | None:
-        run = self._run
-        try:
-            rows = Tables(run.store).read("runs").to_pylist()
-        except (ConfigurationError, StoreError):
-            return None
-        last = last_complete(rows, run.config.name, run.started_at)
-        return None if last is None else last["run_id"]
 
     @cached_property
     def _last_keys(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from faceid_core.report.contact_sheet import Cell, contact_sheet
 from faceid_core.report.synthetic_mark import SyntheticMark
 from faceid_core.stages.files import read_png
 from faceid_core.stages.planning.generate import SHARD
-from faceid_core.store import Manifest, ObjectStore, StageCache, is_erased
+from faceid_core.store import Manifest, ObjectStore, StageCache, erased_people
 from faceid_core.tables import Tables
 from faceid_core.weights.required import BASE
 
@@ -45,11 +45,11 @@ def people_sheet(
         ConfigurationError: no person of the run has pictures, or a person or a prompt is not among them.
         StoreError: the tables cannot be read.
     """
-    known = _known(store, record["run_id"])
+    known, erased = _known(store, record["run_id"]), erased_people(store)
     shown = [
         each
         for each in record["people"]
-        if "generate" in each["stage_keys"] and not is_erased(store, each["identity_key"])
+        if "generate" in each["stage_keys"] and each["identity_key"] not in erased
     ]
     shown = _chosen(shown, known, identity_keys, choose, people, record["run_id"])
     scores = _scores(store, record["run_id"], [each["identity_key"] for each in shown], seed)
@@ -90,7 +90,8 @@ def _known(store: ObjectStore, run_id: str) -> dict[str, dict]:
     rows = Tables(store).query(
         "SELECT identity_key, identity_id, normalized_identity, "
         # Without named people nothing is normalized.
-        f"coalesce(normalized_identity, identity_similarity) AS likeness FROM people WHERE run_id = '{run_id}'"
+        "coalesce(normalized_identity, identity_similarity) AS likeness FROM people WHERE run_id = ?",
+        [run_id],
     )
     return {row["identity_key"]: row for row in rows.to_pylist()}
 
@@ -99,10 +100,10 @@ def _scores(
     store: ObjectStore, run_id: str, people: Sequence[str], seed: int
 ) -> dict[tuple[str, str, str], float | None]:
     """(identity key, prompt id, metric) -> value of identity and concepts."""
-    listed = ", ".join(f"'{key}'" for key in people)
     rows = Tables(store).query(
-        f"SELECT identity_key, prompt_id, metric, value FROM scores WHERE run_id = '{run_id}' AND seed = {seed} "
-        f"AND identity_key IN ({listed}) AND metric IN ('identity', 'concepts')"
+        "SELECT identity_key, prompt_id, metric, value FROM scores WHERE run_id = $run AND seed = $seed "
+        "AND list_contains($keys::VARCHAR[], identity_key) AND metric IN ('identity', 'concepts')",
+        {"run": run_id, "seed": seed, "keys": list(people)},
     )
     return {(row["identity_key"], row["prompt_id"], row["metric"]): row["value"] for row in rows.to_pylist()}
 

@@ -13,16 +13,16 @@ from faceid_core.config import format_setting
 from faceid_core.errors import FaceidError, StoreError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
+from faceid_core.publish.comparison import EarlierRuns, earlier_runs
 from faceid_core.publish.pages import write_index, write_pages
-from faceid_core.publish.promotion import COMPARISON, Verdict, judge
+from faceid_core.publish.promotion import Verdict, judge
 from faceid_core.publish.rows import Found, outcome_tables, run_tables
 from faceid_core.publish.scores import collect_scores
 from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
-from faceid_core.store.layout import run_object
 from faceid_core.store.tombstone import reopen
-from faceid_core.tables import Tables
+from faceid_core.tables import Tables, reading_errors
 from faceid_core.upkeep.erase import refuse_erased
 from faceid_core.upkeep.tables import erase_rows
 from faceid_core.weights.describe import MINIATURE
@@ -42,6 +42,8 @@ class Published:
         figures: A few rows for the Prefect UI, by identity key.
         summary: The rows of `identity_summary`.
         overall: The figures over people, of `evaluate.summary.aggregate`.
+        row: The run's row of `runs`.
+        last: That of the last complete run of the same name; None if there is none.
         verdict: How the run compares with earlier ones, and which run is current.
     """
 
@@ -52,36 +54,37 @@ class Published:
     figures: Sequence[Mapping]
     summary: Sequence[Mapping] = field(repr=False)
     overall: Mapping = field(repr=False)
+    row: Mapping = field(repr=False)
+    last: Mapping | None = field(default=None, repr=False)
     verdict: Verdict = field(default_factory=Verdict, repr=False)
 
 
 def publish(run: Run) -> Published:
     """Write tables and pages of a run whose outcome reports are all closed; doing it again changes nothing."""
-    published: list[tuple[str, Found, list[dict], int]] = []
+    published: list[tuple[str, Found, list[dict], int, dict]] = []
+    earlier = _earlier_runs(run)
 
     def rows() -> dict[str, pa.Table]:
         refuse_erased(run)
         found, summary = collect_scores(run)
-        index = write_pages(run, found, summary)
+        index = write_pages(run, found, summary, earlier.last_run_id)
         # Pages of many people take minutes: leave people out here who were erased meanwhile.
         refuse_erased(run)
         found, summary = _not_erased(run, found, summary)
         status = exit_status(run.outcome_reports.values(), max_failed_share=run.config.run.max_failed_share)
-        published[:] = [(index, found, summary, status)]
-        return run_tables(run, found, summary, exit_status=status)
+        made = run_tables(run, found, summary, exit_status=status)
+        published[:] = [(index, found, summary, status, made["runs"].to_pylist()[0])]
+        return made
 
     _publish_without_erased(run, rows)
-    index, found, summary, status = published[0]
+    index, found, summary, status, row = published[0]
     # Set here, because a flow that is interrupted may never see this function return.
     run.published = {"exit_status": status, "index": index}
-    verdict = judge(run, status)
+    verdict = judge(run, status, earlier)
     try:
         write_index(run, found, summary, verdict)
     except StoreError as error:  # the index without what changed is there
         run.reporter.note(f"the index does not show what changed: {error}")
-    compared = {}
-    if verdict.against_last is not None:
-        compared = {"compared": f"{plain_address(run.store.url)}/{run_object(run.run_id, COMPARISON)}"}
     overall = aggregate(summary) if summary else {}
     root = plain_address(run.store.url)
     return Published(
@@ -90,15 +93,26 @@ def publish(run: Run) -> Published:
         sentence=_sentence(run),
         places={
             "report": f"{root}/{index}",
-            **compared,
+            **({"compared": f"{root}/{verdict.page}"} if verdict.page else {}),
             "tables": f'faceid query {_store_option(run)} "select * from latest"',
             "tokens": f"faceid tokens ID --out ID.safetensors {_store_option(run)}{_model_option(run)}",
         },
         figures=[_figure_row(row) for row in summary],
         summary=summary,
         overall=overall,
+        row=row,
+        last=earlier.last,
         verdict=verdict,
     )
+
+
+def _earlier_runs(run: Run) -> EarlierRuns:
+    """The runs before this one; none where the tables cannot be read, which is told."""
+    try:
+        return earlier_runs(Tables(run.store), run.config.name, run.started_at)
+    except reading_errors() as error:
+        run.reporter.note(f"not compared with earlier runs: {error}")
+        return EarlierRuns({}, None)
 
 
 def publish_interrupted(run: Run, error: BaseException) -> None:

@@ -78,6 +78,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
         "executor": config.execution.executor,
         "identities": len(run.outcome_reports),
         **tally(run.outcome_reports.values()),
+        "subset": bool(config.run.only),
         **_worker_figures(run.usage),
         "exit_status": exit_status,
         "faceid_version": __version__,

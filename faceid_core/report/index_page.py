@@ -147,7 +147,7 @@ def _sha256(text: str) -> str:
 
 
 def _urgency(outcome_report: Mapping, changed: Mapping[str, Sequence[str]]) -> int:
-    """Whose row comes first: changed for the worse, set aside, weak, changed otherwise, the rest."""
+    """Place of a person's row: 0 worse or with another outcome than before, 1 unfinished, 2 weak, 3 changed, 4 others."""
     kinds = changed.get(outcome_report["identity_key"], ())
     places = (
         "worse" in kinds or "outcome" in kinds,

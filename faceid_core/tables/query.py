@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_contracts import NAMES, ContractError, contract
 
-from ..errors import StoreError
+from ..errors import ConfigurationError, StoreError
 from ..private import FOLDER_MODE, owner_only
 from ..store.objects import ObjectStore
 from .catalog import Catalog, advance, read_catalog
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 MOST_SMALL_FILES, MERGED_BYTES = 4, 32 << 20
 _EXPORT_ROWS = 250_000
 Result = TypeVar("Result")
+
+
+def reading_errors() -> tuple[type[Exception], ...]:
+    """What reading the tables with sound SQL may raise, for readers that go on without them; DuckDB may lack memory."""
+    import duckdb
+
+    return ConfigurationError, StoreError, duckdb.Error
 
 
 class Tables:
@@ -113,12 +120,15 @@ class Tables:
         """
         return self._ask((*NAMES, *VIEWS), lambda opened: opened, locked=locked, keep=True)
 
-    def query(self, sql: str, *, locked: bool = True) -> pa.Table:
+    def query(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, locked: bool = True
+    ) -> pa.Table:
         """The rows that a query gives.
 
         Args:
             sql: statements that read (SELECT and its kin); of several, the last one's rows are given. Only tables that
                 the text names are opened.
+            params: values for `?`, or for `$name`; a value from outside belongs here, never into the text.
             locked: as in `connect`. False runs statements of every kind, too.
 
         Raises:
@@ -130,7 +140,7 @@ class Tables:
         def answer(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             if locked:
                 require_reading(connection, sql)
-            relation = connection.sql(sql)
+            relation = connection.sql(sql, params=params)
             return pa.table({}) if relation is None else relation.to_arrow_table()
 
         return self._ask(names_in(sql, (*NAMES, *VIEWS)), answer, locked=locked)

@@ -95,7 +95,7 @@ VIEWS: dict[str, View] = {
         "WHERE run_id = (SELECT run_id FROM runs ORDER BY started_at DESC, run_id DESC LIMIT 1) OR "
         "run_id = (SELECT last.run_id FROM runs last, (SELECT * FROM runs ORDER BY started_at DESC, run_id DESC LIMIT 1) "
         "now WHERE last.name = now.name AND last.exit_status = 0 AND last.not_reached = 0 "
-        "AND last.started_at < now.started_at ORDER BY last.started_at DESC LIMIT 1)",
+        "AND last.subset IS NOT TRUE AND last.started_at < now.started_at ORDER BY last.started_at DESC LIMIT 1)",
     ),
     "latest": _view(
         "latest",

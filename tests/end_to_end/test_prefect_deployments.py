@@ -19,6 +19,7 @@ from faceid_core.run.records import read_status, run_ids
 from faceid_core.store import RunLease, initialize, is_erased, open_store
 from faceid_core.store.keys import sha256_hex
 from faceid_core.store.secret import IdentitySecret
+from faceid_core.tables import Tables
 from tests.helpers.replaced import replace_everywhere
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +223,7 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     alone = personalize_one(ann, config, return_state=True)
     assert alone.is_completed() and "1 cached; nothing was recomputed" in alone.message
     assert f"personalize-one-{date}-miniature-1" in names(client)
+    assert Tables(store).promoted() == {"small": run_id}, "one person by hand is no current run"
     hiccups = []
 
     def hiccup(run, stage, **more):
