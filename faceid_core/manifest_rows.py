@@ -6,8 +6,10 @@ import csv
 import datetime
 import io
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -113,7 +115,7 @@ def parquet_rows(data: bytes) -> Iterator[Row]:
         file = pq.ParquetFile(pa.BufferReader(data))
         schema = file.schema_arrow
         columns, fault = _columns(schema.names)
-        fault = fault or _type_faults(columns, schema) or _parquet_faults(file)
+        fault = fault or _type_faults(columns, schema) or _parquet_faults(file.metadata, data)
         if fault:
             yield 0, fault
             return
@@ -185,21 +187,40 @@ def _column_faults(columns: list[str]) -> str | None:
     return f"header has {' and '.join(faults)}; allowed are {', '.join(COLUMNS)}" if faults else None
 
 
-def _parquet_faults(file: pq.ParquetFile) -> str | None:
+def _parquet_faults(about: pq.FileMetaData, data: bytes) -> str | None:
     """What a Parquet file says of its size, where that is too large."""
-    about = file.metadata
     if about.num_rows > MOST_ROWS:
         return f"has {about.num_rows} rows, at most {MOST_ROWS} are read; cut the file into several"
     if about.num_row_groups > MOST_ROW_GROUPS:
         return f"has {about.num_row_groups} row groups, at most {MOST_ROW_GROUPS} are read; write it with larger ones"
-    groups = [about.row_group(place) for place in range(about.num_row_groups)]
-    size = sum(group.total_byte_size for group in groups)
-    cells = sum(
-        group.column(place).num_values for group in groups for place in range(min(group.num_columns, 400))
-    )
+    size, cells = _unpacked(data)
     if size > MOST_UNPACKED_BYTES or cells > MOST_CELLS:
         return f"holds {size / 2**20:.0f} MiB and {cells} values unpacked, more than any list of people; cut the file"
     return None
+
+
+def _unpacked(data: bytes) -> tuple[int, int]:
+    """Bytes and values of a Parquet file's column chunks, as its footer has them.
+
+    DuckDB reads the footer: pyarrow's `RowGroupMetaData.column` ends the process where a chunk's entry is damaged.
+
+    Raises:
+        ValueError: the footer is damaged.
+    """
+    import duckdb  # most manifests are no Parquet files
+
+    asked = "SELECT coalesce(sum(abs({})), 0) FROM parquet_metadata(?)"
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        path = Path(folder) / "manifest.parquet"
+        path.write_bytes(data)
+        try:
+            size, cells = (
+                int(connection.execute(asked.format(column), [str(path)]).fetchall()[0][0])
+                for column in ("total_uncompressed_size", "num_values")
+            )
+        except duckdb.Error as error:
+            raise ValueError(str(error)) from None
+    return size, cells
 
 
 def _type_faults(columns: list[str], schema: pa.Schema) -> str | None:
