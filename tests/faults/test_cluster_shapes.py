@@ -27,7 +27,7 @@ from faceid_core.stages.work import Done, Work
 from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.required import ModelRef
-from tasks.placement import nodes_that_may_come
+from tasks.placement import Share, free_capacity, nodes_that_may_come
 from tasks.pool import RayPool
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
@@ -125,6 +125,10 @@ SHAPES = [
         [(6, 0), (2, 0), (2, 0)], "cpu", 0, 0, 1.0, {"2 CPU 0 GPU 2 threads": 5}, id="one node larger than the others"
     ),
     pytest.param([(4, 2)], "cuda", 0, 0, 0.5, {"1 CPU 0.5 GPU 1 threads": 4}, id="two workers on each GPU"),
+    pytest.param(
+        [(4, 2)], "cuda", 0, 0, 0.6,
+        {"1 CPU 0.6 GPU 1 threads": 2, "1 CPU 0 GPU 1 threads": 2}, id="more than half a GPU for each worker",
+    ),
     pytest.param([(1, 2)], "cuda", 0, 0, 1.0, {"0.5 CPU 1 GPU 1 threads": 2}, id="more GPUs than CPUs"),
     pytest.param([(0, 1)], "cuda", 0, 0, 1.0, {"0 CPU 1 GPU 1 threads": 1}, id="a GPU without a CPU"),
     pytest.param(
@@ -154,6 +158,28 @@ def test_a_cluster_of_this_shape_is_used(cluster, tmp_path, sizes, device, threa
             assert given(tmp_path) == expected
         finally:
             pool.close()
+
+
+def test_what_others_have_of_a_gpu_is_counted_on_that_gpu(cluster, tmp_path):
+    with nodes(cluster, (4, 2)):
+        ray.init(address=cluster.address, log_to_driver=False, namespace="others")
+        try:
+            found = [_room_of_gpus()]
+            held = []
+            for _ in range(2):
+                held.append(LightActor.options(num_cpus=0, num_gpus=0.6).remote(settings(tmp_path, "cuda"), "x"))
+                ray.get(held[-1].ready.remote())
+                found.append(_room_of_gpus())
+        finally:
+            ray.shutdown()
+    # Free are 2, 1.4 and 0.8 in all: the last as 0.4 on each GPU.
+    assert found == [{0.6: 2, 0.4: 4, 1.0: 2}, {0.6: 1, 0.4: 3, 1.0: 1}, {0.6: 0, 0.4: 2, 1.0: 0}]
+
+
+def _room_of_gpus() -> dict[float, int]:
+    """How many workers of so much of a GPU fit, once Ray's head has heard of what is used."""
+    time.sleep(2)
+    return {gpus: free_capacity(Share(0, gpus)) for gpus in (0.6, 0.4, 1.0)}
 
 
 class _Opening(threading.Thread):
