@@ -136,7 +136,7 @@ def test_earlier_results_say_what_a_person_takes(tmp_path):
     told = list(expectation(known, workers=2, cost_per_hour=30.0))
     assert [each.found for each in told] == [
         "45.0 s (from 15 earlier results in this store)",
-        "8 of 8 people to compute: about 3 min on 2 worker(s), 0.10 worker hours, cost about 3.00",
+        "8 of 8 people to compute: about 3 min 00 s on 2 worker(s), 0.10 worker hours, cost about 3.00",
     ]
     without = replace(run, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
     assert "without score-leakage" in from_results(without).source
