@@ -271,6 +271,9 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
         ({"workers": 0}, "s3://b/p", 2, "ok", "2 worker(s), each with 8 CPU"),
         ({"workers": 9}, "s3://b/p", 1, "fail", "there is room for 8"),
         ({"workers": 2}, "folder", 2, "fail", "execution.shared_store"),
+        # A cluster that is scaled to zero: the nodes that come later do not reach the folder.
+        ({"workers": 2, "ray_address": "auto"}, "folder", 1, "fail", "execution.shared_store"),
+        ({"workers": 2}, "folder", 1, "ok", "2 worker(s)"),
     ],
 )
 def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, state, words):
