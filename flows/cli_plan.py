@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from faceid_core.config import NightlyConfig, changed
+from faceid_core.report.figures import duration
 from flows.options import RUN_KEYS, takes_config
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def print_plan(
     from rich.table import Table
 
     from faceid_core.run.admission import shared_photos
-    from faceid_core.run.identities import left_out_of
 
     common = len(found.run.subjects) - len(found.run.outcome_reports)
     console.print(f"{len(found.run.outcome_reports)} identities, {common} for floor and ceiling")
@@ -88,7 +88,7 @@ def print_plan(
         console.print(line, soft_wrap=True, markup=False)
     reports = found.run.outcome_reports
     shared = shared_photos(reports, found.run.subjects, lambda each: each.identity_id)
-    for about in filter(None, (left_out_of(found.run.config), shared)):
+    for about in filter(None, (found.run.left_out, shared)):
         console.print(about, soft_wrap=True, markup=False)
     closed = [each for each in reports.values() if not each.alive]
     listed = closed if people else closed[:_MOST_CLOSED]
@@ -170,15 +170,6 @@ def _record(found: RunPlan, cost_per_hour: float | None) -> dict:
         "unknown": list(estimate.unknown),
         "estimated_from_runs": list(estimate.runs),
     }
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text in the unit that suits them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 @click.command()

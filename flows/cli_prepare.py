@@ -36,6 +36,7 @@ class _Request:
     people: Sequence[Identity]
     left_out: Sequence[LeftOut]
     files: dict[str, str]
+    lines: dict[str, int | None]
     pixels: int
     jobs: int
     pictures: bool
@@ -76,7 +77,7 @@ class _Checked:
     help=f"Side of the crop, pixels.  [default: that of --config's base model, or {USUAL_CROP_PIXELS}]",
 )
 @click.option(
-    "--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each core]"
+    "--jobs", default=0, type=click.IntRange(0, 256), help="Processes.  [default: one for each CPU]"
 )
 @click.option(
     "--pictures/--no-pictures", default=True, show_default=True, help="Also a picture per identity."
@@ -149,7 +150,8 @@ def _request(photos: str, pixels: int, jobs: int, pictures: bool) -> _Request:
     else:
         people = read_manifest(photos)
     files = file_names(people, path if path.is_dir() else path.parent)
-    return _Request(people, left_out, files, pixels, jobs, pictures)
+    lines = {person.identity_id: person.line for person in people}
+    return _Request(people, left_out, files, lines, pixels, jobs, pictures)
 
 
 def _check(request: _Request, config: NightlyConfig, folder: Path, label: str = "photos") -> _Checked:
@@ -164,7 +166,7 @@ def _check(request: _Request, config: NightlyConfig, folder: Path, label: str = 
         own.mkdir(mode=FOLDER_MODE, exist_ok=True)
     settings = CheckSettings.of(config, size=request.pixels, pictures=own)
     kept = KeptResults(folder, settings.digest(), own)
-    table = GrowingTable(folder, request.files)
+    table = GrowingTable(folder, request.files, request.lines)
     found, begun = _Checked(), time.monotonic()
     checked = check_photos(request.people, settings, jobs=request.jobs, known=kept.known)
     try:
@@ -196,6 +198,7 @@ def _write(
         found.done,
         _about(config, request.pixels),
         files=request.files,
+        lines=request.lines,
         left_out=request.left_out,
         thumbnail=lambda identity_id: read_thumbnail(folder, identity_id),
         differences=differ,

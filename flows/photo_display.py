@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from faceid_core.photo_folder import printable
+from faceid_core.report.figures import duration
 
 if TYPE_CHECKING:
     from faceid_core.identity import Identity
@@ -52,17 +53,13 @@ def show_progress(
             now = time.monotonic()
             if not console.is_terminal and now - reported >= _REPORT_SECONDS:
                 left = (now - begun) / done * (total - done)
-                click.echo(f"{done} of {total} {label}, about {_duration(left)} left")
+                click.echo(f"{done} of {total} {label}, about {duration(left)} left")
                 reported = now
 
 
 def _line(one: CheckedPhoto, files: Mapping[str, str]) -> str:
     outcome = f"{one.outcome}: {one.reason}" if one.reason else one.outcome
     return f"{files.get(one.identity_id, one.identity_id)}  {outcome}  {one.sentence}".rstrip()
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def print_reasons(found: Sequence[ReasonSummary]) -> None:

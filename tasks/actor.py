@@ -15,6 +15,7 @@ import ray
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
+from tasks.shared_folder import Probe
 
 PROGRESS_SECONDS = 0.5
 _END = object()
@@ -39,9 +40,9 @@ class StageActor:
         self._imports = threading.Thread(target=_import_models, daemon=True)
         self._imports.start()
 
-    def ready(self) -> bool:
-        """Answer once the process is up."""
-        return True
+    def ready(self, probe: Probe | None) -> str:
+        """Answer once the process is up, with the node's address if the probe of the store's folder is not read there."""
+        return probe.blind_node() if probe else ""
 
     def execute(self, works: Sequence[Work]) -> Iterator[Event]:
         """Stream events until all works have their outcome; they carry names and digests, never pixels.

@@ -6,11 +6,14 @@ A worker lies on one node, so everything is counted by node: sixteen CPUs on a h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import grpc
 import ray
 from ray._private import state as ray_state  # Ray has no public call for what is free on each node
+from ray._private.internal_api import node_stats  # nor for what is used of each GPU
 
 from faceid_core.config.sections import NODES
 
@@ -36,6 +39,10 @@ class NodeShape:
     there: int = 0
     more: int = 0
 
+    def fit(self, share: Share) -> int:
+        """How many such workers find room on one while nothing else uses it."""
+        return share.fit(self.cpus, [1.0] * int(self.gpus))
+
     def __str__(self) -> str:
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         more = f" (up to {self.more} more)" if self.more else ""
@@ -57,14 +64,25 @@ class Share:
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
-    def fit(self, cpus: float, gpus: float) -> int:
-        """How many workers find room in so many free CPUs and GPUs of one node."""
-        counts = [
-            int(free / asked + _ROUNDING)
-            for free, asked in ((cpus, self.cpus), (gpus, self.gpus))
-            if asked > 0
-        ]
+    def fit(self, cpus: float, gpus: Sequence[float]) -> int:
+        """How many workers find room on one node.
+
+        Args:
+            cpus: That are free.
+            gpus: What is free of each GPU, 0 to 1.
+        """
+        counts = []
+        if self.cpus > 0:
+            counts.append(int(cpus / self.cpus + _ROUNDING))
+        if self.gpus > 0:
+            counts.append(self._fit_gpus(gpus))
         return min(counts)
+
+    def _fit_gpus(self, gpus: Sequence[float]) -> int:
+        """A fraction lies on one GPU, and a whole number takes GPUs of which nothing is used."""
+        if self.gpus < 1:
+            return sum(int(free / self.gpus + _ROUNDING) for free in gpus)
+        return sum(free > 1 - _ROUNDING for free in gpus) // int(self.gpus)
 
 
 @dataclass(frozen=True)
@@ -111,11 +129,8 @@ class Request:
         largest = int(max(shape.cpus for shape in nodes))
         if self.threads:
             return float(min(self.threads, largest))
-        sizes = sorted(
-            {int(shape.cpus / part) for shape in nodes for part in range(1, max(2, self.workers + 1))} - {0}
-        )
         total = sum(shape.cpus * (shape.there + shape.more) for shape in nodes)
-        for size in reversed(sizes):
+        for size in range(largest, 0, -1):
             room = capacity(nodes, Share(size))
             if room >= self.workers if self.workers else room * size > _USED_SHARE * total:
                 return float(size)
@@ -127,7 +142,7 @@ def _cpus_beside_gpu(shape: NodeShape, gpus: float) -> float:
 
     On a node with fewer CPUs than workers it is a fraction, or nothing.
     """
-    part = shape.cpus / int(shape.gpus / gpus + _ROUNDING)
+    part = shape.cpus / shape.fit(Share(0, gpus))
     if part >= 2:
         return float(int(part / 2))
     return 1.0 if part >= 1 else int(part * 100) / 100
@@ -136,14 +151,61 @@ def _cpus_beside_gpu(shape: NodeShape, gpus: float) -> float:
 def capacity(shapes: Iterable[NodeShape], share: Share, *, present: bool = False) -> int:
     """How many workers fit into a cluster, each on one node; with `present` on the nodes that are there."""
     return sum(
-        share.fit(shape.cpus, shape.gpus) * (shape.there + (0 if present else shape.more)) for shape in shapes
+        shape.fit(share) * (shape.there + (0 if present else shape.more)) for shape in shapes
     )
 
 
 def free_capacity(share: Share) -> int:
     """How many workers fit into what is free now, each on one node."""
-    free = ray_state.available_resources_per_node().values()
-    return sum(share.fit(each.get("CPU", 0), each.get("GPU", 0)) for each in free)
+    free = ray_state.available_resources_per_node()
+    return sum(
+        share.fit(free[node["NodeID"]].get("CPU", 0), _free_gpus(node, free[node["NodeID"]].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["NodeID"] in free
+    )
+
+
+def _free_gpus(node: Mapping[str, Any], free: float) -> list[float]:
+    """What is free of each GPU of a node.
+
+    Args:
+        node: As in `ray.nodes()`.
+        free: The sum over its GPUs, which is all that Ray's head knows of a node.
+    """
+    count = int(node["Resources"].get("GPU", 0))
+    if count <= 1 or free < _ROUNDING or free > count - _ROUNDING:
+        return [free / count] * count if count else []
+    gpus = [1.0] * count
+    try:
+        used = _used_gpus(node)
+    except grpc.RpcError:  # the node is going
+        return []
+    for slot, part in used:
+        gpus[slot] -= part
+    _take_reserved(gpus, sum(gpus) - free)
+    return gpus
+
+
+def _used_gpus(node: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """What each process of a node, of whatever program, has of which GPU: (slot, part).
+
+    Raises:
+        grpc.RpcError: the node does not answer.
+    """
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+    return [
+        (each.slot, each.allocation)
+        for process in stats.core_workers_stats
+        for each in process.used_resources["GPU"].resource_slots
+    ]
+
+
+def _take_reserved(gpus: list[float], reserved: float) -> None:
+    """Take away what no process uses and yet is not free, such as a placement group's, from the freest GPUs."""
+    for slot in sorted(range(len(gpus)), key=lambda each: -gpus[each]):
+        part = min(gpus[slot], max(0.0, reserved))
+        gpus[slot] -= part
+        reserved -= part
 
 
 def nodes_that_may_come(texts: Iterable[str]) -> list[NodeShape]:

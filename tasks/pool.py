@@ -18,8 +18,8 @@ from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import Event, StageActor
 from tasks.placement import NodeShape, Request, capacity, free_capacity, grows, node_shapes
-from tasks.ray_cluster import RAYS_NICENESS, start_ray
-from tasks.shared_folder import require_shared_folder
+from tasks.ray_cluster import start_ray
+from tasks.shared_folder import Probe, probe_shared_folder
 from tasks.workers import Sizing, Workers
 
 _CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
@@ -61,11 +61,11 @@ class RayPool:
         gpus_per_worker: GPUs of an actor with the base model, where it has any.
         wait_seconds: Without any actor after which to give up.
         may_come: Nodes that the cluster's autoscaler may add.
-        niceness: Of the actors, where Ray is started here.
+        niceness: Of the actors, where Ray is started here; None leaves Ray's own.
         shared_store: A folder store lies on a file system that every node sees.
 
     Raises:
-        ConfigurationError: no cluster, no room, or a folder store that not every node sees.
+        ConfigurationError: no cluster, no room, or a folder store that not every node sees, or may not see later.
     """
 
     actor_class = StageActor
@@ -82,7 +82,7 @@ class RayPool:
         gpus_per_worker: float = 1.0,
         wait_seconds: float = 900,
         may_come: Sequence[NodeShape] = (),
-        niceness: int = RAYS_NICENESS,
+        niceness: int | None = None,
         shared_store: bool = False,
     ):
         self._settings, self._run_id = settings, run_id
@@ -92,11 +92,12 @@ class RayPool:
         self._joined = any(cluster_address(address))
         self._closed = False
         self._groups: list[Workers] = []  # all that were started
+        self._probe: Probe | None = None
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             self._ray_ended = start_ray(address, run_id, niceness=niceness)
         try:
-            require_shared_folder(settings.store, stated=shared_store)
+            self._probe = probe_shared_folder(settings.store, stated=shared_store, joined=self._joined)
             self._workers = self._start_group(self._request.share, wanted=workers)
             self._cpu_workers = self._start_cpu_workers()
         except BaseException:
@@ -113,7 +114,7 @@ class RayPool:
         started = Workers(
             self.actor_class, given, self._run_id,
             sizing=sizing, wait_seconds=self._wait_seconds, joined=self._joined,
-            may_come=self._may_come, **options,
+            may_come=self._may_come, probe=self._probe, **options,
         )  # fmt: skip
         self._groups.append(started)
         return started
@@ -276,6 +277,8 @@ class RayPool:
         self._closed = True
         for workers in self._groups:
             workers.close()
+        if self._probe:
+            self._probe.remove()
         if self._owns_ray:
             ray.shutdown()
             self._ray_ended.set()

@@ -23,20 +23,20 @@ from tasks.placement import Request, capacity, described, grows, node_shapes, no
 from tasks.shared_folder import why_not_shared
 
 OBJECT_STORE_BYTES = 200_000_000  # only names and digests pass through Ray
-RAYS_NICENESS = 15
 REACH_SECONDS = 20.0  # for a cluster's head to take a connection; one that has just been started needs some
 JOIN_SECONDS = 60.0  # for a head that takes connections to let this process in
 LOCAL_START_SECONDS = 180.0  # for Ray to start on a machine that is busy
 _POLL_SECONDS = 1.0
 
 
-def start_ray(configured: str, run_id: str, *, niceness: int = RAYS_NICENESS) -> threading.Event:
+def start_ray(configured: str, run_id: str, *, niceness: int | None = None) -> threading.Event:
     """Join the cluster of `cluster_address`, or start Ray on this machine.
 
     Args:
         configured: `execution.ray_address`.
         run_id: Names the namespace.
-        niceness: Of the workers of a Ray that is started here; those of a cluster have the cluster's.
+        niceness: Of the workers of a Ray that is started here, None leaves Ray's own; those of a cluster have the
+            cluster's.
 
     Returns:
         An event for the caller to set when Ray is no longer needed. Until then the thread that started Ray stays:
@@ -148,7 +148,7 @@ def _without_message(text: str) -> Generator[None]:
         ray_log.removeFilter(others)
 
 
-def _init_ray(address: str, run_id: str, niceness: int) -> None:
+def _init_ray(address: str, run_id: str, niceness: int | None) -> None:
     common: dict[str, Any] = {
         "namespace": f"faceid-{run_id}",
         "log_to_driver": False,
@@ -159,7 +159,7 @@ def _init_ray(address: str, run_id: str, niceness: int) -> None:
         return
     local: dict[str, Any] = {
         "num_cpus": available_cpus(),
-        "_system_config": {"worker_niceness": niceness},
+        "_system_config": {} if niceness is None else {"worker_niceness": niceness},
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
@@ -180,16 +180,18 @@ def check_ray(config: NightlyConfig) -> tuple[list[Finding], int]:
     request = Request(
         config.base_model.device, execution.threads_per_worker, execution.workers, execution.gpus_per_worker
     )
+    address, setting = cluster_address(execution.ray_address)
     start_ray(execution.ray_address, "doctor", niceness=execution.niceness)
     try:
         shapes = node_shapes(nodes_that_may_come(execution.autoscaler_nodes))
-        not_shared = why_not_shared(config.store, stated=execution.shared_store)
+        not_shared = why_not_shared(
+            config.store, stated=execution.shared_store, joined=bool(address)
+        )
     finally:
         ray.shutdown()
     share = request.share(shapes)
     fitting = capacity(shapes, share)
     workers = execution.workers or max(1, fitting)
-    address, setting = cluster_address(execution.ray_address)
     where = f"{address} by {setting}" if address else "started on this machine"
     found = f"Ray {ray.__version__}, {where}: {described(shapes)}; {workers} worker(s), each with {share}"
     if workers > fitting:

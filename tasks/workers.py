@@ -18,6 +18,7 @@ from faceid_core.errors import ConfigurationError
 from faceid_core.run.executor import MOST_AT_ONCE, Usage, WorkerClock
 from faceid_core.stages.models import WorkerSettings
 from tasks.placement import NodeShape, Share, capacity, described, free_capacity, grows, node_shapes
+from tasks.shared_folder import Probe
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,14 @@ class Workers:
     """Long-lived actors in the present Ray session.
 
     Args:
-        actor_class: what to start; takes settings and run id, answers `ready`.
+        actor_class: what to start; takes settings and run id, answers `ready(probe)`.
         settings: for each; its threads are those of the share that it gets.
         wanted: how many; 0 is as many as fit, now and later.
         sizing: what each asks for; asked again as long as none could start, since nodes come and go.
         wait_seconds: without any worker after which to give up.
         joined: whether nodes may still come: a cluster, not a Ray of this machine alone.
         may_come: nodes that an autoscaler may add.
+        probe: a file that a worker, whose node may have joined just now, must read before it is used; None for none.
         most: never more than so many; 0 is no limit.
         at_once: start the first here and wait for them; otherwise when the first batch asks.
 
@@ -63,11 +65,12 @@ class Workers:
         wait_seconds: float,
         joined: bool,
         may_come: Sequence[NodeShape] = (),
+        probe: Probe | None = None,
         most: int = 0,
         at_once: bool = True,
     ):
         self._class, self._run_id, self._wanted, self._most = actor_class, run_id, wanted, most
-        self._settings, self._sizing = settings, sizing
+        self._settings, self._sizing, self._probe = settings, sizing, probe
         self._wait_seconds, self._joined, self._may_come = wait_seconds, joined, may_come
         self._idle: queue.Queue = queue.Queue()
         self._clocks: dict[Any, WorkerClock] = {}  # of actors that are ready
@@ -251,13 +254,13 @@ class Workers:
         settings = replace(self._settings, threads=self._share.threads)
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
         actor = self._class.options(**options).remote(settings, self._run_id)
-        self._starting[actor.ready.remote()] = actor
+        self._starting[actor.ready.remote(self._probe)] = actor
 
     def _collect_ready(self, *, timeout: float) -> None:
         """Hand out the actors that have become ready.
 
         Raises:
-            ConfigurationError: one after another ends before it is ready.
+            ConfigurationError: one after another ends before it is ready, or the first does not read the store's probe.
         """
         if not self._starting:
             return
@@ -265,7 +268,7 @@ class Workers:
         for answer in ready:
             actor = self._starting.pop(answer)
             try:
-                ray.get(answer)
+                blind_node = ray.get(answer)
             except RayError as error:
                 log.warning("a worker ended before it was ready: %s", str(error).splitlines()[0])
                 self._failed_starts += 1
@@ -274,9 +277,24 @@ class Workers:
                         f"{self._failed_starts} workers ended before they were ready: {error}"
                     ) from error
                 continue
+            if self._probe and blind_node:
+                self._refuse_blind(actor, self._probe.not_read_on([blind_node]))
+                continue
             self._failed_starts = 0
             self._clocks[actor] = WorkerClock()
             self._idle.put(actor)
+
+    def _refuse_blind(self, actor: Any, message: str) -> None:
+        """Do without a worker on a node that does not see the store; what it made would be lost.
+
+        Raises:
+            ConfigurationError: there is no other.
+        """
+        self._kill(actor)
+        self._failed_starts += 1
+        if not self._clocks:
+            raise ConfigurationError(message)
+        log.error("a worker is not used: %s", message)
 
     def _kill(self, actor: Any) -> None:
         with self._lock:

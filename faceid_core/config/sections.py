@@ -252,7 +252,7 @@ class ExecutionConfig(Section):
         "for. Empty: only nodes that are there count.",
     )
     niceness: int = Field(
-        15,
+        15,  # Ray's own: worker_niceness in src/ray/common/ray_config_def.h, which its Python code does not show
         ge=0,
         le=19,
         description="Niceness of the actors of a Ray that is started on this machine; 15 is Ray's own, which gives "
@@ -262,7 +262,8 @@ class ExecutionConfig(Section):
     shared_store: bool = Field(
         False,
         description="The store's folder is on a file system that every node of the cluster sees under the same path "
-        "(NFS, a volume). A probe file is read back on every node; without this a folder is refused on several nodes.",
+        "(NFS, a volume). A probe file is read back on every node, also on one that joins later; without this a folder "
+        "is refused on several nodes, and on a cluster that was there before.",
     )
     ray_address: str = Field(
         "",

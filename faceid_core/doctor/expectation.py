@@ -12,6 +12,7 @@ import numpy as np
 
 from faceid_core.config import NightlyConfig
 from faceid_core.plan.planning import RunPlan
+from faceid_core.report.figures import duration
 from faceid_core.stages.plan import Plan
 
 from .finding import Finding
@@ -65,15 +66,9 @@ def expectation(
     hours = expected.worker_seconds / 3600
     bound = "at least" if expected.is_bound else "about"
     cost = "" if cost_per_hour is None else f", cost {bound} {hours * cost_per_hour:.2f}"
-    wall = _duration(expected.worker_seconds / max(1, workers))
+    wall = duration(expected.worker_seconds / max(1, workers))
     found = f"{people} of {len(planned.run.outcome_reports)} people to compute: {bound} {wall} on {workers} worker(s)"
     yield Finding("the whole run", "ok", f"{found}, {hours:.2f} worker hours{cost}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _to_do(planned: RunPlan) -> int:

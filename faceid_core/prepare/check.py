@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -22,6 +21,7 @@ import numpy as np
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
+from faceid_core.cpus import available_cpus
 from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.faces.backends import load_face_models
 from faceid_core.faces.detect import Detection
@@ -121,7 +121,6 @@ class CheckedPhoto:
     """
 
     identity_id: str
-    line: int | None
     outcome: str
     reason: str = ""
     sentence: str = ""
@@ -150,13 +149,13 @@ def check_photos(
     Args:
         people: from the manifest.
         settings: thresholds and models.
-        jobs: processes; 0 takes one for each core.
+        jobs: processes; 0 takes one for each CPU that this process may use.
         known: by identity id, what was found with these settings; taken as it is where the photo is still the same.
 
     Raises:
         MissingWeights, ConfigurationError: the detector or the parser cannot be loaded.
     """
-    jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(people) // _WORTH_A_POOL))
+    jobs = min(jobs or available_cpus(), max(1, len(people) // _WORTH_A_POOL))
     # Loaded here as well, so that the command reports missing weights once, and not each process.
     worker = _Worker(settings)
     known = known or {}
@@ -209,7 +208,7 @@ def _check_alone(asked: _Asked, settings: CheckSettings) -> CheckedPhoto:
             return pool.submit(_check, person, "").result()
         except BrokenProcessPool:
             sentence = "The process that read this photo died. Save the photo again, as JPEG or PNG."
-            return CheckedPhoto(person.identity_id, person.line, "failed", "process_died", sentence)
+            return CheckedPhoto(person.identity_id, "failed", "process_died", sentence)
 
 
 def _pool(settings: CheckSettings, jobs: int) -> ProcessPoolExecutor:
@@ -259,7 +258,6 @@ class _Worker:
         def checked(outcome: str, **more) -> CheckedPhoto:
             return CheckedPhoto(
                 person.identity_id,
-                person.line,
                 outcome,
                 seconds=round(time.perf_counter() - begun, 3),
                 digest=digest,
@@ -269,10 +267,11 @@ class _Worker:
 
         try:
             data = self.source.read(person)
-            digest, photo_digest = self._digests(data, person)
+            drawn = self.source.read(mask_of(person)) if person.subject_mask else b""
+            digest, photo_digest = _digests(person, data, drawn)
             if known == digest:
                 return checked(_SAME)
-            picture, figures, thumbnail, eyes = self._prepare(data, person)
+            picture, figures, thumbnail, eyes = self._prepare(person, data, drawn)
             if self.settings.pictures is not None:
                 write_private(Path(self.settings.pictures) / f"{person.identity_id}.png", picture())
         except PhotoRejected as rejection:
@@ -293,19 +292,17 @@ class _Worker:
             return checked("failed", reason=type(error).__name__, sentence=sentence)
         return checked("usable", figures=figures, eyes=eyes, thumbnail=_fitted(thumbnail))
 
-    def _digests(self, data: bytes, person: Identity) -> tuple[str, str]:
-        """SHA-256 of all that is checked, and of the photo."""
-        photo = hashlib.sha256(data).hexdigest()
-        drawn = self.source.read(mask_of(person)) if person.subject_mask else b""
-        asked = [photo, person.face_box, person.subject_box, hashlib.sha256(drawn).hexdigest()]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest(), photo
-
     def _prepare(
-        self, data: bytes, person: Identity
+        self, person: Identity, data: bytes, drawn: bytes
     ) -> tuple[Callable[[], bytes], dict, np.ndarray, tuple[Point, Point] | None]:
-        """What makes the person's picture, the figures, the crop with its mask, and the eyes."""
+        """What makes the person's picture, the figures, the crop with its mask, and the eyes.
+
+        Args:
+            data: the photo's file.
+            drawn: the subject mask's file; empty for none.
+        """
         if person.subject_box or person.subject_mask:
-            return *self._prepare_subject(data, person), None
+            return *self._prepare_subject(person, data, drawn), None
         made = prepare_photo(
             data,
             detector=self.detector,
@@ -321,12 +318,13 @@ class _Worker:
         shown = overlay_mask(made.detection.crop, made.mask)
         return made.picture, _figures(made), shown, made.detection.eyes
 
-    def _prepare_subject(self, data: bytes, person: Identity) -> tuple[Callable[[], bytes], dict, np.ndarray]:
+    def _prepare_subject(
+        self, person: Identity, data: bytes, drawn: bytes
+    ) -> tuple[Callable[[], bytes], dict, np.ndarray]:
         """A subject that the user pointed at: no face is looked for."""
         limits, mask = self.limits, None
         most_bytes, most_pixels = limits.max_bytes, limits.max_pixels
         if person.subject_mask:
-            drawn = self.source.read(mask_of(person))
             mask = read_subject_mask(drawn, max_bytes=most_bytes, max_pixels=most_pixels)
         cut = cut_subject(
             photos.decode(data, max_bytes=most_bytes, max_pixels=most_pixels),
@@ -347,6 +345,13 @@ class _Worker:
                 photos.decode(data, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels)
             )
         return None
+
+
+def _digests(person: Identity, data: bytes, drawn: bytes) -> tuple[str, str]:
+    """SHA-256 of all that is checked, and of the photo."""
+    photo = hashlib.sha256(data).hexdigest()
+    asked = [photo, person.face_box, person.subject_box, hashlib.sha256(drawn).hexdigest()]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest(), photo
 
 
 def _figures(made: Prepared) -> dict[str, Any]:

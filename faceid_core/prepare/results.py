@@ -65,10 +65,11 @@ class GrowingTable:
     Args:
         folder: that exists.
         files: by identity id, the name of the photo's file.
+        lines: by identity id, its line in the manifest; None in a folder of photos.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, str]):
-        self._files = files
+    def __init__(self, folder: Path, files: Mapping[str, str], lines: Mapping[str, int | None]):
+        self._files, self._lines = files, lines
         path = folder / TABLE
         self._stream = open(path, "w", newline="", encoding="utf-8", opener=owner_only)  # noqa: SIM115 until `close`
         self._writer = csv.DictWriter(self._stream, COLUMNS)
@@ -77,7 +78,7 @@ class GrowingTable:
 
     def add(self, one: CheckedPhoto) -> None:
         """Write the row of a photo."""
-        self._writer.writerow(_row(one, self._files))
+        self._writer.writerow(_row(one, self._files, self._lines))
         self._stream.flush()
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ def write_results(
     about: Mapping[str, str],
     *,
     files: Mapping[str, str],
+    lines: Mapping[str, int | None],
     left_out: Sequence[LeftOut] = (),
     thumbnail: Callable[[str], np.ndarray | None],
     differences: Sequence[Difference] = (),
@@ -108,11 +110,12 @@ def write_results(
         checked: one for each identity that was checked, in the manifest's order.
         about: settings by name, in words for the page.
         files: by identity id, the name of the photo's file.
+        lines: by identity id, its line in the manifest; None in a folder of photos.
         left_out: what a folder of photos holds besides.
         thumbnail: the picture of an identity id, or None.
         differences: from other settings, for the page.
     """
-    rows = [_row(one, files) for one in checked] + [_left_out_row(each) for each in left_out]
+    rows = [_row(one, files, lines) for one in checked] + [_left_out_row(each) for each in left_out]
     # What was written while photos were checked stays until the whole table is there.
     temporary = folder / f".{TABLE}"
     with open(temporary, "w", newline="", encoding="utf-8", opener=owner_only) as stream:
@@ -220,11 +223,11 @@ def results_page(
     )
 
 
-def _row(one: CheckedPhoto, files: Mapping[str, str]) -> dict[str, Any]:
+def _row(one: CheckedPhoto, files: Mapping[str, str], lines: Mapping[str, int | None]) -> dict[str, Any]:
     given = {
         "identity_id": one.identity_id,
         "file": files.get(one.identity_id),
-        "line": one.line,
+        "line": lines.get(one.identity_id),
         "outcome": one.outcome,
         "reason": one.reason,
         "sentence": one.sentence,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from faceid_core.identity import (
     read_manifest,
     too_large_a_manifest,
 )
-from faceid_core.photo_folder import summary_of
+from faceid_core.photo_folder import LeftOut, summary_of
 from faceid_core.photos import encode_png
 from faceid_core.private import FOLDER_MODE, write_private
 from faceid_core.store import open_store
@@ -96,14 +97,24 @@ def _write_population(config: NightlyConfig, population: str, count: int) -> Pat
 
 
 def read_identities(config: NightlyConfig) -> list[Identity]:
-    """The manifest's identities, or those of `run.only`.
+    """The identities of `read_requested` alone."""
+    return read_requested(config)[0]
+
+
+def read_requested(config: NightlyConfig) -> tuple[list[Identity], str]:
+    """The manifest's identities, or those of `run.only`, and what a folder of photos holds besides.
+
+    Returns:
+        The identities, and a sentence on the entries that are left out, which names none; empty for a manifest, or if
+        there are none.
 
     Raises:
         InputContractError: with every problem of the manifest at once.
         ConfigurationError: `run.only` names an identity that is not in the manifest, or the method does not suit
             subjects that are no people.
     """
-    people = _manifest(config, manifest_source(config))
+    source = manifest_source(config)
+    people, left_out = _manifest(config, source)
     wanted = set(config.run.only)
     unknown = wanted - {person.identity_id for person in people}
     if unknown:
@@ -113,20 +124,13 @@ def read_identities(config: NightlyConfig) -> list[Identity]:
         )
     chosen = [person for person in people if not wanted or person.identity_id in wanted]
     _refuse_names_for_things(config, chosen)
-    return chosen
+    return chosen, summary_of(left_out)
 
 
-def left_out_of(config: NightlyConfig) -> str:
-    """A sentence on what a folder of photos holds besides people; it names none. Empty for a manifest, or if nothing."""
-    source = config.identities
-    if source.startswith("s3://") or not is_folder_of_photos(Path(source)):
-        return ""
-    return summary_of(read_folder(Path(source))[1])
-
-
-def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
+def _manifest(config: NightlyConfig, source: str) -> tuple[list[Identity], Sequence[LeftOut]]:
     if not source.startswith("s3://"):
-        return read_manifest(source)
+        path = Path(source)
+        return read_folder(path) if is_folder_of_photos(path) else (read_manifest(path), ())
     folder, _, name = source.rpartition("/")
     try:
         store = open_store(folder, config.s3.settings())
@@ -140,7 +144,7 @@ def _manifest(config: NightlyConfig, source: str) -> list[Identity]:
         ) from None
     except StoreError as error:
         raise ConfigurationError(f"the manifest {source} cannot be read: {error}") from error
-    return parse_manifest(data, source=source, base=folder)
+    return parse_manifest(data, source=source, base=folder), ()
 
 
 def _refuse_names_for_things(config: NightlyConfig, people: list[Identity]) -> None:

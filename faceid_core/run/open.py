@@ -9,7 +9,7 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, as_configuration
 from faceid_core.identity import Identity
 from faceid_core.run.admission import admit_all, ceiling_names
-from faceid_core.run.identities import left_out_of, read_identities
+from faceid_core.run.identities import read_requested
 from faceid_core.run.photo_source import PhotoSource
 from faceid_core.run.preflight import require_fit
 from faceid_core.run.records import new_run_id, write_request, write_status
@@ -30,7 +30,7 @@ def open_run(
     run_suffix: str | None = None,
     scheduled: dt.datetime | None = None,
     dry_run: bool = False,
-    identities_of: Callable[[NightlyConfig], list[Identity]] = read_identities,
+    identities_of: Callable[[NightlyConfig], list[Identity]] | None = None,
     evaluation_only: bool = False,
     report_wait: Callable[[str], None] | None = None,
 ) -> Run:
@@ -44,7 +44,8 @@ def open_run(
         run_suffix: Eight characters that stay the same over retries of one flow run.
         scheduled: When the run was to start; its date in the schedule's timezone is the run's date.
         dry_run: Write nothing: take no lease, leave no record of the run, create neither store nor secret.
-        identities_of: Reads the identities that take part; called again after a wait for the lease.
+        identities_of: Reads the identities that take part, called again after a wait for the lease; None reads those of
+            the configuration.
         evaluation_only: Personalize no identity: draw and score those whose tokens the store holds.
         report_wait: Called with a line about the wait for another run; None uses the reporter's notes.
 
@@ -61,16 +62,17 @@ def open_run(
         require_no_training(config)
     plan = Plan.from_config(config)
     # Problems of the manifest, and texts that the model cannot read, are reported now, not after a wait for the lease.
-    requested = identities_of(config)
+    read = read_requested if identities_of is None else lambda config: (identities_of(config), "")
+    requested, left_out = read(config)
     require_fit(plan, requested, ceiling_names(config))
-    if identities_of is read_identities and (left_out := left_out_of(config)):
+    if left_out:
         reporter.note(left_out)
     store, secret = open_or_create(config, read_only=dry_run, report=reporter.note)
     wait = LeaseWait(config, store.url, scheduled or asked, report_wait or reporter.note)
     lease = None if dry_run else RunLease.acquire(store, run_id, on_busy=config.run.on_busy, waiting=wait)
     try:
         # Read again after the wait: a consent withdrawn or a photo exchanged meanwhile counts.
-        identities = requested if dry_run else identities_of(config)
+        identities = requested if dry_run else read(config)[0]
         if identities != requested:
             require_fit(plan, identities, ceiling_names(config))
         photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
@@ -91,6 +93,7 @@ def open_run(
             reporter=reporter,
             lease=lease,
             evaluation_only=evaluation_only,
+            left_out=left_out,
         )
         if not dry_run:
             write_request(run)

@@ -37,6 +37,7 @@ class Run:
         failures_common: What went wrong with floor and ceiling, which belong to no identity's outcome report.
         lease: The right to run on the store, which `drive` gives back; a dry run has none.
         evaluation_only: No identity is personalized; one without tokens in the store is not reached.
+        left_out: A sentence on what the folder of photos holds besides the identities; empty if nothing.
         computed: How many results of each stage were computed here.
         cancelled: Set when the run is interrupted: nothing more is started.
         usage: What became of the workers, if any had to be started.
@@ -62,6 +63,7 @@ class Run:
     reporter: Reporter
     lease: RunLease | None = None
     evaluation_only: bool = False
+    left_out: str = ""
     failures_common: dict[str, str] = field(default_factory=dict)
     computed: Counter = field(default_factory=Counter)
     cancelled: Event = field(default_factory=Event, repr=False)

@@ -226,6 +226,49 @@ def test_an_interrupted_call_keeps_its_rows_and_the_next_one_goes_on(folder, mon
     assert len(computed) == 5
 
 
+def test_a_known_photo_has_the_line_of_the_manifest_as_it_is_now(folder):
+    manifest = folder / "identities.csv"
+    manifest.write_text("identity_id,photo,class_word\nann,astronaut.png,person\n")
+    prepare(folder, "--size", "64")
+    manifest.write_text("identity_id,photo,class_word\nbob,text.png,person\nann,astronaut.png,person\n")
+    told, out = prepare(folder, "--size", "64")
+    assert "1 as an earlier call found them" in told
+    assert [(row["identity_id"], row["line"]) for row in rows(out)] == [("bob", "2"), ("ann", "3")]
+
+
+def test_a_photo_and_its_mask_are_read_once_each(folder, monkeypatch):
+    """In S3 each read is a transfer, and a mask exchanged between two reads would be kept under the wrong digest."""
+    from faceid_core.prepare import check
+
+    mask = np.zeros((512, 512), np.uint8)
+    mask[100:300, 150:350] = 255
+    (folder / "mask.png").write_bytes(photos.encode_png(mask[..., None].repeat(3, axis=2)))
+    (folder / "identities.csv").write_text(
+        "identity_id,photo,class_word,subject_mask\ncat,astronaut.png,cat,mask.png\n"
+    )
+    whole, read = check.PhotoSource.read, []
+
+    def counting(source, identity):
+        read.append(identity.photo.rpartition("/")[2])
+        return whole(source, identity)
+
+    monkeypatch.setattr(check.PhotoSource, "read", counting)
+    told, _ = prepare(folder, "--size", "64", "--jobs", "1")
+    assert "1 of 1 photos are usable" in told and sorted(read) == ["astronaut.png", "mask.png"]
+
+
+def test_there_are_as_many_processes_as_the_container_may_use_cpus(folder, monkeypatch):
+    """A container with a limit of one CPU on a machine of many checks in one process."""
+    from faceid_core.prepare import check
+
+    for number in range(16):
+        (folder / f"n{number:02}.png").write_bytes(b"no picture")
+    monkeypatch.setattr(check, "available_cpus", lambda: 1)
+    monkeypatch.setattr(check, "_check_in_pool", lambda *_: pytest.fail("more than one process"))
+    told, _ = prepare(folder, "--size", "64")
+    assert "1 of 18 photos are usable" in told
+
+
 def test_rows_are_in_the_table_before_all_photos_are_done(folder, monkeypatch):
     out, seen = folder.parent / "prepared", []
     from faceid_core.prepare import check

@@ -136,7 +136,7 @@ def test_earlier_results_say_what_a_person_takes(tmp_path):
     told = list(expectation(known, workers=2, cost_per_hour=30.0))
     assert [each.found for each in told] == [
         "45.0 s (from 15 earlier results in this store)",
-        "8 of 8 people to compute: about 3 min on 2 worker(s), 0.10 worker hours, cost about 3.00",
+        "8 of 8 people to compute: about 3 min 00 s on 2 worker(s), 0.10 worker hours, cost about 3.00",
     ]
     without = replace(run, estimate=Estimate(stages, dict.fromkeys(stages, 5), ("score-leakage",), 2))
     assert "without score-leakage" in from_results(without).source
@@ -272,6 +272,9 @@ def test_the_prefect_server_is_asked(prefect_api, monkeypatch):
         ({"workers": 0}, "s3://b/p", 2, "ok", "2 worker(s), each with 8 CPU"),
         ({"workers": 9}, "s3://b/p", 1, "fail", "there is room for 8"),
         ({"workers": 2}, "folder", 2, "fail", "execution.shared_store"),
+        # A cluster that is scaled to zero: the nodes that come later do not reach the folder.
+        ({"workers": 2, "ray_address": "auto"}, "folder", 1, "fail", "execution.shared_store"),
+        ({"workers": 2}, "folder", 1, "ok", "2 worker(s)"),
     ],
 )
 def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, state, words):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,35 @@ def test_the_ray_job_runs_on_the_cluster_with_a_command_that_exists():
     assert {option for option in options if option.startswith("--")} <= known
     mounts = PODS["RayCluster faceid.headGroupSpec.template"]["spec"]["containers"][0]["volumeMounts"]
     assert str(Path(options[-1]).parent) in [mount["mountPath"] for mount in mounts]
+
+
+def test_what_the_readme_applies_may_be_applied_again_and_starts_no_run():
+    commands = re.findall(r"kubectl (apply|create) (.*-f .*)", README)
+    files = {verb: set() for verb in ("apply", "create")}
+    for verb, rest in commands:
+        files[verb] |= set(re.findall(r"-f infra/kubernetes/(\S+)", rest))
+    assert files == {"apply": {"base.yaml", "prefect.yaml", "ray.yaml"}, "create": {"ray-job.yaml"}}
+    for name in files["apply"]:
+        for doc in yaml.safe_load_all((FOLDER / name).read_text()):
+            assert doc["kind"] not in ("RayJob", "Job") and "generateName" not in doc["metadata"], name
+    (job,) = yaml.safe_load_all((FOLDER / "ray-job.yaml").read_text())
+    assert job["kind"] == "RayJob" and "name" not in job["metadata"], "each run has a name of its own"
+
+
+def test_the_command_of_the_readme_names_the_registry_for_every_image_of_ours(tmp_path):
+    """The work pool's template too, whose image is a default in JSON."""
+    shutil.copytree(FOLDER, tmp_path / "infra" / "kubernetes")
+    (command,) = re.findall(r"^sed .*$", README, re.MULTILINE)
+    environment = {**os.environ, "REGISTRY": "registry.example.org/team"}
+    for _ in range(2):  # given twice it changes nothing more
+        subprocess.run(["sh", "-euc", command], cwd=tmp_path, env=environment, check=True)
+    ours = r"[^\s\"]*faceid:(?:cpu|gpu)"
+    before = [name for file in sorted(FOLDER.iterdir()) for name in re.findall(ours, file.read_text())]
+    changed = sorted((tmp_path / "infra" / "kubernetes").iterdir())
+    after = [name for file in changed for name in re.findall(ours, file.read_text())]
+    assert len(before) == 4 and after == [f"registry.example.org/team/{name}" for name in before]
+    template = json.loads((tmp_path / "infra" / "kubernetes" / "base-job-template.json").read_text())
+    assert template["variables"]["properties"]["image"]["default"] == "registry.example.org/team/faceid:gpu"
 
 
 def test_the_configuration_is_one_that_a_run_accepts():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import InputContractError, PhotoRejected
 from faceid_core.identity import read_folder, read_manifest
-from faceid_core.run.identities import left_out_of
+from faceid_core.photo_folder import photos_of
+from faceid_core.plan.planning import plan_run
+from faceid_core.run.identities import read_requested
+from flows.cli_plan import print_plan
 
 JPEG = b"\xff\xd8\xff\xe0" + b"x" * 20
 HEIC = b"\0\0\0\x18ftypheix" + b"\0" * 20
@@ -112,8 +117,22 @@ def test_names_that_are_no_text_are_read(tmp_path):
 
 def test_a_run_counts_what_it_leaves_out_and_names_nothing(tmp_path):
     fill(tmp_path, {"a.jpg": JPEG, "Ann/a.jpg": JPEG, "Ann/b.jpg": JPEG, "note.txt": b"text"})
-    told = left_out_of(NightlyConfig(identities=str(tmp_path)))
+    people, told = read_requested(NightlyConfig(identities=str(tmp_path)))
+    assert [person.identity_id for person in people] == ["a"]
     assert told.startswith("2 entries") and "1 not_a_picture, 1 several_photos" in told
     assert "Ann" not in told and "note" not in told
     fill(tmp_path, {"identities.csv": b"identity_id,photo,class_word\nq,a.jpg,person\n"})
-    assert left_out_of(NightlyConfig(identities=str(tmp_path))) == ""
+    assert read_requested(NightlyConfig(identities=str(tmp_path)))[1] == ""
+
+
+def test_a_plan_looks_at_a_folder_of_photos_once(tmp_path, monkeypatch):
+    """Each look opens every file; on a network drive with thousands of photos it takes minutes."""
+    fill(tmp_path / "photos", {"a.jpg": JPEG, "note.txt": b"text"})
+    looks = []
+    monkeypatch.setattr(
+        "faceid_core.identity.photos_of", lambda folder: looks.append(folder) or photos_of(folder)
+    )
+    config = NightlyConfig(identities=str(tmp_path / "photos"), store=str(tmp_path / "store"))
+    print_plan(plan_run(config), Console(file=(shown := io.StringIO()), width=200))
+    assert "1 entry of the folder of photos left out" in shown.getvalue()
+    assert len(looks) == 1

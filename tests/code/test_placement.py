@@ -50,6 +50,31 @@ def test_the_cpus_of_a_node_are_divided_among_its_workers_and_half_is_left(cpus,
     assert capacity([shape], share) == int(gpus / asked), "every GPU has its workers"
 
 
+@pytest.mark.parametrize(
+    ("asked", "free", "count"),
+    [
+        (0.6, [1.0, 1.0], 2),  # 2 / 0.6 is more than three, of which the third would lie on both
+        (0.6, [1.0, 0.2], 1),  # 1.2 in all
+        (0.6, [0.6, 0.6], 2),
+        (0.6, [0.4, 0.4], 0),
+        (0.5, [0.5, 1.0], 3),
+        (1 / 3, [1.0], 3),
+        (1.0, [0.6, 0.6], 0),  # a whole GPU is one that no other worker uses
+        (2.0, [1.0, 1.0, 1.0], 1),
+        (2.0, [1.0, 0.5, 0.5], 0),
+    ],
+)
+def test_a_fraction_of_a_gpu_lies_on_one_gpu(asked, free, count):
+    assert Share(1, asked).fit(16, free) == count
+
+
+def test_the_room_of_a_node_counts_each_gpu_by_itself():
+    shape = NodeShape(8, 2, there=1)
+    share = Request("cuda", 0, 0, 0.6).share([shape])
+    assert capacity([shape], share) == 2, "not three"
+    assert share == Share(2, 0.6), "half of a GPU's part of the CPUs, not a third's"
+
+
 def test_threads_that_are_asked_for_are_an_upper_bound():
     assert Request("cpu", 5, 0).share([NodeShape(3, 0, there=2)]) == Share(3), "it would fit nowhere"
     assert Request("cpu", 2, 0).share([NodeShape(3, 0, there=2)]) == Share(2)
@@ -63,6 +88,8 @@ def test_threads_that_are_asked_for_are_an_upper_bound():
         ([(16, 1), (2, 2)], 0, 2),  # with 16 the small nodes would be idle
         ([(64, 2), (1, 1)], 0, 64),  # with 1 there would be 129 copies of the models
         ([(3, 2)], 0, 3),
+        ([(6, 1), (4, 1)], 0, 3),  # with 6 or 4 too many are idle, and 1 would be ten copies
+        ([(12, 1), (8, 1)], 0, 6),
         ([(8, 1)], 3, 2),
         ([(4, 2)], 2, 4),
         ([(4, 2)], 3, 2),

@@ -27,7 +27,7 @@ from faceid_core.stages.work import Done, Work
 from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.required import ModelRef
-from tasks.placement import nodes_that_may_come
+from tasks.placement import Share, free_capacity, nodes_that_may_come
 from tasks.pool import RayPool
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
@@ -42,10 +42,12 @@ class LightActor:
         given = ray.get_runtime_context().get_assigned_resources()
         self._given = f"{given.get('CPU', 0):g} CPU {given.get('GPU', 0):g} GPU {settings.threads} threads"
         self._folder = Path(settings.models[0].name)
+        self._seconds_to_start = settings.checkpoint_seconds
         (self._folder / f"{os.getpid()}").write_text(self._given)
 
-    def ready(self):
-        return True
+    def ready(self, probe=None):
+        time.sleep(self._seconds_to_start)
+        return probe.blind_node() if probe else ""
 
     def execute(self, works):
         for work in works:
@@ -79,10 +81,13 @@ def nodes(cluster: Cluster, *sizes: tuple[float, float]) -> Iterator[list[Any]]:
         cluster.wait_for_nodes(WAIT_SECONDS)  # until Ray knows that they are gone
 
 
-def settings(folder: Path, device: str, threads: int = 0, store: str = "s3://bucket") -> WorkerSettings:
+def settings(
+    folder: Path, device: str, threads: int = 0, store: str = "s3://bucket", seconds_to_start: float = 0
+) -> WorkerSettings:
     return WorkerSettings(
         store=store, s3=S3Settings(), precision="float32", device=device, faces_backend="", scorers="",
         slots=1, batch=1, threads=threads, models=(ModelRef("base", "base", str(folder)),),
+        checkpoint_seconds=seconds_to_start,
     )  # fmt: skip
 
 
@@ -125,6 +130,10 @@ SHAPES = [
         [(6, 0), (2, 0), (2, 0)], "cpu", 0, 0, 1.0, {"2 CPU 0 GPU 2 threads": 5}, id="one node larger than the others"
     ),
     pytest.param([(4, 2)], "cuda", 0, 0, 0.5, {"1 CPU 0.5 GPU 1 threads": 4}, id="two workers on each GPU"),
+    pytest.param(
+        [(4, 2)], "cuda", 0, 0, 0.6,
+        {"1 CPU 0.6 GPU 1 threads": 2, "1 CPU 0 GPU 1 threads": 2}, id="more than half a GPU for each worker",
+    ),
     pytest.param([(1, 2)], "cuda", 0, 0, 1.0, {"0.5 CPU 1 GPU 1 threads": 2}, id="more GPUs than CPUs"),
     pytest.param([(0, 1)], "cuda", 0, 0, 1.0, {"0 CPU 1 GPU 1 threads": 1}, id="a GPU without a CPU"),
     pytest.param(
@@ -156,6 +165,28 @@ def test_a_cluster_of_this_shape_is_used(cluster, tmp_path, sizes, device, threa
             pool.close()
 
 
+def test_what_others_have_of_a_gpu_is_counted_on_that_gpu(cluster, tmp_path):
+    with nodes(cluster, (4, 2)):
+        ray.init(address=cluster.address, log_to_driver=False, namespace="others")
+        try:
+            found = [_room_of_gpus()]
+            held = []
+            for _ in range(2):
+                held.append(LightActor.options(num_cpus=0, num_gpus=0.6).remote(settings(tmp_path, "cuda"), "x"))
+                ray.get(held[-1].ready.remote())
+                found.append(_room_of_gpus())
+        finally:
+            ray.shutdown()
+    # Free are 2, 1.4 and 0.8 in all: the last as 0.4 on each GPU.
+    assert found == [{0.6: 2, 0.4: 4, 1.0: 2}, {0.6: 1, 0.4: 3, 1.0: 1}, {0.6: 0, 0.4: 2, 1.0: 0}]
+
+
+def _room_of_gpus() -> dict[float, int]:
+    """How many workers of so much of a GPU fit, once Ray's head has heard of what is used."""
+    time.sleep(2)
+    return {gpus: free_capacity(Share(0, gpus)) for gpus in (0.6, 0.4, 1.0)}
+
+
 class _Opening(threading.Thread):
     """Opens a pool and runs works in a thread, since Ray starts nodes in the main thread only."""
 
@@ -164,9 +195,9 @@ class _Opening(threading.Thread):
         self.pool: RayPool | None = None
         self.outcomes: list[str] = []
         self.error: BaseException | None = None
-        may_come = options.pop("may_come", ())
+        of_pool = {name: options.pop(name) for name in ("may_come", "shared_store") if name in options}
         self._count = count
-        self._open = lambda: LightPool(settings(folder, **options), "test", workers=0, may_come=may_come)
+        self._open = lambda: LightPool(settings(folder, **options), "test", workers=0, **of_pool)
 
     def run(self) -> None:
         try:
@@ -201,15 +232,16 @@ def test_scaled_to_zero_the_autoscaler_sees_what_is_asked_for(cluster, tmp_path,
 
 
 def test_nodes_that_the_configuration_does_not_name_are_waited_for(cluster, tmp_path):
-    opening = _Opening(tmp_path, 2, device="cuda")
+    # The node is seen before a worker on it is ready.
+    opening = _Opening(tmp_path, 2, device="cuda", seconds_to_start=10)
     opening.start()
     opening.wait_for(lambda: demands(cluster) == {"1 CPU 1 GPU"}, "the request")
     with nodes(cluster, (4, 1)):
         opening.join(WAIT_SECONDS)
         assert opening.outcomes == ["done"] * 2, opening.error
         opening.pool.close()
-    # Asked again when the node was there: half of its CPUs.
-    assert given(tmp_path).total() >= 1
+    # Asked again when the node was there, by its CPUs: half of them.
+    assert given(tmp_path)["2 CPU 1 GPU 2 threads"] == 1
 
 
 def test_a_node_that_is_smaller_than_what_was_asked_for_is_used(cluster, tmp_path):
@@ -246,6 +278,10 @@ def test_resources_that_others_hold_are_waited_for_and_said(cluster, tmp_path, c
     assert "1 node(s) with 2 CPU" in str(refused.value)
 
 
+def probes(store: Path) -> list[Path]:
+    return list((store / "doctor").iterdir()) if (store / "doctor").is_dir() else []
+
+
 def test_a_folder_is_shared_only_if_every_node_reads_the_probe(cluster, tmp_path, monkeypatch):
     from tasks import shared_folder
 
@@ -256,11 +292,54 @@ def test_a_folder_is_shared_only_if_every_node_reads_the_probe(cluster, tmp_path
         with pytest.raises(ConfigurationError, match=r"execution\.shared_store if it is"):
             LightPool(given_store, "test", workers=0)
         pool = LightPool(given_store, "test", workers=0, shared_store=True, wait_seconds=WAIT_SECONDS)
+        (probe,) = probes(store)
+        of_others = probe.with_name(f"{probe.name}-of-another-run")
+        of_others.touch()
         pool.close()
-        assert not list((store / "doctor").iterdir()), "the probe is gone"
+        assert probes(store) == [of_others], "the probe is gone, and nothing else"
         # A file that a process of the node has written is not seen by this process: each looks for its own.
         monkeypatch.setattr(
             shared_folder, "_reply", lambda probe, _: probe.with_name(f"{probe.name}-{os.getpid()}")
         )
         with pytest.raises(ConfigurationError, match="not read back on"):
             LightPool(given_store, "test", workers=0, shared_store=True)
+
+
+def test_a_folder_is_refused_while_only_the_head_of_a_cluster_is_there(cluster, tmp_path):
+    may_come = nodes_that_may_come(["2 x 2 CPU"])
+    with pytest.raises(ConfigurationError, match=r"join later.*execution\.shared_store if it is"):
+        LightPool(settings(tmp_path, "cpu", store=str(tmp_path / "store")), "test", workers=0, may_come=may_come)
+    assert not ray.is_initialized() and not (tmp_path / "store").exists()
+
+
+def test_a_node_that_joins_later_must_read_the_probe(cluster, tmp_path):
+    """Removing the probe stands for a node on which the folder is another one."""
+    actors, store = tmp_path / "actors", tmp_path / "store"
+    actors.mkdir()
+    opening = _Opening(actors, 2, device="cpu", store=str(store), shared_store=True)
+    opening.start()
+    opening.wait_for(lambda: demands(cluster), "the request")
+    (probe,) = probes(store)
+    probe.unlink()
+    with nodes(cluster, (2, 0)) as (node,):
+        opening.join(WAIT_SECONDS)
+        assert isinstance(opening.error, ConfigurationError)
+        assert f"not read back on {node.node_ip_address};" in str(opening.error)
+    assert not ray.is_initialized()
+
+
+def test_work_goes_on_without_a_later_node_that_does_not_read_the_probe(cluster, tmp_path, caplog):
+    actors, store = tmp_path / "actors", tmp_path / "store"
+    actors.mkdir()
+    with nodes(cluster, (1, 0)), caplog.at_level(logging.ERROR, "tasks.workers"):
+        opening = _Opening(actors, 20, device="cpu", store=str(store), shared_store=True)
+        opening.start()
+        opening.wait_for(lambda: opening.pool, "the first worker")
+        (probe,) = probes(store)
+        probe.unlink()
+        with nodes(cluster, (1, 0)):
+            opening.join(WAIT_SECONDS)
+            assert opening.outcomes == ["done"] * 20, opening.error
+            assert opening.pool is not None
+            assert "not used: execution.shared_store" in caplog.text and len(opening.pool.usage().idle) == 1
+            opening.pool.close()

@@ -31,8 +31,8 @@ class TroubledActor:
         self._folder = Path(settings.models[0].name if settings.models else settings.store)
         self._device = settings.device
 
-    def ready(self):
-        return True
+    def ready(self, probe):
+        return ""
 
     def execute(self, works):
         for work in works:
