@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
     {
         "semantic-fidelity": _SEMANTIC_FIDELITY,
         # The same for a person who is a mixture of known names, with a prior from portraits that the base model draws of
-        # them. Not tuned yet: samples and rate are those of the first trials (docs/tuning.md).
+        # them (docs/tuning.md).
         "semantic-fidelity+prior": _like(_SEMANTIC_FIDELITY, **_MIXTURE),
         # The paper as far as it is known, the rest as in its relatives: free vectors that begin at the class word.
         "semantic-fidelity-as-published": Method(learning_rate=_FREE_RATE, **_LONG),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.method import Method
 from faceid_core.plan.planning import RunPlan
 from faceid_core.report.figures import duration
 from faceid_core.stages.plan import Plan
@@ -102,15 +103,23 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
     base = models.base
     slots = config.personalize.slots or models.measured_slots(plan.method)
     passes = math.ceil(people / slots)
-    step = _training_seconds(base, plan.method, slots, config.personalize.samples_at_once)
+    step = _training_seconds(base, _timed(config, plan.method), slots, config.personalize.samples_at_once)
     drawing = _drawing_seconds(base, config)
     pictures = people * len(plan.grid.prompts) * config.generate.seeds
     seconds = passes * slots * plan.method.steps * step + pictures * config.generate.steps * drawing
     source = (
         f"measured here: {step:.3f} s a training step, {drawing * 1000:.0f} ms a picture's sampling step; "
-        "without scoring"
+        f"without scoring{' or the name prior' if plan.method.needs_prior else ''}"
     )
     return Expected(seconds, source, is_bound=True)
+
+
+def _timed(config: NightlyConfig, method: Method) -> Method:
+    """The method whose steps are timed: of one with a name prior the form without, whose steps cost as much."""
+    if not method.needs_prior:
+        return method
+    size = {"samples_per_step": method.samples_per_step}
+    return config.personalize.resolved(has_names=False).model_copy(update=size)
 
 
 def _training_seconds(base: Any, method: Any, slots: int, samples_at_once: int) -> float:

@@ -10,11 +10,13 @@ from typing import Any, get_args
 
 from faceid_core.config import GenerateConfig
 from faceid_core.config.method import Method
+from faceid_core.config.personalize import DEFAULT_PRESET
 from faceid_core.config.presets import MINIATURE_SPREAD, PRESETS
 
 from .study import Claim, Condition, Study, Variant
 
-DEFAULT = "semantic-fidelity"
+DEFAULT = DEFAULT_PRESET
+ALONG_NAMES = "semantic-fidelity"  # what the default is without its prior
 PAPER = "semantic-fidelity-as-published"
 # Backends of score.scorers that choose settings; all others report. Neither may do the other's work.
 SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
@@ -200,11 +202,11 @@ def _parametrization() -> Study:
         name="parametrization",
         question="What should be learned of a person: free vectors, a transformer block, or a place among known names?",
         variants=(
-            _method("names", DEFAULT),
-            _method("names without a shared part", DEFAULT, shared_vector=False),
+            _method("names", ALONG_NAMES),
+            _method("names without a shared part", ALONG_NAMES, shared_vector=False),
             _method(
                 "free from the mean name",
-                DEFAULT,
+                ALONG_NAMES,
                 parametrization="free",
                 learning_rate=PRESETS[PAPER].learning_rate,
             ),

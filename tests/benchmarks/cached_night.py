@@ -32,7 +32,7 @@ def run(settings: Settings) -> list[Row]:
     people = settings.people or (10 if settings.quick else PEOPLE)
     manifest = write_people(settings.scratch / f"people-{people}", people)
     common = (
-        *("--identities", str(manifest), "--set", "personalize.method.steps=1"),
+        *("--identities", str(manifest), "--preset", "semantic-fidelity", "--set", "personalize.method.steps=1"),
         *("--set", f"generate.grid={write_grid(settings.scratch, 1)}", "--set", "generate.seeds=1"),
         *brevity(settings),
     )

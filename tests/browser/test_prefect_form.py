@@ -62,7 +62,7 @@ def served(folder, reports):
         "name": "small",
         "store": "store",
         "identities": "miniature:samples",
-        "personalize": {"slots": 2, "method": {"steps": 2, "samples_per_step": 5}},
+        "personalize": {"preset": "semantic-fidelity", "slots": 2, "method": {"steps": 2, "samples_per_step": 5}},
         "generate": {"grid": "grid.yaml", "seeds": 1, "steps": 2, "batch": 4},
         "score": {"named_people": 1},
         "execution": {"threads_per_worker": 1},

@@ -143,7 +143,8 @@ def test_the_training_template_and_the_names_are_checked():
     ) and "takes 42 tokens, 2 of them the person's" in refusal(plan)
     touching = plan_of(personalize={"method": {"template": "a photo{}"}})
     assert "touches another word" in refusal(touching)
-    strangers = plan_of(personalize={"method": {"known_names": "public_figures"}})
+    along_names = {"preset": "semantic-fidelity", "method": {"known_names": "public_figures"}}
+    strangers = plan_of(personalize=along_names)
     assert "names of the list 'public_figures' are two tokens long for text_encoder" in refusal(strangers)
 
 

@@ -48,7 +48,7 @@ def run(tmp_path_factory):
         "name: small\n"
         f"store: {folder / 'store'}\n"
         f"identities: {folder / 'identities.csv'}\n"
-        "personalize: {slots: 2, method: {steps: 3, samples_per_step: 5}}\n"
+        "personalize: {preset: semantic-fidelity, slots: 2, method: {steps: 3, samples_per_step: 5}}\n"
         f"generate: {{grid: {folder / 'grid.yaml'}, seeds: 2, steps: 2, batch: 6}}\n"
         "score: {named_people: 1}\n"
         "execution: {executor: inline, threads_per_worker: 1}\n"

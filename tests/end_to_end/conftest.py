@@ -111,7 +111,7 @@ def small(tmp_path, monkeypatch):
             "name": "small",
             "store": store,
             "identities": str(identities),
-            "personalize": {"slots": 2, "method": {"steps": 3, "samples_per_step": 5}},
+            "personalize": {"preset": "semantic-fidelity", "slots": 2, "method": {"steps": 3, "samples_per_step": 5}},
             "generate": {"grid": str(grid), "seeds": 2, "steps": 2, "batch": 6},
             "score": {"named_people": 1},
             "execution": {"executor": executor, "threads_per_worker": 1},

@@ -38,7 +38,7 @@ def config(tmp_path):
         store=str(tmp_path / "store"),
         weights=str(tmp_path / "weights"),
         faces={"backend": "deepface"},
-        personalize={"slots": 1, "method": {"steps": 2, "warmup_steps": 0}},
+        personalize={"preset": "semantic-fidelity", "slots": 1, "method": {"steps": 2, "warmup_steps": 0}},
         generate={"grid": str(tmp_path / "grid.yaml"), "seeds": 2, "steps": 2, "batch": 4},
         score={
             "scorers": "photographs", "recognizers": ["ArcFace"],

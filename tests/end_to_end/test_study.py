@@ -61,7 +61,7 @@ def laboratory(tmp_path_factory):
     (folder / "grid.yaml").write_text(GRID)
     (folder / "night.yaml").write_text(
         f"store: {folder / 'store'}\n"
-        "personalize: {slots: 2, method: {steps: 2, samples_per_step: 5}}\n"
+        "personalize: {preset: semantic-fidelity, slots: 2, method: {steps: 2, samples_per_step: 5}}\n"
         f"generate: {{grid: {folder / 'grid.yaml'}, steps: 2, batch: 4}}\n"
         "score: {named_people: 1, metrics: [identity, concepts]}\n"
         "execution: {executor: inline, threads_per_worker: 1}\n"

@@ -98,7 +98,7 @@ def test_a_small_run_outside_the_checkout(faceid):
     (faceid.folder / "grid.yaml").write_text(GRID)
     settings = {
         "identities": "miniature:held-out:2",
-        "personalize": {"slots": 2, "method": {"steps": 3, "samples_per_step": 5}},
+        "personalize": {"preset": "semantic-fidelity", "slots": 2, "method": {"steps": 3, "samples_per_step": 5}},
         "generate": {"grid": "grid.yaml", "seeds": 1, "steps": 2},
         "score": {"named_people": 0},
         "execution": {"executor": "inline", "threads_per_worker": 1},

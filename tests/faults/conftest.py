@@ -38,7 +38,7 @@ def night_on(tmp_path_factory):
             "name": "faults",
             "store": store if store.startswith("s3://") else str(folder / store),
             "identities": str(folder / str(people)),
-            "personalize": {"slots": 1, "method": {"steps": 2, "samples_per_step": 5}},
+            "personalize": {"preset": "semantic-fidelity", "slots": 1, "method": {"steps": 2, "samples_per_step": 5}},
             "generate": {"grid": str(folder / "grid.yaml"), "seeds": 1, "steps": 1, "batch": 2},
             "score": {"named_people": 0, "metrics": ["identity", "detection"]},
             "execution": {"executor": "inline", "threads_per_worker": 1, "checkpoint_seconds": 1e-9},

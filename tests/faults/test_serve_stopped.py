@@ -25,7 +25,7 @@ from faceid_core.tables import Tables
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 WAIT_SECONDS = 300
 LONG = {
-    "personalize": {"method": {"steps": 400, "samples_per_step": 5}},
+    "personalize": {"preset": "semantic-fidelity", "method": {"steps": 400, "samples_per_step": 5}},
     "execution": {"executor": "ray", "workers": 1},
 }
 

@@ -23,7 +23,7 @@ def models_for_tests(*, base: Path | None = None, faces: str = "miniature", slot
     config = NightlyConfig(
         faces={"backend": faces},
         base_model={"device": "cpu", **({"source": str(base)} if base else {})},
-        personalize={"slots": slots},
+        personalize={"preset": "semantic-fidelity", "slots": slots},
         generate={"batch": 4},
     )
     return Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=1))
