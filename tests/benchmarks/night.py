@@ -53,7 +53,8 @@ def cold_night(settings: Settings, people: int) -> Seen:
     return start_run(
         settings,
         *("--store", str(store), "--identities", str(manifest)),
-        *("--preset", "semantic-fidelity", "--set", f"personalize.method.steps={STEPS}", "--set", f"generate.seeds={SEEDS}"),
+        *("--preset", "semantic-fidelity"),
+        *("--set", f"personalize.method.steps={STEPS}", "--set", f"generate.seeds={SEEDS}"),
         *("--set", f"generate.grid={write_grid(settings.scratch, PROMPTS)}", *brevity(settings)),
     )
 

@@ -54,7 +54,8 @@ def first_progress(settings: Settings, executor: str) -> float:
     shutil.rmtree(store, ignore_errors=True)
     seen = start_run(
         settings,
-        *("--store", str(store), "--identities", str(manifest), "--preset", "semantic-fidelity", "--set", "personalize.method.steps=1"),
+        *("--store", str(store), "--identities", str(manifest)),
+        *("--preset", "semantic-fidelity", "--set", "personalize.method.steps=1"),
         *("--set", f"generate.grid={write_grid(settings.scratch, 1)}", "--set", "generate.seeds=1"),
         *("--set", "score.named_people=0", "--set", "score.metrics=[detection]"),
         executor=executor,

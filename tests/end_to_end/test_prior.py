@@ -2,7 +2,8 @@
 
 import pytest
 
-from faceid_core.config import NightlyConfig, parse_config
+from faceid_core.config import parse_config
+from faceid_core.config.presets import PRESETS
 from faceid_core.errors import ConfigurationError
 from faceid_core.nightly import drive_inline
 from faceid_core.personalize.known_names import prior_names
@@ -86,6 +87,6 @@ def test_without_names_a_preset_with_a_prior_learns_vectors():
     preset = {"preset": "semantic-fidelity+prior"}
     assert parse_config({"personalize": preset}).method().needs_prior
     other = {"base_model": {"source": "/models/sd15"}, "personalize": preset}
-    assert parse_config(other).method() == NightlyConfig().method()
+    assert parse_config(other).method() == PRESETS["semantic-fidelity"]
     other["personalize"] = preset | {"names_file": "names.txt"}
     assert parse_config(other).method().needs_prior
