@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 
 from faceid_core.errors import ConfigurationError, StoreError
+from faceid_core.monitoring.export import monitored
 from faceid_core.outcomes import Outcome
 from faceid_core.publish.publish import Published, publish, publish_interrupted
 from faceid_core.run.execute import execute_stage
@@ -73,13 +74,18 @@ def run_context(run: Run, make_executor: Callable[[], Executor]) -> Generator[Ru
         run: The open run.
         make_executor: Makes its executor, when one is first asked for.
     """
-    with executor_on_demand(make_executor) as executor:
+    with (
+        _closed_if_interrupted(run),
+        monitored(run) as monitoring,
+        executor_on_demand(monitoring.watching(make_executor)) as executor,
+    ):
         context = RUNS[run.run_id] = RunContext(run, executor)
         try:
             with _closed_if_interrupted(run):
                 yield context
         finally:
             del RUNS[run.run_id]
+            monitoring.ended(context.finished.exit_status if context.finished else None)
 
 
 @contextmanager
