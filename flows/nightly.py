@@ -294,4 +294,5 @@ def _make_executor(run: Run) -> Executor:
         may_come=nodes_that_may_come(execution.autoscaler_nodes),
         niceness=execution.niceness,
         shared_store=execution.shared_store,
+        metrics_port=run.config.metrics.ray_port,
     )

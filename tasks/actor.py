@@ -15,6 +15,7 @@ import ray
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
+from tasks.worker_metrics import WorkerMetrics
 
 PROGRESS_SECONDS = 0.5
 _END = object()
@@ -35,6 +36,7 @@ class StageActor:
 
     def __init__(self, settings: WorkerSettings, run_id: str):
         self._worker = Worker(settings, run_id)
+        self._metrics = WorkerMetrics()
         # Imported while the pool still starts. Works wait for it: two threads must not import these at once.
         self._imports = threading.Thread(target=_import_models, daemon=True)
         self._imports.start()
@@ -62,12 +64,15 @@ class StageActor:
             nonlocal last
             if done == total or time.monotonic() - last > PROGRESS_SECONDS:
                 last = time.monotonic()
+                self._metrics.sample()
                 events.put(("progress", (subject, done, total)))
 
         try:
             self._imports.join()
-            for done in self._worker.execute(works, on_progress):
-                events.put(("done", done))
+            with self._metrics.working():
+                for done in self._worker.execute(works, on_progress):
+                    self._metrics.ended(done)
+                    events.put(("done", done))
         except BaseException as error:
             events.put(("broken", f"{type(error).__name__}: {error}"))
         finally:

@@ -63,6 +63,7 @@ class RayPool:
         may_come: Nodes that the cluster's autoscaler may add.
         niceness: Of the actors, where Ray is started here.
         shared_store: A folder store lies on a file system that every node sees.
+        metrics_port: Of Ray's own metrics, where Ray is started here; None takes a free one.
 
     Raises:
         ConfigurationError: no cluster, no room, or a folder store that not every node sees.
@@ -84,6 +85,7 @@ class RayPool:
         may_come: Sequence[NodeShape] = (),
         niceness: int = RAYS_NICENESS,
         shared_store: bool = False,
+        metrics_port: int | None = None,
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
@@ -94,7 +96,7 @@ class RayPool:
         self._groups: list[Workers] = []  # all that were started
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            self._ray_ended = start_ray(address, run_id, niceness=niceness)
+            self._ray_ended = start_ray(address, run_id, niceness=niceness, metrics_port=metrics_port)
         try:
             require_shared_folder(settings.store, stated=shared_store)
             self._workers = self._start_group(self._request.share, wanted=workers)

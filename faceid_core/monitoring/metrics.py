@@ -10,15 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from faceid_core.monitoring import STAGE_SECONDS
 from faceid_core.outcomes import Outcome, tally
 from faceid_core.run.executor import Usage
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.work import Done
 from faceid_core.store.requests import REQUESTS
-
-# A face is detected in a tenth of a second; a person is learned in minutes, or an hour on a CPU.
-STAGE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
 
 
 class RunMetrics:
