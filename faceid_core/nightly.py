@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 
 from faceid_core.errors import ConfigurationError, StoreError
+from faceid_core.log_lines import enter_stage, write_json_lines
 from faceid_core.monitoring.export import monitored
 from faceid_core.outcomes import Outcome
 from faceid_core.publish.publish import Published, publish, publish_interrupted
@@ -74,6 +75,8 @@ def run_context(run: Run, make_executor: Callable[[], Executor]) -> Generator[Ru
         run: The open run.
         make_executor: Makes its executor, when one is first asked for.
     """
+    if run.config.log.format == "json":
+        write_json_lines(run.run_id)
     with (
         _closed_if_interrupted(run),
         monitored(run) as monitoring,
@@ -116,9 +119,11 @@ def drive(
     run = context.run
     with _closed_if_interrupted(run):
         for stage in STAGES:
+            enter_stage(stage)
             run_stage(stage)
             _record_progress(run, "running", stage=stage)
         run.finish()
+        enter_stage("publish")
         published = publish_run(run)
         with run.ending:
             if not run.ended:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import ray
 
+from faceid_core.log_lines import write_json_lines
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
@@ -35,6 +36,8 @@ class StageActor:
     """Executes every stage in one process. The pool retries, so Ray does not."""
 
     def __init__(self, settings: WorkerSettings, run_id: str):
+        if settings.log_format == "json":
+            write_json_lines(run_id)
         self._worker = Worker(settings, run_id)
         self._metrics = WorkerMetrics()
         # Imported while the pool still starts. Works wait for it: two threads must not import these at once.

@@ -35,6 +35,7 @@ class ScrapingReporter(LogReporter):
     """Scrapes the endpoint of its own run when the first identity is trained."""
 
     def __init__(self):
+        super().__init__()
         self.notes, self.scraped = [], ""
 
     def note(self, text):
