@@ -26,7 +26,9 @@ class WorkerMetrics:
             tag_keys=("stage",),
         )
         self._works = Counter(
-            "faceid_worker_results", "Results that the worker ended, by stage and status.", tag_keys=("stage", "status")
+            "faceid_worker_results",
+            "Results that the worker ended, by stage and status.",
+            tag_keys=("stage", "status"),
         )
         self._requests = Counter(
             "faceid_worker_store_requests",

@@ -74,14 +74,18 @@ def monitored(run: Run) -> Generator[Monitoring]:
             if config.port is not None:
                 offers.enter_context(_served(config, metrics.registry, inner.note))
             if config.textfile or config.pushgateway:
-                offers.enter_context(_written(_outlets(config, metrics.registry, run.config.name), metrics, inner.note))
+                offers.enter_context(
+                    _written(_outlets(config, metrics.registry, run.config.name), metrics, inner.note)
+                )
             yield monitoring
     finally:
         run.reporter = inner
 
 
 @contextmanager
-def _served(config: MetricsConfig, registry: CollectorRegistry, note: Callable[[str], None]) -> Generator[None]:
+def _served(
+    config: MetricsConfig, registry: CollectorRegistry, note: Callable[[str], None]
+) -> Generator[None]:
     """Serve the registry for a block."""
     from prometheus_client import start_http_server
 
@@ -188,4 +192,3 @@ def write_textfile(path: str, registry: CollectorRegistry) -> None:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-

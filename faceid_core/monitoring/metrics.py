@@ -140,7 +140,9 @@ class _Present(Collector):
         info.add_metric((self._name, run.run_id), 1)
         yield info
         yield self._gauge(
-            "faceid_run_start_timestamp_seconds", "When the run began, since 1970.", run.started_at.timestamp()
+            "faceid_run_start_timestamp_seconds",
+            "When the run began, since 1970.",
+            run.started_at.timestamp(),
         )
         if metrics.ended_at is not None:
             yield self._gauge(
@@ -159,7 +161,7 @@ class _Present(Collector):
         counts = tally(reports)
         outcomes = CounterMetricFamily(
             "faceid_identities",
-            "People whose outcome is known, by outcome; done and cached are told at the run's end.",
+            "People whose outcome is known, by outcome; done and cached are known at the run's end.",
             labels=("run_name", "outcome"),
         )
         for outcome in Outcome:

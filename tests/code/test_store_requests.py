@@ -48,7 +48,11 @@ def test_a_store_that_fails_counts_errors(tmp_path):
     inner = open_store(str(tmp_path / "store"))
     broken = CountedStore(FaultyStore(inner, FaultCount(Faults(rate=1.0))))
     before = REQUESTS.snapshot()
-    for call in (lambda: broken.get("a"), lambda: list(broken.list("")), lambda: broken.put_if_absent("a", b"")):
+    for call in (
+        lambda: broken.get("a"),
+        lambda: list(broken.list("")),
+        lambda: broken.put_if_absent("a", b""),
+    ):
         with pytest.raises(Exception, match="injected"):
             call()
     assert asked(before) == {("get", "error"): 1, ("list", "error"): 1, ("put_if_absent", "error"): 1}

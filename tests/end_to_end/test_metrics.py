@@ -17,6 +17,7 @@ from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.stages import STAGES
 from tests.end_to_end.conftest import write_manifest
+from tests.helpers.metric_names import OF_THE_DRIVER
 
 
 def values(text: str) -> dict[str, dict[tuple, float]]:
@@ -26,7 +27,9 @@ def values(text: str) -> dict[str, dict[tuple, float]]:
         for sample in family.samples:
             assert sample.labels["run_name"] == "small", sample
             labels = tuple(value for name, value in sorted(sample.labels.items()) if name != "run_name")
-            assert labels not in found.setdefault(sample.name, {}), "node_exporter refuses a series that comes twice"
+            assert labels not in found.setdefault(sample.name, {}), (
+                "node_exporter refuses a series that comes twice"
+            )
             found[sample.name][labels] = sample.value
     return found
 
@@ -92,7 +95,10 @@ def test_a_run_is_seen_while_it_goes_on_and_afterwards(small, people, tmp_path, 
     assert now["faceid_run_info"] == {(run.run_id,): 1}
     assert now["faceid_identities_requested"] == {(): 2} and not any(now["faceid_identities_total"].values())
     assert now["faceid_cache_lookups_total"][("miss", "detect")] >= 2
-    assert now["faceid_stage_seconds_count"][("mask",)] >= 2 and now["faceid_stage_seconds_count"][("score",)] == 0
+    assert (
+        now["faceid_stage_seconds_count"][("mask",)] >= 2
+        and now["faceid_stage_seconds_count"][("score",)] == 0
+    )
     assert now["faceid_queue_length"][("personalize",)] == 1, "the second person waits"
     assert now["faceid_workers"] == {(): 1} and 0 <= now["faceid_worker_idle_ratio"][()] < 1
     assert "faceid_run_end_timestamp_seconds" not in now
@@ -107,8 +113,16 @@ def test_a_run_is_seen_while_it_goes_on_and_afterwards(small, people, tmp_path, 
         for outcome in ("done", "cached", "rejected", "refused", "failed", "not_reached")
     }
     assert not any(end["faceid_queue_length"].values())
+    series = {name for names in OF_THE_DRIVER.values() for name in names}
+    assert {name for name in end if not name.endswith("_created")} == series, (
+        "all that a dashboard may ask for"
+    )
     assert end["faceid_run_exit_status"] == {(): 0}
-    assert began - 1 <= end["faceid_run_start_timestamp_seconds"][()] <= end["faceid_run_end_timestamp_seconds"][()]
+    assert (
+        began - 1
+        <= end["faceid_run_start_timestamp_seconds"][()]
+        <= end["faceid_run_end_timestamp_seconds"][()]
+    )
     computed = sum(run.computed.values())
     assert sum(end["faceid_stage_seconds_count"].values()) == computed
     seconds = sum(report.seconds for report in run.outcome_reports.values())
@@ -128,7 +142,9 @@ def test_a_run_is_seen_while_it_goes_on_and_afterwards(small, people, tmp_path, 
     assert cached["faceid_run_info"] == {(again.run_id,): 1}
     hits = {stage: cached["faceid_cache_lookups_total"][("hit", stage)] for stage in STAGES}
     assert all(count >= 2 for count in hits.values()), hits
-    assert not any(count for (result, _), count in cached["faceid_cache_lookups_total"].items() if result == "miss")
+    assert not any(
+        count for (result, _), count in cached["faceid_cache_lookups_total"].items() if result == "miss"
+    )
 
 
 def test_metrics_that_cannot_be_offered_end_no_run(small, people_and_trouble, tmp_path):
