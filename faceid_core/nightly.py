@@ -129,6 +129,7 @@ def drive(
             if not run.ended:
                 _record_progress(run, "complete", exit_status=published.exit_status, index=published.index)
             run.ended = True
+        log.info("run %s ended with status %d: %s", run.run_id, published.exit_status, published.sentence)
         context.finished = Finished(run.run_id, published.exit_status, published)
         return context.finished
 
@@ -169,6 +170,7 @@ def _close_once(run: Run, error: BaseException) -> None:
         if run.published is not None:
             _record_end(run, "complete", **run.published)
             return
+        log.info("run %s is interrupted by %s", run.run_id, type(error).__name__)
         ended = f"{type(error).__name__}: {error}"
         close_outcome_reports(run, ended)
         _record_end(run, "interrupted", error=ended)

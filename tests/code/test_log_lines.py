@@ -76,13 +76,14 @@ def test_a_run_from_the_terminal_writes_json_to_stderr_and_its_progress_to_stdou
     lines = [json.loads(each) for each in done.stderr.splitlines()]
     runs = {each["run"] for each in lines if "run" in each}
     assert len(runs) == 1 and f'run="{runs.pop()}"' in (tmp_path / "faceid.prom").read_text()
-    (rejected,) = (each for each in lines if "rejected" in each["message"])
+    (rejected,) = (each for each in lines if each["level"] == "warning")
     assert (
         rejected["level"] == "warning"
         and rejected["stage"] == "detect"
         and len(rejected["identity_key"]) == 32
     )
     assert {each["stage"] for each in lines if "cached" in each["message"]} >= {"detect", "generate", "score"}
+    assert "ended with status 0" in lines[-1]["message"] and lines[-1]["stage"] == "publish"
     assert "zoe-secret" not in done.stderr, "a log names the key, never the id"
     assert "detect" in done.stdout and not done.stdout.startswith("{")
 
