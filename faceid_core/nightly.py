@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 
 from faceid_core.errors import ConfigurationError, StoreError
+from faceid_core.log_lines import enter_stage, write_json_lines
+from faceid_core.monitoring.export import monitored
 from faceid_core.outcomes import Outcome
 from faceid_core.publish.publish import Published, publish, publish_interrupted
 from faceid_core.run.execute import execute_stage
@@ -73,13 +75,20 @@ def run_context(run: Run, make_executor: Callable[[], Executor]) -> Generator[Ru
         run: The open run.
         make_executor: Makes its executor, when one is first asked for.
     """
-    with executor_on_demand(make_executor) as executor:
+    if run.config.log.format == "json":
+        write_json_lines(run.run_id)
+    with (
+        _closed_if_interrupted(run),
+        monitored(run) as monitoring,
+        executor_on_demand(monitoring.watching(make_executor)) as executor,
+    ):
         context = RUNS[run.run_id] = RunContext(run, executor)
         try:
             with _closed_if_interrupted(run):
                 yield context
         finally:
             del RUNS[run.run_id]
+            monitoring.ended(context.finished.exit_status if context.finished else None)
 
 
 @contextmanager
@@ -110,14 +119,17 @@ def drive(
     run = context.run
     with _closed_if_interrupted(run):
         for stage in STAGES:
+            enter_stage(stage)
             run_stage(stage)
             _record_progress(run, "running", stage=stage)
         run.finish()
+        enter_stage("publish")
         published = publish_run(run)
         with run.ending:
             if not run.ended:
                 _record_progress(run, "complete", exit_status=published.exit_status, index=published.index)
             run.ended = True
+        log.info("run %s ended with status %d: %s", run.run_id, published.exit_status, published.sentence)
         context.finished = Finished(run.run_id, published.exit_status, published)
         return context.finished
 
@@ -158,6 +170,7 @@ def _close_once(run: Run, error: BaseException) -> None:
         if run.published is not None:
             _record_end(run, "complete", **run.published)
             return
+        log.info("run %s is interrupted by %s", run.run_id, type(error).__name__)
         ended = f"{type(error).__name__}: {error}"
         close_outcome_reports(run, ended)
         _record_end(run, "interrupted", error=ended)

@@ -62,6 +62,12 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
 
 def start_run(config: NightlyConfig, reporter):
     """Execute a run with the configured executor; returns the run and how it ended."""
+    if config.log.format == "json":
+        from faceid_core.log_lines import write_json_lines
+        from faceid_core.run.reporter import LogReporter
+
+        write_json_lines()
+        reporter = LogReporter(reporter)
     if config.execution.executor == "inline":
         from faceid_core.nightly import drive_inline
         from faceid_core.run.open import open_run

@@ -15,6 +15,7 @@ from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights, PhotosMissing
+from faceid_core.log_lines import write_json_lines
 from faceid_core.nightly import (
     RUNS,
     STOPPED_CLOSE_SECONDS,
@@ -187,6 +188,8 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
     """Open the run of a deployed flow run, whose retries share one run id."""
     # The end of Prefect's time-ordered ids is random; their beginning is shared by a whole batch of scheduled runs.
     suffix = str(flow_run.get_id() or "").replace("-", "")[-8:] or None
+    if config.log.format == "json":
+        write_json_lines()
     reporter = RunLogReporter(get_run_logger())
     scheduled = flow_run.get_scheduled_start_time()
     with show_store_wait() as waiting:
@@ -294,4 +297,5 @@ def _make_executor(run: Run) -> Executor:
         may_come=nodes_that_may_come(execution.autoscaler_nodes),
         niceness=execution.niceness,
         shared_store=execution.shared_store,
+        metrics_port=run.config.metrics.ray_port,
     )

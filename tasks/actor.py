@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import ray
 
+from faceid_core.log_lines import write_json_lines
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
 from tasks.shared_folder import Probe
+from tasks.worker_metrics import WorkerMetrics
 
 PROGRESS_SECONDS = 0.5
 _END = object()
@@ -35,7 +37,10 @@ class StageActor:
     """Executes every stage in one process. The pool retries, so Ray does not."""
 
     def __init__(self, settings: WorkerSettings, run_id: str):
+        if settings.log_format == "json":
+            write_json_lines(run_id)
         self._worker = Worker(settings, run_id)
+        self._metrics = WorkerMetrics()
         # Imported while the pool still starts. Works wait for it: two threads must not import these at once.
         self._imports = threading.Thread(target=_import_models, daemon=True)
         self._imports.start()
@@ -63,12 +68,15 @@ class StageActor:
             nonlocal last
             if done == total or time.monotonic() - last > PROGRESS_SECONDS:
                 last = time.monotonic()
+                self._metrics.sample()
                 events.put(("progress", (subject, done, total)))
 
         try:
             self._imports.join()
-            for done in self._worker.execute(works, on_progress):
-                events.put(("done", done))
+            with self._metrics.working():
+                for done in self._worker.execute(works, on_progress):
+                    self._metrics.ended(done)
+                    events.put(("done", done))
         except BaseException as error:
             events.put(("broken", f"{type(error).__name__}: {error}"))
         finally:

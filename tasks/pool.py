@@ -63,6 +63,7 @@ class RayPool:
         may_come: Nodes that the cluster's autoscaler may add.
         niceness: Of the actors, where Ray is started here; None leaves Ray's own.
         shared_store: A folder store lies on a file system that every node sees.
+        metrics_port: Of Ray's own metrics, where Ray is started here; None takes a free one.
 
     Raises:
         ConfigurationError: no cluster, no room, or a folder store that not every node sees, or may not see later.
@@ -84,6 +85,7 @@ class RayPool:
         may_come: Sequence[NodeShape] = (),
         niceness: int | None = None,
         shared_store: bool = False,
+        metrics_port: int | None = None,
     ):
         self._settings, self._run_id = settings, run_id
         self._attempts, self._stall_seconds = attempts, stall_seconds
@@ -95,7 +97,7 @@ class RayPool:
         self._probe: Probe | None = None
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            self._ray_ended = start_ray(address, run_id, niceness=niceness)
+            self._ray_ended = start_ray(address, run_id, niceness=niceness, metrics_port=metrics_port)
         try:
             self._probe = probe_shared_folder(settings.store, stated=shared_store, joined=self._joined)
             self._workers = self._start_group(self._request.share, wanted=workers)

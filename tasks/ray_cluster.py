@@ -29,7 +29,9 @@ LOCAL_START_SECONDS = 180.0  # for Ray to start on a machine that is busy
 _POLL_SECONDS = 1.0
 
 
-def start_ray(configured: str, run_id: str, *, niceness: int | None = None) -> threading.Event:
+def start_ray(
+    configured: str, run_id: str, *, niceness: int | None = None, metrics_port: int | None = None
+) -> threading.Event:
     """Join the cluster of `cluster_address`, or start Ray on this machine.
 
     Args:
@@ -37,6 +39,7 @@ def start_ray(configured: str, run_id: str, *, niceness: int | None = None) -> t
         run_id: Names the namespace.
         niceness: Of the workers of a Ray that is started here, None leaves Ray's own; those of a cluster have the
             cluster's.
+        metrics_port: Of the metrics of a Ray that is started here; None takes a free one.
 
     Returns:
         An event for the caller to set when Ray is no longer needed. Until then the thread that started Ray stays:
@@ -54,7 +57,7 @@ def start_ray(configured: str, run_id: str, *, niceness: int | None = None) -> t
     def start_and_stay() -> None:
         try:
             with _without_message("SIGTERM handler is not set"):  # the command has its own handler
-                _init_ray(address, run_id, niceness)
+                _init_ray(address, run_id, niceness, metrics_port)
         except BaseException as error:
             answer.put(error)
             return
@@ -148,7 +151,7 @@ def _without_message(text: str) -> Generator[None]:
         ray_log.removeFilter(others)
 
 
-def _init_ray(address: str, run_id: str, niceness: int | None) -> None:
+def _init_ray(address: str, run_id: str, niceness: int | None, metrics_port: int | None) -> None:
     common: dict[str, Any] = {
         "namespace": f"faceid-{run_id}",
         "log_to_driver": False,
@@ -161,6 +164,7 @@ def _init_ray(address: str, run_id: str, niceness: int | None) -> None:
         "num_cpus": available_cpus(),
         "_system_config": {} if niceness is None else {"worker_niceness": niceness},
         "include_dashboard": False,
+        "_metrics_export_port": metrics_port,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
     # "local": without an address Ray would join the cluster that was last started on this machine.

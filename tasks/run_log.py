@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 
+from faceid_core.log_lines import about
 from faceid_core.stages.work import Done
 
 LINE_SECONDS = 15.0
@@ -26,7 +27,7 @@ class RunLogReporter:
         """See Reporter."""
         with self._lock:
             self._stage, self._settled, self._total = stage, 0, misses
-        self._log.info("%s: %d cached, %d to compute", stage, hits, misses)
+        self._log.info("%s: %d cached, %d to compute", stage, hits, misses, extra={"stage": stage})
 
     def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter; a line every `LINE_SECONDS`, because Prefect keeps all of them."""
@@ -35,7 +36,7 @@ class RunLogReporter:
                 return
             self._last_line = time.monotonic()
             counts = self._stage, self._settled, self._total
-        self._log.info("%s: %d of %d finished; %s %d/%d", *counts, subject, done, total)
+        self._log.info("%s: %d of %d finished; %s %d/%d", *counts, subject, done, total, extra=about(counts[0], subject))
 
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter; works that are done are counted only."""
@@ -43,7 +44,8 @@ class RunLogReporter:
             self._settled += stage == self._stage  # scores may be computed before their stage
         if done.status != "done":
             call, subject = done.work.call.stage, done.work.subject
-            self._log.warning("%s %s: %s: %s", call, subject, done.status, done.message or "")
+            extra = about(call, subject)
+            self._log.warning("%s %s: %s: %s", call, subject, done.status, done.message or "", extra=extra)
 
     def note(self, text: str) -> None:
         """See Reporter."""

@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from faceid_core.errors import DamagedInput, StoreError, StoreRefused
+from faceid_core.log_lines import about
 from faceid_core.nightly import RUNS
 from faceid_core.run.execute import execute_stage
 from faceid_core.run.lookup import lookup_stage
@@ -74,12 +75,13 @@ def _log(dones: Sequence[Done]) -> None:
     logger = get_run_logger()
     for done in dones:
         stage, subject = done.work.call.stage, done.work.subject
+        extra = about(stage, subject)
         if done.status == "done":
-            logger.debug("%s %s: done in %.1f s, attempt %d", stage, subject, done.seconds, done.attempts)
+            values = stage, subject, done.seconds, done.attempts
+            logger.debug("%s %s: done in %.1f s, attempt %d", *values, extra=extra)
         else:
-            logger.warning(
-                "%s %s: %s (%s): %s", stage, subject, done.status, done.reason or "", done.message or ""
-            )
+            values = stage, subject, done.status, done.reason or "", done.message or ""
+            logger.warning("%s %s: %s (%s): %s", *values, extra=extra)
 
 
 def _row(done: Done) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from faceid_core.errors import ConfigurationError
 from .control import WHOLE, IdentityUse
 from .faces import FacesConfig
 from .method import Method
+from .monitoring import LogConfig, MetricsConfig
 from .personalize import PersonalizeConfig
 from .section import Section
 from .sections import (
@@ -28,6 +29,8 @@ from .sections import (
 
 # The base model whose known names the project has; of others the configuration names a file.
 _BASE_WITH_NAMES = "miniature"
+# Where and how a run executes, and who watches it.
+_DECIDE_NOTHING = {"name", "store", "weights", "execution", "run", "s3", "gate", "metrics", "log"}
 
 
 class NightlyConfig(Section):
@@ -70,6 +73,10 @@ class NightlyConfig(Section):
     run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of the run.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Thresholds of `faceid compare`.")
     s3: S3Config = Field(default_factory=S3Config, description="How an s3:// store is reached.")
+    metrics: MetricsConfig = Field(
+        default_factory=MetricsConfig, description="Prometheus metrics of the run, for monitoring."
+    )
+    log: LogConfig = Field(default_factory=LogConfig, description="The format of the log.")
 
     @model_validator(mode="after")
     def _used_stages_exist(self) -> Self:
@@ -104,7 +111,7 @@ class NightlyConfig(Section):
 
     def digest(self) -> str:
         """sha256 over the values that results depend on: all but where and how the run executes."""
-        decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3", "gate"})
+        decides = self.model_dump(mode="json", exclude=_DECIDE_NOTHING)
         decides["faces"] = self.faces.result_values()
         if self.identity_use().is_whole:  # naming all stages is the same as naming none
             decides["generate"]["use_stages"] = []

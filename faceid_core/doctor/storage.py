@@ -11,9 +11,9 @@ from threading import Barrier
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import Conflict
 from faceid_core.run.store_access import is_shared
-from faceid_core.store import FolderStore, ObjectStore, open_store
+from faceid_core.store import ObjectStore, open_store
 from faceid_core.store.layout import check_secret, exists, read_layout
-from faceid_core.store.open import is_s3
+from faceid_core.store.open import is_folder, is_s3
 from faceid_core.store.s3_address import refuse_unfit_for_tables
 from faceid_core.store.secret import VARIABLE, IdentitySecret, has_secret, secret_file
 
@@ -32,7 +32,7 @@ def storage(config: NightlyConfig) -> Iterator[Finding]:
     there = exists(store)
     yield Finding("store", "ok", f"{store.url}: {'there' if there else 'will be made by the first run'}")
     yield from _secret(config, store, there)
-    if isinstance(store, FolderStore) and store.root.exists():
+    if is_folder(store) and store.root.exists():
         yield from folder(store)
     yield from examine(store)
     yield examine_tables(store)

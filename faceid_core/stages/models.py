@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from faceid_core.config import NightlyConfig
 from faceid_core.config.method import Method
+from faceid_core.config.monitoring import LogFormat
 from faceid_core.errors import UnusableWeights
 from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
@@ -40,6 +41,7 @@ class WorkerSettings:
         scorers: the set of scorers.
         faces_backend: of the photos' detector and parser.
         prior: the call that makes the name prior, if the method needs one.
+        log_format: of the log of a worker's own process.
     """
 
     store: str
@@ -56,6 +58,7 @@ class WorkerSettings:
     models: tuple[ModelRef, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
     prior: StageCall | None = None
+    log_format: LogFormat = "text"
 
     @classmethod
     def from_config(
@@ -83,6 +86,7 @@ class WorkerSettings:
             models=tuple(required(config)),
             weights=dict(weights),
             prior=prior,
+            log_format=config.log.format,
         )
 
     @property

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from faceid_core.errors import DamagedInput, FaceidError
+from faceid_core.log_lines import enter_stage
 from faceid_core.progress import ProgressCallback, no_progress
 from faceid_core.stages.executing import stage_function
 from faceid_core.stages.executing.stage import (
@@ -66,6 +67,7 @@ class Worker:
             # OpenMP keeps this number per thread, and an actor computes in another thread than it was made in.
             torch.set_num_threads(self.settings.threads)
         left = list(works)
+        enter_stage(left[0].call.stage if left else "")
         while left:
             mine, elsewhere, made = self.leases.begin(left)
             yield from made

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 from .folder import FolderStore
 from .objects import ObjectStore
+from .requests import CountedStore
 from .s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def open_store(url: str, s3: S3Settings | None = None) -> ObjectStore:
             `s3://`.
 
     Returns:
-        A store; a folder is made when the first object is put into it.
+        A store that counts its requests; a folder is made when the first object is put into it.
 
     Raises:
         ConfigurationError: the address is of another kind.
@@ -29,8 +30,8 @@ def open_store(url: str, s3: S3Settings | None = None) -> ObjectStore:
     if url.startswith("s3://"):
         from .s3 import S3Store  # boto3 takes a third of a second to import; a folder store does without
 
-        return S3Store(url, s3)
-    return FolderStore(url)
+        return cast(ObjectStore, CountedStore(S3Store(url, s3)))
+    return cast(ObjectStore, CountedStore(FolderStore(url)))
 
 
 def is_s3(store: ObjectStore) -> TypeGuard[S3Store]:

@@ -107,6 +107,7 @@ def test_what_is_no_address_is_refused_before_anything_is_opened(url, tmp_path):
 
 class Noted(LogReporter):
     def __init__(self):
+        super().__init__()
         self.notes = []
 
     def note(self, text):
