@@ -34,6 +34,10 @@ class ConfigurationError(FaceidError):
     """The configuration cannot be run as it stands (exit status 3)."""
 
 
+class AlreadyRun(FaceidError):
+    """The run of the date that is asked for is complete; the text names it. Nothing is to do, and that is no failure."""
+
+
 class InputContractError(ConfigurationError):
     """The identity manifest breaks its contract; `problems` holds one line for each row at fault, the text the first."""
 

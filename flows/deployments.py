@@ -92,8 +92,13 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
         cron: When `nightly` is started, in the timezone of `run.timezone`; empty: by hand only.
 
     Raises:
-        ConfigurationError: `cron` is no cron line.
+        ConfigurationError: `cron` is no cron line; the configuration names the date of one run.
     """
+    if config.run.date is not None:
+        raise ConfigurationError(
+            "run.date is for one run, and every run of a schedule would have it; leave it out here, and give it in the "
+            "form of the run, or to `faceid run`"
+        )
     try:
         schedule = Cron(cron, timezone=config.run.timezone, slug=SCHEDULE) if cron else None
     except ValueError:

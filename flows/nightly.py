@@ -14,7 +14,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights, PhotosMissing
+from faceid_core.errors import (
+    AlreadyRun,
+    ConfigurationError,
+    InputContractError,
+    MissingWeights,
+    PhotosMissing,
+)
 from faceid_core.nightly import (
     RUNS,
     STOPPED_CLOSE_SECONDS,
@@ -136,6 +142,8 @@ def open_and_run(config: NightlyConfig, **opening: Any) -> State:
     """
     try:
         run = _open(config, **opening)
+    except AlreadyRun as complete:
+        return Completed(name="Cached", message=str(complete))
     except (ConfigurationError, MissingWeights) as error:
         return Failed(message=_without_people(error))
     with watched(), _context_with_prefetch(run) as context:

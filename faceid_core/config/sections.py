@@ -314,6 +314,12 @@ class RunConfig(Section):
     only: tuple[str, ...] = Field(
         (), description="Identity ids to run; empty: all identities of the manifest."
     )
+    date: dt.date | None = Field(
+        None,
+        description="The date of this run, for one that was missed, as in 2026-11-20; empty: the date of the scheduled "
+        "start. If a run of this name, date, photos and settings is complete, nothing is done. Consents are those of "
+        "today.",
+    )
     from_stage: StageName | None = Field(
         None, description="With force: the first stage to compute again; empty: detect."
     )
@@ -370,6 +376,14 @@ class RunConfig(Section):
         # YAML reads an unquoted 22:30 as the number 1350, which would pass for 22 minutes past midnight.
         if isinstance(value, int | float):
             raise ValueError(f"{value} is a number; write the time in quotes, as in finish_by: '05:30'")
+        return value
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _date_as_text(cls, value: Any) -> Any:
+        # 20261120 would be taken for seconds since 1970.
+        if isinstance(value, int | float):
+            raise ValueError(f"{value} is a number; write the date as in 2026-11-20")
         return value
 
     @model_validator(mode="after")
