@@ -54,6 +54,13 @@ class PhotosMissing(ConfigurationError):
         super().__init__(f"{text} Looked for: {first}")
 
 
+def without_people(error: Exception) -> str:
+    """An error's text for Prefect's database: a manifest's problems name people, so only their number is given."""
+    if isinstance(error, InputContractError):
+        return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
+    return error.without_people if isinstance(error, PhotosMissing) else str(error)
+
+
 class PhotoRejected(FaceidError):
     """A photo cannot be used. `reason` is a stable slug; `sentence` tells its supplier what to change.
 

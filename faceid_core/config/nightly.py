@@ -18,6 +18,7 @@ from .section import Section
 from .sections import (
     PHOTOGRAPH_FIELDS,
     BaseModelConfig,
+    ConsentConfig,
     ExecutionConfig,
     GateConfig,
     GenerateConfig,
@@ -26,6 +27,8 @@ from .sections import (
     ScoreConfig,
 )
 
+# Sections and keys on which no result depends.
+_DECIDE_NOTHING = {"name", "store", "weights", "execution", "run", "consent", "s3", "gate"}
 # The base model whose known names the project has; of others the configuration names a file.
 _BASE_WITH_NAMES = "miniature"
 
@@ -68,6 +71,9 @@ class NightlyConfig(Section):
         default_factory=ExecutionConfig, description="Executor, workers and retries."
     )
     run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of the run.")
+    consent: ConsentConfig = Field(
+        default_factory=ConsentConfig, description="Erasure after the end of a consent."
+    )
     gate: GateConfig = Field(default_factory=GateConfig, description="Thresholds of `faceid compare`.")
     s3: S3Config = Field(default_factory=S3Config, description="How an s3:// store is reached.")
 
@@ -104,7 +110,7 @@ class NightlyConfig(Section):
 
     def digest(self) -> str:
         """sha256 over the values that results depend on: all but where and how the run executes."""
-        decides = self.model_dump(mode="json", exclude={"name", "store", "weights", "execution", "run", "s3", "gate"})
+        decides = self.model_dump(mode="json", exclude=_DECIDE_NOTHING)
         decides["faces"] = self.faces.result_values()
         if self.identity_use().is_whole:  # naming all stages is the same as naming none
             decides["generate"]["use_stages"] = []

@@ -346,6 +346,13 @@ class RunConfig(Section):
         le=1.0,
         description="Share of identities failed or not reached above which the run fails.",
     )
+    unusual_share: float = Field(
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="Increase of the share of rejected identities, or of weak ones, over the median of the last ten "
+        "complete runs of this name above which Prefect gets the event faceid.run.unusual; 1: never.",
+    )
     require_consent: bool = Field(
         False, description="Refuse identities with neither consent_ref nor consent_until in the manifest."
     )
@@ -396,6 +403,25 @@ class RunConfig(Section):
     def zone(self) -> ZoneInfo:
         """The timezone as an object."""
         return ZoneInfo(self.timezone)
+
+
+class ConsentConfig(Section):
+    """What happens after the end of a consent (`consent_until` of the manifest), besides that runs refuse the person."""
+
+    erase_after_days: int | None = Field(
+        None,
+        ge=0,
+        le=36_500,
+        description="Days after the last day of a consent; then `faceid erase-expired` and the deployment "
+        "erase-expired-consent erase the person. Empty: they only list such people.",
+    )
+    erase_at_most: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        description="People erased in one go. If more are due none is erased: a date in the manifest or the machine's "
+        "clock may be wrong.",
+    )
 
 
 class GateConfig(Section):
