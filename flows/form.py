@@ -48,7 +48,8 @@ class _ShowsFirst:
                 schema = handler.resolve_ref_schema(inner)
                 field = {key: value for key, value in {**schema, **inner}.items() if key not in ("$ref", *_CHECKS)}
                 if "properties" in schema:
-                    field = {key: field[key] for key in ("type", "title", "description")} | {"properties": {}}
+                    title = name.replace("_", " ").capitalize()
+                    field = {"type": "object", "title": title, "description": field["description"], "properties": {}}
                 shown = shown["properties"].setdefault(name, field | {"position": place})
         return form
 
