@@ -51,7 +51,8 @@ def compare_with_usual(tables: Tables, run_id: str, limit: float) -> list[UsualS
         StoreError: the tables cannot be read.
     """
     rows = tables.query(
-        "SELECT run_id, name, started_at, identities, people, rejected, weak, exit_status, not_reached FROM by_run"
+        "SELECT run_id, name, started_at, identities, people, rejected, weak, exit_status, not_reached, subset "
+        "FROM by_run"
     ).to_pylist()
     this_run = next((row for row in rows if row["run_id"] == run_id), None)
     if this_run is None:
