@@ -34,6 +34,10 @@ class ConfigurationError(FaceidError):
     """The configuration cannot be run as it stands (exit status 3)."""
 
 
+class AlreadyRun(FaceidError):
+    """The run of the date that is asked for is complete; the text names it. Nothing is to do, and that is no failure."""
+
+
 class InputContractError(ConfigurationError):
     """The identity manifest breaks its contract; `problems` holds one line for each row at fault, the text the first."""
 
@@ -48,6 +52,13 @@ class PhotosMissing(ConfigurationError):
     def __init__(self, text: str, *, first: str):
         self.without_people = text
         super().__init__(f"{text} Looked for: {first}")
+
+
+def without_people(error: Exception) -> str:
+    """An error's text for Prefect's database: a manifest's problems name people, so only their number is given."""
+    if isinstance(error, InputContractError):
+        return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
+    return error.without_people if isinstance(error, PhotosMissing) else str(error)
 
 
 class PhotoRejected(FaceidError):

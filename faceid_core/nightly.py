@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 20.0  # for workers to end; they write nothing by then
 STOPPED_CLOSE_SECONDS = 4.0  # the same after an interruption, when Prefect is still to be told
 # Ray ends a process 60 s after its cluster is gone, so the outcome reports are waited for no longer than this.
-CLOSE_SECONDS = 50.0
+REPORTS_SECONDS = 50.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def close_interrupted(run: Run, error: BaseException) -> None:
 
     The rows of a run that is published already stay; it is recorded as complete. This needs the store only, neither
     workers nor Prefect, and runs before they are closed. It runs in a thread of its own, which a second signal cannot
-    interrupt, and is waited for up to `CLOSE_SECONDS`.
+    interrupt, and is waited for up to `REPORTS_SECONDS`.
 
     Args:
         run: The interrupted run; it starts nothing more.
@@ -159,7 +159,7 @@ def close_interrupted(run: Run, error: BaseException) -> None:
     # No daemon thread: a process that ends meanwhile waits for it.
     thread = Thread(target=_close_once, args=(run, error), name=f"outcome report-{run.run_id}")
     thread.start()
-    thread.join(CLOSE_SECONDS)
+    thread.join(REPORTS_SECONDS)
 
 
 def _close_once(run: Run, error: BaseException) -> None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "gc": ("flows.cli_keep", "gc", "Count or remove what no result of a store needs."),
     "pin": ("flows.cli_keep", "pin", "Keep the results of a run, whatever gc removes."),
     "erase": ("flows.cli_keep", "erase", "Erase an identity for good, with all versions and rows."),
+    "erase-expired": ("flows.cli_expired", "erase_expired", "Erase identities whose consent ended long ago."),
     "key": ("flows.cli_query", "key", "Print the key of an identity, as paths and logs show it."),
     "secret": ("flows.cli_secret", "secret", "Make the identity secret of a shared store."),
     "store": ("flows.cli_store", "store", "Migrate a store of an earlier version."),

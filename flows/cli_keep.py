@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,9 @@ from faceid_core.config import NightlyConfig
 from faceid_core.errors import ConfigurationError, ObjectMissing
 from faceid_core.outcomes import EXIT_COMPLETE, EXIT_CONFIGURATION, EXIT_FAILURES
 from flows.options import takes_config
+
+if TYPE_CHECKING:
+    from faceid_core.store.tombstone import Receipt
 
 _MOST_FINDINGS = 50
 
@@ -188,17 +192,21 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
 
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))
-    if not yes and not _confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
+    if not yes and not confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
         click.echo("nothing was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
     receipt = erase_identity(
         store, secret, identity_id, wait=wait, report=lambda text: click.echo(text, err=True)
     )
-    shown = {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
-    click.echo(json.dumps(shown, indent=2))
+    click.echo(json.dumps(shown_receipt(receipt), indent=2))
 
 
-def _confirmed(question: str) -> bool:
+def shown_receipt(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as it is printed, without the keys of the person's results."""
+    return {name: value for name, value in asdict(receipt).items() if name != "stage_keys"}
+
+
+def confirmed(question: str) -> bool:
     """Whether the answer is yes; without a terminal it is no."""
     try:
         return click.confirm(question)

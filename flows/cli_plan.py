@@ -69,6 +69,7 @@ def print_plan(
     from rich.table import Table
 
     from faceid_core.run.admission import shared_photos
+    from faceid_core.run.dated import complete_run_of_date
 
     common = len(found.run.subjects) - len(found.run.outcome_reports)
     console.print(f"{len(found.run.outcome_reports)} identities, {common} for floor and ceiling")
@@ -88,7 +89,9 @@ def print_plan(
         console.print(line, soft_wrap=True, markup=False)
     reports = found.run.outcome_reports
     shared = shared_photos(reports, found.run.subjects, lambda each: each.identity_id)
-    for about in filter(None, (found.run.left_out, shared)):
+    complete = complete_run_of_date(found.run)
+    of_date = f"run {complete} of this date is complete: nothing would be done" if complete else ""
+    for about in filter(None, (of_date, found.run.left_out, shared)):
         console.print(about, soft_wrap=True, markup=False)
     closed = [each for each in reports.values() if not each.alive]
     listed = closed if people else closed[:_MOST_CLOSED]

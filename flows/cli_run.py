@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from faceid_core.config import NightlyConfig
+from faceid_core.errors import AlreadyRun
 from faceid_core.private import without_credentials
 from flows.options import RUN_KEYS, takes_config
 from flows.prefect_auth import secure_own_server
@@ -17,7 +18,7 @@ from flows.stopping import slow_to_leave, watched
 
 # Runs are imported in the functions: help and dry runs must not load deltalake, pandas, Prefect or Ray.
 @click.command()
-@takes_config(*RUN_KEYS)
+@takes_config(*RUN_KEYS, "run.date")
 @click.option("--dry-run", is_flag=True, help="Show what is cached and what would be computed, and stop.")
 def run(config: NightlyConfig, dry_run: bool) -> None:
     """Photos go in; learned tokens, scored images, tables and a report come out. Results are cached in the store:
@@ -28,6 +29,7 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
       faceid run                          the sample people of the miniature
       faceid run --config run.yaml --dry-run
       faceid run --config run.yaml --only ann --force --from-stage generate
+      faceid run --config run.yaml --run-date 2026-11-20   (one that was missed)
       faceid run --set generate.seeds=2 --set "score.metrics=[identity, leakage]"
 
     Exit status: 0 complete, 1 a bug, 2 more failures than run.max_failed_share, 3 configuration, 130 interrupted.
@@ -42,8 +44,12 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     from faceid_core.publish.run_summary import identity_rows, remarks, summary_line
     from flows.console import ConsoleReporter, final_table
 
-    with watched(), ConsoleReporter(console) as reporter:
-        run, finished = start_run(config, reporter)
+    try:
+        with watched(), ConsoleReporter(console) as reporter:
+            run, finished = start_run(config, reporter)
+    except AlreadyRun as complete:
+        console.print(str(complete), soft_wrap=True, markup=False)
+        return
     console.print(final_table(identity_rows(run, finished.published)))
     for remark in remarks(run, lambda outcome_report: outcome_report.identity_id):
         console.print(remark, style="yellow", markup=False, soft_wrap=True)

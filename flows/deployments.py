@@ -1,4 +1,4 @@
-"""The deployments, in one table: what can be started from the Prefect UI. infra/prefect.yaml says the same."""
+"""The deployments, in one table: what can be started from the Prefect UI; infra/prefect.yaml has them for a pool."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from prefect.schedules import Cron
 
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
-from flows.maintenance import collect_garbage, erase
+from flows.maintenance import collect_garbage, erase, erase_expired_consent
 from flows.manual_runs import evaluate_only, personalize_one, study
 from flows.nightly import nightly
 
 TAG = "faceid"
+OF_POOL = "-pool"  # ends the names of infra/prefect.yaml, so that neither replaces the other's on one server
 SCHEDULE = "faceid-cron"  # the slug of the schedule of --cron; others were added on the server
+
+AT_NOON = "0 12 * * *"  # away from the run of the night
 
 # Long enough for a run by hand to end, short enough for the run that begins at 22:00 to be over by morning.
 NIGHTLY_WAITS_MINUTES = 240.0
@@ -59,12 +62,14 @@ class Offer:
         flow: The flow.
         tags: Its tags beside the project's.
         parameters: Makes the form's initial values from the configuration.
+        cron: When it is started unless a cron line is given for it; empty: by hand only.
     """
 
     name: str
     flow: Any
     tags: tuple[str, ...]
     parameters: Callable[[NightlyConfig], dict[str, Any]]
+    cron: str = ""
 
     @property
     def entrypoint(self) -> str:
@@ -78,6 +83,7 @@ OFFERS = (
     Offer("evaluate-only", evaluate_only, ("by-hand",), _wait_for_store),
     Offer("study", study, ("by-hand",), _wait_for_store),
     Offer("erase", erase, ("maintenance",), _store_only),
+    Offer("erase-expired-consent", erase_expired_consent, ("maintenance",), _as_configured, AT_NOON),
     Offer("collect-garbage", collect_garbage, ("maintenance",), _store_only),
 )
 # The next run of a deployment waits while one is under way.
@@ -92,10 +98,18 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
         cron: When `nightly` is started, in the timezone of `run.timezone`; empty: by hand only.
 
     Raises:
-        ConfigurationError: `cron` is no cron line.
+        ConfigurationError: `cron` is no cron line; the configuration names the date of one run.
     """
+    if config.run.date is not None:
+        raise ConfigurationError(
+            "run.date is for one run, and every run of a schedule would have it; leave it out here, and give it in the "
+            "form of the run, or to `faceid run`"
+        )
+    lines = {offer.name: offer.cron for offer in OFFERS} | {"nightly": cron}
     try:
-        schedule = Cron(cron, timezone=config.run.timezone, slug=SCHEDULE) if cron else None
+        schedules = {
+            name: Cron(line, timezone=config.run.timezone, slug=SCHEDULE) for name, line in lines.items() if line
+        }
     except ValueError:
         raise ConfigurationError(
             f"--cron {cron!r} is no cron line; write five fields, as in '0 22 * * *' for every day at 22:00"
@@ -104,7 +118,7 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
         offer.flow.to_deployment(
             name=offer.name,
             parameters=offer.parameters(config),
-            schedule=schedule if offer.name == "nightly" else None,
+            schedule=schedules.get(offer.name),
             concurrency_limit=ONE_AT_A_TIME,
             tags=[TAG, *offer.tags],
             description=offer.flow.description,
@@ -129,9 +143,8 @@ def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
     Returns:
         Whether the deployment or its schedule is switched off.
     """
-    try:
-        registered = client.read_deployment_by_name(deployment.full_name)
-    except ObjectNotFound:
+    registered = _registered(client, deployment.full_name)
+    if registered is None:
         return False
     deployment.paused = bool(registered.paused)
     wanted = list(deployment.schedules or ())
@@ -143,6 +156,53 @@ def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
         client.delete_deployment_schedule(registered.id, each.id)
     deployment.schedules = [*wanted, *map(_copied, added)]
     return deployment.paused or any(not schedule.active for schedule in wanted)
+
+
+def refuse_those_of_pools(client: Any, offered: Sequence[RunnerDeployment]) -> None:
+    """Refuse to register a deployment that a work pool has under the same name: its workers would get no run any more.
+
+    Args:
+        client: A synchronous client of Prefect.
+        offered: What is to be registered.
+
+    Raises:
+        ConfigurationError: the server has such a deployment; nothing was changed.
+    """
+    for deployment in offered:
+        there = _registered(client, deployment.full_name)
+        if there is not None and there.work_pool_name:
+            raise ConfigurationError(
+                f"the deployment {deployment.full_name} of this server belongs to the work pool "
+                f"{there.work_pool_name!r}, and serving it would take it from the pool. Deploy infra/prefect.yaml "
+                f"again, whose deployments have names of their own ({deployment.name}{OF_POOL}), and remove this one: "
+                f"prefect deployment delete {deployment.full_name}"
+            )
+
+
+def scheduled_twice(client: Any, offered: Sequence[RunnerDeployment]) -> list[str]:
+    """A line for each deployment that has an active schedule here and in a work pool of the same server.
+
+    Args:
+        client: A synchronous client of Prefect.
+        offered: What is registered here, with its schedules.
+    """
+    found = []
+    for deployment in offered:
+        there = _registered(client, f"{deployment.full_name}{OF_POOL}")
+        here = not deployment.paused and any(each.active is not False for each in deployment.schedules or ())
+        if here and there and not there.paused and any(each.active for each in there.schedules):
+            found.append(
+                f"{deployment.name} is scheduled here and, as {there.name}, for the work pool {there.work_pool_name!r}: "
+                "it starts twice; switch one of the schedules off"
+            )
+    return found
+
+
+def _registered(client: Any, full_name: str) -> Any | None:
+    try:
+        return client.read_deployment_by_name(full_name)
+    except ObjectNotFound:
+        return None
 
 
 def _is_ours(schedule: Any, wanted: Sequence[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Flows that maintain a store: erasure of a person, collection of garbage."""
+"""Flows that maintain a store: erasure of a person, or of people without consent, and collection of garbage."""
 
 # No postponed annotations here: Prefect makes the form from them.
 
@@ -9,11 +9,13 @@ from pydantic import Field
 
 from faceid_core.config import NightlyConfig, S3Config
 from faceid_core.config.section import Section
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, without_people
 from faceid_core.run.store_access import open_existing, open_with_secret
 from faceid_core.upkeep.erase import erase as erase_person
 from faceid_core.upkeep.erase import finish_erasures
+from faceid_core.upkeep.expired import erase_expired, expired_consents
 from faceid_core.upkeep.gc import collect
+from flows.form import FormConfig
 
 _SECONDS_PER_DAY = 86_400.0
 
@@ -81,6 +83,36 @@ def _erase(person: ErasureRequest, place: StorePlace) -> State:
     if receipt.sweep_again_at:
         about += f", second sweep due at {receipt.sweep_again_at}"
     create_table_artifact(table=rows, key="receipt", description=about)
+    return Completed(message=about)
+
+
+@flow(name="erase-expired-consent", flow_run_name="erase-expired-consent", persist_result=False)
+def erase_expired_consent(config: FormConfig) -> State:
+    """List people whose consent has ended; erase those for whom that is longer ago than consent.erase_after_days."""
+    return _erase_expired(config)
+
+
+def _erase_expired(config: NightlyConfig) -> State:
+    """List and erase, and create an artifact with a row for each person, by key."""
+    try:
+        store, secret = open_with_secret(config)
+        found = expired_consents(config, store, secret)
+        receipts = erase_expired(config, store, secret, report=get_run_logger().info)
+    except ConfigurationError as error:
+        return Failed(message=without_people(error))
+    states = {receipt.identity_key: receipt.state for receipt in receipts}
+    rows = [
+        {
+            "identity": each.identity_key,
+            "days since the consent": each.days,
+            "erasure": states.get(each.identity_key, "kept"),
+        }
+        for each in found
+    ]
+    grace = config.consent.erase_after_days
+    rule = "consent.erase_after_days is not set" if grace is None else f"{grace} days of grace"
+    about = f"{len(found)} consents have ended, {len(receipts)} people erased ({rule})"
+    create_table_artifact(table=rows, key="expired-consents", description=about)
     return Completed(message=about)
 
 

@@ -17,6 +17,7 @@ from faceid_core.run.identities import OnePerson
 from faceid_core.studies.definitions import SELECTION_SCORERS, studies
 from faceid_core.studies.run import run_study
 from faceid_core.studies.tuned import read_tuned
+from flows.form import FormConfig
 from flows.nightly import open_and_run, run_with_prefect
 from flows.stopping import watched
 from tasks.run_log import RunLogReporter
@@ -57,7 +58,7 @@ class StudyRequest(Section):
 
 
 @flow(name="personalize-one", flow_run_name="personalize-one", persist_result=False)
-def personalize_one(person: OnePerson, config: NightlyConfig) -> State:
+def personalize_one(person: OnePerson, config: FormConfig) -> State:
     """Personalize one person now: photo in; tokens, pictures, scores and a page out."""
     return _run_one_person(person, config)
 
@@ -77,7 +78,7 @@ def _run_one_person(person: OnePerson, config: NightlyConfig) -> State:
 
 
 @flow(name="evaluate-only", flow_run_name="evaluate-only", persist_result=False)
-def evaluate_only(config: NightlyConfig) -> State:
+def evaluate_only(config: FormConfig) -> State:
     """Draw and score people whose tokens the store holds, with another grid, other seeds or metrics; train no tokens."""
     return _evaluate(config)
 
@@ -90,7 +91,7 @@ def _evaluate(config: NightlyConfig) -> State:
 
 
 @flow(name="study", flow_run_name="study-{request.study}", persist_result=False)
-def study(request: StudyRequest, config: NightlyConfig) -> State:
+def study(request: StudyRequest, config: FormConfig) -> State:
     """Answer one question about the method: a run for each variant, on people no training saw; then a page."""
     return _run_study(request, config)
 

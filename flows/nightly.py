@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed, State
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, InputContractError, MissingWeights, PhotosMissing
+from faceid_core.errors import AlreadyRun, ConfigurationError, MissingWeights, without_people
 from faceid_core.log_lines import write_json_lines
 from faceid_core.nightly import (
     RUNS,
@@ -38,6 +38,7 @@ from faceid_core.run.open import open_run
 from faceid_core.run.reporter import Reporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
+from flows.form import FormConfig
 from flows.local_network import bind_ray_to_loopback
 from flows.prefect_health import (
     OUT_OF_REACH,
@@ -46,10 +47,11 @@ from flows.prefect_health import (
     why_out_of_reach,
 )
 from flows.stopping import watched
+from tasks.prefect_events import RunEvents
 from tasks.prefect_view import create_artifacts, name_flow_run, show_store_wait
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
-from tasks.stage_tasks import RETRIED, chunk, chunks, lookup
+from tasks.stage_tasks import RETRIED, STOPPED, chunk, chunks, lookup
 
 
 def _stage_flow(stage: str):
@@ -70,7 +72,7 @@ def _stage_flow(stage: str):
             futures = [chunk.submit(run_id, stage, first, last) for first, last in cuts]
             states = [_end_state(future) for future in futures]
             for (first, last), state in zip(cuts, states, strict=True):
-                if not state.is_completed():
+                if not (state.is_completed() or state.name == STOPPED):
                     message = f"its task ended before it had an outcome ({state.name}); run again"
                     run.fail_unsettled(stage, misses[first - 1 : last], message)
         except OUT_OF_REACH:
@@ -82,7 +84,12 @@ def _stage_flow(stage: str):
             raise
         finally:
             context.misses.pop(stage, None)
-        failed = sum(not state.is_completed() for state in states)
+        stopped = sum(state.name == STOPPED for state in states)
+        failed = sum(not state.is_completed() for state in states) - stopped
+        if stopped:
+            message = f"{stopped} of {len(states)} chunks were stopped before their end, and {failed} failed"
+            # A cancelled sub-flow would raise here; the outcome reports say which identities were not reached.
+            return Completed(name="Stopped", message=message)
         if failed:
             # The run goes on with the other identities; the outcome reports say which failed.
             return Completed(name="CompletedWithFailures", message=f"{failed} of {len(states)} chunks failed")
@@ -111,7 +118,7 @@ def publish_task(run_id: str) -> Published:
 
 
 @flow(name="nightly", flow_run_name="{config.name}", persist_result=False)
-def nightly(config: NightlyConfig) -> State:
+def nightly(config: FormConfig) -> State:
     """Personalize the identities of the manifest: detect, parse, mask, personalize, generate, score, publish."""
     # A served flow travels to its process by value with what it names; a function of this module goes by its name.
     return open_and_run(config)
@@ -137,8 +144,10 @@ def open_and_run(config: NightlyConfig, **opening: Any) -> State:
     """
     try:
         run = _open(config, **opening)
+    except AlreadyRun as complete:
+        return Completed(name="Cached", message=str(complete))
     except (ConfigurationError, MissingWeights) as error:
-        return Failed(message=_without_people(error))
+        return Failed(message=without_people(error))
     with watched(), _context_with_prefetch(run) as context:
         return _run_in_flow(context)
 
@@ -198,13 +207,6 @@ def _open(config: NightlyConfig, **opening: Any) -> Run:
         )
 
 
-def _without_people(error: Exception) -> str:
-    """An error's text for Prefect's database: a manifest's problems name people, so only their number is given."""
-    if isinstance(error, InputContractError):
-        return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
-    return error.without_people if isinstance(error, PhotosMissing) else str(error)
-
-
 @contextmanager
 def _context_with_prefetch(run: Run) -> Generator[RunContext]:
     """The run's context; looks the first stage up in the background, and starts the executor if it has work.
@@ -223,12 +225,21 @@ def _run_in_flow(context: RunContext) -> State:
     run, log = context.run, get_run_logger()
     log.info("run %s: %d identities", run.run_id, len(run.outcome_reports))
     name_flow_run(run)
+    events = RunEvents(run)
+
+    def run_stage(stage: str) -> None:
+        _run_stage(context, stage)
+        if not was_out_of_reach():  # the client would keep events that it cannot deliver
+            events.stage_ended()
+
     with ProgressReporter(run):
-        finished = drive(context, lambda stage: _run_stage(context, stage), _publish)
+        finished = drive(context, run_stage, _publish)
     try:
         create_artifacts(run, finished.published)
     except Exception as error:  # the results are published; Prefect's copy of them may be missing
         log.warning("run %s: its artifacts are not all in Prefect: %s", run.run_id, error)
+    if not was_out_of_reach():
+        events.completed(finished.published)
     data = {"run_id": finished.run_id, "exit_status": finished.exit_status}
     ended = Completed if finished.exit_status == EXIT_COMPLETE else Failed
     return ended(message=end_message(run, finished.published), data=data)

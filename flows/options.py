@@ -18,6 +18,7 @@ OPTIONS = {
     "identities": "--identities",
     "store": "--store",
     "run.only": "--only",
+    "run.date": "--run-date",
     "run.from_stage": "--from-stage",
     "run.force": "--force",
     "execution.executor": "--executor",

@@ -16,6 +16,8 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -33,6 +35,9 @@ from flows.prefect_server import configured_server, require_server
 SERVER_START_SECONDS = 240
 _SERVER_STOP_SECONDS = 30
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
+# urllib and httpx agree on no entry of no_proxy for an IPv6 address, so use no proxy at all.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SERVER_SETTINGS = {
     # The pages request this address; the default is port 4200, whatever port the server listens on.
     "PREFECT_SERVER_UI_API_URL": "/api",
@@ -49,7 +54,8 @@ _SERVER_SETTINGS = {
     "--cron", default="", help="Schedule of the nightly deployment, as in '0 22 * * *'.  [default: none]"
 )
 def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
-    """The deployments are nightly (also by --cron), personalize-one, evaluate-only, study, erase and collect-garbage.
+    """The deployments are nightly (also by --cron), personalize-one, evaluate-only, study, erase, erase-expired-consent
+    (daily; it only lists people unless consent.erase_after_days is set) and collect-garbage.
     Their forms begin with the configuration that is given here.
 
     The server is the one of PREFECT_API_URL. Without it a server is started here; its pages ask once for a string
@@ -83,6 +89,7 @@ def _own_server(host: str, port: int):
     server = _start_server(host, port)
     try:
         _wait_until_it_answers(server, origin, port)
+        _require_ours(server.pid, origin, port)
         os.environ["PREFECT_API_URL"] = f"{origin}/api"
         reload_prefect_settings()
         click.echo(f"its pages ask once for the string of {string.source}{_shown(string.value)}")
@@ -110,9 +117,71 @@ def _require_free(host: str, port: int) -> None:
             trial.bind(address)
     except OSError as error:
         raise ConfigurationError(
-            f"the Prefect server cannot listen on {host}:{port} ({error.strerror}): is another `faceid serve` "
-            "running? Give another address with --host and --port"
+            f"the Prefect server cannot listen on {host}:{port} ({error.strerror}){_who_answers(host, port)}. Give "
+            "another address with --host and --port"
         ) from None
+
+
+def _who_answers(host: str, port: int) -> str:
+    """Which kind of server uses the address; empty if none answers. It is asked without our string."""
+    try:
+        origin = http_origin(reachable_host(host), port)
+        with _DIRECTLY.open(f"{origin}/api/health", timeout=2) as answer:
+            is_prefect = answer.read(16).strip() == b"true"
+    except (urllib.error.HTTPError, HTTPException):
+        is_prefect = False
+    except OSError:  # no such host, or no answer
+        return ""
+    if not is_prefect:
+        return ": another program than Prefect answers there"
+    return (
+        ": a Prefect server answers there, which is not ours; end it (another `faceid serve`?), or use it with "
+        f"PREFECT_API_URL={origin}/api"
+    )
+
+
+def _require_ours(pid: int, origin: str, port: int) -> None:
+    """Refuse a server that took the port while ours was starting: it would be sent our string.
+
+    Linux tells which process listens; on other systems this is not checked.
+
+    Args:
+        pid: Of our server.
+        origin: Its address.
+        port: Its port.
+
+    Raises:
+        ConfigurationError: our server does not listen on the port.
+    """
+    listening = _listening(port)
+    if listening is None:
+        return
+    own = set()
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):  # closed meanwhile
+            own.add(os.readlink(entry))
+    if not own & listening:
+        raise ConfigurationError(
+            f"another server than ours answers on {origin}: it took the port while ours was starting. Give another with "
+            "--port"
+        )
+
+
+def _listening(port: int) -> set[str] | None:
+    """The sockets that listen on a port of this machine, as /proc names them in a process's files; None without /proc."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            if table == "tcp":
+                return None
+            continue  # without IPv6
+        for line in lines:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == _LISTEN:
+                found.add(f"socket:[{fields[9]}]")
+    return found
 
 
 def _start_server(host: str, port: int) -> subprocess.Popen:
@@ -137,8 +206,6 @@ def _end_with_parent():
 
 def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> None:
     deadline = time.monotonic() + SERVER_START_SECONDS
-    # urllib and httpx agree on no entry of no_proxy for an IPv6 address, so use no proxy at all.
-    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ConfigurationError(
@@ -146,7 +213,7 @@ def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> 
             )
         with (
             suppress(urllib.error.URLError, OSError),
-            directly.open(f"{origin}/api/health", timeout=2),
+            _DIRECTLY.open(f"{origin}/api/health", timeout=2),
         ):
             return
         time.sleep(0.5)
@@ -165,7 +232,12 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     from prefect.client.orchestration import get_client  # heavy, as is all that imports it here
 
     from flows.crashed_runs import OWN_SERVER, RunProcesses, mark_crashed_runs
-    from flows.deployments import deployments, keep_operator_changes
+    from flows.deployments import (
+        deployments,
+        keep_operator_changes,
+        refuse_those_of_pools,
+        scheduled_twice,
+    )
     from flows.graceful_runner import GracefulRunner
 
     own = server is not None
@@ -173,15 +245,19 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
     runner = GracefulRunner(started, click.echo, lambda: server is None or server.poll() is None)
     numbers: list[UUID] = []
     with get_client(sync_client=True) as client:
-        for deployment in deployments(config, cron):
+        offered = deployments(config, cron)
+        refuse_those_of_pools(client, offered)
+        for deployment in offered:
             if keep_operator_changes(client, deployment):
                 click.echo(f"{deployment.name}: switched off on the server, and left off")
             # Without an event loop it answers at once, not with a coroutine.
             numbers.append(cast(UUID, runner.add_deployment(deployment)))
             pages = without_credentials(url).removesuffix("/api")
-            click.echo(f"{deployment.name:<16} {pages}/deployments/deployment/{numbers[-1]}")
+            click.echo(f"{deployment.name:<21} {pages}/deployments/deployment/{numbers[-1]}")
         for name in mark_crashed_runs(client, started, numbers, own=own):
             click.echo(f"{name}: its process ended without telling Prefect; marked as crashed")
+        for line in scheduled_twice(client, offered):
+            click.echo(line)
         if own:
             put_silent(client)
     click.echo("start any of them from its page: Run, Custom run; Ctrl-C ends serving")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
-from prefect.states import Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from faceid_core.errors import DamagedInput, StoreError, StoreRefused
@@ -17,6 +18,7 @@ from faceid_core.run.execute import execute_stage
 from faceid_core.run.lookup import lookup_stage
 from faceid_core.stages.work import Done, Work
 
+STOPPED = "Stopped"  # the name of the state of a chunk with works that were not reached
 STORE_RETRIES = 3
 FIRST_DELAY_SECONDS = 5.0
 
@@ -48,7 +50,7 @@ def lookup(run_id: str, stage: str) -> State:
 
 @task(name="chunk", task_run_name="{stage}-{first}-to-{last}", retries=0, persist_result=False)
 def chunk(run_id: str, stage: str, first: int, last: int) -> State:
-    """Run misses `first` to `last` of a stage; fails only when every one of them failed."""
+    """Run misses `first` to `last` of a stage; the state says how they ended, see `end_state`."""
     context = RUNS[run_id]
     works = context.misses[stage][first - 1 : last]
     dones = execute_stage(context.run, stage, works, context.executor())
@@ -63,11 +65,27 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
         Exception
     ) as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
         get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
-    failed = sum(done.status == "failed" for done in dones)
-    summary = {"works": len(dones), "failed": failed}
-    if dones and failed == len(dones):
-        return Failed(message=f"all {failed} works of this chunk failed: {dones[0].message}", data=summary)
-    return Completed(message=f"{len(dones) - failed} of {len(dones)} done", data=summary)
+    return end_state(dones)
+
+
+def end_state(dones: Sequence[Done]) -> State:
+    """How a chunk ended: `Stopped` if a work was not reached, Failed if every one failed, otherwise Completed.
+
+    Args:
+        dones: The outcomes of its works.
+    """
+    counts = Counter(done.status for done in dones)
+    parts = [f"{counts['done']} of {len(dones)} done"]
+    parts += [f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if status != "done"]
+    message, summary = ", ".join(parts), {"works": len(dones), "failed": counts["failed"]}
+    if counts["not_reached"]:
+        why = next(done.message for done in dones if done.status == "not_reached")
+        return Cancelled(name=STOPPED, message=f"{message}: {why}", data=summary)
+    if dones and counts["failed"] == len(dones):
+        return Failed(
+            message=f"all {len(dones)} works of this chunk failed: {dones[0].message}", data=summary
+        )
+    return Completed(message=message, data=summary)
 
 
 def _log(dones: Sequence[Done]) -> None:

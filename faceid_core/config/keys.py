@@ -54,8 +54,8 @@ class Key:
 
     @property
     def is_text(self) -> bool:
-        """Whether the value is written as text, a time of day included."""
-        return self.kind in (str, dt.time)
+        """Whether the value is written as text, a date or a time of day included."""
+        return self.kind in (str, dt.time, dt.date)
 
     @property
     def is_list(self) -> bool:

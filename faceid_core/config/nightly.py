@@ -19,6 +19,7 @@ from .section import Section
 from .sections import (
     PHOTOGRAPH_FIELDS,
     BaseModelConfig,
+    ConsentConfig,
     ExecutionConfig,
     GateConfig,
     GenerateConfig,
@@ -27,6 +28,8 @@ from .sections import (
     ScoreConfig,
 )
 
+# Sections and keys on which no result depends.
+_DECIDE_NOTHING = {"name", "store", "weights", "execution", "run", "consent", "s3", "gate"}
 # The base model whose known names the project has; of others the configuration names a file.
 _BASE_WITH_NAMES = "miniature"
 # Where and how a run executes, and who watches it.
@@ -71,6 +74,9 @@ class NightlyConfig(Section):
         default_factory=ExecutionConfig, description="Executor, workers and retries."
     )
     run: RunConfig = Field(default_factory=RunConfig, description="Scope and limits of the run.")
+    consent: ConsentConfig = Field(
+        default_factory=ConsentConfig, description="Erasure after the end of a consent."
+    )
     gate: GateConfig = Field(default_factory=GateConfig, description="Thresholds of `faceid compare`.")
     s3: S3Config = Field(default_factory=S3Config, description="How an s3:// store is reached.")
     metrics: MetricsConfig = Field(

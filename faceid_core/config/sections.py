@@ -315,6 +315,12 @@ class RunConfig(Section):
     only: tuple[str, ...] = Field(
         (), description="Identity ids to run; empty: all identities of the manifest."
     )
+    date: dt.date | None = Field(
+        None,
+        description="The date of this run, for one that was missed, as in 2026-11-20; empty: the date of the scheduled "
+        "start. If a run of this name, date, photos and settings is complete, nothing is done. Consents are those of "
+        "today.",
+    )
     from_stage: StageName | None = Field(
         None, description="With force: the first stage to compute again; empty: detect."
     )
@@ -340,6 +346,13 @@ class RunConfig(Section):
         ge=0.0,
         le=1.0,
         description="Share of identities failed or not reached above which the run fails.",
+    )
+    unusual_share: float = Field(
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="Increase of the share of rejected identities, or of weak ones, over the median of the last ten "
+        "complete runs of this name above which Prefect gets the event faceid.run.unusual; 1: never.",
     )
     require_consent: bool = Field(
         False, description="Refuse identities with neither consent_ref nor consent_until in the manifest."
@@ -373,6 +386,14 @@ class RunConfig(Section):
             raise ValueError(f"{value} is a number; write the time in quotes, as in finish_by: '05:30'")
         return value
 
+    @field_validator("date", mode="before")
+    @classmethod
+    def _date_as_text(cls, value: Any) -> Any:
+        # 20261120 would be taken for seconds since 1970.
+        if isinstance(value, int | float):
+            raise ValueError(f"{value} is a number; write the date as in 2026-11-20")
+        return value
+
     @model_validator(mode="after")
     def _from_stage_needs_force(self) -> Self:
         if self.from_stage is not None and not self.force:
@@ -383,6 +404,25 @@ class RunConfig(Section):
     def zone(self) -> ZoneInfo:
         """The timezone as an object."""
         return ZoneInfo(self.timezone)
+
+
+class ConsentConfig(Section):
+    """What happens after the end of a consent (`consent_until` of the manifest), besides that runs refuse the person."""
+
+    erase_after_days: int | None = Field(
+        None,
+        ge=0,
+        le=36_500,
+        description="Days after the last day of a consent; then `faceid erase-expired` and the deployment "
+        "erase-expired-consent erase the person. Empty: they only list such people.",
+    )
+    erase_at_most: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        description="People erased in one go. If more are due none is erased: a date in the manifest or the machine's "
+        "clock may be wrong.",
+    )
 
 
 class GateConfig(Section):

@@ -17,7 +17,7 @@ from faceid_core.evaluate.summary import SubjectScores
 from faceid_core.outcomes import OutcomeReport, tally
 from faceid_core.run.admission import ERASED
 from faceid_core.run.executor import Usage
-from faceid_core.run.records import config_digest
+from faceid_core.run.records import config_digest, manifest_digest
 from faceid_core.run.state import Run
 from faceid_core.stages.planning import spec_of
 from faceid_core.stages.planning.generate import SPEC as GENERATE
@@ -62,7 +62,6 @@ def _run_row(run: Run, exit_status: int) -> dict:
     # The clock may be set during the run, so the end is the start and the seconds since.
     seconds = round(run.seconds(), 3)
     config = run.config
-    manifest = [[a.identity_key, run.subjects[a.identity_key].photo_digest] for a in run.outcome_reports.values()]
     return {
         "run_id": run.run_id,
         "run_date": run.run_date,
@@ -71,7 +70,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
         "finished_at": run.started_at + dt.timedelta(seconds=seconds),
         "seconds": seconds,
         "config_digest": config_digest(run),
-        "manifest_digest": sha256_hex(canonical_json(sorted(manifest, key=str))),
+        "manifest_digest": manifest_digest(run),
         "base_model": config.base_model.source,
         "base_digest": run.plan.weights["base"],
         "method": config.personalize.preset,

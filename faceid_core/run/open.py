@@ -6,9 +6,10 @@ import datetime as dt
 from collections.abc import Callable
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError, as_configuration
+from faceid_core.errors import AlreadyRun, ConfigurationError, as_configuration
 from faceid_core.identity import Identity
 from faceid_core.run.admission import admit_all, ceiling_names
+from faceid_core.run.dated import complete_run_of_date, nothing_to_do, require_past_or_present
 from faceid_core.run.identities import read_requested
 from faceid_core.run.photo_source import PhotoSource
 from faceid_core.run.preflight import require_fit
@@ -42,7 +43,8 @@ def open_run(
         config: The parsed configuration.
         reporter: Listens to the run.
         run_suffix: Eight characters that stay the same over retries of one flow run.
-        scheduled: When the run was to start; its date in the schedule's timezone is the run's date.
+        scheduled: When the run was to start; its date in the schedule's timezone is the run's date unless `run.date`
+            names another.
         dry_run: Write nothing: take no lease, leave no record of the run, create neither store nor secret.
         identities_of: Reads the identities that take part, called again after a wait for the lease; None reads those of
             the configuration.
@@ -50,13 +52,16 @@ def open_run(
         report_wait: Called with a line about the wait for another run; None uses the reporter's notes.
 
     Raises:
+        AlreadyRun: `run.date` has its complete run; nothing was changed.
         ConfigurationError: the run cannot start; nothing was changed.
         SecretMismatch: the store was made with another secret.
         StoreBusy: another run holds the store, and `run.on_busy` says not to wait, or not for so long; nothing was
             changed.
     """
     asked = dt.datetime.now(dt.UTC)
-    run_date = (scheduled or asked).astimezone(config.run.zone).date()
+    today = asked.astimezone(config.run.zone).date()
+    require_past_or_present(config, today)
+    run_date = config.run.date or (scheduled or asked).astimezone(config.run.zone).date()
     run_id = new_run_id(config, run_date, run_suffix)
     if evaluation_only:
         require_no_training(config)
@@ -76,7 +81,10 @@ def open_run(
         if identities != requested:
             require_fit(plan, identities, ceiling_names(config))
         photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
-        subjects, outcome_reports, by_key = admit_all(identities, store, secret, photos, config, run_date)
+        # A run for an earlier date uses the photos now, so the consents of now count.
+        subjects, outcome_reports, by_key = admit_all(
+            identities, store, secret, photos, config, max(today, run_date)
+        )
         run = Run(
             run_id=run_id,
             run_date=run_date,
@@ -95,6 +103,8 @@ def open_run(
             evaluation_only=evaluation_only,
             left_out=left_out,
         )
+        if not dry_run and (complete := complete_run_of_date(run)):
+            raise AlreadyRun(nothing_to_do(run, complete))
         if not dry_run:
             write_request(run)
             write_status(run, "running")

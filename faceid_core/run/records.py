@@ -44,6 +44,12 @@ def config_digest(run: Run) -> str:
     return sha256_hex(canonical_json([digest, run.plan.grid.digest]))
 
 
+def manifest_digest(run: Run) -> str:
+    """sha256 over the identities that are asked for and their photos."""
+    asked = [[key, run.subjects[key].photo_digest] for key in run.outcome_reports]
+    return sha256_hex(canonical_json(sorted(asked, key=str)))
+
+
 def write_request(run: Run) -> None:
     """Record what was asked, once per run; ids that were typed stand here as keys, as everywhere outside tables."""
     config = run.config.model_dump(mode="json")

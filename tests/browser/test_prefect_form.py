@@ -130,6 +130,12 @@ def _open_form(page, address: str, about: str = "Everything that one nightly run
     page.get_by_text(about).first.wait_for()
 
 
+def _use_json(page) -> None:
+    """Show the whole configuration, as the form's description says."""
+    page.locator(".schema-form-property__header button").first.click()
+    page.locator(".p-overflow-menu-item").filter(has_text="Use JSON input").first.click()
+
+
 def _fill(page, label: str, value: str) -> None:
     """Type into the form's only field of that label."""
     field = page.locator("label").filter(has_text=re.compile(rf"^{label} \(Optional\)$"))
@@ -154,16 +160,28 @@ def test_the_form_explains_every_choice_and_offers_lists(signed_in, served):
     _open_form(page, addresses["nightly"])
     keep_picture(page, "prefect-form")
     told = page.inner_text("body")
-    for sentence in (
-        "Learning rate",
-        "Face detector and parser",
-        "Images per prompt",
-        "Identity ids to run",
-    ):
+    for sentence in ("Manifest: identities.csv", "Images per prompt", "Identity ids to run", "The date of this run"):
         assert sentence in told, sentence
-    for value in ("semantic-fidelity", "DPMSolverMultistepScheduler", "float32"):
-        chosen = page.locator("button.p-select-button__control").filter(has_text=value)
-        assert chosen.count() == 1, f"{value} is chosen from a list, not typed"
+    assert "Learning rate" not in told and page.locator(".schema-form-property-object label").count() < 40
+    chosen = page.locator("button.p-select-button__control").filter(has_text="semantic-fidelity")
+    assert chosen.count() == 1, "a preset is chosen from a list, not typed"
+    # The other keys are one choice away, with the deployment's values.
+    _use_json(page)
+    page.get_by_text('"backend"').first.wait_for()
+
+
+def test_a_wrong_value_of_a_key_that_is_not_shown_starts_nothing(signed_in, served):
+    page = signed_in
+    addresses, folder = served
+    before = run_ids(open_store(str(folder)))
+    _open_form(page, addresses["nightly"])
+    _use_json(page)
+    page.locator("[contenteditable=true], .p-code-input textarea").first.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text('{"execution": {"attempts": 0}}')
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text(re.compile("attempts.*0 is less than the minimum of 1")).first.wait_for()
+    assert run_ids(open_store(str(folder))) == before
 
 
 def test_a_night_is_started_from_the_form_and_its_report_is_opened(signed_in, served, reports):
@@ -225,7 +243,7 @@ def test_a_person_can_be_asked_for_without_json(signed_in, served):
     addresses, folder = served
     before = run_ids(open_store(str(folder)))
     assert set(addresses) == {
-        "nightly", "personalize-one", "evaluate-only", "study", "erase", "collect-garbage",
+        "nightly", "personalize-one", "evaluate-only", "study", "erase", "erase-expired-consent", "collect-garbage",
     }  # fmt: skip
     _open_form(page, addresses["personalize-one"], "One identity that is in no manifest, as a form asks for it.")
     for sentence in (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.stage_tasks import chunks
+from faceid_core.stages.work import Done
+from tasks.stage_tasks import chunks, end_state
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,18 @@ def test_no_chunk_but_the_last_ends_within_a_pass(misses, size, slots, cut):
     assert chunks(range(misses), size, whole=slots) == cut
     passes = sum(-(-(last - first + 1) // slots) for first, last in cut)
     assert passes == -(-misses // slots), "no pass more than the misses need"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "name", "message"),
+    [
+        (["done", "done"], "Completed", "2 of 2 done"),
+        (["done", "rejected", "failed"], "Completed", "1 of 3 done, 1 rejected, 1 failed"),
+        (["failed", "failed"], "Failed", "all 2 works of this chunk failed: why"),
+        (["done", "not_reached", "failed"], "Stopped", "1 of 3 done, 1 not reached, 1 failed: why"),
+        (["not_reached"], "Stopped", "0 of 1 done, 1 not reached: why"),
+    ],
+)
+def test_a_chunks_state_says_how_its_works_ended(statuses, name, message):
+    state = end_state([Done(None, status, message="why") for status in statuses])
+    assert (state.name, state.message) == (name, message)

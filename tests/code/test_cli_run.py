@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
 import re
 import shlex
@@ -147,6 +148,53 @@ def test_a_dry_run_after_a_run_has_nothing_to_compute(run):
     assert told.exit_code == 0 and "2 identities, 2 for floor and ceiling" in told.output
     assert "everything is cached: nothing would be computed" in told.output
     assert sorted(path.name for path in (run.store / "runs").iterdir()) == before
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything in a store but the lease, which every command that may write takes."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "leases" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_missed_run_is_made_up_for_once_under_its_own_date(run, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(run.store, store)
+    missed = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3)
+    night = ("run", "--config", run.config, "--store", store, "--run-date", missed)
+    first = faceid(*night)
+    assert first.exit_code == 0 and "2 cached" in first.output, first.output
+    rows = json.loads(
+        faceid("query", "select run_id, cast(run_date as varchar) as day from runs order by started_at", "--store",
+               store, "--format", "json").output
+    )  # fmt: skip
+    assert rows[-1]["day"] == str(missed) and rows[-1]["run_id"].startswith(f"{missed:%Y%m%d}-small-")
+
+    before = files_of(store)
+    again = faceid(*night)
+    assert again.exit_code == 0 and f"run {rows[-1]['run_id']} of {missed} is complete" in again.output
+    assert files_of(store) == before, "the second call changes nothing"
+    assert "nothing would be done" in faceid(*night, "--dry-run").output
+
+    # What was not asked for before is run: other people, another configuration, and what is forced.
+    for more in (("--only", "ann"), ("--set", "score.metrics=[identity]")):
+        assert "is complete, with" not in faceid(*night, *more).output
+    with pytest.raises(ConfigurationError, match=r"run\.date is .* which has not come: today is"):
+        faceid(*night[:-1], missed + dt.timedelta(days=5))
+
+
+def test_a_run_for_an_earlier_date_counts_the_consents_of_today(run, tmp_path):
+    today = dt.datetime.now(dt.UTC).date()
+    ended = today - dt.timedelta(days=2)
+    (tmp_path / "identities.csv").write_text(
+        f"identity_id,photo,class_word,consent_until\nann,{run.folder / 'ann.png'},person,{ended}\n"
+        f"bob,{run.folder / 'bob.png'},person,{today}\n"
+    )
+    shutil.copytree(run.store, tmp_path / "store")
+    told = faceid(
+        "run", "--config", run.config, "--identities", tmp_path / "identities.csv", "--store", tmp_path / "store",
+        "--run-date", ended - dt.timedelta(days=1),
+    )  # fmt: skip
+    assert "1 cached" in told.output and "1 refused" in told.output and "consent_expired" in told.output
 
 
 def test_a_dry_run_on_a_new_store_counts_the_people_and_makes_nothing(run, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig, changed, load_config, parse_config
+from faceid_core.config.parse import parse_setting
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
 from faceid_core.run.records import config_digest
@@ -48,6 +49,16 @@ def test_a_time_that_yaml_takes_for_a_number_is_refused(tmp_path):
         load_config(file)
     file.write_text("run: {finish_by: '22:30'}\n")
     assert load_config(file).run.finish_by.hour == 22
+
+
+def test_a_date_is_read_as_it_is_written(tmp_path):
+    file = tmp_path / "night.yaml"
+    file.write_text("run: {date: 2026-11-20}\n")
+    assert load_config(file).run.date == load_config(None, {"run.date": "2026-11-20"}).run.date
+    assert parse_setting("run.date=2026-11-20") == ("run.date", "2026-11-20")
+    file.write_text("run: {date: 20261120}\n")
+    with pytest.raises(ConfigurationError, match="write the date as in 2026-11-20"):
+        load_config(file)
 
 
 def test_an_override_changes_the_preset_and_nothing_else():

@@ -107,7 +107,7 @@ def test_the_automation_for_lost_runs_knows_every_state_in_which_our_flows_end()
                 "Crashed",
             }:
                 named |= {each.value.value for each in node.keywords if each.arg == "name"}
-    assert {"Cached", "CompletedWithFailures"} < named <= expected
+    assert {"Cached", "CompletedWithFailures", "Stopped"} < named <= expected
     frequency = int(
         dict(
             line.split("=", 1)

@@ -108,9 +108,9 @@ def test_a_mount_that_is_gone_is_told_before_anything_is_done(small, people, tmp
         open_run(small(str(store), people), LogReporter())
     # The screen of the machine names the path; what goes to Prefect does not.
     assert f"Looked for: {people.parent / 'ann.png'}" in str(caught.value)
-    from flows.nightly import _without_people
+    from faceid_core.errors import without_people
 
-    told = _without_people(caught.value)
+    told = without_people(caught.value)
     assert "none of the manifest's 2 photos" in told and "ann" not in told and str(people.parent) not in told
     assert not any(FolderStore(str(store)).list("runs"))
 

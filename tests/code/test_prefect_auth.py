@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from unittest import mock
 
@@ -90,6 +94,7 @@ def test_a_server_of_ours_is_reached_directly_wherever_it_listens(monkeypatch, h
     monkeypatch.setattr(serve, "_require_free", lambda *_: None)
     monkeypatch.setattr(serve, "_start_server", lambda *_: mock.Mock())
     monkeypatch.setattr(serve, "_wait_until_it_answers", lambda _, address, port: asked.append(address))
+    monkeypatch.setattr(serve, "_require_ours", lambda *_: None)
     with serve._own_server(host, 4299) as (url, _), httpx.Client() as client:
         assert asked == [f"{origin}:4299"] and url == f"{origin}:4299/api"
         assert client._transport_for_url(httpx.URL(url)) is client._transport
@@ -114,6 +119,55 @@ def test_the_start_of_a_server_of_ours_is_awaited_without_a_proxy(monkeypatch):
         running = mock.Mock(**{"poll.return_value": None})
         serve._wait_until_it_answers(running, f"http://127.0.0.1:{server.server_port}", 0)
         server.shutdown()
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers without asking for a string, as a Prefect server or another program."""
+
+    def do_GET(self):
+        status, body = self.server.answer
+        self.server.sent.append(dict(self.headers))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((200, b"true"), r"a Prefect server answers there, which is not ours; .*PREFECT_API_URL=http://127\.0\.0\.1:"),
+        ((404, b"no"), "another program than Prefect answers there"),
+        ((200, b"hello"), "another program than Prefect answers there"),
+    ],
+)
+def test_a_foreign_server_on_the_port_is_refused_and_gets_no_string(answer, said, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    with HTTPServer(("127.0.0.1", 0), Answering) as foreign:
+        foreign.answer, foreign.sent = answer, []
+        Thread(target=foreign.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises(ConfigurationError, match=said), serve._own_server("127.0.0.1", foreign.server_port):
+            pass
+        foreign.shutdown()
+    assert not [headers for headers in foreign.sent if "Authorization" in headers]
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells which process listens")
+def test_a_foreign_server_that_takes_the_port_meanwhile_is_refused():
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        port = foreign.getsockname()[1]
+        serve._require_ours(os.getpid(), "http://here", port)
+        sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        try:
+            with pytest.raises(ConfigurationError, match="another server than ours answers on http://here"):
+                serve._require_ours(sleeping.pid, "http://here", port)
+        finally:
+            sleeping.kill()
+            sleeping.wait()
 
 
 def basic(string: str) -> dict[str, str]:

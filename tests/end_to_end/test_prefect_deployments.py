@@ -1,17 +1,13 @@
-"""On a real Prefect server: what stands in infra/, and the runs that somebody starts by hand."""
+"""On a real Prefect server: the deployments and their forms, and the runs that somebody starts by hand."""
 
 from __future__ import annotations
 
 import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.run.identities import OnePerson
 from faceid_core.run.lookup import lookup_stage
@@ -23,7 +19,6 @@ from faceid_core.tables import Tables
 from tests.helpers.replaced import replace_everywhere
 
 ROOT = Path(__file__).parents[2]
-WAIT_SECONDS = 90
 
 
 @pytest.fixture
@@ -35,21 +30,19 @@ def client(prefect_server):
         yield client
 
 
-def within_time(found, what: str):
-    """Wait for a true answer."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.5)
-    raise AssertionError(f"{what} did not happen within {WAIT_SECONDS} s")
-
-
 def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.testing.cli import invoke_and_assert
 
-    from flows.deployments import OFFERS, ONE_AT_A_TIME, TAG, deployments
+    from flows.deployments import (
+        OF_POOL,
+        OFFERS,
+        ONE_AT_A_TIME,
+        TAG,
+        deployments,
+        refuse_those_of_pools,
+        scheduled_twice,
+    )
 
     client.create_work_pool(WorkPoolCreate(name="faceid", type="process"))
     monkeypatch.chdir(ROOT)
@@ -62,10 +55,13 @@ def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
     served = {each.name: each for each in deployments(NightlyConfig(), "0 22 * * *")}
     with pytest.raises(ConfigurationError, match="no cron line"):
         deployments(NightlyConfig(), "at ten")
+    with pytest.raises(ConfigurationError, match=r"run\.date is for one run"):
+        deployments(NightlyConfig.model_validate({"run": {"date": "2026-11-20"}}))
     try:
-        assert set(there) == set(served) == {offer.name for offer in OFFERS}
+        assert set(served) == {offer.name for offer in OFFERS}
+        assert set(there) == {f"{offer.name}{OF_POOL}" for offer in OFFERS}, "names of their own"
         for offer in OFFERS:
-            deployed, offered = there[offer.name], served[offer.name]
+            deployed, offered = there[f"{offer.name}{OF_POOL}"], served[offer.name]
             assert deployed.entrypoint == offered.entrypoint == offer.entrypoint
             assert deployed.tags == offered.tags == [TAG, *offer.tags]
             assert deployed.description == offered.description and deployed.description
@@ -74,15 +70,33 @@ def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
             assert strategy == ONE_AT_A_TIME.collision_strategy == "ENQUEUE"
             assert deployed.enforce_parameter_schema, "nonsense is refused before a run starts"
             assert deployed.parameters.keys() == offered.parameters.keys()
+            lines = [[each.schedule.cron for each in made.schedules] for made in (deployed, offered)]
+            assert lines[0] == lines[1] == {"nightly": ["0 22 * * *"], "erase-expired-consent": ["0 12 * * *"]}.get(
+                offer.name, []
+            )
             if "config" in deployed.parameters:
                 config = NightlyConfig.model_validate(deployed.parameters["config"])
                 assert config.store == "s3://bucket/nights" and config.identities == "/srv/identities.csv"
                 patient = NightlyConfig.model_validate(offered.parameters["config"]).run
+                if offer.name == "erase-expired-consent":
+                    continue
                 assert config.run.on_busy == patient.on_busy == "wait"
                 limit = 240.0 if offer.name == "nightly" else None
                 assert config.run.busy_wait_minutes == patient.busy_wait_minutes == limit
-        (when,) = [schedule.schedule for schedule in there["nightly"].schedules]
+        (when,) = [schedule.schedule for schedule in there["nightly-pool"].schedules]
         assert (when.cron, when.timezone) == ("0 22 * * *", "Europe/Berlin")
+
+        # Both on one server: serve replaces none of these, and says that the run would start twice.
+        refuse_those_of_pools(client, list(served.values()))
+        assert [line.split()[0] for line in scheduled_twice(client, list(served.values()))] == [
+            "nightly", "erase-expired-consent",
+        ]  # fmt: skip
+        of_pool = there["nightly-pool"]
+        client.create_deployment(of_pool.flow_id, "nightly", work_pool_name="faceid")  # as earlier versions named it
+        with pytest.raises(ConfigurationError, match=r"belongs to the work pool 'faceid'.*delete nightly/nightly"):
+            refuse_those_of_pools(client, list(served.values()))
+        assert client.read_deployment_by_name("nightly/nightly").work_pool_name == "faceid"
+        client.delete_deployment(client.read_deployment_by_name("nightly/nightly").id)
     finally:
         for deployed in there.values():
             client.delete_deployment(deployed.id)
@@ -104,93 +118,37 @@ def test_every_field_of_every_form_is_described(prefect_server):
         schema = offer.flow.parameters.model_dump()
         sections = schema["definitions"]
         for name, field in schema["properties"].items():
-            section = sections[field["$ref"].rsplit("/", 1)[1]]
+            reference = field.get("$ref") or field["then"]["$ref"]
+            section = sections[reference.rsplit("/", 1)[1]]
             assert section.get("description"), name
             assert not list(undescribed(section, sections, name))
+            assert not list(undescribed(field, sections, name))
 
 
-class _Listener(BaseHTTPRequestHandler):
-    def do_POST(self):
-        length = int(self.headers["Content-Length"])
-        self.server.messages.append(json.loads(self.rfile.read(length)))
-        self.send_response(204)
-        self.end_headers()
+def test_the_form_shows_a_dozen_fields_first_and_the_server_checks_them_all(client):
+    from flows.form import FIRST
 
-    def log_message(self, *_):
-        pass
+    nightly = register(client, "")
+    form = nightly.parameter_openapi_schema["properties"]["config"]
 
+    def shown(schema: dict, path: str = ""):
+        for name, field in sorted(schema["properties"].items(), key=lambda item: item[1]["position"]):
+            inner = f"{path}{name}"
+            yield from shown(field, f"{inner}.") if "properties" in field else [inner]
 
-@pytest.fixture
-def listener():
-    """A webhook's end: (address, messages)."""
-    server = HTTPServer(("127.0.0.1", 0), _Listener)
-    server.messages = []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", server.messages
-    server.shutdown()
-
-
-def put_automations(*arguments: str) -> str:
-    from flows.cli_automations import automations
-
-    done = CliRunner().invoke(automations, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def test_a_failure_is_told_once_the_automations_are_there(client, listener, tmp_path):
-    from prefect import tags
-
-    from flows.maintenance import CollectionRequest, StorePlace, collect_garbage
-
-    address, messages = listener
-    assert "failures: left out; give the address of its messages" in put_automations()
-    assert "failures: made" in put_automations("--notify", address, "--notify-kind", "webhook")
-    assert put_automations().count("brought up to date") == 2, "again changes nothing"
-    there = client.read_automations()
-    assert sorted(each.name for each in there) == ["faceid failures", "faceid lost runs"]
-    lost = next(each for each in there if each.name == "faceid lost runs")
-    assert lost.enabled and lost.trigger.within.total_seconds() == 540
-    blocks = client.read_block_documents(include_secrets=False)
-    assert address not in " ".join(block.model_dump_json() for block in blocks)
-
-    with tags("faceid"):
-        state = collect_garbage(
-            CollectionRequest(), StorePlace(store=str(tmp_path / "no")), return_state=True
-        )
-    assert state.is_failed()
-    within_time(lambda: messages, "a message")
-    assert "collect-garbage Failed" in messages[0]["subject"]
-    assert messages[0]["body"].strip() == state.message
-
-
-@pytest.mark.exhaustive
-def test_a_run_without_heartbeats_is_marked_and_one_that_ended_is_not(client, tmp_path):
-    from prefect import flow
-    from prefect.events import emit_event
-    from prefect.states import Completed, Running
-
-    file = ROOT / "infra" / "prefect" / "automations" / "lost-runs.yaml"
-    soon = tmp_path / "soon.yaml"
-    soon.write_text(file.read_text().replace("within: 540", "within: 10"))
-    put_automations(str(soon))
-
-    @flow(persist_result=False)
-    def ends():
-        return Completed(name="Cached")
-
-    lost, ended = (client.create_flow_run(ends, name=name, state=Running()) for name in ("lost", "ended"))
-    time.sleep(2)  # the new trigger is read by the server
-    for run in (lost, ended):
-        emit_event(
-            "prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}
-        )
-    client.set_flow_run_state(ended.id, Completed(name="Cached"))
-    within_time(lambda: client.read_flow_run(lost.id).state.is_crashed(), "the lost run's end")
-    assert "run it again" in client.read_flow_run(lost.id).state.message
-    time.sleep(6)  # past the next look of the server, which is each five seconds
-    assert client.read_flow_run(ended.id).state.name == "Cached"
+    assert tuple(shown(form)) == FIRST and len(FIRST) == 12
+    asked = NightlyConfig(store="elsewhere").model_dump(mode="json")
+    run = client.create_flow_run_from_deployment(nightly.id, parameters={"config": asked})
+    assert run.parameters["config"] == asked, "keys that the form does not show keep their values"
+    # A field that is shown, two that are not, and a key that does not exist.
+    for path, wrong in (
+        ("generate.seeds", 0), ("execution.attempts", 0), ("base_model.precision", "float17"), ("run.speed", 1),
+    ):  # fmt: skip
+        section, _, name = path.partition(".")
+        changes = {"config": asked | {section: asked[section] | {name: wrong}}}
+        with pytest.raises(Exception, match=r"409 Conflict|Validation failed") as refused:
+            client.create_flow_run_from_deployment(nightly.id, parameters=changes)
+        assert str(wrong) in refused.value.response.text or name in refused.value.response.text
 
 
 def artifacts(client, key: str) -> list:
@@ -217,6 +175,11 @@ def test_by_hand_one_person_and_an_evaluation(small, people, tmp_path, client, m
     assert not artifacts(client, "against-last-run"), "there was no run before"
     (report,) = artifacts(client, "report")
     assert f"{tmp_path.as_uri()}/store/runs/{run_id}/index.html" in report.data
+
+    # Asked for again by its date, the run is named and nothing is done.
+    dated = nightly(changed(config, {"run.date": date}, source="test"), return_state=True)
+    assert dated.name == "Cached" and f"run {run_id} of {date} is complete" in dated.message
+    assert run_ids(store) == [run_id]
 
     # The same person by hand has everything already; the run that is asked again survives the store's hiccup.
     ann = OnePerson(identity_id="ann", photo=str(people.parent / "ann.png"), class_word="person")
@@ -357,6 +320,41 @@ def test_a_store_is_kept_from_the_forms(client, tmp_path):
     assert not [each for each in told if "zoe-secret" in each.model_dump_json()]
 
 
+def test_people_whose_consent_ended_are_erased_by_the_scheduled_flow(tmp_path, client, monkeypatch):
+    import datetime as dt
+    from functools import partial
+
+    from flows import maintenance
+    from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
+
+    manifest = write_manifest(tmp_path / "people", 2)
+    config = pretend_config(str(tmp_path / "store"), manifest)
+    keys = list(pretend_night(config).outcome_reports)
+    store, today = open_store(config.store), dt.datetime.now(dt.UTC).date()
+    manifest.write_text(
+        "identity_id,photo,class_word,consent_until\n"
+        f"person-000000,000000.png,person,{today - dt.timedelta(days=8)}\n"
+        f"person-000001,000001.png,person,{today - dt.timedelta(days=7)}\n"
+    )
+    monkeypatch.setattr(maintenance, "erase_expired", partial(maintenance.erase_expired, longest_lease=0.0))
+    listed = maintenance.erase_expired_consent(config, return_state=True)
+    assert listed.is_completed() and listed.message.startswith("2 consents have ended, 0 people erased")
+    assert not any(is_erased(store, key) for key in keys)
+    due = changed(config, {"consent.erase_after_days": 7}, source="test")
+    state = maintenance.erase_expired_consent(due, return_state=True)
+    assert state.message == "2 consents have ended, 1 people erased (7 days of grace)"
+    assert [is_erased(store, key) for key in keys] == [True, False]
+    table = json.loads(max(artifacts(client, "expired-consents"), key=lambda each: each.created).data)
+    assert table == [
+        {"identity": keys[0], "days since the consent": 8, "erasure": "complete"},
+        {"identity": keys[1], "days since the consent": 7, "erasure": "kept"},
+    ]
+    manifest.write_text(manifest.read_text().replace("person,20", "person,someday 20"))
+    failed = maintenance.erase_expired_consent(due, return_state=True)
+    assert failed.is_failed() and "the manifest has 2 problem(s)" in failed.message
+    assert "person-00000" not in state.message + failed.message
+
+
 @pytest.mark.exhaustive
 def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, client):
     from flows.manual_runs import StudyRequest, study
@@ -412,21 +410,6 @@ def test_a_schedule_that_is_switched_off_stays_off(client):
     client.pause_deployment(nightly.id)
     nightly = register(client, "0 22 * * *")
     assert schedules(nightly) == {"5 5 * * *": False, "0 22 * * *": True} and nightly.paused
-
-
-def test_the_automation_of_lost_runs_is_there_once_and_stays_switched_off(client):
-    from flows.cli_automations import put_silent
-
-    for there in client.read_automations():
-        client.delete_automation(there.id)
-    put_silent(client)
-    (lost,) = client.read_automations_by_name("faceid lost runs")
-    assert lost.enabled
-    client.pause_automation(lost.id)
-    put_silent(client)
-    (lost,) = client.read_automations_by_name("faceid lost runs")
-    assert not lost.enabled
-    assert not client.read_automations_by_name("faceid failures"), "no address for messages was given"
 
 
 def test_a_run_that_ended_untold_is_closed_and_gives_back_its_own_place_only(client, monkeypatch, tmp_path):

@@ -1,0 +1,54 @@
+"""faceid erase-expired: people whose consent has ended, and their erasure after a grace period."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from faceid_core.config import NightlyConfig
+from faceid_core.outcomes import EXIT_CONFIGURATION
+from flows.cli_keep import confirmed, shown_receipt
+from flows.options import takes_config
+
+
+@click.command("erase-expired")
+@takes_config("identities", "store")
+@click.option("--dry-run", is_flag=True, help="List them and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait a minute for the second sweep; else faceid gc --delete does it.",
+)
+def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -> None:
+    """People of the manifest are listed whose consent_until has passed and of whom the store holds data. Those whose
+    consent ended more than consent.erase_after_days ago are erased, as by faceid erase, with a receipt each; without
+    that key none is. A consent that is renewed in the manifest before then keeps its person.
+
+    \b
+    Example:
+      faceid erase-expired --config run.yaml --set consent.erase_after_days=30
+    """
+    from faceid_core.run.store_access import open_with_secret
+    from faceid_core.upkeep.expired import erase_expired, expired_consents
+
+    store, secret = open_with_secret(config)
+    found = expired_consents(config, store, secret)
+    for person in found:
+        ended = f"consent ended {person.days} day{'s' if person.days > 1 else ''} ago"
+        click.echo(f"{person.identity_id} ({person.identity_key}): {ended}{', due' if person.due else ''}", err=True)
+    due = sum(person.due for person in found)
+    grace = config.consent.erase_after_days
+    rule = "consent.erase_after_days is not set" if grace is None else f"more than {grace} days ago: {due}"
+    click.echo(f"consents that ended: {len(found)}; {rule}", err=True)
+    if dry_run or not due:
+        return
+    if not yes and not confirmed(f"Erase {due} of them from {config.store}? It cannot be undone"):
+        click.echo("none was erased", err=True)
+        raise click.exceptions.Exit(EXIT_CONFIGURATION)
+    receipts = erase_expired(
+        config, store, secret, wait=wait, report=lambda text: click.echo(text, err=True)
+    )
+    click.echo(json.dumps([shown_receipt(receipt) for receipt in receipts], indent=2))
