@@ -170,6 +170,10 @@ def _check_provenance(provenance: dict) -> None:
     for name in ("run_id", "finished_at", "device"):
         if not isinstance(provenance.get(name, ""), str):
             raise ValueError(f"its provenance has no {name}")
+    try:
+        json.dumps(provenance, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("its provenance has half a character, which no terminal and no table takes") from None
     for name in ("seconds", "pictures_drawn"):
         figure = provenance.get(name, 0)
         if type(figure) not in (int, float) or not 0 <= figure <= _MOST:  # neither True nor what is no number

@@ -70,8 +70,8 @@ VIEWS: dict[str, View] = {
         "by_run",
         ("runs", "identity_summary"),
         "SELECT r.run_id, r.run_date, r.name, r.started_at, r.base_model, r.method, r.identities, r.done, r.cached, "
-        "r.rejected, r.refused, r.failed, r.not_reached, r.exit_status, r.subset, r.seconds, s.* EXCLUDE (run_id) FROM runs r "
-        "LEFT JOIN (SELECT run_id, count(*) FILTER (subject_kind = 'person') AS people, "
+        "r.rejected, r.refused, r.failed, r.not_reached, r.exit_status, r.subset, r.seconds, s.* EXCLUDE (run_id) "
+        "FROM runs r LEFT JOIN (SELECT run_id, count(*) FILTER (subject_kind = 'person') AS people, "
         "count(*) FILTER (weak) AS weak, "
         f"{_MEANS}, {_FLOOR_AND_CEILING} FROM identity_summary GROUP BY run_id) s ON s.run_id = r.run_id",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, StoreError, StoreRefused
 from ..store.folder import folder_of
 from ..store.objects import ObjectStore
 from ..store.open import is_folder, is_s3
+from .compaction import ROW_GROUP, merge, mergeable
 from .compare import Comparison
 from .files import TableFiles, TableFileSystem, file_sizes
 from .sql import open_connection
@@ -31,10 +32,7 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 20
 # The library's own pauses are short; with these it outlasts a store that refuses every other request.
 _RETRIES = {"max_retries": "16", "backoff_config.max_backoff": "8s", "retry_timeout": "180s"}
-# Row groups that DuckDB reads with several threads and leaves out by their statistics.
-_WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=131_072)
-# One attempt per snapshot: a later version may hold the same keys, so the rows have to be chosen again.
-_EXACTLY_NEXT = CommitProperties(max_commit_retries=0)
+_WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=ROW_GROUP)
 
 Result = TypeVar("Result")
 
@@ -213,20 +211,21 @@ class DeltaPlace:
             StoreError: if the storage fails.
         """
         delta = self._newest.pop(name, None) or self.open(name)
-        if delta is None or not _can_merge(file_sizes(delta).values(), target_bytes, least_files):
+        groups = [] if delta is None else mergeable(file_sizes(delta), target_bytes, least_files)
+        if delta is None or self._store is None or not groups:
             return 0
+        store, folder = self._store, folder_name(contract(name))
         try:
-            done = delta.optimize.compact(
-                target_size=target_bytes,
-                max_concurrent_tasks=1,
-                writer_properties=_WRITER,
-                commit_properties=_EXACTLY_NEXT,
+            return merge(
+                delta,
+                groups,
+                contract(name).metadata,
+                lambda file, data: store.put_if_absent(f"{folder}/{file}", data),
             )
         except CommitFailedError:
             return 0
         except (DeltaError, OSError) as error:
             raise self._failed("compact", name, error) from error
-        return int(done["numFilesRemoved"])
 
     @contextmanager
     def _compared(
@@ -275,6 +274,7 @@ class DeltaPlace:
                     predicate=change.predicate,
                     schema_mode=change.schema_mode,
                     writer_properties=_WRITER,
+                    # One attempt for each snapshot: a later version may hold the same keys, so rows are chosen again.
                     commit_properties=CommitProperties(custom_metadata=agreed.metadata, max_commit_retries=0),
                 )
                 written = change.rows.num_rows
@@ -395,9 +395,3 @@ def _addition(rows: pa.Table, fresh: pa.Table, delta: DeltaTable, agreed: Contra
     # A contract's minor version may have brought columns that the table has not seen.
     wider = set(agreed.schema.names) - {field.name for field in delta.schema().fields}
     return _Change(fresh, mode="append", schema_mode="merge" if wider else None)
-
-
-def _can_merge(sizes: Iterable[int], target_bytes: int, least_files: int) -> bool:
-    """Whether two of the files that are smaller than the target fit into one, among so many smaller ones."""
-    small = sorted(size for size in sizes if size < target_bytes)
-    return len(small) >= least_files and small[0] + small[1] <= target_bytes

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from data_contracts import NAMES, ContractError, contract
 from data_contracts import contract as contract_module
 from faceid_core.errors import StoreError
 from faceid_core.tables import Tables, catalog, query, write
+from faceid_core.tables.compaction import merge, mergeable
 from faceid_core.tables.query import MOST_SMALL_FILES
 from faceid_core.tables.storage import storage_options
 from faceid_core.upkeep.tables import compact
@@ -386,3 +388,45 @@ def test_the_compaction_after_a_write_opens_no_table_again(folder_store, monkeyp
     tables.publish("r2", run("r2", 2, people=3))
     # Each is opened for the write, after the commit, and by the catalog.
     assert {name: opened.count(name) for name in NAMES} == dict.fromkeys(NAMES, 3)
+
+
+def test_a_compaction_lands_on_the_version_that_it_read_or_not_at_all(folder_store):
+    """Beside another compaction, an append and an erasure: whatever is second would bring rows twice, or back."""
+    tables, place = Tables(folder_store), write.DeltaPlace(folder_store)
+    for number in range(1, 4):
+        tables.publish(f"r{number}", run(f"r{number}", number))
+    rows = contract("runs").table([run("r4", 4)["runs"].to_pylist()[0]])
+    others = {
+        "compaction": lambda: place.compact("runs", target_bytes=1 << 20),
+        "append": lambda: place.append("runs", rows),
+        "erasure": lambda: place.open("runs").delete("run_id = 'r2'"),
+    }
+    for number, (name, other) in enumerate(others.items()):
+        if number:
+            place.append("runs", contract("runs").table([run(f"s{number}", 9)["runs"].to_pylist()[0]]))
+        early = place.open("runs")
+        groups = mergeable(write.file_sizes(early), 1 << 20, 2)
+        assert groups, name
+        other()
+        before = place.open("runs").version()
+        with pytest.raises(CommitFailedError):
+            merge(early, groups, {}, lambda file, data: folder_store.put_if_absent(f"tables/runs/v2/{file}", data))
+        assert place.open("runs").version() == before
+    found = place.open("runs").to_pyarrow_table()["run_id"].to_pylist()
+    assert sorted(found) == ["r1", "r3", "r4", "s1", "s2"]
+
+
+def test_a_compaction_keeps_every_row_and_value(folder_store):
+    tables = Tables(folder_store)
+    for number in range(1, 5):
+        tables.publish(f"r{number}", run(f"r{number}", number, people=number))
+    place = write.DeltaPlace(folder_store)
+    for name in NAMES:
+        before = place.open(name).to_pyarrow_table()
+        files = len(write.data_files(place.open(name)))
+        assert place.compact(name, target_bytes=128 << 20) == (files if files > 1 else 0)
+        after = place.open(name).to_pyarrow_table()
+        assert len(write.data_files(place.open(name))) == 1
+        assert write._same_rows(after, before.cast(after.schema), contract(name))
+    assert mergeable({"a": 60, "b": 50, "c": 45, "d": 200}, 100, 2) == [["c", "b"]]
+    assert mergeable({"a": 60, "b": 50, "c": 45}, 100, 4) == []
