@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_a_run_from_the_terminal_writes_json_to_stderr_and_its_progress_to_stdou
 
 OF_PREFECT = """
 import logging
+import os
 from faceid_core.log_lines import write_json_lines
 write_json_lines()
 import prefect.main  # sets the root logger up anew
@@ -105,8 +107,16 @@ logging.getLogger("urllib3").warning("others' warning")
 
 
 def test_a_served_runs_log_in_prefect_is_json_too_and_each_line_comes_once():
+    # Tests before this one may have left settings of Prefect, such as its levels.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     done = subprocess.run(
-        [sys.executable, "-c", OF_PREFECT], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", OF_PREFECT],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     lines = [json.loads(each) for each in done.stderr.splitlines()]
     # Prefect's other handler warns that no flow run is there, which is JSON as well.
