@@ -16,7 +16,7 @@ from faceid_core.config.presets import MINIATURE_SPREAD, PRESETS
 from .study import Claim, Condition, Study, Variant
 
 DEFAULT = DEFAULT_PRESET
-ALONG_NAMES = "semantic-fidelity"  # what the default is without its prior
+ALONG_NAMES = "semantic-fidelity"
 PAPER = "semantic-fidelity-as-published"
 # Backends of score.scorers that choose settings; all others report. Neither may do the other's work.
 SELECTION_SCORERS = ("miniature-selection", "photographs-selection")
