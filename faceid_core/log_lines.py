@@ -9,7 +9,8 @@ import re
 import sys
 
 OUR_LOGGERS = ("faceid", "faceid_core", "tasks", "flows")
-# An identity key is 32 hex digits; digests and stage keys have 64. Messages name the key of whom they concern.
+# An identity key is 32 hex digits, as in store.secret, which is above this module; digests and stage keys have 64.
+# Messages name the key of whom they concern.
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
 
@@ -31,7 +32,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
         message = record.getMessage()
-        named = _KEY.findall(message)
+        named = _KEY.findall(message) if _is_ours(record) else []  # other packages write other digests
         line = {
             "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -56,8 +57,11 @@ class _JsonLines(logging.StreamHandler):
         self.addFilter(self._is_wanted)
 
     def _is_wanted(self, record: logging.LogRecord) -> bool:
-        ours = record.name.split(".")[0] in OUR_LOGGERS
-        return ours or record.levelno >= self.others_from
+        return _is_ours(record) or record.levelno >= self.others_from
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] in OUR_LOGGERS
 
 
 def about(stage: str, subject: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import click
 
 from faceid_core.config import NightlyConfig
 from faceid_core.outcomes import EXIT_CONFIGURATION
-from flows.cli_keep import confirmed, shown_receipt
+from flows.cli_keep import confirmed, second_sweep, shown_receipt
 from flows.options import takes_config
 
 
@@ -16,12 +16,7 @@ from flows.options import takes_config
 @takes_config("identities", "store")
 @click.option("--dry-run", is_flag=True, help="List them and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--wait/--no-wait",
-    default=True,
-    show_default=True,
-    help="Wait a minute for the second sweep; else faceid gc --delete does it.",
-)
+@second_sweep
 def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -> None:
     """People of the manifest are listed whose consent_until has passed and of whom the store holds data. Those whose
     consent ended more than consent.erase_after_days ago are erased, as by faceid erase, with a receipt each; without
@@ -43,12 +38,12 @@ def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -
     grace = config.consent.erase_after_days
     rule = "consent.erase_after_days is not set" if grace is None else f"more than {grace} days ago: {due}"
     click.echo(f"consents that ended: {len(found)}; {rule}", err=True)
-    if dry_run or not due:
+    if dry_run or grace is None:
         return
-    if not yes and not confirmed(f"Erase {due} of them from {config.store}? It cannot be undone"):
+    if due and not yes and not confirmed(f"Erase {due} of them from {config.store}? It cannot be undone"):
         click.echo("none was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
     receipts = erase_expired(
-        config, store, secret, wait=wait, report=lambda text: click.echo(text, err=True)
+        config, store, secret, found, wait=wait, report=lambda text: click.echo(text, err=True)
     )
     click.echo(json.dumps([shown_receipt(receipt) for receipt in receipts], indent=2))

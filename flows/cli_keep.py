@@ -169,16 +169,19 @@ def pin(run_id: str, config: NightlyConfig, remove: bool) -> None:
     click.echo(f"run {run_id} is {'no longer ' if remove else ''}pinned")
 
 
-@click.command()
-@click.argument("identity_id", metavar="IDENTITY")
-@takes_config("store")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
+second_sweep = click.option(
     "--wait/--no-wait",
     default=True,
     show_default=True,
     help="Wait a minute for the second sweep; else faceid gc --delete does it.",
 )
+
+
+@click.command()
+@click.argument("identity_id", metavar="IDENTITY")
+@takes_config("store")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@second_sweep
 def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> None:
     """Every object of IDENTITY is removed with all versions, and every row; a second sweep removes what was being
     written meanwhile. Runs refuse the identity from then on. The receipt is printed and kept in the store under the

@@ -97,7 +97,7 @@ def _erase_expired(config: NightlyConfig) -> State:
     try:
         store, secret = open_with_secret(config)
         found = expired_consents(config, store, secret)
-        receipts = erase_expired(config, store, secret, report=get_run_logger().info)
+        receipts = erase_expired(config, store, secret, found, report=get_run_logger().info)
     except ConfigurationError as error:
         return Failed(message=without_people(error))
     states = {receipt.identity_key: receipt.state for receipt in receipts}

@@ -46,14 +46,14 @@ class RunEvents:
 
     def completed(self, published: Published) -> None:
         """Emit `COMPLETED` with what the run comes to, and `UNUSUAL` if a share is beyond the limit."""
+        run, reports = self._run, self._run.outcome_reports.values()
+        shares = []
         try:
-            shares = compare_with_usual(
-                Tables(self._run.store), self._run.run_id, self._run.config.run.unusual_share
-            )
+            # The share of one person, or of chosen ones, says nothing of the manifest.
+            if len(reports) > 1 and not run.config.run.only:
+                shares = compare_with_usual(Tables(run.store), run.run_id, run.config.run.unusual_share)
         except Exception as error:  # the run is published; the comparison may be missing
-            get_run_logger().warning("run %s: not compared with the usual: %s", self._run.run_id, error)
-            shares = []
-        reports = self._run.outcome_reports.values()
+            get_run_logger().warning("run %s: not compared with the usual: %s", run.run_id, error)
         more = {
             "exit_status": published.exit_status,
             "outcomes": tally(reports),
@@ -62,9 +62,8 @@ class RunEvents:
         }
         self._emit(COMPLETED, published.sentence, **more)
         unusual = [each for each in shares if each.unusual]
-        # The share of one person, or of chosen ones, says nothing of the manifest.
-        if unusual and len(reports) > 1 and not self._run.config.run.only:
-            sentence = f"run {self._run.run_id} has more people than usual who are " + ", ".join(map(_words, unusual))
+        if unusual:
+            sentence = f"run {run.run_id} has more people than usual who are " + ", ".join(map(_words, unusual))
             self._emit(UNUSUAL, sentence, **more)
 
     def _emit(self, event: str, sentence: str, **more: Any) -> None:

@@ -288,11 +288,11 @@ class Workers:
         """Do without a worker on a node that does not see the store; what it made would be lost.
 
         Raises:
-            ConfigurationError: there is no other.
+            ConfigurationError: there is no other, and none is starting.
         """
         self._kill(actor)
         self._failed_starts += 1
-        if not self._clocks:
+        if not self._clocks and not self._starting:
             raise ConfigurationError(message)
         log.error("a worker is not used: %s", message)
 

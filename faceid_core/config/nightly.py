@@ -28,12 +28,10 @@ from .sections import (
     ScoreConfig,
 )
 
-# Sections and keys on which no result depends.
-_DECIDE_NOTHING = {"name", "store", "weights", "execution", "run", "consent", "s3", "gate"}
 # The base model whose known names the project has; of others the configuration names a file.
 _BASE_WITH_NAMES = "miniature"
-# Where and how a run executes, and who watches it.
-_DECIDE_NOTHING = {"name", "store", "weights", "execution", "run", "s3", "gate", "metrics", "log"}
+# On these sections and keys no result depends: where and how a run executes, and who watches it.
+_DECIDE_NOTHING = {"name", "store", "weights", "execution", "run", "consent", "s3", "gate", "metrics", "log"}
 
 
 class NightlyConfig(Section):

@@ -71,11 +71,11 @@ class CountedStore:
 
     def head(self, name: str) -> ObjectInfo | None:
         """See ObjectStore."""
-        return self._counted("head", self._inner.head, name)
+        return self._counted("head", self._inner.head, name, refused=(None, "absent"))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See ObjectStore."""
-        return self._counted("put_if_absent", self._inner.put_if_absent, name, data)
+        return self._counted("put_if_absent", self._inner.put_if_absent, name, data, refused=(False, "conflict"))
 
     def replace_if_match(self, name: str, data: bytes, etag: str | None) -> str:
         """See ObjectStore."""
@@ -96,11 +96,18 @@ class CountedStore:
         """See ObjectStore."""
         self._counted("delete", self._inner.delete, name)
 
-    def _counted(self, operation: str, call: Callable[..., Answer], *arguments: Any) -> Answer:
+    def _counted(
+        self,
+        operation: str,
+        call: Callable[..., Answer],
+        *arguments: Any,
+        refused: tuple[object, str] = (..., ""),
+    ) -> Answer:
+        """Count one call; `refused` is the answer that means no, and its outcome."""
         try:
             answer = call(*arguments)
         except StoreError as error:
             self._counts.add(operation, outcome_of(error))
             raise
-        self._counts.add(operation, "ok")
+        self._counts.add(operation, refused[1] if answer is refused[0] else "ok")
         return answer

@@ -7,17 +7,17 @@ asked for those.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from faceid_core.config import NightlyConfig, changed
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, DamagedRecord, LinkInStore
 from faceid_core.run.identities import read_identities
 from faceid_core.store import ObjectStore, erased_people
 from faceid_core.store.layout import identity_scope
 from faceid_core.store.secret import IdentitySecret
 from faceid_core.store.tombstone import Receipt
-from faceid_core.upkeep.erase import LONGEST_LEASE_SECONDS, erase
+from faceid_core.upkeep.erase import LONGEST_LEASE_SECONDS, WrittenMeanwhile, erase, finish_erasures
 
 
 @dataclass(frozen=True)
@@ -49,70 +49,84 @@ def expired_consents(config: NightlyConfig, store: ObjectStore, secret: Identity
         ConfigurationError: the manifest cannot be read.
         StoreError: the store fails.
     """
-    today = dt.datetime.now(config.run.zone).date()
     grace, erased = config.consent.erase_after_days, erased_people(store)
     found = []
-    for identity in read_identities(changed(config, {"run.only": ()}, source="consents")):
-        if identity.consent_until is None or not identity.consent_expired(today):
-            continue
-        key = secret.identity_key(identity.identity_id)
-        if key in erased or not any(True for _ in store.list(f"{identity_scope(key)}/")):
-            continue
-        days = (today - identity.consent_until).days
-        found.append(ExpiredConsent(identity.identity_id, key, days, grace is not None and days > grace))
+    for identity_id, days in _ended(config).items():
+        key = secret.identity_key(identity_id)
+        if key not in erased and any(True for _ in store.list(f"{identity_scope(key)}/")):
+            found.append(ExpiredConsent(identity_id, key, days, grace is not None and days > grace))
     return sorted(found, key=lambda each: (-each.days, each.identity_key))
+
+
+def _ended(config: NightlyConfig) -> dict[str, int]:
+    """Identity id -> days since the last day of the consent, of the people whose consent has ended."""
+    today = dt.datetime.now(config.run.zone).date()
+    return {
+        each.identity_id: (today - each.consent_until).days
+        for each in read_identities(changed(config, {"run.only": ()}, source="consents"))
+        if each.consent_until is not None and each.consent_expired(today)
+    }
 
 
 def erase_expired(
     config: NightlyConfig,
     store: ObjectStore,
     secret: IdentitySecret,
+    found: Sequence[ExpiredConsent],
     *,
     wait: bool = True,
     longest_lease: float = LONGEST_LEASE_SECONDS,
     report: Callable[[str], None] | None = None,
 ) -> list[Receipt]:
-    """Erase the people whose consent ended more than `consent.erase_after_days` ago; none where that is empty.
+    """Erase those of the found people who are due, and go on with erasures that were begun before.
 
-    The manifest is read again before each erasure, so that a consent that was renewed meanwhile counts.
+    Without `consent.erase_after_days` nothing is done. The manifest is read again before each erasure, so that a consent
+    that was renewed meanwhile counts. Where one person's erasure cannot be completed, that is told, and the others go on.
 
     Args:
         config: As for `expired_consents`.
         store: The store.
         secret: Its identity secret.
-        wait: Wait for the second sweep; otherwise `finish_erasures` does it.
+        found: Of `expired_consents`; others are not erased.
+        wait: Wait for the second sweep; otherwise the next call or `finish_erasures` does it.
         longest_lease: Seconds between the two sweeps.
         report: Called with lines that name people by key.
 
     Returns:
-        A receipt for each person.
+        A receipt for each person whose erasure was begun or gone on with.
 
     Raises:
         ConfigurationError: more people are due than `consent.erase_at_most`, and none was erased; or the manifest
             cannot be read.
-        StoreError: the store fails; running this again goes on.
+        StoreError: the store fails; calling this again goes on.
     """
-    due = [each for each in expired_consents(config, store, secret) if each.due]
+    tell, grace = report or (lambda _: None), config.consent.erase_after_days
+    if grace is None:
+        return []
+    due = [each for each in found if each.due]
     if len(due) > (most := config.consent.erase_at_most):
         raise ConfigurationError(
-            f"the consent of {len(due)} people ended more than {config.consent.erase_after_days} days ago, and "
-            f"consent.erase_at_most is {most}: none was erased. Check the dates of the manifest and of this machine; "
-            "then raise consent.erase_at_most"
+            f"the consent of {len(due)} people ended more than {grace} days ago, and consent.erase_at_most is {most}: "
+            "none was erased. Check the dates of the manifest and of this machine; then raise consent.erase_at_most"
         )
-    receipts: dict[str, Receipt] = {}
+    receipts = {receipt.identity_key: receipt for receipt in finish_erasures(store, report=report)}
+
+    def sweep(person: ExpiredConsent, *, wait: bool) -> None:
+        key = person.identity_key
+        try:
+            receipts[key] = erase(
+                store, secret, person.identity_id, wait=wait, longest_lease=longest_lease, report=report
+            )
+        except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:
+            tell(f"{key}: the erasure is not complete and waits for the next time: {error}")
+
     for person in due:
-        still_due = {each.identity_key for each in expired_consents(config, store, secret) if each.due}
-        if person.identity_key not in still_due:
-            if report is not None:
-                report(f"{person.identity_key}: the consent was renewed meanwhile; not erased")
-            continue
-        receipts[person.identity_key] = erase(
-            store, secret, person.identity_id, wait=False, longest_lease=longest_lease, report=report
-        )
+        if _ended(config).get(person.identity_id, 0) > grace:
+            sweep(person, wait=False)
+        else:
+            tell(f"{person.identity_key}: the consent was renewed meanwhile; not erased")
     # The first of these waits for its second sweep; that of the others is due by then.
     for person in due if wait else ():
         if person.identity_key in receipts:
-            receipts[person.identity_key] = erase(
-                store, secret, person.identity_id, longest_lease=longest_lease, report=report
-            )
+            sweep(person, wait=True)
     return list(receipts.values())

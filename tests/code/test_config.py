@@ -101,6 +101,8 @@ def test_where_and_how_a_run_executes_leaves_its_digest_alone():
             "execution": {"executor": "inline"},
             "metrics": {"port": 9464},
             "log": {"format": "json"},
+            "consent": {"erase_after_days": 30},
+            "gate": {"promote": "never"},
         }
     )
     assert here.digest() == there.digest()

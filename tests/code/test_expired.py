@@ -11,9 +11,11 @@ from click.testing import CliRunner
 from faceid_core.config import changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.store import IdentitySecret, is_erased, open_store
-from faceid_core.store.layout import identity_scope
+from faceid_core.store.layout import identity_scope, tombstone
+from faceid_core.store.tombstone import Receipt, moment
 from faceid_core.tables import Tables
 from faceid_core.upkeep import expired
+from faceid_core.upkeep.erase import WrittenMeanwhile
 from faceid_core.upkeep.expired import erase_expired, expired_consents
 from flows.cli import cli
 from tests.conftest import TEST_SECRET
@@ -46,16 +48,21 @@ def held(store) -> set[str]:
     return {name for name in PEOPLE if list(store.list(f"{identity_scope(SECRET.identity_key(name))}/"))}
 
 
+def erase(config, store, **more):
+    """Erase all who are found."""
+    return erase_expired(config, store, SECRET, expired_consents(config, store, SECRET), **more)
+
+
 def test_people_are_erased_only_after_the_grace_period(filled):
     config, store = filled
     found = {each.identity_id: (each.days, each.due) for each in expired_consents(config, store, SECRET)}
     assert found == {PEOPLE[0]: (40, True), PEOPLE[1]: (31, True), PEOPLE[2]: (30, False)}
-    receipts = erase_expired(config, store, SECRET, longest_lease=0.0)
+    receipts = erase(config, store, longest_lease=0.0)
     assert [each.identity_key for each in receipts] == [SECRET.identity_key(name) for name in PEOPLE[:2]]
     assert {each.state for each in receipts} == {"complete"} and all(each.objects for each in receipts)
     assert held(store) == set(PEOPLE[2:])
     assert all(is_erased(store, SECRET.identity_key(name)) for name in PEOPLE[:2])
-    assert erase_expired(config, store, SECRET) == [], "nothing is left to do"
+    assert erase(config, store) == [], "nothing is left to do"
     assert [each.identity_id for each in expired_consents(config, store, SECRET)] == [PEOPLE[2]]
 
 
@@ -63,14 +70,14 @@ def test_without_the_key_they_are_only_listed(filled):
     config, store = filled
     config = changed(config, {"consent.erase_after_days": None}, source="test")
     assert [each.due for each in expired_consents(config, store, SECRET)] == [False] * 3
-    assert erase_expired(config, store, SECRET) == [] and held(store) == set(PEOPLE)
+    assert erase(config, store) == [] and held(store) == set(PEOPLE)
 
 
 def test_too_many_at_once_are_taken_for_a_mistake(filled):
     config, store = filled
     strict = changed(config, {"consent.erase_at_most": 1}, source="test")
     with pytest.raises(ConfigurationError, match=r"2 people .*erase_at_most is 1: none was erased"):
-        erase_expired(strict, store, SECRET)
+        erase(strict, store)
     assert held(store) == set(PEOPLE)
 
 
@@ -83,10 +90,42 @@ def test_a_consent_that_is_renewed_meanwhile_keeps_its_person(filled, tmp_path, 
         return real(store, secret, identity_id, **more)
 
     monkeypatch.setattr(expired, "erase", renewing)
-    (receipt,) = erase_expired(config, store, SECRET, longest_lease=0.0, report=said.append)
+    (receipt,) = erase(config, store, longest_lease=0.0, report=said.append)
     assert receipt.identity_key == SECRET.identity_key(PEOPLE[0]) and held(store) == set(PEOPLE[1:])
     assert f"{SECRET.identity_key(PEOPLE[1])}: the consent was renewed meanwhile; not erased" in said
     assert not [line for line in said if "person-" in line]
+
+
+def test_an_erasure_that_broke_off_is_gone_on_with_and_costs_the_others_nothing(filled, monkeypatch):
+    config, store = filled
+    real, said, first = expired.erase, [], SECRET.identity_key(PEOPLE[0])
+
+    def breaks_off(store, secret, identity_id, **more):
+        if identity_id == PEOPLE[0]:
+            store.put_if_absent(tombstone(first), Receipt(first, moment()).to_bytes())
+            raise WrittenMeanwhile("written meanwhile")
+        return real(store, secret, identity_id, **more)
+
+    monkeypatch.setattr(expired, "erase", breaks_off)
+    due = expired_consents(config, store, SECRET)
+    (receipt,) = erase_expired(config, store, SECRET, due, longest_lease=0.0, report=said.append)
+    assert receipt.identity_key == SECRET.identity_key(PEOPLE[1])
+    assert [line for line in said if line.startswith(f"{first}: the erasure is not complete")]
+    assert held(store) == {PEOPLE[0], *PEOPLE[2:]}
+    monkeypatch.setattr(expired, "erase", real)
+    again = expired_consents(config, store, SECRET)
+    assert [each.identity_id for each in again] == [PEOPLE[2]], "the person is refused already"
+    (receipt,) = erase_expired(config, store, SECRET, again)
+    assert receipt.identity_key == first and held(store) == set(PEOPLE[2:])
+
+
+def test_only_those_who_were_shown_are_erased(filled, tmp_path):
+    config, store = filled
+    shown = expired_consents(config, store, SECRET)
+    write_consents(tmp_path / "people" / "identities.csv", 40, 31, 90, 90, 90)
+    receipts = erase_expired(config, store, SECRET, shown, longest_lease=0.0)
+    assert {each.identity_key for each in receipts} == {SECRET.identity_key(name) for name in PEOPLE[:2]}
+    assert held(store) == set(PEOPLE[2:])
 
 
 def test_the_command_lists_asks_and_prints_receipts(filled, tmp_path):

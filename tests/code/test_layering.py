@@ -27,6 +27,23 @@ def test_no_module_imports_itself_in_a_circle():
     TopologicalSorter(imports).prepare()  # CycleError names a circle
 
 
+def test_no_constant_of_a_module_is_set_twice():
+    """The second value counts everywhere, also where the first one is meant: a rename or a merge does that unseen."""
+    twice = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            names = [
+                target.id
+                for node in body
+                if isinstance(node, ast.Assign | ast.AnnAssign)
+                for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+                if isinstance(target, ast.Name)
+            ]
+            twice += [f"{path.relative_to(ROOT)}: {name}" for name in sorted(set(names)) if names.count(name) > 1]
+    assert not twice
+
+
 def loaded_by(code: str, libraries: set[str]) -> str:
     code = f"import sys; {code}; print(sorted({libraries!r} & set(sys.modules)))"
     printed = subprocess.run(

@@ -47,3 +47,26 @@ def test_a_share_is_unusual_above_the_median_of_ten_complete_runs_and_the_limit(
     assert found["weak"].share == pytest.approx(1 / 6) and not found["weak"].unusual
     assert found["weak"].usual == pytest.approx(median(1 / (10 - count) for count in rejected))
     assert not any(each.unusual for each in compare_with_usual(tables, last, 0.35))
+
+
+@pytest.mark.parametrize(
+    "excluded",
+    [
+        {"exit_status": 2},
+        {"not_reached": 1},
+        {"people": 4, "rejected": 3},
+        {"name": "weekly"},
+        {"subset": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_runs_that_are_not_alike_do_not_count(folder_store, excluded):
+    tables = Tables(folder_store)
+    for day in (1, 2):
+        publish_run(tables, day, rejected=1, weak=0)
+    publish_run(tables, 3, **({"rejected": 8, "weak": 1} | excluded))
+    found = compare_with_usual(tables, publish_run(tables, 4, rejected=4, weak=3), 0.1)
+    assert {each.kind: (each.runs, each.usual, each.unusual) for each in found} == {
+        "rejected": (2, pytest.approx(0.1), True),
+        "weak": (2, 0, True),
+    }

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from flows.crashed_runs import RunProcesses, mark_crashed_runs
+from tests.helpers.waiting import WAIT_SECONDS, within_time
 
 pytestmark = pytest.mark.exhaustive
 ROOT = Path(__file__).parents[2]
-WAIT_SECONDS = 120
 SERVE = """
 import asyncio, sys
 from prefect.flows import EntrypointType
@@ -47,16 +47,6 @@ def client(prefect_server):
 def states(monkeypatch, tmp_path):
     """Where started runs are remembered."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-def within_time(found, what: str):
-    """Wait for a true answer."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"{what} did not happen within {WAIT_SECONDS} s")
 
 
 class Serving:
