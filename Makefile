@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 READY  := $(VENV)/.ready
 
-.PHONY: run run-photos test test-all test-browser fuzz bench docs setup lint clean
+.PHONY: run run-photos test test-all test-browser fuzz bench docs setup lint dist clean
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -73,5 +73,13 @@ lint: $(READY)
 	@$(BIN)/hadolint --config .hadolint.yaml infra/docker/Dockerfile
 	@echo "Lint passed: ruff, lint-imports, ty, cfn-lint, yamllint, hadolint."
 
+# What a release hands out, of the commit and not of the working tree: the wheel, what it is pinned to, their digests.
+dist: $(READY)
+	@rm -rf dist && mkdir -p dist/source && git archive HEAD | tar -x -C dist/source
+	@FACEID_REVISION=$$(git rev-parse --short=12 HEAD) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --no-index --wheel-dir dist dist/source
+	@rm -r dist/source && cp constraints.txt dist && cd dist && sha256sum -- * > SHA256SUMS && ls -l
+	@echo "Built in dist/. Install: pip install --constraint constraints.txt faceid-*.whl"
+
 clean:
-	rm -rf $(VENV) work site .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) work site dist .pytest_cache .ruff_cache .import_linter_cache

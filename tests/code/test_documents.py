@@ -14,6 +14,7 @@ import click
 import pytest
 import yaml
 
+from faceid_core import __version__
 from faceid_core.config.parse import parse_config
 from flows.cli import cli
 
@@ -123,6 +124,11 @@ def test_pages_use_the_nouns_of_the_glossary():
         if words.search(line) and page.name != "glossary.md"
     ]
     assert not found, "\n".join(found)
+
+
+def test_the_changelog_begins_with_the_version_of_the_code():
+    versions = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == __version__
 
 
 def _pages() -> list[Path]:
