@@ -1,15 +1,18 @@
 """Seconds to learn one person to the same identity and concepts as diffusers' Textual Inversion script reaches.
 
-Compared: the published script, one person after another, against our default preset with several people in one pass,
-each over a few lengths of training. All people are drawn from the same noise on the same prompts and scored by the
-pipeline's own reporting scorers. The script's level is that of the shortest length whose identity is within the 95 %
-interval (over people) of its best; ours is the shortest length whose identity and concepts are not below that level by
-more than the interval of the paired difference. The figure is the ratio of the seconds for each person.
+Compared: the published script, one person after another, against our preset with the name prior and without, with
+several people in one pass, each over a few lengths of training. All people are drawn from the same noise on the same
+prompts and scored by the pipeline's own reporting scorers. The script's level is that of the shortest length whose
+identity is within the 95 % interval (over people) of its best; ours is the shortest length whose identity and
+concepts are not below that level by more than the interval of the paired difference. The figure is the ratio of the
+seconds for each person.
 
 Fair: same base model, photo crops, resolution, precision and threads. The script has the batch and learning rate that
 the tuning found best for its method in the miniature world (`--script-batch`, `--script-rate`; docs/tuning.md), ours
-its preset's with eight slots. The script's seconds are steps times its measured seconds per step, so that loading
-the libraries and the model once for each person is not held against it; ours include the opening and closing of slots.
+its preset's with eight slots. The name prior belongs to the base model and is made once for all people of all runs;
+its seconds are a row of their own, with the number of people from which on they are regained. The script's seconds
+are steps times its measured seconds per step, so that loading the libraries and the model once for each person is not
+held against it; ours include the opening and closing of slots.
 It learns from our template: its own list ("a rendering of a {}" and such) asks the miniature for half figures, so that
 its token has to carry the close-up as well and loses every scene (`--script-template ""` shows it).
 The figure is for the miniature only: with random weights nothing is learned that could be scored.
@@ -28,15 +31,20 @@ from faceid_core.diffusion.base import BaseModel
 from faceid_core.evaluate.exported import DrawOptions, measure
 from faceid_core.evaluate.grid import PromptGrid, load_grid
 from faceid_core.evaluate.intervals import over_people
+from faceid_core.evaluate.name_portraits import learn_name_prior
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.faces.backends import load_faces
 from faceid_core.faces.prepare import prepare_photo
 from faceid_core.miniature.samples import PHOTO_PIXELS, portrait
+from faceid_core.personalize.known_names import known_names
+from faceid_core.personalize.name_prior import NamePrior
 from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.tokens import IdentityTokens
 from faceid_core.personalize.trainer import PersonalizeResult, personalize
 from faceid_core.photos import encode_png
+from faceid_core.stages.name_prior import STEPS
 from faceid_core.store.keys import sha256_hex
+from faceid_core.weights.describe import MINIATURE
 
 from .measuring import spread
 from .models import load, method
@@ -45,9 +53,13 @@ from .results import Row, absent
 from .settings import FIRST_SEED, NO_CUDA, Place, Settings, has_cuda, places
 
 NAME = "seconds-per-person"
-PRESET, SLOTS = "semantic-fidelity", 8
+SLOTS = 8
+# Preset -> its lengths of training, in steps of its own number of samples.
+PRIOR, NO_PRIOR = "semantic-fidelity+prior", "semantic-fidelity"
+LENGTHS = {PRIOR: (1, 3, 12, 36, 72), NO_PRIOR: (10, 20, 50, 100, 200)}
+QUICK_LENGTHS = {PRIOR: (1, 2), NO_PRIOR: (4, 8)}
 _CASE = "script's seconds over ours, same identity and concepts"
-_BARS = {"cpu": 2.0, "cuda": 4.0}
+_BARS = {"cpu": 15.0, "cuda": 15.0}
 _METRICS = ("identity", "concepts", "detection")
 _DRAWING = DrawOptions("DPMSolverMultistepScheduler", 12, 4.0, 32)
 _SEEDS = (0, 1)
@@ -58,11 +70,12 @@ class Level:
     """What a length of training comes to.
 
     Attributes:
+        samples: of a person's training.
         identity, concepts: one figure for each person, in the same order everywhere.
         seconds: for each person.
     """
 
-    steps: int
+    samples: int
     identity: np.ndarray
     concepts: np.ndarray
     seconds: float
@@ -85,20 +98,45 @@ def _at(place: Place, settings: Settings) -> list[Row]:
     whole = load_grid("laboratory")
     grid = PromptGrid(whole.name, whole.prompts[:: 10 if settings.quick else 2], whole.digest)
     photos = real_photos(base, settings.people or (2 if settings.quick else SLOTS))
-    lengths = (4, 8) if settings.quick else (5, 10, 25, 50, 100)
     theirs = script_levels(place, settings, base, scorers, grid, photos)
-    ours = [our_level(base, scorers, grid, photos, steps) for steps in lengths]
-    rows = [_told("script", level, place) for level in theirs] + [
-        _told("ours", level, place) for level in ours
-    ]
     aim = reached_first(theirs)
+    rows = [_told("script", level, place) for level in theirs]
+    for preset, lengths in (QUICK_LENGTHS if settings.quick else LENGTHS).items():
+        prior, prior_seconds = _prior(base, settings) if preset == PRIOR else (None, 0.0)
+        ours = [our_level(base, scorers, grid, photos, preset, steps, prior) for steps in lengths]
+        rows += [_told(preset, level, place) for level in ours]
+        rows += _gain(preset, ours, aim, prior_seconds, place)
+    return rows
+
+
+def _prior(base: BaseModel, settings: Settings) -> tuple[NamePrior, float]:
+    """The name prior as a run makes it, and its seconds."""
+    asked = method(PRIOR)
+    names = known_names(MINIATURE, "")
+    began = time.perf_counter()
+    made = learn_name_prior(
+        base, names, template=asked.template, portraits=asked.prior_portraits, components=asked.basis_size,
+        steps=2 if settings.quick else STEPS,
+    )  # fmt: skip
+    return made, time.perf_counter() - began
+
+
+def _gain(preset: str, ours: list[Level], aim: Level, prior_seconds: float, place: Place) -> list[Row]:
+    """How much sooner a preset reaches the script's level, and what its prior costs beside that."""
+    case, bar = f"{preset}: {_CASE}", ("at least", _BARS[place.device])
     enough = next((level for level in ours if not below(level, aim)), None)
     if enough is None:
-        why = f"no length up to {lengths[-1]} steps reached the script's level"
-        return [*rows, absent(NAME, _CASE, why, device=place.label, bar=("at least", _BARS[place.device]))]
-    gain, note = aim.seconds / enough.seconds, f"script {aim.steps} steps, ours {enough.steps}"
-    bar = ("at least", _BARS[place.device])
-    return [*rows, Row(NAME, _CASE, "x", spread([gain]), bar, place.label, note)]
+        why = f"no length up to {ours[-1].samples} samples reached the script's level"
+        return [absent(NAME, case, why, device=place.label, bar=bar)]
+    note = f"samples: script {aim.samples}, ours {enough.samples}"
+    rows = [Row(NAME, case, "x", spread([aim.seconds / enough.seconds]), bar, place.label, note)]
+    if prior_seconds:
+        people = prior_seconds / (aim.seconds - enough.seconds)
+        note = f"once for a base model, regained with {people:.0f} people"
+        rows.append(
+            Row(NAME, f"{preset}: the name prior", "s", spread([prior_seconds]), None, place.label, note)
+        )
+    return rows
 
 
 def real_photos(base: BaseModel, count: int) -> list[TrainingPhoto]:
@@ -114,15 +152,21 @@ def real_photos(base: BaseModel, count: int) -> list[TrainingPhoto]:
 
 
 def our_level(
-    base: BaseModel, scorers: Scorers, grid: PromptGrid, photos: list[TrainingPhoto], steps: int
+    base: BaseModel,
+    scorers: Scorers,
+    grid: PromptGrid,
+    photos: list[TrainingPhoto],
+    preset: str,
+    steps: int,
+    prior: NamePrior | None,
 ) -> Level:
     """All people learned together in so many steps, drawn and scored."""
-    learned = method(PRESET, steps=steps)
+    learned = method(preset, steps=steps)
     began = time.perf_counter()
-    results = list(personalize(base, photos, learned, slots=min(SLOTS, len(photos))))
+    results = list(personalize(base, photos, learned, slots=min(SLOTS, len(photos)), prior=prior))
     seconds = (time.perf_counter() - began) / len(photos)
     tokens = {each.name: each.tokens for each in results if isinstance(each, PersonalizeResult)}
-    return _scored(base, scorers, grid, photos, tokens, steps, seconds)
+    return _scored(base, scorers, grid, photos, tokens, steps * learned.samples_per_step, seconds)
 
 
 def script_levels(
@@ -146,7 +190,7 @@ def script_levels(
     for length in lengths:
         name = f"learned_embeds-steps-{length}.safetensors"
         tokens = {who: as_tokens(base, load_file(out / name)[TOKEN]) for who, out in files.items()}
-        found.append(_scored(base, scorers, grid, photos, tokens, length, length * each))
+        found.append(_scored(base, scorers, grid, photos, tokens, length * batch, length * each))
     return found
 
 
@@ -187,7 +231,7 @@ def _scored(
     grid: PromptGrid,
     photos: list,
     tokens: dict,
-    steps: int,
+    samples: int,
     seconds: float,
 ) -> Level:
     if lost := [photo.name for photo in photos if photo.name not in tokens]:
@@ -201,10 +245,10 @@ def _scored(
         for p in photos
     ]
     figures = {name: np.nan_to_num([each[name] for each in found]) for name in ("identity", "concepts")}
-    return Level(steps, figures["identity"], figures["concepts"], seconds)
+    return Level(samples, figures["identity"], figures["concepts"], seconds)
 
 
 def _told(whose: str, level: Level, place: Place) -> Row:
     note = f"identity {level.identity.mean():.3f}, concepts {level.concepts.mean():.3f}"
-    case = f"{whose}, {level.steps} steps: each person"
+    case = f"{whose}, {level.samples} samples: each person"
     return Row(NAME, case, "s", spread([level.seconds]), None, place.label, note)
