@@ -1,5 +1,7 @@
 """A person in other people's pipelines: text to image as we draw, image to image, inpainting and ControlNet."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,16 +131,23 @@ def made_of(pipe, kind):
     return made
 
 
-@pytest.mark.parametrize("kind", ["image to image", "inpainting", "controlnet"])
-def test_the_person_changes_what_other_pipelines_make(sd15, kind):
-    pipe = made_of(sd15, kind)
+KINDS = pytest.mark.parametrize("kind", ["image to image", "inpainting", "controlnet"])
+
+
+def given_to(kind):
+    """What a pipeline of this kind is called with beside the prompt."""
     given = {"image": Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))}
     if kind == "image to image":
         given["strength"] = 0.8
     elif kind == "inpainting":
         left = (np.indices((64, 64))[1] < 32).astype(np.uint8) * 255
         given |= {"mask_image": Image.fromarray(left), "strength": 0.99}
-    given |= {"num_inference_steps": 4, "output_type": "np"}
+    return given | {"num_inference_steps": 4, "output_type": "np"}
+
+
+@KINDS
+def test_the_person_changes_what_other_pipelines_make(sd15, kind):
+    pipe, given = made_of(sd15, kind), given_to(kind)
 
     def made(subject):
         with applied(pipe, subject) as identity:
@@ -152,6 +161,21 @@ def test_the_person_changes_what_other_pipelines_make(sd15, kind):
     assert np.abs(first - second).max() > 0.01
     assert np.abs(made("person") - word).max() < 0.01
     assert np.abs(first - word).max() > 0.01
+
+
+@KINDS
+def test_a_mixture_of_one_name_is_that_name_in_other_pipelines(sd15, kind):
+    pipe, given, names = made_of(sd15, kind), given_to(kind), ("red hat", "man person", "face photo")
+    weights = torch.tensor([0.0, 1.0, 0.0]).expand(2, 2, 1, 3).contiguous()
+    person = replace(sd15_person(), tensors={"known_names": weights}, boundaries=(500,), names=names)
+    with applied(pipe, person) as identity:
+        mixed = pipe(**identity.prompt(PROMPT), **given, generator=torch.Generator().manual_seed(5)).images[0]
+    named, word = (
+        pipe(PROMPT.replace("V*", text), **given, generator=torch.Generator().manual_seed(5)).images[0]
+        for text in (names[1], "person")
+    )
+    assert np.abs(mixed - named).max() < 1e-3
+    assert np.abs(mixed - word).max() > 0.01
 
 
 def test_a_controlnet_reads_the_person_too(sd15):
