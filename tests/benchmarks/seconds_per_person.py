@@ -131,8 +131,9 @@ def _gain(preset: str, ours: list[Level], aim: Level, prior_seconds: float, plac
     note = f"samples: script {aim.samples}, ours {enough.samples}"
     rows = [Row(NAME, case, "x", spread([aim.seconds / enough.seconds]), bar, place.label, note)]
     if prior_seconds:
-        people = prior_seconds / (aim.seconds - enough.seconds)
-        note = f"once for a base model, regained with {people:.0f} people"
+        spared = aim.seconds - enough.seconds
+        regained = f"regained with {prior_seconds / spared:.0f} people" if spared > 0 else "not regained"
+        note = f"once for a base model, {regained}"
         rows.append(
             Row(NAME, f"{preset}: the name prior", "s", spread([prior_seconds]), None, place.label, note)
         )
@@ -161,9 +162,11 @@ def our_level(
     prior: NamePrior | None,
 ) -> Level:
     """All people learned together in so many steps, drawn and scored."""
-    learned = method(preset, steps=steps)
+    learned, slots = method(preset, steps=steps), min(SLOTS, len(photos))
+    # A run does once for all its people what the first training in a process does: kernels, the names' contexts.
+    list(personalize(base, photos, method(preset, steps=1), slots=slots, prior=prior))
     began = time.perf_counter()
-    results = list(personalize(base, photos, learned, slots=min(SLOTS, len(photos)), prior=prior))
+    results = list(personalize(base, photos, learned, slots=slots, prior=prior))
     seconds = (time.perf_counter() - began) / len(photos)
     tokens = {each.name: each.tokens for each in results if isinstance(each, PersonalizeResult)}
     return _scored(base, scorers, grid, photos, tokens, steps * learned.samples_per_step, seconds)
