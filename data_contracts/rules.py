@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +46,8 @@ def problems_of(table: pa.Table, schema: pa.Schema, primary_key: tuple[str, ...]
     for column in clauses["properties"]:
         problems += _column(table[column["name"]].combine_chunks(), column)
     problems += _key(table, primary_key)
-    for rule in clauses.get("quality", ()):
-        problems += _sql(table, rule)
+    if rules := clauses.get("quality"):
+        problems += _sql(table, rules)
     return problems
 
 
@@ -143,11 +143,12 @@ def _engine():
     return duckdb.connect(config=locked)
 
 
-def _sql(table: pa.Table, rule: dict) -> Iterator[str]:
-    if rule.get("type") != "sql" or rule.get("mustBe") != 0:
-        raise ValueError(_UNCHECKED.format(rule.get("name")))
+def _sql(table: pa.Table, rules: Sequence[dict]) -> Iterator[str]:
     with _engine().cursor() as connection:
         connection.register("checked", table)
-        rows = connection.execute(rule["query"].replace("${object}", "checked")).fetchall()[0][0]
-    if rows:
-        yield f"{rule['name']}: {rows} row(s) against: {rule['description']}"
+        for rule in rules:
+            if rule.get("type") != "sql" or rule.get("mustBe") != 0:
+                raise ValueError(_UNCHECKED.format(rule.get("name")))
+            rows = connection.execute(rule["query"].replace("${object}", "checked")).fetchall()[0][0]
+            if rows:
+                yield f"{rule['name']}: {rows} row(s) against: {rule['description']}"

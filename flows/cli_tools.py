@@ -61,7 +61,8 @@ def draw(
     kv: str | None,
     strength: float | None,
 ) -> None:
-    """The newest tokens that the store holds are used. Several identities can share an image.
+    """The newest tokens that the store holds are used. Several identities can share an image if the base model draws
+    several people; the miniature draws one.
 
     \b
     Examples:

@@ -68,16 +68,17 @@ def over_people(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def t_quantile(degrees: int) -> float:
-    """97.5 % quantile of Student's t distribution.
+def t_quantile(degrees: int, probability: float = 0.975) -> float:
+    """Quantile of Student's t distribution.
 
     Args:
         degrees: degrees of freedom, at least 1.
+        probability: that a value is below it.
     """
     # scipy is loaded only where an interval over people is computed; scipy.stats would take four times as long.
     from scipy.special import stdtrit
 
-    return float(stdtrit(degrees, 0.975))
+    return float(stdtrit(degrees, probability))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -38,6 +38,8 @@ def detectable(spread: float | None, people: int, *, level: float = LEVEL) -> fl
     """The smallest true difference that so many people find with a probability of 0.8; None if that cannot be said."""
     if spread is None or people < LEAST_PEOPLE:
         return None
+    if spread == 0:  # without loading what solves for it
+        return 0.0
     return spread * _detectable_in_spreads(people, level)
 
 

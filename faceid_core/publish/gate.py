@@ -8,43 +8,59 @@ seed.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from faceid_core.config.sections import GateConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.evaluate.intervals import holm
+from faceid_core.evaluate.intervals import holm, t_quantile
 from faceid_core.evaluate.power import LEVEL, detectable
 from faceid_core.tables import Tables
 
 FIGURES = ("identity", "concepts", "weak")
-# Each person's normalized identity and concept accuracy in both runs over common prompts and seeds.
+# A row for each person with results in both runs. `same` are those whose figures rest on the very same scores and
+# ceiling in both, so that they cannot differ; most people of a night are.
 _PEOPLE = """
-WITH both_ AS (
-  SELECT a.identity_key, a.identity_id, a.weak AS weak_a, b.weak AS weak_b FROM people a JOIN people b
-  USING (identity_key) WHERE a.run_id = $a AND b.run_id = $b AND a.generate_key IS NOT NULL
-  AND b.generate_key IS NOT NULL AND coalesce(a.photo_digest = b.photo_digest, true)),
-cells AS (
+WITH named AS (
+  SELECT run_id, list(identity_similarity ORDER BY identity_similarity) AS ceiling FROM identity_summary
+  WHERE subject_kind = 'named' AND run_id IN ($a, $b) GROUP BY ALL),
+persons AS (
+  SELECT s.run_id, s.identity_key, s.identity_id, s.weak, s.normalized_identity, s.concept_accuracy, o.photo_digest,
+    ceiling, list_sort([each.stage_key FOR each IN o.stage_results
+      IF each.stage IN ('score-identity', 'score-concepts', 'floor_score-identity')]) AS rests_on
+  FROM identity_summary s JOIN identity_outcomes o USING (run_id, identity_key) LEFT JOIN named USING (run_id)
+  WHERE s.run_id IN ($a, $b) AND s.subject_kind = 'person' AND s.generate_key IS NOT NULL)
+SELECT a.identity_key, a.identity_id, b.weak::INT - a.weak::INT AS weak,
+  coalesce(a.rests_on = b.rests_on, false) AND a.ceiling IS NOT DISTINCT FROM b.ceiling AS same,
+  b.normalized_identity IS NOT NULL AS has_identity, b.concept_accuracy IS NOT NULL AS has_concepts
+FROM persons a JOIN persons b USING (identity_key)
+WHERE a.run_id = $a AND b.run_id = $b AND coalesce(a.photo_digest = b.photo_digest, true) ORDER BY identity_key
+"""
+# Each person's differences over common prompts and seeds; a prompt counts once, however many seeds it has.
+_DIFFERENCES = """
+WITH cells AS (
   SELECT s.run_id, s.identity_key, i.prompt, s.prompt_id, s.seed, s.metric, s.value FROM scores s
   JOIN images i USING (generate_key, prompt_id, seed) WHERE s.run_id IN ($a, $b) AND s.metric IN ('identity', 'concepts')
-  AND s.null_reason IS DISTINCT FROM 'no_face_in_photo' AND identity_key IN (SELECT identity_key FROM both_)),
+  AND s.null_reason IS DISTINCT FROM 'no_face_in_photo' AND identity_key IN (SELECT unnest($changed::VARCHAR[]))),
 pairs AS (
   SELECT a.identity_key, a.prompt_id, a.metric, a.value AS a, b.value AS b FROM cells a JOIN cells b
   USING (identity_key, prompt, seed, metric) WHERE a.run_id = $a AND b.run_id = $b),
-scale AS (SELECT run_id, identity_key, floor, ceiling FROM normalized_identities WHERE run_id IN ($a, $b))
-SELECT both_.*, prompt_id, avg((coalesce(b, y.floor) - y.floor) / (y.ceiling - y.floor)
-    - (coalesce(a, x.floor) - x.floor) / (x.ceiling - x.floor))
-    FILTER (metric = 'identity' AND x.ceiling > x.floor AND y.ceiling > y.floor) AS identity,
-  avg(b - a) FILTER (metric = 'concepts') AS concepts
-FROM both_ LEFT JOIN pairs USING (identity_key)
-LEFT JOIN scale x ON x.identity_key = both_.identity_key AND x.run_id = $a
-LEFT JOIN scale y ON y.identity_key = both_.identity_key AND y.run_id = $b
-GROUP BY ALL ORDER BY ALL
+scale AS (SELECT run_id, identity_key, floor, ceiling FROM normalized_identities WHERE run_id IN ($a, $b)),
+by_prompt AS (
+  SELECT pairs.identity_key, prompt_id, avg((coalesce(b, y.floor) - y.floor) / (y.ceiling - y.floor)
+      - (coalesce(a, x.floor) - x.floor) / (x.ceiling - x.floor))
+      FILTER (metric = 'identity' AND x.ceiling > x.floor AND y.ceiling > y.floor) AS identity,
+    avg(b - a) FILTER (metric = 'concepts') AS concepts
+  FROM pairs LEFT JOIN scale x ON x.identity_key = pairs.identity_key AND x.run_id = $a
+  LEFT JOIN scale y ON y.identity_key = pairs.identity_key AND y.run_id = $b GROUP BY ALL)
+SELECT identity_key, avg(concepts) AS concepts, avg(identity) AS identity, stddev_samp(identity) AS spread,
+  count(identity) AS prompts FROM by_prompt GROUP BY ALL
 """
+_NO_PAIR = {"concepts": None, "identity": None, "spread": None, "prompts": 0}
 
 
 @dataclass(frozen=True)
@@ -133,47 +149,65 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
     Raises:
         StoreError: the tables cannot be read.
     """
-    rows = tables.query(_PEOPLE, {"a": first, "b": second}).to_pandas()
-    by_person = rows.groupby("identity_key", sort=True)
-    figures = by_person[["identity", "concepts"]].mean()
-    weak = by_person[["weak_a", "weak_b"]].first().astype("Float64")
-    figures["weak"] = (weak.weak_b - weak.weak_a).astype(float)
-    too_few = len(figures) < gate.people
+    people = _people(tables, first, second)
+    too_few = len(people) < gate.people
     limits: Mapping[str, float] = {"identity": gate.identity, "concepts": gate.concepts, "weak": gate.weak}
     differences = tuple(
-        _difference(name, figures[name].dropna().to_numpy(float), limits[name], judged=not too_few)
+        _difference(
+            name, [each[name] for each in people if each[name] is not None], limits[name], judged=not too_few
+        )
         for name in FIGURES
     )
-    names = by_person.identity_id.first()
-    worse, better = (_moved(rows, names, sign) for sign in (-1, 1))
-    return RunComparison(first, second, len(figures), differences, worse, better, too_few)
+    worse, better = (_moved(people, sign) for sign in (-1, 1))
+    return RunComparison(first, second, len(people), differences, worse, better, too_few)
 
 
-def _difference(figure: str, values: np.ndarray, limit: float, *, judged: bool) -> Difference:
-    from scipy.special import stdtrit  # as in evaluate.intervals
+def _people(tables: Tables, first: str, second: str) -> list[Mapping]:
+    """The people with results in both runs, each with the differences of the three figures; None where one is missing.
 
+    `spread` is the standard deviation of identity over `prompts` prompts.
+    """
+    runs = {"a": first, "b": second}
+    people = tables.query(_PEOPLE, runs).to_pylist()
+    changed = [each["identity_key"] for each in people if not each["same"]]
+    rows = tables.query(_DIFFERENCES, {**runs, "changed": changed}).to_pylist() if changed else []
+    differ = {row["identity_key"]: row for row in rows}
+    for each in people:
+        if each["same"]:
+            equal = {name: 0.0 if each[f"has_{name}"] else None for name in ("identity", "concepts")}
+            each.update({**_NO_PAIR, **equal})
+        else:
+            each.update(differ.get(each["identity_key"], _NO_PAIR))
+    return people
+
+
+def _difference(figure: str, found: Sequence[float], limit: float, *, judged: bool) -> Difference:
+    values = np.asarray(found, float)
     count = len(values)
     if count < 2:
         return Difference(figure, count, None, None, None, None, limit, fails=False)
     mean, spread, level = float(values.mean()), float(values.std(ddof=1)), LEVEL / len(FIGURES)
-    error, quantile = spread / np.sqrt(count), float(stdtrit(count - 1, 1 - level / 2))
-    low, high = mean - quantile * error, mean + quantile * error
+    half = t_quantile(count - 1, 1 - level / 2) * spread / math.sqrt(count) if spread else 0.0
+    low, high = mean - half, mean + half
     beyond = mean < limit if limit < 0 else mean > limit
     fails = judged and beyond and not low <= 0 <= high
-    found = detectable(spread, count, level=level)
-    return Difference(figure, count, mean, low, high, found, limit, fails=bool(fails))
+    least = detectable(spread, count, level=level)
+    return Difference(figure, count, mean, low, high, least, limit, fails=bool(fails))
 
 
-def _moved(rows: pd.DataFrame, names: pd.Series, sign: int) -> tuple[Moved, ...]:
+def _moved(people: Sequence[Mapping], sign: int) -> tuple[Moved, ...]:
     """People who are worse (sign -1) or better (1) by a t-test over their prompts, corrected by Holm's method."""
-    from scipy.special import stdtr
+    tested = [each for each in people if each["prompts"] > 1 and each["spread"]]
+    if not tested:
+        return ()
+    from scipy.special import stdtr  # not where nothing differs: loading it takes as long as the query
 
     found = []
-    for key, values in rows.dropna(subset=["identity"]).groupby("identity_key").identity:
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-        if error > 0:
-            mean = float(values.mean())
-            found.append(Moved(str(names[key]), str(key), mean, float(stdtr(len(values) - 1, -sign * mean / error))))
+    for each in tested:
+        key, difference = each["identity_key"], each["identity"]
+        standardized = difference / (each["spread"] / math.sqrt(each["prompts"]))
+        p = float(stdtr(each["prompts"] - 1, -sign * standardized))
+        found.append(Moved(each["identity_id"], key, difference, p))
     corrected = holm([each.p for each in found])
     moved = [replace(each, p=p) for each, p in zip(found, corrected, strict=True) if p < LEVEL]
     return tuple(sorted(moved, key=lambda each: each.p))

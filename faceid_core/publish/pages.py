@@ -74,7 +74,9 @@ def write_pages(
         name = _page_name(subject, common)
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
         cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
-        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary, beside):
+        if (cached and known.get(subject.name) == name) or _write_page(
+            run, name, subject, scores, summary, beside
+        ):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
     _write_gallery(run, names)
@@ -97,13 +99,15 @@ def write_index(
     """
     verdict, reports = verdict or Verdict(), run.outcome_reports
     names = {
-        who: name for who, name in read_pages(run.store, run.run_id).items() if reports[who].outcome in FINISHED
+        who: name
+        for who, name in read_pages(run.store, run.run_id).items()
+        if reports[who].outcome in FINISHED
     }
     compared, calibration = verdict.against_last, _calibration(run)
     page = index_page(
         run=_run(run),
         outcome_reports=[
-            {k: v for k, v in asdict(a).items() if k != "identity_id"} | {"message": a.sentence}
+            {k: v for k, v in vars(a).items() if k != "identity_id"} | {"message": a.sentence}
             for a in reports.values()
         ],
         summary=[{**row, "identity_id": None} for row in summary],
@@ -206,7 +210,9 @@ class _Beside:
         except (StoreError, ValueError):  # a shard of an earlier format, too
             return {}
         mark = SyntheticMark(manifest.content["preimage"]["weights"][BASE])
-        return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows}
+        return {
+            (row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows
+        }
 
     @cached_property
     def _last_keys(self) -> dict[str, str]:
@@ -217,7 +223,11 @@ class _Beside:
             people = read_outcome_reports(self._run.store, self._last_run)["people"]
         except (ConfigurationError, StoreError):
             return {}
-        return {row["identity_key"]: row["stage_keys"]["generate"] for row in people if "generate" in row["stage_keys"]}
+        return {
+            row["identity_key"]: row["stage_keys"]["generate"]
+            for row in people
+            if "generate" in row["stage_keys"]
+        }
 
 
 def _strip_name(page: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 import uuid
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -74,7 +73,8 @@ def write_status(run: Run, state: str, **more: Any) -> None:
     """
     people = []
     for outcome_report in run.outcome_reports.values():
-        row = asdict(outcome_report) | {"message": outcome_report.sentence}
+        # Not asdict, which would copy every report deeply after every stage.
+        row = vars(outcome_report) | {"message": outcome_report.sentence}
         del row["identity_id"]
         people.append(row)
     record = {

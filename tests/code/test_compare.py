@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -116,6 +119,99 @@ def test_an_equal_run_passes_and_few_people_are_not_judged(tmp_path):
     assert same.differences[0].mean == pytest.approx(0.0, abs=1e-9) and not same.fails and not same.worse
     few = compare_runs(published(tmp_path / "few", 0.2, people=10), FIRST, LATER, GateConfig(concepts=-1.0))
     assert few.too_few and not few.fails and few.differences[0].mean < -0.2
+
+
+def cached_night(made: dict, newer: dict, recomputed: range) -> dict:
+    """The night after `made`, which rests on its results but for some people, whose results are those of `newer`."""
+    mine = {f"{each:032x}" for each in recomputed}
+    keys = {
+        row["generate_key"] for row in newer["identity_outcomes"].to_pylist() if row["identity_key"] in mine
+    }
+    scores = {
+        each["stage_key"] for row in newer["identity_outcomes"].to_pylist() if row["identity_key"] in mine
+        for each in row["stage_results"] or ()
+    }  # fmt: skip
+    found = {"runs": newer["runs"]}
+    of_run = {name: newer["runs"].to_pylist()[0][name] for name in ("run_id", "run_date")}
+    for name in ("identity_outcomes", "identity_summary"):
+        rows = [row | of_run for row in made[name].to_pylist() if row["identity_key"] not in mine]
+        rows += [row for row in newer[name].to_pylist() if row["identity_key"] in mine]
+        found[name] = contract(name).table(rows)
+    wanted = {"images": ("generate_key", keys), "image_metrics": ("score_key", scores)}
+    for name, (column, values) in wanted.items():
+        rows = newer[name].filter(
+            pc.is_in(newer[name][column], value_set=pa.array(sorted(values), pa.string()))
+        )
+        found[name] = pa.concat_tables([made[name], rows])
+    return found
+
+
+def published_again(folder, recomputed: range) -> Tables:
+    """A night, and the one after it, in which these people were computed again."""
+    store = open_store(str(folder))
+    initialize(store, IdentitySecret(b"5" * 32))
+    tables = Tables(store)
+    made, newer = (
+        with_likeness(night(number, PEOPLE, prompts=PROMPTS, metrics=("identity", "concepts")), value)
+        for number, value in enumerate((0.5, 0.7))
+    )
+    for each in (made, newer):
+        one_photo = [row | {"photo_digest": "a" * 64} for row in each["identity_outcomes"].to_pylist()]
+        each["identity_outcomes"] = contract("identity_outcomes").table(one_photo)
+    tables.publish(FIRST, made)
+    tables.publish(LATER, cached_night(made, newer, recomputed))
+    return tables
+
+
+def test_people_whose_results_are_the_same_count_as_unchanged_beside_those_that_were_computed_again(tmp_path):
+    found = compare_runs(published_again(tmp_path, range(4, 9)), FIRST, LATER, GateConfig(concepts=-1.0))
+    identity, concepts, weak = found.differences
+    assert found.people == identity.people == concepts.people == weak.people == PEOPLE - 1
+    values = np.zeros(PEOPLE - 1)
+    values[:5] = 0.2 / (0.9 - 0.1)  # floor 0.1, ceiling 0.9
+    assert identity.mean == pytest.approx(values.mean(), abs=1e-9)
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    interval = t.interval(1 - 0.05 / 3, len(values) - 1, values.mean(), error)
+    assert (identity.low, identity.high) == pytest.approx(interval, abs=1e-9)
+    assert concepts.mean != 0 and (weak.mean, weak.low, weak.high) == (0, 0, 0)
+
+
+def test_a_ceiling_that_moved_changes_people_whose_own_results_are_the_same(tmp_path):
+    tables = published_again(tmp_path, range(0))
+    rows = [
+        row | ({"identity_similarity": 0.8} if row["subject_kind"] == "named" else {})
+        for row in tables.read("identity_summary").to_pylist() if row["run_id"] == LATER
+    ]  # fmt: skip
+    (run,) = (row for row in tables.read("runs").to_pylist() if row["run_id"] == LATER)
+    summary = {
+        "identity_summary": contract("identity_summary").table(rows),
+        "runs": contract("runs").table([run]),
+    }
+    tables.publish(LATER, summary)
+    identity = compare_runs(tables, FIRST, LATER, GateConfig()).differences[0]
+    likeness = 0.5 + 0.005  # the mean over two seeds
+    assert identity.mean == pytest.approx((likeness - 0.1) * (1 / 0.7 - 1 / 0.8), abs=1e-9)
+
+
+def test_runs_with_the_same_results_are_compared_without_their_images_and_without_scipy(tmp_path):
+    published_again(tmp_path, range(0))
+    for name in ("images", "image_metrics"):
+        for file in (tmp_path / f"tables/{name}").rglob("*.parquet"):
+            file.unlink()
+    code = (
+        "import sys; from faceid_core.config.sections import GateConfig; from faceid_core.tables import Tables; "
+        "from faceid_core.publish.gate import compare_runs; from faceid_core.store import open_store; "
+        f"found = compare_runs(Tables(open_store({str(tmp_path)!r})), {FIRST!r}, {LATER!r}, GateConfig()); "
+        "print(found.people, [each.mean for each in found.differences], 'scipy' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    assert printed.stdout.strip() == f"{PEOPLE - 1} [0.0, 0.0, 0.0] False"
 
 
 def test_runs_are_found_by_words_names_and_dates(folder_store):

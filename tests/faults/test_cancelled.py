@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -16,6 +15,7 @@ from faceid_core.store.lease import running_runs
 from faceid_core.tables import Tables
 from tests.faults.test_prefect_server import Server
 from tests.faults.test_ray_lost import LONG
+from tests.helpers.waiting import within_time
 
 pytestmark = pytest.mark.exhaustive
 WAIT_SECONDS = 300
@@ -47,26 +47,25 @@ def served(night_on, tmp_path):
         server.kill()
 
 
-def within_time(found, log, seconds: float = WAIT_SECONDS):
-    deadline = time.monotonic() + seconds
-    while not (answer := found()):
-        assert time.monotonic() < deadline, log.read_text(errors="replace")[-5000:]
-        time.sleep(0.2)
-    return answer
-
-
 def test_a_night_cancelled_from_the_ui_leaves_an_account_and_its_rows(served):
     from prefect.states import Cancelling
 
     config, client, log = served
+    waiting = {"log": log, "seconds": WAIT_SECONDS}
     (nightly,) = within_time(
-        lambda: [each for each in client.read_deployments() if each.name == "nightly"], log
+        lambda: [each for each in client.read_deployments() if each.name == "nightly"],
+        "its deployment",
+        **waiting,
     )
     run = client.create_flow_run_from_deployment(nightly.id)
     store = open_store(config.store)
-    within_time(lambda: any("/checkpoints/" in info.name for info in store.list("identities/")), log)
+    within_time(
+        lambda: any("/checkpoints/" in info.name for info in store.list("identities/")),
+        "a checkpoint",
+        **waiting,
+    )
     client.set_flow_run_state(run.id, Cancelling())
-    within_time(lambda: client.read_flow_run(run.id).state.is_final(), log, 90)
+    within_time(lambda: client.read_flow_run(run.id).state.is_final(), "its end", log=log, seconds=90)
     assert client.read_flow_run(run.id).state.name == "Cancelled"
     (row,) = Tables(store).read("identity_outcomes").to_pylist()
     assert (row["outcome"], row["reason"]) in (("not_reached", "stopped"), ("not_reached", "interrupted"))
