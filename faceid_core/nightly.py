@@ -19,6 +19,7 @@ from faceid_core.run.executor import Executor, InlineExecutor, close_within
 from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.records import write_status
 from faceid_core.run.state import Run
+from faceid_core.run.tracing import span, start_tracing
 from faceid_core.stages import STAGES
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
@@ -77,7 +78,9 @@ def run_context(run: Run, make_executor: Callable[[], Executor]) -> Generator[Ru
     """
     if run.config.log.format == "json":
         write_json_lines(run.run_id)
+    start_tracing(run.reporter.note)
     with (
+        span("run", run=run.run_id, run_name=run.config.name, identities=len(run.outcome_reports)) as whole,
         _closed_if_interrupted(run),
         monitored(run) as monitoring,
         executor_on_demand(monitoring.watching(make_executor)) as executor,
@@ -89,6 +92,8 @@ def run_context(run: Run, make_executor: Callable[[], Executor]) -> Generator[Ru
         finally:
             del RUNS[run.run_id]
             monitoring.ended(context.finished.exit_status if context.finished else None)
+            if context.finished:
+                whole.set_attribute("faceid.exit_status", context.finished.exit_status)
 
 
 @contextmanager
@@ -120,11 +125,13 @@ def drive(
     with _closed_if_interrupted(run):
         for stage in STAGES:
             enter_stage(stage)
-            run_stage(stage)
+            with span(f"stage {stage}", run=run.run_id, stage=stage):
+                run_stage(stage)
             _record_progress(run, "running", stage=stage)
         run.finish()
         enter_stage("publish")
-        published = publish_run(run)
+        with span("publish", run=run.run_id):
+            published = publish_run(run)
         with run.ending:
             if not run.ended:
                 _record_progress(run, "complete", exit_status=published.exit_status, index=published.index)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Literal
@@ -13,11 +14,14 @@ from typing import Any, Literal
 import ray
 
 from faceid_core.log_lines import write_json_lines
+from faceid_core.run.tracing import continued, start_tracing, traced
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
 from tasks.shared_folder import Probe
 from tasks.worker_metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
 _END = object()
@@ -39,7 +43,8 @@ class StageActor:
     def __init__(self, settings: WorkerSettings, run_id: str):
         if settings.log_format == "json":
             write_json_lines(run_id)
-        self._worker = Worker(settings, run_id)
+        start_tracing(log.warning)
+        self._worker, self._run_id = Worker(settings, run_id), run_id
         self._metrics = WorkerMetrics()
         # Imported while the pool still starts. Works wait for it: two threads must not import these at once.
         self._imports = threading.Thread(target=_import_models, daemon=True)
@@ -49,19 +54,23 @@ class StageActor:
         """Answer once the process is up, with the node's address if the probe of the store's folder is not read there."""
         return probe.blind_node() if probe else ""
 
-    def execute(self, works: Sequence[Work]) -> Iterator[Event]:
+    def execute(self, works: Sequence[Work], carrier: Mapping[str, str]) -> Iterator[Event]:
         """Stream events until all works have their outcome; they carry names and digests, never pixels.
 
         The stage runs in a thread, so that progress is streamed while it computes.
+
+        Args:
+            works: Of one stage.
+            carrier: The driver's span (`traceparent`), for those of the works.
         """
         events: queue.Queue = queue.Queue()
-        thread = threading.Thread(target=self._run, args=(works, events), daemon=True)
+        thread = threading.Thread(target=self._run, args=(works, carrier, events), daemon=True)
         thread.start()
         while (event := events.get()) is not _END:
             yield event
         thread.join()
 
-    def _run(self, works: Sequence[Work], events: queue.Queue) -> None:
+    def _run(self, works: Sequence[Work], carrier: Mapping[str, str], events: queue.Queue) -> None:
         last = 0.0
 
         def on_progress(subject: str, done: int, total: int | None) -> None:
@@ -73,8 +82,8 @@ class StageActor:
 
         try:
             self._imports.join()
-            with self._metrics.working():
-                for done in self._worker.execute(works, on_progress):
+            with self._metrics.working(), continued(carrier):
+                for done in traced(self._worker.execute, works, on_progress, self._run_id):
                     self._metrics.ended(done)
                     events.put(("done", done))
         except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from faceid_core.config import cluster_address
 from faceid_core.progress import ProgressCallback
 from faceid_core.run.executor import OnDone, Stop, Usage, batches, may_try_again, not_reached
+from faceid_core.run.tracing import traceparent
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Done, Work
 from tasks.actor import Event, StageActor
@@ -152,6 +153,7 @@ class RayPool:
             Exception: what `on_done` or `on_progress` raised first; some works then have no outcome.
         """
         waiting = deque(_Attempt(batch) for batch in batches(works, self._settings.slots))
+        carrier = traceparent()  # threads begin without the caller's span
         lock, done_lock = threading.Lock(), threading.Lock()
         errors: list[BaseException] = []
         threads: list[threading.Thread] = []
@@ -182,7 +184,7 @@ class RayPool:
                         if not waiting or errors:
                             return
                         attempt = waiting.popleft()
-                    again = self._run(attempt, on_progress, report, stop)
+                    again = self._run(attempt, carrier, on_progress, report, stop)
                     with lock:
                         waiting.extend(again)
             except BaseException as error:  # raised below, in the caller's thread
@@ -195,7 +197,12 @@ class RayPool:
             raise errors[0]
 
     def _run(
-        self, attempt: _Attempt, on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+        self,
+        attempt: _Attempt,
+        carrier: Mapping[str, str],
+        on_progress: ProgressCallback,
+        on_done: OnDone,
+        stop: Stop,
     ) -> list[_Attempt]:
         """Run one batch on the next free actor; return what needs another attempt."""
         workers = self._workers_for(attempt.works)
@@ -211,7 +218,7 @@ class RayPool:
             return []
         try:
             with workers.working(actor):
-                for kind, value in self._events(actor, attempt.works):
+                for kind, value in self._events(actor, attempt.works, carrier):
                     if kind == "progress":
                         on_progress(*value)
                     elif kind == "broken":
@@ -254,9 +261,9 @@ class RayPool:
             on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))
         return []
 
-    def _events(self, actor: Any, batch: list[Work]) -> Iterator[Event]:
+    def _events(self, actor: Any, batch: list[Work], carrier: Mapping[str, str]) -> Iterator[Event]:
         """Yield the actor's events; raise ActorLost when none comes for `stall_seconds`."""
-        stream = actor.execute.options(num_returns="streaming").remote(batch)
+        stream = actor.execute.options(num_returns="streaming").remote(batch, carrier)
         while True:
             ready, _ = ray.wait([stream], timeout=self._stall_seconds)
             if not ready:

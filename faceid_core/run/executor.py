@@ -14,6 +14,7 @@ from typing import Protocol
 
 from faceid_core.outcomes import MODEL_AT_FAULT, UNLEARNABLE
 from faceid_core.progress import ProgressCallback
+from faceid_core.run.tracing import traced
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.planning import spec_of
 from faceid_core.stages.work import Done, Work
@@ -128,12 +129,13 @@ class InlineExecutor:
     ) -> list[Work]:
         """Run one batch; return the works that another run computes, to be waited for when nothing else is left."""
         elsewhere = []
-        for done in worker.execute(batch, on_progress):
+        for done in traced(worker.execute, batch, on_progress, self._run_id):
             attempt = 1
             while may_try_again(done) and attempt < self._attempts:
                 attempt += 1
                 patient = replace(done.work, patient=True)
-                done = replace(next(iter(worker.execute([patient], on_progress))), attempts=attempt)
+                again = traced(worker.execute, [patient], on_progress, self._run_id)
+                done = replace(next(again), attempts=attempt)
             if done.status == "elsewhere":
                 elsewhere.append(replace(done.work, patient=True))
             else:

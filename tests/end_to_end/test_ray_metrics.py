@@ -1,8 +1,9 @@
-"""A worker's metrics at the real endpoint of a real Ray, beside Ray's own, and its log lines as JSON."""
+"""A worker's metrics at the real endpoint of a real Ray, beside Ray's own, its log lines as JSON, and its spans."""
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -10,8 +11,10 @@ from urllib.request import urlopen
 
 import pytest
 import ray
+from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client.parser import text_string_to_metric_families
 
+from faceid_core.run import tracing
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Source, Work
 from faceid_core.store import S3Settings, StageCache, open_store
@@ -34,8 +37,16 @@ def samples(port: int) -> dict[str, list]:
     return found
 
 
+def spans(logs: Path) -> list[dict]:
+    """What the console exporters of the workers printed by now."""
+    printed = "".join(file.read_text() for file in logs.glob("worker-*.out"))
+    return [json.loads(each) for each in re.findall(r"^\{$.*?^\}$", printed, re.M | re.S)]
+
+
 @pytest.mark.timeout(180)
-def test_rays_own_endpoint_shows_what_a_worker_did(tmp_path):
+def test_rays_own_endpoint_shows_what_a_worker_did(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")  # of the workers, whose output is kept in a file
+    monkeypatch.setattr(tracing, "_TRACER", TracerProvider().get_tracer("faceid"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,7 +65,8 @@ def test_rays_own_endpoint_shows_what_a_worker_did(tmp_path):
             Work(KEY, "common", StageCall("parse", 1, {"no": "parameters"}), {"photo": photo}, "parse")
         )
         dones = []
-        pool.execute(works, lambda *_: None, dones.append, lambda: False)
+        with tracing.span("stage parse") as stage:
+            pool.execute(works, lambda *_: None, dones.append, lambda: False)
         assert {done.work.subject: done.status for done in dones} == {"ann": "damaged", KEY: "failed"}
         logs = Path(ray._private.worker._global_node.get_logs_dir_path())
         broken = [
@@ -64,9 +76,10 @@ def test_rays_own_endpoint_shows_what_a_worker_did(tmp_path):
             if "broke" in line
         ]
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while "ray_faceid_worker_results_total" not in (found := samples(port)):
-            assert time.monotonic() < deadline, sorted(found)
+        while "ray_faceid_worker_results_total" not in (found := samples(port)) or len(spans(logs)) < 3:
+            assert time.monotonic() < deadline, (sorted(found), spans(logs))
             time.sleep(0.5)
+        sent = spans(logs)
     finally:
         pool.close()
 
@@ -85,3 +98,11 @@ def test_rays_own_endpoint_shows_what_a_worker_did(tmp_path):
     }
     assert requests[("get", "absent")] == 1
     assert "ray_node_cpu_utilization" in found
+
+    driver = stage.get_span_context()
+    assert {span["context"]["trace_id"] for span in sent} == {f"0x{driver.trace_id:032x}"}
+    assert {span["parent_id"] for span in sent} == {f"0x{driver.span_id:016x}"}
+    outcomes = [(span["name"], span["attributes"]["faceid.outcome"]) for span in sent]
+    assert sorted(outcomes) == [("detect", "damaged"), ("parse", "failed"), ("parse", "failed")], (
+        "each attempt"
+    )

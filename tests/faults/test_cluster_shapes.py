@@ -49,7 +49,7 @@ class LightActor:
         time.sleep(self._seconds_to_start)
         return probe.blind_node() if probe else ""
 
-    def execute(self, works):
+    def execute(self, works, carrier):
         for work in works:
             time.sleep(1)
             yield ("done", Done(work, "done"))

@@ -34,7 +34,7 @@ class TroubledActor:
     def ready(self, probe):
         return ""
 
-    def execute(self, works):
+    def execute(self, works, carrier):
         for work in works:
             count = len(list(self._folder.glob(f"{work.subject}-*")))
             (self._folder / f"{work.subject}-{count}-{os.getpid()}").write_text(self._device)
