@@ -42,12 +42,12 @@ from .measuring import spread
 from .models import load, method
 from .published_script import MISSING, TOKEN, PublishedScript, folder_with
 from .results import Row, absent
-from .settings import FIRST_SEED, NO_CUDA, Place, Settings, has_cuda, places
+from .settings import CPU, FIRST_SEED, Place, Settings
 
 NAME = "seconds-per-person"
 PRESET, SLOTS = "semantic-fidelity", 8
 _CASE = "script's seconds over ours, same identity and concepts"
-_BARS = {"cpu": 2.0, "cuda": 4.0}
+_BAR = ("at least", 2.0)
 _METRICS = ("identity", "concepts", "detection")
 _DRAWING = DrawOptions("DPMSolverMultistepScheduler", 12, 4.0, 32)
 _SEEDS = (0, 1)
@@ -69,15 +69,10 @@ class Level:
 
 
 def run(settings: Settings) -> list[Row]:
-    """The miniature on the CPU, and on CUDA where there is one."""
+    """The miniature, which is what the scorers know."""
     if not settings.script:
-        return [absent(NAME, _CASE, MISSING, bar=("at least", _BARS["cpu"]))]
-    # The miniature everywhere: it is what the scorers know.
-    there = [Place(place.device, "miniature", "float32") for place in places(settings)]
-    rows = [row for place in there for row in _at(place, settings)]
-    if not has_cuda():
-        rows.append(absent(NAME, _CASE, NO_CUDA, device="cuda", bar=("at least", _BARS["cuda"])))
-    return rows
+        return [absent(NAME, _CASE, MISSING, bar=_BAR)]
+    return _at(CPU, settings)
 
 
 def _at(place: Place, settings: Settings) -> list[Row]:
@@ -95,10 +90,9 @@ def _at(place: Place, settings: Settings) -> list[Row]:
     enough = next((level for level in ours if not below(level, aim)), None)
     if enough is None:
         why = f"no length up to {lengths[-1]} steps reached the script's level"
-        return [*rows, absent(NAME, _CASE, why, device=place.label, bar=("at least", _BARS[place.device]))]
+        return [*rows, absent(NAME, _CASE, why, device=place.label, bar=_BAR)]
     gain, note = aim.seconds / enough.seconds, f"script {aim.steps} steps, ours {enough.steps}"
-    bar = ("at least", _BARS[place.device])
-    return [*rows, Row(NAME, _CASE, "x", spread([gain]), bar, place.label, note)]
+    return [*rows, Row(NAME, _CASE, "x", spread([gain]), _BAR, place.label, note)]
 
 
 def real_photos(base: BaseModel, count: int) -> list[TrainingPhoto]:
