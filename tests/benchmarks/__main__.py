@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from .results import about_this_machine, absent, markdown, sentence, write_results
+from .results import about_this_machine, broke, markdown, sentence, write_results
 from .settings import Settings
 
 # Name on the command line -> module; each has `NAME` and `run(settings) -> rows`.
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "throughput": "throughput",
     "seconds-per-person": "seconds_per_person",
     "ceiling": "ceiling",
+    "gpu": "gpu",
     "pictures": "pictures",
     "night": "night",
     "cached-night": "cached_night",
@@ -46,10 +47,13 @@ BENCHMARKS = {
 @click.option(
     "--script-template", default="a photo of the face of {}", show_default=True, help="Empty: its own."
 )
+@click.option(
+    "--device", type=click.Choice(["cuda", "cpu"]), default="cuda", help="Of gpu; cpu with --quick."
+)
 @click.option("--cuda-base", type=click.Path(exists=True, path_type=Path), help="Stable Diffusion folder.")
 def main(names: tuple[str, ...], out: Path, repeats: int | None, **options) -> None:
     """Run, print and write; a benchmark that breaks is a row of its own and makes the exit status 1."""
-    rows, broken = [], False
+    rows = []
     about = about_this_machine(options["threads"])
     print(sentence(about))
     with tempfile.TemporaryDirectory(prefix="faceid-benchmarks-") as scratch:
@@ -61,17 +65,12 @@ def main(names: tuple[str, ...], out: Path, repeats: int | None, **options) -> N
                 found = importlib.import_module(f"tests.benchmarks.{BENCHMARKS[name]}").run(settings)
             except Exception as error:  # the others still tell something
                 traceback.print_exc()
-                broken = True
-                found = [
-                    absent(
-                        name, "all", f"broke: {type(error).__name__}: {' '.join(str(error).split())[-200:]}"
-                    )
-                ]
+                found = [broke(name, "all", error)]
             rows += found
             print(f"\n{name}, {time.monotonic() - began:.0f} s\n\n{markdown(found)}", flush=True)
             write_results(out, about, rows)
     print("\n" + "\n".join(str(path) for path in write_results(out, about, rows)))
-    sys.exit(1 if broken else 0)
+    sys.exit(1 if any(row.broke for row in rows) else 0)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,31 @@ def seconds_of(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds of wall-clock time that a piece of measuring may take, from now on."""
+
+    seconds: float
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left(self) -> float:
+        """What is not used up; negative after that."""
+        return self.began + self.seconds - time.perf_counter()
+
+    def part(self, seconds: float) -> Budget:
+        """A budget of its own for a part, which ends no later than this one."""
+        return Budget(min(seconds, self.left))
+
+
+def repeated(work: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call of `work`, which is called until so many seconds are over, and at least once."""
+    budget, found = Budget(seconds), []
+    while not found or budget.left > 0:
+        found.append(seconds_of(work))
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,49 +12,45 @@ bar. In half precision the pipeline decodes in half precision, `draw` in float32
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler
 
-from faceid_core.diffusion.base import PRECISIONS
+from faceid_core.diffusion.base import BaseModel
 from faceid_core.evaluate.generation import DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.weights.describe import source_folder
+from faceid_core.personalize.tokens import IdentityTokens
 
 from .measuring import alternate, ratios, seconds_of, spread
-from .models import load, somebody
-from .results import Row, absent
-from .settings import NO_CUDA, Place, Settings, has_cuda, places
+from .models import diffusers_pipeline, load, somebody
+from .results import Row
+from .settings import CPU, Place, Settings
 
 NAME = "pictures"
 SEEDS = 4
-_BARS = {"cpu": 1.7, "cuda": 3.0}
+_BAR = 1.7
 _STEPS, _GUIDANCE = 12, 4.0
 _BATCHES = (8, 16, 32)
 
 
 def run(settings: Settings) -> list[Row]:
-    """Every way of calling either, on every device."""
-    rows = []
-    for place in places(settings):
-        rows += _at(place, settings)
-    if not has_cuda():
-        bar = ("at least", _BARS["cuda"])
-        rows.append(absent(NAME, "gain over prompt by prompt", NO_CUDA, device="cuda", bar=bar))
-    return rows
-
-
-def _at(place: Place, settings: Settings) -> list[Row]:
+    """Every way of calling either."""
+    place = CPU
     texts = [prompt.text for prompt in load_grid("miniature").prompts][: 2 if settings.quick else 16]
     batches = (4, 8) if settings.quick else _BATCHES
     count = len(texts) * SEEDS
-    theirs = Published(place, [text.replace("V*", "person") for text in texts])
+    theirs, plain = Published(place, _STEPS, _GUIDANCE), plain_words(texts)
+    base = load(place, settings)
+    tokens = somebody(base)
     cases: dict[str, Callable[[], None]] = {
-        "seeds one by one": theirs.one_by_one,
-        f"num_images_per_prompt={SEEDS}": theirs.prompt_by_prompt,
-        **{f"batch {size}": lambda size=size: theirs.together(size) for size in batches},
-        **{f"draw {size}": our_drawing(place, settings, texts, size) for size in batches},
+        "seeds one by one": lambda: theirs.one_by_one(plain),
+        f"num_images_per_prompt={SEEDS}": lambda: theirs.together(plain, SEEDS),
+        **{f"batch {size}": lambda size=size: theirs.together(plain, size) for size in batches},
+        **{
+            f"draw {size}": lambda size=size: draw_all(base, tokens, texts, size, _STEPS, _GUIDANCE)
+            for size in batches
+        },
     }
     found = alternate(
         {name: lambda work=work: count / seconds_of(work) for name, work in cases.items()},
@@ -76,64 +72,58 @@ def _at(place: Place, settings: Settings) -> list[Row]:
         for name in cases
     ]
     one, four = list(cases)[:2]
-    for name, bar in ((one, _BARS[place.device]), (four, _BARS[place.device]), (their_best, 1.0)):
+    for name, bar in ((one, _BAR), (four, _BAR), (their_best, 1.0)):
         case, gain = f"gain of {best} over pipeline, {name}", ratios(found[best], found[name])
         rows.append(Row(NAME, case, "x", gain, ("at least", bar), place.label))
     return rows
 
 
-def our_drawing(place: Place, settings: Settings, texts: list[str], batch: int) -> Callable[[], None]:
-    """A function that draws every text with every seed."""
-    base = load(place, settings)
-    tokens = somebody(base)
+def plain_words(texts: Sequence[str]) -> list[str]:
+    """The prompts with a plain word in the person's place."""
+    return [text.replace("V*", "person") for text in texts]
+
+
+def draw_all(
+    base: BaseModel, tokens: IdentityTokens, texts: Sequence[str], batch: int, steps: int, guidance: float
+) -> None:
+    """Draw every text with every seed."""
     requests = [DrawRequest(tokens, text, seed) for text in texts for seed in range(SEEDS)]
-
-    def work() -> None:
-        list(draw(base, requests, steps=_STEPS, guidance_scale=_GUIDANCE, batch=batch, record_attention=False))
-
-    return work
+    drawn = draw(base, requests, steps=steps, guidance_scale=guidance, batch=batch, record_attention=False)
+    for _ in drawn:
+        pass
 
 
 class Published:
     """diffusers' pipeline with the same scheduler and settings.
 
     Args:
-        texts: prompts, plain words in the person's place.
+        steps, guidance: of every picture.
     """
 
-    def __init__(self, place: Place, texts: list[str]):
-        folder, precision = source_folder(place.base), PRECISIONS[place.precision]
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=precision, safety_checker=None, local_files_only=True
-        )
+    def __init__(self, place: Place, steps: int, guidance: float):
+        pipeline = diffusers_pipeline(place)
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
-        self.pipeline, self.texts = pipeline.to(place.device), texts
+        self.pipeline, self.steps, self.guidance = pipeline, steps, guidance
 
-    def one_by_one(self) -> None:
-        """A call for each picture."""
-        for text in self.texts:
+    def one_by_one(self, texts: Sequence[str]) -> None:
+        """A call for each of every text's pictures."""
+        for text in texts:
             for seed in range(SEEDS):
-                self._call(text, generator=_generator(seed))
+                self._call([text], [seed])
 
-    def prompt_by_prompt(self) -> None:
-        """A call for each prompt, four pictures at once."""
-        for text in self.texts:
-            self._call(
-                text, num_images_per_prompt=SEEDS, generator=[_generator(seed) for seed in range(SEEDS)]
-            )
-
-    def together(self, size: int) -> None:
-        """A call for `size` pictures of several prompts."""
+    def together(self, texts: Sequence[str], size: int) -> None:
+        """A call for `size` pictures: of one text, or of several."""
         each = size // SEEDS
-        for first in range(0, len(self.texts), each):
-            texts = self.texts[first : first + each]
-            generators = [_generator(seed) for _ in texts for seed in range(SEEDS)]
-            self._call(texts, num_images_per_prompt=SEEDS, generator=generators)
+        for first in range(0, len(texts), each):
+            self._call(texts[first : first + each], range(SEEDS))
 
-    def _call(self, text: str | list[str], **more) -> None:
-        self.pipeline(text, num_inference_steps=_STEPS, guidance_scale=_GUIDANCE, output_type="np", **more)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    def _call(self, texts: Sequence[str], seeds: Sequence[int]) -> None:
+        self.pipeline(
+            list(texts),
+            num_images_per_prompt=len(seeds),
+            generator=[torch.Generator().manual_seed(seed) for _ in texts for seed in seeds],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            output_type="np",
+        )

@@ -77,14 +77,12 @@ class PublishedScript:
         return (second - first) / (long - short)
 
     def _environment(self) -> dict[str, str]:
-        """Offline, with the run's number of threads, and without CUDA in CPU rows."""
+        """Offline, with the run's number of threads, and on the CPU."""
         threads = str(self.settings.threads)
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         kept["FACEID_SCRIPT_TEMPLATE"] = self.settings.script_template
         kept |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-        if self.place.device == "cpu":
-            kept |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-        return kept
+        return kept | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 
 
 def folder_with(photo: Path, image) -> Path:

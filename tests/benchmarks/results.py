@@ -14,6 +14,7 @@ from typing import Literal
 from .measuring import Spread
 
 Bar = tuple[Literal["at least", "at most"], float]
+_BROKE = "broke: "
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
 
 
@@ -41,6 +42,11 @@ class Row:
     absent: str = ""
 
     @property
+    def broke(self) -> bool:
+        """Whether measuring ended with an error."""
+        return self.absent.startswith(_BROKE)
+
+    @property
     def verdict(self) -> str:
         """ "met", "missed", "absent", or nothing where there is no bar."""
         if self.figure is None:
@@ -57,10 +63,17 @@ def absent(benchmark: str, case: str, why: str, *, device: str = "cpu", bar: Bar
     return Row(benchmark, case, "", None, bar, device, absent=why)
 
 
+def broke(benchmark: str, case: str, error: Exception, *, device: str = "cpu") -> Row:
+    """A row for what ended with an error; any such row makes the command's exit status 1."""
+    said = " ".join(str(error).split())[-200:]
+    return absent(benchmark, case, f"{_BROKE}{type(error).__name__}: {said}", device=device)
+
+
 def about_this_machine(threads: int) -> dict:
-    """What a figure depends on besides the code: processor, threads, versions, what else the machine is doing."""
+    """What a figure depends on besides the code: processor, GPU, threads, versions, what else the machine is doing."""
     return {
         "processor": _processor(),
+        "gpu": _gpu(),
         "cores": os.cpu_count(),
         "threads": threads,
         "load_before": round(os.getloadavg()[0], 2),
@@ -83,9 +96,8 @@ def sentence(about: Mapping) -> str:
     """The machine in one line."""
     versions = ", ".join(f"{name} {about[name]}" for name in _PACKAGES)
     load = f"load {about['load_before']} before the run"
-    return (
-        f"{about['processor']}, {about['cores']} cores, {about['threads']} threads used, {load}; {versions}"
-    )
+    gpu = f"{about['gpu']}, " if about["gpu"] else ""
+    return f"{gpu}{about['processor']}, {about['cores']} cores, {about['threads']} threads used, {load}; {versions}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -132,3 +144,13 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _gpu() -> str:
+    """The GPU's name and memory; empty where there is none."""
+    import torch  # here: the table's own tests and the runs that are children need no model library
+
+    if not torch.cuda.is_available():
+        return ""
+    about = torch.cuda.get_device_properties(0)
+    return f"{about.name} with {about.total_memory / 2**30:.0f} GiB"

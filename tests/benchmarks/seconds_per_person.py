@@ -50,7 +50,7 @@ from .measuring import spread
 from .models import load, method
 from .published_script import MISSING, TOKEN, PublishedScript, folder_with
 from .results import Row, absent
-from .settings import FIRST_SEED, NO_CUDA, Place, Settings, has_cuda, places
+from .settings import CPU, FIRST_SEED, Place, Settings
 
 NAME = "seconds-per-person"
 SLOTS = 8
@@ -59,7 +59,7 @@ PRIOR, NO_PRIOR = "semantic-fidelity+prior", "semantic-fidelity"
 LENGTHS = {PRIOR: (1, 3, 12, 36, 72), NO_PRIOR: (10, 20, 50, 100, 200)}
 QUICK_LENGTHS = {PRIOR: (1, 2), NO_PRIOR: (4, 8)}
 _CASE = "script's seconds over ours, same identity and concepts"
-_BARS = {"cpu": 15.0, "cuda": 15.0}
+_BAR = ("at least", 15.0)
 _METRICS = ("identity", "concepts", "detection")
 _DRAWING = DrawOptions("DPMSolverMultistepScheduler", 12, 4.0, 32)
 _SEEDS = (0, 1)
@@ -82,15 +82,10 @@ class Level:
 
 
 def run(settings: Settings) -> list[Row]:
-    """The miniature on the CPU, and on CUDA where there is one."""
+    """The miniature, which is what the scorers know."""
     if not settings.script:
-        return [absent(NAME, _CASE, MISSING, bar=("at least", _BARS["cpu"]))]
-    # The miniature everywhere: it is what the scorers know.
-    there = [Place(place.device, "miniature", "float32") for place in places(settings)]
-    rows = [row for place in there for row in _at(place, settings)]
-    if not has_cuda():
-        rows.append(absent(NAME, _CASE, NO_CUDA, device="cuda", bar=("at least", _BARS["cuda"])))
-    return rows
+        return [absent(NAME, _CASE, MISSING, bar=_BAR)]
+    return _at(CPU, settings)
 
 
 def _at(place: Place, settings: Settings) -> list[Row]:
@@ -123,13 +118,13 @@ def _prior(base: BaseModel, settings: Settings) -> tuple[NamePrior, float]:
 
 def _gain(preset: str, ours: list[Level], aim: Level, prior_seconds: float, place: Place) -> list[Row]:
     """How much sooner a preset reaches the script's level, and what its prior costs beside that."""
-    case, bar = f"{preset}: {_CASE}", ("at least", _BARS[place.device])
+    case = f"{preset}: {_CASE}"
     enough = next((level for level in ours if not below(level, aim)), None)
     if enough is None:
         why = f"no length up to {ours[-1].samples} samples reached the script's level"
-        return [absent(NAME, case, why, device=place.label, bar=bar)]
+        return [absent(NAME, case, why, device=place.label, bar=_BAR)]
     note = f"samples: script {aim.samples}, ours {enough.samples}"
-    rows = [Row(NAME, case, "x", spread([aim.seconds / enough.seconds]), bar, place.label, note)]
+    rows = [Row(NAME, case, "x", spread([aim.seconds / enough.seconds]), _BAR, place.label, note)]
     if prior_seconds:
         spared = aim.seconds - enough.seconds
         regained = f"regained with {prior_seconds / spared:.0f} people" if spared > 0 else "not regained"

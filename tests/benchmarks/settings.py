@@ -22,7 +22,8 @@ class Settings:
         script: diffusers' textual_inversion.py; script_python: the interpreter that runs it.
         script_batch, script_rate, script_steps: how the script learns a person in seconds-per-person.
         script_template: the prompt that it learns from; empty for its own list.
-        cuda_base: a Stable Diffusion folder for CUDA rows; None makes that architecture with random weights.
+        device: of the benchmark gpu: cuda, or cpu to try its code.
+        cuda_base: a Stable Diffusion folder for the benchmark gpu; None makes 1.5 and XL with random weights.
     """
 
     scratch: Path
@@ -37,6 +38,7 @@ class Settings:
     script_rate: float = 0.06
     script_steps: int = 200
     script_template: str = "a photo of the face of {}"
+    device: str = "cuda"
     cuda_base: Path | None = None
 
     @property
@@ -63,20 +65,8 @@ class Place:
         return f"{self.device}, {self.precision}"
 
 
-NO_CUDA = "no CUDA device here"
-
-
-def places(settings: Settings) -> list[Place]:
-    """The CPU with the miniature; CUDA, where there is one, with Stable Diffusion 1.5's architecture."""
-    import torch
-
-    found = [Place("cpu", "miniature", "float32")]
-    if torch.cuda.is_available():
-        from .models import stable_diffusion_15
-
-        folder = settings.cuda_base or stable_diffusion_15(settings.scratch / "sd15")
-        found.append(Place("cuda", str(folder), "bfloat16"))
-    return found
+# CUDA is the benchmark gpu's alone.
+CPU = Place("cpu", "miniature", "float32")
 
 
 def cpu_bfloat16() -> list[Place]:
@@ -85,10 +75,3 @@ def cpu_bfloat16() -> list[Place]:
 
     able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return [Place("cpu", "miniature", "bfloat16")] if able else []
-
-
-def has_cuda() -> bool:
-    """Whether CUDA rows can be filled."""
-    import torch
-
-    return torch.cuda.is_available()

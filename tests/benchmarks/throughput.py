@@ -9,39 +9,40 @@ the difference of two runs of different length, ours is timed from one step's en
 script does at every step and we do once for each photo (encoding the picture, tokenizing the prompt, moving the whole
 table of embeddings) is the gain that is measured. Its step is the loop as published: no validation pictures, no
 checkpoints, no tracker. Our set-up of a person (two pictures encoded, a look at the attention) and its closing (another
-look, for the person's page) are listed beside.
+look, for the person's page) are listed beside, and so is `published_loop.py`, with which `gpu` compares instead of the
+script.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel
+from faceid_core.personalize.slots import TrainingPhoto
 from faceid_core.personalize.trainer import SlotFailure, personalize
 
-from .measuring import alternate, ratios, spread
-from .models import load, method, training_photos
+from .measuring import alternate, ratios, seconds_of, spread
+from .models import diffusers_pipeline, load, method, training_photos
+from .published_loop import PublishedLoop
 from .published_script import MISSING, PublishedScript, folder_with
 from .results import Row, absent
-from .settings import NO_CUDA, Place, Settings, cpu_bfloat16, has_cuda, places
+from .settings import CPU, Place, Settings, cpu_bfloat16
 
 NAME = "throughput"
 PRESET = "textual-inversion"
 SAMPLES, SLOTS = (1, 2, 4), (1, 2, 4, 8, 16, 32)
-_BARS = {"cpu": 2.5, "cuda": 10.0}
-_WARM_STEPS = 2
+_BAR = 2.5
+WARM_STEPS = 2
+_LOOP_STEPS = 20
 
 
 def run(settings: Settings) -> list[Row]:
-    """Every m and B on every device; without the script's path only our own rows are filled."""
-    rows = []
-    for place in [*places(settings), *cpu_bfloat16()]:
-        rows += _at(place, settings)
-    if not has_cuda():
-        rows.append(absent(NAME, "gain at m=1", NO_CUDA, device="cuda", bar=("at least", _BARS["cuda"])))
-    return rows
+    """Every m and B in every precision; without the script's path only our own rows are filled."""
+    return [row for place in (CPU, *cpu_bfloat16()) for row in _at(place, settings)]
 
 
 def _at(place: Place, settings: Settings) -> list[Row]:
@@ -55,11 +56,15 @@ def _at(place: Place, settings: Settings) -> list[Row]:
     rows = []
     for m in counts:
         cases: dict[object, Callable[[], float]] = {
-            slots: lambda m=m, slots=slots: m * slots / step_seconds(base, photos[:slots], m).step
+            slots: lambda m=m, slots=slots: (
+                m * slots / step_seconds(base, photos[:slots], _learned(m, slots)).step
+            )
             for slots in seats
         }
         if script:
-            cases["script"] = lambda m=m: m / script.seconds_per_step(batch=m, **_lengths(settings, place))
+            cases["script"] = lambda m=m: m / script.seconds_per_step(batch=m, **_lengths(settings))
+            loop = PublishedLoop(diffusers_pipeline(place), place, script.photos, script.resolution)
+            cases["loop"] = lambda m=m, loop=loop: m / loop_seconds(loop, m, _LOOP_STEPS)
         found = alternate(cases, settings.repeats, warm=settings.warm)
         rate = "samples/s"
         rows += [Row(NAME, f"ours, m={m}, B={b}", rate, spread(found[b]), device=place.label) for b in seats]
@@ -68,55 +73,116 @@ def _at(place: Place, settings: Settings) -> list[Row]:
             continue
         rows.append(Row(NAME, f"script, batch {m}", rate, spread(found["script"]), device=place.label))
         top = max(seats, key=lambda b: spread(found[b]).median)
-        bar = ("at least", _BARS[place.device]) if m == 1 else None
+        bar = ("at least", _BAR) if m == 1 else None
         case = f"gain at m={m}, best B={top}"
         rows.append(Row(NAME, case, "x", ratios(found[top], found["script"]), bar, place.label))
-    once = step_seconds(base, photos[: min(4, max(seats))], 1)
+        case, loop = f"the loop that gpu compares with, batch {m}, over the script", found["loop"]
+        rows.append(Row(NAME, case, "x", ratios(loop, found["script"]), device=place.label))
+    few = min(4, max(seats))
+    once = step_seconds(base, photos[:few], _learned(1, few))
     for case, seconds in (("set-up", once.set_up), ("closing", once.closing)):
         rows.append(Row(NAME, f"ours, {case} of a person", "s", spread([seconds]), device=place.label))
     return rows
 
 
-def _lengths(settings: Settings, place: Place) -> dict[str, int]:
+def _learned(samples_per_step: int, slots: int) -> Method:
+    """The method for so many people: the fewer steps are timed, the more samples a step has."""
+    steps = WARM_STEPS + max(4, 64 // (slots * samples_per_step))
+    return method(PRESET, steps=steps, samples_per_step=samples_per_step)
+
+
+def loop_seconds(loop: PublishedLoop, samples: int, steps: int) -> float:
+    """Seconds of a step of diffusers' loop in this process, the mean of some after a first one."""
+    loop.step(samples)
+    return seconds_of(lambda: [loop.step(samples) for _ in range(steps)]) / steps
+
+
+def _lengths(settings: Settings) -> dict[str, int]:
     """Steps of the script's two runs: far enough apart that the start-up's scatter is small beside the difference."""
-    if settings.quick:
-        return {"short": 5, "long": 35}
-    return {"short": 10, "long": 310 if place.device == "cpu" else 110}
+    return {"short": 5, "long": 35} if settings.quick else {"short": 10, "long": 310}
 
 
 class Timing(NamedTuple):
-    """Seconds of one step of all people together, and of opening and of closing one person's slot."""
+    """Seconds of one step of all people together, and of opening and of closing one person's slot.
+
+    `closing` is None where measuring ended before the last step; `steps` are those that were timed.
+    """
 
     step: float
     set_up: float
-    closing: float
+    closing: float | None
+    steps: int
+
+
+class NotWhole(RuntimeError):
+    """The steps were not those of all people together, so that their time tells nothing."""
 
 
 def step_seconds(
-    base: BaseModel, photos: list, samples_per_step: int, *, preset: str = PRESET, steps: int | None = None
+    base: BaseModel,
+    photos: Sequence[TrainingPhoto],
+    learned: Method,
+    *,
+    samples_at_once: int = 0,
+    most_seconds: float = math.inf,
 ) -> Timing:
     """Train all photos together for a few steps, and tell the seconds.
 
     Args:
         photos: as many as slots, so that all seats are taken from the first step to the last.
-        steps: timed after the first `_WARM_STEPS`; None takes fewer the more samples a step has.
+        learned: the steps after its first `WARM_STEPS` are timed.
+        most_seconds: of timed steps, after which training ends early; one step is timed in any case.
 
     Raises:
-        RuntimeError: a person's training stopped, so that the steps were not whole.
+        NotWhole: a person's training began again, or the memory ran out for some.
+        torch.OutOfMemoryError: it ran out for one person already.
     """
-    timed = steps or max(4, 64 // (len(photos) * samples_per_step))
-    learned = method(preset, steps=_WARM_STEPS + timed, samples_per_step=samples_per_step)
-    ends: dict[int, float] = {}
+    clock = StepClock(len(photos), most_seconds)
     began = time.perf_counter()
-
-    def progress(_name: str, step: int, _total: int) -> None:
-        # The first of those who took this step: at the last one, people are finished in between.
-        ends.setdefault(step, time.perf_counter())
-
-    for result in personalize(base, photos, learned, slots=len(photos), progress=progress):
-        if isinstance(result, SlotFailure) or result.restarted:
-            raise RuntimeError(f"the training of {result.name} did not run through; the steps were not whole")
-    each = (ends[_WARM_STEPS + timed] - ends[_WARM_STEPS]) / timed
+    training = personalize(
+        base,
+        photos,
+        learned,
+        slots=len(photos),
+        samples_at_once=samples_at_once,
+        progress=clock.progress,
+    )
+    closing = None
+    try:
+        for result in training:
+            if isinstance(result, SlotFailure):
+                raise NotWhole(f"the training of {result.name} stopped: {result.reason}")
+        closing = (time.perf_counter() - clock.ends[learned.steps]) / len(photos)
+    except StepsOver:
+        pass
+    last = max(clock.ends)
+    each = (clock.ends[last] - clock.ends[WARM_STEPS]) / (last - WARM_STEPS)
     # What the first step took beyond a usual step's time is the opening of the slots; after the last one all close.
-    set_up = max(0.0, ends[1] - began - each) / len(photos)
-    return Timing(each, set_up, (time.perf_counter() - ends[_WARM_STEPS + timed]) / len(photos))
+    set_up = max(0.0, clock.ends[1] - began - each) / len(photos)
+    return Timing(each, set_up, closing, last - WARM_STEPS)
+
+
+class StepsOver(Exception):
+    """The seconds are over."""
+
+
+class StepClock:
+    """When each step ended: at the first person who took it, for at the last step people are finished in between."""
+
+    def __init__(self, people: int, most_seconds: float):
+        self.people, self.most_seconds = people, most_seconds
+        self.ends: dict[int, float] = {}
+        self.taken: dict[str, int] = {}
+
+    def progress(self, name: str, step: int, _total: int) -> None:
+        """See ProgressCallback."""
+        if step != self.taken.get(name, 0) + 1:
+            raise NotWhole(f"the training of {name} began again")
+        self.taken[name] = step
+        if step in self.ends:
+            return
+        if step > 1 and sum(taken >= step - 1 for taken in self.taken.values()) < self.people:
+            raise NotWhole(f"the memory holds fewer than {self.people} people")
+        self.ends[step] = time.perf_counter()
+        if step > WARM_STEPS and self.ends[step] - self.ends[WARM_STEPS] >= self.most_seconds:
+            raise StepsOver

@@ -10,17 +10,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.benchmarks import gpu
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cached_night import require_light, told
 from tests.benchmarks.child import Clock, joined_seconds
-from tests.benchmarks.measuring import alternate, line_through, ratios, spread
+from tests.benchmarks.gpu_bench import QUICK, Bench, Model
+from tests.benchmarks.measuring import Budget, alternate, line_through, ratios, repeated, spread
 from tests.benchmarks.operations import count_operations
 from tests.benchmarks.results import Row, absent, markdown, write_results
 from tests.benchmarks.runs import Seen, start_run
 from tests.benchmarks.seconds_per_person import Level, below, reached_first
-from tests.benchmarks.settings import Settings
+from tests.benchmarks.settings import CPU, Settings
+from tests.benchmarks.throughput import NotWhole, StepClock, StepsOver
 
-ABOUT = {"processor": "p", "cores": 2, "threads": 1, "load_before": 0.5, "torch": "1", "diffusers": "2",
+ABOUT = {"processor": "p", "gpu": "g", "cores": 2, "threads": 1, "load_before": 0.5, "torch": "1", "diffusers": "2",
          "transformers": "3", "accelerate": "4"}  # fmt: skip
 
 
@@ -126,7 +129,11 @@ def test_the_table_shows_figures_bars_and_what_is_absent(tmp_path):
     assert [row["verdict"] for row in data["rows"]] == ["met", "missed", "", "absent"]
     assert data["rows"][0]["figure"] == {"median": 3.0, "low": 2.0, "high": 4.0, "repeats": 3}
     assert data["rows"][3]["figure"] is None and data["about"]["cores"] == 2
-    assert "load 0.5 before the run" in table.read_text() and markdown(rows) in table.read_text()
+    assert (
+        "g, p, 2 cores" in table.read_text()
+        and "load 0.5 before the run" in table.read_text()
+        and markdown(rows) in table.read_text()
+    )
 
 
 def test_requests_are_told_for_each_person_where_they_are_the_persons_own():
@@ -164,3 +171,57 @@ def test_a_benchmark_that_breaks_is_a_row_and_the_exit_status(tmp_path, monkeypa
     ended = CliRunner().invoke(main, ["seconds-per-person", "--out", str(tmp_path)])
     assert ended.exit_code == 1
     assert "absent: broke: RuntimeError: first line and why" in (tmp_path / "results.md").read_text()
+
+
+def test_a_part_has_no_more_time_than_the_whole_and_a_call_is_measured_in_any_case():
+    whole = Budget(10.0, began=0.0)
+    assert whole.left < 0 and whole.part(5.0).left < 0
+    assert 4.9 < Budget(100.0).part(5.0).left <= 5.0
+    assert len(repeated(lambda: None, -1.0)) == 1
+
+
+def test_steps_count_only_while_all_people_take_them():
+    clock = StepClock(2, most_seconds=float("inf"))
+    for step in (1, 2):
+        for name in ("ann", "bob"):
+            clock.progress(name, step, 9)
+    clock.progress("ann", 3, 9)
+    assert set(clock.ends) == {1, 2, 3}
+    with pytest.raises(NotWhole, match="fewer than 2 people"):
+        clock.progress("ann", 4, 9)  # bob was parked when the memory ran out
+    with pytest.raises(NotWhole, match="bob began again"):
+        clock.progress("bob", 1, 9)
+
+
+def test_training_ends_when_its_seconds_are_over_but_not_before_one_timed_step():
+    clock = StepClock(1, most_seconds=0.0)
+    clock.progress("ann", 1, 9)
+    clock.progress("ann", 2, 9)
+    with pytest.raises(StepsOver):
+        clock.progress("ann", 3, 9)
+
+
+def test_without_a_gpu_its_benchmark_is_one_absent_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ended = CliRunner().invoke(main, ["gpu", "--quick", "--out", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert (row["verdict"], row["absent"]) == ("absent", "no CUDA device here")
+
+
+def test_a_part_that_breaks_or_has_no_time_left_is_a_row_beside_what_was_found(tmp_path):
+    bench = Bench(Model("sd15", "SD", 0.1, 1, (4,)), CPU, Settings(tmp_path), QUICK)
+
+    def breaks(bench, _budget):
+        yield bench.row("speed", "x", [1.0])
+        raise RuntimeError("and why")
+
+    def runs_out(_bench, _budget):
+        raise torch.OutOfMemoryError
+
+    found, broken = gpu.rows_of(bench, ("part", 5.0, breaks), Budget(10.0))
+    assert found.figure and broken.broke and "and why" in broken.absent
+    (full,) = gpu.rows_of(bench, ("part", 5.0, runs_out), Budget(10.0))
+    assert not full.broke and "memory" in full.absent
+    (late,) = gpu.rows_of(bench, ("part", 5.0, breaks), Budget(-1.0))
+    assert not late.broke and late.absent

@@ -1,12 +1,13 @@
-"""Writes folders of Stable Diffusion 1.5, 2.1 and XL at full layout: small widths, random weights, real tokenizer.
+"""Writes folders of Stable Diffusion 1.5, 2.1 and XL at full layout: random weights, real tokenizer.
 
-Blocks, layers, transformer depths and numbers of heads are the published models'; widths and pictures are small. The
-vocabulary is CLIP's own (`clip_vocabulary/`, MIT license, OpenAI).
+Blocks, layers, transformer depths and numbers of heads are the published models'; widths and pictures are small, or the
+published models' too, which take gigabytes. The vocabulary is CLIP's own (`clip_vocabulary/`, MIT license, OpenAI).
 """
 
 from __future__ import annotations
 
 import gzip
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,81 +17,131 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 _VOCABULARY = Path(__file__).parent / "clip_vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
-_SIDE = 8  # of latents; pictures of 64 pixels
 _BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-KINDS = ("sd15", "sd21", "sdxl")
 
 
-def write_architecture(folder: Path, kind: str, *, prediction_type: str | None = None, seed: int = 0) -> Path:
+@dataclass(frozen=True)
+class Widths:
+    """What the small and the full model of a kind differ in.
+
+    Attributes:
+        side: of latents; pictures are eight times as large.
+        blocks, vae_blocks: channels of the U-Net's blocks, and of the autoencoder's.
+        groups, vae_groups: of their group norms.
+        texts: width of each text encoder.
+        feed_forward: a text encoder's feed-forward width, in its own widths.
+        time_ids: width of each embedded size that XL's U-Net reads.
+    """
+
+    side: int
+    blocks: tuple[int, ...]
+    groups: int
+    texts: tuple[int, ...]
+    feed_forward: int
+    vae_blocks: tuple[int, ...]
+    vae_groups: int
+    time_ids: int = 0
+
+
+def _small(blocks: tuple[int, ...], groups: int, texts: tuple[int, ...], time_ids: int = 0) -> Widths:
+    return Widths(8, blocks, groups, texts, 2, (8, 8, 16, 16), 4, time_ids)
+
+
+def _full(side: int, blocks: tuple[int, ...], texts: tuple[int, ...], time_ids: int = 0) -> Widths:
+    return Widths(side, blocks, 32, texts, 4, (128, 256, 512, 512), 32, time_ids)
+
+
+SMALL = {
+    "sd15": _small((32, 64, 64, 64), 32, (48,)),
+    "sd21": _small((20, 40, 80, 80), 4, (32,)),
+    "sdxl": _small((20, 40, 80), 4, (24, 40), 8),
+}
+FULL = {
+    "sd15": _full(64, (320, 640, 1280, 1280), (768,)),
+    "sd21": _full(96, (320, 640, 1280, 1280), (1024,)),
+    "sdxl": _full(128, (320, 640, 1280), (768, 1280), 256),
+}
+KINDS = tuple(SMALL)
+
+
+def write_architecture(
+    folder: Path,
+    kind: str,
+    *,
+    prediction_type: str | None = None,
+    seed: int = 0,
+    full_width: bool = False,
+    device: str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> Path:
     """Write a pipeline's folder.
 
     Args:
         kind: one of `KINDS`.
         prediction_type: None for the kind's usual one (v_prediction for sd21, else epsilon).
+        full_width: widths and pictures of the published model.
+        device: where the weights are drawn; its generator decides which they are.
+        precision: of the files.
     """
     torch.manual_seed(seed)
     make = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl}[kind]
-    make(prediction_type).save_pretrained(folder)
+    with torch.device(device):
+        made = make(prediction_type, (FULL if full_width else SMALL)[kind])
+    if precision != torch.float32:
+        made.to(dtype=precision)
+    made.save_pretrained(folder)
     return Path(folder)
 
 
-def _sd15(prediction_type: str | None) -> diffusers.StableDiffusionPipeline:
+def _sd15(prediction_type: str | None, widths: Widths) -> diffusers.StableDiffusionPipeline:
     unet = _unet(
-        block_out_channels=(32, 64, 64, 64),
+        widths,
         down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
         up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
         attention_head_dim=8,
-        cross_attention_dim=48,
     )
-    scheduler = diffusers.PNDMScheduler(
-        **_BETAS, skip_prk_steps=True, set_alpha_to_one=False, prediction_type=prediction_type or "epsilon"
+    scheduler = _scheduler(
+        diffusers.PNDMScheduler, prediction_type or "epsilon", skip_prk_steps=True, set_alpha_to_one=False
     )
-    text = _text(48, heads=12, layers=12, act="quick_gelu")
-    return _stable_diffusion(unet, text, clip_tokenizer(), scheduler)
+    text = _text(widths, 0, heads=12, layers=12, act="quick_gelu")
+    return _stable_diffusion(widths, unet, text, clip_tokenizer(), scheduler)
 
 
-def _sd21(prediction_type: str | None) -> diffusers.StableDiffusionPipeline:
+def _sd21(prediction_type: str | None, widths: Widths) -> diffusers.StableDiffusionPipeline:
     unet = _unet(
-        block_out_channels=(20, 40, 80, 80),
+        widths,
         down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
         up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
         attention_head_dim=[5, 10, 20, 20],
-        cross_attention_dim=32,
         use_linear_projection=True,
         upcast_attention=True,
-        norm_num_groups=4,
     )
-    scheduler = diffusers.DDIMScheduler(
-        **_BETAS,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        prediction_type=prediction_type or "v_prediction",
+    scheduler = _scheduler(
+        diffusers.DDIMScheduler, prediction_type or "v_prediction", clip_sample=False, set_alpha_to_one=False
     )
-    text = _text(32, heads=16, layers=23, act="gelu")
-    return _stable_diffusion(unet, text, clip_tokenizer(pad="!"), scheduler)
+    text = _text(widths, 0, heads=16, layers=23, act="gelu")
+    return _stable_diffusion(widths, unet, text, clip_tokenizer(pad="!"), scheduler)
 
 
-def _sdxl(prediction_type: str | None) -> diffusers.StableDiffusionXLPipeline:
+def _sdxl(prediction_type: str | None, widths: Widths) -> diffusers.StableDiffusionXLPipeline:
     unet = _unet(
-        block_out_channels=(20, 40, 80),
+        widths,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=[5, 10, 20],
         transformer_layers_per_block=[1, 2, 10],
-        cross_attention_dim=24 + 40,
         use_linear_projection=True,
         addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=40 + 6 * 8,
-        norm_num_groups=4,
+        addition_time_embed_dim=widths.time_ids,
+        projection_class_embeddings_input_dim=widths.texts[1] + 6 * widths.time_ids,
     )
-    scheduler = diffusers.EulerDiscreteScheduler(
-        **_BETAS, timestep_spacing="leading", prediction_type=prediction_type or "epsilon"
+    scheduler = _scheduler(
+        diffusers.EulerDiscreteScheduler, prediction_type or "epsilon", timestep_spacing="leading"
     )
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(scaling_factor=0.13025, force_upcast=True),
-        text_encoder=_text(24, heads=12, layers=12, act="quick_gelu"),
-        text_encoder_2=_text(40, heads=20, layers=32, act="gelu", kind=CLIPTextModelWithProjection),
+        vae=_vae(widths, scaling_factor=0.13025, force_upcast=True),
+        text_encoder=_text(widths, 0, heads=12, layers=12, act="quick_gelu"),
+        text_encoder_2=_text(widths, 1, heads=20, layers=32, act="gelu", kind=CLIPTextModelWithProjection),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(pad="!"),
         unet=unet,
@@ -100,9 +151,9 @@ def _sdxl(prediction_type: str | None) -> diffusers.StableDiffusionXLPipeline:
     )
 
 
-def _stable_diffusion(unet, text, tokenizer, scheduler) -> diffusers.StableDiffusionPipeline:
+def _stable_diffusion(widths: Widths, unet, text, tokenizer, scheduler) -> diffusers.StableDiffusionPipeline:
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(scaling_factor=0.18215),
+        vae=_vae(widths, scaling_factor=0.18215),
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
@@ -113,9 +164,21 @@ def _stable_diffusion(unet, text, tokenizer, scheduler) -> diffusers.StableDiffu
     )
 
 
-def _unet(**layout) -> UNet2DConditionModel:
+def _scheduler(kind: type, prediction_type: str, **settings):
+    with torch.device("cpu"):  # schedulers compute with NumPy, whatever device weights are drawn on
+        return kind(**_BETAS, prediction_type=prediction_type, **settings)
+
+
+def _unet(widths: Widths, **layout) -> UNet2DConditionModel:
     made = UNet2DConditionModel(
-        sample_size=_SIDE, in_channels=4, out_channels=4, layers_per_block=2, **layout
+        sample_size=widths.side,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=2,
+        block_out_channels=widths.blocks,
+        norm_num_groups=widths.groups,
+        cross_attention_dim=sum(widths.texts),
+        **layout,
     )
     for name, weight in made.named_parameters():
         # Sharper attention than random weights give, so that the prompt matters.
@@ -124,25 +187,26 @@ def _unet(**layout) -> UNet2DConditionModel:
     return made
 
 
-def _vae(**layout) -> AutoencoderKL:
+def _vae(widths: Widths, **layout) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
+        block_out_channels=widths.vae_blocks,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,
         latent_channels=4,
-        norm_num_groups=4,
-        sample_size=8 * _SIDE,
+        norm_num_groups=widths.vae_groups,
+        sample_size=8 * widths.side,
         **layout,
     )
 
 
-def _text(width: int, *, heads: int, layers: int, act: str, kind: type = CLIPTextModel):
+def _text(widths: Widths, number: int, *, heads: int, layers: int, act: str, kind: type = CLIPTextModel):
+    width = widths.texts[number]
     made = kind(
         CLIPTextConfig(
             vocab_size=49408,
             hidden_size=width,
-            intermediate_size=2 * width,
+            intermediate_size=widths.feed_forward * width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=77,
