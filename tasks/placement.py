@@ -6,7 +6,7 @@ A worker lies on one node, so everything is counted by node: sixteen CPUs on a h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,18 +150,16 @@ def _cpus_beside_gpu(shape: NodeShape, gpus: float) -> float:
 
 def capacity(shapes: Iterable[NodeShape], share: Share, *, present: bool = False) -> int:
     """How many workers fit into a cluster, each on one node; with `present` on the nodes that are there."""
-    return sum(
-        shape.fit(share) * (shape.there + (0 if present else shape.more)) for shape in shapes
-    )
+    return sum(shape.fit(share) * (shape.there + (0 if present else shape.more)) for shape in shapes)
 
 
-def free_capacity(share: Share) -> int:
-    """How many workers fit into what is free now, each on one node."""
+def free_capacity(share: Share, *, without: Collection[str] = ()) -> int:
+    """How many workers fit into what is free now, each on one node; `without` are ids of nodes that do not count."""
     free = ray_state.available_resources_per_node()
     return sum(
         share.fit(free[node["NodeID"]].get("CPU", 0), _free_gpus(node, free[node["NodeID"]].get("GPU", 0)))
         for node in ray.nodes()
-        if node["NodeID"] in free
+        if node["NodeID"] in free and node["NodeID"] not in without
     )
 
 
@@ -225,22 +223,26 @@ def nodes_that_may_come(texts: Iterable[str]) -> list[NodeShape]:
     return shapes
 
 
-def node_shapes(may_come: Iterable[NodeShape] = ()) -> list[NodeShape]:
+def node_shapes(may_come: Iterable[NodeShape] = (), *, without: Collection[str] = ()) -> list[NodeShape]:
     """The kinds of nodes of the present Ray session: those that are there, and those that its autoscaler may still add.
 
     Args:
         may_come: All that the autoscaler may have, of which some can be there already.
+        without: Ids of nodes that are there and do not count as such.
     """
-    there = Counter(
-        (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
-        for node in ray.nodes()
-        if node["Alive"]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    every, there = (
+        Counter(
+            (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0))) for node in nodes
+        )
+        for nodes in (alive, [node for node in alive if node["NodeID"] not in without])
     )
     shapes = []
     for shape in may_come:
-        present = there.pop((shape.cpus, shape.gpus), 0)
-        shapes.append(replace(shape, there=present, more=max(0, shape.more - present)))
-    shapes += [NodeShape(*size, there=count) for size, count in there.items()]
+        size = (shape.cpus, shape.gpus)
+        more = max(0, shape.more - every.pop(size, 0))
+        shapes.append(replace(shape, there=there.pop(size, 0), more=more))
+    shapes += [NodeShape(*size, there=there[size]) for size in every]
     return sorted(shapes, key=lambda shape: (shape.gpus, shape.cpus))
 
 

@@ -6,12 +6,14 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
+from ray._private import state as ray_state  # Ray has no public call for the node of an actor that has ended
 from ray.exceptions import RayError
 
 from faceid_core.errors import ConfigurationError
@@ -26,7 +28,8 @@ _REPORT_AFTER_SECONDS = 20.0  # of waiting for workers
 _REPORT_AGAIN_SECONDS = 60.0
 _POLL_SECONDS = 1.0  # between two looks for free resources, while a batch waits for a worker
 _OTHERS_SECONDS = 20.0  # for further workers to start, once the first can work
-_MOST_FAILED_STARTS = 3
+_MOST_FAILED_STARTS = 3  # in a row on one node
+_NO_NODE = ""
 
 
 class Sizing(Protocol):
@@ -77,7 +80,8 @@ class Workers:
         self._starting: dict[Any, Any] = {}  # pending answer of `ready` -> actor
         self._lock = threading.RLock()
         self._closed = False
-        self._failed_starts = 0
+        self._failed_starts: Counter[str] = Counter()  # in a row, by the node's id
+        self._avoided: set[str] = set()  # nodes on which no worker is started again
         self._refilled_at = 0.0
         self._batches_waiting = 0
         self._empty_since: float | None = None
@@ -161,6 +165,8 @@ class Workers:
                 self._collect_ready(timeout=min(_POLL_SECONDS, self._wait_seconds))
                 self._report_wait(waited)
                 self._ask_again_if_nodes_changed()
+                if not self._starting and not self._clocks:
+                    self._ask_for_first()  # all others ended on nodes that cannot do it
             if self._starting and (waits_for_all or not self._clocks):
                 raise ConfigurationError(
                     self._no_room(f"only {len(self._clocks)} of {self._wanted or 1} workers")
@@ -183,7 +189,7 @@ class Workers:
         )
 
     def _ask_for_first(self) -> None:
-        count = self._wanted or max(1, free_capacity(self._share))
+        count = self._wanted or max(1, self._free())
         for _ in range(min(count, self._most or count)):
             self._start()
 
@@ -240,19 +246,25 @@ class Workers:
         """How many workers to start now: those that fit, and as many as batches wait where nodes may be added."""
         present = len(self._clocks) + len(self._starting)
         wanted = (self._wanted or self._most or present + self._batches_waiting + MOST_AT_ONCE) - present
-        if wanted <= 0 or (self._failed_starts >= _MOST_FAILED_STARTS and self._clocks):
+        if wanted <= 0:
             return 0
         # Not while some are starting: the resources that they will take still count as free.
-        fitting = 0 if self._starting else free_capacity(self._share)
-        if fitting >= wanted or not (shapes := node_shapes(self._may_come)) or not grows(shapes):
+        fitting = 0 if self._starting else self._free()
+        if fitting >= wanted or not grows(shapes := node_shapes(self._may_come, without=self._avoided)):
             return min(fitting, wanted)
         may_come = capacity(shapes, self._share) - present
         asked = min(self._batches_waiting - len(self._starting), may_come)
         return max(0, min(wanted, max(fitting, asked)))
 
+    def _free(self) -> int:
+        """How many workers fit into what is free now; none where they end before they get to any node."""
+        return 0 if _NO_NODE in self._avoided else free_capacity(self._share, without=self._avoided)
+
     def _start(self) -> None:
         settings = replace(self._settings, threads=self._share.threads)
-        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
+        options: dict[str, Any] = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
+        if nodes := sorted(self._avoided - {_NO_NODE}):
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(nodes)})"}
         actor = self._class.options(**options).remote(settings, self._run_id)
         self._starting[actor.ready.remote(self._probe)] = actor
 
@@ -260,41 +272,49 @@ class Workers:
         """Hand out the actors that have become ready.
 
         Raises:
-            ConfigurationError: one after another ends before it is ready, or the first does not read the store's probe.
+            ConfigurationError: none is ready or starting, and no node is left that may have one: on the others one after
+                another ended before it was ready, or the first did not read the store's probe.
         """
         if not self._starting:
             return
         ready, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=timeout)
+        problem: tuple[str, BaseException | None] | None = None
         for answer in ready:
             actor = self._starting.pop(answer)
+            node = _node_of(actor)
             try:
                 blind_node = ray.get(answer)
             except RayError as error:
-                log.warning("a worker ended before it was ready: %s", str(error).splitlines()[0])
-                self._failed_starts += 1
-                if self._failed_starts >= _MOST_FAILED_STARTS and not self._clocks:
-                    raise ConfigurationError(
-                        f"{self._failed_starts} workers ended before they were ready: {error}"
-                    ) from error
+                problem = self._note_failed_start(node, error), error
                 continue
             if self._probe and blind_node:
-                self._refuse_blind(actor, self._probe.not_read_on([blind_node]))
+                self._kill(actor)
+                problem = self._probe.not_read_on([blind_node]), None
+                self._avoided.add(node)
+                log.error("a worker is not used: %s", problem[0])
                 continue
-            self._failed_starts = 0
+            del self._failed_starts[node]
             self._clocks[actor] = WorkerClock()
             self._idle.put(actor)
+        if problem and not self._clocks and not self._starting and not self._may_start_elsewhere():
+            raise ConfigurationError(problem[0]) from problem[1]
 
-    def _refuse_blind(self, actor: Any, message: str) -> None:
-        """Do without a worker on a node that does not see the store; what it made would be lost.
+    def _note_failed_start(self, node: str, error: RayError) -> str:
+        """Count a worker that ended before it was ready, and avoid a node where that goes on; the message about it."""
+        log.warning("a worker ended before it was ready: %s", str(error).splitlines()[0])
+        self._failed_starts[node] += 1
+        if self._failed_starts[node] >= _MOST_FAILED_STARTS and node not in self._avoided:
+            self._avoided.add(node)
+            log.error("no further worker is started on node %s", node)
+        return f"{self._failed_starts.total()} workers ended before they were ready: {error}"
 
-        Raises:
-            ConfigurationError: there is no other, and none is starting.
-        """
-        self._kill(actor)
-        self._failed_starts += 1
-        if not self._clocks and not self._starting:
-            raise ConfigurationError(message)
-        log.error("a worker is not used: %s", message)
+    def _may_start_elsewhere(self) -> bool:
+        """Whether a node that is not avoided has room for a worker, or the autoscaler may still add one that has."""
+        if _NO_NODE in self._avoided:
+            return False
+        shapes = node_shapes(self._may_come, without=self._avoided)
+        # Nodes of an autoscaler are alike: where several cannot do it, the next one will not.
+        return capacity(shapes, self._share, present=len(self._avoided) >= _MOST_FAILED_STARTS) > 0
 
     def _kill(self, actor: Any) -> None:
         with self._lock:
@@ -310,3 +330,9 @@ class Workers:
             f"{self._share} on one node, the cluster has {nodes}; lower execution.workers, "
             "execution.threads_per_worker or execution.gpus_per_worker, or wait longer"
         )
+
+
+def _node_of(actor: Any) -> str:
+    """The id of the node that an actor was started on, whether it lives or not; `_NO_NODE` if it was on none."""
+    record = ray_state.actors(actor._actor_id.hex())
+    return record.get("Address", {}).get("NodeID", _NO_NODE)

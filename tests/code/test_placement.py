@@ -9,7 +9,8 @@ import pytest
 from faceid_core.config import parse_config
 from faceid_core.cpus import available_cpus
 from faceid_core.errors import ConfigurationError
-from tasks.placement import NodeShape, Request, Share, capacity, nodes_that_may_come
+from tasks import placement
+from tasks.placement import NodeShape, Request, Share, capacity, node_shapes, nodes_that_may_come
 
 HEAD = NodeShape(0, 0, there=1)
 
@@ -28,6 +29,17 @@ def test_nodes_that_an_autoscaler_may_add_count():
     share = Request("auto", 0, 0).share(shapes)
     assert share == Share(4, 1), "by auto, too: a GPU will come"
     assert capacity(shapes, share) == 4 and capacity(shapes, share, present=True) == 0
+
+
+def test_a_node_that_is_left_out_has_no_room_and_still_takes_a_place_of_the_autoscaler(monkeypatch):
+    nodes = [
+        {"NodeID": name, "Alive": name != "gone", "Resources": {"CPU": 4.0}} for name in ("a", "b", "gone")
+    ]
+    monkeypatch.setattr(placement.ray, "nodes", lambda: nodes)
+    may_come = nodes_that_may_come(["3 x 4 CPU"])
+    assert node_shapes(may_come) == [NodeShape(4, 0, there=2, more=1)]
+    assert node_shapes(may_come, without={"a"}) == [NodeShape(4, 0, there=1, more=1)]
+    assert node_shapes(without={"a", "b"}) == [NodeShape(4, 0, there=0)]
 
 
 def test_the_configuration_names_nodes_that_may_come():

@@ -59,6 +59,35 @@ class LightPool(RayPool):
     actor_class = LightActor
 
 
+@ray.remote(max_restarts=0, max_task_retries=0)
+class ActorOnBadNode:
+    """Stands in for a worker; nodes that cannot do it have files of their ids below `blind` or `broken`."""
+
+    def __init__(self, settings: WorkerSettings, run_id: str):
+        self._folder = Path(settings.models[0].name)
+        node = ray.get_runtime_context().get_node_id()
+        self._is_blind = (self._folder / "blind" / node).exists()
+        (self._folder / f"{node} {os.getpid()}").touch()
+        if (self._folder / "broken" / node).exists():
+            raise OSError("this node cannot do it")
+        time.sleep(settings.checkpoint_seconds)
+
+    def ready(self, probe):
+        return "192.0.2.9" if self._is_blind else ""
+
+    def execute(self, works):
+        for work in works:
+            time.sleep(1)
+            if work.subject == "p9" and not (self._folder / "died").exists():
+                (self._folder / "died").touch()
+                os._exit(9)
+            yield ("done", Done(work, "done"))
+
+
+class PoolOnBadNode(RayPool):
+    actor_class = ActorOnBadNode
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head that gives away nothing, as KubeRay's usual one; the tests add nodes and remove them."""
@@ -172,7 +201,9 @@ def test_what_others_have_of_a_gpu_is_counted_on_that_gpu(cluster, tmp_path):
             found = [_room_of_gpus()]
             held = []
             for _ in range(2):
-                held.append(LightActor.options(num_cpus=0, num_gpus=0.6).remote(settings(tmp_path, "cuda"), "x"))
+                held.append(
+                    LightActor.options(num_cpus=0, num_gpus=0.6).remote(settings(tmp_path, "cuda"), "x")
+                )
                 ray.get(held[-1].ready.remote())
                 found.append(_room_of_gpus())
         finally:
@@ -190,14 +221,14 @@ def _room_of_gpus() -> dict[float, int]:
 class _Opening(threading.Thread):
     """Opens a pool and runs works in a thread, since Ray starts nodes in the main thread only."""
 
-    def __init__(self, folder: Path, count: int, **options: Any):
+    def __init__(self, folder: Path, count: int, kind: type[RayPool] = LightPool, **options: Any):
         super().__init__(daemon=True)
         self.pool: RayPool | None = None
         self.outcomes: list[str] = []
         self.error: BaseException | None = None
         of_pool = {name: options.pop(name) for name in ("may_come", "shared_store") if name in options}
         self._count = count
-        self._open = lambda: LightPool(settings(folder, **options), "test", workers=0, **of_pool)
+        self._open = lambda: kind(settings(folder, **options), "test", workers=0, **of_pool)
 
     def run(self) -> None:
         try:
@@ -308,7 +339,9 @@ def test_a_folder_is_shared_only_if_every_node_reads_the_probe(cluster, tmp_path
 def test_a_folder_is_refused_while_only_the_head_of_a_cluster_is_there(cluster, tmp_path):
     may_come = nodes_that_may_come(["2 x 2 CPU"])
     with pytest.raises(ConfigurationError, match=r"join later.*execution\.shared_store if it is"):
-        LightPool(settings(tmp_path, "cpu", store=str(tmp_path / "store")), "test", workers=0, may_come=may_come)
+        LightPool(
+            settings(tmp_path, "cpu", store=str(tmp_path / "store")), "test", workers=0, may_come=may_come
+        )
     assert not ray.is_initialized() and not (tmp_path / "store").exists()
 
 
@@ -343,3 +376,64 @@ def test_work_goes_on_without_a_later_node_that_does_not_read_the_probe(cluster,
             assert opening.pool is not None
             assert "not used: execution.shared_store" in caplog.text and len(opening.pool.usage().idle) == 1
             opening.pool.close()
+
+
+def mark(folder: Path, what: str, *found: Any) -> None:
+    """Say of nodes what they cannot do."""
+    (folder / what).mkdir(parents=True, exist_ok=True)
+    for node in found:
+        (folder / what / node.node_id).touch()
+
+
+def starts(folder: Path, node: Any) -> int:
+    """How many workers were started on a node."""
+    return len(list(folder.glob(f"{node.node_id} *")))
+
+
+def test_a_node_that_does_not_see_the_store_is_left_out_and_a_lost_worker_is_replaced_elsewhere(
+    cluster, tmp_path
+):
+    store, actors = tmp_path / "store", tmp_path / "actors"
+    actors.mkdir()
+    with nodes(cluster, (1, 0)) as (good,):
+        opening = _Opening(actors, 24, PoolOnBadNode, device="cpu", store=str(store), shared_store=True)
+        opening.start()
+        opening.wait_for(lambda: opening.pool, "the first worker")
+        added = cluster.add_node(num_cpus=1)
+        mark(actors, "blind", added)
+        try:
+            opening.join(WAIT_SECONDS)
+            assert opening.outcomes == ["done"] * 24, opening.error
+            assert opening.pool is not None and opening.pool.usage().replaced == 1
+            assert (starts(actors, good), starts(actors, added)) == (2, 1)
+            opening.pool.close()
+        finally:
+            cluster.remove_node(added)
+            cluster.wait_for_nodes(WAIT_SECONDS)
+
+
+def test_a_node_on_which_workers_end_at_once_leaves_the_others_their_time_to_start(cluster, tmp_path, caplog):
+    with nodes(cluster, (3, 0), (1, 0)) as (bad, good), caplog.at_level(logging.ERROR, "tasks.workers"):
+        mark(tmp_path, "broken", bad)
+        given = settings(tmp_path, "cpu", threads=1, seconds_to_start=12)
+        pool = PoolOnBadNode(given, "test", workers=0, wait_seconds=WAIT_SECONDS)
+        try:
+            assert run(pool, 2) == ["done"] * 2
+            assert (starts(tmp_path, bad), starts(tmp_path, good)) == (3, 1)
+            assert f"no further worker is started on node {bad.node_id}" in caplog.text
+        finally:
+            pool.close()
+
+
+@pytest.mark.parametrize("what", ["blind", "broken"])
+def test_without_any_node_that_can_do_it_the_run_ends_with_the_cause(cluster, tmp_path, what):
+    store = str(tmp_path / "store") if what == "blind" else "s3://bucket"
+    with nodes(cluster, (1, 0), (1, 0)) as bad:
+        mark(tmp_path, what, *bad)
+        given = settings(tmp_path, "cpu", store=store)
+        with pytest.raises(
+            ConfigurationError, match={"blind": "not read back on", "broken": "cannot do it"}[what]
+        ):
+            PoolOnBadNode(given, "test", workers=0, wait_seconds=WAIT_SECONDS, shared_store=True)
+        assert {starts(tmp_path, node) for node in bad} == {{"blind": 1, "broken": 3}[what]}
+    assert not ray.is_initialized()
