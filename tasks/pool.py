@@ -23,7 +23,9 @@ from tasks.shared_folder import Probe, probe_shared_folder
 from tasks.workers import Sizing, Workers
 
 _CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
-_MOST_THREADS = 256  # each runs one batch at a time, or waits for a worker
+# Of a pool, beside one for each call of `execute`: each runs one batch at a time, or waits for a worker. A thousand people
+# have a thousand batches to score in each of some thirty calls at once.
+_MOST_THREADS = 256
 
 
 class ActorLost(Exception):
@@ -93,6 +95,7 @@ class RayPool:
         self._wait_seconds, self._may_come = wait_seconds, may_come
         self._joined = any(cluster_address(address))
         self._closed = False
+        self._spare_threads = threading.BoundedSemaphore(_MOST_THREADS)
         self._groups: list[Workers] = []  # all that were started
         self._probe: Probe | None = None
         self._owns_ray = not ray.is_initialized()
@@ -166,16 +169,16 @@ class RayPool:
 
         def start_threads() -> None:
             with lock:
-                alive = sum(thread.is_alive() for thread in threads)
-                started = [
-                    threading.Thread(target=run_waiting, daemon=True)
-                    for _ in range(min(len(waiting), _MOST_THREADS - alive))
-                ]
-                threads.extend(started)
-                for thread in started:
+                threads[:] = [thread for thread in threads if thread.is_alive()]
+                for _ in range(len(waiting)):
+                    is_spare = bool(threads)  # the first is this call's own
+                    if is_spare and not self._spare_threads.acquire(blocking=False):
+                        return
+                    thread = threading.Thread(target=run_waiting, args=(is_spare,), daemon=True)
+                    threads.append(thread)
                     thread.start()
 
-        def run_waiting() -> None:
+        def run_waiting(is_spare: bool) -> None:
             try:
                 while True:
                     with lock:
@@ -185,12 +188,20 @@ class RayPool:
                     again = self._run(attempt, on_progress, report, stop)
                     with lock:
                         waiting.extend(again)
+                    start_threads()  # some that were in use before may be free now
             except BaseException as error:  # raised below, in the caller's thread
                 errors.append(error)
+            finally:
+                if is_spare:
+                    self._spare_threads.release()
+
+        def next_alive() -> threading.Thread | None:
+            with lock:
+                return next((thread for thread in threads if thread.is_alive()), None)
 
         start_threads()
-        while left := [thread for thread in threads if thread.is_alive()]:
-            left[0].join()
+        while thread := next_alive():
+            thread.join()
         if errors:
             raise errors[0]
 

@@ -67,18 +67,25 @@ def write_pages(
     """
     names: dict[str, str] = {}
     known, erased, common = _pages_of_last_run(run), erased_people(run.store), _common(run)
-    beside = _Beside(run, last_run_id)
+    beside, rows_of = _Beside(run, last_run_id), rows_by_person(summary)
     for subject, scores in found:
         if subject.kind != "person" or subject.name in erased:
             continue
         name = _page_name(subject, common)
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
         cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
-        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, summary, beside):
+        own = rows_of[subject.name]
+        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, own, beside):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
     _write_gallery(run, names)
     return write_index(run, found, summary)
+
+
+def rows_by_person(summary: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    """Identity key -> what of a run's summary is on the person's page: the own row, and those of floor and ceiling."""
+    common = [row for row in summary if row["subject_kind"] != "person"]
+    return {row["identity_key"]: [row, *common] for row in summary if row["subject_kind"] == "person"}
 
 
 def write_index(
@@ -226,7 +233,7 @@ def _strip_name(page: str) -> str:
 
 
 def _write_page(
-    run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict], beside: _Beside
+    run: Run, name: str, subject: Subject, scores: SubjectScores, summary: Sequence[Mapping], beside: _Beside
 ) -> bool:
     """Write a person's page unless it is there. Returns whether the index may link to it; no failure stops the run."""
     try:
@@ -307,7 +314,7 @@ def _person(
     run: Run,
     subject: Subject,
     scores: SubjectScores,
-    summary: list[dict],
+    summary: Sequence[Mapping],
     pictures: Sequence[ShardRow],
     beside: _Beside,
 ) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from faceid_core.config import load_config
+from faceid_core.config import NightlyConfig, load_config
 from faceid_core.evaluate.leakage import PARTS
 from faceid_core.evaluate.metric_rows import MetricRow, write_scores
 from faceid_core.stages.planning.score import SCORES
@@ -66,25 +66,23 @@ def write_config(root: Path, people: int, *, store: str = "") -> Path:
 
 def fill(config: Path) -> None:
     """Commit everything that a configuration of `write_config` misses in its store."""
-    parsed = load_config(config)
     with _without_fsync():
-        pretend_night(
-            parsed, outputs_of=lambda work: outputs_of(work, parsed.generate.seeds), store_of=ManifestsAlone
-        )
+        pretend_night(load_config(config), outputs_of=outputs_of, store_of=ManifestsAlone)
 
 
-def outputs_of(work: Work, seeds: int) -> dict[str, Output]:
+def outputs_of(work: Work) -> dict[str, Output]:
     """What a work left behind: scores as a worker writes them, and else a few bytes for each output."""
     stage = work.call.stage
     if not stage.startswith(METRIC_PREFIX):
         return made_up(work)
     variant = int(work.call.key[:8], 16) % _VARIANTS
     prompts = tuple(each[0] for each in work.call.parameters["prompts"])
-    return {SCORES: _scores(stage.removeprefix(METRIC_PREFIX), variant, prompts, seeds)}
+    return {SCORES: _scores(stage.removeprefix(METRIC_PREFIX), variant, prompts)}
 
 
 @functools.lru_cache(maxsize=None)
-def _scores(metric: str, variant: int, prompts: Sequence[str], seeds: int) -> Output:
+def _scores(metric: str, variant: int, prompts: Sequence[str]) -> Output:
+    seeds = range(NightlyConfig().generate.seeds)
     draws = np.random.default_rng([variant, len(metric)])
 
     def value() -> float:
@@ -95,7 +93,7 @@ def _scores(metric: str, variant: int, prompts: Sequence[str], seeds: int) -> Ou
         MetricRow(prompt, seed, name, value())
         for name in (metric, *_MORE_ROWS.get(metric, ()))
         for prompt in prompts
-        for seed in range(seeds)
+        for seed in seeds
     ]
     return Output(write_scores(rows), "application/vnd.apache.parquet", inline=True)
 

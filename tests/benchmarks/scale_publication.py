@@ -65,7 +65,7 @@ def publish_twice(config_file: Path) -> dict[str, Any]:
     """Publish two runs of the same people, and what each phase of both took."""
     config, meter, which = load_config(config_file), Meter(), "first"
     publication.write_pages = write_records_of_pages
-    for name in ("collect_scores", "run_tables", "write_pages", "judge"):
+    for name in ("collect_scores", "outcome_tables", "write_pages", "judge"):
         meter.around(publication, name, lambda name=name: f"{which}: {name}")
     meter.around(publication.Tables, "publish", lambda: f"{which}: tables")
     sizes = {}

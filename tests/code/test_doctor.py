@@ -160,7 +160,7 @@ def test_without_earlier_results_it_is_measured(tmp_path, monkeypatch, slots):
 def test_the_command_passes_a_sound_machine(tmp_path):
     command = [*INLINE, "--store", str(tmp_path / "store"), "--json"]
     told = CliRunner().invoke(cli, command, catch_exceptions=False)
-    answer = json.loads(told.output)
+    answer = json.loads(told.stdout)
     assert (told.exit_code, answer["ok"]) == (0, True), answer
     states = {each["check"]: each["state"] for each in answer["findings"]}
     assert states["weights: shipped"] == states["store: compare and swap"] == states["manifest"] == "ok"
@@ -174,7 +174,7 @@ def test_the_command_says_what_keeps_a_night_from_running(tmp_path):
         f"score: {{scorers: photographs, recognizers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
     )
     told = CliRunner().invoke(cli, [*INLINE, "--config", str(settings), "--json"], catch_exceptions=False)
-    failed = {each["check"]: each for each in json.loads(told.output)["findings"] if each["state"] == "fail"}
+    failed = {each["check"]: each for each in json.loads(told.stdout)["findings"] if each["state"] == "fail"}
     assert told.exit_code == 3 and {"weights: recognizer", "manifest"} <= set(failed)
     assert "24,227,283 bytes" in failed["weights: recognizer"]["found"]
     assert "faceid models fetch" in failed["weights: recognizer"]["advice"]
