@@ -58,7 +58,8 @@ from tasks.stage_tasks import MOST_CHUNKS, RETRIED, STOPPED, chunk, chunks, look
 def _stage_flow(stage: str):
     """The sub-flow of one stage; its parameters are names only, because Prefect stores them."""
 
-    @flow(
+    # Prefect types a task runner by its base class of futures, which its own runners narrow.
+    @flow(  # ty: ignore[no-matching-overload]
         name=stage,
         flow_run_name=f"{stage}-{{run_id}}",
         validate_parameters=False,

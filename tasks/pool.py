@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,8 +23,8 @@ from tasks.shared_folder import Probe, probe_shared_folder
 from tasks.workers import Sizing, Workers
 
 _CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
-# Of a pool, beside one for each call of `execute`: each runs one batch at a time, or waits for a worker. A thousand people
-# have a thousand batches to score in each of some thirty calls at once.
+# Of a pool, beside one for each call of `execute`: each runs one batch at a time, or waits for a worker. Of a thousand
+# people some thirty calls at once have hundreds of batches each to score.
 _MOST_THREADS = 256
 
 
@@ -48,6 +48,48 @@ class _Attempt:
         if self.losses == 0:
             return [_Attempt(left, self.number, 1)]
         return [_Attempt([work], self.number, self.losses + 1) for work in left]
+
+
+class _CallThreads:
+    """The threads of one call of `execute`: one of its own, and others of the pool's spare ones as far as these are free.
+
+    Args:
+        work: What each does until nothing is left to do.
+        spare: One permit for each spare thread of the pool.
+    """
+
+    def __init__(self, work: Callable[[], None], spare: threading.Semaphore):
+        self._work, self._spare = work, spare
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, count: int) -> None:
+        """Start so many more, or as many as may be."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            for _ in range(count):
+                is_spare = bool(self._threads)
+                if is_spare and not self._spare.acquire(blocking=False):
+                    return
+                thread = threading.Thread(target=self._run, args=(is_spare,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def join(self) -> None:
+        """Wait until all have ended, those that others start meanwhile included."""
+        while thread := self._alive():
+            thread.join()
+
+    def _alive(self) -> threading.Thread | None:
+        with self._lock:
+            return next((thread for thread in self._threads if thread.is_alive()), None)
+
+    def _run(self, is_spare: bool) -> None:
+        try:
+            self._work()
+        finally:
+            if is_spare:
+                self._spare.release()
 
 
 class RayPool:
@@ -157,7 +199,6 @@ class RayPool:
         waiting = deque(_Attempt(batch) for batch in batches(works, self._settings.slots))
         lock, done_lock = threading.Lock(), threading.Lock()
         errors: list[BaseException] = []
-        threads: list[threading.Thread] = []
 
         def report(done: Done) -> None:
             with done_lock:
@@ -165,20 +206,9 @@ class RayPool:
             if following:
                 with lock:
                     waiting.extend(_Attempt(batch) for batch in batches(following, self._settings.slots))
-                start_threads()
+                threads.start(len(waiting))
 
-        def start_threads() -> None:
-            with lock:
-                threads[:] = [thread for thread in threads if thread.is_alive()]
-                for _ in range(len(waiting)):
-                    is_spare = bool(threads)  # the first is this call's own
-                    if is_spare and not self._spare_threads.acquire(blocking=False):
-                        return
-                    thread = threading.Thread(target=run_waiting, args=(is_spare,), daemon=True)
-                    threads.append(thread)
-                    thread.start()
-
-        def run_waiting(is_spare: bool) -> None:
+        def run_waiting() -> None:
             try:
                 while True:
                     with lock:
@@ -188,20 +218,13 @@ class RayPool:
                     again = self._run(attempt, on_progress, report, stop)
                     with lock:
                         waiting.extend(again)
-                    start_threads()  # some that were in use before may be free now
+                    threads.start(len(waiting))  # spare ones that were in use before may be free now
             except BaseException as error:  # raised below, in the caller's thread
                 errors.append(error)
-            finally:
-                if is_spare:
-                    self._spare_threads.release()
 
-        def next_alive() -> threading.Thread | None:
-            with lock:
-                return next((thread for thread in threads if thread.is_alive()), None)
-
-        start_threads()
-        while thread := next_alive():
-            thread.join()
+        threads = _CallThreads(run_waiting, self._spare_threads)
+        threads.start(len(waiting))
+        threads.join()
         if errors:
             raise errors[0]
 

@@ -115,7 +115,8 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
     seconds = passes * slots * plan.method.steps * step + pictures * config.generate.steps * drawing
     source = (
         f"measured here: {step:.3f} s a training step with {trained} of {slots} at once, {drawing * 1000:.0f} ms a "
-        f"picture's sampling step with {drawn} of {config.generate.batch}; without scoring{' or the name prior' if plan.method.needs_prior else ''}"
+        f"picture's sampling step with {drawn} of {config.generate.batch}; "
+        f"without scoring{' or the name prior' if plan.method.needs_prior else ''}"
     )
     return Expected(seconds, source, is_bound=True)
 

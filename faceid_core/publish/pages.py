@@ -18,7 +18,7 @@ from faceid_core.outcomes import WEAK, Outcome
 from faceid_core.publish.promotion import COMPARISON, Verdict
 from faceid_core.publish.scores import FINISHED, quarantine_damaged
 from faceid_core.report.gallery_page import gallery_page, strip
-from faceid_core.report.index_page import index_page
+from faceid_core.report.index_page import MOST_PEOPLE, index_page
 from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import Embedded, embedded
 from faceid_core.report.person_page import person_page
@@ -75,7 +75,9 @@ def write_pages(
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
         cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
         own = rows_of[subject.name]
-        if (cached and known.get(subject.name) == name) or _write_page(run, name, subject, scores, own, beside):
+        if (cached and known.get(subject.name) == name) or _write_page(
+            run, name, subject, scores, own, beside
+        ):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
     _write_gallery(run, names)
@@ -104,7 +106,9 @@ def write_index(
     """
     verdict, reports = verdict or Verdict(), run.outcome_reports
     names = {
-        who: name for who, name in read_pages(run.store, run.run_id).items() if reports[who].outcome in FINISHED
+        who: name
+        for who, name in read_pages(run.store, run.run_id).items()
+        if reports[who].outcome in FINISHED
     }
     compared, calibration = verdict.against_last, _calibration(run)
     page = index_page(
@@ -136,7 +140,8 @@ def write_index(
 def _write_gallery(run: Run, names: Mapping[str, str]) -> None:
     """Write a run's gallery; `names` are those of people's pages, by identity key."""
     reports = run.outcome_reports
-    shown = [who for who in names if reports[who].outcome in FINISHED]
+    finished = [who for who in names if reports[who].outcome in FINISHED]
+    shown = sorted(finished, key=lambda each: not reports[each].weak)[:MOST_PEOPLE]
     if not shown:
         return
     page = gallery_page(
@@ -149,8 +154,9 @@ def _write_gallery(run: Run, names: Mapping[str, str]) -> None:
                 "url": f"../../{names[who]}",
                 "strip": f"../../{_strip_name(names[who])}",
             }
-            for who in sorted(shown, key=lambda each: not reports[each].weak)
+            for who in shown
         ],
+        left_out=len(finished) - len(shown),
         seed=0,
         index_url=INDEX,
     )
@@ -213,7 +219,9 @@ class _Beside:
         except (StoreError, ValueError):  # a shard of an earlier format, too
             return {}
         mark = SyntheticMark(manifest.content["preimage"]["weights"][BASE])
-        return {(row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows}
+        return {
+            (row.prompt, row.seed): embedded(row.image, most_pixels=_BESIDE_PIXELS, mark=mark) for row in rows
+        }
 
     @cached_property
     def _last_keys(self) -> dict[str, str]:
@@ -224,7 +232,11 @@ class _Beside:
             people = read_outcome_reports(self._run.store, self._last_run)["people"]
         except (ConfigurationError, StoreError):
             return {}
-        return {row["identity_key"]: row["stage_keys"]["generate"] for row in people if "generate" in row["stage_keys"]}
+        return {
+            row["identity_key"]: row["stage_keys"]["generate"]
+            for row in people
+            if "generate" in row["stage_keys"]
+        }
 
 
 def _strip_name(page: str) -> str:

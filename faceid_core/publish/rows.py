@@ -125,7 +125,9 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "run_id": run.run_id,
             "run_date": run.run_date,
             # An erased identity keeps its outcome, but its id must not come back into the tables with every run.
-            "identity_id": outcome_report.identity_key if outcome_report.reason == ERASED else outcome_report.identity_id,
+            "identity_id": outcome_report.identity_key
+            if outcome_report.reason == ERASED
+            else outcome_report.identity_id,
             "identity_key": outcome_report.identity_key,
             "outcome": str(outcome_report.outcome),
             "stage": outcome_report.stage,
@@ -226,7 +228,11 @@ def _scored(
     generate_key: str,
     written: set[tuple[str, str]],
 ) -> Iterator[tuple[int, Columns]]:
-    """The rows of each metric over one subject's pictures; `written` has the keys of what was there before, and gets these."""
+    """The rows of each metric over one subject's pictures.
+
+    Args:
+        written: Keys of what was given before; those of what is given here are added.
+    """
     of_metric: dict[str, list[MetricRow]] = defaultdict(list)
     for row in rows:
         of_metric[row.metric.partition(":")[0]].append(row)

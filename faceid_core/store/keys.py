@@ -112,9 +112,9 @@ def _converted(value, where: str):
 
 
 @functools.lru_cache(maxsize=1024)
-def _shared(spelling: bytes) -> dict:
-    """The parameters of this spelling, one object for all calls that have them: thousands of people share prompts."""
-    return json.loads(spelling)
+def _shared(text: str) -> dict:
+    """Parameters from JSON, in its order, one object for all calls that have them: thousands of people share prompts."""
+    return json.loads(text)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class StageCall:
             raise ValueError(f"stage {self.stage} has version {self.version!r}; versions are integers from 1")
         for part in ("parameters", "inputs", "weights"):
             object.__setattr__(self, part, plain(getattr(self, part), f"{self.stage} {part}"))
-        object.__setattr__(self, "parameters", _shared(spelled(self.parameters)))
+        object.__setattr__(self, "parameters", _shared(json.dumps(self.parameters)))
         for part in ("inputs", "weights"):
             for name, digest in getattr(self, part).items():
                 if not is_digest(digest):

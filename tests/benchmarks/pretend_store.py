@@ -80,7 +80,7 @@ def outputs_of(work: Work) -> dict[str, Output]:
     return {SCORES: _scores(stage.removeprefix(METRIC_PREFIX), variant, prompts)}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _scores(metric: str, variant: int, prompts: Sequence[str]) -> Output:
     seeds = range(NightlyConfig().generate.seeds)
     draws = np.random.default_rng([variant, len(metric)])

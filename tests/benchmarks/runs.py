@@ -147,7 +147,9 @@ def start_command(settings: Settings, command: str, *arguments: str, wanted: str
     report.unlink(missing_ok=True)
     line = [sys.executable, "-m", "tests.benchmarks.child", str(report), command, *arguments]
     began = {BEGAN: repr(time.monotonic())}
-    ended = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment(settings, **env, **began))
+    ended = subprocess.run(
+        line, capture_output=True, text=True, cwd=ROOT, env=environment(settings, **env, **began)
+    )
     if ended.returncode or wanted not in ended.stdout:
         last = "\n".join((ended.stdout + ended.stderr).splitlines()[-12:])
         raise RuntimeError(f"faceid {command} ended with status {ended.returncode}:\n{last}")

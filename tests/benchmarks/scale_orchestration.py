@@ -1,8 +1,8 @@
 """Prefect and Ray alone, in a process of its own: `python -m tests.benchmarks.scale_orchestration CONFIG` prints JSON.
 
-A whole run from nothing by the ordinary flow, with a Prefect server and a Ray of its own. Only the workers are others: they
-compute nothing and commit made-up results at once (`pretend_store`). So what is counted and timed is the driver's, the
-server's and the pool's part. The server's database is counted when the run is over.
+A whole run from nothing by the ordinary flow, with a Prefect server and a Ray of its own. Only the workers are others:
+they compute nothing and commit made-up results at once (`pretend_store`). So what is counted and timed is the driver's,
+the server's and the pool's part. The server's database is counted when the run is over.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ from .child import peak_bytes, store_requests
 from .pretend_store import ManifestsAlone, outputs_of
 
 # Tables of Prefect's database that grow with a run.
-TABLES = ("flow_run", "task_run", "flow_run_state", "task_run_state", "artifact", "log", "events", "event_resources")
+TABLES = (
+    "flow_run",
+    "task_run",
+    "flow_run_state",
+    "task_run_state",
+    "artifact",
+    "log",
+    "events",
+    "event_resources",
+)
 _LOOK_SECONDS = 0.05
 
 

@@ -8,6 +8,7 @@ of them that the index and the gallery are made from.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from faceid_core.config import load_config
+from faceid_core.publish import pages
 from faceid_core.publish import publish as publication
-from faceid_core.publish.pages import write_index
+from faceid_core.publish.run_summary import identity_rows
 from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.open import open_run
 from faceid_core.run.records import INDEX, PAGES, STATUS, replace_object, write_status
@@ -26,6 +30,7 @@ from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.store.layout import run_object
+from flows.console import final_table
 
 from .child import peak_bytes, store_requests
 
@@ -69,7 +74,7 @@ def publish_twice(config_file: Path) -> dict[str, Any]:
         meter.around(publication, name, lambda name=name: f"{which}: {name}")
     meter.around(publication.Tables, "publish", lambda: f"{which}: tables")
     sizes = {}
-    for which in ("first", "second"):  # noqa: B007 - the names of phases read it
+    for which in ("first", "second"):
         with meter.phase(f"{which}: opening"):
             run = open_run(config, LogReporter())
         try:
@@ -82,9 +87,13 @@ def publish_twice(config_file: Path) -> dict[str, Any]:
             assert published.exit_status == 0, published.sentence
             with meter.phase(f"{which}: status"):
                 write_status(run, "complete")
+            with meter.phase(f"{which}: table of the terminal"), Path(os.devnull).open("w") as nowhere:
+                Console(file=nowhere).print(final_table(identity_rows(run, published)))
         finally:
             run.release()
-        sizes = {name: len(run.store.get(run_object(run.run_id, name))) for name in (INDEX, STATUS, "gallery.html")}
+        sizes = {
+            name: len(run.store.get(run_object(run.run_id, name))) for name in (INDEX, STATUS, "gallery.html")
+        }
     return {"phases": meter.phases, "bytes": sizes, "run": run.run_id}
 
 
@@ -96,9 +105,8 @@ def write_records_of_pages(run: Run, found: Any, summary: list[dict], _last_run:
         if subject.kind == "person"
     }
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
-    publication_pages = sys.modules["faceid_core.publish.pages"]
-    publication_pages._write_gallery(run, names)
-    return write_index(run, found, summary)
+    pages._write_gallery(run, names)
+    return pages.write_index(run, found, summary)
 
 
 if __name__ == "__main__":
