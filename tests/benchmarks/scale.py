@@ -193,8 +193,8 @@ def _orchestrated(settings: Settings, most: int) -> Iterator[Row]:
     found = []
     for people in (5, 10) if settings.quick else [n for n in ORCHESTRATED if n <= most]:
         root = settings.scratch / f"scale-orchestrated-{people}"
-        own = {"PREFECT_HOME": str(root / "prefect"), "RAY_TMPDIR": str(root)}
-        found.append(each := _part(settings, "scale_orchestration", str(write_config(root, people)), **own))
+        config, home = write_config(root, people), str(root / "prefect")
+        found.append(each := _part(settings, "scale_orchestration", str(config), PREFECT_HOME=home))
         note = f"wall clock {each['seconds']:.0f} s, {each['mebibytes']:,.0f} MiB, at most {each['threads']} threads"
         case = f"{people:,} people under Prefect and Ray: the driver"
         yield Row(NAME, case, "processor s", spread([each["processor_seconds"]]), note=note)
