@@ -24,7 +24,7 @@ from .settings import Settings
 NAME = "cached-night"
 PEOPLE = 1_000
 PREFIX = "nights"
-_OF_A_PERSON = ("identities/", "tombstones")
+OF_A_PERSON = ("identities/", "tombstones")
 
 
 def run(settings: Settings) -> list[Row]:
@@ -86,7 +86,7 @@ def _on_s3(settings: Settings, store: Path, common: tuple[str, ...], people: int
     case = f"{people} people, {settings.executor}, S3"
     every = spread([sum(count.values()) / people for count in counts])
     own = spread(
-        [sum(n for (_, kind), n in c.items() if kind.startswith(_OF_A_PERSON)) / people for c in counts]
+        [sum(n for (_, kind), n in c.items() if kind.startswith(OF_A_PERSON)) / people for c in counts]
     )
     share = spread([seconds / run.beyond_start_up for seconds, run in zip(busy, runs, strict=True)])
     last = runs[-1]
@@ -119,7 +119,7 @@ def told(counts: Counter[tuple[str, str]], people: int) -> str:
     """Requests by what they ask for: what is a person's own for each person, the rest in all."""
     parts = [
         f"{method} {kind} {number / people:.1f} each"
-        if kind.startswith(_OF_A_PERSON)
+        if kind.startswith(OF_A_PERSON)
         else f"{method} {kind} {number} in all"
         for (method, kind), number in counts.most_common()
     ]

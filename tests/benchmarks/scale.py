@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .cached_night import copy_store
+from .cached_night import OF_A_PERSON, copy_store, told
 from .counting_server import BUCKET, counting_server
 from .measuring import line_through, spread
 from .results import Bar, Row, absent
@@ -36,7 +36,7 @@ NAME = "scale"
 SIZES = (1_000, 10_000, 100_000)
 MOST_REPEATED, MOST_PUBLISHED = 1_000, 10_000
 DOCTOR_BAR: Bar = ("at most", 20.0)
-ORCHESTRATED, ON_S3, COMPUTED_ON_S3 = (200, 1_000), (50, 100), (2, 4)
+ORCHESTRATED, ON_S3, COMPUTED_ON_S3 = (200, 1_000), (100, 400), 4
 RUNS_OF_ALL, PEOPLE_OF_EACH = 50, 2_000  # a hundred thousand people, as several runs publish them
 PREFIX = "scale"
 _GIVEN_MEBIBYTES = 8192  # that a driver may have, to say how many people fit
@@ -106,7 +106,7 @@ def _of_size(settings: Settings, people: int, memory: dict[int, float]) -> Itera
     if people > MOST_PUBLISHED:
         yield absent(NAME, f"{case}: publication", "one run of so many people does not fit into 8 GiB")
         return
-    found = _part(settings, "scale_publication", str(config))
+    found = _part(settings, "scale_publication", str(config), "2")
     yield from _phases(case, found["phases"])
     memory[people] = max(phase["mebibytes"] for phase in found["phases"].values())
     for name, length in found["bytes"].items():
@@ -218,51 +218,37 @@ def _on_s3(settings: Settings) -> Iterator[Row]:
     except ImportError:
         yield absent(NAME, "requests on S3", "moto is not installed (pip install '.[test]')")
         return
-    cached = [_published_on_s3(settings, people) for people in ((2, 4) if settings.quick else ON_S3)]
-    yield from _lines("all cached, published on S3: requests", cached)
-    computed = [_computed_on_s3(settings, people) for people in COMPUTED_ON_S3]
-    yield from _lines("all computed on S3: requests", computed)
+    for people in (4,) if settings.quick else ON_S3:
+        yield _requests(
+            f"{people} people, all cached, published on S3", people, _published_on_s3(settings, people)
+        )
+    people = 2 if settings.quick else COMPUTED_ON_S3
+    yield _requests(f"{people} people, all computed on S3", people, _computed_on_s3(settings, people))
 
 
-def _lines(case: str, found: Sequence[tuple[int, Counter]]) -> Iterator[Row]:
-    people = [count for count, _ in found]
-    totals = [sum(requests.values()) for _, requests in found]
-    line = line_through(people, totals)
-    slopes = {
-        kind: line_through(people, [requests[kind] for _, requests in found]).each for kind in found[-1][1]
-    }
-    told = ", ".join(
-        f"{method} {kind} {each:.1f}"
-        for (method, kind), each in sorted(slopes.items(), key=lambda row: -row[1])
-        if each >= 0.05
-    )
-    yield Row(
-        NAME,
-        f"{case} for each person",
-        "",
-        spread([line.each]),
-        note=f"and {line.start:,.0f} for a run; {told}",
+def _requests(case: str, people: int, requests: Counter) -> Row:
+    own = sum(count for (_, kind), count in requests.items() if kind.startswith(OF_A_PERSON))
+    in_all = f"{sum(requests.values()):,.0f} in all: {told(requests, people)}"
+    return Row(
+        NAME, f"{case}: requests for what is a person's own", "a person", spread([own / people]), note=in_all
     )
 
 
-def _published_on_s3(settings: Settings, people: int) -> tuple[int, Counter]:
+def _published_on_s3(settings: Settings, people: int) -> Counter:
+    """Of one run; moto's buckets outlive its server, so each prefix is used once."""
     from .pretend_store import fill, write_config
 
-    root = settings.scratch / f"scale-s3-{people}"
+    root, prefix = settings.scratch / f"scale-s3-{people}", f"{PREFIX}-published-{people}"
     fill(write_config(root, people))
-    with counting_server(PREFIX) as (server, client, own):
-        copy_store(root / "store", client, PREFIX)
+    config = write_config(root, people, store=f"s3://{BUCKET}/{prefix}")
+    with counting_server(prefix) as (server, client, own):
+        copy_store(root / "store", client, prefix)
         server.forget()
-        _part(
-            settings,
-            "scale_publication",
-            str(write_config(root, people, store=f"s3://{BUCKET}/{PREFIX}")),
-            **own,
-        )
-        return people, Counter({kind: count / 2 for kind, count in server.requests.items()})  # of two runs
+        _part(settings, "scale_publication", str(config), "1", **own)
+        return Counter(server.requests)
 
 
-def _computed_on_s3(settings: Settings, people: int) -> tuple[int, Counter]:
+def _computed_on_s3(settings: Settings, people: int) -> Counter:
     """A real run of some people, with one step, prompt and seed: requests do not depend on how long a stage takes."""
     options = (
         *("--identities", str(write_people(settings.scratch / f"scale-people-{people}", people))),
@@ -270,9 +256,10 @@ def _computed_on_s3(settings: Settings, people: int) -> tuple[int, Counter]:
         *("--set", f"generate.grid={write_grid(settings.scratch, 1)}", "--set", "generate.seeds=1"),
         *("--set", "score.named_people=1", *brevity(settings)),
     )
-    with counting_server(PREFIX) as (server, _, own):
-        start_run(settings, "--store", f"s3://{BUCKET}/{PREFIX}", *options, executor="inline", **own)
-        return people, Counter(server.requests)
+    prefix = f"{PREFIX}-computed-{people}"
+    with counting_server(prefix) as (server, _, own):
+        start_run(settings, "--store", f"s3://{BUCKET}/{prefix}", *options, executor="inline", **own)
+        return Counter(server.requests)
 
 
 def _part(settings: Settings, module: str, *arguments: str, **env: str) -> dict[str, Any]:

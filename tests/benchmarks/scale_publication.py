@@ -1,6 +1,6 @@
-"""A publication alone, in a process of its own: `python -m tests.benchmarks.scale_publication CONFIG` prints JSON.
+"""A publication alone, in a process of its own: `python -m tests.benchmarks.scale_publication CONFIG 2` prints JSON.
 
-The run is opened, looked up and published as ever, twice: the second time every row is in the tables already. Nothing is
+Two runs are opened, looked up and published as ever: the second one finds every row in the tables already. Nothing is
 computed, and people's own pages are not made, because they are made of pictures: what stands in their place is the record
 of them that the index and the gallery are made from.
 """
@@ -66,15 +66,15 @@ class Meter:
         setattr(owner, attribute, measured)
 
 
-def publish_twice(config_file: Path) -> dict[str, Any]:
-    """Publish two runs of the same people, and what each phase of both took."""
-    config, meter, which = load_config(config_file), Meter(), "first"
+def publish(config_file: Path, runs: int) -> dict[str, Any]:
+    """Publish one run or two of the same people, and what each phase of them took."""
+    config, meter, which = load_config(config_file), Meter(), ""
     publication.write_pages = write_records_of_pages
     for name in ("collect_scores", "outcome_tables", "write_pages", "judge"):
         meter.around(publication, name, lambda name=name: f"{which}: {name}")
     meter.around(publication.Tables, "publish", lambda: f"{which}: tables")
     sizes = {}
-    for which in ("first", "second"):
+    for which in ("first", "second")[:runs]:
         with meter.phase(f"{which}: opening"):
             run = open_run(config, LogReporter())
         try:
@@ -110,4 +110,4 @@ def write_records_of_pages(run: Run, found: Any, summary: list[dict], _last_run:
 
 
 if __name__ == "__main__":
-    print(json.dumps(publish_twice(Path(sys.argv[1]))))
+    print(json.dumps(publish(Path(sys.argv[1]), int(sys.argv[2]))))
