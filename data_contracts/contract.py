@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +70,25 @@ class Contract:
         Raises:
             ContractError: if a row has an unknown column or a value of another type.
         """
-        rows = [dict(row) for row in rows]
-        unknown = sorted({name for row in rows for name in row} - set(self.schema.names))
+        rows = list(rows)
+        names = self.schema.names + sorted({name for row in rows for name in row} - set(self.schema.names))
+        return self.table_of_columns({name: [row.get(name) for row in rows] for name in names})
+
+    def table_of_columns(self, values_of: Mapping[str, Sequence]) -> pa.Table:
+        """Columns of Python values as an Arrow table of the contract's schema: many rows without a mapping for each.
+
+        Args:
+            values_of: the values of each column of the contract, in the order of the rows.
+
+        Raises:
+            ContractError: if a column is unknown, or a value of another type.
+        """
+        unknown = sorted(values_of.keys() - set(self.schema.names))
         if unknown:
             raise ContractError(self.name, [f"unknown column {name}" for name in unknown])
         columns, problems = [], []
         for field in self.schema:
-            values = [row.get(field.name) for row in rows]
+            values = values_of[field.name]
             if pa.types.is_integer(field.type) and any(isinstance(value, float | bool) for value in values):
                 problems.append(f"{field.name}: not whole numbers")  # Arrow would cut them off in silence
                 continue

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,9 @@ from flows.prefect_server import configured_server, require_may_start_server
 from flows.stopping import slow_to_leave
 
 if TYPE_CHECKING:
+    from faceid_core.doctor.expectation import Expected
     from faceid_core.doctor.finding import Finding
+    from flows.console import StatusLine
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -45,8 +47,10 @@ def doctor(config: NightlyConfig, as_json: bool, cost_per_hour: float | None, no
       faceid doctor --config run.yaml --cost-per-hour 2.50
     """
     from faceid_core.doctor.finding import as_records
+    from flows.console import StatusLine
 
-    findings = examine(config, cost_per_hour=cost_per_hour, measuring=not no_measuring)
+    with StatusLine(lines=True) as status:
+        findings = examine(config, status, cost_per_hour=cost_per_hour, measuring=not no_measuring)
     if as_json:
         click.echo(json.dumps({"findings": as_records(findings), "ok": _fit(findings)}, indent=1))
     else:
@@ -77,33 +81,39 @@ def _plain(text: str) -> str:
 
 
 def examine(
-    config: NightlyConfig, *, cost_per_hour: float | None = None, measuring: bool = True
+    config: NightlyConfig, status: StatusLine, *, cost_per_hour: float | None = None, measuring: bool = True
 ) -> list[Finding]:
-    """Do every check; an exception of one becomes its finding, and the others go on."""
+    """Do every check, and say which is under way; an exception of one becomes its finding, and the others go on."""
     from faceid_core.doctor import machine
     from faceid_core.doctor.finding import guarded
     from faceid_core.doctor.rates import learning_rate
     from faceid_core.doctor.storage import storage
     from faceid_core.doctor.weights import weights
 
+    def check(name: str, examine_it: Callable[[], Iterable[Finding]]) -> list[Finding]:
+        status.show(f"checking {name}")
+        return guarded(name, examine_it)
+
     found = [
-        *guarded("devices", lambda: machine.devices(config)),
-        *guarded("memory", lambda: machine.memory(config)),
-        *guarded("versions", machine.versions),
-        *guarded("weights", lambda: weights(config)),
-        *guarded("learning rate", lambda: learning_rate(config)),
-        *guarded("store", lambda: storage(config)),
+        *check("devices", lambda: machine.devices(config)),
+        *check("memory", lambda: machine.memory(config)),
+        *check("versions", machine.versions),
+        *check("weights", lambda: weights(config)),
+        *check("learning rate", lambda: learning_rate(config)),
+        *check("store", lambda: storage(config)),
     ]
     workers = 1
     if config.execution.executor == "ray":
-        found += guarded("prefect", _prefect)
+        found += check("prefect", _prefect)
+        status.show("checking ray")
         rays, workers = _ray(config)
         found += rays
+    status.show("checking manifest")
     people, manifest = _people(config)
     return [
         *found,
         *manifest,
-        *guarded("the run", lambda: _run(config, people, workers, cost_per_hour, measuring)),
+        *check("the run", lambda: _run(config, people, workers, cost_per_hour, measuring, status)),
     ]
 
 
@@ -168,14 +178,23 @@ def _people(config: NightlyConfig) -> tuple[int, list[Finding]]:
 
 
 def _run(
-    config: NightlyConfig, people: int, workers: int, cost_per_hour: float | None, measuring: bool
+    config: NightlyConfig,
+    people: int,
+    workers: int,
+    cost_per_hour: float | None,
+    measuring: bool,
+    status: StatusLine,
 ) -> Iterator[Finding]:
     from faceid_core.doctor import machine
     from faceid_core.doctor.expectation import calibrate, expectation
     from faceid_core.plan.planning import plan_run
 
-    planned = plan_run(config)
+    planned = plan_run(config, status)
     pictures = len(planned.run.plan.grid.prompts) * config.generate.seeds
     yield from machine.disk(config, people, planned.run.plan.crop_pixels, pictures)
-    measure = calibrate if measuring else None
-    yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure)
+
+    def measure(*about: Any) -> Expected:
+        status.show("measuring some steps of training and of drawing, for some seconds")
+        return calibrate(*about)
+
+    yield from expectation(planned, workers=workers, cost_per_hour=cost_per_hour, measure=measure if measuring else None)

@@ -47,10 +47,12 @@ def plan(
     from rich.console import Console
 
     from faceid_core.plan.planning import plan_run
+    from flows.console import StatusLine
 
     if manifest:
         config = changed(config, {"identities": manifest}, source="MANIFEST")
-    found = plan_run(config)
+    with StatusLine() as status:
+        found = plan_run(config, status)
     if kind == "json":
         click.echo(json.dumps(_record(found, cost_per_hour), indent=2))
         return

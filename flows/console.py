@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -107,6 +108,47 @@ class ConsoleReporter:
     def note(self, text: str) -> None:
         """See Reporter."""
         self.console.print(text, highlight=False, markup=False)
+
+
+class StatusLine:
+    """What a command is doing, on standard error, which is not its product: a line that changes on a terminal.
+
+    It hears of a plan's lookups as a `Reporter`.
+
+    Args:
+        lines: Print a line for each thing where there is no terminal; otherwise nothing.
+    """
+
+    def __init__(self, *, lines: bool = False):
+        self._console = Console(stderr=True, highlight=False)
+        self._status, self._prints = self._console.status(""), lines and not self._console.is_terminal
+
+    def __enter__(self) -> StatusLine:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def show(self, text: str) -> None:
+        """Say what begins now."""
+        if self._prints:
+            self._console.print(text, markup=False, soft_wrap=True)
+        self._status.update(escape(text))
+
+    def looked_up(self, stage: str, *, hits: int, misses: int) -> None:
+        """See Reporter."""
+        self.show(f"planning: {stage} is looked up, {hits} cached, {misses} to compute")
+
+    def progressed(self, subject: str, done: int, total: int | None) -> None:
+        """See Reporter; a plan computes nothing."""
+
+    def settled(self, stage: str, done: Done) -> None:
+        """See Reporter; a plan computes nothing."""
+
+    def note(self, text: str) -> None:
+        """See Reporter; the plan says it again at its end."""
 
 
 def name_column(table: Table, title: str, names: Iterable[str]) -> None:

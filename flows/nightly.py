@@ -12,6 +12,7 @@ from prefect import flow, get_run_logger, task
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import AlreadyRun, ConfigurationError, MissingWeights, without_people
@@ -51,13 +52,20 @@ from tasks.prefect_events import RunEvents
 from tasks.prefect_view import create_artifacts, name_flow_run, show_store_wait
 from tasks.progress import ProgressReporter
 from tasks.run_log import RunLogReporter
-from tasks.stage_tasks import RETRIED, STOPPED, chunk, chunks, lookup
+from tasks.stage_tasks import MOST_CHUNKS, RETRIED, STOPPED, chunk, chunks, lookup
 
 
 def _stage_flow(stage: str):
     """The sub-flow of one stage; its parameters are names only, because Prefect stores them."""
 
-    @flow(name=stage, flow_run_name=f"{stage}-{{run_id}}", validate_parameters=False, persist_result=False)
+    # Prefect types a task runner by its base class of futures, which its own runners narrow.
+    @flow(  # ty: ignore[no-matching-overload]
+        name=stage,
+        flow_run_name=f"{stage}-{{run_id}}",
+        validate_parameters=False,
+        persist_result=False,
+        task_runner=ThreadPoolTaskRunner(max_workers=MOST_CHUNKS),
+    )
     def run_stage(run_id: str) -> State:
         context = RUNS[run_id]
         run = context.run

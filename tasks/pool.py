@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -24,7 +24,9 @@ from tasks.shared_folder import Probe, probe_shared_folder
 from tasks.workers import Sizing, Workers
 
 _CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
-_MOST_THREADS = 256  # each runs one batch at a time, or waits for a worker
+# Of a pool, beside one for each call of `execute`: each runs one batch at a time, or waits for a worker. Of a thousand
+# people some thirty calls at once have hundreds of batches each to score.
+_MOST_THREADS = 256
 
 
 class ActorLost(Exception):
@@ -47,6 +49,48 @@ class _Attempt:
         if self.losses == 0:
             return [_Attempt(left, self.number, 1)]
         return [_Attempt([work], self.number, self.losses + 1) for work in left]
+
+
+class _CallThreads:
+    """The threads of one call of `execute`: one of its own, and others of the pool's spare ones as far as these are free.
+
+    Args:
+        work: What each does until nothing is left to do.
+        spare: One permit for each spare thread of the pool.
+    """
+
+    def __init__(self, work: Callable[[], None], spare: threading.Semaphore):
+        self._work, self._spare = work, spare
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, count: int) -> None:
+        """Start so many more, or as many as may be."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            for _ in range(count):
+                is_spare = bool(self._threads)
+                if is_spare and not self._spare.acquire(blocking=False):
+                    return
+                thread = threading.Thread(target=self._run, args=(is_spare,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def join(self) -> None:
+        """Wait until all have ended, those that others start meanwhile included."""
+        while thread := self._alive():
+            thread.join()
+
+    def _alive(self) -> threading.Thread | None:
+        with self._lock:
+            return next((thread for thread in self._threads if thread.is_alive()), None)
+
+    def _run(self, is_spare: bool) -> None:
+        try:
+            self._work()
+        finally:
+            if is_spare:
+                self._spare.release()
 
 
 class RayPool:
@@ -94,6 +138,7 @@ class RayPool:
         self._wait_seconds, self._may_come = wait_seconds, may_come
         self._joined = any(cluster_address(address))
         self._closed = False
+        self._spare_threads = threading.BoundedSemaphore(_MOST_THREADS)
         self._groups: list[Workers] = []  # all that were started
         self._probe: Probe | None = None
         self._owns_ray = not ray.is_initialized()
@@ -156,7 +201,6 @@ class RayPool:
         carrier = traceparent()  # threads begin without the caller's span
         lock, done_lock = threading.Lock(), threading.Lock()
         errors: list[BaseException] = []
-        threads: list[threading.Thread] = []
 
         def report(done: Done) -> None:
             with done_lock:
@@ -164,18 +208,7 @@ class RayPool:
             if following:
                 with lock:
                     waiting.extend(_Attempt(batch) for batch in batches(following, self._settings.slots))
-                start_threads()
-
-        def start_threads() -> None:
-            with lock:
-                alive = sum(thread.is_alive() for thread in threads)
-                started = [
-                    threading.Thread(target=run_waiting, daemon=True)
-                    for _ in range(min(len(waiting), _MOST_THREADS - alive))
-                ]
-                threads.extend(started)
-                for thread in started:
-                    thread.start()
+                threads.start(len(waiting))
 
         def run_waiting() -> None:
             try:
@@ -187,12 +220,13 @@ class RayPool:
                     again = self._run(attempt, carrier, on_progress, report, stop)
                     with lock:
                         waiting.extend(again)
+                    threads.start(len(waiting))  # spare ones that were in use before may be free now
             except BaseException as error:  # raised below, in the caller's thread
                 errors.append(error)
 
-        start_threads()
-        while left := [thread for thread in threads if thread.is_alive()]:
-            left[0].join()
+        threads = _CallThreads(run_waiting, self._spare_threads)
+        threads.start(len(waiting))
+        threads.join()
         if errors:
             raise errors[0]
 

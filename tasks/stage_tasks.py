@@ -20,6 +20,8 @@ from faceid_core.stages.work import Done, Work
 
 STOPPED = "Stopped"  # the name of the state of a chunk with works that were not reached
 STORE_RETRIES = 3
+# At once, each in a thread: as many as there may be workers. A hundred thousand people have 25,000 chunks to score.
+MOST_CHUNKS = 1024
 FIRST_DELAY_SECONDS = 5.0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from .finding import Finding
 
 # Without figures for these an estimate says nothing.
 _LONG_STAGES = ("personalize", "generate")
+# For the measurement of training and of drawing each; a person waits for the answer.
+MEASURING_SECONDS = 3.0
+_MORE_AT_ONCE = 4  # times as many in the next round
+_STEPS = 3  # beside one, whose difference is two
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,14 @@ def calibrate(config: NightlyConfig, plan: Plan, people: int) -> Expected:
     base = models.base
     slots = config.personalize.slots or models.measured_slots(plan.method)
     passes = math.ceil(people / slots)
-    step = _training_seconds(base, _timed(config, plan.method), slots, config.personalize.samples_at_once)
-    drawing = _drawing_seconds(base, config)
+    method, samples_at_once = _timed(config, plan.method), config.personalize.samples_at_once
+    step, trained = seconds_each(partial(_learn, base, method, samples_at_once), slots)
+    drawing, drawn = seconds_each(partial(_draw, base, config), config.generate.batch)
     pictures = people * len(plan.grid.prompts) * config.generate.seeds
     seconds = passes * slots * plan.method.steps * step + pictures * config.generate.steps * drawing
     source = (
-        f"measured here: {step:.3f} s a training step, {drawing * 1000:.0f} ms a picture's sampling step; "
+        f"measured here: {step:.3f} s a training step with {trained} of {slots} at once, {drawing * 1000:.0f} ms a "
+        f"picture's sampling step with {drawn} of {config.generate.batch}; "
         f"without scoring{' or the name prior' if plan.method.needs_prior else ''}"
     )
     return Expected(seconds, source, is_bound=True)
@@ -122,8 +129,8 @@ def _timed(config: NightlyConfig, method: Method) -> Method:
     return config.personalize.resolved(has_names=False).model_copy(update=size)
 
 
-def _training_seconds(base: Any, method: Any, slots: int, samples_at_once: int) -> float:
-    """Seconds of one step for each person, of a full pass."""
+def _learn(base: Any, method: Method, samples_at_once: int, steps: int, people: int) -> None:
+    """Learn made-up people, all at once."""
     from faceid_core.personalize.slots import TrainingPhoto
     from faceid_core.personalize.trainer import personalize
 
@@ -133,44 +140,68 @@ def _training_seconds(base: Any, method: Any, slots: int, samples_at_once: int) 
     mask[side // 4 : side // 2, side // 4 : side // 2] = 1
     photos = [
         TrainingPhoto(f"calibration-{n}", f"{n:064x}", gray, mask, np.ones((side, side), bool), "person")
-        for n in range(slots)
+        for n in range(people)
     ]
-
-    def learn(steps: int) -> None:
-        shorter = method.model_copy(update={"steps": steps, "warmup_steps": 0})
-        list(personalize(base, photos, shorter, slots=slots, samples_at_once=samples_at_once, seed=0))
-
-    return _slope(learn, (2, 5)) / slots
+    shorter = method.model_copy(update={"steps": steps, "warmup_steps": 0})
+    list(personalize(base, photos, shorter, slots=people, samples_at_once=samples_at_once, seed=0))
 
 
-def _drawing_seconds(base: Any, config: NightlyConfig) -> float:
-    """Seconds of one sampling step for each picture, in batches of the configured size."""
+def _draw(base: Any, config: NightlyConfig, steps: int, pictures: int) -> None:
+    """Draw pictures of a person, all at once."""
     from faceid_core.evaluate.generation import DrawRequest, draw
 
     chosen = config.generate
-    requests = [DrawRequest("person", "a photo of V*", seed) for seed in range(chosen.batch)]
-
-    def draw_all(steps: int) -> None:
-        list(
-            draw(
-                base,
-                requests,
-                sampler=chosen.sampler,
-                steps=steps,
-                guidance_scale=chosen.guidance_scale,
-                batch=chosen.batch,
-            )
-        )
-
-    return _slope(draw_all, (2, 4)) / chosen.batch
+    requests = [DrawRequest("person", "a photo of V*", seed) for seed in range(pictures)]
+    drawn = draw(
+        base,
+        requests,
+        sampler=chosen.sampler,
+        steps=steps,
+        guidance_scale=chosen.guidance_scale,
+        batch=pictures,
+    )
+    list(drawn)
 
 
-def _slope(act: Callable[[int], None], steps: Sequence[int]) -> float:
-    """Seconds that one more step takes: the start, which is paid once, falls out."""
-    act(steps[0])  # the first call also warms up what is warmed up once
-    seconds = []
-    for count in steps:
+def seconds_each(
+    act: Callable[[int, int], None], most: int, *, limit: float = MEASURING_SECONDS
+) -> tuple[float, int]:
+    """Seconds of one step for each of several that take it at once.
+
+    Begins with one, and goes to more at once as long as time allows. A GPU needs many at once to be busy, and is quick
+    with them; where many take long, a few keep the processor as busy.
+
+    Args:
+        act: takes so many steps with so many at once.
+        most: at once in a run.
+        limit: seconds for all of it; what is begun is ended.
+
+    Returns:
+        The seconds, and with how many at once that was.
+    """
+    began, at_once = time.perf_counter(), 1
+    while True:
+        round_began = time.perf_counter()
+        seconds = _slope(lambda steps, at_once=at_once: act(steps, at_once), limit) / at_once
+        now, following = time.perf_counter(), min(most, _MORE_AT_ONCE * at_once)
+        if at_once == most or now - began + (now - round_began) * following / at_once > limit:
+            return seconds, at_once
+        at_once = following
+
+
+def _slope(act: Callable[[int], None], limit: float) -> float:
+    """Seconds that one more step takes: the start, which is paid once, falls out.
+
+    Where a single step takes longer than the limit there is no second, and its seconds are those of step and start.
+    """
+
+    def seconds_of(steps: int) -> float:
         began = time.perf_counter()
-        act(count)
-        seconds.append(time.perf_counter() - began)
-    return max(1e-6, (seconds[1] - seconds[0]) / (steps[1] - steps[0]))
+        act(steps)
+        return time.perf_counter() - began
+
+    first = seconds_of(1)  # also warms up what is warmed up once
+    if first > limit:
+        return first
+    few, many = seconds_of(1), seconds_of(_STEPS)
+    return max(1e-6, (many - few) / (_STEPS - 1))

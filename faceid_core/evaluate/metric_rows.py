@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -24,10 +25,15 @@ _SCHEMA = pa.schema(
     ],
     metadata={"faceid.scores": "1"},
 )
+_TEXTS = [field.name for field in _SCHEMA if field.type == pa.string()]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One value of one picture; a `value` of None means not measurable, and `detail` says why."""
+    """One value of one picture; a `value` of None means not measurable, and `detail` says why.
+
+    A run holds some thousand for each person, hence the slots.
+    """
 
     prompt_id: str
     seed: int
@@ -65,7 +71,8 @@ def row_of(row: ShardRow, metric: str, value: float | None, detail: str | NoValu
 
 def write_scores(rows: Sequence[MetricRow]) -> bytes:
     """Parquet bytes of metric rows; the same rows always give the same bytes."""
-    table = pa.Table.from_pylist([row.__dict__ for row in rows], schema=_SCHEMA)
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in _SCHEMA}
+    table = pa.Table.from_pydict(columns, schema=_SCHEMA)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -74,8 +81,20 @@ def write_scores(rows: Sequence[MetricRow]) -> bytes:
 def read_scores(data: bytes) -> list[MetricRow]:
     """Read the rows of `write_scores`."""
     # A run reads thousands of blobs; as a dataset each would take three times as long.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=_TEXTS).read(use_threads=False)
     if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
         raise ValueError("these bytes are not scores of format 1")
-    columns = [table.column(field.name).to_pylist() for field in fields(MetricRow)]
+    columns = [_values(table.column(field.name)) for field in fields(MetricRow)]
     return [MetricRow(*values) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list:
+    """A column as Python's values; a text is one object in the whole process, however many people have it."""
+    values: list = []
+    for chunk in column.chunks:
+        if isinstance(chunk, pa.DictionaryArray):
+            known = [sys.intern(text) for text in chunk.dictionary.to_pylist()]
+            values += [None if place is None else known[place] for place in chunk.indices.to_pylist()]
+        else:
+            values += chunk.to_pylist()
+    return values

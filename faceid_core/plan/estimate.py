@@ -115,14 +115,12 @@ class Pace:
         self._sample_earlier_runs(wanted)
         seconds: dict[str, float] = defaultdict(float)
         quick = slow = 0.0
-        unknown, samples = set(), {}
+        samples = {name: len(self._seconds[name]) for name in sorted(wanted) if self._seconds.get(name)}
+        unknown, quartiles = wanted - samples.keys(), {name: _quartiles(self._seconds[name]) for name in samples}
         for work in pending:
-            found = self._seconds.get(work.name)
-            if not found:
-                unknown.add(work.name)
+            if work.name in unknown:
                 continue
-            samples[work.name] = len(found)
-            low, middle, high = _quartiles(found)
+            low, middle, high = quartiles[work.name]
             seconds[work.stage] += middle * work.size
             quick, slow = quick + low * work.size, slow + high * work.size
         runs = {run: day for name in samples for run, day in self._runs[name].items() if run}

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
 
 from faceid_core.config import NightlyConfig
@@ -19,7 +20,7 @@ from faceid_core.plan.cache_miss import FORCED, CacheMiss, earlier_results, expl
 from faceid_core.plan.estimate import Estimate, Pace, PendingWork, pending_work
 from faceid_core.run.lookup import StageLookup, dry_run
 from faceid_core.run.open import open_run
-from faceid_core.run.reporter import LogReporter
+from faceid_core.run.reporter import LogReporter, Reporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.plan import Plan
@@ -88,22 +89,27 @@ class RunPlan:
 
     def why_of(self, subject: str) -> tuple[str, str] | None:
         """The first stage that a subject would compute, and why; None if everything is cached."""
-        for stage in self.stages:
-            for miss in stage.misses:
-                if miss.subject == subject:
-                    return miss.work.call.stage, miss.why
-        return None
+        return self._first_misses.get(subject)
+
+    @cached_property
+    def _first_misses(self) -> dict[str, tuple[str, str]]:
+        misses = [miss for stage in self.stages for miss in stage.misses]
+        return {miss.subject: (miss.work.call.stage, miss.why) for miss in reversed(misses)}
 
 
-def plan_run(config: NightlyConfig) -> RunPlan:
+def plan_run(config: NightlyConfig, reporter: Reporter | None = None) -> RunPlan:
     """Plan a run as it would start now.
+
+    Args:
+        config: The parsed configuration.
+        reporter: Hears of each stage that was looked up; None writes that to the log.
 
     Raises:
         ConfigurationError: the run could not start.
         SecretMismatch: the store was made with another secret.
         StoreError: the store cannot be read.
     """
-    run = open_run(config, LogReporter(), dry_run=True)
+    run = open_run(config, reporter or LogReporter(), dry_run=True)
     observer = _PlanObserver(run)
     with _garbage_collector_off():
         stages = [observer.stage_plan(found) for found in dry_run(run, observer)]

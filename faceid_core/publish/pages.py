@@ -18,7 +18,7 @@ from faceid_core.outcomes import WEAK, Outcome
 from faceid_core.publish.promotion import COMPARISON, Verdict
 from faceid_core.publish.scores import FINISHED, quarantine_damaged
 from faceid_core.report.gallery_page import gallery_page, strip
-from faceid_core.report.index_page import index_page
+from faceid_core.report.index_page import MOST_PEOPLE, index_page
 from faceid_core.report.likeness import likeness_of
 from faceid_core.report.overlays import Embedded, embedded
 from faceid_core.report.person_page import person_page
@@ -67,20 +67,27 @@ def write_pages(
     """
     names: dict[str, str] = {}
     known, erased, common = _pages_of_last_run(run), erased_people(run.store), _common(run)
-    beside = _Beside(run, last_run_id)
+    beside, rows_of = _Beside(run, last_run_id), rows_by_person(summary)
     for subject, scores in found:
         if subject.kind != "person" or subject.name in erased:
             continue
         name = _page_name(subject, common)
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
         cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
+        own = rows_of[subject.name]
         if (cached and known.get(subject.name) == name) or _write_page(
-            run, name, subject, scores, summary, beside
+            run, name, subject, scores, own, beside
         ):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
     _write_gallery(run, names)
     return write_index(run, found, summary)
+
+
+def rows_by_person(summary: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    """Identity key -> what of a run's summary is on the person's page: the own row, and those of floor and ceiling."""
+    common = [row for row in summary if row["subject_kind"] != "person"]
+    return {row["identity_key"]: [row, *common] for row in summary if row["subject_kind"] == "person"}
 
 
 def write_index(
@@ -133,7 +140,8 @@ def write_index(
 def _write_gallery(run: Run, names: Mapping[str, str]) -> None:
     """Write a run's gallery; `names` are those of people's pages, by identity key."""
     reports = run.outcome_reports
-    shown = [who for who in names if reports[who].outcome in FINISHED]
+    finished = [who for who in names if reports[who].outcome in FINISHED]
+    shown = sorted(finished, key=lambda each: not reports[each].weak)[:MOST_PEOPLE]
     if not shown:
         return
     page = gallery_page(
@@ -146,8 +154,9 @@ def _write_gallery(run: Run, names: Mapping[str, str]) -> None:
                 "url": f"../../{names[who]}",
                 "strip": f"../../{_strip_name(names[who])}",
             }
-            for who in sorted(shown, key=lambda each: not reports[each].weak)
+            for who in shown
         ],
+        left_out=len(finished) - len(shown),
         seed=0,
         index_url=INDEX,
     )
@@ -236,7 +245,7 @@ def _strip_name(page: str) -> str:
 
 
 def _write_page(
-    run: Run, name: str, subject: Subject, scores: SubjectScores, summary: list[dict], beside: _Beside
+    run: Run, name: str, subject: Subject, scores: SubjectScores, summary: Sequence[Mapping], beside: _Beside
 ) -> bool:
     """Write a person's page unless it is there. Returns whether the index may link to it; no failure stops the run."""
     try:
@@ -317,7 +326,7 @@ def _person(
     run: Run,
     subject: Subject,
     scores: SubjectScores,
-    summary: list[dict],
+    summary: Sequence[Mapping],
     pictures: Sequence[ShardRow],
     beside: _Beside,
 ) -> bytes:

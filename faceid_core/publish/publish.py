@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from faceid_core.config import format_setting
 from faceid_core.errors import FaceidError, StoreError
 from faceid_core.evaluate.summary import aggregate
@@ -16,13 +14,13 @@ from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
 from faceid_core.publish.comparison import EarlierRuns, earlier_runs
 from faceid_core.publish.pages import write_index, write_pages
 from faceid_core.publish.promotion import Verdict, judge
-from faceid_core.publish.rows import Found, outcome_tables, run_tables
+from faceid_core.publish.rows import Found, outcome_tables, result_tables
 from faceid_core.publish.scores import collect_scores
 from faceid_core.run.admission import ERASED
 from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
 from faceid_core.store.tombstone import reopen
-from faceid_core.tables import Tables, reading_errors
+from faceid_core.tables import Rows, Tables, portions, reading_errors
 from faceid_core.upkeep.erase import refuse_erased
 from faceid_core.upkeep.tables import erase_rows
 from faceid_core.weights.describe import MINIATURE
@@ -64,7 +62,7 @@ def publish(run: Run) -> Published:
     published: list[tuple[str, Found, list[dict], int, dict]] = []
     earlier = _earlier_runs(run)
 
-    def rows() -> dict[str, pa.Table]:
+    def rows() -> dict[str, Rows]:
         refuse_erased(run)
         found, summary = collect_scores(run)
         index = write_pages(run, found, summary, earlier.last_run_id)
@@ -72,9 +70,9 @@ def publish(run: Run) -> Published:
         refuse_erased(run)
         found, summary = _not_erased(run, found, summary)
         status = exit_status(run.outcome_reports.values(), max_failed_share=run.config.run.max_failed_share)
-        made = run_tables(run, found, summary, exit_status=status)
-        published[:] = [(index, found, summary, status, made["runs"].to_pylist()[0])]
-        return made
+        outcomes = outcome_tables(run, exit_status=status)
+        published[:] = [(index, found, summary, status, outcomes["runs"].to_pylist()[0])]
+        return {**outcomes, **result_tables(run, found, summary)}
 
     _publish_without_erased(run, rows)
     index, found, summary, status, row = published[0]
@@ -129,11 +127,15 @@ def publish_interrupted(run: Run, error: BaseException) -> None:
     ours = isinstance(error, Exception) and not isinstance(error, FaceidError)
     status = EXIT_BUG if ours else EXIT_FAILURES
 
-    def rows() -> dict[str, pa.Table]:
+    def rows() -> dict[str, Rows]:
         try:
             refuse_erased(run)
             found, summary = collect_scores(run)
-            return run_tables(run, found, summary, exit_status=status)
+            results = result_tables(run, found, summary)
+            for made in results.values():
+                for _ in portions(made):
+                    pass  # what cannot be made must not keep the outcomes from the tables
+            return {**outcome_tables(run, exit_status=status), **results}
         except Exception as broken:
             log.warning("run %s: its figures are not published: %s", run.run_id, broken)
             return outcome_tables(run, exit_status=status)
@@ -144,7 +146,7 @@ def publish_interrupted(run: Run, error: BaseException) -> None:
         log.warning("run %s: its outcomes are not in the tables: %s", run.run_id, broken)
 
 
-def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, pa.Table]]) -> None:
+def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, Rows]]) -> None:
     """Write a run's rows; remove those of identities that were erased meanwhile, and write the rest again.
 
     The process may be stopped for any time between its look for tombstones and its write, so the look follows the

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,37 +28,51 @@ from faceid_core.stages.planning.score import FLOOR
 from faceid_core.stages.work import STAGES, Subject
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
+from faceid_core.tables import Rows
 from faceid_core.tables.columns import renamed
 from faceid_core.version import source_revision
 from faceid_core.weights.roles import ROLES, photograph_roles
 
 Found = Sequence[tuple[Subject, SubjectScores]]
+# Columns of some rows of one table; what is no list stands in each of the rows.
+Columns = Mapping[str, Any]
+
+MOST_ROWS = 500_000  # of a table that are in memory at once: some 400 MB while they are written
 
 
-def run_tables(run: Run, found: Found, summary: list[dict], *, exit_status: int) -> dict[str, pa.Table]:
-    """All five tables of a run."""
+def result_tables(run: Run, found: Found, summary: list[dict]) -> dict[str, Rows]:
+    """The tables `images`, `image_metrics` and `identity_summary`; the first two in portions, made when they are read."""
     return {
-        **outcome_tables(run, exit_status=exit_status),
-        "images": _table("images", _image_rows(run, found)),
-        "image_metrics": _table("image_metrics", _metric_rows(run, found)),
-        "identity_summary": _table("identity_summary", map(renamed, summary)),
+        "images": lambda: _portions("images", _images(run, found)),
+        "image_metrics": lambda: _portions("image_metrics", _metrics(run, found)),
+        "identity_summary": contract("identity_summary").table(map(renamed, summary)),
     }
 
 
 def outcome_tables(run: Run, *, exit_status: int) -> dict[str, pa.Table]:
     """The tables `runs` and `identity_outcomes`, which need no result of a stage."""
     return {
-        "runs": _table("runs", [_run_row(run, exit_status)]),
-        "identity_outcomes": _table("identity_outcomes", _outcome_rows(run)),
+        "runs": contract("runs").table([_run_row(run, exit_status)]),
+        "identity_outcomes": contract("identity_outcomes").table(_outcome_rows(run)),
     }
 
 
-def _table(name: str, rows: Iterable[dict]) -> pa.Table:
-    agreed = contract(name)
-    if not agreed.per_run:
-        # Two ids with one photo share stage keys, and so pictures and scores: one row serves both.
-        rows = {tuple(row[column] for column in agreed.primary_key): row for row in rows}.values()
-    return agreed.table(list(rows))
+def _portions(name: str, results: Iterable[tuple[int, Columns]]) -> Iterator[pa.Table]:
+    """The rows of many results as tables of at most `MOST_ROWS` rows; those of one result stay together.
+
+    Args:
+        name: of the table.
+        results: of each result, how many rows it has, and their columns.
+    """
+    columns, count = defaultdict(list), 0
+    for rows, values_of in results:
+        if count and count + rows > MOST_ROWS:
+            yield contract(name).table_of_columns(columns)
+            columns, count = defaultdict(list), 0
+        for column, values in values_of.items():
+            columns[column].extend(values if isinstance(values, list) else repeat(values, rows))
+        count += rows
+    yield contract(name).table_of_columns(columns)  # an empty one, too, so that the table is there
 
 
 def _run_row(run: Run, exit_status: int) -> dict:
@@ -108,7 +125,9 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "run_id": run.run_id,
             "run_date": run.run_date,
             # An erased identity keeps its outcome, but its id must not come back into the tables with every run.
-            "identity_id": outcome_report.identity_key if outcome_report.reason == ERASED else outcome_report.identity_id,
+            "identity_id": outcome_report.identity_key
+            if outcome_report.reason == ERASED
+            else outcome_report.identity_id,
             "identity_key": outcome_report.identity_key,
             "outcome": str(outcome_report.outcome),
             "stage": outcome_report.stage,
@@ -151,10 +170,13 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _image_rows(run: Run, found: Found) -> Iterable[dict]:
-    config = run.config.generate
-    side = run.plan.crop_pixels
+def _images(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
+    config, side, written = run.config.generate, run.plan.crop_pixels, set()
     for subject, scores in found:
+        # Two ids with one photo share stage keys, and so pictures and scores: one row serves both.
+        if scores.generate_key in written:
+            continue
+        written.add(scores.generate_key)
         settings = DrawSettings(
             base=run.plan.weights["base"],
             sampler=config.sampler,
@@ -165,55 +187,78 @@ def _image_rows(run: Run, found: Found) -> Iterable[dict]:
             use=run.config.identity_use(subject.kind == "person"),
         )
         drawn_from = subject.text or subject.manifests["personalize"].outputs["tokens.safetensors"].digest
-        for cell in grid_cells(run.plan.grid, range(config.seeds), settings, subject=drawn_from):
-            yield {
+        cells = list(grid_cells(run.plan.grid, range(config.seeds), settings, subject=drawn_from))
+        yield (
+            len(cells),
+            {
                 "generate_key": scores.generate_key,
-                "prompt_id": cell.prompt.id,
-                "seed": cell.seed,
+                "prompt_id": [cell.prompt.id for cell in cells],
+                "seed": [cell.seed for cell in cells],
                 "run_date": run.run_date,
                 "subject_kind": subject.kind,
                 "subject": scores.subject,
-                "prompt": cell.prompt.text,
-                "category": cell.prompt.category,
-                "cell": cell.digest,
+                "prompt": [cell.prompt.text for cell in cells],
+                "category": [cell.prompt.category for cell in cells],
+                "cell": [cell.digest for cell in cells],
                 "width": side,
                 "height": side,
                 "sampler": config.sampler,
                 "steps": config.steps,
                 "guidance_scale": config.guidance_scale,
                 "base_digest": settings.base,
-            }
+            },
+        )
 
 
-def _metric_rows(run: Run, found: Found) -> Iterable[dict]:
+def _metrics(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
     floor_key = {word: manifest.stage_key for word, manifest in run.plan.floors.items()}
+    written: set[tuple[str, str]] = set()
     for subject, scores in found:
-        yield from _scored(run, subject, scores.scores, str(scores.generate_key))
+        generate_key = str(scores.generate_key)
+        yield from _scored(run, subject, scores.scores, "score-", generate_key, written)
         if scores.floor:
-            yield from _scored(run, subject, scores.floor, floor_key[subject.class_word], floor=True)
+            yield from _scored(run, subject, scores.floor, FLOOR, floor_key[subject.class_word], written)
 
 
 def _scored(
-    run: Run, subject: Subject, rows: Sequence[MetricRow], generate_key: str, *, floor: bool = False
-) -> Iterable[dict]:
+    run: Run,
+    subject: Subject,
+    rows: Sequence[MetricRow],
+    prefix: str,
+    generate_key: str,
+    written: set[tuple[str, str]],
+) -> Iterator[tuple[int, Columns]]:
+    """The rows of each metric over one subject's pictures.
+
+    Args:
+        written: Keys of what was given before; those of what is given here are added.
+    """
+    of_metric: dict[str, list[MetricRow]] = defaultdict(list)
     for row in rows:
-        metric = row.metric.partition(":")[0]
-        manifest = subject.manifests[f"{FLOOR if floor else 'score-'}{metric}"]
+        of_metric[row.metric.partition(":")[0]].append(row)
+    for metric, own in of_metric.items():
+        manifest = subject.manifests[f"{prefix}{metric}"]
+        if (generate_key, manifest.stage_key) in written:
+            continue  # as in `_images`
+        written.add((generate_key, manifest.stage_key))
         model, weights = scored_by(run, metric, manifest)
-        yield {
-            "generate_key": generate_key,
-            "prompt_id": row.prompt_id,
-            "seed": row.seed,
-            "metric": row.metric,
-            "score_key": manifest.stage_key,
-            "run_date": run.run_date,
-            "value": row.value,
-            "null_reason": null_reason(row.value, row.detail),
-            "detail": row.detail or None,
-            "metric_version": METRICS[metric].version,
-            "model": model,
-            "model_digest": sha256_hex(canonical_json(weights)),
-        }
+        yield (
+            len(own),
+            {
+                "generate_key": generate_key,
+                "prompt_id": [row.prompt_id for row in own],
+                "seed": [row.seed for row in own],
+                "metric": [row.metric for row in own],
+                "score_key": manifest.stage_key,
+                "run_date": run.run_date,
+                "value": [row.value for row in own],
+                "null_reason": [null_reason(row.value, row.detail) for row in own],
+                "detail": [row.detail or None for row in own],
+                "metric_version": METRICS[metric].version,
+                "model": model,
+                "model_digest": sha256_hex(canonical_json(weights)),
+            },
+        )
 
 
 def scored_by(run: Run, metric: str, manifest: Manifest) -> tuple[str, list[str]]:

@@ -22,14 +22,24 @@ def strip(pictures: Sequence[np.ndarray], mark: SyntheticMark) -> bytes:
         mark: What the file says of itself.
     """
     tiles = [
-        cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_AREA if max(each.shape[:2]) > SIDE else cv2.INTER_CUBIC)
+        cv2.resize(
+            each,
+            (SIDE, SIDE),
+            interpolation=cv2.INTER_AREA if max(each.shape[:2]) > SIDE else cv2.INTER_CUBIC,
+        )
         for each in pictures[:_MOST_PROMPTS]
     ]
     return marked_jpeg(np.concatenate(tiles, axis=1), mark, quality=85)
 
 
 def gallery_page(
-    *, run_id: str, prompts: Sequence[str], people: Sequence[Mapping], seed: int, index_url: str
+    *,
+    run_id: str,
+    prompts: Sequence[str],
+    people: Sequence[Mapping],
+    seed: int,
+    index_url: str,
+    left_out: int = 0,
 ) -> bytes:
     """One HTML file that holds no picture and no script; the choice of a prompt moves each person's strip.
 
@@ -39,6 +49,7 @@ def gallery_page(
         people: `identity_key`, `weak`, `url` of the person's page and `strip`, the address of the person's pictures.
         seed: Of the pictures.
         index_url: Address of the run's index.
+        left_out: How many more people the run has.
     """
     return render(
         "gallery.html",
@@ -48,4 +59,5 @@ def gallery_page(
         seed=seed,
         side=SIDE,
         index_url=index_url,
+        left_out=left_out,
     )

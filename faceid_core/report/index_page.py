@@ -42,6 +42,7 @@ _COLUMNS = (
     ("leakage", "leakage"),
 )
 _MOST_CHANGES, _MOST_LISTED = 25, 25  # of a list that the page opens with
+MOST_PEOPLE = 5_000  # of a list: 9 MB, and more than a person reads
 
 
 def index_page(
@@ -82,7 +83,9 @@ def index_page(
     urls = person_urls or {}
     shown = [{name: outcome_report.get(name) for name in _SHOWN} for outcome_report in outcome_reports]
     for outcome_report in shown:
-        outcome_report["outcome"] = None if outcome_report["outcome"] is None else str(outcome_report["outcome"])
+        outcome_report["outcome"] = (
+            None if outcome_report["outcome"] is None else str(outcome_report["outcome"])
+        )
         outcome_report["url"] = urls.get(outcome_report["identity_key"])
     by_key = {row["identity_key"]: row for row in summary if row["subject_kind"] == "person"}
     changed: dict[str, list[str]] = {}
@@ -93,6 +96,7 @@ def index_page(
     similarity = over["identity_similarity"]
     library, script = _scripts()
     alike = likeness or {}
+    listed = sorted(shown, key=lambda each: _urgency(each, changed))[:MOST_PEOPLE]
     return render(
         "index.html",
         run={"about": {}} | dict(run),
@@ -107,12 +111,10 @@ def index_page(
         table=_table(over),
         plot=plots.identity_concepts_plot(summary, urls),
         is_density=plots.is_density(summary),
-        people=[
-            _person(outcome_report, by_key, changed, alike)
-            for outcome_report in sorted(shown, key=lambda each: _urgency(each, changed))
-        ],
+        people=[_person(outcome_report, by_key, changed, alike) for outcome_report in listed],
+        left_out=len(shown) - len(listed),
         set_aside=[
-            {"title": title, "outcome_reports": found}
+            {"title": title, "outcome_reports": found[:MOST_PEOPLE], "count": len(found)}
             for title, belongs in _groups()
             if (found := [outcome_report for outcome_report in shown if belongs(outcome_report)])
         ],
@@ -187,7 +189,10 @@ def _person(
         interval = whole[len(text) :].strip() if column == "identity_similarity" else ""
         order = "" if value is None else f"{value:.6f}"
         cells.append({"name": name, "text": text, "interval": interval, "order": order})
-    words = [(outcome_report["outcome"] or "unknown").replace("_", " "), "weak" if outcome_report["weak"] else ""]
+    words = [
+        (outcome_report["outcome"] or "unknown").replace("_", " "),
+        "weak" if outcome_report["weak"] else "",
+    ]
     words += [outcome_report["stage"] or "", outcome_report["reason"] or ""]
     return {
         "outcome_report": outcome_report,

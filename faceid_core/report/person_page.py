@@ -65,8 +65,8 @@ def person_page(
         pictures: The grid's pictures.
         scores: Rows of all metrics over the pictures.
         floor_scores: Identity and leakage rows of the class word's pictures against this person.
-        summary: Rows of `evaluate.summary.summarize` of the whole run; the person, its class word and the
-            named people are looked up in it.
+        summary: Rows of `evaluate.summary.summarize`; the person, its class word and the named people are looked up in
+            it. With the rows of all people of a run, the pages of a run take time that grows with their square.
         calibration: Of the recognizer, or None.
         index_url: Address of the run index, relative to this page; no link if empty.
         beside: Pictures of other subjects at the same prompts and seeds, such as the class word's: name, and text of

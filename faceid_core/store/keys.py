@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 FORMAT = "faceid-stage/2"
 _STAGE = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -111,6 +111,12 @@ def _converted(value, where: str):
     raise TypeError(f"{where} is a {type(value).__name__}, which has no canonical spelling")
 
 
+@functools.lru_cache(maxsize=1024)
+def _shared(text: str) -> dict:
+    """Parameters from JSON, in its order, one object for all calls that have them: thousands of people share prompts."""
+    return json.loads(text)
+
+
 @dataclass(frozen=True)
 class StageCall:
     """All that a stage's result depends on. Neither an identity's key nor the secret ever belongs in here.
@@ -141,6 +147,7 @@ class StageCall:
             raise ValueError(f"stage {self.stage} has version {self.version!r}; versions are integers from 1")
         for part in ("parameters", "inputs", "weights"):
             object.__setattr__(self, part, plain(getattr(self, part), f"{self.stage} {part}"))
+        object.__setattr__(self, "parameters", _shared(json.dumps(self.parameters)))
         for part in ("inputs", "weights"):
             for name, digest in getattr(self, part).items():
                 if not is_digest(digest):
@@ -158,12 +165,12 @@ class StageCall:
             "weights": self.weights,
         }
 
-    @cached_property
+    @functools.cached_property
     def spelling(self) -> bytes:
         """The canonical JSON of the preimage."""
         return spelled(self.preimage())
 
-    @cached_property
+    @functools.cached_property
     def key(self) -> str:
         """SHA-256 of the canonical preimage, 64 hex digits."""
         return sha256_hex(self.spelling)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..store.open import open_store
 from .catalog import Catalog
-from .query import Tables, reading_errors
+from .query import Rows, Tables, portions, reading_errors
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Catalog", "Tables", "connect", "reading_errors"]
+__all__ = ["Catalog", "Rows", "Tables", "connect", "portions", "reading_errors"]
 
 
 def connect(store: str, *, locked: bool = True) -> duckdb.DuckDBPyConnection:

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 MOST_SMALL_FILES, MERGED_BYTES = 4, 32 << 20
 _EXPORT_ROWS = 250_000
 Result = TypeVar("Result")
+# A table, or a function that makes it portion by portion, each time anew: more rows than memory holds at once.
+Rows = pa.Table | Callable[[], Iterable[pa.Table]]
+
+
+def portions(rows: Rows) -> Iterable[pa.Table]:
+    """The tables that rows consist of."""
+    return rows() if callable(rows) else (rows,)
 
 
 def reading_errors() -> tuple[type[Exception], ...]:
@@ -57,7 +64,7 @@ class Tables:
         """
         return self._place.append(name, table)
 
-    def publish(self, run_id: str, tables: Mapping[str, pa.Table]) -> Catalog:
+    def publish(self, run_id: str, tables: Mapping[str, Rows]) -> Catalog:
         """Add a run's rows to every table, then show them to readers together. Again changes nothing.
 
         A retry of a run replaces what its earlier attempt said of it; pictures and their metrics stay, unless they
@@ -65,7 +72,8 @@ class Tables:
 
         Args:
             run_id: whose rows these are.
-            tables: table -> rows; where there are rows of a run there is the run's own row in `runs`.
+            tables: table -> rows; where there are rows of a run there is the run's own row in `runs`. Those that are
+                written once may come in portions, with all rows of a stage key in one of them; each is a commit.
 
         Returns:
             The catalog that readers see now.
@@ -74,19 +82,24 @@ class Tables:
             ContractError: if any table breaks its contract; then nothing was written.
             StoreError: if the storage fails; what was written is unseen, and publishing again completes it.
         """
-        for name, table in tables.items():
-            contract(name).check(table)
-            if contract(name).per_run:
-                _require_own_rows(name, table, run_id)
+        counts = dict.fromkeys(tables, 0)
+        for name, rows in tables.items():
+            for table in portions(rows):
+                contract(name).check(table)
+                if contract(name).per_run:
+                    _require_own_rows(name, table, run_id)
+                counts[name] += table.num_rows
         needs_run = any(contract(name).per_run for name in tables)
-        if needs_run and ("runs" not in tables or tables["runs"].num_rows == 0):
+        if needs_run and not counts.get("runs"):
             raise ContractError("runs", [f"run {run_id} brings rows but no row of its own"])
         # `runs` last: readers tell a run that died half-way by its absence there.
         for name in sorted(tables, key=lambda name: (name == "runs", NAMES.index(name))):
             if contract(name).per_run:
-                self._place.replace_run(name, run_id, tables[name], checked=False)
+                whole = pa.concat_tables(portions(tables[name]))
+                self._place.replace_run(name, run_id, whole, checked=False)
             else:
-                self._place.write_once(name, tables[name], checked=False)
+                for table in portions(tables[name]):
+                    self._place.write_once(name, table, checked=False)
             self._place.compact(name, target_bytes=MERGED_BYTES, least_files=MOST_SMALL_FILES)
         return advance(self._store, self._place, run_id)
 

@@ -80,7 +80,7 @@ def collect(
 ) -> Collected:
     """Find, and with `delete` remove, what nothing refers to and what is older than `grace` seconds.
 
-    Marked are the outputs and inputs of every result that may stay, the pages to which a run's index links, and the
+    Marked are the outputs and inputs of every result that may stay, the pages that a run names, and the
     table files of the catalog's versions. Safe beside a running run: its people's scopes and `common` are left
     alone, and so is everything young.
 
@@ -124,7 +124,7 @@ class _Marks:
         now: when the collection began.
         in_use: identity keys of a running run; None if a run is running whose identities are unknown.
         used: stage keys of runs that keep their results; None if all results stay.
-        pages: names of the pages to which a kept run's index links.
+        pages: names of the pages that a kept run's index or record of pages names.
     """
 
     now: float
@@ -157,7 +157,8 @@ class _Marks:
             is_kept = kept is None or run_id in kept or "pin.json" in objects or run_id in running
             if oldest is not None and newest < oldest and not is_kept:
                 continue
-            pages |= set(_PAGE.findall(_text(store, objects.get("index.html"))))
+            for name in ("index.html", "pages.json"):  # an index lists some thousand people, the record all
+                pages |= set(_PAGE.findall(_text(store, objects.get(name))))
             if used is not None and "status.json" in objects:
                 try:
                     used |= _stage_keys(store, objects["status.json"].name)

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "large-store": "large_store",
     "photographs": "photographs",
     "tables": "tables",
+    "scale": "scale",
 }
 
 

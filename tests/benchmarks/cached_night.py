@@ -24,7 +24,7 @@ from .settings import Settings
 NAME = "cached-night"
 PEOPLE = 1_000
 PREFIX = "nights"
-_OF_A_PERSON = ("identities/", "tombstones")
+OF_A_PERSON = ("identities/", "tombstones")
 
 
 def run(settings: Settings) -> list[Row]:
@@ -32,7 +32,14 @@ def run(settings: Settings) -> list[Row]:
     people = settings.people or (10 if settings.quick else PEOPLE)
     manifest = write_people(settings.scratch / f"people-{people}", people)
     common = (
-        *("--identities", str(manifest), "--preset", "semantic-fidelity", "--set", "personalize.method.steps=1"),
+        *(
+            "--identities",
+            str(manifest),
+            "--preset",
+            "semantic-fidelity",
+            "--set",
+            "personalize.method.steps=1",
+        ),
         *("--set", f"generate.grid={write_grid(settings.scratch, 1)}", "--set", "generate.seeds=1"),
         *brevity(settings),
     )
@@ -61,9 +68,7 @@ def require_light(run: Seen) -> None:
     Raises:
         AssertionError: it did; the text names them.
     """
-    assert not run.model_libraries, (
-        f"the driver of a cached run imported {', '.join(run.model_libraries)}"
-    )
+    assert not run.model_libraries, f"the driver of a cached run imported {', '.join(run.model_libraries)}"
 
 
 def _on_s3(settings: Settings, store: Path, common: tuple[str, ...], people: int) -> list[Row]:
@@ -81,7 +86,7 @@ def _on_s3(settings: Settings, store: Path, common: tuple[str, ...], people: int
     case = f"{people} people, {settings.executor}, S3"
     every = spread([sum(count.values()) / people for count in counts])
     own = spread(
-        [sum(n for (_, kind), n in c.items() if kind.startswith(_OF_A_PERSON)) / people for c in counts]
+        [sum(n for (_, kind), n in c.items() if kind.startswith(OF_A_PERSON)) / people for c in counts]
     )
     share = spread([seconds / run.beyond_start_up for seconds, run in zip(busy, runs, strict=True)])
     last = runs[-1]
@@ -99,13 +104,13 @@ def _on_s3(settings: Settings, store: Path, common: tuple[str, ...], people: int
     ]
 
 
-def copy_store(folder: Path, client) -> int:
-    """Copy every object of a folder store into the bucket; returns their number."""
+def copy_store(folder: Path, client, prefix: str = PREFIX) -> int:
+    """Copy every object of a folder store into the bucket, below a prefix; returns their number."""
     from faceid_core.store import open_store
 
     source, copied = open_store(str(folder)), 0
     for info in source.list(""):
-        client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{info.name}", Body=source.get(info.name))
+        client.put_object(Bucket=BUCKET, Key=f"{prefix}/{info.name}", Body=source.get(info.name))
         copied += 1
     return copied
 
@@ -114,7 +119,7 @@ def told(counts: Counter[tuple[str, str]], people: int) -> str:
     """Requests by what they ask for: what is a person's own for each person, the rest in all."""
     parts = [
         f"{method} {kind} {number / people:.1f} each"
-        if kind.startswith(_OF_A_PERSON)
+        if kind.startswith(OF_A_PERSON)
         else f"{method} {kind} {number} in all"
         for (method, kind), number in counts.most_common()
     ]

@@ -30,6 +30,8 @@ class Seen:
         moments: when something happened first. spans: how long something lasted, and how often.
         peak_bytes: resident memory of the driver, None where the system does not tell.
         model_libraries: those that the driver had imported at its end.
+        processor_seconds: of the process and its threads.
+        requests: to the store, through our own client; the tables' library is not counted.
     """
 
     seconds: float
@@ -37,6 +39,8 @@ class Seen:
     spans: Mapping[str, tuple[float, int]]
     peak_bytes: int | None
     model_libraries: Sequence[str]
+    processor_seconds: float = 0.0
+    requests: int = 0
 
     def lasted(self, name: str) -> float:
         """Seconds of a span, 0 if it never was."""
@@ -127,16 +131,27 @@ def start_run(settings: Settings, *arguments: str, executor: str | None = None, 
     Raises:
         RuntimeError: it ended with another status than 0; its last lines are in the text.
     """
+    options = ("--executor", executor or settings.executor)
+    threads = ("--set", f"execution.threads_per_worker={settings.threads}")
+    return start_command(settings, "run", *arguments, *options, *threads, **env)
+
+
+def start_command(settings: Settings, command: str, *arguments: str, wanted: str = "", **env: str) -> Seen:
+    """A `faceid` command in a process of its own.
+
+    Raises:
+        RuntimeError: it ended with another status than 0, or did not print the text `wanted`; its last lines are in the
+            text.
+    """
     report = settings.scratch / "report.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.benchmarks.child", str(report), "run", *arguments]
-    command += ["--executor", executor or settings.executor, "--set", f"execution.threads_per_worker={settings.threads}"]
+    line = [sys.executable, "-m", "tests.benchmarks.child", str(report), command, *arguments]
     began = {BEGAN: repr(time.monotonic())}
     ended = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=environment(settings, **env, **began)
+        line, capture_output=True, text=True, cwd=ROOT, env=environment(settings, **env, **began)
     )
-    if ended.returncode:
+    if ended.returncode or wanted not in ended.stdout:
         last = "\n".join((ended.stdout + ended.stderr).splitlines()[-12:])
-        raise RuntimeError(f"faceid run ended with status {ended.returncode}:\n{last}")
+        raise RuntimeError(f"faceid {command} ended with status {ended.returncode}:\n{last}")
     seen = json.loads(report.read_text(encoding="utf-8"))
     return Seen(**{name: seen[name] for name in Seen.__dataclass_fields__})

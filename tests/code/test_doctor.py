@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor import machine
-from faceid_core.doctor.expectation import calibrate, expectation, from_results
+from faceid_core.doctor.expectation import calibrate, expectation, from_results, seconds_each
 from faceid_core.doctor.finding import Finding, guarded
 from faceid_core.doctor.rates import learning_rate
 from faceid_core.doctor.storage import PREFIX, examine
@@ -121,7 +121,9 @@ def test_the_learning_rate_is_told_in_the_base_models_own_embeddings(tmp_path):
     # The tiny model's embeddings are drawn with a deviation of 0.5.
     (tiny,) = found("textual-inversion", str(write_tiny_pipeline(tmp_path / "tiny")))
     assert float(tiny.split()[-1]) == pytest.approx(0.5, rel=0.05)
-    assert found("semantic-fidelity", "miniature") == found("directional-textual-inversion", "miniature") == []
+    assert (
+        found("semantic-fidelity", "miniature") == found("directional-textual-inversion", "miniature") == []
+    )
     assert found("textual-inversion", str(tmp_path / "absent")) == []
 
 
@@ -157,10 +159,57 @@ def test_without_earlier_results_it_is_measured(tmp_path, monkeypatch, slots):
     assert told[1].found.startswith("8 of 8 people to compute")
 
 
-def test_the_command_passes_a_sound_machine(tmp_path):
+@pytest.mark.parametrize(
+    ("one", "further", "most", "measured_with", "each"),
+    [
+        (0.01, 0.001, 32, 32, 0.041 / 32),  # a GPU: more at once cost little
+        (0.3, 0.3, 32, 1, 0.3),  # a slow processor: it is as busy with one as with many
+        (0.02, 0.02, 2, 2, 0.02),
+        (60.0, 60.0, 8, 1, 61.0),  # the one step that is taken, with its start
+    ],
+)
+def test_measuring_ends_in_time_however_slow_the_machine_is(
+    monkeypatch, one, further, most, measured_with, each
+):
+    clock = Ticks()
+    monkeypatch.setattr("faceid_core.doctor.expectation.time", clock)
+
+    def act(steps: int, at_once: int) -> None:
+        clock.now += 1.0 * (one > 1) + steps * (one + further * (at_once - 1))
+
+    seconds, at_once = seconds_each(act, most, limit=3.0)
+    assert (at_once, seconds) == (measured_with, pytest.approx(each))
+    assert clock.now <= max(3.0, one + 1.0)
+
+
+class Ticks:
+    """A clock that goes on when it is told to."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_the_command_passes_a_sound_machine_and_says_what_it_is_doing(tmp_path):
     command = [*INLINE, "--store", str(tmp_path / "store"), "--json"]
     told = CliRunner().invoke(cli, command, catch_exceptions=False)
-    answer = json.loads(told.output)
+    shown = told.stderr.splitlines()
+    assert [line for line in shown if line.startswith("checking")] == [
+        f"checking {what}"
+        for what in (
+            "devices",
+            "memory",
+            "versions",
+            "weights",
+            "learning rate",
+            "store",
+            "manifest",
+            "the run",
+        )
+    ]
+    assert "planning: detect is looked up, 0 cached, 24 to compute" in shown
+    answer = json.loads(told.stdout)
     assert (told.exit_code, answer["ok"]) == (0, True), answer
     states = {each["check"]: each["state"] for each in answer["findings"]}
     assert states["weights: shipped"] == states["store: compare and swap"] == states["manifest"] == "ok"
@@ -174,7 +223,7 @@ def test_the_command_says_what_keeps_a_night_from_running(tmp_path):
         f"score: {{scorers: photographs, recognizers: [SFace], metrics: [identity]}}\nweights: {tmp_path}\n"
     )
     told = CliRunner().invoke(cli, [*INLINE, "--config", str(settings), "--json"], catch_exceptions=False)
-    failed = {each["check"]: each for each in json.loads(told.output)["findings"] if each["state"] == "fail"}
+    failed = {each["check"]: each for each in json.loads(told.stdout)["findings"] if each["state"] == "fail"}
     assert told.exit_code == 3 and {"weights: recognizer", "manifest"} <= set(failed)
     assert "24,227,283 bytes" in failed["weights: recognizer"]["found"]
     assert "faceid models fetch" in failed["weights: recognizer"]["advice"]

@@ -51,6 +51,21 @@ def test_golden_preimage():
     )
 
 
+def test_calls_with_equal_parameters_share_them_and_a_change_of_the_argument_changes_no_call():
+    """The prompts of a hundred thousand people lie in memory once."""
+    given = {"prompts": [["beach", "a photo of V*"]], "seeds": 1}
+    first, second = StageCall("generate", 1, given), StageCall("generate", 1, {**given})
+    assert first.parameters is second.parameters and first.parameters == given
+    turned = StageCall("generate", 1, {"seeds": 1, "prompts": given["prompts"]})
+    assert turned.key == first.key and list(turned.parameters) == ["seeds", "prompts"], (
+        "a stage may read them in order"
+    )
+    other = [StageCall("generate", 1, given | {"seeds": seeds}) for seeds in (1.0, True)]
+    assert len({first.key, *(call.key for call in other)}) == 3 and type(other[1].parameters["seeds"]) is bool
+    given["prompts"][0][0] = "snow"
+    assert first.parameters["prompts"] == [["beach", "a photo of V*"]] and first.key == second.key
+
+
 def test_a_key_is_the_same_in_another_process():
     code = "from faceid_core.store import StageCall; print(StageCall('detect', 1, {'b': 1.5, 'a': 'z'}).key)"
     printed = subprocess.run(

@@ -19,6 +19,7 @@ from faceid_core.evaluate.metrics import MetricRow
 from faceid_core.evaluate.summary import SubjectScores, aggregate, summarize
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render
+from faceid_core.publish.pages import rows_by_person
 from faceid_core.report import plots, svg
 from faceid_core.report.contact_sheet import Cell, contact_sheet
 from faceid_core.report.figures import duration, number
@@ -206,7 +207,9 @@ def test_the_index_has_no_pixel_and_no_id_and_runs_its_own_scripts_alone(run):
     assert not {"img", "image", "picture", "canvas", "object", "style:image"} & set(found.tags)
     scripts = re.findall(rb"<script>(.*?)</script>", index, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
-    policy = re.search(rb'Content-Security-Policy" content="([^"]+)"', index)[1].decode().replace("&#39;", "'")
+    policy = (
+        re.search(rb'Content-Security-Policy" content="([^"]+)"', index)[1].decode().replace("&#39;", "'")
+    )
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; script-src " + " ".join(
         f"'sha256-{each}'" for each in hashes
     )
@@ -229,14 +232,22 @@ def test_the_index_accounts_for_everybody(run):
 
 def test_the_index_begins_with_what_changed_and_a_gallery_holds_no_pixel(run):
     changes = [{"identity_key": BEN, "kind": "worse", "text": "normalized identity −0.31"}]
-    index = _index(run, changes=changes, compared_with="r0", comparison_url="comparison.html", gallery_url="g.html")
+    index = _index(
+        run, changes=changes, compared_with="r0", comparison_url="comparison.html", gallery_url="g.html"
+    )
     _Page(index)
-    places = [index.index(part) for part in (b"<h2>What changed since", b"<h2>Rejected photos", b"<h2>People</h2>")]
+    places = [
+        index.index(part) for part in (b"<h2>What changed since", b"<h2>Rejected photos", b"<h2>People</h2>")
+    ]
     assert places == sorted(places) and b'href="g.html"' in index and b'href="comparison.html"' in index
     rows = re.findall(rb"<tr>.*?</tr>", index[index.index(b'id="people"') :], re.DOTALL)
-    assert BEN[:12].encode() in rows[1] and CY[:12].encode() in rows[2], "the changed one first, then the rejected"
+    assert BEN[:12].encode() in rows[1] and CY[:12].encode() in rows[2], (
+        "the changed one first, then the rejected"
+    )
     people = [{"identity_key": ANN, "weak": True, "url": "ann.html", "strip": "ann.jpg"}]
-    gallery = gallery_page(run_id="r1", prompts=["a photo of V*"], people=people, seed=0, index_url="index.html")
+    gallery = gallery_page(
+        run_id="r1", prompts=["a photo of V*"], people=people, seed=0, index_url="index.html"
+    )
     assert b"data:" not in gallery and {"ann.jpg", "ann.html"} <= set(_Page(gallery).addresses)
     tiles = [np.zeros((64, 64, 3), np.uint8), np.full((300, 300, 3), 255, np.uint8)]
     shown = Image.open(io.BytesIO(strip(tiles, SyntheticMark("ab" * 32))))
@@ -244,12 +255,53 @@ def test_the_index_begins_with_what_changed_and_a_gallery_holds_no_pixel(run):
     assert shown.getpixel((SIDE + SIDE // 2, 5))[0] > 235
 
 
+def test_of_more_people_than_a_page_can_list_it_lists_those_first_whom_something_happened_to(
+    run, monkeypatch
+):
+    monkeypatch.setattr("faceid_core.report.index_page.MOST_PEOPLE", 2)
+    outcome_reports = [
+        *({"identity_key": f"{number:032x}", "outcome": "cached"} for number in range(3)),
+        *(
+            {"identity_key": f"{number:032x}", "outcome": "rejected", "stage": "detect"}
+            for number in range(10, 14)
+        ),
+        {"identity_key": ANN, "outcome": "failed", "stage": "generate"},
+    ]
+    index = _index(run, outcome_reports)
+    listed = re.findall(rb"<tr>.*?</tr>", index[index.index(b'id="people"') :], re.DOTALL)[1:3]
+    assert [b"rejected" in row for row in listed] == [True, True]
+    text = _Page(index).text
+    assert "2 people are listed" in text and "6 more are in the tables" in text, "none is lost from the count"
+    assert "Rejected photos 4" in text and "Failed 1" in text and ANN[:12] in text
+    monkeypatch.setattr("faceid_core.report.index_page.MOST_PEOPLE", 3)
+    assert "are listed, those first" not in _Page(_index(run)).text, "three people are few enough"
+    people = [{"identity_key": ANN, "weak": False, "url": "a.html", "strip": "a.jpg"}]
+    few = gallery_page(run_id="r", prompts=["V*"], people=people, seed=0, index_url="i.html", left_out=4_000)
+    assert "4000 more people of the run are not shown here" in _Page(few).text
+
+
+def test_a_persons_page_is_made_from_the_own_row_and_those_of_floor_and_ceiling(run):
+    """Not from the rows of all people, which every page would look through."""
+    found = rows_by_person(run.rows)
+    assert set(found) == {ANN, BEN}
+    assert [[row["subject"] for row in found[who]] for who in (ANN, BEN)] == [
+        [ANN, "woman", "kai moreau"],
+        [BEN, "woman", "kai moreau"],
+    ]
+
+
 def test_failing_prompts_come_first_with_what_was_seen(page):
     text = page.decode()
     assert text.index("Prompts that fail") == text.index("<h3>") + len("<h3>")
     first = text[text.index("Prompts that fail") :]
-    assert first.index("✗ scene") < first.index("seen scene: night") and "<h3>" not in first[: first.index("✗ scene")]
-    assert text.count("<img") == text.count(' width="') - text.count("<svg width") and 'loading="lazy"' not in text
+    assert (
+        first.index("✗ scene") < first.index("seen scene: night")
+        and "<h3>" not in first[: first.index("✗ scene")]
+    )
+    assert (
+        text.count("<img") == text.count(' width="') - text.count("<svg width")
+        and 'loading="lazy"' not in text
+    )
 
 
 def test_many_people_are_shown_as_a_density(run):
@@ -402,7 +454,9 @@ def test_pages_lead_with_what_a_cosine_means(run):
     calibration = calibration_of("Dlib")
     pictures = [("beach", 0, 0.96), ("beach", 1, 0.90), ("night", 0, 0.80)]
     scores = [MetricRow(prompt, seed, "identity", value) for prompt, seed, value in pictures]
-    scores += [MetricRow(prompt, seed, "identity:accepted", float(value > 0.93)) for prompt, seed, value in pictures]
+    scores += [
+        MetricRow(prompt, seed, "identity:accepted", float(value > 0.93)) for prompt, seed, value in pictures
+    ]
     floor = [MetricRow("beach", 0, "identity", 0.80), MetricRow("beach", 0, "identity:accepted", 0.0)]
     likeness = likeness_of(scores, floor, calibration)
     assert likeness.accepted == pytest.approx(1 / 3) and likeness.accepted_floor == 0
@@ -429,6 +483,8 @@ def test_percentiles_are_those_of_the_pairs():
     assert calibration.different.share_below(1.0) == 1 and calibration.different.share_below(0.0) == 0
     assert calibration.typical_percentile > 0.99
     assert calibration_of("none measured") is None
+
+
 @pytest.mark.parametrize("side", [64, 500])
 def test_a_generated_picture_says_so_and_keeps_its_pixels(side):
     """In XMP, as IPTC wants it, in PNG and in JPEG: small pictures are one, large ones the other."""

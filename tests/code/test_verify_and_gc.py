@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -167,12 +168,16 @@ def test_no_grace_period_is_shorter_than_what_a_running_process_may_be_about_to_
         assert told.exit_code != EXIT_COMPLETE and "is no number of days" in told.output
 
 
-def test_a_page_that_a_run_links_to_stays(spoilt):
+@pytest.mark.parametrize("record", ["index.html", "pages.json"])
+def test_a_page_that_a_run_names_stays_also_where_the_index_does_not_list_the_person(spoilt, record):
     _, root = spoilt
     page = garbage(root)["unlinked page"]
     run = next((root / "runs").iterdir())
-    link = f"../../identities/{page.parents[1].name}/reports/{page.name}"
-    (run / "index.html").write_text(f'<a href="{link}">')
+    key = page.parents[1].name
+    name = f"identities/{key}/reports/{page.name}"
+    (run / record).write_text(
+        f'<a href="../../{name}">' if record == "index.html" else json.dumps({key: name})
+    )
     age(root)
     collect(open_store(str(root)), delete=True)
     assert page.exists()
@@ -263,7 +268,9 @@ def test_the_current_run_keeps_its_results_and_must_be_there(spoilt):
     assert verify(store).sound
     assert promote(store, "nightly", "gone", in_place_of=run.name)
     (finding,) = verify(store).findings
-    assert finding.kind == "damaged record" and "run gone" in str(finding) and "faceid promote" in str(finding)
+    assert (
+        finding.kind == "damaged record" and "run gone" in str(finding) and "faceid promote" in str(finding)
+    )
     (root / layout.PROMOTED).write_bytes(b"[]")
     found = collect(store, unused_days=30)
     assert found.counts["unused result"] == 0 and "which runs are promoted is unknown" in found.damaged[0]

@@ -90,6 +90,35 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert again["cleo"].status == "done", "the pool goes on after all that"
 
 
+def test_many_calls_at_once_share_the_threads_of_the_pool(tmp_path, monkeypatch):
+    """A thousand people's scores are 250 chunks of 32 batches: a thread for each of them would leave no time for work."""
+    monkeypatch.setattr("tasks.pool._MOST_THREADS", 3)
+    pool = TroubledPool(worker_settings(tmp_path), "test", workers=1)
+    before, most = threading.active_count(), 0
+    try:
+        calls = [[f"call{number}-{each}" for each in range(12)] for number in range(5)]
+        found: list[dict[str, Done]] = [{} for _ in calls]
+        running = [
+            threading.Thread(
+                target=run, args=(pool, *names), kwargs={"stage": "score-detection", "found": dones}
+            )
+            for names, dones in zip(calls, found, strict=True)
+        ]
+        for thread in running:
+            thread.start()
+        while any(thread.is_alive() for thread in running):
+            most = max(most, threading.active_count() - before - len(running))
+            time.sleep(0.01)
+        assert [set(dones) for dones in found] == [set(names) for names in calls]
+        assert {done.status for dones in found for done in dones.values()} == {"done"}
+        assert len(running) <= most <= len(running) + 3 + 2, (
+            "one for each call, three more, and some of Ray's own"
+        )
+        assert pool._spare_threads.acquire(blocking=False), "what ended was given back"
+    finally:
+        pool.close()
+
+
 def test_a_person_who_diverges_is_not_trained_over_and_over(pool, tmp_path):
     found = run(pool, "ann", "diverges")
     assert (found["diverges"].status, found["diverges"].attempts) == ("failed", 1)

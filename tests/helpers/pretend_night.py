@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from faceid_core.config import NightlyConfig, parse_config
@@ -14,7 +14,7 @@ from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES, Work
-from faceid_core.store import Output, StageCache
+from faceid_core.store import Manifest, ObjectStore, Output, StageCache
 from faceid_core.store.keys import sha256_hex
 
 _OUTPUTS = {
@@ -45,31 +45,48 @@ def pretend_config(store: str, manifest: Path, **sections) -> NightlyConfig:
     return parse_config(data | sections)
 
 
-def pretend_night(config: NightlyConfig, *, stages: tuple[str, ...] = STAGES) -> Run:
-    """Commit made-up results of everything that the configuration misses; the run is open no more."""
+def made_up(work: Work) -> dict[str, Output]:
+    """A few bytes for each output; as of a real stage, they are settled by the call."""
+    names = _OUTPUTS.get(work.call.stage, ("scores.parquet",))
+    return {name: Output(sha256_hex(f"{work.call.key} {name}".encode()).encode(), "x/y") for name in names}
+
+
+def pretend_night(
+    config: NightlyConfig,
+    *,
+    stages: tuple[str, ...] = STAGES,
+    outputs_of: Callable[[Work], Mapping[str, Output]] = made_up,
+    store_of: Callable[[ObjectStore], ObjectStore] = lambda store: store,
+) -> Run:
+    """Commit made-up results of everything that the configuration misses; the run is open no more.
+
+    Args:
+        config: of the run.
+        stages: those that it reaches.
+        outputs_of: makes the outputs of a piece of work.
+        store_of: what is written to, in place of the run's own store.
+    """
     run = open_run(config, LogReporter())
+    run.store = store_of(run.store)
     try:
         for stage in stages:
             works = lookup_stage(run, stage)
             for work in works:
                 if stage == "detect":
                     put_photo(run, run.subjects[work.subject])
-                _commit(run, work)
+                manifest = commit(run.store, work, outputs_of(work), run.run_id)
+                run.adopt(run.subjects[work.subject], work.result, manifest)
     finally:
         run.release()
     return run
 
 
-def _commit(run: Run, work: Work) -> None:
-    call = work.call
-    names = _OUTPUTS.get(call.stage, ("scores.parquet",))
-    # As of a real stage, the outputs are settled by the call.
-    outputs = {name: Output(sha256_hex(f"{call.key} {name}".encode()).encode(), "x/y") for name in names}
+def commit(store: ObjectStore, work: Work, outputs: Mapping[str, Output], run_id: str) -> Manifest:
+    """Commit a made-up result as a worker of a run would; the manifest that stands."""
     provenance = {
-        "run_id": run.run_id,
-        "seconds": SECONDS.get(call.stage, 0.25),
+        "run_id": run_id,
+        "seconds": SECONDS.get(work.call.stage, 0.25),
         "finished_at": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds"),
         "device": "cpu",
     }
-    manifest = StageCache(run.store, work.scope).commit(call, outputs, provenance)
-    run.adopt(run.subjects[work.subject], work.result, manifest)
+    return StageCache(store, work.scope).commit(work.call, outputs, provenance)
