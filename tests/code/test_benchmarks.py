@@ -148,7 +148,7 @@ def test_the_level_to_reach_is_the_shortest_training_within_the_interval_of_the_
 
     poor, fair, best = level(1, 0.1, 0.12, 0.11), level(2, 0.5, 0.61, 0.55), level(4, 0.52, 0.6, 0.57)
     assert below(poor, best) and not below(fair, best)
-    assert reached_first([poor, fair, best]).steps == 2
+    assert reached_first([poor, fair, best]).samples == 2
 
 
 def test_a_command_that_fails_says_why(tmp_path):

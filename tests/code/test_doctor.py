@@ -330,7 +330,7 @@ def test_rays_room_is_held_to_the_workers(monkeypatch, execution, store, nodes, 
     from tasks import ray_cluster
 
     monkeypatch.setattr(ray_cluster, "start_ray", lambda *_, **__: None)
-    alive = {"Alive": True, "Resources": {"CPU": 8.0}}
+    alive = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 8.0}}
     monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [alive] * nodes + [{"Alive": False}])
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     (found,), workers = ray_cluster.check_ray(NightlyConfig(store=store, execution=execution))
@@ -349,7 +349,7 @@ def test_rays_room_beside_gpus_is_that_of_the_pool(monkeypatch, execution, words
     from tasks import ray_cluster
 
     monkeypatch.setattr(ray_cluster, "start_ray", lambda *_, **__: None)
-    node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    node = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: [node])
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     (found,), _ = ray_cluster.check_ray(NightlyConfig(execution=execution))
