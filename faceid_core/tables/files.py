@@ -80,13 +80,20 @@ class SharedFile:
     """A file in which every thread has a position of its own.
 
     DuckDB's threads share a file, and each seeks and then reads: with one position for all, a thread would read where
-    another has gone.
+    another has gone. When a query ends early, DuckDB closes files that other threads are still reading: those reads end
+    first, since the number of a closed file may at once be another file's.
     """
 
-    def __init__(self, read_at: Callable[[int, int], bytes], size: int, close: Callable[[], None] = lambda: None):
-        """Take a function of count and offset that reads, the size in bytes, and what closes the file."""
-        self._read_at, self._size, self._close = read_at, size, close
-        self._own, self._closing, self.closed = threading.local(), threading.Lock(), False
+    def __init__(
+        self,
+        read_at: Callable[[int, int], bytes],
+        size: int,
+        close: Callable[[], None] = lambda: None,
+        on_error: Callable[[Exception], None] = lambda error: None,
+    ):
+        """Take a function of count and offset that reads, the size in bytes, what closes the file, what gets errors."""
+        self._read_at, self._size, self._close, self.on_error = read_at, size, close, on_error
+        self._own, self._lock, self._readers, self.closed = threading.local(), threading.Lock(), 0, False
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a byte; where that is."""
@@ -99,7 +106,24 @@ class SharedFile:
         return getattr(self._own, "at", 0)
 
     def read(self, count: int = -1) -> bytes:
-        """The next bytes: fewer than asked for at the end alone. Raises OSError."""
+        """The next bytes: fewer than asked for at the end alone. Raises OSError, and ValueError once it is closed."""
+        with self._lock:
+            if self.closed:
+                raise ValueError("the file is closed")
+            self._readers += 1
+        try:
+            return self._read(count)
+        except Exception as error:
+            self.on_error(error)
+            raise
+        finally:
+            with self._lock:
+                self._readers -= 1
+                is_last = self.closed and not self._readers
+            if is_last:
+                self._close()
+
+    def _read(self, count: int) -> bytes:
         at = self.tell()
         left = max(0, self._size - at)
         wanted = left if count is None or count < 0 else min(count, left)
@@ -114,11 +138,12 @@ class SharedFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Close the file; again is fine."""
-        with self._closing:
-            if not self.closed:
-                self.closed = True
-                self._close()
+        """Close the file, once nobody reads any more; again is fine."""
+        with self._lock:
+            is_last = not self.closed and not self._readers
+            self.closed = True
+        if is_last:
+            self._close()
 
     def __del__(self):
         self.close()
@@ -134,7 +159,7 @@ def _empty(schema: pa.Schema) -> bytes:
 class TableFileSystem(AbstractFileSystem):
     """Reads `faceid://<table>/<file>` for the files of given table versions; everything else is not there.
 
-    DuckDB reports a file that cannot be opened in its own words; `lost` keeps the name and the cause.
+    DuckDB reports a file that cannot be opened or read in its own words; `lost` keeps the name and the cause.
     """
 
     protocol = PROTOCOL
@@ -192,10 +217,13 @@ class TableFileSystem(AbstractFileSystem):
         if found is None:
             raise FileNotFoundError(path)
         try:
-            return found[0].open(found[1])
+            opened = found[0].open(found[1])
         except Exception as error:
             self.lost.append((found[0].name, str(error)))
             raise
+        # DuckDB may report what followed from it: a read of another thread, whose file it closed.
+        opened.on_error = lambda error: self.lost.append((found[0].name, str(error)))
+        return opened
 
 
 def file_sizes(delta: DeltaTable) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -58,3 +59,34 @@ def test_a_file_that_is_shorter_than_the_table_says_is_an_error_and_no_short_ans
         cut.read(9)
     slow = SharedFile(lambda count, at: b"123456789"[at : at + min(2, count)], size=9)
     assert slow.read(-1) == b"123456789" and slow.read(4) == b""
+
+
+def test_a_file_is_closed_once_no_other_thread_reads_it():
+    reading, go_on, closed = threading.Event(), threading.Event(), []
+
+    def slowly(count: int, at: int) -> bytes:
+        reading.set()
+        assert go_on.wait(30)
+        return b"123456789"[at : at + count]
+
+    file, found = SharedFile(slowly, 9, lambda: closed.append(True)), []
+    thread = threading.Thread(target=lambda: found.append(file.read(9)))
+    thread.start()
+    assert reading.wait(30)
+    file.close()
+    assert file.closed and not closed, "its number may be another file's at once"
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+    go_on.set()
+    thread.join(30)
+    file.close()
+    assert found == [b"123456789"] and closed == [True]
+
+
+def test_what_a_read_lacked_is_kept_beside_what_duckdb_says_of_it(tmp_path):
+    (tmp_path / "cut.parquet").write_bytes(b"12345")
+    files = TableFileSystem([TableFiles("runs", pa.schema([]), {"cut.parquet": 9}, folder=tmp_path)])
+    opened = files.open("faceid://runs/cut.parquet")
+    with pytest.raises(OSError, match="ends at byte"):
+        opened.read()
+    assert [(name, "ends at byte 5 of 9" in cause) for name, cause in files.lost] == [("runs", True)]
