@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
+from deltalake.fs import DeltaStorageHandler
 
 from faceid_core.tables.files import SharedFile, TableFiles, TableFileSystem
+from faceid_core.tables.storage import storage_options
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -30,6 +32,25 @@ def test_threads_that_share_a_file_read_each_where_it_is(files):
 
     def reads(thread: int) -> bool:
         for each in range(thread, 20_000, 16):
+            with_all.seek(32 * each)
+            if with_all.read(32) != hashlib.sha256(str(each).encode()).digest():
+                return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(reads, range(16)))
+
+
+def test_threads_that_share_a_file_on_s3_read_each_what_it_asks_for(s3_store):
+    data = b"".join(hashlib.sha256(str(each).encode()).digest() for each in range(2_000))
+    s3_store.put_if_absent("part.parquet", data)
+    sizes = {"part.parquet": len(data)}
+    handler = DeltaStorageHandler(s3_store.url, storage_options(s3_store), sizes)
+    shared = TableFileSystem([TableFiles("runs", SCHEMA, sizes, handler=handler)])
+    with_all = shared.open("faceid://runs/part.parquet")
+
+    def reads(thread: int) -> bool:
+        for each in range(thread, 2_000, 16):
             with_all.seek(32 * each)
             if with_all.read(32) != hashlib.sha256(str(each).encode()).digest():
                 return False
