@@ -68,12 +68,21 @@ class TableFiles:
             opened = os.open(self.folder / file, os.O_RDONLY | os.O_NOFOLLOW)
             return SharedFile(functools.partial(os.pread, opened), size, functools.partial(os.close, opened))
         assert self.handler is not None, "files lie in a folder or behind a handler"
-        remote = self.handler.open_input_file(file)
-        return SharedFile(remote.read_at, size, remote.close)
+        return SharedFile(_reader(self.handler, file), size)
 
     def size(self, file: str) -> int:
         """Bytes of one of the files. Raises KeyError."""
         return len(_empty(self.schema)) if file == _COLUMNS else self.files[file]
+
+
+def _reader(handler: DeltaStorageHandler, file: str) -> Callable[[int, int], bytes]:
+    """A function of count and offset that reads a file, for several threads at once.
+
+    It opens the file for each read, which costs no request, since its size is known. deltalake's open files are not made
+    for several threads: a read beside another one ends with "Already mutably borrowed". Nor can each thread keep one of
+    its own, for what is local to one of DuckDB's threads does not outlive the call.
+    """
+    return lambda count, at: handler.open_input_file(file).read_at(count, at)
 
 
 class SharedFile:
@@ -83,7 +92,9 @@ class SharedFile:
     another has gone.
     """
 
-    def __init__(self, read_at: Callable[[int, int], bytes], size: int, close: Callable[[], None] = lambda: None):
+    def __init__(
+        self, read_at: Callable[[int, int], bytes], size: int, close: Callable[[], None] = lambda: None
+    ):
         """Take a function of count and offset that reads, the size in bytes, and what closes the file."""
         self._read_at, self._size, self._close = read_at, size, close
         self._own, self._closing, self.closed = threading.local(), threading.Lock(), False

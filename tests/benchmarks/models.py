@@ -56,6 +56,27 @@ def somebody(base: BaseModel) -> IdentityTokens:
     return next(personalize(base, training_photos(base, 1), brief, slots=1)).tokens
 
 
+def unet_15():
+    """The U-Net of Stable Diffusion 1.5 with random weights, on PyTorch's default device."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+
+
+def autoencoder_15():
+    """The autoencoder of Stable Diffusion 1.5 with random weights, on PyTorch's default device."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+
+
 def stable_diffusion_15(folder: Path) -> Path:
     """Write Stable Diffusion 1.5's architecture with random weights, which do the same arithmetic.
 
@@ -63,7 +84,7 @@ def stable_diffusion_15(folder: Path) -> Path:
     the published script's optimizer goes over at every step, is smaller than CLIP's. That favors the script.
     """
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
@@ -83,17 +104,10 @@ def stable_diffusion_15(folder: Path) -> Path:
         )
     )
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-        ),
+        vae=autoencoder_15(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        unet=unet_15(),
         scheduler=DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
