@@ -12,10 +12,10 @@ from pathlib import Path
 
 import click
 
-from .results import about_this_machine, broke, markdown, sentence, write_results
+from .results import Row, about_this_machine, broke, markdown, sentence, write_results
 from .settings import Settings
 
-# Name on the command line -> module; each has `NAME` and `run(settings) -> rows`.
+# Name on the command line -> module; each has `NAME` and `run(settings)`, which gives its rows.
 BENCHMARKS = {
     "throughput": "throughput",
     "seconds-per-person": "seconds_per_person",
@@ -62,11 +62,14 @@ def main(names: tuple[str, ...], out: Path, repeats: int | None, **options) -> N
         for name in names or BENCHMARKS:
             began = time.monotonic()
             print(f"{name} ...", file=sys.stderr, flush=True)
+            found: list[Row] = []
             try:
-                found = importlib.import_module(f"tests.benchmarks.{BENCHMARKS[name]}").run(settings)
-            except Exception as error:  # the others still tell something
+                # One by one: what was measured before a benchmark breaks still tells something, and so do the others.
+                for row in importlib.import_module(f"tests.benchmarks.{BENCHMARKS[name]}").run(settings):
+                    found.append(row)
+            except Exception as error:
                 traceback.print_exc()
-                found = [broke(name, "all", error)]
+                found.append(broke(name, "the rest" if found else "all", error))
             rows += found
             print(f"\n{name}, {time.monotonic() - began:.0f} s\n\n{markdown(found)}", flush=True)
             write_results(out, about, rows)

@@ -69,3 +69,24 @@ def somebody(base: BaseModel) -> IdentityTokens:
     """A person's tokens of the default preset's shape, after two steps: for drawing at the usual cost."""
     brief = method("semantic-fidelity", steps=2, samples_per_step=2)
     return next(personalize(base, training_photos(base, 1), brief, slots=1)).tokens
+
+
+def unet_15():
+    """The U-Net of Stable Diffusion 1.5 with random weights, on PyTorch's default device."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+
+
+def autoencoder_15():
+    """The autoencoder of Stable Diffusion 1.5 with random weights, on PyTorch's default device."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )

@@ -57,26 +57,26 @@ _COUNTED = {
 }  # fmt: skip
 
 
-def run(settings: Settings) -> list[Row]:
+def run(settings: Settings) -> Iterator[Row]:
     """Every part at every size up to `--people`."""
     sizes = (
         (20,)
         if settings.quick
         else [n for n in SIZES if n <= (settings.people or SIZES[-1])] or [settings.people]
     )
-    rows: list[Row] = []
     memory: dict[int, float] = {}
+    yield from _operations()
     for people in sizes:
-        rows += _of_size(settings, people, memory)
+        yield from _of_size(settings, people, memory)
     if len(memory) > 1:
         line = line_through(list(memory), list(memory.values()))
         held = (_GIVEN_MEBIBYTES - line.start) / line.each
         note = f"and {line.start:.0f} MiB for none; {_GIVEN_MEBIBYTES} MiB hold {held:,.0f} people of one run"
-        rows.append(Row(NAME, "publication: memory of each person", "MiB", spread([line.each]), note=note))
+        yield Row(NAME, "publication: memory of each person", "MiB", spread([line.each]), note=note)
     if not settings.quick and sizes[-1] > MOST_PUBLISHED:
-        rows += _questions_of_several_runs(settings)
-    rows += _orchestrated(settings, sizes[-1])
-    return [*rows, *_on_s3(settings)]
+        yield from _questions_of_several_runs(settings)
+    yield from _orchestrated(settings, sizes[-1])
+    yield from _on_s3(settings)
 
 
 def _of_size(settings: Settings, people: int, memory: dict[int, float]) -> Iterator[Row]:
@@ -260,6 +260,31 @@ def _computed_on_s3(settings: Settings, people: int) -> Counter:
     with counting_server(prefix) as (server, _, own):
         start_run(settings, "--store", f"s3://{BUCKET}/{prefix}", *options, executor="inline", **own)
         return Counter(server.requests)
+
+
+def _operations() -> Iterator[Row]:
+    """What a person asks of a GPU, counted on Stable Diffusion 1.5's networks without their numbers."""
+    import torch
+
+    from .models import autoencoder_15, unet_15
+    from .operations import count_operations
+
+    with torch.device("meta"):
+        unet, autoencoder = unet_15().requires_grad_(False), autoencoder_15().requires_grad_(False)
+        latent, timestep = torch.zeros(1, 4, 64, 64), torch.zeros((), dtype=torch.long)
+        context = torch.zeros(1, 77, 768, requires_grad=True)
+        works = {
+            "a training sample, forward and backward": lambda: (
+                unet(latent, timestep, context).sample.sum().backward()
+            ),
+            "a sampling step of a picture, without guidance": lambda: (
+                unet(latent, timestep, context.detach()).sample
+            ),
+            "decoding a picture": lambda: autoencoder.decode(latent).sample,
+        }
+        for name, work in works.items():
+            count = sum(count_operations(work).values())
+            yield Row(NAME, f"Stable Diffusion 1.5, {name}", "T operations", spread([count / 1e12]))
 
 
 def _part(settings: Settings, module: str, *arguments: str, **env: str) -> dict[str, Any]:

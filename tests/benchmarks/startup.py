@@ -37,9 +37,7 @@ def run(settings: Settings) -> list[Row]:
     }
     found = alternate(commands, settings.repeats, warm=1)
     rows = [Row(NAME, name, "s", spread(found[name]), bar) for name, (_, bar) in _COMMANDS.items()]
-    runs = {
-        executor: lambda executor=executor: first_progress(settings, executor) for executor in _PROGRESS
-    }
+    runs = {executor: lambda executor=executor: first_progress(settings, executor) for executor in _PROGRESS}
     found = alternate(runs, settings.repeats, warm=settings.warm)
     return rows + [
         Row(NAME, f"first progress, {executor}", "s", spread(found[executor]), bar)

@@ -167,10 +167,17 @@ def test_a_benchmark_that_breaks_is_a_row_and_the_exit_status(tmp_path, monkeypa
     def broken(_settings):
         raise RuntimeError("first line\nand why")
 
-    monkeypatch.setattr("tests.benchmarks.seconds_per_person.run", broken)
-    ended = CliRunner().invoke(main, ["seconds-per-person", "--out", str(tmp_path)])
-    assert ended.exit_code == 1
-    assert "absent: broke: RuntimeError: first line and why" in (tmp_path / "results.md").read_text()
+    def breaking(settings):
+        yield Row("seconds-per-person", "measured before", "s", spread([1.0]))
+        broken(settings)
+
+    for run, rest in ((broken, "all"), (breaking, "the rest")):
+        monkeypatch.setattr("tests.benchmarks.seconds_per_person.run", run)
+        ended = CliRunner().invoke(main, ["seconds-per-person", "--out", str(tmp_path)])
+        assert ended.exit_code == 1
+        table = (tmp_path / "results.md").read_text()
+        assert f"| {rest} |" in table and "absent: broke: RuntimeError: first line and why" in table
+    assert "measured before" in table
 
 
 def test_a_part_has_no_more_time_than_the_whole_and_a_call_is_measured_in_any_case():

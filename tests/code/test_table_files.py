@@ -11,8 +11,11 @@ import pyarrow as pa
 import pytest
 from deltalake.fs import DeltaStorageHandler
 
+from faceid_core.tables import Tables
+from faceid_core.tables.compaction import ROW_GROUP
 from faceid_core.tables.files import SharedFile, TableFiles, TableFileSystem
 from faceid_core.tables.storage import storage_options
+from tests.benchmarks.table_nights import night, run_name
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -58,6 +61,17 @@ def test_threads_that_share_a_file_on_s3_read_each_what_it_asks_for(s3_store):
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(reads, range(16)))
+
+
+def test_a_large_table_on_s3_is_read_by_several_threads(s3_store):
+    """Each row group is read by a thread of its own; here are three, as three hundred people of one night have."""
+    tables, made = Tables(s3_store), night(0, 350)
+    first, again = {**made}, night(1, 2)
+    tables.publish(run_name(0), first)
+    tables.publish(run_name(1), again | {"image_metrics": made["image_metrics"]})
+    (row,) = tables.query("SELECT count(*) n, count(DISTINCT generate_key) k FROM image_metrics").to_pylist()
+    assert row["n"] == made["image_metrics"].num_rows > 2 * ROW_GROUP
+    assert row["k"] == 349 + 1, "those who were drawn, and the class word"
 
 
 def test_only_listed_files_are_there_and_none_through_a_link(files):
