@@ -171,6 +171,22 @@ def night(
     }
 
 
+def cached_night(before: dict[str, pa.Table], number: int) -> dict[str, pa.Table]:
+    """The rows of a night in which every result of the night before was found again."""
+    (run,) = before["runs"].to_pylist()
+    when = _START + dt.timedelta(days=number)
+    own = {"run_id": run_name(number), "run_date": when.date()}
+    found = {"runs": contract("runs").table([run | own | {"started_at": when, "finished_at": when}])}
+    for name in ("identity_outcomes", "identity_summary"):
+        rows = before[name]
+        for column, value in own.items():
+            at = rows.schema.get_field_index(column)
+            field = rows.schema.field(at)
+            rows = rows.set_column(at, field, pa.repeat(pa.scalar(value, field.type), rows.num_rows))
+        found[name] = rows
+    return found
+
+
 def run_name(number: int) -> str:
     """The id of a night's run."""
     return f"night-{number:04d}"

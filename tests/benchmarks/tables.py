@@ -3,8 +3,9 @@
 Measured: processor seconds of `Tables.publish` for the first and the last of twelve nights of 1,000 people, and of the
 last one published again; wall-clock seconds, processor seconds and memory of every question of docs/cookbook.md, each in
 a process of its own on its second asking (imports and the system's cache are warm), opening and locking included; one
-aggregate over `image_metrics` through the views beside the same by DuckDB over the same files, in turn; data files of
-all tables after 150 nights of two people.
+aggregate over `image_metrics` through the views beside the same by DuckDB over the same files, in turn; processor
+seconds of the comparison with the night before, for a night in which everything was computed and for one in which
+everything was cached; data files of all tables after 150 nights of two people.
 
 Fair: no night shares a result with another, so that all rows of every night are new.
 """
@@ -23,7 +24,7 @@ from .measuring import alternate, ratios, spread
 from .results import Bar, Row
 from .runs import ROOT, environment
 from .settings import Settings
-from .table_nights import night, run_name
+from .table_nights import cached_night, night, run_name
 
 NAME = "tables"
 NIGHTS, PEOPLE, SMALL_NIGHTS = 12, 1000, 150
@@ -52,6 +53,7 @@ def run(settings: Settings) -> list[Row]:
             ("at most", 1.5),
         )
     )
+    rows += _comparisons(store, nights, people)
     return [*rows, _small_nights(settings)]
 
 
@@ -130,6 +132,26 @@ def _beside_raw(settings: Settings, store: Path):
 
     found = alternate({"ours": ours, "raw": raw}, max(5, settings.repeats))
     return ratios(found["ours"], found["raw"])
+
+
+def _comparisons(store: Path, nights: int, people: int) -> list[Row]:
+    from faceid_core.config.sections import GateConfig
+    from faceid_core.publish.gate import compare_runs
+    from faceid_core.store import open_store
+    from faceid_core.tables import Tables
+
+    tables = Tables(open_store(str(store)))
+    before, last, cached = (run_name(number) for number in (nights - 2, nights - 1, nights))
+    tables.publish(cached, cached_night(night(nights - 1, people), nights))
+    rows = []
+    for case, first, second in (("computed", before, last), ("cached", last, cached)):
+        seconds = [
+            _processor(lambda first=first, second=second: compare_runs(tables, first, second, GateConfig()))
+            for _ in range(2)
+        ]
+        name = f"comparison with the night before, {people} people, everything {case}"
+        rows.append(Row(NAME, name, "processor s", spread(seconds[1:])))
+    return rows
 
 
 def _small_nights(settings: Settings) -> Row:
