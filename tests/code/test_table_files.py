@@ -31,17 +31,22 @@ def files(tmp_path) -> TableFileSystem:
 
 
 def test_threads_that_share_a_file_read_each_where_it_is(files):
+    assert read_by_threads(files, 20_000)
+
+
+def read_by_threads(files: TableFileSystem, count: int) -> bool:
+    """Whether sixteen threads that share a file read each of its digests where it is."""
     with_all = files.open("faceid://runs/part.parquet")
 
     def reads(thread: int) -> bool:
-        for each in range(thread, 20_000, 16):
+        for each in range(thread, count, 16):
             with_all.seek(32 * each)
             if with_all.read(32) != hashlib.sha256(str(each).encode()).digest():
                 return False
         return True
 
     with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(reads, range(16)))
+        return all(pool.map(reads, range(16)))
 
 
 def test_threads_that_share_a_file_on_s3_read_each_what_it_asks_for(s3_store):
@@ -50,17 +55,7 @@ def test_threads_that_share_a_file_on_s3_read_each_what_it_asks_for(s3_store):
     sizes = {"part.parquet": len(data)}
     handler = DeltaStorageHandler(s3_store.url, storage_options(s3_store), sizes)
     shared = TableFileSystem([TableFiles("runs", SCHEMA, sizes, handler=handler)])
-    with_all = shared.open("faceid://runs/part.parquet")
-
-    def reads(thread: int) -> bool:
-        for each in range(thread, 2_000, 16):
-            with_all.seek(32 * each)
-            if with_all.read(32) != hashlib.sha256(str(each).encode()).digest():
-                return False
-        return True
-
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(reads, range(16)))
+    assert read_by_threads(shared, 2_000)
 
 
 def test_a_large_table_on_s3_is_read_by_several_threads(s3_store):
