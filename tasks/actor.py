@@ -18,6 +18,7 @@ from faceid_core.run.tracing import continued, start_tracing, traced
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.stages.work import Work
 from faceid_core.stages.worker import Worker
+from tasks.fitness import Fitness, fitness
 from tasks.shared_folder import Probe
 from tasks.worker_metrics import WorkerMetrics
 
@@ -44,15 +45,17 @@ class StageActor:
         if settings.log_format == "json":
             write_json_lines(run_id)
         start_tracing(log.warning)
-        self._worker, self._run_id = Worker(settings, run_id), run_id
+        self._worker, self._run_id, self._device = Worker(settings, run_id), run_id, settings.device
         self._metrics = WorkerMetrics()
         # Imported while the pool still starts. Works wait for it: two threads must not import these at once.
         self._imports = threading.Thread(target=_import_models, daemon=True)
         self._imports.start()
 
-    def ready(self, probe: Probe | None) -> str:
-        """Answer once the process is up, with the node's address if the probe of the store's folder is not read there."""
-        return probe.blind_node() if probe else ""
+    def ready(self, probe: Probe | None) -> Fitness:
+        """Answer once the process is up, with what is wrong on its node; one with a GPU has imported torch then."""
+        if ray.get_gpu_ids():
+            self._imports.join()
+        return fitness(probe, self._device)
 
     def execute(self, works: Sequence[Work], carrier: Mapping[str, str]) -> Iterator[Event]:
         """Stream events until all works have their outcome; they carry names and digests, never pixels.

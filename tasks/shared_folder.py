@@ -50,10 +50,6 @@ class Probe:
         except OSError:
             return False
 
-    def blind_node(self) -> str:
-        """The address of this node of Ray if the file is not read on it; empty if it is."""
-        return "" if self.is_read() else ray.util.get_node_ip_address()
-
     def remove(self) -> None:
         """Remove the file; what a file system that is away keeps is harmless."""
         with suppress(OSError):

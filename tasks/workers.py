@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from faceid_core.errors import ConfigurationError
 from faceid_core.run.executor import MOST_AT_ONCE, Usage, WorkerClock
 from faceid_core.stages.models import WorkerSettings
+from tasks.fitness import Fitness
 from tasks.placement import NodeShape, Share, capacity, described, free_capacity, grows, node_shapes
 from tasks.shared_folder import Probe
 
@@ -42,7 +43,7 @@ class Workers:
     """Long-lived actors in the present Ray session.
 
     Args:
-        actor_class: what to start; takes settings and run id, answers `ready(probe)`.
+        actor_class: what to start; takes settings and run id, answers `ready(probe)` with its `Fitness`.
         settings: for each; its threads are those of the share that it gets.
         wanted: how many; 0 is as many as fit, now and later.
         sizing: what each asks for; asked again as long as none could start, since nodes come and go.
@@ -273,7 +274,7 @@ class Workers:
 
         Raises:
             ConfigurationError: none is ready or starting, and no node is left that may have one: on the others one after
-                another ended before it was ready, or the first did not read the store's probe.
+                another ended before it was ready, or the first cannot do the work.
         """
         if not self._starting:
             return
@@ -283,16 +284,18 @@ class Workers:
             actor = self._starting.pop(answer)
             node = _node_of(actor)
             try:
-                blind_node = ray.get(answer)
+                found: Fitness = ray.get(answer)
             except RayError as error:
                 problem = self._note_failed_start(node, error), error
                 continue
-            if self._probe and blind_node:
+            if found.refusal:
                 self._kill(actor)
-                problem = self._probe.not_read_on([blind_node]), None
+                problem = found.refusal, None
                 self._avoided.add(node)
-                log.error("a worker is not used: %s", problem[0])
+                log.error("a worker is not used: %s", found.refusal)
                 continue
+            if found.warning:
+                log.warning("%s", found.warning)
             del self._failed_starts[node]
             self._clocks[actor] = WorkerClock()
             self._idle.put(actor)

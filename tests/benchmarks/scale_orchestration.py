@@ -13,10 +13,10 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from faceid_core.config import load_config
 from faceid_core.run.reporter import LogReporter
@@ -29,6 +29,9 @@ from tests.helpers.pretend_night import commit
 
 from .child import peak_bytes, store_requests
 from .pretend_store import ManifestsAlone, outputs_of
+
+if TYPE_CHECKING:  # loads ray
+    from tasks.fitness import Fitness
 
 # Tables of Prefect's database that grow with a run.
 TABLES = (
@@ -51,11 +54,13 @@ class PretendWorker:
         os.fsync = lambda _: None
         self._store, self._run_id = ManifestsAlone(open_store(settings.store, settings.s3)), run_id
 
-    def ready(self, probe: Any) -> str:
+    def ready(self, probe: Any) -> Fitness:
         """See StageActor."""
-        return ""
+        from tasks.fitness import Fitness
 
-    def execute(self, works: Sequence[Work]) -> Iterator[tuple[str, Done]]:
+        return Fitness()
+
+    def execute(self, works: Sequence[Work], carrier: Mapping[str, str]) -> Iterator[tuple[str, Done]]:
         """See StageActor."""
         for work in works:
             commit(self._store, work, outputs_of(work), self._run_id)

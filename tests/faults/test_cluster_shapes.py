@@ -27,6 +27,7 @@ from faceid_core.stages.work import Done, Work
 from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.required import ModelRef
+from tasks.fitness import Fitness, fitness
 from tasks.placement import Share, free_capacity, nodes_that_may_come
 from tasks.pool import RayPool
 
@@ -47,7 +48,7 @@ class LightActor:
 
     def ready(self, probe=None):
         time.sleep(self._seconds_to_start)
-        return probe.blind_node() if probe else ""
+        return fitness(probe, "cpu")
 
     def execute(self, works, carrier):
         for work in works:
@@ -73,9 +74,9 @@ class ActorOnBadNode:
         time.sleep(settings.checkpoint_seconds)
 
     def ready(self, probe):
-        return "192.0.2.9" if self._is_blind else ""
+        return Fitness(refusal="not read back on 192.0.2.9") if self._is_blind else Fitness()
 
-    def execute(self, works):
+    def execute(self, works, carrier):
         for work in works:
             time.sleep(1)
             if work.subject == "p9" and not (self._folder / "died").exists():

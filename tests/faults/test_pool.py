@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 
 from faceid_core.cpus import available_cpus
@@ -19,6 +21,7 @@ from faceid_core.stages.work import Done, Work
 from faceid_core.store import S3Settings
 from faceid_core.store.keys import StageCall
 from faceid_core.weights.required import ModelRef
+from tasks.fitness import Fitness
 from tasks.pool import RayPool
 
 
@@ -32,7 +35,7 @@ class TroubledActor:
         self._device = settings.device
 
     def ready(self, probe):
-        return ""
+        return Fitness()
 
     def execute(self, works, carrier):
         for work in works:
@@ -254,3 +257,18 @@ def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path):
     with pytest.raises(ConfigurationError, match="room for 1 of 2 workers"):
         TroubledPool(settings, "test", workers=2)
     assert not ray.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA, to make up a GPU that is not there")
+def test_a_gpu_that_torch_does_not_see_is_said_and_where_cuda_is_asked_for_refused(tmp_path, caplog):
+    """A broken driver else shows as a night that takes fifty times as long, or as a failure of every person."""
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        with caplog.at_level(logging.WARNING, "tasks.workers"):
+            pool = RayPool(worker_settings(tmp_path, device="auto", threads=1), "test", workers=1)
+        pool.close()
+        assert "finds no CUDA device" in caplog.text and "computes on the CPU" in caplog.text
+        with pytest.raises(ConfigurationError, match=r"finds no CUDA device.*base_model\.device: cuda"):
+            RayPool(worker_settings(tmp_path, device="cuda", threads=1), "test", workers=1)
+    finally:
+        ray.shutdown()
