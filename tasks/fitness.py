@@ -38,8 +38,8 @@ def fitness(probe: Probe | None, device: str) -> Fitness:
     if torch.cuda.is_available():
         return Fitness()
     seen = (
-        f"node {ray.util.get_node_ip_address()} gives its worker a GPU, and torch {torch.__version__} finds no CUDA device "
-        "there: mend the node's driver, or install a torch with CUDA"
+        f"node {ray.util.get_node_ip_address()} gives its worker a GPU, and torch {torch.__version__} finds no CUDA "
+        "device there: mend the node's driver, or install a torch with CUDA"
     )
     if device == "auto":
         return Fitness(warning=f"{seen}; until then it computes on the CPU (base_model.device: auto)")

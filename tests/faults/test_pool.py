@@ -259,7 +259,9 @@ def test_more_workers_than_there_is_room_for_are_refused_at_once(tmp_path):
     assert not ray.is_initialized()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA, to make up a GPU that is not there")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="needs a machine without CUDA, to make up a GPU that is not there"
+)
 def test_a_gpu_that_torch_does_not_see_is_said_and_where_cuda_is_asked_for_refused(tmp_path, caplog):
     """A broken driver else shows as a night that takes fifty times as long, or as a failure of every person."""
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
