@@ -107,7 +107,7 @@ def write_textual_inversion(
         )
     reference = newest_crop(config, identity_id) if measured else None
     models = Models(WorkerSettings.from_config(config, found.digests, threads=0))
-    drawing = DrawOptions(chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.batch)
+    drawing = DrawOptions.from_config(chosen, found.base.resolution)
     console.print("loading the base model")
     base = models.base
     with StepProgress(console) as progress:
@@ -177,13 +177,13 @@ def write_script(
         {"--script-prompt": prompt},
         vectors or IdentityTokens.from_bytes(native).vectors,
     )
-    chosen = config.generate
+    base = describe(files.folder, name=about.source, digest="", precision=about.precision)
     return diffusers_script(
-        describe(files.folder, name=about.source, digest="", precision=about.precision),
+        base,
         files.folder.absolute(),
         Path(file).absolute(),
         prompt,
-        DrawOptions(chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.batch),
+        DrawOptions.from_config(config.generate, base.resolution),
         token=token,
         seed=seed,
     )

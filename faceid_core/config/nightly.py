@@ -117,6 +117,7 @@ class NightlyConfig(Section):
         """sha256 over the values that results depend on: all but where and how the run executes."""
         decides = self.model_dump(mode="json", exclude=_DECIDE_NOTHING)
         decides["faces"] = self.faces.result_values()
+        decides["generate"] = self.generate.result_values()
         if self.identity_use().is_whole:  # naming all stages is the same as naming none
             decides["generate"]["use_stages"] = []
         del decides["personalize"]["samples_at_once"], decides["base_model"]["weights"]

@@ -85,6 +85,12 @@ class GenerateConfig(Section):
         4.0, ge=1.0, le=30.0, description="Classifier-free guidance scale (1: none)."
     )
     batch: int = Field(32, ge=1, le=512, description="Images drawn together.")
+    height: int = Field(
+        0, ge=0, le=4096, description="Height of an image in pixels (0: the base model's own), as in diffusers."
+    )
+    width: int = Field(
+        0, ge=0, le=4096, description="Width of an image in pixels (0: the base model's own), as in diffusers."
+    )
     use_stages: tuple[int, ...] = Field(
         (),
         description="Stages that use the learned tokens, from 1 (least noise); the others use the class word. "
@@ -112,6 +118,16 @@ class GenerateConfig(Section):
         le=1.0,
         description="How far the direction of learned vectors is turned to the class word's (1) before they are encoded.",
     )
+
+    def size(self, own: int) -> tuple[int, int] | None:
+        """Height and width of the images in pixels; None for the base model's own square of side `own`."""
+        chosen = self.height or own, self.width or own
+        return None if chosen == (own, own) else chosen
+
+    def result_values(self) -> dict[str, Any]:
+        """The values that pictures depend on, for digests: a size only where one is chosen."""
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if value or name not in ("height", "width")}
 
 
 class ScoreConfig(Section):

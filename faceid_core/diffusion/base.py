@@ -96,7 +96,7 @@ class BaseModel:
         """
         pixels = torch.stack([_as_pixels(image, self.description.resolution) for image in images])
         # pixels: [n, 3, resolution, resolution] in -1..1
-        parts = pixels.split(self._pictures_at_once)
+        parts = pixels.split(self._pictures_at_once(self.description.latent_side**2))
         latents = torch.cat([self.vae.encode(part.to(self.device)).latent_dist.mean for part in parts])
         if (shift := self._latent_shift()) is not None:
             latents = (latents - shift[0]) / shift[1]
@@ -107,24 +107,23 @@ class BaseModel:
         """Pictures of scaled latents.
 
         Args:
-            latents: [n, channels, side, side].
+            latents: [n, channels, height, width].
 
         Returns:
-            uint8 [n, resolution, resolution, 3] RGB.
+            uint8 [n, height, width, 3] RGB, in pixels.
         """
         latents = latents.float() / self.vae.config.scaling_factor
         if (shift := self._latent_shift()) is not None:
             latents = latents * shift[1] + shift[0]
-        parts = latents.split(self._pictures_at_once)
+        parts = latents.split(self._pictures_at_once(latents.shape[2] * latents.shape[3]))
         pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts])
-        # pixels: [n, 3, resolution, resolution] in -1..1
+        # pixels: [n, 3, height, width] in -1..1
         scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
-    @property
-    def _pictures_at_once(self) -> int:
+    def _pictures_at_once(self, latent_cells: int) -> int:
         """Few large pictures at a time: the autoencoder's memory grows with their pixels, in float32."""
-        return max(1, _PIXELS_AT_ONCE // self.description.resolution**2)
+        return max(1, _PIXELS_AT_ONCE // (latent_cells * self.description.vae_scale_factor**2))
 
     def _latent_shift(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Mean and deviation of the VAE's own latents, [1, channels, 1, 1] each, where its configuration has them."""

@@ -159,6 +159,7 @@ def _draw(base: Any, config: NightlyConfig, steps: int, pictures: int) -> None:
         steps=steps,
         guidance_scale=chosen.guidance_scale,
         batch=pictures,
+        size=chosen.size(base.description.resolution),
     )
     list(drawn)
 

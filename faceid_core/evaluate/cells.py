@@ -25,6 +25,7 @@ class DrawSettings:
         precision: number format of the network.
         version: version of the drawing code; raising it makes every picture new.
         use: how much of the person is used; the default takes no part in the digest.
+        size: height and width in pixels; None, which takes no part either, for the base model's own.
     """
 
     base: str
@@ -34,6 +35,7 @@ class DrawSettings:
     precision: str
     version: int
     use: IdentityUse = WHOLE
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ def cell_digest(settings: DrawSettings, *, subject: str, prompt: str, seed: int)
         "prompt": prompt,
         "seed": seed,
     }
-    use = settings.use.fields()
-    return sha256_hex(canonical_json(preimage | ({"use": use} if use else {})))
+    if use := settings.use.fields():
+        preimage["use"] = use
+    if settings.size:
+        preimage["size"] = list(settings.size)
+    return sha256_hex(canonical_json(preimage))
 
 
 def grid_cells(

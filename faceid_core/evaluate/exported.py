@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from faceid_core.config.sections import GenerateConfig
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
 from faceid_core.personalize.distill import Distilled, View, distill
@@ -32,12 +33,18 @@ _FIRST_SEED, _HELD_OUT_SEED = 1_000, 2_000
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How pictures are drawn: sampler, steps, guidance and batch as in `draw`."""
+    """How pictures are drawn: sampler, steps, guidance, batch and size as in `draw`."""
 
     sampler: str
     steps: int
     guidance_scale: float
     batch: int
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_config(cls, chosen: GenerateConfig, resolution: int) -> DrawOptions:
+        """As configured, for a base model whose pictures have sides of `resolution` pixels."""
+        return cls(chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.batch, chosen.size(resolution))
 
     def arguments(self) -> dict:
         """As keyword arguments of `draw`."""
@@ -57,6 +64,8 @@ def distill_tokens(
 ) -> Distilled:
     """Distill a person on pictures of the grid's prompts that its own tokens draw; every fourth prompt is held out.
 
+    The pictures have the base model's own size, as the photos that people are learned from.
+
     Args:
         steps: optimizer steps.
         vectors: token positions of the result; as many as the tokens' by default.
@@ -75,6 +84,7 @@ def distill_tokens(
             f"one with {_HELD_OUT_EVERY} prompts or more, as --set generate.grid=photographs"
         )
     seeds = range(_FIRST_SEED, _FIRST_SEED + pictures_per_prompt)
+    drawing = replace(drawing, size=None)
     return distill(
         base,
         tokens,

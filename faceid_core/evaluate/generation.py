@@ -54,9 +54,9 @@ class Drawn:
     """A picture.
 
     Attributes:
-        image: uint8 [resolution, resolution, 3] RGB.
-        attention: float16 [s, s], attention on the subject's positions, averaged over heads, layers and steps
-            at the side s of the largest attention map; None if it was not recorded.
+        image: uint8 [height, width, 3] RGB.
+        attention: float16 [h, w], attention on the subject's positions, averaged over heads, layers and steps
+            at the size of the largest attention map; None if it was not recorded.
     """
 
     image: np.ndarray
@@ -84,12 +84,13 @@ def draw(
     steps: int = 25,
     guidance_scale: float = 5.0,
     batch: int = 16,
+    size: tuple[int, int] | None = None,
     record_attention: bool = True,
     on_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Drawn]:
     """Draw pictures, in the order of the requests.
 
-    A picture depends on base model, tokens, prompt, seed, sampler, steps, guidance and batch only, not on its
+    A picture depends on base model, tokens, prompt, seed, sampler, steps, guidance, size and batch only, not on its
     companions: the last batch is filled up, and contexts are encoded for each (subject, prompt) by itself.
     Requests that share subject and prompt should follow one another.
 
@@ -97,12 +98,14 @@ def draw(
         sampler: name of a diffusers scheduler.
         guidance_scale: of classifier-free guidance; 1 draws without guidance.
         batch: pictures drawn together.
+        size: height and width in pixels; None for the base model's own.
         on_step: called after every sampling step of a batch; a batch may take minutes.
 
     Raises:
         BaseMismatch: tokens of another base model, or of several in one prompt.
-        ConfigurationError: a prompt, a use or the sampler cannot be used.
+        ConfigurationError: a prompt, a use, the sampler or the size cannot be used.
     """
+    base.description.latent_shape_of(size)
     if batch < 1 or steps < 1:
         raise ConfigurationError(f"batch {batch} and steps {steps} must both be at least 1")
     for request in requests:
@@ -113,7 +116,7 @@ def draw(
                 person.require_base(base.description.digest)
                 request.use.within(person.stages)
     make_scheduler(sampler, base.scheduler_config, steps)
-    return _Drawing(base, sampler, steps, guidance_scale, batch, record_attention, on_step).run(requests)
+    return _Drawing(base, sampler, steps, guidance_scale, batch, size, record_attention, on_step).run(requests)
 
 
 class _Drawing:
@@ -126,11 +129,12 @@ class _Drawing:
         steps: int,
         guidance_scale: float,
         batch: int,
+        size: tuple[int, int] | None,
         record: bool,
         on_step: Callable[[], object],
     ):
         self.base, self.sampler, self.steps, self.on_step = base, sampler, steps, on_step
-        self.guidance_scale, self.batch, self.record = guidance_scale, batch, record
+        self.guidance_scale, self.batch, self.size, self.record = guidance_scale, batch, size, record
         self.staged = StagedUNet.of(base)
         with torch.no_grad():
             empty = encode_plain(base, "")  # [1, length, context width]
@@ -167,7 +171,8 @@ class _Drawing:
             rows[timestep] = torch.tensor(unconditional + chosen, device=self.base.device)
         recorder = None
         if self.record:
-            recorder = AttentionRecorder(torch.stack([self.known[key].columns for key in keys]))
+            columns = torch.stack([self.known[key].columns for key in keys])  # [batch, length]
+            recorder = AttentionRecorder(columns, self.base.description.latent_shape_of(self.size)[1:])
         latents = denoise(
             self.base,
             self.staged,
@@ -177,9 +182,10 @@ class _Drawing:
             [request.seed for request in filled],
             guidance_scale=self.guidance_scale,
             recorder=recorder,
+            size=self.size,
             on_step=self.on_step,
         )
-        images = self.base.decode_latents(latents)  # [batch, resolution, resolution, 3]
+        images = self.base.decode_latents(latents)  # [batch, height, width, 3]
         maps = recorder.maps().to(torch.float16).cpu().numpy() if recorder else [None] * self.batch
         return [Drawn(images[index], maps[index]) for index in range(len(wanted))]
 

@@ -11,7 +11,7 @@ import torch
 
 from faceid_core.diffusion.base import BaseModel
 from faceid_core.errors import ConfigurationError
-from faceid_core.personalize.attention import AttentionRecorder, ProjectedContexts, StagedUNet
+from faceid_core.personalize.attention import AttentionRecorder, ProjectedContexts, StagedUNet, picture_sizes
 from faceid_core.personalize.seeded_draws import normal, seed_of, seeded_generator
 
 
@@ -40,7 +40,7 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
 
 
 def initial_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal noise [channels, side, side] of a seed: the same for every subject and prompt."""
+    """Standard normal noise [channels, height, width] of a seed: the same for every subject and prompt."""
     return normal(shape, *_noise_purpose(seed, shape))
 
 
@@ -64,6 +64,7 @@ def denoise(
     *,
     guidance_scale: float,
     recorder: AttentionRecorder | None,
+    size: tuple[int, int] | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> torch.Tensor:
     """Draw latents from noise with classifier-free guidance.
@@ -75,21 +76,23 @@ def denoise(
         seeds: n seeds of the initial noise.
         guidance_scale: of classifier-free guidance; 1 or less draws without the unconditional half.
         recorder: of the conditional samples' attention.
+        size: height and width of the pictures in pixels; None for the base model's own.
         on_step: called after every step.
 
     Returns:
-        float32 [n, channels, side, side].
+        float32 [n, channels, height, width] of the latents.
 
     Source: prediction = unconditional + guidance * (conditional - unconditional), Ho and Salimans 2022.
     """
-    shape = base.description.latent_shape
+    shape = base.description.latent_shape_of(size)
     noise = torch.stack([initial_noise(seed, shape) for seed in seeds]).to(base.device)
-    latents = noise * scheduler.init_noise_sigma  # [n, channels, side, side]
+    latents = noise * scheduler.init_noise_sigma  # [n, channels, height, width]
     extra: dict[str, Any] = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         # Samplers that add noise at each step draw each picture's from its own generator.
         extra["generator"] = [seeded_generator("sampler", seed) for seed in seeds]
     guided = guidance_scale > 1
+    sizes = None if size is None else torch.tensor([picture_sizes(size)])
     for timestep in scheduler.timesteps:
         doubled = torch.cat([latents, latents]) if guided else latents
         inputs = scheduler.scale_model_input(doubled, timestep).to(base.dtype)
@@ -99,6 +102,7 @@ def denoise(
             projected,
             rows[float(timestep)],
             recorders=(recorder,) if recorder else (),
+            sizes=None if sizes is None else sizes.expand(len(inputs), -1),
         ).float()
         if guided:
             unconditional, conditional = prediction.chunk(2)

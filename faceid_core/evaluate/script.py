@@ -23,7 +23,8 @@ pipe.scheduler = {sampler}.from_config(pipe.scheduler.config)
 {load}
 noise = torch.randn(1, {shape}, generator=torch.Generator().manual_seed({seed}))
 noise = noise.to(device, precision)
-picture = pipe({prompt!r}, latents=noise, num_inference_steps={steps}, guidance_scale={guidance_scale}).images[0]
+settings = dict(height={height}, width={width}, num_inference_steps={steps}, guidance_scale={guidance_scale})
+picture = pipe({prompt!r}, latents=noise, **settings).images[0]
 picture.save({picture!r})
 """
 _ONE = "pipe.load_textual_inversion({file!r}, token={token!r})"
@@ -60,6 +61,7 @@ def diffusers_script(
     if not drawing.sampler.isidentifier():
         raise ConfigurationError(f"the sampler {drawing.sampler!r} is no name of a diffusers scheduler")
     two = about.pooled_width > 0
+    shape = about.latent_shape_of(drawing.size)
     return _SCRIPT.format(
         sampler=drawing.sampler,
         imports="from safetensors.torch import load_file\n" if two else "",
@@ -67,8 +69,10 @@ def diffusers_script(
         precision=about.precision,
         options="" if two else ", safety_checker=None",
         load=(_TWO if two else _ONE).format(file=str(file), token=token, repair=POOLING_REPAIR),
-        shape=_numbers(about.latent_shape),
-        seed=noise_seed(seed, about.latent_shape),
+        shape=_numbers(shape),
+        seed=noise_seed(seed, shape),
+        height=shape[1] * about.vae_scale_factor,
+        width=shape[2] * about.vae_scale_factor,
         prompt=fill(prompt, token),
         steps=drawing.steps,
         guidance_scale=drawing.guidance_scale,

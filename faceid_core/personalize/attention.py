@@ -7,6 +7,7 @@ prompts and people. docs/design/personalization.md says why the U-Net's own argu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class StagedUNet:
     def of(cls, base: BaseModel) -> StagedUNet:
         """The U-Net of a base model; pictures have its own size unless a call says otherwise."""
         about = base.description
-        return cls(base.unet, picture_sizes(about.resolution) if about.pooled_width else None)
+        return cls(base.unet, picture_sizes((about.resolution, about.resolution)) if about.pooled_width else None)
 
     def project(
         self, key_contexts: torch.Tensor, value_contexts: torch.Tensor, pooled: torch.Tensor | None = None
@@ -123,7 +124,7 @@ class StagedUNet:
         """The U-Net's prediction.
 
         Args:
-            latents: [b, channels, side, side].
+            latents: [b, channels, height, width].
             timesteps: [b].
             projected: n contexts.
             rows: int64 [b], which of the n contexts each sample uses.
@@ -131,7 +132,7 @@ class StagedUNet:
             sizes: int64 [b, 6], each sample's picture sizes for SDXL (see `picture_sizes`); None: the model's own.
 
         Returns:
-            [b, channels, side, side].
+            [b, channels, height, width].
         """
         added = None
         if self._sizes is not None:
@@ -238,11 +239,13 @@ class AttentionRecorder:
     Attributes:
         columns: float32 [r, length], 1 at the positions of interest of each recorded sample.
             They are the last r of a batch: guidance puts the unconditional ones first.
+        shape: height and width of the latents.
     """
 
     columns: torch.Tensor
-    sums: dict[int, torch.Tensor] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
+    shape: tuple[int, int]
+    sums: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    counts: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def record(self, layer: str, query: torch.Tensor, key: torch.Tensor) -> None:
         """Add one layer's maps; query [b, heads, pixels, d], key [b, heads, length, d]."""
@@ -250,42 +253,58 @@ class AttentionRecorder:
             recorded = slice(len(query) - len(self.columns), None)
             maps = attention_map(query[recorded], key[recorded]).mean(dim=1)  # [r, pixels, length]
             chosen = torch.matmul(maps, self.columns[:, :, None])[..., 0]  # [r, pixels]
-        side = map_side(chosen.shape[1])
-        self.sums[side] = self.sums.get(side, 0) + chosen.unflatten(1, (side, side))
-        self.counts[side] = self.counts.get(side, 0) + 1
+        shape = map_shape(chosen.shape[1], self.shape)
+        self.sums[shape] = self.sums.get(shape, 0) + chosen.unflatten(1, shape)
+        self.counts[shape] += 1
 
     def maps(self) -> torch.Tensor:
-        """The mean over layers and calls, float32 [r, s, s] at the largest map's side s."""
+        """The mean over layers and calls, float32 [r, h, w] of the largest map."""
         largest = max(self.sums)
         resized = (
-            F.interpolate(maps[:, None], size=(largest, largest), mode="bilinear", align_corners=False)[:, 0]
+            F.interpolate(maps[:, None], size=largest, mode="bilinear", align_corners=False)[:, 0]
             for maps in self.sums.values()
         )
         total = reduce(torch.add, resized)
-        return total / sum(self.counts.values())
+        return total / self.counts.total()
 
 
-def map_side(pixels: int) -> int:
-    """Side of a square attention map with a number of cells."""
-    side = isqrt(pixels)
-    if side * side != pixels:
-        raise ValueError(
-            f"an attention map of {pixels} cells is not square; only square pictures are supported"
-        )
+def map_shape(cells: int, latent: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an attention map: those of the latents, halved and rounded up by each lower level of a U-Net.
+
+    Args:
+        cells: of the map.
+        latent: height and width of the latents.
+
+    Raises:
+        ValueError: no level has so many cells.
+    """
+    height, width = latent
+    while height * width > cells and height * width > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != cells:
+        raise ValueError(f"no level of a U-Net on latents of {latent[0]} x {latent[1]} has {cells} cells")
+    return height, width
+
+
+def map_side(cells: int) -> int:
+    """Side of the attention map of a square picture, as training has them."""
+    side = isqrt(cells)
+    if side * side != cells:
+        raise ValueError(f"an attention map of {cells} cells is not square; people are learned from square pictures")
     return side
 
 
-def picture_sizes(resolution: int, original: int | None = None) -> tuple[int, ...]:
-    """SDXL's micro-conditioning of a square, uncropped picture: original height and width, crop, target height and width.
+def picture_sizes(size: tuple[int, int], original: int | None = None) -> tuple[int, ...]:
+    """SDXL's micro-conditioning of an uncropped picture: original height and width, crop, target height and width.
 
     Args:
-        resolution: side of the picture, pixels.
-        original: side before it was resampled to that; None: the same.
+        size: height and width of the picture, pixels.
+        original: side before a square one was resampled to that; None: the same.
 
     Source: Podell et al. 2023, section 2.2; order as in diffusers' StableDiffusionXLPipeline._get_add_time_ids.
     """
-    side = original or resolution
-    return side, side, 0, 0, resolution, resolution
+    before = (original, original) if original else size
+    return *before, 0, 0, *size
 
 
 def _by_head(tensor: torch.Tensor, heads: int) -> torch.Tensor:

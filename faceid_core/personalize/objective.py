@@ -488,7 +488,7 @@ class Objective:
         noise = torch.stack([normal(shape, photo, "probe", int(t)) for t in timesteps]).to(base.device)
         columns = torch.zeros(len(timesteps), len(next(iter(self.prompts.values())).ids), device=base.device)
         columns[:, self.positions] = 1
-        recorder = AttentionRecorder(columns)
+        recorder = AttentionRecorder(columns, self.base.description.latent_shape[1:])
         self._predict_photo(slot, timesteps, noise, recorders=(recorder,))
         return recorder.maps().mean(dim=0).cpu()
 
@@ -519,7 +519,7 @@ class Objective:
         """Each slot's photo sizes for models that read them, int64 [slots, 6]."""
         resolution = self.base.description.resolution
         originals = [slot.photo.original_pixels if slot else 0 for slot in slots]
-        return torch.tensor([picture_sizes(resolution, original or None) for original in originals])
+        return torch.tensor([picture_sizes((resolution, resolution), original or None) for original in originals])
 
 
 def _resized(mask: torch.Tensor, side: int) -> torch.Tensor:

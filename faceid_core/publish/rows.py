@@ -171,7 +171,8 @@ def _text(value: object) -> str | None:
 
 
 def _images(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
-    config, side, written = run.config.generate, run.plan.crop_pixels, set()
+    config, side, written = run.config.generate, run.plan.base.resolution, set()
+    height, width = config.size(side) or (side, side)
     for subject, scores in found:
         # Two ids with one photo share stage keys, and so pictures and scores: one row serves both.
         if scores.generate_key in written:
@@ -185,6 +186,7 @@ def _images(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
             precision=run.config.base_model.precision,
             version=GENERATE.version,
             use=run.config.identity_use(subject.kind == "person"),
+            size=config.size(side),
         )
         drawn_from = subject.text or subject.manifests["personalize"].outputs["tokens.safetensors"].digest
         cells = list(grid_cells(run.plan.grid, range(config.seeds), settings, subject=drawn_from))
@@ -200,8 +202,8 @@ def _images(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
                 "prompt": [cell.prompt.text for cell in cells],
                 "category": [cell.prompt.category for cell in cells],
                 "cell": [cell.digest for cell in cells],
-                "width": side,
-                "height": side,
+                "width": width,
+                "height": height,
                 "sampler": config.sampler,
                 "steps": config.steps,
                 "guidance_scale": config.guidance_scale,

@@ -98,6 +98,10 @@ def _settings(plan: Plan) -> Iterator[str]:
         split_prompt(training_prompt(plan.method.template))
     except ConfigurationError as error:
         yield f"personalize.method.template: {error}"
+    try:
+        plan.base.latent_shape_of(chosen.size(plan.base.resolution))
+    except ConfigurationError as error:
+        yield str(error)
     # diffusers' other samplers take timesteps twice instead.
     if chosen.sampler == "DDIMScheduler" and chosen.steps > total:
         yield f"generate.steps: {chosen.sampler} cannot do {chosen.steps} steps of {total} training timesteps"

@@ -305,7 +305,8 @@ def settings_digest(run: Run, shared: NightlyConfig) -> str:
 
     In parts, so that a refusal can say which of them differs.
     """
-    sections = shared.model_dump(mode="json", include={"faces", "base_model", "generate", "score"})
+    sections = shared.model_dump(mode="json", include={"faces", "base_model", "score"})
+    sections["generate"] = shared.generate.result_values()
     sections["base_model"].pop("device")
     for name in ("grid", "batch"):
         sections["generate"].pop(name)

@@ -80,6 +80,24 @@ class Description:
         """Shape of one latent: (channels, side, side)."""
         return self.latent_channels, self.latent_side, self.latent_side
 
+    def latent_shape_of(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """Shape of the latent of a picture: (channels, height, width).
+
+        Args:
+            size: height and width of the picture in pixels; None for the model's own.
+
+        Raises:
+            ConfigurationError: the autoencoder has no latent of that size.
+        """
+        if size is None:
+            return self.latent_shape
+        if any(pixels < self.vae_scale_factor or pixels % self.vae_scale_factor for pixels in size):
+            raise ConfigurationError(
+                f"generate.height {size[0]} and generate.width {size[1]} must be multiples of {self.vae_scale_factor} "
+                f"pixels for base model {self.name!r}"
+            )
+        return self.latent_channels, size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor
+
 
 def source_folder(source: str | Path) -> Path:
     """The folder of a base model: 'miniature' ships with the project, anything else is a path.

@@ -197,3 +197,9 @@ def test_the_check_imports_no_model_library():
         check=True,
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_a_size_of_pictures_that_the_base_model_cannot_draw_is_refused():
+    told = refusal(plan_of(generate={"width": 90}))
+    assert "generate.height 64 and generate.width 90 must be multiples of 4 pixels" in told
+    require_fit(plan_of(generate={"width": 96}), [ANN])

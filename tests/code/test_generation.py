@@ -97,6 +97,19 @@ def test_one_stage_with_equal_sides_is_what_diffusers_draws_from_the_same_embedd
     assert np.abs(ours - theirs * 255).max() < 1.0
 
 
+def test_attention_lies_over_a_wide_picture_as_over_a_square_one(base):
+    # Latents of 7 x 13 cells: each lower level of the U-Net halves both sides and rounds up.
+    drawn = pictures(base, [DrawRequest(tokens(1), PROMPT, 1)], size=(28, 52), steps=2)[0]
+    assert drawn.image.shape == (28, 52, 3)
+    assert drawn.attention.shape == (7, 13)
+    assert 0 < drawn.attention.min() <= drawn.attention.max() < 1
+
+
+def test_a_size_that_the_autoencoder_has_no_latent_for_is_refused(base):
+    with pytest.raises(ConfigurationError, match="multiples of 4 pixels"):
+        pictures(base, [DrawRequest("person", PROMPT, 1)], size=(30, 52))
+
+
 def test_each_stage_is_used_in_its_own_timesteps(base):
     person = tokens(1)
     usual = pictures(base, [DrawRequest(person, PROMPT, 1)], steps=4)[0].image

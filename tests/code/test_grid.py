@@ -206,10 +206,12 @@ def test_a_cell_is_settled_by_what_changes_the_picture():
         ("guidance_scale", 4.5),
         ("precision", "float16"),
         ("version", 2),
+        ("size", (64, 96)),
+        ("size", (96, 64)),
     ):
         changed = DrawSettings(**{**SETTINGS.__dict__, name: value})
         others.add(cell_digest(changed, subject="person", prompt="a V*", seed=0))
-    assert len(others | {base}) == 10
+    assert len(others | {base}) == 12
     same = DrawSettings(**{**SETTINGS.__dict__, "guidance_scale": 4.0})
     assert cell_digest(same, subject="person", prompt="a V*", seed=0) == base
 

@@ -169,6 +169,27 @@ def test_a_changed_grid_draws_only_what_is_new(small, people, tmp_path):
     assert run.computed["personalize"] == 0
 
 
+def test_wide_pictures_are_drawn_measured_and_shown_and_the_people_are_not_learned_again(small, people, tmp_path):
+    store = str(tmp_path / "store")
+    usual, _ = execute(small(store, people))
+    own = {"height": 64, "width": 64}
+    same, _ = execute(small(store, people, generate=own))
+    assert not same.computed.get("generate", 0), "the base model's own size, said in numbers, is the default"
+    wide, ended = execute(small(store, people, generate={"width": 96}))
+    assert ended.exit_status == 0 and not wide.computed.get("personalize", 0)
+    assert wide.computed["generate"] == usual.computed["generate"]
+    images = Tables(wide.store).query("select width, height, count(*) n from images group by all order by width")
+    each = len(usual.subjects) * 6
+    assert images.to_pylist() == [
+        {"width": 64, "height": 64, "n": each},
+        {"width": 96, "height": 64, "n": each},
+    ]
+    measured = "select distinct metric from image_metrics join images using (generate_key) where width = 96"
+    metrics = {row["metric"] for row in Tables(wide.store).query(measured).to_pylist()}
+    assert {"attention", "identity", "leakage"} <= metrics
+    assert 'width="96" height="64"' in wide.store.get(sorted(read_pages(wide.store, wide.run_id).values())[0]).decode()
+
+
 def test_force_from_a_stage_and_only_one_person(small, people, tmp_path):
     store = str(tmp_path / "store")
     execute(small(store, people))

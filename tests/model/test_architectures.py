@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from faceid_core.config.method import Method
 from faceid_core.config.presets import PRESETS
+from faceid_core.config.sections import GenerateConfig
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.evaluate.exported import DrawOptions
@@ -71,24 +73,32 @@ def tokens(base, *, stages=5, vectors=2):
     return IdentityTokens(tensors, "d" * 64, "person", "{}", cuts, 1000, kind, "1" * 64, {})
 
 
-def picture(base, subject, prompt=PROMPT, seed=2):
+def picture(base, subject, prompt=PROMPT, seed=2, drawing=DRAWING):
     request = [DrawRequest(subject, prompt, seed)]
-    return next(draw(base, request, **DRAWING.arguments(), record_attention=False)).image
+    return next(draw(base, request, **drawing.arguments(), record_attention=False)).image
 
 
-def test_a_plain_text_is_what_diffusers_draws(base, folder):
+@pytest.mark.parametrize("size", [(0, 0), (0, 96), (40, 56)])
+def test_a_plain_text_is_what_diffusers_draws_at_any_size(base, folder, size):
+    own = base.description.resolution
+    options = {name: value for name, value in zip(("height", "width"), size, strict=True) if value}
+    drawing = DrawOptions.from_config(
+        GenerateConfig(sampler="DDIMScheduler", steps=3, guidance_scale=4.0, batch=1, **options), own
+    )
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     theirs = pipe(
         PROMPT.replace("V*", "woman"),
-        latents=initial_noise(2, base.description.latent_shape)[None],
+        latents=initial_noise(2, base.description.latent_shape_of(drawing.size))[None],
         num_inference_steps=3,
         guidance_scale=4.0,
         output_type="np",
+        **options,
     ).images[0]
-    assert np.abs(picture(base, "woman") - theirs * 255).max() < 1.0
-    assert np.abs(picture(base, "man") - theirs * 255).max() > 2.0
+    assert theirs.shape == (size[0] or own, size[1] or own, 3)
+    assert np.abs(picture(base, "woman", drawing=drawing) - theirs * 255).max() < 1.0
+    assert np.abs(picture(base, "man", drawing=drawing) - theirs * 255).max() > 2.0
 
 
 @pytest.mark.parametrize(
@@ -108,22 +118,24 @@ def test_every_sampler_takes_the_models_own_schedule(sdxl, sdxl_folder, sampler)
     assert np.abs(ours - theirs * 255).max() < 1.0
 
 
-def test_the_printed_script_draws_an_exported_person_as_we_do(base, folder, tmp_path):
+@pytest.mark.parametrize("size", [None, (64, 96)])
+def test_the_printed_script_draws_an_exported_person_as_we_do(base, folder, tmp_path, size):
     from PIL import Image
 
     each = {name: tensor[0, 0] for name, tensor in tokens(base).tensors.items()}
     person = single_context(tokens(base), each)
     file = tmp_path / "learned_embeds.safetensors"
     file.write_bytes(to_textual_inversion(person))
+    drawing = replace(DRAWING, size=size)
     script = diffusers_script(
-        base.description, folder, file, PROMPT, DRAWING, token="<v>", seed=2, picture=str(tmp_path / "p.png")
+        base.description, folder, file, PROMPT, drawing, token="<v>", seed=2, picture=str(tmp_path / "p.png")
     )
     assert "faceid" not in script.replace(str(folder), "").replace(str(tmp_path), "")
-    assert len(script.splitlines()) <= 16
+    assert len(script.splitlines()) <= 17
     exec(compile(script, "script", "exec"), {})
     theirs = np.asarray(Image.open(tmp_path / "p.png")).astype(int)
-    assert np.abs(picture(base, person) - theirs).max() <= 1
-    assert np.abs(picture(base, "person") - theirs).max() > 2
+    assert np.abs(picture(base, person, drawing=drawing) - theirs).max() <= 1
+    assert np.abs(picture(base, "person", drawing=drawing) - theirs).max() > 2
 
 
 def test_an_sdxl_file_says_how_the_pooled_embedding_stays_at_the_end_of_the_text(sdxl, sdxl_folder, tmp_path):
@@ -194,7 +206,7 @@ def test_sdxl_reads_the_pooled_embedding_and_the_sizes(sdxl):
     other = encode_plain(sdxl, "a red hat on the beach").pooled
 
     def predicted(pooled, original=None):
-        sizes = torch.tensor([picture_sizes(64, original)])
+        sizes = torch.tensor([picture_sizes((64, 64), original)])
         projection = staged.project(context.states, context.states, pooled)
         return staged.predict(latents, steps, projection, rows, sizes=sizes)
 

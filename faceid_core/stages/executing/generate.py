@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from faceid_core.stages.planning.generate import SHARD
 from faceid_core.stages.work import Work
 from faceid_core.store.cache import Output
 
-_SHARED = ("sampler", "steps", "guidance_scale")  # parameters that the plan gives all subjects alike
+# Parameters that the plan gives all subjects alike.
+_SHARED = ("sampler", "steps", "guidance_scale")
 _CONSTANT = 2  # levels of 256 that a picture of one color may span
 
 
@@ -50,7 +52,7 @@ def execute(
         except FaceidError as error:  # tokens that cannot be used fail their own subject only
             yield index, error, {}
     shared = works[0].call.parameters
-    assert all(work.call.parameters[name] == shared[name] for work in works for name in _SHARED)
+    assert all(work.call.parameters.get(name) == shared.get(name) for work in works for name in (*_SHARED, "size"))
     current: tuple[str, int, int] = (
         "",
         0,
@@ -65,6 +67,7 @@ def execute(
         [request for sheet in sheets for request in sheet.requests],
         **{name: shared[name] for name in _SHARED},
         batch=models.settings.batch,
+        size=_size(shared),
         on_step=on_step,
     )
     started = time.monotonic()
@@ -110,6 +113,7 @@ def _sheet(index: int, work: Work, blobs: Inputs, base_digest: str) -> _Sheet:
         precision=work.call.precision,
         version=work.call.version,
         use=use,
+        size=_size(p),
     )
     prompts = tuple(Prompt(i, text, category, {}) for i, text, category in p["prompts"])
     wanted = grid_cells(
@@ -125,3 +129,9 @@ def _sheet(index: int, work: Work, blobs: Inputs, base_digest: str) -> _Sheet:
         subject.require_base(base_digest)
     requests = [DrawRequest(subject, cell.prompt.text, cell.seed, use) for cell in todo]
     return _Sheet(index, work.subject, wanted, kept, todo, requests)
+
+
+def _size(parameters: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width that the plan chose; None for the base model's own."""
+    height, width = parameters.get("size") or (0, 0)
+    return (height, width) if height else None

@@ -38,6 +38,8 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
     # Absent by default, so that pictures drawn before there was a choice keep their keys.
     if use := config.identity_use(subject.kind == "person").fields():
         parameters["use"] = use
+    if size := config.generate.size(plan.base.resolution):
+        parameters["size"] = list(size)
     sources = {} if subject.text else {"tokens": subject.source("personalize", "tokens.safetensors")}
     precision = config.base_model.precision
     return [plan.work(subject, SPEC, parameters, sources, ("base",), precision=precision)]
