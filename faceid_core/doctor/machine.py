@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ PACKAGE = "faceid"
 _LEAST_FREE_SHARE = 1.2
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LEAST_FREE_DISK_BYTES = 2_000_000_000
+_SLOW_PRODUCT = 2.0  # times float32's seconds from which a short format is not worth its memory on a CPU
 _BYTES_PER_PIXEL = 2.0  # more than a PNG of a photograph and its attention map usually take
 
 
@@ -57,6 +59,33 @@ def devices(config: NightlyConfig) -> Iterator[Finding]:
         )
     else:
         yield Finding("gpu", "ok", "none; the miniature needs none")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        yield from _precision_on_cpu(config.base_model.precision)
+
+
+def _precision_on_cpu(precision: str) -> Iterator[Finding]:
+    """Whether this CPU has the instructions of a short format; without them each product is computed in software."""
+    if precision == "float32":
+        return
+    short, full = _product_seconds(precision), _product_seconds("float32")
+    told = f"a matrix product in {precision} takes {short / full:.1f} times as long as in float32 on this CPU"
+    if short > _SLOW_PRODUCT * full:
+        yield Finding("precision", "warn", told, "set base_model.precision: float32")
+    else:
+        yield Finding("precision", "ok", told)
+
+
+def _product_seconds(precision: str) -> float:
+    """Seconds of a product of two matrices of side 256, the shortest of three."""
+    import torch
+
+    matrix = torch.ones(256, 256, dtype=getattr(torch, precision))
+    found = []
+    for _ in range(3):
+        began = time.perf_counter()
+        matrix @ matrix
+        found.append(time.perf_counter() - began)
+    return min(found)
 
 
 def memory(config: NightlyConfig) -> Iterator[Finding]:

@@ -97,6 +97,12 @@ def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
     gpu = {each.check: each for each in machine.devices(NightlyConfig(base_model={"device": "cuda"}))}["gpu"]
     assert gpu.state == "fail" and "base_model.device: cpu" in gpu.advice
     assert {each.state for each in machine.devices(NightlyConfig())} == {"ok"}
+    seconds = {"float32": 1.0, "bfloat16": 0.5, "float16": 70.0}
+    monkeypatch.setattr(machine, "_product_seconds", seconds.get)
+    for precision, state in (("bfloat16", "ok"), ("float16", "warn")):
+        short = {each.check: each for each in machine.devices(NightlyConfig(base_model={"precision": precision}))}
+        assert short["precision"].state == state
+    assert "70.0 times as long" in short["precision"].found and "float32" in short["precision"].advice
     (crowd,) = machine.memory(NightlyConfig(execution={"workers": 1024}))
     monkeypatch.setattr(machine, "_memory_bytes", lambda: (10_000_000, 10_000_000))
     (poor,) = machine.memory(NightlyConfig())
