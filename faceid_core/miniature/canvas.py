@@ -20,10 +20,11 @@ cv2.setNumThreads(1)
 class Canvas:
     """Four channels drawn together: red, green, blue and the label."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, width: int | None = None):
+        """Of `size` pixels in height, and as wide unless a width is given; a picture side is the height."""
+        self.size, self.width = size, width or size
         self.side = size * OVERSAMPLING
-        self.pixels = np.zeros((self.side, self.side, 4), np.uint8)
+        self.pixels = np.zeros((self.side, self.width * OVERSAMPLING, 4), np.uint8)
 
     def pen(self, x: float, y: float, unit: float) -> "Pen":
         """A pen whose origin and unit are given in picture sides."""
@@ -41,7 +42,7 @@ class Canvas:
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """The picture [H, W, 3] and the labels [H, W], both uint8."""
-        image = cv2.resize(self.pixels[:, :, :3], (self.size, self.size), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(self.pixels[:, :, :3], (self.width, self.size), interpolation=cv2.INTER_AREA)
         center = OVERSAMPLING // 2
         return image, self.pixels[center::OVERSAMPLING, center::OVERSAMPLING, 3].copy()
 

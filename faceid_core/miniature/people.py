@@ -7,8 +7,10 @@ from .concepts import BEARDS, HAIR_STYLES, MARKS
 
 Color = tuple[int, int, int]
 
-# The seven sets are disjoint: no training uses a person of the tests or samples.
+# The eight sets are disjoint: no training uses a person of the tests or samples.
 NAMED_SEEDS = range(1, 257)
+# People with names, too, but with few pictures each: what most of the people are whom a real model was trained on.
+RARE_SEEDS = range(257, 385)
 # The method's settings are chosen on these people; no reported figure comes from them.
 TUNING_SEEDS = range(8001, 8033)
 SAMPLE_SEEDS = range(9001, 9009)
@@ -137,18 +139,19 @@ def person_from_seed(seed: int) -> Person:
 def name_of(seed: int) -> str:
     """The two-word name of a named person.
 
-    Four people share each first and each last name, so that one word alone does not identify a person.
+    Four people, or with the rare ones six, share each first and each last name, so that one word alone does not identify
+    a person.
 
     Raises:
-        ValueError: if the seed is not among `NAMED_SEEDS`.
+        ValueError: if the seed is neither among `NAMED_SEEDS` nor `RARE_SEEDS`.
     """
-    if seed not in NAMED_SEEDS:
+    if seed not in NAMED_SEEDS and seed not in RARE_SEEDS:
         raise ValueError(
-            f"person seed {seed} has no name; named people are {NAMED_SEEDS.start} to {NAMED_SEEDS.stop - 1}"
+            f"person seed {seed} has no name; named people are {NAMED_SEEDS.start} to {RARE_SEEDS.stop - 1}"
         )
     index = seed - NAMED_SEEDS.start
     first, lap = index % 64, index // 64
-    # 5 is coprime to 64 and the laps shift by 17: all 256 pairs are distinct.
+    # 5 is coprime to 64 and the six laps shift by 17: all pairs are distinct.
     return f"{FIRST_NAMES[first]} {LAST_NAMES[(5 * first + 17 * lap + 3) % 64]}"
 
 

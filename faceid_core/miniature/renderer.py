@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from .backdrop import draw_backdrop
@@ -28,6 +29,8 @@ LABELS = (
 
 # Framing: center height and half height of the face, in picture sides.
 _PLACES = {"face": (0.53, 0.32), "half": (0.34, 0.20)}
+# Of two people in a wide picture: shoulders of close-ups would hide the neighbor's face.
+_PAIR_SCALES = {"face": 0.9, "half": 1.0}
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,15 @@ def _draw_figure(canvas: Canvas, person: Person, shot: Shot, x: float) -> tuple[
     return box, eyes
 
 
-def _render(people: Sequence[Person], centers: Sequence[float], shot: Shot, size: int) -> Rendered:
+def _render(
+    people: Sequence[Person], centers: Sequence[float], shot: Shot, size: int, width: int | None = None
+) -> Rendered:
     canvas = Canvas(size)
     draw_backdrop(canvas, shot.scene, shot.backdrop_seed)
+    if width:  # a scene is a square, which a wide picture stretches
+        square, canvas = canvas, Canvas(size, width)
+        height, wide = canvas.pixels.shape[:2]
+        canvas.pixels[:] = cv2.resize(square.pixels, (wide, height), interpolation=cv2.INTER_NEAREST)
     found = [_draw_figure(canvas, person, shot, x) for person, x in zip(people, centers, strict=True)]
     image, labels = canvas.finish()
     return Rendered(image, labels, [box for box, _ in found], [eyes for _, eyes in found])
@@ -130,11 +139,30 @@ def render_group(people: Sequence[Person], shot: Shot, *, size: int = 64) -> Ren
     return _render(people, [0.27 + shot.dx / 2, 0.73 + shot.dx / 2], shot, size)
 
 
-def sample_shot(rng: np.random.Generator, *, framing: str | None = None) -> Shot:
+def render_pair(people: Sequence[Person], shot: Shot, *, size: int = 64, width: int = 96) -> Rendered:
+    """Render two people side by side in a picture so wide that their faces keep the size that they have alone.
+
+    Args:
+        people: the left one and the right one.
+        shot: nothing is held in it.
+        size: height in pixels; width: half as much again, or more.
+
+    Raises:
+        ValueError: there are not exactly two people, or no room for them.
+    """
+    if len(people) != 2 or width < 1.5 * size:
+        raise ValueError(f"a pair is two people, not {len(people)}, in {1.5 * size:g} pixels of width or more")
+    sides = width / size
+    shot = replace(shot, scale=shot.scale * _PAIR_SCALES[shot.framing], held=None)
+    return _render(people, [0.26 * sides + shot.dx / 2, 0.74 * sides + shot.dx / 2], shot, size, width)
+
+
+def sample_shot(rng: np.random.Generator, *, framing: str | None = None, anywhere: bool = False) -> Shot:
     """A shot from the training distribution.
 
     Args:
         framing: "face" or "half"; drawn at equal odds if None.
+        anywhere: the face may be anywhere in the picture where all of it is seen, not only about the middle.
     """
     draw = rng.random(8)
     if framing is None:
@@ -144,14 +172,17 @@ def sample_shot(rng: np.random.Generator, *, framing: str | None = None) -> Shot
     count = 0 if draw[1] < 0.35 else 1 if draw[1] < 0.8 else 2
     chosen = rng.permutation(len(ATTRIBUTES))[:count]
     numbers = rng.integers(0, [len(SCENES), len(CLOTHES), len(OBJECTS), 2**31 - 1])
+    across, down = (0.12 if is_half else 0.08), 0.06
+    if anywhere:
+        across, down = (0.5, 0.24) if is_half else (0.32, 0.2)
     return Shot(
         framing=framing,
         scene=SCENES[numbers[0]] if draw[2] < scene_odds else None,
         clothes=CLOTHES[numbers[1]],
         held=OBJECTS[numbers[2]] if draw[3] < held_odds else None,
         attributes=frozenset(ATTRIBUTES[index] for index in chosen),
-        dx=float(draw[4] - 0.5) * (0.12 if is_half else 0.08),
-        dy=float(draw[5] - 0.5) * 0.06,
-        scale=0.95 + 0.1 * float(draw[6]),
+        dx=float(draw[4] - 0.5) * across,
+        dy=float(draw[5] - 0.5) * down,
+        scale=0.8 + 0.3 * float(draw[6]) if anywhere else 0.95 + 0.1 * float(draw[6]),
         backdrop_seed=int(numbers[3]),
     )

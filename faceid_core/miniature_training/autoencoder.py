@@ -12,6 +12,7 @@ from faceid_core.miniature_training.pipeline_folder import PIPELINE
 from faceid_core.miniature_training.schedules import (
     Average,
     Budget,
+    autocast,
     load_checkpoint,
     rate_at,
     save_checkpoint,
@@ -120,7 +121,7 @@ def _fit(
         weight = pixel_weights(torch.from_numpy(data.labels[chosen]).long())  # [B, 1, 64, 64]
         for group in optimizer.param_groups:
             group["lr"] = rate_at(budget.progress, step, peak=peak_rate, warm_up_steps=20, hold=hold)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             drawn, kl = _round_trip(model, target)
         edge_weight = min(1.0, budget.progress / edge_ramp)
         loss = reconstruction_loss(drawn, target, weight, edge_weight) + _KL_WEIGHT * kl

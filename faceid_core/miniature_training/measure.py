@@ -1,4 +1,4 @@
-"""Measures the generator against fixed thresholds: `python -m faceid_core.miniature_training.measure gate|pipeline`."""
+"""Measures the generator against fixed thresholds: `python -m faceid_core.miniature_training.measure WHAT`."""
 
 import argparse
 import json
@@ -137,14 +137,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m faceid_core.miniature_training.measure", description=__doc__
     )
-    parser.add_argument("what", choices=("gate", "pipeline"))
+    parser.add_argument("what", choices=("gate", "pipeline", "words", "pairs"))
     parser.add_argument("--folder", type=Path, default=PIPELINE, help="a pipeline folder")
-    parser.add_argument("--people", type=int, help="how many held-out (gate) or named (pipeline) people")
+    parser.add_argument("--people", type=int, help="how many held-out (gate) or named (pipeline) people, or pairs")
     parser.add_argument(
         "--set", choices=sorted(SETS), default="reporting", help="of scorers (default reporting)"
     )
     options = parser.parse_args(arguments)
     given = {"people": options.people} if options.people else {}
+    if options.what in ("words", "pairs"):
+        from faceid_core.miniature_training.measure_words import measure_pairs, measure_words
+
+        scorers = {"reporting": "miniature", "selection": "miniature-selection"}[options.set]
+        found = measure_pairs(options.folder, scorers, **given) if options.what == "pairs" else None
+        print(json.dumps(found or measure_words(options.folder, scorers), indent=2))
+        return
     measured = {"gate": measure_gate, "pipeline": measure_pipeline}[options.what](
         options.folder, SETS[options.set], **given
     )

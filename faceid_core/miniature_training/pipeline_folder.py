@@ -12,14 +12,14 @@ PIPELINE = WEIGHTS / "pipeline"
 TEXT_WIDTH = 128
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIP text encoder: two layers of width 128."""
+def new_text_encoder(tokenizer: CLIPTokenizer, layers: int = 2) -> CLIPTextModel:
+    """An untrained CLIP text encoder of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=TEXT_WIDTH,
             intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=tokenizer.model_max_length,
             projection_dim=TEXT_WIDTH,

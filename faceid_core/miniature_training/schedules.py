@@ -1,6 +1,7 @@
-"""Shared by the trainers: a learning rate over a time budget, averaged weights, checkpoints."""
+"""Shared by the trainers: device and format, a learning rate over a time budget, averaged weights, checkpoints."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -8,6 +9,18 @@ from safetensors.torch import load_file, save_file
 
 # Checkpoints and other by-products of training; ignored by git.
 WORK = Path("work/miniature")
+
+
+def training_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """bfloat16 on a GPU and on a CPU with instructions for it; others compute it in software, many times slower."""
+    if device.type == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 class Budget:

@@ -10,7 +10,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m faceid_core.miniature_training.train", description=__doc__
     )
-    parser.add_argument("model", choices=("tokenizer", "autoencoder", "decoder", "unet", "names"))
+    parser.add_argument("model", choices=("tokenizer", "autoencoder", "decoder", "unet", "names", "text_encoder"))
     parser.add_argument("--minutes", type=float, default=30, help="wall-clock budget of this phase")
     parser.add_argument(
         "--resume", action="store_true", help="start from the last checkpoint, fresh optimizer"
@@ -18,6 +18,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, help="how many pictures to render and hold in memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", type=float, help="of part unet: the phase's highest learning rate (0.001)")
+    parser.add_argument(
+        "--frozen-text",
+        action="store_true",
+        help="of part unet: on the text encoder that part text_encoder trained, with varied pictures and pairs",
+    )
     parser.add_argument("--known", type=int, default=256, help="of part names: how many the encoder knows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -44,12 +49,16 @@ def main(arguments: list[str] | None = None) -> None:
             extend_names(minutes=options.minutes, known=options.known)
         except ValueError as error:
             parser.error(str(error))
+    elif options.model == "text_encoder":
+        from faceid_core.miniature_training.text_encoder import train_text_encoder
+
+        train_text_encoder(**given)
     else:
         from faceid_core.miniature_training.unet import train_unet
 
         if options.rate:
             given["rate"] = options.rate
-        train_unet(**given)
+        train_unet(**given, frozen_text=options.frozen_text)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,17 @@ import torch
 from transformers import CLIPTokenizer
 
 from faceid_core.miniature import people
-from faceid_core.miniature.captions import caption
+from faceid_core.miniature.captions import HALF, SCENE_PHRASES, caption
 from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, FRAMINGS, OBJECTS, SCENES
-from faceid_core.miniature.renderer import LABELS, Shot, render, render_group, render_scene, sample_shot
+from faceid_core.miniature.renderer import (
+    LABELS,
+    Shot,
+    render,
+    render_group,
+    render_pair,
+    render_scene,
+    sample_shot,
+)
 from faceid_core.miniature.samples import named_people, write_samples
 from faceid_core.miniature_training.autoencoder import (
     new_autoencoder,
@@ -22,7 +30,14 @@ from faceid_core.miniature_training.autoencoder import (
     pixel_weights,
     reconstruction_loss,
 )
-from faceid_core.miniature_training.dataset import render_pictures
+from faceid_core.miniature_training.dataset import (
+    WIDE,
+    rare_shots,
+    render_pairs,
+    render_pictures,
+    render_varied,
+    subject_of,
+)
 from faceid_core.miniature_training.measure import round_trip
 from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, write_pipeline
 from faceid_core.miniature_training.unet import face_weights, stratified_timesteps
@@ -42,9 +57,10 @@ def test_the_same_arguments_give_the_same_picture():
     assert np.abs(first.image.astype(int) - other.image).mean() > 2
 
 
-def test_the_seven_sets_of_people_are_disjoint():
+def test_the_sets_of_people_are_disjoint():
     sets = [
         people.NAMED_SEEDS,
+        people.RARE_SEEDS,
         people.TUNING_SEEDS,
         people.SAMPLE_SEEDS,
         people.SCORER_TRAINING_SEEDS,
@@ -138,9 +154,73 @@ def test_training_pictures_show_all_concepts_and_all_names():
     data = render_pictures(600, seed=1, named_share=0.6)
     assert {shot.scene for shot in data.shots} == {None, *SCENES}
     assert {shot.framing for shot in data.shots} == set(FRAMINGS)
-    named = [seed for seed in data.person_seeds if seed in people.NAMED_SEEDS]
+    named = [seed for (seed,) in data.people if seed in people.NAMED_SEEDS]
     assert len(set(named)) > 200 and 0.5 < len(named) / 600 < 0.7
-    assert not set(data.person_seeds) & set(people.SAMPLE_SEEDS)
+    assert not {seed for (seed,) in data.people} & set(people.SAMPLE_SEEDS)
+
+
+def test_varied_pictures_show_faces_anywhere_nobody_and_people_seen_rarely():
+    data = render_varied(600, seed=1)
+    shares = {
+        "nobody": np.mean([not seeds for seeds in data.people]),
+        "named": np.mean([bool(seeds) and seeds[0] in people.NAMED_SEEDS for seeds in data.people]),
+        "rare": np.mean([bool(seeds) and seeds[0] in people.RARE_SEEDS for seeds in data.people]),
+    }
+    assert 0.05 < shares["nobody"] < 0.12 and 0.5 < shares["named"] < 0.6 and 0.03 < shares["rare"] < 0.1
+    across = [shot.dx for shot in data.shots if shot.framing == "half"]
+    assert min(across) < -0.2 and max(across) > 0.2
+    for index, seeds in enumerate(data.people):
+        has_face = np.isin(data.labels[index], [LABELS.index("eyes"), LABELS.index("mouth")]).any()
+        assert has_face == bool(seeds), "a face is in the picture wherever the shot puts it"
+    words = random.Random(0)
+    of_nobody = [data.caption(index, words) for index, seeds in enumerate(data.people) if not seeds]
+    for text in of_nobody:
+        assert not {"person", "man", "woman"} & set(text.split()), "no word for a person where there is none"
+
+
+def test_a_rare_person_is_seen_in_few_pictures_of_two_or_three_contexts():
+    counts = [len(rare_shots(seed)) for seed in people.RARE_SEEDS]
+    assert 10 <= min(counts) < 15 and 35 < max(counts) <= 40
+    contexts = [len({(shot.scene, shot.clothes) for shot in rare_shots(seed)}) for seed in people.RARE_SEEDS]
+    assert max(contexts) == 3 and np.mean(contexts) > 2
+    names = {people.name_of(seed) for seed in (*people.NAMED_SEEDS, *people.RARE_SEEDS)}
+    assert len(names) == len(people.NAMED_SEEDS) + len(people.RARE_SEEDS)
+
+
+def test_a_pair_has_faces_as_large_as_a_person_alone(tokenizer):
+    two = [people.person_from_seed(seed) for seed in (9001, 9002)]
+    shot = Shot("half", "beach")
+    alone, pair = render(two[0], shot), render_pair(two, shot, width=WIDE)
+    assert pair.image.shape == (64, WIDE, 3) and pair.labels.shape == (64, WIDE)
+    (x0, _, x1, _), (second_x0, _, second_x1, _) = pair.boxes
+    assert x1 - x0 == pytest.approx(alone.boxes[0][2] - alone.boxes[0][0])
+    assert 0 < x0 < x1 < WIDE / 2 < second_x0 < second_x1 < WIDE
+    with pytest.raises(ValueError, match="in 96 pixels"):
+        render_pair(two, shot, width=80)
+    data = render_pairs(100, seed=2)
+    words = random.Random(1)
+    for index, (left, right) in enumerate(data.people):
+        text = data.caption(index, words)
+        assert " and " in text and "holding" not in text
+        if left in people.NAMED_SEEDS and right in people.NAMED_SEEDS:
+            assert f"{people.name_of(left)} and {people.name_of(right)}" in text
+        assert len(tokenizer(text).input_ids) <= tokenizer.model_max_length
+
+
+def test_half_silent_captions_leave_out_half_and_say_a_word_beside_some_names():
+    words = random.Random(3)
+    shot = Shot("face", "snow", "red sweater", None, frozenset({"smiling"}))
+    texts = [caption(shot, "V*", words, HALF) for _ in range(2000)]
+    said = {
+        "scene": np.mean([SCENE_PHRASES["snow"] in text for text in texts]),
+        "close-up": np.mean(["face of" in text or "close-up" in text for text in texts]),
+        "smiling": np.mean(["smiling" in text for text in texts]),
+        "clothes": np.mean(["red sweater" in text for text in texts]),
+    }
+    assert said == pytest.approx({"scene": 0.5, "close-up": 0.5, "smiling": 0.93, "clothes": 0.25}, abs=0.04)
+    beside = [subject_of(1, words, 0.2) for _ in range(1000)]
+    assert np.mean([text != people.name_of(1) for text in beside]) == pytest.approx(0.2, abs=0.04)
+    assert all(text.endswith(people.name_of(1)) for text in beside)
 
 
 def test_reconstruction_loss_sees_a_blurred_edge():

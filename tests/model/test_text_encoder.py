@@ -1,0 +1,94 @@
+"""The text encoder that learns by contrast, and the measures of what a base model's words do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from faceid_core.diffusion.base import load_base_model
+from faceid_core.evaluate.generation import Drawn
+from faceid_core.geometry.protocols import Face
+from faceid_core.miniature_training import text_encoder
+from faceid_core.miniature_training.measure_words import _box_mask, words_moved
+from faceid_core.miniature_training.pipeline_folder import PIPELINE, new_text_encoder
+from faceid_core.miniature_training.text_encoder import (
+    Matcher,
+    contrastive_loss,
+    names_explained,
+    train_text_encoder,
+    trained_text_encoder,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_both_directions_without_equal_captions():
+    likeness = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    found = contrastive_loss(likeness, ["a", "b", "c", "d"])
+    table = likeness.double().numpy()
+    rows = [np.log(np.exp(table[i]).sum()) - table[i, i] for i in range(4)]
+    columns = [np.log(np.exp(table[:, i]).sum()) - table[i, i] for i in range(4)]
+    assert found.item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2, abs=1e-6)
+    twins = contrastive_loss(likeness, ["a", "b", "a", "d"])
+    kept = [[0, 1, 3], [0, 1, 2, 3], [1, 2, 3], [0, 1, 2, 3]]  # the answers of each picture, and of each caption
+    rows = [np.log(np.exp(table[i, kept[i]]).sum()) - table[i, i] for i in range(4)]
+    columns = [np.log(np.exp(table[kept[i], i]).sum()) - table[i, i] for i in range(4)]
+    assert twins.item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2, abs=1e-6)
+
+
+def test_a_short_training_finds_more_captions_than_chance_and_goes_on_later(tmp_path, monkeypatch, tokenizer, capsys):
+    class Steps:
+        """A budget of steps in place of one of minutes."""
+
+        elapsed_seconds = 0.0
+
+        def __init__(self, minutes: float):
+            self.left = minutes
+
+        @property
+        def progress(self) -> float:
+            self.left -= 0.5  # asked twice a step
+            return 1.0 if self.left <= 0 else 0.5
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(text_encoder, "Budget", Steps)
+    monkeypatch.setattr(text_encoder, "LAYERS", 2)
+    monkeypatch.setattr(text_encoder, "_REPORT_SECONDS", 0.0)
+    torch.manual_seed(0)
+    train_text_encoder(minutes=25, resume=False, pictures=512, batch=24)
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+    encoder = trained_text_encoder(tokenizer)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert names_explained(encoder, tokenizer) < 0.3, "names take thousands of pictures"
+    train_text_encoder(minutes=2, resume=True, pictures=512, batch=24)
+
+
+def test_pictures_of_any_width_and_captions_cut_at_the_longest_give_the_same_likeness(tokenizer):
+    model = Matcher(new_text_encoder(tokenizer)).eval()
+    texts = ["a photo of person", "a photo of lena abara and person on the beach, smiling"]
+    short, full = (
+        tokenizer(texts, padding=padding, return_tensors="pt").input_ids for padding in ("longest", "max_length")
+    )
+    assert short.shape[1] < full.shape[1]
+    pixels = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(model(pixels, short), model(pixels, full), atol=1e-4)
+
+
+def test_a_random_word_moves_later_words_of_the_shipped_model_little():
+    moved = words_moved(load_base_model())
+    assert 0.02 < moved.later_words < 0.05 and moved.end > 0.2
+
+
+def test_cells_of_a_face_are_those_whose_centers_lie_in_its_box():
+    picture = Drawn(np.zeros((64, 96, 3), np.uint8), np.zeros((16, 24), np.float16))
+    inside = _box_mask(Face((32.0, 16.0, 48.0, 40.0), (36, 24), (44, 24), 1.0), picture)
+    expected = np.zeros((16, 24), bool)
+    expected[4:10, 8:12] = True
+    assert np.array_equal(inside, expected)
