@@ -97,7 +97,7 @@ class ConsoleReporter:
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
         with self._lock:
-            if stage == self._stage:  # results of prefetched stages arrive earlier
+            if stage == self._stage:  # results of later stages arrive earlier
                 self._settled += 1
                 self._under_way.pop(done.work.subject, None)
                 self._move("")

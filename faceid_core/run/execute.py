@@ -11,6 +11,7 @@ from pathlib import PurePath
 from faceid_core import photos
 from faceid_core.errors import DamagedInput, FaceidError, PhotoRejected, StoreError
 from faceid_core.run.executor import Executor
+from faceid_core.run.lookup import lookup_pictures_of_words
 from faceid_core.run.photo_source import mask_of
 from faceid_core.run.state import LEARNING_STAGES, Run
 from faceid_core.stages import STAGES
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executor) -> list[Done]:
     """Run misses of one stage; each work gets exactly one outcome, whatever happens.
 
-    A damaged input is made again, and the work that needs it runs once more. What an executor that overlaps stages
-    computes of the scores meanwhile has its outcome here too.
+    A damaged input is made again, and the work that needs it runs once more. An executor that overlaps stages draws
+    floor and ceiling on workers that have nothing left to learn, and scores what is drawn; all that has its outcome here
+    too.
 
     Args:
         run: An open run.
@@ -34,51 +36,68 @@ def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executo
         works: Misses of it.
         executor: Where they run.
     """
-    settled: list[Done] = []
-    damaged: list[Done] = []
-    early_scores: list[Work] = []
+    return _StageExecution(run, stage, executor).execute(works)
 
-    def on_done(done: Done) -> Sequence[Work]:
+
+class _StageExecution:
+    """One call of `execute_stage`: what is computed beside the stage's own works, and the outcomes of both."""
+
+    def __init__(self, run: Run, stage: str, executor: Executor):
+        self._run, self._stage, self._executor = run, stage, executor
+        # Pictures of floor and ceiling are for workers that have nothing left to learn.
+        self._words = lookup_pictures_of_words(run) if executor.overlaps and stage == "personalize" else []
+        self._word_subjects = {work.subject for work in self._words}
+        self._scores: list[Work] = []
+        self._settled: list[Done] = []
+        self._damaged: list[Done] = []
+
+    def execute(self, works: Sequence[Work]) -> list[Done]:
+        """See `execute_stage`."""
+        run, stage = self._run, self._stage
+        message = "the executor gave no answer"
+        try:
+            if stage == "detect":
+                works, refused = _put_photos(run, works)
+                for done in refused:
+                    self._on_done(done)
+            self._executor.execute([*works, *self._words], self._on_progress, self._on_done, self._stop)
+            for done in self._damaged:
+                own_stage = pipeline_stage(done.work.call.stage)
+                mended = _Repair(run, self._executor).consumer(own_stage, done)
+                self._settled.append(run.settle(own_stage, mended))
+        except Exception as broken:
+            message = f"{type(broken).__name__}: {_without_photos(run, str(broken))}"
+            if run.cancelled.is_set():  # its workers are being closed, or were stopped with it
+                log.info("stage %s was stopped: %s", stage, message)
+            else:
+                where = "".join(traceback.format_tb(broken.__traceback__))
+                log.error("stage %s broke: %s\n%s", stage, message, where)
+        finally:
+            run.usage = self._executor.usage()
+        return (
+            self._settled
+            + run.fail_unsettled(stage, works, message)
+            + run.fail_unsettled("score", self._scores, message)
+        )
+
+    def _on_progress(self, subject: str, done: int, total: int | None) -> None:
+        if subject not in self._word_subjects:
+            self._run.reporter.progressed(subject, done, total)
+
+    def _on_done(self, done: Done) -> Sequence[Work]:
+        if done.status == "not_reached" and done.work.subject in self._word_subjects:
+            return ()  # nobody else is learned now, but who was learned is still drawn, and floor and ceiling then
         if done.status == "damaged":
-            damaged.append(done)
+            self._damaged.append(done)
             return ()
-        done = run.settle(pipeline_stage(done.work.call.stage), done)
-        settled.append(done)
-        following = _scores_of(run, done) if executor.overlaps and stage == "generate" else ()
-        early_scores.extend(following)
+        done = self._run.settle(pipeline_stage(done.work.call.stage), done)
+        self._settled.append(done)
+        following = _scores_of(self._run, done) if self._executor.overlaps else []
+        self._scores.extend(following)
         return following
 
-    def stop() -> bool:
-        return run.cancelled.is_set() or (stage in LEARNING_STAGES and run.past_finish_by())
-
-    error: Exception | None = None
-    try:
-        if stage == "detect":
-            works, refused = _put_photos(run, works)
-            for done in refused:
-                on_done(done)
-        executor.execute(works, run.reporter.progressed, on_done, stop)
-        for done in damaged:
-            own_stage = pipeline_stage(done.work.call.stage)
-            settled.append(run.settle(own_stage, _Repair(run, executor).consumer(own_stage, done)))
-    except Exception as broken:
-        text = f"{type(broken).__name__}: {_without_photos(run, str(broken))}"
-        if run.cancelled.is_set():  # its workers are being closed, or were stopped with it
-            log.info("stage %s was stopped: %s", stage, text)
-        else:
-            where = "".join(traceback.format_tb(broken.__traceback__))
-            log.error("stage %s broke: %s\n%s", stage, text, where)
-        error = broken
-    finally:
-        run.usage = executor.usage()
-    message = "the executor gave no answer"
-    if error:
-        message = f"{type(error).__name__}: {_without_photos(run, str(error))}"
-    return (
-        settled
-        + run.fail_unsettled(stage, works, message)
-        + run.fail_unsettled("score", early_scores, message)
-    )
+    def _stop(self) -> bool:
+        return self._run.cancelled.is_set() or (self._stage in LEARNING_STAGES and self._run.past_finish_by())
 
 
 def _scores_of(run: Run, done: Done) -> list[Work]:

@@ -68,10 +68,24 @@ def lookup_stage(
     """
     prefetched = run.prefetched.pop(stage, None)
     misses = prefetched.result() if prefetched is not None else _lookup(run, stage, observer, skip)
-    early = run.early_scores() if stage == "score" else 0
-    if early:
+    if stage == "score" and (early := run.count_settled("score-")):
         run.reporter.note(f"score: {early} results were computed while pictures were drawn")
+    if stage == "generate" and (early := run.count_settled("generate")):
+        run.reporter.note(f"generate: {early} results of plain words were drawn while people were learned")
     return misses
+
+
+def lookup_pictures_of_words(run: Run) -> list[Work]:
+    """Look the pictures of floor and ceiling up, which need no person's tokens; adopt hits and return the misses.
+
+    Only the first call of a run looks; later ones find nothing to do.
+    """
+    if not run.take_pictures_of_words():
+        return []
+    subjects = [subject for subject in run.active_subjects() if subject.text]
+    found = [_lookup_subject(run, "generate", subject, None) for subject in subjects]
+    # What cannot be read now is looked up again with all other pictures.
+    return [work for each in found if not each.error for work in each.misses]
 
 
 def prefetch_lookup(run: Run, stage: str, on_misses: Callable[[], object]) -> None:
@@ -150,7 +164,7 @@ def _lookup_subject(
         return found
     for work in works:
         if run.is_settled(subject.name, work.result):
-            continue  # it ran while pictures were drawn
+            continue  # it ran beside an earlier stage
         try:
             manifest = None if forced else _adopted(run, cache, subject, work)
         except StoreError as error:
