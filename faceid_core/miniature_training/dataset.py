@@ -108,7 +108,7 @@ def render_pictures(
 
 
 def render_varied(count: int, *, seed: int) -> Pictures:
-    """Render pictures with a face anywhere or nobody, of people known well, rarely or not, whose captions say half.
+    """Render pictures with a face anywhere or an empty scene, of people known well, rarely or not, whose captions say half.
 
     Args:
         count: how many.
