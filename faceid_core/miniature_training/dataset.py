@@ -108,7 +108,7 @@ def render_pictures(
 
 
 def render_varied(count: int, *, seed: int) -> Pictures:
-    """Render pictures with a face anywhere or an empty scene, of people known well, rarely or not, whose captions say half.
+    """Render empty scenes, and faces anywhere, of people known well, rarely or not; captions say half of what is seen.
 
     Args:
         count: how many.

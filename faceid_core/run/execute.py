@@ -86,7 +86,7 @@ class _StageExecution:
 
     def _on_done(self, done: Done) -> Sequence[Work]:
         if done.status == "not_reached" and done.work.subject in self._word_subjects:
-            return ()  # nobody else is learned now, but who was learned is still drawn, and floor and ceiling then
+            return ()  # no further identity is learned; learned ones are still drawn, and these with them
         if done.status == "damaged":
             self._damaged.append(done)
             return ()
