@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from faceid_core.report.figures import duration
+from faceid_core.stages.name_prior import SUBJECT as KNOWN_NAMES
 from faceid_core.stages.work import Done
 
 LINE_SECONDS = 15.0  # between lines of progress, without a terminal
@@ -46,6 +47,7 @@ class ConsoleReporter:
         self._settled = self._total = self._hits = 0
         self._under_way: dict[str, float] = {}  # subject -> share of its work that is done, 0..1
         self._began = 0.0
+        self._prior_began: float | None = None
 
     def __enter__(self) -> ConsoleReporter:
         self._bars.start()
@@ -68,15 +70,30 @@ class ConsoleReporter:
     def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
+            if subject == KNOWN_NAMES:
+                self._prior_progressed(done, total or 0)
+                return
             self._under_way[subject] = min(1.0, done / total) if total else 0.0
             detail = f"{subject[:8]} {done}/{total}" if total and total > 1 else ""
             self._move(detail)
-            if not self.console.is_terminal and time.monotonic() - self._last_time > LINE_SECONDS:
-                line = f"{self._stage:<12} {self._settled} of {self._total} finished"
-                line += f"; {detail}" if detail else ""
-                if line != self._last_line:
-                    self._last_time, self._last_line = time.monotonic(), line
-                    self.console.print(line + self._time_left(), highlight=False)
+            line = f"{self._stage:<12} {self._settled} of {self._total} finished"
+            self._print_line(line + (f"; {detail}" if detail else ""), self._time_left())
+
+    def _prior_progressed(self, done: int, total: int) -> None:
+        """Show the portraits of known names, which identities wait for: the pace of these is counted from the last."""
+        self._began = now = time.monotonic()
+        self._prior_began = self._prior_began or now
+        self._move(f"known names {done}/{total}")
+        left = (now - self._prior_began) * (total - done) / done if done else 0.0
+        line = f"{self._stage:<12} draws known names, {done}/{total}"
+        self._print_line(line, f"; about {duration(left)} left for them" if left >= 1 else "")
+
+    def _print_line(self, line: str, time_left: str) -> None:
+        """Print a line of progress, without a terminal, if it is time and the line is new."""
+        if self.console.is_terminal or time.monotonic() - self._last_time <= LINE_SECONDS or line == self._last_line:
+            return
+        self._last_time, self._last_line = time.monotonic(), line
+        self.console.print(line + time_left, highlight=False)
 
     def _move(self, detail: str) -> None:
         if self._task is not None:

@@ -13,6 +13,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
+from faceid_core.stages.name_prior import SUBJECT as KNOWN_NAMES
 from faceid_core.stages.work import Done
 
 POST_SECONDS = 5.0
@@ -73,7 +74,8 @@ class ProgressReporter:
     def progressed(self, subject: str, done: int, total: int | None) -> None:
         """See Reporter."""
         with self._lock:
-            self._under_way[subject] = done / total if total else 0.0
+            if subject != KNOWN_NAMES:  # identities wait for these, and none has advanced
+                self._under_way[subject] = done / total if total else 0.0
         self._inner.progressed(subject, done, total)
 
     def settled(self, stage: str, done: Done) -> None:

@@ -19,7 +19,7 @@ class Reporter(Protocol):
         ...
 
     def progressed(self, subject: str, done: int, total: int | None) -> None:
-        """Called as ProgressCallback is: a subject advanced within the running stage."""
+        """Called as ProgressCallback is: a subject of the running stage advanced, or known names that it needs."""
         ...
 
     def settled(self, stage: str, done: Done) -> None:

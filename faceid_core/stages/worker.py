@@ -127,14 +127,11 @@ class Worker:
     ) -> Iterator[StageResult]:
         stage = works[0].call.stage
         if stage == "personalize":
-            self._load_prior(works[0].subject, on_progress)
+            self._load_prior(on_progress)
         return stage_function(stage)(works, inputs, self.models, on_progress)
 
-    def _load_prior(self, subject: str, on_progress: ProgressCallback) -> None:
+    def _load_prior(self, on_progress: ProgressCallback) -> None:
         """Read the name prior for training, if the run has one; it is made first where the store does not hold it.
-
-        Args:
-            subject: whose training waits, for progress.
 
         Raises:
             PriorFailed: it could not be made.
@@ -148,7 +145,7 @@ class Worker:
 
         cache = StageCache(self.store, COMMON)
         for _ in range(_PRIOR_ATTEMPTS):
-            for done in self.execute([prior_work(call)], lambda _, at, of: on_progress(subject, at, of)):
+            for done in self.execute([prior_work(call)], on_progress):
                 if done.status != "done":
                     raise PriorFailed(f"the name prior could not be made: {done.message}")
             manifest = cache.read_manifest(call.stage, call.key)

@@ -61,6 +61,22 @@ def test_a_line_that_says_nothing_new_is_not_printed(reporter, monkeypatch):
     assert lines[1].endswith("0 of 4 finished; 0a1b2c3d 1/4; about 2 min 30 s left")
 
 
+def test_portraits_of_known_names_are_no_part_of_an_identitys_training(reporter, monkeypatch):
+    """1,280 portraits are drawn once; as a share of one of 48 identities they foretold eleven hours."""
+    clock = [1000.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: clock[0])
+    reporter.looked_up("personalize", hits=0, misses=4)
+    for done in (0, 32, 320):
+        clock[0] += 10.0
+        reporter.progressed("known-names", done, 1280)
+    clock[0] += 10.0
+    reporter.progressed("0a1b2c3d4e5f", 50, 100)
+    lines = reporter.console.file.getvalue().splitlines()
+    assert lines[3].endswith("draws known names, 320/1280; about 1 min 00 s left for them")
+    # An eighth of the four identities took ten seconds, the portraits before not counted.
+    assert lines[4].endswith("0 of 4 finished; 0a1b2c3d 50/100; about 1 min 10 s left")
+
+
 def test_a_bar_moves_with_the_steps_inside_a_stage():
     with ConsoleReporter(Console(file=io.StringIO(), force_terminal=True, width=80)) as reporter:
         reporter.looked_up("personalize", hits=1, misses=2)
