@@ -105,7 +105,10 @@ def draw(
     console = Console(stderr=True, highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("loading the model", total=None)
-        models = Models(WorkerSettings.from_config(config, resolve_all(config).digests, threads=0))
+        found = resolve_all(config)
+        size = config.generate.size(found.base.resolution)
+        found.base.latent_shape_of(size)
+        models = Models(WorkerSettings.from_config(config, found.digests, threads=0))
         base = models.base
         if len(people) > 1 and base.description.draws_one_person:
             console.print(
@@ -121,7 +124,7 @@ def draw(
             steps=config.generate.steps,
             guidance_scale=config.generate.guidance_scale,
             batch=batch,
-            size=config.generate.size(base.description.resolution),
+            size=size,
             record_attention=False,
             on_step=lambda: bars.advance(task),
         )

@@ -100,6 +100,8 @@ def write_textual_inversion(
     grid, chosen, found = load_grid(config.generate.grid), config.generate, resolve_all(config)
     texts = {f"prompt {prompt.id!r}": prompt.text for prompt in grid.prompts}
     require_room(found, texts, max(tokens.vectors, vectors or 1))
+    drawing = DrawOptions.from_config(chosen, found.base.resolution)
+    found.base.latent_shape_of(drawing.size)
     metrics = tuple(metric for metric in MEASURED if metric in config.score.metrics)
     if measured and not metrics:
         raise ConfigurationError(
@@ -107,7 +109,6 @@ def write_textual_inversion(
         )
     reference = newest_crop(config, identity_id) if measured else None
     models = Models(WorkerSettings.from_config(config, found.digests, threads=0))
-    drawing = DrawOptions.from_config(chosen, found.base.resolution)
     console.print("loading the base model")
     base = models.base
     with StepProgress(console) as progress:

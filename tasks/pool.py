@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ _CPU_WORKERS_PER_GPU_WORKER = 2  # workers without a GPU, for faces and scores
 # Of a pool, beside one for each call of `execute`: each runs one batch at a time, or waits for a worker. Of a thousand
 # people some thirty calls at once have hundreds of batches each to score.
 _MOST_THREADS = 256
+_LOOK_SECONDS = 1.0  # between two looks at whether a stage was stopped
 
 
 class ActorLost(Exception):
@@ -44,11 +45,31 @@ class _Attempt:
     works: list[Work]
     number: int = 1
     losses: int = 0
+    is_beside: bool = False
 
     def after_loss(self, left: list[Work]) -> list[_Attempt]:
         if self.losses == 0:
-            return [_Attempt(left, self.number, 1)]
-        return [_Attempt([work], self.number, self.losses + 1) for work in left]
+            return [replace(self, works=left, losses=1)]
+        return [replace(self, works=[work], losses=self.losses + 1) for work in left]
+
+
+class _Turns:
+    """Counts the batches of all calls that wait for a worker, so that what runs beside them takes none from them."""
+
+    def __init__(self) -> None:
+        self._waiting, self._changed = 0, threading.Condition()
+
+    def add(self, attempts: Iterable[_Attempt], sign: int = 1) -> None:
+        """Count attempts that begin to wait; with `sign` -1 those that no longer do."""
+        with self._changed:
+            self._waiting += sign * sum(not attempt.is_beside for attempt in attempts)
+            self._changed.notify_all()
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Return once no batch waits for a worker, or when there is no need to wait any more."""
+        with self._changed:
+            while self._waiting and not is_over():
+                self._changed.wait(_LOOK_SECONDS)
 
 
 class _CallThreads:
@@ -139,6 +160,7 @@ class RayPool:
         self._joined = any(cluster_address(address))
         self._closed = False
         self._spare_threads = threading.BoundedSemaphore(_MOST_THREADS)
+        self._turns = _Turns()
         self._groups: list[Workers] = []  # all that were started
         self._probe: Probe | None = None
         self._owns_ray = not ray.is_initialized()
@@ -154,7 +176,7 @@ class RayPool:
 
     @property
     def overlaps(self) -> bool:
-        """Whether pictures can be scored while others are drawn: there is another worker for it."""
+        """Whether works of a later stage can run beside those of a stage: there is another worker for it."""
         return self._cpu_workers is not None or len(self._workers) > 1
 
     def _start_group(self, sizing: Sizing, **options: Any) -> Workers:
@@ -179,7 +201,7 @@ class RayPool:
             most = _CPU_WORKERS_PER_GPU_WORKER * capacity(shapes, own)
             options = {"wanted": 0, "most": most, "at_once": False}
         else:
-            most = _CPU_WORKERS_PER_GPU_WORKER * len(self._workers)
+            most = _CPU_WORKERS_PER_GPU_WORKER * self._workers.asked
             options = {"wanted": min(most, free_capacity(share))}
             if not options["wanted"]:
                 return None  # no CPU is left: workers with a GPU run every stage
@@ -190,14 +212,23 @@ class RayPool:
         return self._workers if needs_base or self._cpu_workers is None else self._cpu_workers
 
     def execute(
-        self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+        self,
+        works: Sequence[Work],
+        on_progress: ProgressCallback,
+        on_done: OnDone,
+        stop: Stop,
+        *,
+        beside: Sequence[Work] = (),
     ) -> None:
         """See faceid_core.run.executor.Executor. Several threads may call this at once.
 
         Raises:
             Exception: what `on_done` or `on_progress` raised first; some works then have no outcome.
         """
-        waiting = deque(_Attempt(batch) for batch in batches(works, self._settings.slots))
+        slots, turns = self._settings.slots, self._turns
+        waiting = deque(_Attempt(batch) for batch in batches(works, slots))
+        waiting.extend(_Attempt(batch, is_beside=True) for batch in batches(beside, slots))
+        turns.add(waiting)
         carrier = traceparent()  # threads begin without the caller's span
         lock, done_lock = threading.Lock(), threading.Lock()
         errors: list[BaseException] = []
@@ -206,8 +237,10 @@ class RayPool:
             with done_lock:
                 following = on_done(done)
             if following:
+                attempts = [_Attempt(batch) for batch in batches(following, slots)]
+                turns.add(attempts)
                 with lock:
-                    waiting.extend(_Attempt(batch) for batch in batches(following, self._settings.slots))
+                    waiting.extend(attempts)
                 threads.start(len(waiting))
 
         def run_waiting() -> None:
@@ -218,6 +251,7 @@ class RayPool:
                             return
                         attempt = waiting.popleft()
                     again = self._run(attempt, carrier, on_progress, report, stop)
+                    turns.add(again)
                     with lock:
                         waiting.extend(again)
                     threads.start(len(waiting))  # spare ones that were in use before may be free now
@@ -227,6 +261,7 @@ class RayPool:
         threads = _CallThreads(run_waiting, self._spare_threads)
         threads.start(len(waiting))
         threads.join()
+        turns.add(waiting, -1)  # left behind by an error
         if errors:
             raise errors[0]
 
@@ -240,7 +275,12 @@ class RayPool:
     ) -> list[_Attempt]:
         """Run one batch on the next free actor; return what needs another attempt."""
         workers = self._workers_for(attempt.works)
-        actor = workers.acquire()
+        if attempt.is_beside:
+            self._turns.wait(lambda: self._closed or stop())
+        try:
+            actor = workers.acquire()
+        finally:
+            self._turns.add([attempt], -1)
         open_works = {(work.subject, work.call.key): work for work in attempt.works}
         again: list[_Attempt] = []
         lost = "its worker ended without an answer"
@@ -274,9 +314,12 @@ class RayPool:
     def _next_attempt(self, attempt: _Attempt, done: Done, on_done: OnDone) -> list[_Attempt]:
         """Report a work's outcome, or return the attempt that follows it."""
         if done.status == "elsewhere":  # another run computes it: wait for it at the end of the queue
-            return [_Attempt([replace(done.work, patient=True)], attempt.number, attempt.losses)]
+            if attempt.is_beside:
+                on_done(not_reached(done.work))
+                return []
+            return [replace(attempt, works=[replace(done.work, patient=True)])]
         if may_try_again(done) and attempt.number < self._attempts:
-            return [_Attempt([done.work], attempt.number + 1, attempt.losses)]
+            return [replace(attempt, works=[done.work], number=attempt.number + 1)]
         on_done(replace(done, attempts=attempt.number + attempt.losses))
         return []
 
@@ -289,7 +332,7 @@ class RayPool:
         if len(left) > 1:
             return attempt.after_loss(left)
         if left and attempt.number < self._attempts:
-            return [_Attempt(left, attempt.number + 1, attempt.losses)]
+            return [replace(attempt, works=left, number=attempt.number + 1)]
         for work in left:
             attempts = attempt.number + attempt.losses
             on_done(Done(work, "failed", reason="worker_lost", message=lost, attempts=attempts))

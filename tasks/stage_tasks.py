@@ -16,7 +16,7 @@ from faceid_core.log_lines import about
 from faceid_core.nightly import RUNS
 from faceid_core.run.execute import execute_stage
 from faceid_core.run.lookup import lookup_stage
-from faceid_core.stages.work import Done, Work
+from faceid_core.stages.work import Done, Work, pipeline_stage
 
 STOPPED = "Stopped"  # the name of the state of a chunk with works that were not reached
 STORE_RETRIES = 3
@@ -67,14 +67,14 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
         Exception
     ) as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
         get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
-    return end_state(dones)
+    return end_state([done for done in dones if pipeline_stage(done.work.call.stage) == stage])
 
 
 def end_state(dones: Sequence[Done]) -> State:
     """How a chunk ended: `Stopped` if a work was not reached, Failed if every one failed, otherwise Completed.
 
     Args:
-        dones: The outcomes of its works.
+        dones: The outcomes of its own works, without what ran beside them.
     """
     counts = Counter(done.status for done in dones)
     parts = [f"{counts['done']} of {len(dones)} done"]

@@ -129,6 +129,12 @@ class Workers:
     def __len__(self) -> int:
         return len(self._clocks)
 
+    @property
+    def asked(self) -> int:
+        """How many there are, or will be once they have started."""
+        with self._lock:
+            return len(self._clocks) + len(self._starting)
+
     def usage(self) -> Usage:
         """See `faceid_core.run.executor.Executor`."""
         with self._lock:

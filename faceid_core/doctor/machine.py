@@ -139,17 +139,18 @@ def _weight_bytes(config: NightlyConfig) -> float | None:
     return sum(by_part.values()) / 4 * _BYTES[config.base_model.precision]
 
 
-def disk(config: NightlyConfig, people: int, pixels: int, pictures: int) -> Iterator[Finding]:
+def disk(config: NightlyConfig, people: int, own_side: int, pictures: int) -> Iterator[Finding]:
     """Free room where a folder store lies, and for temporary files.
 
     Args:
         people: in the manifest.
-        pixels: side of a picture.
+        own_side: side in pixels of the base model's own pictures.
         pictures: of each person.
     """
     import tempfile
 
-    expected = people * pictures * pixels**2 * _BYTES_PER_PIXEL
+    height, width = config.generate.size(own_side) or (own_side, own_side)
+    expected = people * pictures * height * width * _BYTES_PER_PIXEL
     places = {"temporary files": (Path(tempfile.gettempdir()), 0.0)}
     if not config.store.startswith("s3://"):
         places["store"] = (folder_of(config.store), expected)

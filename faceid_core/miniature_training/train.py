@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--known", type=int, default=256, help="of part names: how many the encoder knows")
     options = parser.parse_args(arguments)
+    if options.frozen_text and options.model != "unet":
+        parser.error("--frozen-text is of part unet")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     given = {"minutes": options.minutes, "resume": options.resume}

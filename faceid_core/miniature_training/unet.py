@@ -35,6 +35,7 @@ from faceid_core.miniature_training.schedules import (
 from faceid_core.miniature_training.text_encoder import trained_text_encoder
 
 EMPTY_CAPTIONS = 0.1
+FROZEN_TEXT = "unet_frozen_text"  # the checkpoint of what was trained on a frozen text encoder
 NAMED_SHARE = 0.6
 # For that long, names are taught to the text encoder before the U-Net is trained.
 NAME_MINUTES = 2.5
@@ -199,17 +200,20 @@ def _model(tokenizer: CLIPTokenizer, *, resume: bool, frozen_text: bool) -> Deno
 
 
 def _last_unet() -> dict[str, torch.Tensor]:
-    """The U-Net's state of the checkpoint `unet`, or of the shipped weights without one."""
+    """The U-Net's state of the checkpoint `unet_frozen_text`, or of the shipped weights without one."""
     try:
-        state = load_checkpoint("unet")
+        state = load_checkpoint(FROZEN_TEXT)
     except FileNotFoundError:
         return load_pipeline().unet.state_dict()
     return {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
 
 
-def _save(model: Denoiser, state: dict[str, torch.Tensor], tokenizer: CLIPTokenizer) -> None:
-    """Write a `Denoiser`'s averaged state as the checkpoint `unet` and as part of a whole pipeline."""
-    save_checkpoint(state, "unet")
+def _save(
+    model: Denoiser, state: dict[str, torch.Tensor], tokenizer: CLIPTokenizer, *, frozen_text: bool
+) -> None:
+    """Write a `Denoiser`'s averaged state as a checkpoint and as part of a whole pipeline."""
+    # Another text encoder is another architecture, which cannot be read in place of the other.
+    save_checkpoint(state, FROZEN_TEXT if frozen_text else "unet")
     layers = model.text_encoder.config.num_hidden_layers
     copy = Denoiser(new_text_encoder(tokenizer, layers=layers), new_unet(LATENT_CHANNELS))
     copy.load_state_dict(state)
@@ -293,7 +297,7 @@ def train_unet(
             )
             last_report, running = now, []
         if now - last_save > _SAVE_SECONDS:
-            _save(model, average.state(model), tokenizer)
+            _save(model, average.state(model), tokenizer, frozen_text=frozen_text)
             last_save = time.monotonic()
-    _save(model, average.state(model), tokenizer)
+    _save(model, average.state(model), tokenizer, frozen_text=frozen_text)
     print(f"unet: {step} steps of {batch} in {budget.elapsed_seconds / 60:.1f} min", flush=True)

@@ -89,6 +89,9 @@ class RunMetrics:
         """See Reporter."""
         with self._lock:
             self._settled[stage] += 1
+            is_early = stage not in self._total
+        if is_early:  # it was looked up beside an earlier stage, and missed
+            self._lookups.labels(self._name, stage, "miss").inc()
         if done.status in ("done", "rejected"):
             self._seconds.labels(self._name, stage).observe(done.seconds)
         self._retries.labels(self._name, stage).inc(max(0, done.attempts - 1))

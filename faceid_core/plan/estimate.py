@@ -64,8 +64,9 @@ class PendingWork(NamedTuple):
 class Pace:
     """Collects how long earlier results took, as their manifests say."""
 
-    def __init__(self, store: ObjectStore):
-        self._store, self._lock = store, Lock()
+    def __init__(self, store: ObjectStore, own_side: int):
+        """`own_side` is the side in pixels of the base model's own pictures."""
+        self._store, self._own_side, self._lock = store, own_side, Lock()
         self._seconds: dict[str, list[float]] = defaultdict(list)
         # Digest of a shard -> its number of pictures, which a score's manifest lacks.
         self._pictures: dict[str, int] = {}
@@ -102,7 +103,7 @@ class Pace:
             drawn = self._pictures.get(preimage["inputs"].get("pictures", ""))
         copied = drawn == 0  # a shard put together from earlier pictures
         unknown = drawn is None and manifest.stage.startswith("score-")
-        return None if copied or unknown else _size(manifest.stage, parameters, drawn)
+        return None if copied or unknown else _size(manifest.stage, parameters, drawn, self._own_side)
 
     def estimate(self, pending: Sequence[PendingWork], *, workers: int) -> Estimate:
         """Expected seconds of pending work.
@@ -156,7 +157,7 @@ def _quartiles(found: Sequence[float]) -> tuple[float, float, float]:
     return low, median(found), high
 
 
-def pending_work(stage: str, name: str, parameters: Mapping, pictures: int) -> PendingWork:
+def pending_work(stage: str, name: str, parameters: Mapping, pictures: int, own_side: int) -> PendingWork:
     """A piece of work with its size.
 
     Args:
@@ -164,17 +165,23 @@ def pending_work(stage: str, name: str, parameters: Mapping, pictures: int) -> P
         name: The stage's own name, score-METRIC for scores.
         parameters: Of its call.
         pictures: In a shard.
+        own_side: Side in pixels of the base model's own pictures.
     """
-    return PendingWork(stage, name, _size(name, parameters, pictures))
+    return PendingWork(stage, name, _size(name, parameters, pictures, own_side))
 
 
-def _size(stage: str, parameters: Mapping, pictures: int | None) -> float:
-    """How much work a call is, in units that its time grows with: training samples, sampler steps, pictures."""
+def _size(stage: str, parameters: Mapping, pictures: int | None, own_side: int) -> float:
+    """How much work a call is, in units that its time grows with: training samples, sampler steps, pictures.
+
+    A step of a picture of another size counts by its pixels, as a share of those of the base model's own.
+    """
     if stage == "personalize":
         method = parameters.get("method", {})
         return float(method.get("steps") or 1) * float(method.get("samples_per_step") or 1)
     if stage == "generate":
-        return float(max(1, pictures or 1) * (parameters.get("steps") or 1))
+        height, width = parameters.get("size") or (own_side, own_side)
+        share = height * width / own_side**2
+        return float(max(1, pictures or 1) * (parameters.get("steps") or 1)) * share
     if stage.startswith("score-"):
         return float(max(1, pictures or 1))
     return 1.0

@@ -114,12 +114,12 @@ def plan_run(config: NightlyConfig, reporter: Reporter | None = None) -> RunPlan
     with _garbage_collector_off():
         stages = [observer.stage_plan(found) for found in dry_run(run, observer)]
     pending = [work for stage in stages for work in _pending(stage, run.plan, run.subjects)]
-    prior = _prior_to_make(run, stages)
+    prior, side = _prior_to_make(run, stages), run.plan.base.resolution
     if prior is not None:
         asked = prior.parameters
         portraits = len(asked["names"]) * asked["portraits"]
         # Drawn as the pictures of the grid are: the pace of these counts.
-        pending.append(pending_work("prior", "generate", {"steps": asked["steps"]}, portraits))
+        pending.append(pending_work("prior", "generate", {"steps": asked["steps"]}, portraits, side))
     return RunPlan(run, stages, observer.pace.estimate(pending, workers=config.execution.workers), prior)
 
 
@@ -151,7 +151,7 @@ class _PlanObserver:
     """Records the hits and misses of a dry run, the reasons of the misses, and how long earlier results took."""
 
     def __init__(self, run: Run):
-        self.pace = Pace(run.store)
+        self.pace = Pace(run.store, run.plan.base.resolution)
         self._run, self._lock = run, Lock()
         self._hits = 0
         self._misses: dict[tuple[str, str], CacheMiss] = {}
@@ -201,16 +201,17 @@ class _PlanObserver:
 
 def _pending(planned: StagePlan, plan: Plan, subjects: Mapping[str, Subject]) -> Iterator[PendingWork]:
     """Everything that a stage has to do: its misses, and the results that wait for an earlier stage."""
-    pictures = len(plan.grid.prompts) * plan.config.generate.seeds
+    pictures, side = len(plan.grid.prompts) * plan.config.generate.seeds, plan.base.resolution
     for miss in planned.misses:
-        yield pending_work(planned.stage, miss.work.call.stage, miss.work.call.parameters, pictures)
+        yield pending_work(planned.stage, miss.work.call.stage, miss.work.call.parameters, pictures, side)
     parameters = {
         "steps": plan.config.generate.steps,
+        "size": plan.config.generate.size(side),
         "method": plan.method.model_dump(mode="json") if planned.stage == "personalize" else {},
     }
     for name, count in planned.waiting.items():
         for result in expected_results(plan, subjects[name], planned.stage)[-count:]:
-            yield pending_work(planned.stage, result.removeprefix("floor_"), parameters, pictures)
+            yield pending_work(planned.stage, result.removeprefix("floor_"), parameters, pictures, side)
 
 
 def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:

@@ -306,7 +306,8 @@ def _content(manifest: Manifest) -> str:
 
 
 def _run(run: Run) -> dict:
-    config = run.config
+    config, side = run.config, run.plan.base.resolution
+    height, width = config.generate.size(side) or (side, side)
     return {
         "run_id": run.run_id,
         "base_digest": run.plan.weights["base"],
@@ -314,7 +315,8 @@ def _run(run: Run) -> dict:
         "about": {
             "base model": config.base_model.source,
             "method": config.personalize.preset,
-            "pictures": f"{len(run.plan.grid.prompts)} prompts x {config.generate.seeds} seeds",
+            "pictures": f"{len(run.plan.grid.prompts)} prompts x {config.generate.seeds} seeds, "
+            f"{width} x {height} pixels",
             "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance "
             f"{config.generate.guidance_scale:g}",
             "seed": str(config.personalize.seed),

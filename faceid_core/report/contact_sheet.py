@@ -94,8 +94,8 @@ def contact_sheet(
 def _put(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, corner: tuple[int, int], side: int, font) -> None:
     """Draw a cell into the square at its upper left corner."""
     left, top = corner
-    fitted = Image.fromarray(_fitted(cell.image, side))
-    sheet.paste(fitted, (left + (side - fitted.width) // 2, top + (side - fitted.height) // 2))
+    shown = Image.fromarray(fitted(cell.image, side))
+    sheet.paste(shown, (left + (side - shown.width) // 2, top + (side - shown.height) // 2))
     if cell.words:
         width = font.getlength(cell.words)
         pen.rectangle((left, top + side - 19, left + width + 8, top + side - 1), _PAPER)
@@ -104,8 +104,8 @@ def _put(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, corner: tuple
         pen.rectangle((left, top, left + side - 1, top + side - 1), outline=_MISS, width=3)
 
 
-def _fitted(image: np.ndarray, side: int) -> np.ndarray:
-    """The picture, scaled to fit a square."""
+def fitted(image: np.ndarray, side: int) -> np.ndarray:
+    """A picture uint8 [h, w, 3], scaled to fit a square of a side in pixels."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

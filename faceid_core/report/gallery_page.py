@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 
+from faceid_core.report.contact_sheet import fitted
 from faceid_core.report.rendering import render
 from faceid_core.report.synthetic_mark import SyntheticMark, marked_jpeg
 
@@ -21,15 +21,17 @@ def strip(pictures: Sequence[np.ndarray], mark: SyntheticMark) -> bytes:
         pictures: uint8 [h, w, 3], one for each prompt, in the order of `gallery_page`.
         mark: What the file says of itself.
     """
-    tiles = [
-        cv2.resize(
-            each,
-            (SIDE, SIDE),
-            interpolation=cv2.INTER_AREA if max(each.shape[:2]) > SIDE else cv2.INTER_CUBIC,
-        )
-        for each in pictures[:_MOST_PROMPTS]
-    ]
+    tiles = [_tile(each) for each in pictures[:_MOST_PROMPTS]]
     return marked_jpeg(np.concatenate(tiles, axis=1), mark, quality=85)
+
+
+def _tile(picture: np.ndarray) -> np.ndarray:
+    """A picture [h, w, 3] in the middle of a white square."""
+    image, tile = fitted(picture, SIDE), np.full((SIDE, SIDE, 3), 255, np.uint8)
+    height, width = image.shape[:2]
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    tile[top : top + height, left : left + width] = image
+    return tile
 
 
 def gallery_page(

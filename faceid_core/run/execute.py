@@ -15,6 +15,7 @@ from faceid_core.run.lookup import lookup_pictures_of_words
 from faceid_core.run.photo_source import mask_of
 from faceid_core.run.state import LEARNING_STAGES, Run
 from faceid_core.stages import STAGES
+from faceid_core.stages.name_prior import SUBJECT as KNOWN_NAMES
 from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import Done, Source, Subject, Work, pipeline_stage
 from faceid_core.store import IdentityErased, StageCache
@@ -27,8 +28,8 @@ def execute_stage(run: Run, stage: str, works: Sequence[Work], executor: Executo
     """Run misses of one stage; each work gets exactly one outcome, whatever happens.
 
     A damaged input is made again, and the work that needs it runs once more. An executor that overlaps stages draws
-    floor and ceiling on workers that have nothing left to learn, and scores what is drawn; all that has its outcome here
-    too.
+    floor and ceiling while people are learned, on workers that nothing else waits for, and scores what is drawn while
+    others are drawn; all that has its outcome here too.
 
     Args:
         run: An open run.
@@ -60,7 +61,8 @@ class _StageExecution:
                 works, refused = _put_photos(run, works)
                 for done in refused:
                     self._on_done(done)
-            self._executor.execute([*works, *self._words], self._on_progress, self._on_done, self._stop)
+            beside = {"beside": self._words} if self._words else {}
+            self._executor.execute(works, self._on_progress, self._on_done, self._stop, **beside)
             for done in self._damaged:
                 own_stage = pipeline_stage(done.work.call.stage)
                 mended = _Repair(run, self._executor).consumer(own_stage, done)
@@ -81,7 +83,9 @@ class _StageExecution:
         )
 
     def _on_progress(self, subject: str, done: int, total: int | None) -> None:
-        if subject not in self._word_subjects:
+        # A worker that waits for another's name prior has nothing to tell but that it is there.
+        waits = subject == KNOWN_NAMES and (total or 0) <= 1
+        if subject not in self._word_subjects and not waits:
             self._run.reporter.progressed(subject, done, total)
 
     def _on_done(self, done: Done) -> Sequence[Work]:
@@ -92,7 +96,11 @@ class _StageExecution:
             return ()
         done = self._run.settle(pipeline_stage(done.work.call.stage), done)
         self._settled.append(done)
-        following = _scores_of(self._run, done) if self._executor.overlaps else []
+        if done.work.subject in self._word_subjects:
+            self._run.drawn_early += done.status == "done"
+        # Not while people are learned: what is scored then would be waited for before anyone is drawn.
+        early = self._executor.overlaps and self._stage == "generate"
+        following = _scores_of(self._run, done) if early else []
         self._scores.extend(following)
         return following
 

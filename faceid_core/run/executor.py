@@ -69,16 +69,24 @@ class Executor(Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether works of the next stage can run beside those of this one; they do if `on_done` returns any."""
+        """Whether works of a later stage can run beside those of this one: `beside`, and what `on_done` returns."""
         ...
 
     def execute(
-        self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+        self,
+        works: Sequence[Work],
+        on_progress: ProgressCallback,
+        on_done: OnDone,
+        stop: Stop,
+        *,
+        beside: Sequence[Work] = (),
     ) -> None:
         """Run all works.
 
         Args:
             works: of one stage.
+            beside: of a later one, for workers that no work of any call waits for; only where the executor overlaps. One
+                that is stopped, or that another run computes, is not reached.
             on_progress: called with the subject's name as its work advances.
             on_done: called once for each work.
             stop: asked before each batch; once it returns True, works that have not begun are not reached.
@@ -107,9 +115,16 @@ class InlineExecutor:
         self._lock = RLock()
 
     def execute(
-        self, works: Sequence[Work], on_progress: ProgressCallback, on_done: OnDone, stop: Stop
+        self,
+        works: Sequence[Work],
+        on_progress: ProgressCallback,
+        on_done: OnDone,
+        stop: Stop,
+        *,
+        beside: Sequence[Work] = (),
     ) -> None:
         """See Executor. A failed work is tried again alone, so that it cannot fail the rest of its batch."""
+        assert not beside, "one process has no worker to spare"
         with self._lock, self._clock.working():
             if self._worker is None:
                 self._worker = Worker(self._settings, self._run_id)

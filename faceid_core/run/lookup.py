@@ -70,8 +70,9 @@ def lookup_stage(
     misses = prefetched.result() if prefetched is not None else _lookup(run, stage, observer, skip)
     if stage == "score" and (early := run.count_settled("score-")):
         run.reporter.note(f"score: {early} results were computed while pictures were drawn")
-    if stage == "generate" and (early := run.count_settled("generate")):
-        run.reporter.note(f"generate: {early} results of plain words were drawn while people were learned")
+    if stage == "generate" and (early := run.drawn_early):
+        run.reporter.note(f"generate: {early} results of floor and ceiling were drawn while people were learned")
+        run.drawn_early = 0
     return misses
 
 

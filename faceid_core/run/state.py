@@ -77,6 +77,7 @@ class Run:
     _lock: RLock = field(default_factory=RLock, repr=False)
     _settled: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _frozen: bool = field(default=False, repr=False)
+    drawn_early: int = 0  # results of floor and ceiling that are there before their stage
     _took_pictures_of_words: bool = field(default=False, repr=False)
 
     def release(self) -> None:

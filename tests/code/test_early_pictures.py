@@ -5,36 +5,17 @@ from __future__ import annotations
 from faceid_core import nightly as drive
 from faceid_core.errors import StoreError
 from faceid_core.nightly import drive_inline
-from faceid_core.run.executor import InlineExecutor
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.run.state import Run
 from faceid_core.store import StageCache
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.end_to_end.test_inline_folder import outcomes
-
-
-class Overlapping(InlineExecutor):
-    """Runs what an outcome makes possible in the same call, as the pool of several workers does."""
-
-    overlaps = True
-    calls: list[list[str]]
-
-    def execute(self, works, on_progress, on_done, stop):
-        following = []
-        self.calls.append([f"{work.call.stage} {work.subject}" for work in works])
-
-        def done(each):
-            following.extend(on_done(each))
-            return ()
-
-        super().execute(works, on_progress, done, stop)
-        if following:
-            super().execute(following, on_progress, done, stop)
+from tests.helpers.overlapping import Overlapping
 
 
 def run_night(config, monkeypatch, **options):
-    monkeypatch.setattr(Overlapping, "calls", [], raising=False)
+    monkeypatch.setattr(Overlapping, "calls", [])
     monkeypatch.setattr(drive, "InlineExecutor", Overlapping)
     run = open_run(config, LogReporter(), **options)
     return run, drive_inline(run), Overlapping.calls
@@ -48,7 +29,7 @@ def shards(run):
     }
 
 
-def test_floor_and_ceiling_are_drawn_and_scored_beside_the_training(small, people, tmp_path, monkeypatch):  # noqa: F811
+def test_floor_and_ceiling_are_drawn_beside_the_training(small, people, tmp_path, monkeypatch):  # noqa: F811
     usual = open_run(small(str(tmp_path / "usual"), people), LogReporter())
     assert drive_inline(usual).exit_status == 0
     run, ended, calls = run_night(small(str(tmp_path / "store"), people), monkeypatch)

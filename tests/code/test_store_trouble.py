@@ -7,7 +7,6 @@ from faceid_core.errors import PhotoRejected, StoreError
 from faceid_core.nightly import drive_inline
 from faceid_core.publish import pages, publish
 from faceid_core.run.execute import execute_stage
-from faceid_core.run.executor import InlineExecutor
 from faceid_core.run.lookup import lookup_stage
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
@@ -15,6 +14,7 @@ from faceid_core.store import FolderStore, RunLease, StageCache
 from faceid_core.store.layout import stage_lease
 from tests.end_to_end.conftest import people, small  # noqa: F401 - fixtures
 from tests.end_to_end.test_inline_folder import outcomes
+from tests.helpers.overlapping import Overlapping
 from tests.helpers.replaced import replace_everywhere
 
 
@@ -131,23 +131,6 @@ def test_a_look_without_the_lease_sets_nothing_aside(small, people, tmp_path):  
     assert not lookup_stage(look, "detect") and not lookup_stage(look, "parse")
     assert [work.subject for work in lookup_stage(look, "mask")] == [ann.name]
     assert damaged.read_bytes() == b"torn"
-
-
-class Overlapping(InlineExecutor):
-    """Scores what was drawn in the same call, as the pool of several workers does."""
-
-    overlaps = True
-
-    def execute(self, works, on_progress, on_done, stop):
-        following = []
-
-        def done(each):
-            following.extend(on_done(each))
-            return ()
-
-        super().execute(works, on_progress, done, stop)
-        if following:
-            super().execute(following, on_progress, done, stop)
 
 
 def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path, monkeypatch):  # noqa: F811

@@ -93,6 +93,40 @@ def test_a_dead_a_stuck_and_a_failing_person_cost_nobody_else(pool):
     assert again["cleo"].status == "done", "the pool goes on after all that"
 
 
+def test_what_runs_beside_waits_until_no_work_of_any_call_waits_for_a_worker(tmp_path):
+    """Floor and ceiling take no worker from a person who is still to be learned, in whatever chunk."""
+    pool = TroubledPool(worker_settings(tmp_path, slots=1), "test", workers=2)
+    found: list[dict[str, Done]] = [{}, {}]
+
+    def call(number: int, names: list[str], beside: list[str]) -> None:
+        pool.execute(
+            [work_of(name, "personalize", base=True) for name in names],
+            lambda *_: None,
+            lambda done: found[number].__setitem__(done.work.subject, done),
+            lambda: False,
+            beside=[work_of(name, "generate", base=True) for name in beside],
+        )
+
+    try:
+        calls = [
+            threading.Thread(target=call, args=(0, ["slow-a", "slow-b"], ["word-a", "word-b"])),
+            threading.Thread(target=call, args=(1, [f"slow-{number}" for number in range(5)], [])),
+        ]
+        for thread in calls:
+            thread.start()
+        for thread in calls:
+            thread.join()
+        assert {done.status for each in found for done in each.values()} == {"done"} and len(found[0]) == 4
+        began = {path.name.split("-0-")[0]: path.stat().st_mtime_ns for path in tmp_path.glob("*-0-*")}
+        words = [began[name] for name in ("word-a", "word-b")]
+        assert min(words) > max(at for name, at in began.items() if name.startswith("slow")) - 1e7
+        stopped: list[Done] = []
+        pool.execute([], lambda *_: None, stopped.append, lambda: True, beside=[work_of("late", "generate", base=True)])
+        assert [done.status for done in stopped] == ["not_reached"]
+    finally:
+        pool.close()
+
+
 def test_many_calls_at_once_share_the_threads_of_the_pool(tmp_path, monkeypatch):
     """A thousand people's scores are 250 chunks of 32 batches: a thread for each of them would leave no time for work."""
     monkeypatch.setattr("tasks.pool._MOST_THREADS", 3)

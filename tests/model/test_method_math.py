@@ -100,7 +100,7 @@ def test_recorded_maps_equal_an_einsum_on_captured_activations(base):
     keys, values = normal(2, 16, 32, seed=1), normal(2, 16, 32, seed=2)
     columns = torch.zeros(2, 16)
     columns[:, 5:7] = 1
-    recording = AttentionRecorder(columns)
+    recording = AttentionRecorder(columns, (8, 8))
     rows = torch.tensor([0, 0, 0, 1])
     _, hidden = predict_and_capture(
         staged,
