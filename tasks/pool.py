@@ -275,12 +275,7 @@ class RayPool:
     ) -> list[_Attempt]:
         """Run one batch on the next free actor; return what needs another attempt."""
         workers = self._workers_for(attempt.works)
-        if attempt.is_beside:
-            self._turns.wait(lambda: self._closed or stop())
-        try:
-            actor = workers.acquire()
-        finally:
-            self._turns.add([attempt], -1)
+        actor = self._acquire(workers, attempt, stop)
         open_works = {(work.subject, work.call.key): work for work in attempt.works}
         again: list[_Attempt] = []
         lost = "its worker ended without an answer"
@@ -310,6 +305,15 @@ class RayPool:
         else:
             workers.release(actor)
         return again + self._after_loss(attempt, list(open_works.values()), lost, on_done)
+
+    def _acquire(self, workers: Workers, attempt: _Attempt, stop: Stop) -> Any | None:
+        """Wait for an actor, as `Workers.acquire`; what runs beside lets every other batch have one first."""
+        if attempt.is_beside:
+            self._turns.wait(lambda: self._closed or stop())
+        try:
+            return workers.acquire()
+        finally:
+            self._turns.add([attempt], -1)
 
     def _next_attempt(self, attempt: _Attempt, done: Done, on_done: OnDone) -> list[_Attempt]:
         """Report a work's outcome, or return the attempt that follows it."""
