@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError
 from faceid_core.plan.cache_miss import reason_of
+from faceid_core.plan.estimate import pending_work
 from faceid_core.plan.explain import explain
 from faceid_core.plan.planning import plan_run
 from faceid_core.run.lookup import lookup_stage
@@ -305,3 +306,12 @@ def test_explain_refuses_what_it_cannot_compare(run):
         explain(run, "person-000001", "score")
     with pytest.raises(ConfigurationError, match="no result of stage mask of 'zoe'"):
         explain(run, "zoe", "mask")
+
+
+def test_a_step_of_a_larger_picture_counts_by_its_pixels():
+    of_own, wide, large = (
+        pending_work("generate", "generate", {"steps": 10, **size}, 4, 64).size
+        for size in ({}, {"size": [64, 96]}, {"size": [128, 128]})
+    )
+    assert (of_own, wide, large) == (40.0, 60.0, 160.0)
+    assert pending_work("score", "score-identity", {"size": [128, 128]}, 4, 64).size == 4.0
