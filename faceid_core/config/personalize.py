@@ -10,7 +10,7 @@ from .method import Method
 from .presets import PRESETS, WITHOUT_NAMES
 from .section import Section
 
-DEFAULT_PRESET = "semantic-fidelity"
+DEFAULT_PRESET = "semantic-fidelity+prior"
 
 
 def _optional_choices() -> dict[str, Any]:

@@ -184,7 +184,7 @@ def test_config_shows_a_section_or_a_key_and_the_values_in_effect(tmp_path):
         "config", "generate.seeds", "personalize", "--config", str(file), "--set", "generate.seeds=9"
     ).output
     assert "generate.seeds = 9  (default 4; 1 to 64)" in told
-    assert "personalize.preset = textual-inversion  (default semantic-fidelity;" in told
+    assert "personalize.preset = textual-inversion  (default semantic-fidelity+prior;" in told
     assert "personalize.method.steps = 7  (set here; 1 to 100000;" in told
     assert "personalize.method.stages = 1  (from preset textual-inversion; 1 to 50)" in told
     with pytest.raises(
