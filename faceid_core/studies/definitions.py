@@ -171,7 +171,12 @@ _PUBLISHED_ORDER = (PAPER, "prospect", "celeb-basis", "textual-inversion")
 # docs/tuning.md, "How the default came about", has the rows.
 _BY_HAND = (
     "about twenty trials by hand of starts, directions, shared parts and lambdas came before its equal trials, "
-    "on four tuning people with framing said; no other preset had such"
+    "on four tuning people with framing said; no preset without them had such"
+)
+# "First trials of the name prior" there.
+_PRIOR_BY_HAND = (
+    "the trials of `semantic-fidelity` and eight of the prior's weight and rate, on twelve tuning people in both conditions, "
+    "came before its equal trials"
 )
 
 
@@ -191,7 +196,7 @@ def _presets() -> Study:
         default=DEFAULT,
         conditions=CONDITIONS,
         claims=tuple(claims),
-        remarks={DEFAULT: _BY_HAND},
+        remarks={ALONG_NAMES: _BY_HAND, "semantic-fidelity+prior": _PRIOR_BY_HAND},
     )
 
 
