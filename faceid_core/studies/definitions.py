@@ -175,8 +175,8 @@ _BY_HAND = (
 )
 # "First trials of the name prior" there.
 _PRIOR_BY_HAND = (
-    "the trials of `semantic-fidelity` and eight of the prior's weight and rate, on twelve tuning people in both conditions, "
-    "came before its equal trials"
+    "the trials of `semantic-fidelity` and eight of the prior's weight and rate, on twelve tuning people in both "
+    "conditions, came before its equal trials"
 )
 
 
