@@ -68,7 +68,8 @@ def draw(
     Examples:
       faceid draw --identity ann --prompt "a photo of V* on the beach"
       faceid draw --identity ann --prompt "V* as a knight" --stages 1-3 --kv k
-      faceid draw --identity ann --identity bob --prompt "V1* and V2* at a table" --set generate.width=768
+      faceid draw --identity ann --identity bob --prompt "V1* and V2* at a table"
+      faceid draw --identity ann --prompt "V* at a table" --set generate.width=768
     """
     from faceid_core.identity import validate_identity_id
     from faceid_core.personalize.prompts import split_prompt, split_several
