@@ -67,15 +67,17 @@ def chunk(run_id: str, stage: str, first: int, last: int) -> State:
         Exception
     ) as error:  # the work is done and in the outcome reports; only Prefect's copy of it is missing
         get_run_logger().warning("%s %d to %d: no artifact in Prefect: %s", stage, first, last, error)
-    return end_state([done for done in dones if pipeline_stage(done.work.call.stage) == stage])
+    return end_state(stage, dones)
 
 
-def end_state(dones: Sequence[Done]) -> State:
+def end_state(stage: str, dones: Sequence[Done]) -> State:
     """How a chunk ended: `Stopped` if a work was not reached, Failed if every one failed, otherwise Completed.
 
     Args:
-        dones: The outcomes of its own works, without what ran beside them.
+        stage: Of STAGES; results of other stages ran beside it and do not count.
+        dones: The outcomes.
     """
+    dones = [done for done in dones if pipeline_stage(done.work.call.stage) == stage]
     counts = Counter(done.status for done in dones)
     parts = [f"{counts['done']} of {len(dones)} done"]
     parts += [f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if status != "done"]

@@ -61,8 +61,10 @@ class _StageExecution:
                 works, refused = _put_photos(run, works)
                 for done in refused:
                     self._on_done(done)
-            beside = {"beside": self._words} if self._words else {}
-            self._executor.execute(works, self._on_progress, self._on_done, self._stop, **beside)
+            self._executor.execute(works, self._on_progress, self._on_done, self._stop, beside=self._words)
+            early = sum(done.status == "done" and done.work.subject in self._word_subjects for done in self._settled)
+            if early:
+                run.reporter.note(f"generate: {early} results of floor and ceiling were drawn meanwhile")
             for done in self._damaged:
                 own_stage = pipeline_stage(done.work.call.stage)
                 mended = _Repair(run, self._executor).consumer(own_stage, done)
@@ -96,8 +98,6 @@ class _StageExecution:
             return ()
         done = self._run.settle(pipeline_stage(done.work.call.stage), done)
         self._settled.append(done)
-        if done.work.subject in self._word_subjects:
-            self._run.drawn_early += done.status == "done"
         # Not while people are learned: what is scored then would be waited for before anyone is drawn.
         early = self._executor.overlaps and self._stage == "generate"
         following = _scores_of(self._run, done) if early else []

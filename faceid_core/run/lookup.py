@@ -68,11 +68,9 @@ def lookup_stage(
     """
     prefetched = run.prefetched.pop(stage, None)
     misses = prefetched.result() if prefetched is not None else _lookup(run, stage, observer, skip)
-    if stage == "score" and (early := run.count_settled("score-")):
+    early = run.early_scores() if stage == "score" else 0
+    if early:
         run.reporter.note(f"score: {early} results were computed while pictures were drawn")
-    if stage == "generate" and (early := run.drawn_early):
-        run.reporter.note(f"generate: {early} results of floor and ceiling were drawn while people were learned")
-        run.drawn_early = 0
     return misses
 
 

@@ -77,7 +77,6 @@ class Run:
     _lock: RLock = field(default_factory=RLock, repr=False)
     _settled: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _frozen: bool = field(default=False, repr=False)
-    drawn_early: int = 0  # results of floor and ceiling that are there before their stage
     _took_pictures_of_words: bool = field(default=False, repr=False)
 
     def release(self) -> None:
@@ -130,10 +129,9 @@ class Run:
         """Whether a piece of work has its outcome in this run."""
         return (subject, result) in self._settled
 
-    def count_settled(self, results: str) -> int:
-        """How many results have an outcome whose names contain this text: before their stage, those that came early."""
-        with self._lock:
-            return sum(results in result for _, result in self._settled)
+    def early_scores(self) -> int:
+        """How many scores have an outcome: before the score stage, those computed while pictures were drawn."""
+        return sum("score-" in result for _, result in self._settled)
 
     def take_pictures_of_words(self) -> bool:
         """Whether the caller is the first to ask, and so draws what needs no person's tokens."""

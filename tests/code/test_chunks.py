@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from faceid_core.stages.work import Done
+from faceid_core.stages.work import Done, Work
+from faceid_core.store.keys import StageCall
 from tasks.stage_tasks import chunks, end_state
 
 
@@ -24,6 +25,10 @@ def test_no_chunk_but_the_last_ends_within_a_pass(misses, size, slots, cut):
     assert passes == -(-misses // slots), "no pass more than the misses need"
 
 
+def work_of(stage: str) -> Work:
+    return Work("ann", "common", StageCall(stage, 1, {}), {}, stage)
+
+
 @pytest.mark.parametrize(
     ("statuses", "name", "message"),
     [
@@ -35,5 +40,9 @@ def test_no_chunk_but_the_last_ends_within_a_pass(misses, size, slots, cut):
     ],
 )
 def test_a_chunks_state_says_how_its_works_ended(statuses, name, message):
-    state = end_state([Done(None, status, message="why") for status in statuses])
-    assert (state.name, state.message) == (name, message)
+    of_stage, beside = (
+        [Done(work_of(call), status, message="why") for status in each]
+        for call, each in (("personalize", statuses), ("generate", ["done", "failed"]))
+    )
+    state = end_state("personalize", [*of_stage, *beside])
+    assert (state.name, state.message) == (name, message), "what ran beside does not make a lost chunk look whole"

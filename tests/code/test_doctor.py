@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import NightlyConfig
+from faceid_core.config.sections import GenerateConfig
 from faceid_core.doctor import machine
 from faceid_core.doctor.expectation import calibrate, expectation, from_results, seconds_each
 from faceid_core.doctor.finding import Finding, guarded
@@ -113,6 +114,8 @@ def test_the_machine_is_held_to_the_configuration(tmp_path, monkeypatch):
     few = {each.check: each.state for each in machine.disk(store, 2, 64, 96)}
     assert few == {"disk: temporary files": "ok", "disk: store": "ok"}
     many = {each.check: each for each in machine.disk(store, 10**9, 512, 96)}["disk: store"]
+    wide = store.model_copy(update={"generate": GenerateConfig(width=1024)})
+    assert "take up to 0.20 GB" in {each.check: each for each in machine.disk(wide, 2, 512, 96)}["disk: store"].found
     assert many.state == "fail" and "make room" in many.advice
 
 

@@ -72,6 +72,9 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
         "--out", str(picture), *learned)  # fmt: skip
     assert "draws one where the prompt names several" in told
     assert picture.read_bytes().startswith(b"\x89PNG")
+    odd = ["--prompt", "V*", "--set", "generate.width=90"]
+    wrong = CliRunner().invoke(cli, ["draw", "--identity", "ann", *odd, *learned])
+    assert wrong.exit_code == 3 and "multiples of 4 pixels" in wrong.output
 
     file = tmp_path / "learned_embeds.safetensors"
     told = ask("tokens", "ann", "--format", "textual-inversion", "--distill-steps", "2", "--distill-vectors", "2",
