@@ -74,7 +74,7 @@ def test_draw_and_export_from_the_command_line(learned, tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
     odd = ["--prompt", "V*", "--set", "generate.width=90"]
     wrong = CliRunner().invoke(cli, ["draw", "--identity", "ann", *odd, *learned])
-    assert wrong.exit_code == 3 and "multiples of 4 pixels" in wrong.output
+    assert isinstance(wrong.exception, ConfigurationError) and "multiples of 4 pixels" in str(wrong.exception)
 
     file = tmp_path / "learned_embeds.safetensors"
     told = ask("tokens", "ann", "--format", "textual-inversion", "--distill-steps", "2", "--distill-vectors", "2",
