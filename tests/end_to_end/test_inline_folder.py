@@ -242,10 +242,10 @@ def test_a_store_that_breaks_in_the_middle_leaves_a_complete_account(small, peop
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     whole = InlineExecutor.execute
 
-    def breaks(self, works, on_progress, on_done, stop):
+    def breaks(self, works, on_progress, on_done, stop, **options):
         if works[0].call.stage == "generate":
             raise StoreError("the disk is full")
-        whole(self, works, on_progress, on_done, stop)
+        whole(self, works, on_progress, on_done, stop, **options)
 
     monkeypatch.setattr(InlineExecutor, "execute", breaks)
     ended = drive_inline(run)
