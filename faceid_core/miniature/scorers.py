@@ -33,8 +33,9 @@ from .scorer_words import encode
 Network = TypeVar("Network", bound=nn.Module)
 
 WEIGHTS = Path(__file__).parent / "weights"
-# A fixed batch shape makes a picture's result independent of the others, bit for bit.
-BATCH = 32
+# A fixed batch shape makes a picture's result independent of the others, bit for bit. More at once are no faster on a
+# CPU, and a single photo costs the whole batch.
+BATCH = 8
 
 
 @dataclass(frozen=True)

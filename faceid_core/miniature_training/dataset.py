@@ -137,6 +137,16 @@ def render_varied(count: int, *, seed: int) -> Pictures:
     return Pictures(*_stacked(pictures), shots, people, HALF, _WORD_BESIDE_NAME)
 
 
+def render_close_ups(count: int, *, seed: int) -> Pictures:
+    """Render close-ups of named people alone, each equally often: nothing but the name tells their captions apart."""
+    rng = np.random.default_rng(seed)
+    seeds = _in_turn(NAMED_SEEDS, count, rng)[:count]
+    shots = [replace(sample_shot(rng), framing="face", scene=None, attributes=frozenset(), held=None) for _ in seeds]
+    pictures = [render(person_from_seed(each), shot) for each, shot in zip(seeds, shots, strict=True)]
+    silent = Said(close_up_clothes=0.0, close_up=0.5)
+    return Pictures(*_stacked(pictures), shots, [(each,) for each in seeds], silent, _WORD_BESIDE_NAME)
+
+
 def render_pairs(count: int, *, seed: int) -> Pictures:
     """Render wide pictures of two people, each named or anonymous; captions name the left one first."""
     rng, choices = np.random.default_rng(seed), random.Random(seed)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from faceid_core.miniature.people import NAMED_SEEDS, name_of
-from faceid_core.miniature_training.dataset import Pictures, render_pairs, render_varied
+from faceid_core.miniature_training.dataset import Pictures, render_close_ups, render_pairs, render_varied
 from faceid_core.miniature_training.names import named_traits, token_ids
 from faceid_core.miniature_training.pipeline_folder import PIPELINE, TEXT_WIDTH, new_text_encoder
 from faceid_core.miniature_training.schedules import (
@@ -35,7 +35,10 @@ from faceid_core.miniature_training.schedules import (
 LAYERS = 6
 CHECKPOINT = "text_encoder"
 _CHUNK = 512
-_PAIR_EVERY = 5  # a batch of pairs in so many
+# What the batches of six steps in turn show. Beside scenes and clothes a name tells few pictures apart, and is learned
+# from close-ups, which nothing else tells apart.
+_KINDS = {"varied": render_varied, "pairs": render_pairs, "close-ups": render_close_ups}
+_TURN = ("varied", "close-ups", "varied", "pairs", "close-ups", "varied")
 _LARGEST_SCALE = 100.0
 _PEAK_RATE = 1e-3
 _REPORT_SECONDS, _SAVE_SECONDS = 30.0, 300.0
@@ -106,15 +109,15 @@ class _Supply:
 
     def __init__(self, limit: int, seed: int):
         self.limit, self.words = limit, random.Random(seed)
-        self._chunks: dict[bool, list[Pictures]] = {True: [], False: []}
+        self._chunks: dict[str, list[Pictures]] = {kind: [] for kind in _KINDS}
         self._seed = seed * 10_000
 
-    def next(self, size: int, *, pairs: bool) -> tuple[torch.Tensor, list[str]]:
-        """Pixels float32 [size, 3, H, W] in -1..1, and captions."""
-        chunks = self._chunks[pairs]
-        if len(chunks) * _CHUNK < self.limit // (_PAIR_EVERY if pairs else 1):
+    def next(self, size: int, kind: str) -> tuple[torch.Tensor, list[str]]:
+        """Pixels float32 [size, 3, H, W] in -1..1, and captions, of a kind of `_KINDS`."""
+        chunks = self._chunks[kind]
+        if len(chunks) * _CHUNK < self.limit * _TURN.count(kind) // len(_TURN):
             self._seed += 1
-            chunks.append((render_pairs if pairs else render_varied)(_CHUNK, seed=self._seed))
+            chunks.append(_KINDS[kind](_CHUNK, seed=self._seed))
         pictures = [(self.words.choice(chunks), self.words.randrange(_CHUNK)) for _ in range(size)]
         pixels = np.stack([chunk.images[index] for chunk, index in pictures])
         captions = [chunk.caption(index, self.words) for chunk, index in pictures]
@@ -129,7 +132,7 @@ def train_text_encoder(
     Args:
         minutes: wall-clock budget of the phase, the first step not counted.
         resume: start from the checkpoint, with a fresh optimizer.
-        pictures: how many are rendered during training and held in memory, beside a fifth as many pairs.
+        pictures: how many are rendered during training and held in memory.
         rate: highest learning rate.
     """
     torch.manual_seed(seed)
@@ -140,15 +143,20 @@ def train_text_encoder(
         model.load_state_dict(load_checkpoint(CHECKPOINT))
         seed += int(time.time()) % 100_000  # other pictures than the phase before
     model.to(device)
+    if device.type == "cpu":
+        model.text_encoder.set_attn_implementation("eager")  # in bfloat16 the fused attention takes 2.7 times as long
     supply, average = _Supply(pictures, seed), Average(model, 0.998)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-    budget, step, found = None, 0, []
+    budget, step = None, 0
+    found: dict[str, list[float]] = {each: [] for each in _KINDS}
+    losses: list[float] = []
     last_report = last_save = time.monotonic()
     while budget is None or budget.progress < 1:
         for group in optimizer.param_groups:
             progress = budget.progress if budget else 0.0
             group["lr"] = rate_at(progress, step, peak=rate, warm_up_steps=100, hold=0.3)
-        pixels, captions = supply.next(batch, pairs=step % _PAIR_EVERY == _PAIR_EVERY - 1)
+        kind = _TURN[step % len(_TURN)]
+        pixels, captions = supply.next(batch, kind)
         # What follows a caption's end changes none of it.
         tokens = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
         with autocast(device):
@@ -161,16 +169,17 @@ def train_text_encoder(
         average.update(model)
         budget, step = budget or Budget(minutes), step + 1
         right = (likeness.argmax(dim=0) == torch.arange(batch, device=device)).float().mean()
-        found.append((loss.item(), right.item()))
+        found[kind].append(right.item())
+        losses.append(loss.item())
         now = time.monotonic()
         if now - last_report > _REPORT_SECONDS:
-            mean_loss, share = np.mean(found, axis=0)
+            shares = ", ".join(f"{np.mean(each):.0%} of {name}" for name, each in found.items() if each)
             print(
-                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: loss {mean_loss:.3f}, "
-                f"{share:.1%} of captions find their picture, scale {model.log_scale.exp().item():.0f}",
+                f"{budget.elapsed_seconds / 60:5.1f} min, step {step}: loss {np.mean(losses):.3f}, the picture is found "
+                f"for {shares}; scale {model.log_scale.exp().item():.0f}",
                 flush=True,
             )
-            last_report, found = now, []
+            last_report, found, losses = now, {each: [] for each in _KINDS}, []
         if now - last_save > _SAVE_SECONDS:
             save_checkpoint(average.state(model), CHECKPOINT)
             last_save = now

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -255,5 +256,6 @@ def failed(work: Work, error: Exception, seconds: float) -> Done:
     return Done(work, "failed", reason=reason, message=message, seconds=seconds)
 
 
+@cache  # each reads a file of the installation, and every result asks
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}

@@ -87,6 +87,7 @@ def test_a_failure_is_told_once_the_automations_are_there(client, listener, tmp_
     assert messages[0]["body"].strip() == state.message
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_nothing_starts_is_told_and_one_that_starts_late_is_not(client, listener, tmp_path):
     import datetime as dt
 
@@ -114,6 +115,7 @@ def test_a_run_that_nothing_starts_is_told_and_one_that_starts_late_is_not(clien
         client.set_flow_run_state(run.id, Cancelled(), force=True)
 
 
+@pytest.mark.exhaustive
 def test_late_and_unusual_runs_are_told_in_figures_and_without_people(
     small, people, tmp_path, client, listener, monkeypatch
 ):

@@ -27,7 +27,7 @@ def prior_of(run):
 
 def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_path):
     names = tmp_path / "names.txt"  # few of the miniature's, so that their portraits take a second
-    names.write_text("\n".join(prior_names("", "miniature")[:12]))
+    names.write_text("\n".join(prior_names("", "miniature")[:10]))
     learning = {
         "preset": "semantic-fidelity+prior",
         "names_file": str(names),
@@ -41,7 +41,7 @@ def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_pa
 
     config = configured()
     about = plan_run(config).about_prior()
-    assert about is not None and "12 names x 1 portraits" in about
+    assert about is not None and "10 names x 1 portraits" in about
     first, ended = execute(config)
     assert ended.exit_status == 0
     assert plan_run(config).about_prior() is None
@@ -49,11 +49,11 @@ def test_a_prior_is_made_once_and_again_when_it_is_damaged(small, people, tmp_pa
     told = plan_run(small(store, people, personalize=more, score={"metrics": ["identity"]}))
     assert told.estimate.seconds["prior"] > 0 and " s of drawing" in (told.about_prior() or "")
     manifest, data = prior_of(first)
-    assert manifest.provenance["names"] == 12 and manifest.provenance["names_left_out"] == 0
+    assert manifest.provenance["names"] == 10 and manifest.provenance["names_left_out"] == 0
     subject = next(each for each in first.subjects.values() if each.identity_id == "ann")
     made = subject.manifests["personalize"]
     tokens = IdentityTokens.from_bytes(StageCache(first.store, subject.scope).read(made, "tokens.safetensors"))
-    assert len(tokens.names) == 12 and tokens.is_mixture
+    assert len(tokens.names) == 10 and tokens.is_mixture
 
     again, _ = execute(configured(run={"from_stage": "personalize", "force": True}))
     assert again.computed["personalize"] == 2

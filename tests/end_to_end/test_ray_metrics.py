@@ -44,6 +44,7 @@ def spans(logs: Path) -> list[dict]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.exhaustive
 def test_rays_own_endpoint_shows_what_a_worker_did(tmp_path, monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")  # of the workers, whose output is kept in a file
     monkeypatch.setattr(tracing, "_TRACER", TracerProvider().get_tracer("faceid"))

@@ -94,6 +94,7 @@ def test_the_wheel_holds_what_its_commands_use(wheel):
     assert not [name for name in names if name.startswith("tests/")]
 
 
+@pytest.mark.exhaustive
 def test_a_small_run_outside_the_checkout(faceid):
     (faceid.folder / "grid.yaml").write_text(GRID)
     settings = {

@@ -33,6 +33,7 @@ from faceid_core.miniature_training.autoencoder import (
 from faceid_core.miniature_training.dataset import (
     WIDE,
     rare_shots,
+    render_close_ups,
     render_pairs,
     render_pictures,
     render_varied,
@@ -176,6 +177,16 @@ def test_varied_pictures_show_faces_anywhere_nobody_and_people_seen_rarely():
     of_nobody = [data.caption(index, words) for index, seeds in enumerate(data.people) if not seeds]
     for text in of_nobody:
         assert not {"person", "man", "woman"} & set(text.split()), "no word for a person where there is none"
+
+
+def test_of_close_ups_only_the_name_tells_captions_apart():
+    data = render_close_ups(512, seed=3)
+    seen = [seed for (seed,) in data.people]
+    assert sorted(seen) == sorted([*people.NAMED_SEEDS] * 2), "each equally often"
+    words = random.Random(1)
+    for index, seed in enumerate(seen):
+        text = data.caption(index, words)
+        assert text.endswith(people.name_of(seed)) and not {"on", "in", "with", "wearing"} & set(text.split())
 
 
 def test_a_rare_person_is_seen_in_few_pictures_of_two_or_three_contexts():
