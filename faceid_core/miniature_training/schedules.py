@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 # Checkpoints and other by-products of training; ignored by git.
 WORK = Path("work/miniature")
+# Checkpoints that another machine goes on from, in half precision; in the source only.
+KEPT = Path(__file__).with_name("checkpoints")
 
 
 def training_device() -> torch.device:
@@ -83,15 +85,25 @@ def save_checkpoint(state: dict[str, torch.Tensor], name: str) -> Path:
     return path
 
 
+def keep_checkpoint(name: str) -> Path:
+    """Write a checkpoint of `WORK` in half precision to where it is committed."""
+    state = load_file(WORK / f"{name}.safetensors")
+    KEPT.mkdir(exist_ok=True)
+    path = KEPT / f"{name}.safetensors"
+    save_file({key: value.half() if value.is_floating_point() else value for key, value in state.items()}, path)
+    return path
+
+
 def load_checkpoint(name: str) -> dict[str, torch.Tensor]:
-    """Read what `save_checkpoint` wrote.
+    """Read what `save_checkpoint` wrote here, or else what `keep_checkpoint` wrote elsewhere, in single precision.
 
     Raises:
-        FileNotFoundError: if that model was not trained here.
+        FileNotFoundError: if that model was not trained here and is not kept.
     """
-    path = WORK / f"{name}.safetensors"
+    here, kept = WORK / f"{name}.safetensors", KEPT / f"{name}.safetensors"
+    path = here if here.exists() else kept
     if not path.exists():
         raise FileNotFoundError(
-            f"no checkpoint {path}; run `python -m faceid_core.miniature_training.train {name}` first"
+            f"no checkpoint {here}; run `python -m faceid_core.miniature_training.train {name}` first"
         )
-    return load_file(path)
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}

@@ -23,10 +23,18 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="of part unet: on the text encoder that part text_encoder trained, with varied pictures and pairs",
     )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="of parts text_encoder and unet --frozen-text: write the phase's end in half precision to where it is "
+        "committed, so that another machine goes on from it",
+    )
     parser.add_argument("--known", type=int, default=256, help="of part names: how many the encoder knows")
     options = parser.parse_args(arguments)
     if options.frozen_text and options.model != "unet":
         parser.error("--frozen-text is of part unet")
+    if options.keep and options.model != "text_encoder" and not options.frozen_text:
+        parser.error("--keep is of parts text_encoder and unet --frozen-text")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     given = {"minutes": options.minutes, "resume": options.resume}
@@ -61,6 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         if options.rate:
             given["rate"] = options.rate
         train_unet(**given, frozen_text=options.frozen_text)
+    if options.keep:
+        from faceid_core.miniature_training.schedules import keep_checkpoint
+
+        name = "unet_frozen_text" if options.frozen_text else options.model
+        print(f"kept in {keep_checkpoint(name)}", flush=True)
 
 
 if __name__ == "__main__":

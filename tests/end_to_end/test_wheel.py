@@ -91,7 +91,7 @@ def test_the_wheel_holds_what_its_commands_use(wheel):
         "faceid_core/report/vendor/datatables-license.txt",
     ):
         assert name in names, name
-    assert not [name for name in names if name.startswith("tests/")]
+    assert not [name for name in names if name.startswith("tests/") or "/checkpoints/" in name]
 
 
 @pytest.mark.exhaustive

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.generation import Drawn
 from faceid_core.geometry.protocols import Face
-from faceid_core.miniature_training import text_encoder
+from faceid_core.miniature_training import schedules, text_encoder, unet
+from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
 from faceid_core.miniature_training.measure_words import _box_mask, words_moved
-from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, new_text_encoder
+from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, new_text_encoder, new_unet
+from faceid_core.miniature_training.schedules import WORK, keep_checkpoint
 from faceid_core.miniature_training.text_encoder import (
     Matcher,
     contrastive_loss,
@@ -20,6 +23,21 @@ from faceid_core.miniature_training.text_encoder import (
     train_text_encoder,
     trained_text_encoder,
 )
+from faceid_core.miniature_training.unet import Denoiser, train_unet, without_ends
+
+
+class Steps:
+    """A budget of steps in place of one of minutes."""
+
+    elapsed_seconds = 0.0
+
+    def __init__(self, minutes: float):
+        self.left = minutes
+
+    @property
+    def progress(self) -> float:
+        self.left -= 0.5  # asked twice a step
+        return 1.0 if self.left <= 0 else 0.5
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +60,6 @@ def test_the_loss_is_the_mean_cross_entropy_of_both_directions_without_equal_cap
 
 
 def test_a_short_training_finds_more_captions_than_chance_and_goes_on_later(tmp_path, monkeypatch, tokenizer, capsys):
-    class Steps:
-        """A budget of steps in place of one of minutes."""
-
-        elapsed_seconds = 0.0
-
-        def __init__(self, minutes: float):
-            self.left = minutes
-
-        @property
-        def progress(self) -> float:
-            self.left -= 0.5  # asked twice a step
-            return 1.0 if self.left <= 0 else 0.5
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(text_encoder, "Budget", Steps)
     monkeypatch.setattr(text_encoder, "LAYERS", 2)
@@ -68,7 +73,47 @@ def test_a_short_training_finds_more_captions_than_chance_and_goes_on_later(tmp_
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert names_explained(encoder, tokenizer) < 0.1, "names take thousands of pictures"
     assert names_explained(load_pipeline().text_encoder, tokenizer) > 0.3, "the shipped model was taught them"
+    monkeypatch.setattr(schedules, "KEPT", tmp_path / "kept")
+    kept = keep_checkpoint("text_encoder")
+    assert all(value.dtype == torch.float16 for value in load_file(kept).values())
+    (tmp_path / WORK / "text_encoder.safetensors").unlink()
     train_text_encoder(minutes=2, resume=True, pictures=512, batch=24)
+
+
+def test_a_u_net_learns_on_it_with_and_without_the_captions_ends(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    for module in (text_encoder, unet):
+        monkeypatch.setattr(module, "Budget", Steps)
+    monkeypatch.setattr(text_encoder, "LAYERS", 2)
+    for module in (text_encoder, unet):
+        monkeypatch.setattr(module, "_CHUNK", 32)
+    train_text_encoder(minutes=2, resume=False, pictures=64, batch=8)
+    train_unet(minutes=5, resume=True, pictures=64, batch=6, frozen_text=True)
+    frozen = trained_text_encoder(tokenizer).state_dict()
+    pipeline = load_pipeline(WORK / "pipeline")
+    kept = pipeline.text_encoder.state_dict()
+    assert all(torch.allclose(kept[name].float(), value, atol=2e-3) for name, value in frozen.items())
+    before, after = load_pipeline().unet.state_dict(), pipeline.unet.state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_without_its_end_a_caption_keeps_its_words_and_has_the_empty_captions_end(tokenizer):
+    model = Denoiser(new_text_encoder(tokenizer), new_unet(LATENT_CHANNELS)).eval()
+    texts = ["a photo of lena abara on the beach", "a photo of person"]
+    tokens, empty = (
+        tokenizer(each, padding="max_length", return_tensors="pt").input_ids for each in (texts, [""])
+    )
+    has_end = torch.tensor([False, True])
+    with torch.no_grad():
+        whole, of_empty = (model.text_encoder(each).last_hidden_state for each in (tokens, empty))
+        found = without_ends(whole, model._empty_context(tokens), tokens, has_end)
+        noisy, times = torch.randn(2, LATENT_CHANNELS, 16, 16), torch.tensor([500, 500])
+        drawn = model(noisy, times, tokens, has_end)
+        expected = model.unet(noisy, times, found, return_dict=False)[0]
+    words = len(tokenizer(texts[0]).input_ids) - 1  # the beginning's, too
+    assert torch.equal(found[1], whole[1]) and torch.equal(found[0, :words], whole[0, :words])
+    assert torch.allclose(found[0, words:], of_empty[0, words:], atol=1e-5)
+    assert torch.allclose(drawn, expected, atol=1e-5)
 
 
 def test_pictures_of_any_width_and_captions_cut_at_the_longest_give_the_same_likeness(tokenizer):
