@@ -12,12 +12,15 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 ROW_GROUP = 131_072  # rows; DuckDB reads groups with several threads and leaves them out by their statistics
 _BATCH = 16_384
@@ -63,6 +66,8 @@ def merge(
         CommitFailedError: another commit was quicker; the new files are then named by no version.
         DeltaError, OSError: the storage fails.
     """
+    from pyarrow.dataset import FileSystemDataset  # loads pandas, half a second that few commands need
+
     dataset = delta.to_pyarrow_dataset()
     fragments = {fragment.path: fragment for fragment in dataset.get_fragments()}
     now = int(time.time() * 1000)
@@ -70,7 +75,7 @@ def merge(
     for group in groups:
         parts = [fragments[file] for file in group]
         path = f"part-00000-{uuid.uuid4()}-c000.zstd.parquet"
-        data, rows = _merged(ds.FileSystemDataset(parts, dataset.schema, dataset.format, dataset.filesystem))
+        data, rows = _merged(FileSystemDataset(parts, dataset.schema, dataset.format, dataset.filesystem))
         put(path, data)
         stats = json.dumps({"numRecords": rows})
         actions.append(AddAction(path, len(data), {}, now, data_change=False, stats=stats))

@@ -57,6 +57,11 @@ def test_planning_imports_no_model_library():
     assert loaded_by(code, {"torch", "prefect", "ray", "diffusers", "boto3"}) == "[]"
 
 
+def test_asking_the_tables_loads_no_pandas():
+    """Which takes half a second, in commands that answer in one."""
+    assert loaded_by("import faceid_core.tables", {"pandas", "torch", "prefect", "ray", "deltalake"}) == "['deltalake']"
+
+
 def test_no_help_page_loads_a_library_of_the_work():
     libraries = {"torch", "prefect", "ray", "diffusers", "boto3", "numpy", "pandas", "scipy", "pyarrow", "duckdb"}
     libraries |= {"deltalake", "cv2"}
