@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from faceid_core.config.presets import PRESETS
 from faceid_core.miniature.captions import SCENE_PHRASES
 from faceid_core.miniature.concepts import SCENES
 from faceid_core.miniature.people import HELD_OUT_SEEDS, NAMED_SEEDS, name_of, person_from_seed
@@ -143,14 +144,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", choices=sorted(SETS), default="reporting", help="of scorers (default reporting)"
     )
+    parser.add_argument("--learned", choices=sorted(PRESETS), help="of pairs: people whom this preset learned, too")
     options = parser.parse_args(arguments)
+    if options.learned and options.what != "pairs":
+        parser.error("--learned is of pairs")
     given = {"people": options.people} if options.people else {}
     if options.what in ("words", "pairs"):
-        from faceid_core.miniature_training.measure_words import measure_pairs, measure_words
+        from faceid_core.miniature_training.measure_pairs import measure_learned_pairs, measure_pairs
+        from faceid_core.miniature_training.measure_words import measure_words
 
         scorers = {"reporting": "miniature", "selection": "miniature-selection"}[options.set]
-        found = measure_pairs(options.folder, scorers, **given) if options.what == "pairs" else None
-        print(json.dumps(found or measure_words(options.folder, scorers), indent=2))
+        if options.what == "words":
+            found = measure_words(options.folder, scorers)
+        elif options.learned:
+            found = measure_learned_pairs(options.folder, scorers, options.learned, **given)
+        else:
+            found = measure_pairs(options.folder, scorers, **given)
+        print(json.dumps(found, indent=2))
         return
     measured = {"gate": measure_gate, "pipeline": measure_pipeline}[options.what](
         options.folder, SETS[options.set], **given

@@ -5,7 +5,6 @@ Both decide which questions about entanglement can be asked of a model. No figur
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +15,14 @@ import torch
 from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.evaluate.generation import Drawn, DrawRequest, draw
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.evaluate.pictures import embed_faces, embed_reference
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.geometry.protocols import Face
-from faceid_core.miniature.people import NAMED_SEEDS, RARE_SEEDS, name_of
-from faceid_core.miniature.samples import portrait
-from faceid_core.miniature_training.dataset import WIDE
 from faceid_core.personalize.conditioning import class_word_embeddings, encode, tokenize
 from faceid_core.personalize.vocabulary import vocabulary_of
 
 _CLASS_WORD = "person"
 _RANDOM_WORDS = 16
 _STEPS, _GUIDANCE, _BATCH, _SIZE = 12, 4.0, 32, 64
-_PAIR_PROMPTS = (
-    "a photo of V*",
-    "a photo of V* on the beach",
-    "a photo of V* in a room",
-    "the face of V*",
-)
 _SEED = 61
 
 
@@ -109,63 +98,8 @@ def _box_mask(face: Face, picture: Drawn) -> np.ndarray:
     return ((y >= y0) & (y <= y1))[:, None] & ((x >= x0) & (x <= x1))[None, :]
 
 
-def pairs_drawn(base: BaseModel, scorers: Scorers, seeds: Sequence[int], *, pairs: int = 32) -> dict[str, float]:
-    """Two named people in one wide picture: both found, and each face nearer to its own person than to the other.
-
-    Args:
-        seeds: of the people, paired at random.
-        pairs: how many.
-
-    Returns:
-        shares of pictures: `both found`, `each nearer to its own`, and `in the order of the prompt`.
-    """
-    choose = random.Random(_SEED)
-    chosen = [tuple(choose.sample(list(seeds), 2)) for _ in range(pairs)]
-    requests = [
-        DrawRequest(f"{name_of(first)} and {name_of(second)}", prompt, number)
-        for number, (first, second) in enumerate(chosen)
-        for prompt in _PAIR_PROMPTS
-    ]
-    drawn = list(
-        draw(
-            base,
-            requests,
-            steps=_STEPS,
-            guidance_scale=_GUIDANCE,
-            batch=_BATCH,
-            size=(_SIZE, WIDE),
-            record_attention=False,
-        )
-    )
-    both = own = ordered = 0
-    for index, (picture, faces) in enumerate(zip(drawn, _faces(scorers, drawn), strict=True)):
-        if len(faces) != 2:
-            continue
-        both += 1
-        found = embed_faces(scorers, [(picture.image, face) for face in sorted(faces, key=lambda f: f.box[0])])
-        known = np.stack([_reference(scorers, seed) for seed in chosen[index // len(_PAIR_PROMPTS)]])
-        likeness = found @ known.T  # [faces from left to right, people in the prompt's order]
-        straight = likeness[0, 0] > likeness[0, 1] and likeness[1, 1] > likeness[1, 0]
-        crossed = likeness[0, 0] < likeness[0, 1] and likeness[1, 1] < likeness[1, 0]
-        own += straight or crossed
-        ordered += straight
-    return {
-        "both found": both / len(drawn),
-        "each nearer to its own": own / len(drawn),
-        "in the order of the prompt": ordered / len(drawn),
-    }
-
-
 def _faces(scorers: Scorers, drawn: Sequence[Drawn]) -> list[list[Face]]:
     return [list(found) for found in scorers.detector.detect([each.image for each in drawn])]
-
-
-def _reference(scorers: Scorers, seed: int) -> np.ndarray:
-    """The recognizer's unit vector of a named person's portrait."""
-    vector = embed_reference(scorers, portrait(seed))
-    if vector is None:
-        raise ValueError(f"{scorers.name} find no face in the portrait of {name_of(seed)}")
-    return vector
 
 
 def measure_words(folder: Path, scorers: str) -> dict:
@@ -177,14 +111,4 @@ def measure_words(folder: Path, scorers: str) -> dict:
         "a random word moves later words by": round(moved.later_words, 4),
         "... the end by": round(moved.end, 4),
         **{f"class word's attention a cell, {name}": round(value, 4) for name, value in found.items()},
-    }
-
-
-def measure_pairs(folder: Path, scorers: str, *, people: int = 32) -> dict:
-    """Pairs of named people, and of rarely seen ones, of a pipeline folder; `people` pairs of each."""
-    base, models = load_base_model(folder), load_scorers(scorers)
-    return {
-        "pairs": people,
-        "named": pairs_drawn(base, models, NAMED_SEEDS, pairs=people),
-        "rare": pairs_drawn(base, models, RARE_SEEDS, pairs=people),
     }

@@ -10,9 +10,12 @@ from transformers import CLIPTokenizer
 
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.generation import Drawn
+from faceid_core.evaluate.scorers import load_scorers
 from faceid_core.geometry.protocols import Face
+from faceid_core.miniature.people import name_of
 from faceid_core.miniature_training import schedules, text_encoder, unet
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
+from faceid_core.miniature_training.measure_pairs import pairs_drawn
 from faceid_core.miniature_training.measure_words import _box_mask, words_moved
 from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, new_text_encoder, new_unet
 from faceid_core.miniature_training.schedules import WORK, keep_checkpoint
@@ -131,6 +134,12 @@ def test_pictures_of_any_width_and_captions_cut_at_the_longest_give_the_same_lik
 def test_a_random_word_moves_later_words_of_the_shipped_model_little():
     moved = words_moved(load_base_model())
     assert 0.02 < moved.later_words < 0.05 and moved.end > 0.2
+
+
+def test_of_two_named_people_the_shipped_model_draws_a_mixture_twice():
+    names = {seed: name_of(seed) for seed in (1, 2, 3)}
+    found = pairs_drawn(load_base_model(), load_scorers("miniature-selection"), names, pairs=2)
+    assert found["both found"] > 0.5 > found["each nearer to its own"]
 
 
 def test_cells_of_a_face_are_those_whose_centers_lie_in_its_box():
