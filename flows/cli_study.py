@@ -141,6 +141,9 @@ def _print_power(
     prompts = len(load_grid(config.generate.grid).prompts)
     for name in names:
         about = studies()[name]
+        if about.of_pairs:
+            click.echo(f"{name}: its rows are of two people; --power is of studies of people\n")
+            continue
         if len(names) > 1 and not (rows / f"{name}.csv").is_file():
             click.echo(f"{name}: no table in {rows}\n")
             continue

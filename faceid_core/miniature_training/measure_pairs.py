@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from faceid_core.config.presets import PRESETS
 from faceid_core.diffusion.base import BaseModel, load_base_model
 from faceid_core.evaluate.generation import DrawRequest, draw
-from faceid_core.evaluate.pictures import embed_faces, embed_reference
+from faceid_core.evaluate.pairs import judge_pair
+from faceid_core.evaluate.pictures import embed_reference
 from faceid_core.evaluate.scorers import Scorers, load_scorers
 from faceid_core.miniature.people import NAMED_SEEDS, RARE_SEEDS, name_of
 from faceid_core.miniature.samples import POPULATIONS, portrait
@@ -61,26 +63,19 @@ def pairs_drawn(
             record_attention=False,
         )
     )
-    both = own = ordered = 0
-    found_faces = scorers.detector.detect([each.image for each in drawn])
-    for index, (picture, faces) in enumerate(zip(drawn, found_faces, strict=True)):
-        if len(faces) != 2:
-            continue
-        both += 1
-        found = embed_faces(scorers, [(picture.image, face) for face in sorted(faces, key=lambda f: f.box[0])])
+    faces = scorers.detector.detect([each.image for each in drawn])
+    figures = []
+    for index, (picture, found) in enumerate(zip(drawn, faces, strict=True)):
         known = np.stack([_reference(scorers, seed) for seed in chosen[index // len(_PAIR_PROMPTS)]])
-        likeness = found @ known.T  # [faces from left to right, people in the prompt's order]
-        straight = likeness[0, 0] > likeness[0, 1] and likeness[1, 1] > likeness[1, 0]
-        crossed = likeness[0, 0] < likeness[0, 1] and likeness[1, 1] < likeness[1, 0]
-        own += bool(straight or crossed)
-        ordered += bool(straight)
+        figures.append(judge_pair(scorers, picture.image, found, known))
     return {
-        "both found": both / len(drawn),
-        "each nearer to its own": own / len(drawn),
-        "in the order of the prompt": ordered / len(drawn),
+        "both found": float(np.mean([each.both_found for each in figures])),
+        "each nearer to its own": float(np.mean([each.each_own for each in figures])),
+        "in the order of the prompt": float(np.mean([each.in_order for each in figures])),
     }
 
 
+@cache
 def _reference(scorers: Scorers, seed: int) -> np.ndarray:
     """The recognizer's unit vector of a person's portrait."""
     vector = embed_reference(scorers, portrait(seed))

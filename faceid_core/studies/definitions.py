@@ -36,7 +36,7 @@ TUNING_STEPS = (100, 200)
 
 def studies() -> dict[str, Study]:
     """Every study that the method as it is can be asked, by name."""
-    found = [_attention_weight(), _pairs(), _kv_split(), _attention_loss(), _presets()]
+    found = [_attention_weight(), _pairs(), _kv_split(), _attention_loss(), _presets(), _several()]
     if "block" in _values("parametrization"):
         found.append(_parametrization())
     if "use_strength" in GenerateConfig.model_fields:
@@ -197,6 +197,16 @@ def _presets() -> Study:
         conditions=CONDITIONS,
         claims=tuple(claims),
         remarks={ALONG_NAMES: _BY_HAND, "semantic-fidelity+prior": _PRIOR_BY_HAND},
+    )
+
+
+def _several() -> Study:
+    return Study(
+        name="several",
+        question="Are two learned people drawn in one picture, each as themselves?",
+        variants=(_method("with"), _method("without", attention_target="none"), _method(DEFAULT, DEFAULT)),
+        default="with",
+        of_pairs=True,
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pandas as pd
+
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError, DamagedInput
 from faceid_core.evaluate.metrics import METRICS
@@ -39,6 +41,7 @@ from .rows import (
     unlearnable_row,
     write_rows,
 )
+from .several import merge_pairs, pair_rows, read_pairs, write_pairs_page
 from .study import Condition, Study, Variant
 from .tuned import ByCondition, tuned_settings
 
@@ -166,7 +169,8 @@ def run_study(
     digests = {t.key: variant_digest(t.variant, trial_config(study, t, shared, tuned)) for t in every}
     table = out / f"{study.name}.csv"
     refuse_record(table)
-    frame = read_rows(table).iloc[:0] if fresh else read_rows(table)
+    records = _records(study, shared, out, tuned, print_line)
+    frame = records.read(table).iloc[:0] if fresh else records.read(table)
     require_same_settings(frame, settings, digests, path=table)
 
     waiting = [trial.label for trial in chosen if not runs[trial.key][1]]
@@ -190,18 +194,53 @@ def run_study(
         if missing:
             absent[trial.label] = missing
             print_line(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
-        rows = _rows(trial, run, digests[trial.key], settings)
-        frame = merge_rows(frame, rows, study.labels, [each.name for each in study.conditions])
+        if table_only and study.of_pairs:  # its rows are not in the store: they come from the table
+            continue
+        rows = [
+            {**row, "settings_digest": settings, "variant_digest": digests[trial.key] if row["variant"] else ""}
+            for row in records.rows(trial, run)
+        ]
+        frame = records.merge(frame, rows)
         write_rows(table, frame)
-        files = (table, *write_page(study, frame, shared, out, tuned))
+        files = (table, *records.write_pages(frame))
     if not files and len(frame):
-        files = (table, *write_page(study, frame, shared, out, tuned))
+        files = (table, *records.write_pages(frame))
     return StudyResult(
         files=files,
         computed=tuple(computed),
         cached=tuple(trial.label for trial in chosen if trial.label not in waiting),
         missing=tuple(waiting) if table_only else (),
         absent=absent,
+    )
+
+
+@dataclass(frozen=True)
+class _Records:
+    """How a study's rows come from a run, and what becomes of them."""
+
+    read: Callable[[Path], pd.DataFrame]
+    rows: Callable[[Trial, Run], list[dict]]
+    merge: Callable[[pd.DataFrame, Sequence[Mapping]], pd.DataFrame]
+    write_pages: Callable[[pd.DataFrame], Sequence[Path]]
+
+
+def _records(
+    study: Study, shared: NightlyConfig, out: Path, tuned: ByCondition, print_line: Callable[[str], None]
+) -> _Records:
+    """Rows of people, or of pairs of people."""
+    if study.of_pairs:
+        return _Records(
+            read=read_pairs,
+            rows=lambda trial, run: pair_rows(trial.variant.label, run, print_line),
+            merge=lambda frame, rows: merge_pairs(frame, rows, study),
+            write_pages=lambda frame: (write_pairs_page(study, frame, shared, out),),
+        )
+    conditions = [each.name for each in study.conditions]
+    return _Records(
+        read=read_rows,
+        rows=_rows,
+        merge=lambda frame, rows: merge_rows(frame, rows, study.labels, conditions),
+        write_pages=lambda frame: write_page(study, frame, shared, out, tuned),
     )
 
 
@@ -245,7 +284,7 @@ def _without_figures(run: Run) -> dict[str, str]:
     return people | run.failures_common
 
 
-def _rows(trial: Trial, run: Run, variant_digest: str, settings: str) -> list[dict]:
+def _rows(trial: Trial, run: Run) -> list[dict]:
     condition, variant = trial.key
     _, summary = collect_scores(run)
     origins = {}
@@ -267,10 +306,7 @@ def _rows(trial: Trial, run: Run, variant_digest: str, settings: str) -> list[di
         ):
             origin = {"run_id": run.run_id, **_training_facts(run, subject)}
             rows.append(unlearnable_row(variant, outcome_report.identity_id, origin, condition=condition))
-    return [
-        {**row, "settings_digest": settings, "variant_digest": variant_digest if row["variant"] else ""}
-        for row in rows
-    ]
+    return rows
 
 
 def _training_facts(run: Run, subject: Subject) -> dict[str, int]:

@@ -79,6 +79,7 @@ class Study:
         conditions: each variant is measured in all of them.
         remarks: by variant, a sentence that belongs beside its row.
         people, seeds: how many by default.
+        of_pairs: people are drawn two in a picture, and a row is of two people.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Study:
     remarks: Mapping[str, str] = field(default_factory=dict)
     people: int = 48
     seeds: int = 1
+    of_pairs: bool = False
     labels: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
