@@ -34,6 +34,10 @@ class ConfigurationError(FaceidError):
     """The configuration cannot be run as it stands (exit status 3)."""
 
 
+class ServerAway(ConfigurationError):
+    """The Prefect server does not answer, or has ended: the same command may go on once it is back."""
+
+
 class AlreadyRun(FaceidError):
     """The run of the date that is asked for is complete; the text names it. Nothing is to do, and that is no failure."""
 

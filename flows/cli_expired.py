@@ -7,7 +7,7 @@ import json
 import click
 
 from faceid_core.config import NightlyConfig
-from faceid_core.outcomes import EXIT_CONFIGURATION
+from faceid_core.outcomes import EXIT_CONFIGURATION, EXIT_FAILURES
 from flows.cli_keep import confirmed, second_sweep, shown_receipt
 from flows.options import takes_config
 
@@ -43,7 +43,10 @@ def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -
     if due and not yes and not confirmed(f"Erase {due} of them from {config.store}? It cannot be undone"):
         click.echo("none was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
+    unfinished: set[str] = set()
     receipts = erase_expired(
-        config, store, secret, found, wait=wait, report=lambda text: click.echo(text, err=True)
+        config, store, secret, found, wait=wait, report=lambda text: click.echo(text, err=True), unfinished=unfinished
     )
     click.echo(json.dumps([shown_receipt(receipt) for receipt in receipts], indent=2))
+    if unfinished:
+        raise click.exceptions.Exit(EXIT_FAILURES)

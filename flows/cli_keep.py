@@ -115,8 +115,9 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
     def report(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
+    unfinished: set[str] = set()
     if delete:
-        for receipt in finish_erasures(store, report=report):
+        for receipt in finish_erasures(store, report=report, unfinished=unfinished):
             console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
     found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, report=report)
     if found.grace > grace_days * 86_400:
@@ -143,6 +144,8 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
         )
     for record in found.damaged:
         console.print(f"damaged record: {record}", soft_wrap=True, markup=False)
+    if unfinished:
+        raise click.exceptions.Exit(EXIT_FAILURES)
 
 
 @click.command()

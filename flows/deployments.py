@@ -18,8 +18,8 @@ from faceid_core.errors import ConfigurationError
 from flows.maintenance import collect_garbage, erase, erase_expired_consent
 from flows.manual_runs import evaluate_only, personalize_one, study
 from flows.nightly import nightly
+from tasks.prefect_view import TAG
 
-TAG = "faceid"
 OF_POOL = "-pool"  # ends the names of infra/prefect.yaml, so that neither replaces the other's on one server
 SCHEDULE = "faceid-cron"  # the slug of the schedule of --cron; others were added on the server
 
@@ -129,7 +129,7 @@ def deployments(config: NightlyConfig, cron: str = "") -> list[RunnerDeployment]
     ]
 
 
-def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
+def keep_operator_changes(client: Any, deployment: RunnerDeployment, print_line: Callable[[str], None]) -> bool:
     """Give a deployment, before it is registered again, the switches and schedules that it has on the server.
 
     Registering would switch the deployment and its schedules on. The schedule of --cron is on when it is new, and
@@ -139,6 +139,7 @@ def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
     Args:
         client: A synchronous client of Prefect.
         deployment: Changed in place.
+        print_line: Called with a line where a schedule is removed.
 
     Returns:
         Whether the deployment or its schedule is switched off.
@@ -154,6 +155,8 @@ def keep_operator_changes(client: Any, deployment: RunnerDeployment) -> bool:
     added = [each for each in registered.schedules if each not in ours]
     for each in ours if not wanted else ():
         client.delete_deployment_schedule(registered.id, each.id)
+        line = getattr(each.schedule, "cron", each.schedule)
+        print_line(f"{deployment.name}: the schedule {line!r} of an earlier --cron is removed, since this call has none")
     deployment.schedules = [*wanted, *map(_copied, added)]
     return deployment.paused or any(not schedule.active for schedule in wanted)
 

@@ -15,7 +15,7 @@ from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
 from prefect.runner._starter_engine import EngineCommandStarter
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ServerAway
 from flows.crashed_runs import RunProcesses
 from flows.stopping import APART_SECONDS, STOPS
 
@@ -78,7 +78,7 @@ class GracefulRunner(Runner):
         """Serve until SIGTERM, SIGINT or SIGHUP; a second signal kills the runs at once.
 
         Raises:
-            ConfigurationError: the server has ended for good.
+            ServerAway: the server has ended for good.
         """
         loop = asyncio.get_running_loop()
 
@@ -102,7 +102,7 @@ class GracefulRunner(Runner):
             with suppress(asyncio.CancelledError):
                 await serving
         if not self._signals:
-            raise ConfigurationError("the Prefect server has ended, and its runs with it; start both again")
+            raise ServerAway("the Prefect server has ended, and its runs with it; start both again")
 
     def handle_sigterm(self, *_: object) -> None:
         """Do nothing: `serve` has a handler of its own. Prefect's would end the process at once."""

@@ -94,10 +94,13 @@ def erase_expired_consent(config: FormConfig) -> State:
 
 def _erase_expired(config: NightlyConfig) -> State:
     """List and erase, and create an artifact with a row for each person, by key."""
+    unfinished: set[str] = set()
     try:
         store, secret = open_with_secret(config)
         found = expired_consents(config, store, secret)
-        receipts = erase_expired(config, store, secret, found, report=get_run_logger().info)
+        receipts = erase_expired(
+            config, store, secret, found, report=get_run_logger().info, unfinished=unfinished
+        )
     except ConfigurationError as error:
         return Failed(message=without_people(error))
     states = {receipt.identity_key: receipt.state for receipt in receipts}
@@ -105,7 +108,7 @@ def _erase_expired(config: NightlyConfig) -> State:
         {
             "identity": each.identity_key,
             "days since the consent": each.days,
-            "erasure": states.get(each.identity_key, "kept"),
+            "erasure": "not complete" if each.identity_key in unfinished else states.get(each.identity_key, "kept"),
         }
         for each in found
     ]
@@ -113,7 +116,13 @@ def _erase_expired(config: NightlyConfig) -> State:
     rule = "consent.erase_after_days is not set" if grace is None else f"{grace} days of grace"
     about = f"{len(found)} consents have ended, {len(receipts)} people erased ({rule})"
     create_table_artifact(table=rows, key="expired-consents", description=about)
+    if unfinished:
+        return Failed(message=f"{about}; {_not_complete(unfinished)}")
     return Completed(message=about)
+
+
+def _not_complete(unfinished: set[str]) -> str:
+    return f"the erasure of {', '.join(sorted(unfinished))} is not complete: the log says why"
 
 
 @flow(name="collect-garbage", flow_run_name="collect-garbage", persist_result=False)
@@ -129,7 +138,8 @@ def _collect(what: CollectionRequest, place: StorePlace) -> State:
         store = open_existing(_config(place))
     except ConfigurationError as error:
         return Failed(message=str(error))
-    finished = finish_erasures(store, report=report) if what.delete else []
+    unfinished: set[str] = set()
+    finished = finish_erasures(store, report=report, unfinished=unfinished) if what.delete else []
     found = collect(
         store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, report=report
     )
@@ -144,6 +154,8 @@ def _collect(what: CollectionRequest, place: StorePlace) -> State:
         f"{len(finished)} erasures continued, {len(found.damaged)} damaged records"
     )
     create_table_artifact(table=rows, key="garbage", description=about)
+    if unfinished:
+        return Failed(message=f"{about}; {_not_complete(unfinished)}")
     return Completed(message=about)
 
 

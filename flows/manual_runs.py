@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Prefect makes the form from them.
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +54,8 @@ class StudyRequest(Section):
     out: str = Field(
         "work/studies",
         min_length=1,
-        description="Folder of tables, pages and figures, on the machine of the run.",
+        description="Folder of tables, pages and figures, on the machine of the run; for a work pool an absolute path, "
+        "since the folder in which its worker starts a run is removed afterwards.",
     )
 
 
@@ -96,9 +98,19 @@ def study(request: StudyRequest, config: FormConfig) -> State:
     return _run_study(request, config)
 
 
+def _is_of_pool_worker(folder: Path) -> bool:
+    """Whether a folder is one in which Prefect's process worker starts a run, and which it removes."""
+    return folder.parent == Path(tempfile.gettempdir()).resolve() and folder.name.endswith("prefect")
+
+
 def _run_study(request: StudyRequest, config: NightlyConfig) -> State:
     """Run a study; each variant that is not complete in the store is a sub-flow."""
     about, log = studies()[request.study], get_run_logger()
+    if not Path(request.out).is_absolute() and _is_of_pool_worker(Path.cwd()):
+        return Failed(
+            message=f"out {request.out!r} would lie in {Path.cwd()}, which the work pool's worker removes after the run; "
+            "give an absolute path"
+        )
     settings = {"generate.grid": request.grid}
     if about.selects:
         settings["score.scorers"] = SELECTION_SCORERS[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, ServerAway
 
 
 def configured_server() -> str | None:
@@ -47,6 +47,7 @@ def require_server() -> str:
 
     Raises:
         ConfigurationError: there is no such server; the message names the setting to change.
+        ServerAway: it does not answer now.
     """
     url = configured_server()
     if not url:
@@ -57,7 +58,7 @@ def require_server() -> str:
     from flows.prefect_health import why_out_of_reach
 
     if why := why_out_of_reach():
-        raise ConfigurationError(
+        raise ServerAway(
             f"PREFECT_API_URL: {why}; start the server and look at its log, or correct or unset PREFECT_API_URL"
         )
     return url

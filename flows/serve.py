@@ -24,7 +24,8 @@ from uuid import UUID
 import click
 
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, ServerAway
+from faceid_core.outcomes import EXIT_FAILURES
 from faceid_core.private import without_credentials
 from flows.cli_automations import put_silent
 from flows.local_network import exempt_loopback_from_proxy, http_origin, reachable_host
@@ -60,17 +61,22 @@ def serve(config: NightlyConfig, host: str, port: int, cron: str) -> None:
 
     The server is the one of PREFECT_API_URL. Without it a server is started here; its pages ask once for a string
     that is kept in ~/.config/faceid/prefect-auth. Ctrl-C or SIGTERM ends the runs, each with its outcome report, and then
-    this command. Schedules stay as they are for the next faceid serve.
+    this command. The schedule of --cron is removed by the next faceid serve without --cron, which says so. If the server
+    ends or is away, the exit status is 2, and a service manager may start this command again.
 
     \b
     Example:
       faceid serve --config run.yaml --cron '0 22 * * *'
     """
-    if configured_server():
-        _serve(config, cron, require_server(), None)
-        return
-    with _own_server(host, port) as (url, server):
-        _serve(config, cron, url, server)
+    try:
+        if configured_server():
+            _serve(config, cron, require_server(), None)
+        else:
+            with _own_server(host, port) as (url, server):
+                _serve(config, cron, url, server)
+    except ServerAway as away:
+        click.echo(f"error: {away}", err=True)
+        raise click.exceptions.Exit(EXIT_FAILURES) from None
 
 
 @contextmanager
@@ -217,7 +223,7 @@ def _wait_until_it_answers(server: subprocess.Popen, origin: str, port: int) -> 
         ):
             return
         time.sleep(0.5)
-    raise ConfigurationError(f"the Prefect server did not answer within {SERVER_START_SECONDS} s")
+    raise ServerAway(f"the Prefect server did not answer within {SERVER_START_SECONDS} s")
 
 
 def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen | None) -> None:
@@ -248,7 +254,7 @@ def _serve(config: NightlyConfig, cron: str, url: str, server: subprocess.Popen 
         offered = deployments(config, cron)
         refuse_those_of_pools(client, offered)
         for deployment in offered:
-            if keep_operator_changes(client, deployment):
+            if keep_operator_changes(client, deployment, click.echo):
                 click.echo(f"{deployment.name}: switched off on the server, and left off")
             # Without an event loop it answers at once, not with a coroutine.
             numbers.append(cast(UUID, runner.add_deployment(deployment)))

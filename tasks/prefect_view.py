@@ -20,13 +20,20 @@ from faceid_core.run.records import run_title
 from faceid_core.run.state import Run
 from faceid_core.tables import Tables
 
+TAG = "faceid"  # of every deployment and every run, by which the automations know ours
 WAITING = "WaitingForStore"
 
 
 def name_flow_run(run: Run) -> None:
-    """Name the flow run after the run, now that its number of people is known."""
+    """Name the flow run after the run, now that its number of people is known, and give it the tag of deployments.
+
+    By the tag the automations find it. A flow run within another, as a variant of a study is, gets none: the outer
+    one tells.
+    """
+    own = flow_run.get_parent_flow_run_id() is None
+    tags = sorted({*flow_run.get_tags(), TAG}) if own else None
     try:
-        get_client(sync_client=True).update_flow_run(UUID(flow_run.get_id()), name=run_title(run))
+        get_client(sync_client=True).update_flow_run(UUID(flow_run.get_id()), name=run_title(run), tags=tags)
     except Exception as error:  # the run does not need a name
         get_run_logger().warning("run %s keeps its first name: %s", run.run_id, error)
 

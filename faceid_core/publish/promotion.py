@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from faceid_core.errors import StoreError
-from faceid_core.outcomes import EXIT_COMPLETE, tally
+from faceid_core.outcomes import EXIT_COMPLETE, Outcome, tally
 from faceid_core.publish.comparison import Change, EarlierRuns, changed_people
 from faceid_core.publish.gate import RunComparison, compare_runs
 from faceid_core.report.comparison_page import comparison_page
@@ -123,6 +123,8 @@ def _may_not(run: Run, exit_status: int) -> str:
     """Why a run can never be current, whatever its figures are; empty if it can."""
     if exit_status != EXIT_COMPLETE or tally(run.outcome_reports.values())["not_reached"]:
         return "this run is not complete"
+    if not {Outcome.DONE, Outcome.CACHED} & {each.outcome for each in run.outcome_reports.values()}:
+        return "this run has no result of any identity"
     if run.config.run.only or run.evaluation_only:
         return "this run is of chosen identities or of evaluation alone"
     return ""

@@ -93,11 +93,18 @@ def erase(
     return receipt
 
 
-def finish_erasures(store: ObjectStore, *, report: Callable[[str], None] | None = None) -> list[Receipt]:
+def finish_erasures(
+    store: ObjectStore, *, report: Callable[[str], None] | None = None, unfinished: set[str] | None = None
+) -> list[Receipt]:
     """Do the second sweep of every erasure that is due, and sweep again wherever something of a person has come back.
 
     Of a complete erasure everything that was written since is looked at: objects, and rows in files of the tables,
     whether a version names them or not.
+
+    Args:
+        store: The store.
+        report: Called with lines that name people by key.
+        unfinished: The keys of people whose erasure cannot be completed now are added to it.
 
     Returns:
         The receipts of erasures that were gone on with.
@@ -120,6 +127,8 @@ def finish_erasures(store: ObjectStore, *, report: Callable[[str], None] | None 
                 found.append(_sweep(store, receipt, report, watch, again_after=LONGEST_LEASE_SECONDS))
         except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:  # the other erasures go on
             report(f"{key}: the erasure is not complete and waits for the next time: {error}")
+            if unfinished is not None:
+                unfinished.add(key)
     return found
 
 

@@ -77,6 +77,7 @@ def erase_expired(
     wait: bool = True,
     longest_lease: float = LONGEST_LEASE_SECONDS,
     report: Callable[[str], None] | None = None,
+    unfinished: set[str] | None = None,
 ) -> list[Receipt]:
     """Erase those of the found people who are due, and go on with erasures that were begun before.
 
@@ -91,6 +92,7 @@ def erase_expired(
         wait: Wait for the second sweep; otherwise the next call or `finish_erasures` does it.
         longest_lease: Seconds between the two sweeps.
         report: Called with lines that name people by key.
+        unfinished: The keys of people whose erasure cannot be completed now are added to it.
 
     Returns:
         A receipt for each person whose erasure was begun or gone on with.
@@ -109,7 +111,8 @@ def erase_expired(
             f"the consent of {len(due)} people ended more than {grace} days ago, and consent.erase_at_most is {most}: "
             "none was erased. Check the dates of the manifest and of this machine; then raise consent.erase_at_most"
         )
-    receipts = {receipt.identity_key: receipt for receipt in finish_erasures(store, report=report)}
+    begun = finish_erasures(store, report=report, unfinished=unfinished)
+    receipts = {receipt.identity_key: receipt for receipt in begun}
 
     def sweep(person: ExpiredConsent, *, wait: bool) -> None:
         key = person.identity_key
@@ -119,6 +122,8 @@ def erase_expired(
             )
         except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:
             tell(f"{key}: the erasure is not complete and waits for the next time: {error}")
+            if unfinished is not None:
+                unfinished.add(key)
 
     for person in due:
         if _ended(config).get(person.identity_id, 0) > grace:

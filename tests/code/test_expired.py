@@ -108,8 +108,11 @@ def test_an_erasure_that_broke_off_is_gone_on_with_and_costs_the_others_nothing(
 
     monkeypatch.setattr(expired, "erase", breaks_off)
     due = expired_consents(config, store, SECRET)
-    (receipt,) = erase_expired(config, store, SECRET, due, longest_lease=0.0, report=said.append)
-    assert receipt.identity_key == SECRET.identity_key(PEOPLE[1])
+    unfinished: set[str] = set()
+    (receipt,) = erase_expired(
+        config, store, SECRET, due, longest_lease=0.0, report=said.append, unfinished=unfinished
+    )
+    assert receipt.identity_key == SECRET.identity_key(PEOPLE[1]) and unfinished == {first}
     assert [line for line in said if line.startswith(f"{first}: the erasure is not complete")]
     assert held(store) == {PEOPLE[0], *PEOPLE[2:]}
     monkeypatch.setattr(expired, "erase", real)

@@ -178,10 +178,13 @@ def test_commands_that_need_a_server_say_which_setting_is_wrong(monkeypatch, cap
         (address, (503, b"{}"), ["503", "its log"]),
         (address.replace("//", "//me:secret@"), (401, b"{}"), ["401"]),
     ]
+    # A server that may come back ends `serve` with another status, after which systemd starts it again.
+    may_pass = {"http://127.0.0.1:9/api", "http://no-such-host.invalid/api"}
     for url, answer, words in cases:
         server.answer = answer
+        status = 2 if command == "serve" and (url in may_pass or "503" in words) else 3
         with temporary_settings({PREFECT_API_URL: url}):
-            assert run_cli(monkeypatch, command) == 3, url
+            assert run_cli(monkeypatch, command) == status, url
         assert not waited, url
         told = capsys.readouterr().err
         assert "Traceback" not in told and "bug" not in told and "secret" not in told, told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,8 @@ def test_the_run_policy_reaches_the_prefix_only():
     template = yaml.load((INFRA / "aws" / "store-policy.yaml").read_text(), Template)
     for resource in template["Resources"].values():
         for statement in resource["Properties"]["PolicyDocument"]["Statement"]:
+            # A statement on a condition is [condition, statement, nothing].
+            statement = statement[1] if isinstance(statement, list) else statement
             if statement["Effect"] == "Deny":
                 continue
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
@@ -65,10 +68,26 @@ def test_the_run_policy_reaches_the_prefix_only():
                 statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
             )
             scoped = all("${Prefix}" in name for name in resources)
+            if statement["Sid"] == "ReadTheInput":
+                assert actions == ["s3:GetObject"] and resources[0].endswith("/${InputPrefix}/*")
+                continue
+            if statement["Sid"] == "UseTheKey":
+                assert set(actions) <= {"kms:Decrypt", "kms:GenerateDataKey"} and resources == ["KmsKeyArn"]
+                continue
             listed = json.dumps(statement.get("Condition", {}))
             # S3 cannot confine the listing of unfinished uploads to a prefix.
             free = actions == ["s3:ListBucketMultipartUploads"]
             assert scoped or "${Prefix}" in listed or free, statement["Sid"]
+
+
+def test_what_the_cluster_reads_is_what_the_policy_lets_it_read():
+    policy = (INFRA / "aws" / "store-policy.yaml").read_text()
+    given = dict(re.findall(r"(BucketName|Prefix|InputPrefix)=(\S+)", policy))
+    maps = [each for each in yaml.safe_load_all((INFRA / "kubernetes" / "base.yaml").read_text()) if "data" in each]
+    (run,) = (yaml.safe_load(each["data"]["run.yaml"]) for each in maps if "run.yaml" in each["data"])
+    assert run["store"] == f"s3://{given['BucketName']}/{given['Prefix']}"
+    for name in ("identities", "weights"):
+        assert run[name].startswith(f"s3://{given['BucketName']}/{given['InputPrefix']}/"), name
 
 
 def test_the_prefect_server_is_on_loopback_with_authentication_and_without_analytics():

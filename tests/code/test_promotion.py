@@ -44,7 +44,8 @@ def publish(folder, number: int, likeness: float, **more):
 
 
 def published(
-    folder, number: int, likeness: float, *, complete=True, spread=0.0, weak="", edit=lambda made: made, **sections
+    folder, number: int, likeness: float, *, complete=True, outcome=Outcome.DONE,
+    spread=0.0, weak="", edit=lambda made: made, **sections
 ):
     """A published night, its exit status, and what the tables showed before it."""
     store = open_store(str(folder))
@@ -66,7 +67,7 @@ def published(
     config = parse_config({"name": "nightly", "store": str(folder), "gate": gate, **sections})
     run = SimpleNamespace(
         run_id=run_name(number), store=store, config=config, started_at=row["started_at"], evaluation_only=False,
-        reporter=Notes(), outcome_reports={"a": SimpleNamespace(outcome=Outcome.DONE)},
+        reporter=Notes(), outcome_reports={"a": SimpleNamespace(outcome=outcome)},
     )  # fmt: skip
     return run, 0 if complete else 2, earlier
 
@@ -103,6 +104,9 @@ def test_readers_see_the_current_run_and_a_person_may_set_it(tmp_path, monkeypat
     assert held.sentence == ""
     _, chosen, _ = publish(tmp_path, 3, 0.9, run={"only": ["person-0001"]})
     assert f"current stays {run_name(1)}: " in chosen.sentence
+
+    _, empty, _ = publish(tmp_path, 4, 0.9, outcome=Outcome.REJECTED)
+    assert empty.sentence == f"current stays {run_name(1)}: this run has no result of any identity"
 
     def shown(sql):
         return Tables(store).query(sql).to_pylist()

@@ -29,6 +29,17 @@ def test_a_wrong_configuration_is_not_started_again():
 
 
 @TESTED
+def test_a_server_that_is_away_for_hours_is_waited_for(unit):
+    assert settings_of(unit)["Unit"]["StartLimitIntervalSec"] == ["0"], "no number of starts is too many"
+
+
+def test_the_unit_schedules_the_nightly_run():
+    (serve,) = [unit for unit in UNITS if "serve" in unit.stem]
+    words = shlex.split(settings_of(serve)["Service"]["ExecStart"][0])
+    assert len(words[words.index("--cron") + 1].split()) == 5
+
+
+@TESTED
 def test_it_runs_as_nobody_special_and_sees_the_gpu(unit):
     service = settings_of(unit)["Service"]
     assert service["User"] == ["faceid"] and service["CapabilityBoundingSet"] == [""]

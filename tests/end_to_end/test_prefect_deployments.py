@@ -376,13 +376,13 @@ def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, clie
     assert "0 variants computed, 1 were in the store" in again.message
 
 
-def register(client, cron: str, *names: str):
-    """Register deployments, as `serve` does with all at its start; returns nightly."""
+def register(client, cron: str, *names: str, told: list[str] | None = None):
+    """Register deployments, as `serve` does with all at its start; returns nightly. What is said goes into `told`."""
     from flows.deployments import deployments, keep_operator_changes
 
     for deployment in deployments(NightlyConfig(), cron):
         if deployment.name in ("nightly", *names):
-            keep_operator_changes(client, deployment)
+            keep_operator_changes(client, deployment, [].append if told is None else told.append)
             deployment.apply()
     return client.read_deployment_by_name("nightly/nightly")
 
@@ -406,7 +406,9 @@ def test_a_schedule_that_is_switched_off_stays_off(client):
     client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=True)
     client.create_deployment_schedules(nightly.id, [(CronSchedule(cron="5 5 * * *"), False)])
     assert schedules(register(client, "0 21 * * *")) == {"0 21 * * *": True, "5 5 * * *": False}
-    assert schedules(register(client, "")) == {"5 5 * * *": False}
+    told: list[str] = []
+    assert schedules(register(client, "", told=told)) == {"5 5 * * *": False}
+    assert told == ["nightly: the schedule '0 21 * * *' of an earlier --cron is removed, since this call has none"]
     client.pause_deployment(nightly.id)
     nightly = register(client, "0 22 * * *")
     assert schedules(nightly) == {"5 5 * * *": False, "0 22 * * *": True} and nightly.paused

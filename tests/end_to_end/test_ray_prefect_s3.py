@@ -29,6 +29,14 @@ def flow_states() -> dict[str, set[str]]:
     return found
 
 
+def tagged_flow_runs() -> set[str]:
+    """The first words of the names of the flow runs with the tag of deployments."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return {run.name.split("-")[0] for run in client.read_flow_runs(limit=200) if "faceid" in run.tags}
+
+
 def test_ray_and_prefect_on_s3_equal_one_process_on_a_folder(
     small, people_and_trouble, tmp_path, s3_server, prefect_server
 ):
@@ -65,6 +73,7 @@ def test_prefect_holds_keys_and_no_id(small, people_and_trouble, tmp_path, prefe
     config = small(str(tmp_path / "store"), people_and_trouble, executor="inline", execution={"chunk": 1})
     run, ended = run_with_prefect(config, LogReporter())
     assert ended.exit_status == 0, "chunks that run at once do not disturb each other"
+    assert tagged_flow_runs() == {"small"}, "the automations look for the run, and for none of its stages"
     served = nightly(config, return_state=True)
     assert served.is_completed(), served.message
     APILogHandler().flush()
