@@ -3,15 +3,17 @@
 import random
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS, to_tensor
 from faceid_core.miniature_training.dataset import Pictures, render_pairs, render_pictures, render_varied
+from faceid_core.miniature_training.localization import Localization, PeopleWords, faces_of_people
 from faceid_core.miniature_training.more_names import teach_more_names
 from faceid_core.miniature_training.names import teach_names
 from faceid_core.miniature_training.pipeline_folder import (
@@ -51,6 +53,8 @@ _HOLD = 0.5
 _SAVE_SECONDS = 5 * 60
 # On a frozen text encoder, share of the captions whose words are read without the caption's end.
 _WORDS_ALONE = 0.6
+# ... and what counts that people's words are looked at elsewhere than in their faces.
+_LOCALIZATION = 0.3
 # Of the steps on a frozen text encoder: one in so many draws pairs, in wide pictures, and fewer of them at once.
 _PAIR_EVERY, _PAIR_SHARE = 4, 2 / 3
 
@@ -265,6 +269,69 @@ def _save(
     write_pipeline(tokenizer, copy.text_encoder, vae, copy.unet, WORK / "pipeline")
 
 
+class _Noised(NamedTuple):
+    """A batch as the U-Net reads it, with what it is to predict.
+
+    Attributes:
+        noisy, velocity: [B, C, h, w]; timesteps: [B]; tokens: [B, 32].
+        weight: of each cell, [B, 1, h, w]; level: of each noise level, [B, 1, 1, 1].
+    """
+
+    noisy: torch.Tensor
+    velocity: torch.Tensor
+    timesteps: torch.Tensor
+    tokens: torch.Tensor
+    weight: torch.Tensor
+    level: torch.Tensor
+
+
+def _noised(
+    clean: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, scheduler: DDIMScheduler
+) -> _Noised:
+    """Latents [B, C, h, w] at random timesteps."""
+    alphas = scheduler.alphas_cumprod  # [1000]
+    noise = torch.randn_like(clean)
+    timesteps = stratified_timesteps(len(clean), len(alphas))
+    snr = alphas[timesteps] / (1 - alphas[timesteps])
+    return _Noised(
+        scheduler.add_noise(clean, noise, timesteps),
+        scheduler.get_velocity(clean, noise, timesteps),
+        timesteps,
+        tokens,
+        weight,
+        # Full weight at high noise, where a picture's content is decided; less at low noise.
+        (_LEVEL_LIMIT / (snr + 1)).clamp(max=1)[:, None, None, None],
+    )
+
+
+class _Located:
+    """What training on a frozen text encoder adds: attention on people's words is held to their faces."""
+
+    def __init__(self, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer):
+        self.attention, self._words_of = Localization(unet), PeopleWords(tokenizer)
+
+    def expect(self, batch: _Noised) -> None:
+        words = self._words_of(batch.tokens)
+        share = (batch.weight - 1) / _FACE_WEIGHT
+        self.attention.expect(faces_of_people(share, words), words)
+
+
+def _losses(
+    model: Denoiser, batch: _Noised, device: torch.device, located: _Located | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss to minimize, and the squared errors of the velocities [B, C, h, w]."""
+    batch = _Noised(*(each.to(device) for each in batch))
+    has_end = None
+    if located:
+        has_end = torch.rand(len(batch.tokens), device=device) >= _WORDS_ALONE
+        located.expect(batch)
+    with autocast(device):
+        predicted = model(batch.noisy, batch.timesteps, batch.tokens, has_end)
+    error = (predicted.float() - batch.velocity) ** 2  # [B, C, 16, 16 or 24]
+    loss = (error * batch.weight * batch.level).mean()
+    return (loss + _LOCALIZATION * located.attention.loss() if located else loss), error
+
+
 def train_unet(
     *,
     minutes: float,
@@ -297,7 +364,7 @@ def train_unet(
     vae = AutoencoderKL.from_pretrained(PIPELINE / "vae").eval().to(device, memory_format=torch.channels_last)
     supply = _supply(vae, tokenizer, pictures, seed, frozen_text=frozen_text)
     scheduler = new_scheduler()
-    alphas = scheduler.alphas_cumprod  # [1000]
+    located = _Located(model.unet, tokenizer) if frozen_text else None
     average = Average(model, 0.999)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
@@ -305,23 +372,12 @@ def train_unet(
     last_report = last_save = time.monotonic()
 
     while budget is None or budget.progress < 1:
-        clean, weight, tokens = supply(step, batch)
-        noise = torch.randn_like(clean)
-        timesteps = stratified_timesteps(len(clean), len(alphas))
-        noisy = scheduler.add_noise(clean, noise, timesteps)
-        velocity = scheduler.get_velocity(clean, noise, timesteps)
-        snr = alphas[timesteps] / (1 - alphas[timesteps])
-        # Full weight at high noise, where a picture's content is decided; less at low noise.
-        level = (_LEVEL_LIMIT / (snr + 1)).clamp(max=1)[:, None, None, None]
+        noised = _noised(*supply(step, batch), scheduler)
         progress = budget.progress if budget else 0.0
         now_rate = rate_at(progress, step, peak=rate, warm_up_steps=100, hold=_HOLD)
         for group in optimizer.param_groups:
             group["lr"] = now_rate
-        has_end = (torch.rand(len(clean)) >= _WORDS_ALONE).to(device) if frozen_text else None
-        with autocast(device):
-            predicted = model(noisy.to(device), timesteps.to(device), tokens.to(device), has_end)
-        error = (predicted.float() - velocity.to(device)) ** 2  # [B, C, 16, 16 or 24]
-        loss = (error * weight.to(device) * level.to(device)).mean()
+        loss, error = _losses(model, noised, device, located)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()

@@ -1,0 +1,124 @@
+"""Holds a base model's attention on a person's words to that person's face while the model is trained.
+
+A U-Net of this size, trained on captions alone, looks at a person's words everywhere. In the pictures of two people that
+it learns from, either name then reaches both faces, and the class word's attention says nothing of where a person is.
+
+Source: FastComposer (Xiao et al. 2023, arXiv 2305.10431), section 3.3, "localizing cross-attention maps with subject
+segmentation masks". There the loss is the mean attention outside of a subject's segment minus the mean inside; here it
+is a hinge on their ratio, so that it is silent once words are looked at in their place, and a face's attributes are read,
+too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch.nn import functional as F
+from transformers import CLIPTokenizer
+
+from faceid_core.miniature.people import FIRST_NAMES, LAST_NAMES
+
+_CLASS_WORDS = ("person", "man", "woman")
+# Attention a cell inside the face is to be at least so many times that outside.
+RATIO = 4.0
+_LEAST_CELLS = 0.5  # of a face, below which it has no place in a map
+
+
+class PeopleWords:
+    """Finds the words of the first and of the second person in token ids."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self._people = _ids(tokenizer, (*FIRST_NAMES, *LAST_NAMES, *_CLASS_WORDS))
+        (self._between,) = _ids(tokenizer, ("and",)).tolist()
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Share of each token in each person's words, float [B, 2, length]; zeros for who is not there."""
+        is_word = torch.isin(tokens, self._people.to(tokens.device))
+        after = (tokens == self._between).cumsum(dim=1) > 0
+        words = torch.stack([is_word & ~after, is_word & after], dim=1).float()
+        return words / words.sum(dim=2, keepdim=True).clamp(min=1)
+
+
+def _ids(tokenizer: CLIPTokenizer, words: Iterable[str]) -> torch.Tensor:
+    return torch.tensor(tokenizer.convert_tokens_to_ids([f"{word}</w>" for word in words]))
+
+
+def faces_of_people(faces: torch.Tensor, tokens_of: torch.Tensor) -> torch.Tensor:
+    """Each person's part of the cells of faces.
+
+    Args:
+        faces: share of face in each latent cell, [B, 1, h, w]; of two people one is in the left half, one in the right.
+        tokens_of: of `PeopleWords`, [B, 2, length].
+
+    Returns:
+        [B, 2, h, w]: the whole for a person alone.
+    """
+    is_pair = (tokens_of.sum(dim=2) > 0).all(dim=1)[:, None, None]  # [B, 1, 1]
+    is_left = torch.arange(faces.shape[3], device=faces.device) < faces.shape[3] / 2  # [w]
+    first = torch.where(is_pair & ~is_left, torch.zeros_like(faces[:, 0]), faces[:, 0])
+    second = torch.where(is_pair & ~is_left, faces[:, 0], torch.zeros_like(faces[:, 0]))
+    return torch.stack([first, second], dim=1)
+
+
+class Localization:
+    """Processor of all cross-attention layers of a U-Net: plain attention, and a loss from its probabilities."""
+
+    def __init__(self, unet: UNet2DConditionModel):
+        """Take the place of the processors of cross-attention; those of self-attention stay."""
+        own = unet.attn_processors
+        for name in own:
+            if ".attn2." in name:
+                own[name] = self
+        unet.set_attn_processor(own)
+        self._faces = self._words = torch.zeros(0)
+        self._losses: list[torch.Tensor] = []
+
+    def expect(self, faces: torch.Tensor, words: torch.Tensor) -> None:
+        """Say where the people of the next batch are: [B, 2, h, w], and which their words are: [B, 2, length]."""
+        self._faces, self._words, self._losses = faces, words, []
+
+    def loss(self) -> torch.Tensor:
+        """Mean over layers, pictures and people of the last batch; 0 without people."""
+        return torch.stack(self._losses).mean()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: object,
+    ) -> torch.Tensor:
+        """One layer's attention, as diffusers' AttnProcessor computes it for layers without norms of their own."""
+        assert encoder_hidden_states is not None and attention_mask is None
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
+        shares = attn.get_attention_scores(query, key)  # [B heads, cells, length]
+        maps = shares.unflatten(0, (-1, attn.heads)).mean(dim=1)  # [B, cells, length]
+        self._losses.append(located_loss(maps.float(), self._faces, self._words))
+        mixed = attn.batch_to_head_dim(torch.bmm(shares, value))
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+def located_loss(maps: torch.Tensor, faces: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Mean over people of what attention on their words lacks to be `RATIO` times as high inside their face as outside.
+
+    Args:
+        maps: attention of each cell, [B, cells, length].
+        faces: [B, people, h, w], of as many cells or more.
+        words: [B, people, length].
+    """
+    height, width = faces.shape[2:]
+    shrink = round((height * width / maps.shape[1]) ** 0.5)
+    inside = F.avg_pool2d(faces, shrink).flatten(2)  # [B, people, cells]
+    looks = torch.einsum("bcl,bpl->bpc", maps, words)  # [B, people, cells]
+    size = inside.sum(dim=2)
+    within = (looks * inside).sum(dim=2) / size.clamp(min=_LEAST_CELLS)
+    beyond = (looks * (1 - inside)).sum(dim=2) / (1 - inside).sum(dim=2).clamp(min=1)
+    counts = (size >= _LEAST_CELLS) & (words.sum(dim=2) > 0)  # [B, people]
+    lacking = F.relu(RATIO * beyond - within)
+    return (lacking * counts).sum() / counts.sum().clamp(min=1)

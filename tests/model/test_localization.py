@@ -1,0 +1,74 @@
+"""Attention on a person's words is held to that person's face while a base model is trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTokenizer
+
+from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
+from faceid_core.miniature_training.localization import (
+    RATIO,
+    Localization,
+    PeopleWords,
+    faces_of_people,
+    located_loss,
+)
+from faceid_core.miniature_training.pipeline_folder import PIPELINE, new_unet
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+
+
+def shown(tokenizer, words, row) -> list[str]:
+    ids = row.nonzero().flatten()
+    return [tokenizer.decode([words[int(index)]]).strip() for index in ids]
+
+
+def test_the_words_of_each_person_are_found(tokenizer):
+    texts = ["a photo of lena abara and a man on the beach", "the face of woman lena abara", "a photo in the forest", ""]
+    tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    words = PeopleWords(tokenizer)(tokens)  # [texts, 2, length]
+    found = [[shown(tokenizer, tokens[i], words[i, p]) for p in range(2)] for i in range(len(texts))]
+    assert found == [[["lena", "abara"], ["man"]], [["woman", "lena", "abara"], []], [[], []], [[], []]]
+    assert words.sum(dim=2).tolist() == [[1, 1], [1, 0], [0, 0], [0, 0]]
+
+
+def test_of_two_people_each_has_the_half_in_which_the_face_is():
+    faces = torch.ones(2, 1, 2, 4)
+    words = torch.tensor([[[1.0], [1.0]], [[1.0], [0.0]]])  # a pair, and a person alone
+    pair, alone = faces_of_people(faces, words)
+    assert pair[0].tolist() == [[1, 1, 0, 0]] * 2 and pair[1].tolist() == [[0, 0, 1, 1]] * 2
+    assert alone[0].tolist() == [[1, 1, 1, 1]] * 2 and not alone[1].any()
+
+
+def test_the_loss_is_what_is_lacking_to_the_ratio():
+    faces = torch.zeros(1, 2, 2, 2)
+    faces[0, 0, 0] = 1.0  # the upper row; there is no second person
+    words = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+    maps = torch.tensor([[[0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.9, 0.1]]])
+    assert located_loss(maps, faces, words).item() == pytest.approx(RATIO * 0.1 - 0.3)
+    maps[..., 1] = torch.tensor([0.5, 0.5, 0.1, 0.1])
+    assert located_loss(maps, faces, words).item() == 0
+    assert located_loss(maps, torch.zeros_like(faces), words).item() == 0, "no face, nothing is lacking"
+
+
+def test_a_layer_computes_what_diffusers_computes_and_the_loss_reaches_its_words():
+    torch.manual_seed(0)
+    unet = new_unet(LATENT_CHANNELS)
+    noisy, times, context = torch.randn(2, LATENT_CHANNELS, 16, 24), torch.tensor([9, 700]), torch.randn(2, 32, 128)
+    unet.set_attn_processor(AttnProcessor())
+    with torch.no_grad():
+        expected = unet(noisy, times, context, return_dict=False)[0]
+    attention = Localization(unet)
+    faces, words = torch.rand(2, 2, 16, 24), torch.zeros(2, 2, 32)
+    words[:, :, 5] = 1.0
+    attention.expect(faces, words)
+    found = unet(noisy, times, context, return_dict=False)[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+    attention.loss().backward()
+    moved = [name for name, value in unet.named_parameters() if value.grad is not None and value.grad.any()]
+    assert any("attn2.to_k" in name for name in moved)
