@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.helpers.units import UNITS, settings_of
+from tests.helpers.waiting import within_time
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240
@@ -29,6 +30,49 @@ def environment_of(service: dict[str, list[str]], home: Path, api: str) -> dict[
         lines = (ROOT / "infra" / "prefect" / "client.env").read_text().splitlines()
         found |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     return found | {"PREFECT_API_URL": api, "FACEID_IDENTITY_SECRET": "ab" * 32}
+
+
+@pytest.mark.exhaustive
+def test_a_worker_that_is_stopped_lets_its_run_end_first(prefect_server, tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.settings import PREFECT_API_URL
+
+    from tests.helpers.slow_flow import slow
+
+    (unit,) = [each for each in UNITS if "worker" in each.stem]
+    service, folder = settings_of(unit)["Service"], tmp_path / "run"
+    folder.mkdir()
+    environment = environment_of(service, tmp_path, str(PREFECT_API_URL.value()))
+    with get_client(sync_client=True) as client:
+        if "faceid" not in [pool.name for pool in client.read_work_pools()]:
+            client.create_work_pool(WorkPoolCreate(name="faceid", type="process"))
+        deployment = client.create_deployment(
+            client.create_flow(slow), "slow", entrypoint="tests.helpers.slow_flow.slow", work_pool_name="faceid",
+            parameter_openapi_schema={}, enforce_parameter_schema=False,
+        )  # fmt: skip
+        words = shlex.split(service["ExecStart"][0])[1:]
+        log = tmp_path / "log"
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words], env=environment, cwd=tmp_path, stdout=log.open("wb"),
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            run = client.create_flow_run_from_deployment(deployment, parameters={"folder": str(folder)})
+            within_time((folder / "began").exists, "the run's beginning")
+            # systemd runs ExecStop, and sends the signal when it has ended.
+            known = {"/opt/faceid/bin/python": sys.executable, "$MAINPID": str(worker.pid)}
+            stop = [known.get(each, each) for each in shlex.split(service["ExecStop"][0])]
+            subprocess.run(stop, check=True, timeout=int(service["TimeoutStopSec"][0]), env=environment)
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(int(service["TimeoutStopSec"][0]))
+            assert (folder / "outcome report").exists(), log.read_text(errors="replace")[-2000:]
+            assert client.read_flow_run(run.id).state.is_crashed()
+        finally:
+            for each in [*psutil.Process(worker.pid).children(recursive=True)] if worker.poll() is None else []:
+                each.kill()
+            with suppress(ProcessLookupError):
+                worker.kill()
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
