@@ -62,7 +62,7 @@ def draw(
     strength: float | None,
 ) -> None:
     """The newest tokens that the store holds are used. Several identities can share an image if the base model draws
-    several people; the miniature draws one.
+    several people; the miniature draws one, or a mixture twice.
 
     \b
     Examples:
@@ -114,7 +114,7 @@ def draw(
         if len(people) > 1 and base.description.draws_one_person:
             console.print(
                 f"note: the base model {base.description.name} was trained on pictures of one person and draws one where "
-                "the prompt names several; use a model that draws several",
+                "the prompt names several, or in a wide picture a mixture of them twice; use a model that draws several",
                 soft_wrap=True,
             )
         bars.update(task, description="drawing", total=-(-seeds // batch) * config.generate.steps)

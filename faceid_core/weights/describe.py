@@ -71,7 +71,7 @@ class Description:
     def draws_one_person(self) -> bool:
         """Whether the model was seen to draw one person where a prompt names two; of others nothing is known.
 
-        The miniature never saw two people in one picture.
+        The miniature never saw two people in one picture; in a wide one it draws a mixture of them twice.
         """
         return self.name == MINIATURE
 
