@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -356,7 +357,7 @@ def test_people_whose_consent_ended_are_erased_by_the_scheduled_flow(tmp_path, c
 
 
 @pytest.mark.exhaustive
-def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, client):
+def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, client, monkeypatch):
     from flows.manual_runs import StudyRequest, study
 
     config = small(
@@ -374,6 +375,12 @@ def test_a_study_is_a_night_per_variant_and_a_page(small, people, tmp_path, clie
     assert page.data == (tmp_path / "out" / "kv-split.md").read_text(encoding="utf-8")
     again = study(request, config, return_state=True)
     assert "0 variants computed, 1 were in the store" in again.message
+    # A pool's worker starts runs in a folder that it removes.
+    with tempfile.TemporaryDirectory(suffix="prefect") as folder:
+        monkeypatch.chdir(folder)
+        refused = study(request.model_copy(update={"out": "work/studies"}), config, return_state=True)
+        monkeypatch.undo()
+    assert refused.is_failed() and "give an absolute path" in refused.message
 
 
 def register(client, cron: str, *names: str, told: list[str] | None = None):
