@@ -9,6 +9,7 @@ from transformers import CLIPTokenizer
 
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
 from faceid_core.miniature_training.localization import (
+    LEAST_INSIDE,
     RATIO,
     Localization,
     PeopleWords,
@@ -53,6 +54,8 @@ def test_the_loss_is_what_is_lacking_to_the_ratio():
     assert located_loss(maps, faces, words).item() == pytest.approx(RATIO * 0.1 - 0.3)
     maps[..., 1] = torch.tensor([0.5, 0.5, 0.1, 0.1])
     assert located_loss(maps, faces, words).item() == 0
+    maps[..., 1] = torch.tensor([0.05, 0.05, 0.0, 0.0])
+    assert located_loss(maps, faces, words).item() == pytest.approx(LEAST_INSIDE - 0.05), "looked at nowhere"
     assert located_loss(maps, torch.zeros_like(faces), words).item() == 0, "no face, nothing is lacking"
 
 
