@@ -107,8 +107,9 @@ class Localization:
 
 
 def located_loss(maps: torch.Tensor, faces: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Mean over people of what attention on their words lacks inside their face: to `RATIO` times that outside, and to
-    `LEAST_INSIDE`.
+    """Mean over people of what attention on their words lacks inside their face.
+
+    That is to `RATIO` times the mean outside of it, and to `LEAST_INSIDE`.
 
     Args:
         maps: attention of each cell, [B, cells, length].
