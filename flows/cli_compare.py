@@ -69,7 +69,8 @@ def _print(found, config: NightlyConfig) -> None:
     console.print(table)
     for each in found.worse[:_MOST_NAMED]:
         console.print(
-            f"worse: {each.identity_id}: {each.difference:+.3f} (p = {each.p:.2g}, corrected for {found.people} people)",
+            f"worse: {each.identity_id}: {each.difference:+.3f} (p = {each.p:.2g}, corrected for the "
+            f"{each.compared} people whose scores differ)",
             markup=False,
         )
     if len(found.worse) > _MOST_NAMED:

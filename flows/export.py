@@ -93,6 +93,8 @@ def write_textual_inversion(
     console = Console(highlight=False)
     if is_exact(tokens):
         rest = ", and there is nothing to measure" if measured else ""
+        if vectors:
+            rest += f" (the file has the {tokens.vectors} vectors that were learned, not the {vectors} asked for)"
         console.print(f"exact: the tokens have one stage with K = V, so nothing is lost{rest}")
         write_private(target, to_textual_inversion(tokens, token=token))
         return

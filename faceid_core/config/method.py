@@ -252,6 +252,16 @@ class Method(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _holds_vectors_that_there_are(self) -> Self:
+        held = [name for name in ("direction_prior", "initial_embedding_penalty") if getattr(self, name)]
+        if held and self.parametrization == "name_mixture":
+            raise ValueError(
+                f"{held[0]} holds vectors, and parametrization name_mixture has none; leave it at 0 (prior_weight holds "
+                "a mixture)"
+            )
+        return self
+
     @property
     def kv_count(self) -> int:
         """Sets of vectors per stage: 2 (K and V), or 1 that serves both."""

@@ -110,8 +110,14 @@ class NightlyConfig(Section):
 
     def method(self) -> Method:
         """The method of the run: the preset with its overrides; without known names, the preset's form without prior."""
-        has_names = bool(self.personalize.names_file) or self.base_model.source == _BASE_WITH_NAMES
-        return self.personalize.resolved(has_names=has_names)
+        return self.personalize.resolved(has_names=self._has_names())
+
+    def preset_in_use(self) -> str:
+        """Name of the preset of `method`: without known names, of the configured preset's form without prior."""
+        return self.personalize.preset_in_use(has_names=self._has_names())
+
+    def _has_names(self) -> bool:
+        return bool(self.personalize.names_file) or self.base_model.source == _BASE_WITH_NAMES
 
     def digest(self) -> str:
         """sha256 over the values that results depend on: all but where and how the run executes."""

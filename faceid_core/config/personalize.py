@@ -81,6 +81,10 @@ class PersonalizeConfig(Section):
             raise ValueError(f"with preset {self.preset!r}: {problems}") from None
         return self
 
+    def preset_in_use(self, *, has_names: bool) -> str:
+        """Name of the preset that `resolved` takes."""
+        return self.preset if has_names else WITHOUT_NAMES.get(self.preset, self.preset)
+
     def resolved(self, *, has_names: bool = True) -> Method:
         """Return the preset with the overrides applied, validated as a whole.
 
@@ -89,5 +93,5 @@ class PersonalizeConfig(Section):
                 the form that learns vectors.
         """
         chosen = {k: v for k, v in self.method.model_dump().items() if v is not None}
-        preset = self.preset if has_names else WITHOUT_NAMES.get(self.preset, self.preset)
+        preset = self.preset_in_use(has_names=has_names)
         return Method.model_validate({**PRESETS[preset].model_dump(), **chosen})

@@ -164,10 +164,10 @@ class ScoreConfig(Section):
         "named, of image_text_second.",
     )
     selection_recognizer: Recognizer = Field(
-        "SFace", description="Face recognizer of photographs-selection; never one of recognizers."
+        "SFace", description="Face recognizer of photographs-selection; it should be none of the recognizers that report."
     )
     selection_clip: Clip = Field(
-        "ViT-L/14", description="CLIP model of photographs-selection; never one of clips."
+        "ViT-L/14", description="CLIP model of photographs-selection; it should be none of the clips that report."
     )
 
     @property

@@ -19,7 +19,7 @@ PIXELS = 224  # side of the crops that its networks read
 # of one age differ by less than this in three of four cases.
 SAME_AGE_YEARS = 10.0
 
-_AGE_WORDS = re.compile(r"\b(old|elderly|aged|young|younger|older|child|kid|baby|teenager|wrinkles)\b")
+_AGE_WORDS = re.compile(r"\b(old|elderly|aged|young|younger|older|child|kid|baby|teenager|wrinkles)\b", re.IGNORECASE)
 
 
 class DeepFaceAttributes:

@@ -156,6 +156,14 @@ def _problems(entries: list[_PromptEntry]) -> list[str]:
         for name, count in Counter(entry.id for entry in entries).items()
         if count > 1
     ]
+    texts: dict[str, list[str]] = {}
+    for entry in entries:
+        texts.setdefault(entry.text, []).append(entry.id)
+    found += [
+        f"prompts {' and '.join(map(repr, ids))} have the same text, and so the same images; leave one out"
+        for ids in texts.values()
+        if len(set(ids)) > 1
+    ]
     return found
 
 

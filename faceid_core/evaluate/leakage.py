@@ -38,7 +38,7 @@ SAME_FRAMING = 1.25
 # Face centers nearer than this, in picture sides, have one position.
 SAME_POSITION = 0.02
 
-_CLOSE_UP_WORDS = re.compile(r"\b(face|close-up|portrait|headshot)\b")
+_CLOSE_UP_WORDS = re.compile(r"\b(face|close-up|portrait|headshot)\b", re.IGNORECASE)
 
 Measured = tuple[float | None, str | NoValue]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from faceid_core.errors import ConfigurationError
+from faceid_core.errors import ConfigurationError, MissingWeights
 from faceid_core.personalize.export import POOLING_REPAIR
 from faceid_core.personalize.prompts import fill
-from faceid_core.weights.describe import Description
+from faceid_core.weights.describe import Description, weights_variant
 
 from .exported import DrawOptions
 from .sampling import noise_seed
@@ -67,7 +67,7 @@ def diffusers_script(
         imports="from safetensors.torch import load_file\n" if two else "",
         base=str(folder),
         precision=about.precision,
-        options="" if two else ", safety_checker=None",
+        options=f"{_variant(Path(folder))}{'' if two else ', safety_checker=None'}",
         load=(_TWO if two else _ONE).format(file=str(file), token=token, repair=POOLING_REPAIR),
         shape=_numbers(shape),
         seed=noise_seed(seed, shape),
@@ -78,6 +78,15 @@ def diffusers_script(
         guidance_scale=drawing.guidance_scale,
         picture=picture,
     )
+
+
+def _variant(folder: Path) -> str:
+    """The argument by which diffusers finds weights in half precision, where a folder has no others."""
+    try:
+        variant = weights_variant(folder, "unet", "diffusion_pytorch_model")
+    except MissingWeights:
+        return ""
+    return f", variant={variant!r}" if variant else ""
 
 
 def _numbers(values: Sequence[int]) -> str:

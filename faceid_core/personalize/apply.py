@@ -28,6 +28,8 @@ from .conditioning import Contexts
 from .subjects import Subject, common_boundaries, people_of, subject_contexts
 from .tokens import IdentityTokens
 
+_Place = tuple[int, int]  # a stage, and 0 for K or 1 for V
+
 
 @contextmanager
 def applied(
@@ -65,7 +67,7 @@ class AppliedIdentity:
     def __init__(self, text: _PipelineText, subject: Subject, use: IdentityUse):
         self._text, self._subject, self._use = text, subject, use
         self._boundaries = common_boundaries(people_of(subject))
-        self._known: list[Contexts] = []
+        self._known: list[tuple[Contexts, _Place]] = []
 
     @torch.no_grad()
     def prompt(self, text: str) -> dict[str, torch.Tensor]:
@@ -79,12 +81,26 @@ class AppliedIdentity:
         """
         # contexts: [stages, 2 (K, V), length, context width]
         contexts, _ = subject_contexts(self._text, text, self._subject, self._use)
-        self._known.append(contexts)
-        shown = contexts[0][1:]  # V of the first stage: by these numbers the U-Net's calls are recognized
+        place = self._recognized(text, contexts)
+        self._known.append((contexts, place))
+        shown = contexts[place[0]][place[1] : place[1] + 1]  # by these numbers the U-Net's calls are recognized
         arguments = {"prompt_embeds": shown.states}
         if shown.pooled is not None:
             arguments["pooled_prompt_embeds"] = shown.pooled
         return arguments
+
+    def _recognized(self, text: str, contexts: Contexts) -> _Place:
+        """The context by which a call is known to be of this prompt: V of the first stage, if that is the person's.
+
+        Where the use leaves the person out of it, it is the class word's, and a prompt with that word would be taken for
+        the person's.
+        """
+        words = tuple(each.class_word if isinstance(each, IdentityTokens) else each for each in people_of(self._subject))
+        plain, _ = subject_contexts(self._text, text, words if isinstance(self._subject, tuple) else words[0])
+        stages = contexts.states.shape[0]
+        places = [(stage, kv) for kv in (1, 0) for stage in range(stages)]
+        own = [place for place in places if not torch.equal(contexts.states[place], plain.states[0, 1])]
+        return own[0] if own else places[0]
 
     @contextmanager
     def hooked(self, network: torch.nn.Module) -> Generator[None]:
@@ -97,8 +113,8 @@ class AppliedIdentity:
             stage = stage_of(float(torch.as_tensor(timestep).flatten()[0]), self._boundaries)
             added = named.get("added_cond_kwargs") or {}
             keys, values, pooled = encoded, encoded, added.get("text_embeds")
-            for known in self._known:
-                hit = _rows_of(encoded, known.states[0, 1])  # bool [b]
+            for known, place in self._known:
+                hit = _rows_of(encoded, known.states[place])  # bool [b]
                 keys = _replaced(keys, hit, known.states[stage, 0])
                 values = _replaced(values, hit, known.states[stage, 1])
                 if pooled is not None and known.pooled is not None:

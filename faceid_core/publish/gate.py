@@ -94,13 +94,15 @@ class Moved:
     Attributes:
         identity_id, identity_key: the person.
         difference: the second run's mean over prompts minus the first's.
-        p: of a one-sided t-test over prompts, corrected for the number of people by Holm's method.
+        p: of a one-sided t-test over prompts, corrected by Holm's method for the people who were compared.
+        compared: how many these are: those whose scores differ over prompts.
     """
 
     identity_id: str
     identity_key: str
     difference: float
     p: float
+    compared: int
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _moved(people: Sequence[Mapping], sign: int) -> tuple[Moved, ...]:
         key, difference = each["identity_key"], each["identity"]
         standardized = difference / (each["spread"] / math.sqrt(each["prompts"]))
         p = float(stdtr(each["prompts"] - 1, -sign * standardized))
-        found.append(Moved(each["identity_id"], key, difference, p))
+        found.append(Moved(each["identity_id"], key, difference, p, compared=len(tested)))
     corrected = holm([each.p for each in found])
     moved = [replace(each, p=p) for each, p in zip(found, corrected, strict=True) if p < LEVEL]
     return tuple(sorted(moved, key=lambda each: each.p))

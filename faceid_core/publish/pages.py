@@ -314,7 +314,7 @@ def _run(run: Run) -> dict:
         "run_date": run.run_date.isoformat(),
         "about": {
             "base model": config.base_model.source,
-            "method": config.personalize.preset,
+            "method": config.preset_in_use(),
             "pictures": f"{len(run.plan.grid.prompts)} prompts x {config.generate.seeds} seeds, "
             f"{width} x {height} pixels",
             "sampler": f"{config.generate.sampler}, {config.generate.steps} steps, guidance "

@@ -185,9 +185,17 @@ def _store_option(run: Run) -> str:
 
 
 def _model_option(run: Run) -> str:
-    """Tokens are looked up for one base model: name it unless it is the default."""
-    source = run.config.base_model.source
-    return "" if source == MINIATURE else f" --set {shlex.quote(format_setting('base_model.source', source))}"
+    """Tokens are looked up for one base model: name it, and where its weights are, unless it is the default."""
+    base = run.config.base_model
+    if base.source == MINIATURE:
+        return ""
+    settings = {
+        "weights": run.config.weights,
+        "base_model.source": base.source,
+        "base_model.weights": base.weights,
+        "base_model.layout": base.layout,
+    }
+    return "".join(f" --set {shlex.quote(format_setting(key, value))}" for key, value in settings.items() if value)
 
 
 def _figure_row(row: Mapping) -> dict:

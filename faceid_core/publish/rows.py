@@ -90,7 +90,7 @@ def _run_row(run: Run, exit_status: int) -> dict:
         "manifest_digest": manifest_digest(run),
         "base_model": config.base_model.source,
         "base_digest": run.plan.weights["base"],
-        "method": config.personalize.preset,
+        "method": config.preset_in_use(),
         "executor": config.execution.executor,
         "identities": len(run.outcome_reports),
         **tally(run.outcome_reports.values()),

@@ -39,7 +39,7 @@ def require_fit(plan: Plan, people: Sequence[Identity], named: Sequence[str] = (
         ConfigurationError: with every problem, one per line.
         MissingWeights: a tokenizer's files are not there.
     """
-    problems = list(_settings(plan))
+    problems = [*_settings(plan), *_concepts(plan)]
     if problems:
         raise _refusal(plan.base.name, problems)
     _require(plan.base.name, plan.tokenizers, lambda counts: list(_texts(plan, people, named, counts)))
@@ -98,6 +98,12 @@ def _settings(plan: Plan) -> Iterator[str]:
         split_prompt(training_prompt(plan.method.template))
     except ConfigurationError as error:
         yield f"personalize.method.template: {error}"
+    if plan.method.needs_prior and plan.config.identity_use().adjusts:
+        yield (
+            "generate.adjust_length and generate.adjust_direction: with preset "
+            f"{plan.config.personalize.preset} a person is a mixture of known names, without vectors whose length or "
+            "direction could be adjusted; leave both at 0, use generate.use_strength, or the preset semantic-fidelity"
+        )
     try:
         plan.base.latent_shape_of(chosen.size(plan.base.resolution))
     except ConfigurationError as error:
@@ -105,6 +111,23 @@ def _settings(plan: Plan) -> Iterator[str]:
     # diffusers' other samplers take timesteps twice instead.
     if chosen.sampler == "DDIMScheduler" and chosen.steps > total:
         yield f"generate.steps: {chosen.sampler} cannot do {chosen.steps} steps of {total} training timesteps"
+
+
+def _concepts(plan: Plan) -> Iterator[str]:
+    """Concepts that a prompt expects and the scorers can never name: all pictures would count as missing them."""
+    if plan.config.score.of_photographs or "concepts" not in plan.config.score.metrics:
+        return
+    from faceid_core.miniature.concepts import ATTRIBUTES, CLOTHES, OBJECTS, SCENES
+
+    known = {"scene": SCENES, "attribute": ATTRIBUTES, "action": OBJECTS, "clothing": CLOTHES}
+    for prompt in plan.grid.prompts:
+        where = f"prompt {prompt.id!r} of grid {plan.grid.name!r}"
+        for kind, names in prompt.expected.items():
+            for name in (each for each in names if each not in known[kind]):
+                words = ", ".join(known[kind])
+                yield f"{where}: expected {kind} {name!r} is none that the scorers name; use one of: {words}"
+            if kind != "attribute" and len(names) > 1:
+                yield f"{where}: a picture has one {kind}, and {len(names)} are expected"
 
 
 def _texts(plan: Plan, people: Sequence[Identity], named: Sequence[str], counts: Counts) -> Iterator[str]:

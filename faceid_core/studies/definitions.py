@@ -234,12 +234,15 @@ def _parametrization() -> Study:
 
 
 def _dial() -> Study:
+    # Of vectors, since a mixture of names has none whose length or direction could be adjusted.
+    preset = {"personalize.preset": ALONG_NAMES}
+
     def use(label: str, **changes: Any) -> Variant:
-        return Variant(label, {f"generate.use_{name}": value for name, value in changes.items()})
+        return Variant(label, preset | {f"generate.use_{name}": value for name, value in changes.items()})
 
     def adjust(label: str, length: float, direction: float) -> Variant:
         settings = {"generate.adjust_length": length, "generate.adjust_direction": direction}
-        return Variant(label, settings)
+        return Variant(label, preset | settings)
 
     strengths = (0.25, 0.5, 0.75)
     return Study(

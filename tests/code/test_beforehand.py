@@ -124,6 +124,26 @@ def test_as_many_tokens_are_counted_as_the_person_takes(tmp_path):
     require_fit(plan_of(generate={"grid": grid}), [ANN])
 
 
+def test_what_a_mixture_of_names_cannot_do_is_told_before_anyone_is_learned():
+    adjusted = {"adjust_length": 0.5}
+    assert "mixture of known names" in refusal(plan_of(generate=adjusted), ANN)
+    require_fit(plan_of(generate=adjusted, personalize={"preset": "semantic-fidelity"}), [ANN])
+
+
+def test_concepts_that_no_scorer_names_are_told(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "name: mine\nprompts:\n"
+        "  - {id: beech, text: a photo of V* on the beach, category: scene, expected: {scene: beech}}\n"
+        "  - {id: two, text: a photo of V*, category: clothing, expected: {clothing: [black suit, white coat]}}\n"
+        "  - {id: fine, text: V*, category: attribute, expected: {attribute: [hat, smiling]}}\n"
+    )
+    told = refusal(plan_of(generate={"grid": str(grid)}), ANN)
+    assert "'beech' of grid 'mine': expected scene 'beech' is none that the scorers name; use one of: beach," in told
+    assert "'two' of grid 'mine': a picture has one clothing, and 2 are expected" in told and "'fine'" not in told
+    require_fit(plan_of(generate={"grid": str(grid)}, score={"metrics": ["identity"]}), [ANN])
+
+
 def test_a_long_class_word_is_told_with_its_lines(tmp_path):
     plan = plan_of(
         generate={"grid": grid_file(tmp_path, edge=f"V* {words(29)}")},
@@ -177,7 +197,7 @@ def test_both_text_encoders_of_sdxl_are_asked(published, tmp_path):
 
 
 def test_a_million_problems_are_one_short_message(tmp_path):
-    grid = grid_file(tmp_path, **{f"p{number}": f"V* {words(40)}" for number in range(50)})
+    grid = grid_file(tmp_path, **{f"p{number}": f"V* {words(40 + number)}" for number in range(50)})
     told = refusal(plan_of(generate={"grid": grid}))
     assert "50 problem(s)" in told and told.endswith("and 30 more") and told.count("\n") == 21
 

@@ -144,6 +144,19 @@ prompts:
         assert part in message
 
 
+def test_two_prompts_of_one_text_are_refused_since_their_images_would_be_one():
+    message = _refusal(
+        """
+name: mine
+prompts:
+  - {id: plain, text: a photo of V*, category: scene}
+  - {id: again, text: a photo of V*, category: attribute}
+  - {id: other, text: a picture of V*, category: scene}
+"""
+    )
+    assert "prompts 'plain' and 'again' have the same text" in message and "other" not in message
+
+
 def test_unknown_keys_and_categories_name_the_prompt():
     message = _refusal(
         "name: mine\nsize: 3\nprompts:\n"

@@ -88,5 +88,6 @@ def test_without_names_a_preset_with_a_prior_learns_vectors():
     assert parse_config({"personalize": preset}).method().needs_prior
     other = {"base_model": {"source": "/models/sd15"}, "personalize": preset}
     assert parse_config(other).method() == PRESETS["semantic-fidelity"]
+    assert parse_config(other).preset_in_use() == "semantic-fidelity", "which the table of runs names"
     other["personalize"] = preset | {"names_file": "names.txt"}
     assert parse_config(other).method().needs_prior

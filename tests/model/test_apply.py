@@ -64,7 +64,7 @@ def tiny_person(number=1):
     return tokens({"text_encoder": 32}, "v_prediction", number)
 
 
-@pytest.mark.parametrize("use", [IdentityUse(), IdentityUse((1, 2), "v", 0.5)])
+@pytest.mark.parametrize("use", [IdentityUse(), IdentityUse((1, 2), "v", 0.5), IdentityUse((), "k"), IdentityUse((2, 3))])
 def test_a_pipeline_draws_all_stages_keys_and_values_as_we_do(base, folder, use):
     about, pipe = base.description, pipeline(folder)
     person = tokens(about.widths, about.prediction_type)

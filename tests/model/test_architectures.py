@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import diffusers
@@ -136,6 +137,22 @@ def test_the_printed_script_draws_an_exported_person_as_we_do(base, folder, tmp_
     theirs = np.asarray(Image.open(tmp_path / "p.png")).astype(int)
     assert np.abs(picture(base, person, drawing=drawing) - theirs).max() <= 1
     assert np.abs(picture(base, "person", drawing=drawing) - theirs).max() > 2
+
+
+def test_the_script_reads_a_folder_that_has_half_precision_alone(sdxl, sdxl_folder, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(sdxl_folder, folder)
+    for file in list(folder.rglob("*.safetensors")):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    plain, half = (
+        diffusers_script(sdxl.description, where, "p.safetensors", PROMPT, DRAWING, token="<v>")
+        for where in (sdxl_folder, folder)
+    )
+    assert "variant" not in plain
+    (line,) = [line for line in half.splitlines() if "from_pretrained" in line]
+    made: dict = {"DiffusionPipeline": DiffusionPipeline, "torch": torch, "precision": torch.float32, "device": "cpu"}
+    exec(line, made)
+    assert made["pipe"].unet.config.in_channels == sdxl.unet.config.in_channels
 
 
 def test_an_sdxl_file_says_how_the_pooled_embedding_stays_at_the_end_of_the_text(sdxl, sdxl_folder, tmp_path):
