@@ -87,10 +87,9 @@ def study(
 ) -> None:
     """Every variant of STUDY is run on the same identities and prompts, and the variants are compared.
 
-    Studies of the paper's claims do so in two conditions: framing said in the training prompt, and unsaid. A variant is
-    an ordinary run, cached in the store: an interrupted study goes on where it stopped, and variants that studies share
-    are computed once. The folder --out gets STUDY.csv, STUDY.md and STUDY.svg. Rows of an earlier session are kept if
-    they were measured with the same settings.
+    Studies of the paper's claims do so with the framing said in the training prompt, and unsaid. A variant is an ordinary
+    run, cached in the store: an interrupted study goes on where it stopped, and shared variants are computed once. The
+    folder --out gets STUDY.csv, STUDY.md and STUDY.svg. Rows of an earlier session with the same settings are kept.
 
     \b
     Examples:

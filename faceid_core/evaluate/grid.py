@@ -158,7 +158,8 @@ def _problems(entries: list[_PromptEntry]) -> list[str]:
     ]
     texts: dict[str, list[str]] = {}
     for entry in entries:
-        texts.setdefault(entry.text, []).append(entry.id)
+        if PLACEHOLDER in entry.text:  # others are told above
+            texts.setdefault(entry.text, []).append(entry.id)
     found += [
         f"prompts {' and '.join(map(repr, ids))} have the same text, and so the same images; leave one out"
         for ids in texts.values()

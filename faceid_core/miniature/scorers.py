@@ -36,6 +36,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 # A fixed batch shape makes a picture's result independent of the others, bit for bit. More at once are no faster on a
 # CPU, and a single photo costs the whole batch.
 BATCH = 8
+# In smaller batches the detector's numbers have other last bits, and a photo's crop must stay what it was.
+_DETECTOR_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,18 @@ def squares(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @torch.no_grad()
-def in_batches(network: Callable[[torch.Tensor], Any], images: np.ndarray) -> list[tuple[Any, int]]:
-    """Run a network over pictures uint8 [n, 64, 64, 3] in chunks padded to `BATCH`.
+def in_batches(
+    network: Callable[[torch.Tensor], Any], images: np.ndarray, batch: int = BATCH
+) -> list[tuple[Any, int]]:
+    """Run a network over pictures uint8 [n, 64, 64, 3] in chunks padded to `batch`.
 
     Returns:
         the network's result for each padded chunk, and how many of its pictures are real.
     """
     results = []
-    for start in range(0, len(images), BATCH):
-        chunk = images[start : start + BATCH]
-        padded = np.concatenate([chunk, np.zeros((BATCH - len(chunk), *chunk.shape[1:]), np.uint8)])
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        padded = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
         results.append((network(as_tensor(padded)), len(chunk)))
     return results
 
@@ -129,7 +133,8 @@ class MiniatureDetector:
     def _detect_views(self, views: Sequence[View]) -> list[np.ndarray]:
         """The faces [k, 9] in each view, in pixels of the picture that it was cut from."""
         boards = np.stack([view.board for view in views]) if views else np.empty((0, SIZE, SIZE, 3), np.uint8)
-        grids = [grid for out, count in in_batches(self.network, boards) for grid in out[:count].numpy()]
+        found = in_batches(self.network, boards, _DETECTOR_BATCH)
+        grids = [grid for out, count in found for grid in out[:count].numpy()]
         return [
             view.in_picture(decode(grid, threshold=self.threshold))
             for grid, view in zip(grids, views, strict=True)

@@ -203,7 +203,7 @@ def _presets() -> Study:
 def _several() -> Study:
     return Study(
         name="several",
-        question="Are two learned people drawn in one picture, each as themselves?",
+        question="Are two people in one picture drawn as themselves?",
         variants=(_method("with"), _method("without", attention_target="none"), _method(DEFAULT, DEFAULT)),
         default="with",
         of_pairs=True,
