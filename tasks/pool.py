@@ -65,6 +65,11 @@ class _Turns:
             self._waiting += sign * sum(not attempt.is_beside for attempt in attempts)
             self._changed.notify_all()
 
+    def is_mine(self) -> bool:
+        """Whether what runs beside may take a worker: no other batch waits for one."""
+        with self._changed:
+            return not self._waiting
+
     def wait(self, is_over: Callable[[], bool]) -> None:
         """Return once no batch waits for a worker, or when there is no need to wait any more."""
         with self._changed:
@@ -308,12 +313,18 @@ class RayPool:
 
     def _acquire(self, workers: Workers, attempt: _Attempt, stop: Stop) -> Any | None:
         """Wait for an actor, as `Workers.acquire`; what runs beside lets every other batch have one first."""
-        if attempt.is_beside:
+        if not attempt.is_beside:
+            try:
+                return workers.acquire()
+            finally:
+                self._turns.add([attempt], -1)
+        while True:
             self._turns.wait(lambda: self._closed or stop())
-        try:
-            return workers.acquire()
-        finally:
-            self._turns.add([attempt], -1)
+            actor = workers.acquire()
+            # Batches of another call may have come while this one waited for an actor: they go first.
+            if actor is None or self._closed or stop() or self._turns.is_mine():
+                return actor
+            workers.release(actor)
 
     def _next_attempt(self, attempt: _Attempt, done: Done, on_done: OnDone) -> list[_Attempt]:
         """Report a work's outcome, or return the attempt that follows it."""

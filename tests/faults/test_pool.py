@@ -23,6 +23,7 @@ from faceid_core.store.keys import StageCall
 from faceid_core.weights.required import ModelRef
 from tasks.fitness import Fitness
 from tasks.pool import RayPool
+from tests.helpers.waiting import within_time
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -112,8 +113,11 @@ def test_what_runs_beside_waits_until_no_work_of_any_call_waits_for_a_worker(tmp
             threading.Thread(target=call, args=(0, ["slow-a", "slow-b"], ["word-a", "word-b"])),
             threading.Thread(target=call, args=(1, [f"slow-{number}" for number in range(5)], [])),
         ]
-        for thread in calls:
-            thread.start()
+        # The second comes when floor and ceiling already wait for the next worker that is free.
+        calls[0].start()
+        within_time(lambda: len(list(tmp_path.glob("slow-*"))) == 2, "the first two works")
+        time.sleep(0.3)
+        calls[1].start()
         for thread in calls:
             thread.join()
         assert {done.status for each in found for done in each.values()} == {"done"} and len(found[0]) == 4
