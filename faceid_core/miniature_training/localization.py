@@ -11,11 +11,12 @@ face's attributes are read, too. (The ratio alone is reached soonest by looking 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
@@ -66,44 +67,42 @@ def faces_of_people(faces: torch.Tensor, tokens_of: torch.Tensor) -> torch.Tenso
 
 
 class Localization:
-    """Processor of all cross-attention layers of a U-Net: plain attention, and a loss from its probabilities."""
+    """Reads a U-Net's cross-attention while it computes, and makes a loss of it.
 
-    def __init__(self, unet: UNet2DConditionModel):
-        """Take the place of the processors of cross-attention; those of self-attention stay."""
-        own = unet.attn_processors
-        for name in own:
-            if ".attn2." in name:
-                own[name] = self
-        unet.set_attn_processor(own)
+    diffusers' plain processor asks each layer for its shares of attention (`Attention.get_attention_scores`); here they
+    are seen as well. The fused processors ask for none, so all of the U-Net's layers of cross-attention get the plain one.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer):
+        self._words_of = PeopleWords(tokenizer)
         self._faces = self._words = torch.zeros(0)
         self._losses: list[torch.Tensor] = []
+        processors, plain = unet.attn_processors, AttnProcessor()
+        for name, layer in unet.named_modules():
+            if getattr(layer, "is_cross_attention", False):
+                processors[f"{name}.processor"] = plain
+                layer.get_attention_scores = self._seeing(layer)
+        unet.set_attn_processor(processors)
 
-    def expect(self, faces: torch.Tensor, words: torch.Tensor) -> None:
-        """Say where the people of the next batch are: [B, 2, h, w], and which their words are: [B, 2, length]."""
-        self._faces, self._words, self._losses = faces, words, []
+    def expect(self, faces: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Say where the faces of the next batch are, shares of each latent cell [B, 1, h, w], and its captions' ids."""
+        self._words = self._words_of(tokens)
+        self._faces, self._losses = faces_of_people(faces, self._words), []
 
     def loss(self) -> torch.Tensor:
         """Mean over layers, pictures and people of the last batch; 0 without people."""
         return torch.stack(self._losses).mean()
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        **_: object,
-    ) -> torch.Tensor:
-        """One layer's attention, as diffusers' AttnProcessor computes it for layers without norms of their own."""
-        assert encoder_hidden_states is not None and attention_mask is None
-        query = attn.head_to_batch_dim(attn.to_q(hidden_states))
-        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
-        shares = attn.get_attention_scores(query, key)  # [B heads, cells, length]
-        maps = shares.unflatten(0, (-1, attn.heads)).mean(dim=1)  # [B, cells, length]
-        self._losses.append(located_loss(maps.float(), self._faces, self._words))
-        mixed = attn.batch_to_head_dim(torch.bmm(shares, value))
-        return attn.to_out[1](attn.to_out[0](mixed))
+    def _seeing(self, layer: Attention) -> Callable[..., torch.Tensor]:
+        compute, heads = layer.get_attention_scores, layer.heads
+
+        def seen(*arguments: Any) -> torch.Tensor:
+            shares = compute(*arguments)  # [B heads, cells, length]
+            maps = shares.unflatten(0, (-1, heads)).mean(dim=1)  # [B, cells, length]
+            self._losses.append(located_loss(maps.float(), self._faces, self._words))
+            return shares
+
+        return seen
 
 
 def located_loss(maps: torch.Tensor, faces: torch.Tensor, words: torch.Tensor) -> torch.Tensor:

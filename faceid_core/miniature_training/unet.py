@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS, to_tensor
 from faceid_core.miniature_training.dataset import Pictures, render_pairs, render_pictures, render_varied
-from faceid_core.miniature_training.localization import Localization, PeopleWords, faces_of_people
+from faceid_core.miniature_training.localization import Localization
 from faceid_core.miniature_training.more_names import teach_more_names
 from faceid_core.miniature_training.names import teach_names
 from faceid_core.miniature_training.pipeline_folder import (
@@ -92,6 +92,7 @@ class Denoiser(torch.nn.Module):
     def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel):
         super().__init__()
         self.text_encoder, self.unet = text_encoder, unet
+        self._empty: torch.Tensor | None = None
 
     def forward(
         self,
@@ -111,10 +112,15 @@ class Denoiser(torch.nn.Module):
         return self.unet(noisy, timesteps, context, return_dict=False)[0]
 
     def _empty_context(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The states of the empty caption, [1, 32, width]; `tokens` are padded with the end, as CLIP's are."""
-        beginning, end = tokens[:1, :1], tokens[:1, -1:]
-        empty = torch.cat([beginning, end.expand(1, tokens.shape[1] - 1)], dim=1)
-        return self.text_encoder(empty).last_hidden_state
+        """The states of the empty caption, [1, 32, width], of a text encoder that does not learn.
+
+        `tokens` are padded with the end, as CLIP's are.
+        """
+        if self._empty is None:
+            beginning, end = tokens[:1, :1], tokens[:1, -1:]
+            empty = torch.cat([beginning, end.expand(1, tokens.shape[1] - 1)], dim=1)
+            self._empty = self.text_encoder(empty).last_hidden_state
+        return self._empty
 
 
 def without_ends(
@@ -304,32 +310,20 @@ def _noised(
     )
 
 
-class _Located:
-    """What training on a frozen text encoder adds: attention on people's words is held to their faces."""
-
-    def __init__(self, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer):
-        self.attention, self._words_of = Localization(unet), PeopleWords(tokenizer)
-
-    def expect(self, batch: _Noised) -> None:
-        words = self._words_of(batch.tokens)
-        share = (batch.weight - 1) / _FACE_WEIGHT
-        self.attention.expect(faces_of_people(share, words), words)
-
-
 def _losses(
-    model: Denoiser, batch: _Noised, device: torch.device, located: _Located | None
+    model: Denoiser, batch: _Noised, device: torch.device, localization: Localization | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss to minimize, and the squared errors of the velocities [B, C, h, w]."""
     batch = _Noised(*(each.to(device) for each in batch))
     has_end = None
-    if located:
+    if localization:
         has_end = torch.rand(len(batch.tokens), device=device) >= _WORDS_ALONE
-        located.expect(batch)
+        localization.expect((batch.weight - 1) / _FACE_WEIGHT, batch.tokens)
     with autocast(device):
         predicted = model(batch.noisy, batch.timesteps, batch.tokens, has_end)
     error = (predicted.float() - batch.velocity) ** 2  # [B, C, 16, 16 or 24]
     loss = (error * batch.weight * batch.level).mean()
-    return (loss + _LOCALIZATION * located.attention.loss() if located else loss), error
+    return (loss + _LOCALIZATION * localization.loss() if localization else loss), error
 
 
 def train_unet(
@@ -364,7 +358,7 @@ def train_unet(
     vae = AutoencoderKL.from_pretrained(PIPELINE / "vae").eval().to(device, memory_format=torch.channels_last)
     supply = _supply(vae, tokenizer, pictures, seed, frozen_text=frozen_text)
     scheduler = new_scheduler()
-    located = _Located(model.unet, tokenizer) if frozen_text else None
+    localization = Localization(model.unet, tokenizer) if frozen_text else None
     average = Average(model, 0.999)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
@@ -377,7 +371,7 @@ def train_unet(
         now_rate = rate_at(progress, step, peak=rate, warm_up_steps=100, hold=_HOLD)
         for group in optimizer.param_groups:
             group["lr"] = now_rate
-        loss, error = _losses(model, noised, device, located)
+        loss, error = _losses(model, noised, device, localization)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()

@@ -213,15 +213,8 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         return
     shown = [name for name in COMPARED if frame[name].notna().any()]
     yield f"\n### Against the default, {study.default}\n"
-    yield (
-        "Paired differences over people (variant minus default) with 95 % intervals; in brackets p of the paired "
-        f"t-test, corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
-    )
     found = {measure: differences_from(frame, measure, study.default, measured) for measure in shown}
-    yield from markdown(
-        ["variant", *(MEASURES[name] for name in shown)],
-        [[label, *(pair_text(found[measure][label]) for measure in shown)] for label in others],
-    )
+    yield from paired_table(found, others, MEASURES, over="people")
     yield ""
     best = best_variant(frame, "balance", measured)
     if best is not None:
@@ -233,6 +226,27 @@ def _differences(study: Study, frame: pd.DataFrame, measured: Sequence[str]):
         return
     both = [label for label in others if all((found[name][label].difference.mean or 0) > 0 for name in axes)]
     yield f"Above the default in identity and concepts at once (means): {', '.join(both) or 'none'}."
+
+
+def paired_table(
+    found: Mapping[str, Mapping[str, PairedDifference]], others: Sequence[str], titles: Mapping[str, str], *, over: str
+) -> Iterator[str]:
+    """What variants differ from the default by, a column for each measure.
+
+    Args:
+        found: measure -> variant -> its difference from the default.
+        others: the variants.
+        titles: of the measures.
+        over: what the differences are over, as "people".
+    """
+    yield (
+        f"Paired differences over {over} (variant minus default) with 95 % intervals; in brackets p of the paired "
+        f"t-test, corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
+    )
+    yield from markdown(
+        ["variant", *(titles[name] for name in found)],
+        [[label, *(pair_text(pairs[label]) for pairs in found.values())] for label in others],
+    )
 
 
 def _not_distinguished(study: Study, pairs: Mapping[str, PairedDifference]):

@@ -47,7 +47,11 @@ FIGURES = (
 )
 _WORDS = ("condition", "variant", "kind", "subject")
 _ORIGIN = ("device", "run_id", "variant_digest", "settings_digest")
-COLUMNS = (*_WORDS, *FIGURES, *_ORIGIN)
+
+
+def columns_of(figures: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a study's table with these figures."""
+    return (*_WORDS, *figures, *_ORIGIN)
 
 
 def study_rows(
@@ -105,20 +109,20 @@ def _excess(row: Mapping) -> float | None:
     return row["leakage"] - row["leakage_floor"]
 
 
-def read_rows(path: Path) -> pd.DataFrame:
+def read_rows(path: Path, figures: Sequence[str] = FIGURES) -> pd.DataFrame:
     """A study's CSV, with every column; empty if there is no such file."""
     words: dict[Hashable, type[str]] = {name: str for name in (*_WORDS, *_ORIGIN)}
     if not path.is_file():
-        return frame_of([])
-    kept = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={n: [""] for n in FIGURES},
+        return frame_of([], figures)
+    kept = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={n: [""] for n in figures},
                        float_precision="round_trip")  # fmt: skip
-    return frame_of(kept.to_dict("records"))
+    return frame_of(kept.to_dict("records"), figures)
 
 
-def frame_of(rows: Sequence[Mapping]) -> pd.DataFrame:
+def frame_of(rows: Sequence[Mapping], figures: Sequence[str] = FIGURES) -> pd.DataFrame:
     """Rows as a frame with all columns in their order; what is missing is NaN in figures and empty in words."""
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    frame[list(FIGURES)] = frame[list(FIGURES)].astype(float)
+    frame = pd.DataFrame(list(rows), columns=list(columns_of(figures)))
+    frame[list(figures)] = frame[list(figures)].astype(float)
     names = [*_WORDS, *_ORIGIN]
     frame[names] = frame[names].astype(object).where(frame[names].notna(), "")
     return frame
@@ -133,15 +137,20 @@ def write_rows(path: Path, frame: pd.DataFrame) -> None:
 
 
 def merge_rows(
-    earlier: pd.DataFrame, rows: Sequence[Mapping], order: Sequence[str], conditions: Sequence[str] = ("",)
+    earlier: pd.DataFrame,
+    rows: Sequence[Mapping],
+    order: Sequence[str],
+    conditions: Sequence[str] = ("",),
+    figures: Sequence[str] = FIGURES,
 ) -> pd.DataFrame:
     """Earlier rows with new ones in their place: a variant measured again in a condition replaces itself.
 
     Args:
         order: labels of the study, the order of the result within a condition.
         conditions: names of the study's conditions, in their order.
+        figures: columns of the table.
     """
-    new = frame_of(rows)
+    new = frame_of(rows, figures)
     measured = set(zip(new.condition, new.variant, strict=True))
     again = [key in measured for key in zip(earlier.condition, earlier.variant, strict=True)]
     kept = earlier[[not each for each in again]]

@@ -32,6 +32,8 @@ from faceid_core.weights.describe import MINIATURE
 from . import definitions
 from .page import write_page
 from .rows import (
+    CEILING,
+    FIGURES,
     PERSON,
     merge_rows,
     read_rows,
@@ -41,7 +43,8 @@ from .rows import (
     unlearnable_row,
     write_rows,
 )
-from .several import merge_pairs, pair_rows, read_pairs, write_pairs_page
+from .several import FIGURES as PAIR_FIGURES
+from .several import pair_rows, write_pairs_page
 from .study import Condition, Study, Variant
 from .tuned import ByCondition, tuned_settings
 
@@ -169,8 +172,9 @@ def run_study(
     digests = {t.key: variant_digest(t.variant, trial_config(study, t, shared, tuned)) for t in every}
     table = out / f"{study.name}.csv"
     refuse_record(table)
-    records = _records(study, shared, out, tuned, print_line)
-    frame = records.read(table).iloc[:0] if fresh else records.read(table)
+    figures = PAIR_FIGURES if study.of_pairs else FIGURES
+    frame = read_rows(table, figures)
+    frame = frame.iloc[:0] if fresh else frame
     require_same_settings(frame, settings, digests, path=table)
 
     waiting = [trial.label for trial in chosen if not runs[trial.key][1]]
@@ -194,17 +198,21 @@ def run_study(
         if missing:
             absent[trial.label] = missing
             print_line(f"  without figures: {', '.join(f'{who} ({why})' for who, why in missing.items())}")
-        if table_only and study.of_pairs:  # its rows are not in the store: they come from the table
-            continue
+        if study.of_pairs and whole and (table_only or trial.variant.label in set(frame.variant)):
+            continue  # its rows are not in the store: they are drawn once, and kept in the table
+        if study.of_pairs:
+            rows = pair_rows(trial.variant.label, run, print_line, with_ceiling=CEILING not in set(frame.kind))
+        else:
+            rows = _rows(trial, run)
         rows = [
             {**row, "settings_digest": settings, "variant_digest": digests[trial.key] if row["variant"] else ""}
-            for row in records.rows(trial, run)
+            for row in rows
         ]
-        frame = records.merge(frame, rows)
+        frame = merge_rows(frame, rows, study.labels, [each.name for each in study.conditions], figures)
         write_rows(table, frame)
-        files = (table, *records.write_pages(frame))
+        files = (table, *_pages(study, frame, shared, out, tuned))
     if not files and len(frame):
-        files = (table, *records.write_pages(frame))
+        files = (table, *_pages(study, frame, shared, out, tuned))
     return StudyResult(
         files=files,
         computed=tuple(computed),
@@ -214,34 +222,12 @@ def run_study(
     )
 
 
-@dataclass(frozen=True)
-class _Records:
-    """How a study's rows come from a run, and what becomes of them."""
-
-    read: Callable[[Path], pd.DataFrame]
-    rows: Callable[[Trial, Run], list[dict]]
-    merge: Callable[[pd.DataFrame, Sequence[Mapping]], pd.DataFrame]
-    write_pages: Callable[[pd.DataFrame], Sequence[Path]]
-
-
-def _records(
-    study: Study, shared: NightlyConfig, out: Path, tuned: ByCondition, print_line: Callable[[str], None]
-) -> _Records:
-    """Rows of people, or of pairs of people."""
+def _pages(
+    study: Study, frame: pd.DataFrame, shared: NightlyConfig, out: Path, tuned: ByCondition
+) -> Sequence[Path]:
     if study.of_pairs:
-        return _Records(
-            read=read_pairs,
-            rows=lambda trial, run: pair_rows(trial.variant.label, run, print_line),
-            merge=lambda frame, rows: merge_pairs(frame, rows, study),
-            write_pages=lambda frame: (write_pairs_page(study, frame, shared, out),),
-        )
-    conditions = [each.name for each in study.conditions]
-    return _Records(
-        read=read_rows,
-        rows=_rows,
-        merge=lambda frame, rows: merge_rows(frame, rows, study.labels, conditions),
-        write_pages=lambda frame: write_page(study, frame, shared, out, tuned),
-    )
+        return (write_pairs_page(study, frame, shared, out),)
+    return write_page(study, frame, shared, out, tuned)
 
 
 class _TimeLeft:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from faceid_core.stages.work import Subject
 from faceid_core.store import StageCache
 
 from .compare import differences_from, mean_over_people
-from .page import interval_text, markdown, pair_text
+from .page import interval_text, markdown, paired_table
 from .rows import CEILING, PERSON
 from .study import Study
 
@@ -45,18 +45,19 @@ MEASURES = {
     "mixing": "mixing",
     "scene_obeyed": "scene",
 }
-_WORDS = ("condition", "variant", "kind", "subject", "device", "run_id", "variant_digest", "settings_digest")
-COLUMNS = (*_WORDS[:4], "images", *MEASURES, *_WORDS[4:])
-_SEED = 71
+FIGURES = ("images", *MEASURES)
 
 
-def pair_rows(variant: str, run: Run, print_line: Callable[[str], None]) -> list[dict]:
-    """Draw the run's people in pairs, in the order of their ids, and pairs of named people; a row for each pair.
+def pair_rows(
+    variant: str, run: Run, print_line: Callable[[str], None], *, with_ceiling: bool
+) -> list[dict]:
+    """Draw the run's people in pairs, in the order of their ids; a row for each pair.
 
     Args:
         variant: label.
         run: with its people learned; who has no tokens leaves out the pair.
         print_line: told of pairs that are left out.
+        with_ceiling: also draw pairs of named people, which are the same for every variant.
 
     Raises:
         ConfigurationError: fewer than two people were learned.
@@ -78,6 +79,7 @@ def pair_rows(variant: str, run: Run, print_line: Callable[[str], None]) -> list
     origin = {"device": models.device, "run_id": run.run_id}
     learned = [(f"{a.identity_id} and {b.identity_id}", (a, b)) for a, b in pairs]
     known = [(f"{a.text} and {b.text}", (a, b)) for a, b in zip(named[::2], named[1::2], strict=False)]
+    known = known if with_ceiling else []
     base, scorers = models.base, models.scorers
     return [
         {**row, "condition": "", "variant": variant if kind == PERSON else "", "kind": kind, **origin}
@@ -94,8 +96,10 @@ def _drawn_rows(
 
     chosen = run.config.generate
     requests = [
-        DrawRequest((_subject(run, two[0]), _subject(run, two[1])), prompt, _SEED)
+        DrawRequest(subjects, prompt, seed)
         for _, two in pairs
+        for subjects in [(_subject(run, two[0]), _subject(run, two[1]))]
+        for seed in range(chosen.seeds)
         for prompt, _ in PROMPTS
     ]
     drawn = draw(
@@ -113,10 +117,11 @@ def _drawn_rows(
     named = [each.scene for each in scorers.namer.concepts(images)] if scorers.namer else [None] * len(images)
     for number, (title, two) in enumerate(pairs):
         known = np.stack([_known(run, scorers, each) for each in two])
-        own = range(number * len(PROMPTS), (number + 1) * len(PROMPTS))
+        count = len(PROMPTS) * chosen.seeds
+        own = range(number * count, (number + 1) * count)
         figures = [asdict(judge_pair(scorers, images[i], faces[i], known)) for i in own]
         row = {name: mean_of([float(f[name]) for f in figures if f[name] is not None]) for name in figures[0]}
-        scenes = [named[i] == scene for i, (_, scene) in zip(own, PROMPTS, strict=True) if scene]
+        scenes = [named[i] == scene for i, (_, scene) in zip(own, PROMPTS * chosen.seeds, strict=True) if scene]
         yield {"subject": title, "images": len(own), **row, "scene_obeyed": float(np.mean(scenes))}
 
 
@@ -148,24 +153,6 @@ def _known(run: Run, scorers: Scorers, subject: Subject) -> np.ndarray:
     return vector
 
 
-def read_pairs(path: Path) -> pd.DataFrame:
-    """The study's CSV with every column; empty if there is no such file."""
-    if not path.is_file():
-        return pd.DataFrame(columns=list(COLUMNS))
-    kept = pd.read_csv(path, dtype=dict.fromkeys(_WORDS, str), float_precision="round_trip")
-    kept[list(_WORDS)] = kept[list(_WORDS)].fillna("")
-    return kept[list(COLUMNS)]
-
-
-def merge_pairs(earlier: pd.DataFrame, rows: Sequence[Mapping], study: Study) -> pd.DataFrame:
-    """Earlier rows with a variant's new ones in their place, the ceiling first, then variants in the study's order."""
-    new = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    kept = earlier[~earlier.variant.isin(set(new.variant))]
-    both = pd.concat([part for part in (kept, new) if not part.empty])
-    places = {"": -1, **{label: place for place, label in enumerate(study.labels)}}
-    return both.sort_values("variant", key=lambda each: each.map(places), kind="stable").reset_index(drop=True)
-
-
 def write_pairs_page(study: Study, frame: pd.DataFrame, shared: NightlyConfig, out: Path) -> Path:
     """Write the page beside the CSV."""
     page = out / f"{study.name}.md"
@@ -178,9 +165,10 @@ def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig) -> Iterator
     pairs = frame[frame.kind == PERSON].subject.nunique()
     yield f"# Study {study.name}\n"
     yield f"{study.question}\n"
+    prompts = ", ".join(f"`{text}`" for text, _ in PROMPTS)
     yield (
         f"{pairs} pairs of held-out people, one photo each, drawn together in pictures of {SIZE[1]} x {SIZE[0]} pixels, "
-        f"{len(PROMPTS)} prompts x 1 seed: {', '.join(f'`{text}`' for text, _ in PROMPTS)}; scorers "
+        f"{len(PROMPTS)} prompts x {shared.generate.seeds} seeds: {prompts}; scorers "
         f"`{shared.score.scorers}`. Means with 95 % intervals over pairs (Student's t), computed on "
         f"{' and '.join(sorted(set(frame.device) - {''})) or 'nothing yet'}. Rows: "
         f"[`{study.name}.csv`]({study.name}.csv).\n"
@@ -204,13 +192,6 @@ def _lines(study: Study, frame: pd.DataFrame, shared: NightlyConfig) -> Iterator
     yield from markdown(["variant", "pairs", *MEASURES.values()], rows)
     others = [label for label in measured if label != study.default]
     if study.default in measured and others:
-        yield f"\n## Against {study.default}\n"
-        yield (
-            "Paired differences over pairs (variant minus that) with 95 % intervals; in brackets p of the paired t-test, "
-            f"corrected by Holm for the {len(others)} compared. Bold: below 0.05.\n"
-        )
+        yield f"\n## Against the default, {study.default}\n"
         found = {name: differences_from(frame, name, study.default, measured) for name in MEASURES}
-        yield from markdown(
-            ["variant", *MEASURES.values()],
-            [[label, *(pair_text(found[name][label]) for name in MEASURES)] for label in others],
-        )
+        yield from paired_table(found, others, MEASURES, over="pairs")

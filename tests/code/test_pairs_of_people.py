@@ -12,7 +12,8 @@ from faceid_core.config import NightlyConfig
 from faceid_core.evaluate.pairs import PairFigures, judge_pair
 from faceid_core.geometry.protocols import Face
 from faceid_core.studies.definitions import studies
-from faceid_core.studies.several import COLUMNS, MEASURES, merge_pairs, read_pairs, write_pairs_page
+from faceid_core.studies.rows import merge_rows, read_rows, write_rows
+from faceid_core.studies.several import FIGURES, MEASURES, write_pairs_page
 
 LEFT = Face((4.0, 4.0, 28.0, 28.0), (10.0, 14.0), (22.0, 14.0), 1.0)
 RIGHT = Face((36.0, 4.0, 60.0, 28.0), (42.0, 14.0), (54.0, 14.0), 1.0)
@@ -68,14 +69,17 @@ def rows(variant: str, values: list[float], kind: str = "person") -> list[dict]:
 
 def test_rows_are_replaced_by_variant_and_the_page_compares_over_pairs(tmp_path):
     study = studies()["several"]
-    first = merge_pairs(read_pairs(tmp_path / "no.csv"), rows("without", [0.1, 0.3, 0.2]), study)
-    both = merge_pairs(first, rows("", [0.9], "ceiling") + rows("with", [0.5, 0.9, 0.7]), study)
-    again = merge_pairs(both, rows("", [0.8], "ceiling") + rows("with", [0.6, 0.85, 0.65]), study)
-    assert list(again.columns) == list(COLUMNS) and again.variant.tolist() == [""] + ["with"] * 3 + ["without"] * 3
-    again.to_csv(tmp_path / "several.csv", index=False)
-    kept = read_pairs(tmp_path / "several.csv")
-    pd.testing.assert_frame_equal(kept[list(MEASURES)], again[list(MEASURES)].astype(float))
-    assert set(kept.condition) == {""}
+    again = read_rows(tmp_path / "no.csv", FIGURES)
+    for measured in (
+        rows("without", [0.1, 0.3, 0.2]),
+        rows("", [0.9], "ceiling") + rows("with", [0.5, 0.9, 0.7]),
+        rows("", [0.8], "ceiling") + rows("with", [0.6, 0.85, 0.65]),
+    ):
+        again = merge_rows(again, measured, study.labels, figures=FIGURES)
+    assert again.variant.tolist() == [""] + ["with"] * 3 + ["without"] * 3
+    write_rows(tmp_path / "several.csv", again)
+    kept = read_rows(tmp_path / "several.csv", FIGURES)
+    pd.testing.assert_frame_equal(kept, again)
     text = write_pairs_page(study, kept, NightlyConfig(), tmp_path).read_text()
     assert "3 pairs of held-out people" in text and "| **with** | 3 | 0.700 [" in text
     assert "| named people (ceiling) | 1 | 0.800 |" in text and "Not measured yet: semantic-fidelity+prior." in text

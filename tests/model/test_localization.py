@@ -59,17 +59,17 @@ def test_the_loss_is_what_is_lacking_to_the_ratio():
     assert located_loss(maps, torch.zeros_like(faces), words).item() == 0, "no face, nothing is lacking"
 
 
-def test_a_layer_computes_what_diffusers_computes_and_the_loss_reaches_its_words():
+def test_a_layer_computes_what_diffusers_computes_and_the_loss_reaches_its_words(tokenizer):
     torch.manual_seed(0)
     unet = new_unet(LATENT_CHANNELS)
     noisy, times, context = torch.randn(2, LATENT_CHANNELS, 16, 24), torch.tensor([9, 700]), torch.randn(2, 32, 128)
     unet.set_attn_processor(AttnProcessor())
     with torch.no_grad():
         expected = unet(noisy, times, context, return_dict=False)[0]
-    attention = Localization(unet)
-    faces, words = torch.rand(2, 2, 16, 24), torch.zeros(2, 2, 32)
-    words[:, :, 5] = 1.0
-    attention.expect(faces, words)
+    attention = Localization(unet, tokenizer)
+    texts = ["a photo of lena abara and a man", "a photo of person"]
+    tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    attention.expect(torch.rand(2, 1, 16, 24), tokens)
     found = unet(noisy, times, context, return_dict=False)[0]
     assert torch.allclose(found, expected, atol=1e-5)
     attention.loss().backward()
