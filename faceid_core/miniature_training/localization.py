@@ -70,7 +70,7 @@ class Localization:
     """Reads a U-Net's cross-attention while it computes, and makes a loss of it.
 
     diffusers' plain processor asks each layer for its shares of attention (`Attention.get_attention_scores`); here they
-    are seen as well. The fused processors ask for none, so all of the U-Net's layers of cross-attention get the plain one.
+    are seen as well. The fused processors ask for none, so all layers of cross-attention get the plain one.
     """
 
     def __init__(self, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer):

@@ -169,6 +169,7 @@ def test_people_whose_results_are_the_same_count_as_unchanged_beside_those_that_
     interval = t.interval(1 - 0.05 / 3, len(values) - 1, values.mean(), error)
     assert (identity.low, identity.high) == pytest.approx(interval, abs=1e-9)
     assert concepts.mean != 0 and (weak.mean, weak.low, weak.high) == (0, 0, 0)
+    assert {each.compared for each in found.better} == {5}, "Holm's correction is for those whose scores differ"
 
 
 def test_a_ceiling_that_moved_changes_people_whose_own_results_are_the_same(tmp_path):

@@ -197,7 +197,8 @@ def test_faceid_config_explains_every_leaf_of_the_configuration():
 def test_every_variant_of_a_study_is_a_configuration(study):
     for variant in study.variants:
         for condition in study.conditions:
-            changed(NightlyConfig(), {**variant.settings, **condition.settings}, source=variant.label)
+            asked = changed(NightlyConfig(), {**variant.settings, **condition.settings}, source=variant.label)
+            assert not (asked.identity_use().adjusts and asked.method().needs_prior), "a mixture cannot be adjusted"
 
 
 def test_the_form_has_a_description_for_every_field():

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from faceid_core.evaluate.attributes import asks_for_age
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import parse_grid
-from faceid_core.evaluate.leakage import PARTS
+from faceid_core.evaluate.leakage import _CLOSE_UP_WORDS, PARTS
 from faceid_core.evaluate.metrics import read_scores, score, write_scores
 from faceid_core.evaluate.pictures import Pictures
 from faceid_core.evaluate.scorers import load_scorers
@@ -124,6 +125,7 @@ def test_what_the_prompt_asks_for_is_no_leak(scorers):
         None,
         "the prompt asks for a close-up",
     )
+    assert _CLOSE_UP_WORDS.search("Portrait of V*") and asks_for_age("An Old V*"), "as CLIP reads them"
     asked = measured(scorers, seed, images, prompt="shirt")["leakage:clothes"][0]
     assert (asked.value, asked.detail) == (None, "the prompt asks for the photo's clothes")
     other = measured(scorers, seed, images, prompt="suit")

@@ -14,7 +14,7 @@ from faceid_core.store import open_store
 from faceid_core.tables import Tables
 from faceid_core.tables.views import FIGURES
 from tests.benchmarks.cookbook import questions
-from tests.benchmarks.table_nights import METRICS, night, run_name
+from tests.benchmarks.table_nights import METRICS, cached_night, night, run_name
 
 OLD, NEW = run_name(1), run_name(2)  # the night before them is in the tables, too
 
@@ -204,6 +204,16 @@ def test_sql_and_pandas_give_the_same_answer(name, tables, frames):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             assert _same(one, other), (found, expected)
+
+
+def test_a_cached_night_had_no_other_scorers(tmp_path):
+    """Its rows of images have the date of the night that measured them."""
+    tables = Tables(open_store(str(tmp_path / "store")))
+    first = night(0, 4, prompts=2, metrics=METRICS)
+    tables.publish(run_name(0), first)
+    tables.publish(run_name(1), cached_night(first, 1))
+    rows = tables.query(questions()["other-code"]).to_pylist()
+    assert [row["other_scorers"] for row in rows] == [True, False], "of the first nothing is known before"
 
 
 def _same(one, other) -> bool:

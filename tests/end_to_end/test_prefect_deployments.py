@@ -350,6 +350,14 @@ def test_people_whose_consent_ended_are_erased_by_the_scheduled_flow(tmp_path, c
         {"identity": keys[0], "days since the consent": 8, "erasure": "complete"},
         {"identity": keys[1], "days since the consent": 7, "erasure": "kept"},
     ]
+    def cannot_complete(*_, unfinished: set[str], **__):
+        unfinished.add(keys[1])
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(maintenance, "erase_expired", cannot_complete)
+        half = maintenance.erase_expired_consent(due, return_state=True)
+    assert half.is_failed() and f"the erasure of {keys[1]} is not complete" in half.message
     manifest.write_text(manifest.read_text().replace("person,20", "person,someday 20"))
     failed = maintenance.erase_expired_consent(due, return_state=True)
     assert failed.is_failed() and "the manifest has 2 problem(s)" in failed.message

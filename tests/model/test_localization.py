@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from transformers import CLIPTokenizer
 
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
 from faceid_core.miniature_training.localization import (
@@ -16,12 +15,7 @@ from faceid_core.miniature_training.localization import (
     faces_of_people,
     located_loss,
 )
-from faceid_core.miniature_training.pipeline_folder import PIPELINE, new_unet
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+from faceid_core.miniature_training.pipeline_folder import new_unet
 
 
 def shown(tokenizer, words, row) -> list[str]:

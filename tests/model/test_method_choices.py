@@ -69,6 +69,7 @@ def test_presets_learn_and_stay_finite(base, name):
         ({"stage_learning_rate_ratio": 0.0}, "stage_learning_rate_ratio"),
         ({"optimizer": "riemannian"}, "vector_length to fixed"),
         ({"optimizer": "riemannian", "vector_length": "fixed", "shared_vector": True}, "shared_vector to off"),
+        ({**PRESETS["celeb-basis+prior"].model_dump(), "direction_prior": 1e-4}, "direction_prior holds vectors"),
     ],
 )
 def test_choices_that_exclude_each_other_are_refused(changes, named):

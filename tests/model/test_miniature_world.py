@@ -9,7 +9,6 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPTokenizer
 
 from faceid_core.miniature import people
 from faceid_core.miniature.captions import HALF, SCENE_PHRASES, caption
@@ -42,11 +41,6 @@ from faceid_core.miniature_training.dataset import (
 from faceid_core.miniature_training.measure import round_trip
 from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, write_pipeline
 from faceid_core.miniature_training.unet import face_weights, stratified_timesteps
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
 
 
 def test_the_same_arguments_give_the_same_picture():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPTokenizer
 
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.evaluate.generation import Drawn
@@ -17,7 +16,7 @@ from faceid_core.miniature_training import schedules, text_encoder, unet
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
 from faceid_core.miniature_training.measure_pairs import pairs_drawn
 from faceid_core.miniature_training.measure_words import _box_mask, words_moved
-from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, new_text_encoder, new_unet
+from faceid_core.miniature_training.pipeline_folder import load_pipeline, new_text_encoder, new_unet
 from faceid_core.miniature_training.schedules import WORK, keep_checkpoint
 from faceid_core.miniature_training.text_encoder import (
     Matcher,
@@ -41,11 +40,6 @@ class Steps:
     def progress(self) -> float:
         self.left -= 0.5  # asked twice a step
         return 1.0 if self.left <= 0 else 0.5
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_both_directions_without_equal_captions():
