@@ -18,7 +18,7 @@ from scipy.stats import nct, t, ttest_1samp
 from data_contracts import contract
 from faceid_core.config.sections import GateConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.publish.gate import compare_runs, find_run
+from faceid_core.publish.gate import _moved, compare_runs, find_run
 from faceid_core.store import IdentitySecret, initialize, open_store
 from faceid_core.tables import Tables
 from faceid_core.tables.promoted import promote
@@ -169,7 +169,20 @@ def test_people_whose_results_are_the_same_count_as_unchanged_beside_those_that_
     interval = t.interval(1 - 0.05 / 3, len(values) - 1, values.mean(), error)
     assert (identity.low, identity.high) == pytest.approx(interval, abs=1e-9)
     assert concepts.mean != 0 and (weak.mean, weak.low, weak.high) == (0, 0, 0)
-    assert {each.compared for each in found.better} == {5}, "Holm's correction is for those whose scores differ"
+
+
+def test_a_persons_p_is_corrected_for_those_whose_scores_differ():
+    def person(number: int, spread: float) -> dict:
+        return {
+            "identity_id": f"p{number}", "identity_key": str(number), "identity": 0.2, "prompts": 10, "spread": spread,
+        }  # fmt: skip
+
+    alone, of_three = (
+        _moved([*(person(n, 0.1) for n in range(count)), *(person(n, 0.0) for n in range(3, 9))], 1)
+        for count in (1, 3)
+    )
+    assert [each.compared for each in alone] == [1] and {each.compared for each in of_three} == {3}
+    assert max(each.p for each in of_three) == pytest.approx(3 * alone[0].p)
 
 
 def test_a_ceiling_that_moved_changes_people_whose_own_results_are_the_same(tmp_path):
