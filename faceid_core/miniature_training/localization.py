@@ -4,9 +4,9 @@ A U-Net of this size, trained on captions alone, looks at a person's words every
 it learns from, either name then reaches both faces, and the class word's attention says nothing of where a person is.
 
 Source: FastComposer (Xiao et al. 2023, arXiv 2305.10431), whose abstract names the idea: while a model is trained, the
-attention of each subject is held to its region of the picture. The form is ours: a hinge on the ratio of the mean attention
-inside to that outside, and one on the mean inside, so that it is silent once words are looked at in their place and a face's
-attributes are read, too. (The ratio alone is reached soonest by looking at a person's words nowhere.)
+attention of each subject is held to its region of the picture. The form is ours: a hinge on the ratio of the mean
+attention inside to that outside, and one on the mean inside, so that it is silent once words are looked at in their
+place, and a face's attributes are read, too. (The ratio alone is reached soonest by looking at a person's words nowhere.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The trainer: many people learned together by one frozen network, in slots of a fixed shape.
 
 `personalize` is the loop; `_Trainer` opens a slot, takes a step of all slots and closes a slot. What a step minimizes
-is in `objective.py`; what a slot holds and the draws of its step are in `slots.py`; the network's cross-attention with
+is in `objective.py` and `attention_loss.py`; what a slot holds and the draws of its step are in `slots.py`; the network's cross-attention with
 separate contexts for keys and values is in `attention.py`.
 """
 
@@ -20,11 +20,12 @@ from faceid_core.config.method import Method
 from faceid_core.diffusion.base import BaseModel, TextTower
 from faceid_core.progress import ProgressCallback
 
+from .attention_loss import outside_share
 from .checkpoint import Checkpoint, UnusableCheckpoint, resume, write_checkpoint
 from .conditioning import name_word_embeddings
 from .initial_embeddings import initial_embeddings
 from .name_prior import NamePrior
-from .objective import Objective, Slots, outside_share
+from .objective import Objective, Slots
 from .parametrization import Parametrization, make_parametrization, mixture_parametrization
 from .slots import (
     Slot,

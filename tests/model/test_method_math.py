@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from faceid_core.config.method import Method
 from faceid_core.diffusion.base import load_base_model
 from faceid_core.personalize.attention import AttentionRecorder, StagedUNet
+from faceid_core.personalize.attention_loss import ReferenceAttentionLoss, attention_loss, outside_share
 from faceid_core.personalize.conditioning import (
     class_word_embeddings,
     encode,
@@ -14,14 +15,7 @@ from faceid_core.personalize.conditioning import (
     encode_vectors,
     tokenize,
 )
-from faceid_core.personalize.objective import (
-    ReferenceAttentionLoss,
-    attention_loss,
-    diffusion_loss,
-    noised,
-    outside_share,
-    prediction_target,
-)
+from faceid_core.personalize.objective import diffusion_loss, noised, prediction_target
 from faceid_core.personalize.trainer import _Trainer
 from tests.helpers.tiny_people import tiny_photo
 from tests.helpers.tiny_pipeline import write_tiny_pipeline
