@@ -1,8 +1,8 @@
 """The trainer: many people learned together by one frozen network, in slots of a fixed shape.
 
 `personalize` is the loop; `_Trainer` opens a slot, takes a step of all slots and closes a slot. What a step minimizes
-is in `objective.py` and `attention_loss.py`; what a slot holds and the draws of its step are in `slots.py`; the network's cross-attention with
-separate contexts for keys and values is in `attention.py`.
+is in `objective.py` and `attention_loss.py`; what a slot holds and the draws of its step are in `slots.py`; the network's
+cross-attention with separate contexts for keys and values is in `attention.py`.
 """
 
 from __future__ import annotations

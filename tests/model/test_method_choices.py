@@ -12,16 +12,16 @@ from faceid_core.diffusion.base import load_base_model
 from faceid_core.errors import ConfigurationError
 from faceid_core.miniature.people import NAMED_SEEDS
 from faceid_core.personalize.attention import StagedUNet
-from faceid_core.personalize.conditioning import tokenize_plain
-from faceid_core.personalize.initial_embeddings import initial_embeddings, name_basis, name_embeddings
-from faceid_core.personalize.known_names import known_names
-from faceid_core.personalize.objective import (
+from faceid_core.personalize.attention_loss import (
     MaskAttentionLoss,
-    Objective,
     ReferenceAttentionLoss,
     attention_loss,
     mask_attention_loss,
 )
+from faceid_core.personalize.conditioning import tokenize_plain
+from faceid_core.personalize.initial_embeddings import initial_embeddings, name_basis, name_embeddings
+from faceid_core.personalize.known_names import known_names
+from faceid_core.personalize.objective import Objective
 from faceid_core.personalize.parametrization import make_parametrization
 from faceid_core.personalize.prompts import training_prompt
 from faceid_core.personalize.slots import Plateau, allowed_range, draw_samples, make_optimizer, trained_stages
