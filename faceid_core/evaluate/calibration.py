@@ -15,7 +15,7 @@ import numpy as np
 
 from faceid_core.yaml_text import read_yaml
 
-from .metric_rows import MetricRow
+from .metric_rows import MetricRows
 
 _FILE = Path(__file__).with_name("calibrations.yaml")
 
@@ -66,14 +66,12 @@ class Calibration:
 
 
 def percentile_of(
-    calibration: Calibration | None, scores: Sequence[MetricRow], metric: str = "identity"
+    calibration: Calibration | None, scores: MetricRows, metric: str = "identity"
 ) -> float | None:
     """The percentile among strangers of the pictures that have a value of a metric; None without a calibration."""
     if calibration is None:
         return None
-    return calibration.percentile(
-        [row.value for row in scores if row.metric == metric and row.value is not None]
-    )
+    return calibration.percentile(list(scores.values(metric).values()))
 
 
 def calibration_of(recognizer: str) -> Calibration | None:

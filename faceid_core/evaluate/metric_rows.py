@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +34,7 @@ _TEXTS = [field.name for field in _SCHEMA if field.type == pa.string()]
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One value of one picture; a `value` of None means not measurable, and `detail` says why.
-
-    A run holds some thousand for each person, hence the slots.
-    """
+    """One value of one picture; a `value` of None means not measurable, and `detail` says why."""
 
     prompt_id: str
     seed: int
@@ -78,14 +79,116 @@ def write_scores(rows: Sequence[MetricRow]) -> bytes:
     return sink.getvalue()
 
 
-def read_scores(data: bytes) -> list[MetricRow]:
+class MetricRows(Sequence[MetricRow]):
+    """Rows in columns, as a run holds them of each of its people: some thousand rows of 8 bytes each.
+
+    Which picture and metric each row is of is one object for all people whose rows stand in the same order.
+    """
+
+    __slots__ = ("_details", "_missing", "_places", "_values")
+
+    def __init__(self, rows: Iterable[tuple[str, int, str, float | None, str]] = ()):
+        """`rows` are the fields of `MetricRow`s, in their order."""
+        columns = list(zip(*rows, strict=True)) or [()] * 5
+        prompt_ids, seeds, metrics, values, details = columns
+        self._places = _places(tuple(zip(prompt_ids, seeds, metrics, strict=True)))
+        self._values = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+        self._missing = frozenset(index for index, value in enumerate(values) if value is None)
+        self._details = {index: detail for index, detail in enumerate(details) if detail}
+
+    @classmethod
+    def of(cls, rows: Iterable[MetricRow]) -> MetricRows:
+        """The same rows in columns; themselves where they are."""
+        if isinstance(rows, MetricRows):
+            return rows
+        return cls((row.prompt_id, row.seed, row.metric, row.value, row.detail) for row in rows)
+
+    @classmethod
+    def joined(cls, parts: Sequence[MetricRows]) -> MetricRows:
+        """The rows of all parts, one part after the other."""
+        found, start = cls(), 0
+        missing, details = set(), {}
+        for part in parts:
+            missing |= {start + index for index in part._missing}
+            details |= {start + index: detail for index, detail in part._details.items()}
+            start += len(part)
+        found._places = _places(tuple(chain.from_iterable(part._places.rows for part in parts)))
+        found._values = np.concatenate([part._values for part in parts]) if parts else found._values
+        found._missing, found._details = frozenset(missing), details
+        return found
+
+    def values(self, metric: str) -> dict[tuple[str, int], float]:
+        """The measured values of one metric by (prompt id, seed)."""
+        indices = self._places.of_metric.get(metric, ())
+        rows, values, missing = self._places.rows, self._values, self._missing
+        return {rows[index][:2]: float(values[index]) for index in indices if index not in missing}
+
+    def rows(self, *metrics: str) -> list[MetricRow]:
+        """The rows of these metrics, in their order."""
+        of_metric = self._places.of_metric
+        return [self._row(index) for index in sorted(chain.from_iterable(of_metric.get(each, ()) for each in metrics))]
+
+    @property
+    def metrics(self) -> Collection[str]:
+        """Each metric that has rows, once, in the order of the first row."""
+        return self._places.of_metric.keys()
+
+    @property
+    def pictures(self) -> set[tuple[str, int]]:
+        """(prompt id, seed) of every picture."""
+        return {row[:2] for row in self._places.rows}
+
+    def _row(self, index: int) -> MetricRow:
+        value = None if index in self._missing else float(self._values[index])
+        return MetricRow(*self._places.rows[index], value, self._details.get(index, ""))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> MetricRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[MetricRow]: ...
+    def __getitem__(self, index: int | slice) -> MetricRow | list[MetricRow]:
+        """A row, or a list of those of a slice."""
+        if isinstance(index, slice):
+            return [self._row(each) for each in range(*index.indices(len(self)))]
+        return self._row(range(len(self))[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None
+
+
+class _Places(NamedTuple):
+    """Which picture and metric each row is of.
+
+    Attributes:
+        rows: prompt id, seed and metric of each.
+        of_metric: the rows of each metric.
+    """
+
+    rows: tuple[tuple[str, int, str], ...]
+    of_metric: Mapping[str, Sequence[int]]
+
+
+@lru_cache(maxsize=256)
+def _places(rows: tuple[tuple[str, int, str], ...]) -> _Places:
+    of_metric: dict[str, list[int]] = {}
+    for index, (_, _, metric) in enumerate(rows):
+        of_metric.setdefault(metric, []).append(index)
+    return _Places(rows, {metric: tuple(indices) for metric, indices in of_metric.items()})
+
+
+def read_scores(data: bytes) -> MetricRows:
     """Read the rows of `write_scores`."""
     # A run reads thousands of blobs; as a dataset each would take three times as long.
     table = pq.ParquetFile(pa.BufferReader(data), read_dictionary=_TEXTS).read(use_threads=False)
     if (table.schema.metadata or {}).get(b"faceid.scores") != b"1":
         raise ValueError("these bytes are not scores of format 1")
     columns = [_values(table.column(field.name)) for field in fields(MetricRow)]
-    return [MetricRow(*values) for values in zip(*columns, strict=True)]
+    return MetricRows(zip(*columns, strict=True))
 
 
 def _values(column: pa.ChunkedArray) -> list:

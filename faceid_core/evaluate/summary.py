@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .intervals import NOTHING, Interval, mean_of, over_people, over_pictures
 from .leakage import PARTS
-from .metric_rows import MetricRow
+from .metric_rows import MetricRows
 from .null_reasons import NO_REFERENCE_FACE
 from .weak_identity import is_weak_identity
 
@@ -46,8 +46,8 @@ class SubjectScores:
     kind: Literal["person", "class_word", "named"]
     subject: str
     class_word: str
-    scores: Sequence[MetricRow]
-    floor: Sequence[MetricRow] = ()
+    scores: MetricRows
+    floor: MetricRows = field(default_factory=MetricRows)
     identity_id: str | None = None
     identity_key: str | None = None
     images: int = 0
@@ -80,7 +80,7 @@ def summarize(
             copying = over_people(_present(_mean(person.floor, "copying") for person in people))
         else:
             identity, leakage = _identity(subject, ceiling), _leakage(subject)
-            copying = _interval(_values(subject.scores, "copying"))
+            copying = _interval(subject.scores.values("copying"))
         rows.append(
             {
                 "run_id": run_id,
@@ -106,13 +106,8 @@ def summarize(
     return rows
 
 
-def _values(rows: Iterable[MetricRow], metric: str) -> dict[tuple[str, int], float]:
-    """The measured values of one metric by (prompt id, seed)."""
-    return {(r.prompt_id, r.seed): r.value for r in rows if r.metric == metric and r.value is not None}
-
-
-def _mean(rows: Iterable[MetricRow], metric: str) -> float | None:
-    return mean_of(list(_values(rows, metric).values()))
+def _mean(rows: MetricRows, metric: str) -> float | None:
+    return mean_of(list(rows.values(metric).values()))
 
 
 def _interval(values: Mapping[tuple[str, int], float]) -> Interval:
@@ -124,8 +119,8 @@ def _columns(name: str, interval: Interval) -> dict:
 
 
 def _identity(subject: SubjectScores, ceiling: float | None) -> dict:
-    values = _values(subject.scores, "identity")
-    floor = _values(subject.floor, "identity")
+    values = subject.scores.values("identity")
+    floor = subject.floor.values("identity")
     # Only cells in which both pictures have a face measure what the tokens added.
     gain = {cell: value - floor[cell] for cell, value in values.items() if cell in floor}
     similarity = _interval(values)
@@ -142,10 +137,10 @@ def _is_weak(subject: SubjectScores) -> bool | None:
         return None
     values = {
         (row.prompt_id, row.seed): row.value
-        for row in subject.scores
-        if row.metric == "identity" and row.detail != NO_REFERENCE_FACE.text
+        for row in subject.scores.rows("identity")
+        if row.detail != NO_REFERENCE_FACE.text
     }
-    return is_weak_identity(values, _values(subject.floor, "identity"))
+    return is_weak_identity(values, subject.floor.values("identity"))
 
 
 def _normalized_identity(subject: SubjectScores, floor: float | None, ceiling: float | None) -> float | None:
@@ -172,8 +167,8 @@ def _class_word_identity(people: Sequence[SubjectScores]) -> dict:
 
 
 def _leakage(subject: SubjectScores) -> dict:
-    values = _values(subject.scores, "leakage")
-    floor = _values(subject.floor, "leakage")
+    values = subject.scores.values("leakage")
+    floor = subject.floor.values("leakage")
     excess = {cell: value - floor[cell] for cell, value in values.items() if cell in floor}
     return {
         **_columns("leakage", _interval(values)),
@@ -194,7 +189,7 @@ def _class_word_leakage(people: Sequence[SubjectScores]) -> dict:
     }
 
 
-def leakage_by_part(rows: Sequence[MetricRow]) -> dict[str, float | None]:
+def leakage_by_part(rows: MetricRows) -> dict[str, float | None]:
     """The rate at which each part of the photo leaked, by the name of its column."""
     return {f"leakage_{part}": _mean(rows, f"leakage:{part}") for part in PARTS}
 
@@ -214,14 +209,14 @@ def _present(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def identity_counting_faceless(rows: Sequence[MetricRow]) -> float | None:
+def identity_counting_faceless(rows: MetricRows) -> float | None:
     """Mean identity with faceless pictures counted as 0, so that a subject without any face has a value."""
     return mean_of([value or 0.0 for value in _comparable(rows)])
 
 
-def _comparable(rows: Iterable[MetricRow]) -> list[float | None]:
+def _comparable(rows: MetricRows) -> list[float | None]:
     """Identity of each picture, None without a face; empty where the photo itself shows none."""
-    return [row.value for row in rows if row.metric == "identity" and row.detail != NO_REFERENCE_FACE.text]
+    return [row.value for row in rows.rows("identity") if row.detail != NO_REFERENCE_FACE.text]
 
 
 def normalized_identity(value: float | None, floor: float | None, ceiling: float | None) -> float | None:
@@ -231,16 +226,17 @@ def normalized_identity(value: float | None, floor: float | None, ceiling: float
     return (value - floor) / (ceiling - floor)
 
 
-def _concept_accuracy(scores: Sequence[MetricRow], categories: Mapping[str, str]) -> dict:
-    accuracy = _values(scores, "concepts")
+def _concept_accuracy(scores: MetricRows, categories: Mapping[str, str]) -> dict:
+    accuracy = scores.values("concepts")
     figures = _columns("concepts_obeyed", _interval(accuracy))
-    single = [r.value for r in scores if r.metric.startswith("concepts:") and r.value is not None]
+    parts = [metric for metric in scores.metrics if metric.startswith("concepts:")]
+    single = [value for metric in parts for value in scores.values(metric).values()]
     figures["single_concepts_obeyed"] = mean_of(single)
     for category in CONCEPT_CATEGORIES:
         figures[f"{category}_obeyed"] = mean_of(
             [value for (prompt_id, _), value in accuracy.items() if categories.get(prompt_id) == category]
         )
-    figures |= _columns("image_text", _interval(_values(scores, "image_text")))
+    figures |= _columns("image_text", _interval(scores.values("image_text")))
     figures["detection"] = _mean(scores, "detection")
     figures["attention_outside"] = _mean(scores, "attention")
     return figures

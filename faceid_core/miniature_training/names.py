@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from faceid_core.miniature.captions import caption
+from faceid_core.miniature.captions import NEARLY_ALL, Said, caption
 from faceid_core.miniature.people import ANONYMOUS_SEEDS, LAST_NAMES, NAMED_SEEDS
 from faceid_core.miniature.renderer import sample_shot
 from faceid_core.miniature_training.dataset import subject_of
 from faceid_core.miniature_training.schedules import Budget, rate_at
 from faceid_core.miniature_training.scorer_data import person_traits
 
+_NAMED_SHARE = 0.75  # of the people in captions
 _SPREAD = 0.8
 _TRAITS_FLOOR = 0.2
 
@@ -51,46 +52,66 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def _texts(seeds: list[int], numbers: np.random.Generator, words: random.Random) -> list[str]:
-    return [caption(sample_shot(numbers), subject_of(seed, words), words) for seed in seeds]
+def _captions(
+    count: int, numbers: np.random.Generator, words: random.Random, said: Said, pairs: float
+) -> tuple[list[str], list[list[int]]]:
+    """Captions, and the rows in `named_traits` of the people in each, -1 for those without a name."""
+    texts, people = [], []
+    for _ in range(count):
+        seeds = [
+            words.choice(NAMED_SEEDS if words.random() < _NAMED_SHARE else ANONYMOUS_SEEDS)
+            for _ in range(2 if words.random() < pairs else 1)
+        ]
+        subject = " and ".join(subject_of(seed, words) for seed in seeds)
+        texts.append(caption(sample_shot(numbers), subject, words, said))
+        people.append([NAMED_SEEDS.index(seed) if seed in NAMED_SEEDS else -1 for seed in seeds])
+    return texts, people
 
 
 def teach_names(
-    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, *, minutes: float, batch: int = 128, seed: int = 31
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    *,
+    minutes: float,
+    batch: int = 128,
+    seed: int = 31,
+    said: Said = NEARLY_ALL,
+    pairs: float = 0.0,
 ) -> float:
     """Train `encoder` until the states of names hold their people; the states of other words stay.
 
     The identity parameters lie along fixed orthogonal random directions, with a standard deviation of 0.8 beside the
-    states' own of 1, so that the U-Net's linear maps can read them.
+    states' own of 1, so that the U-Net's linear maps can read them. A name's last word holds its own person. The end
+    holds the person of a caption about one, and stays as it is where there are two.
+
+    Args:
+        said: how often the captions name what is seen.
+        pairs: share (0 to 1) of the captions with two people.
 
     Returns:
         the mean squared error of the parameters at the end, as a share of their variance.
     """
     numbers, words = np.random.default_rng(seed), random.Random(seed)
     traits = named_traits()  # [names, T]
+    held = torch.cat([traits, torch.zeros_like(traits[:1])])  # [names + 1, T], the last row of people without a name
     generator = torch.Generator().manual_seed(seed)
     width = encoder.config.hidden_size
     directions = torch.linalg.qr(torch.randn(width, traits.shape[1], generator=generator)).Q  # [width, T]
     places, teacher = NamePositions(tokenizer), copy.deepcopy(encoder).eval()
 
     def losses() -> Losses:
-        rows = numbers.integers(0, len(NAMED_SEEDS), batch)
-        named = batch * 3 // 4
-        seeds = [
-            NAMED_SEEDS[row] if index < named else words.choice(ANONYMOUS_SEEDS)
-            for index, row in enumerate(rows)
-        ]
-        tokens = token_ids(tokenizer, _texts(seeds, numbers, words))  # [B, 32]
+        texts, people = _captions(batch, numbers, words, said, pairs)
+        tokens = token_ids(tokenizer, texts)  # [B, 32]
         with torch.no_grad():
             before = teacher(tokens).last_hidden_state  # [B, 32, width]
         states = encoder(tokens).last_hidden_state
         is_last, is_end = places(tokens)
         # The first name comes before the last, and its state is free.
         is_first = torch.roll(is_last, -1, dims=1)
-        person = _SPREAD * traits[rows] * (torch.arange(batch) < named)[:, None]  # [B, T]
-        held = states[is_last] @ directions
-        wrong = ((held - person[:named]) ** 2).mean()
-        wanted = before + is_end[..., None] * (person @ directions.T)[:, None]
+        named = [row for rows in people for row in rows if row >= 0]  # in the order of `is_last`
+        wrong = ((states[is_last] @ directions - _SPREAD * held[named]) ** 2).mean()
+        alone = held[[rows[0] if len(rows) == 1 else -1 for rows in people]]  # [B, T]
+        wanted = before + is_end[..., None] * (_SPREAD * alone @ directions.T)[:, None]
         moved = ((states - wanted)[~is_last & ~is_first] ** 2).mean()
         return Losses(wrong, 3 * moved, _SPREAD**2)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from faceid_core.miniature.captions import HALF
 from faceid_core.miniature.people import NAMED_SEEDS, name_of
 from faceid_core.miniature_training.dataset import Pictures, render_close_ups, render_pairs, render_varied
-from faceid_core.miniature_training.names import named_traits, token_ids
+from faceid_core.miniature_training.names import NamePositions, named_traits, teach_names, token_ids
 from faceid_core.miniature_training.pipeline_folder import PIPELINE, TEXT_WIDTH, new_text_encoder
 from faceid_core.miniature_training.schedules import (
     Average,
@@ -41,6 +43,9 @@ _KINDS = {"varied": render_varied, "pairs": render_pairs, "close-ups": render_cl
 _TURN = ("varied", "close-ups", "varied", "pairs", "close-ups", "varied")
 _LARGEST_SCALE = 100.0
 _PEAK_RATE = 1e-3
+# Names are taught for so long after each phase, on captions of which such a share has two people.
+NAME_MINUTES = 4.0
+_PAIRS_IN_CAPTIONS = 0.4
 _REPORT_SECONDS, _SAVE_SECONDS = 30.0, 300.0
 
 
@@ -125,7 +130,14 @@ class _Supply:
 
 
 def train_text_encoder(
-    *, minutes: float, resume: bool, pictures: int = 30_000, batch: int = 128, seed: int = 51, rate: float = _PEAK_RATE
+    *,
+    minutes: float,
+    resume: bool,
+    pictures: int = 30_000,
+    batch: int = 128,
+    seed: int = 51,
+    rate: float = _PEAK_RATE,
+    name_minutes: float = NAME_MINUTES,
 ) -> None:
     """Train for a time and write the checkpoint `text_encoder`, with the picture encoder for a later phase.
 
@@ -134,6 +146,7 @@ def train_text_encoder(
         resume: start from the checkpoint, with a fresh optimizer.
         pictures: how many are rendered during training and held in memory.
         rate: highest learning rate.
+        name_minutes: wall-clock budget of teaching the names, after that of the phase.
     """
     torch.manual_seed(seed)
     device = training_device()
@@ -183,10 +196,20 @@ def train_text_encoder(
         if now - last_save > _SAVE_SECONDS:
             save_checkpoint(average.state(model), CHECKPOINT)
             last_save = now
-    save_checkpoint(average.state(model), CHECKPOINT)
-    encoder = trained_text_encoder(tokenizer)
     print(f"text encoder: {step} steps of {batch} in {budget.elapsed_seconds / 60:.1f} min", flush=True)
-    print(f"names: {names_explained(encoder, tokenizer):.2f} of people's traits in the end of their names", flush=True)
+    model.load_state_dict(average.state(model))
+    _report_names(model.text_encoder, tokenizer)
+    # By contrast alone only the end learns who is named, and in a caption of two people nothing says which name is whose.
+    teach_names(model.text_encoder.cpu(), tokenizer, minutes=name_minutes, said=HALF, pairs=_PAIRS_IN_CAPTIONS)
+    save_checkpoint(model.state_dict(), CHECKPOINT)
+    _report_names(trained_text_encoder(tokenizer), tokenizer)
+
+
+def _report_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    shares = names_explained(encoder, tokenizer)
+    print(
+        f"names: {shares.last_word:.2f} of people's traits in their last words, {shares.end:.2f} in the end", flush=True
+    )
 
 
 def trained_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -200,12 +223,30 @@ def trained_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return model.text_encoder.eval().requires_grad_(False)
 
 
+class NamesExplained(NamedTuple):
+    """How much of the named people's traits a ridge regression reads, R2 of four folds of people.
+
+    Attributes:
+        last_word: in the states of the names' last words; end: in those of the end.
+    """
+
+    last_word: float
+    end: float
+
+
 @torch.no_grad()
-def names_explained(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> float:
-    """How much of the named people's traits a ridge regression reads in the ends of their names, of four folds: R2."""
+def names_explained(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> NamesExplained:
+    """Whether the states of "a photo of NAME" hold who that is."""
     traits = named_traits().double()  # [names, T]
-    texts = [f"a photo of {name_of(seed)}" for seed in NAMED_SEEDS]
-    states = encoder(token_ids(tokenizer, texts)).pooler_output.double()  # [names, width]
+    tokens = token_ids(tokenizer, [f"a photo of {name_of(seed)}" for seed in NAMED_SEEDS])
+    states = encoder(tokens).last_hidden_state.double()  # [names, 32, width]
+    is_last, is_end = NamePositions(tokenizer)(tokens)
+    is_first_end = is_end & (is_end.cumsum(dim=1) == 1)
+    return NamesExplained(_explained(states[is_last], traits), _explained(states[is_first_end], traits))
+
+
+def _explained(states: torch.Tensor, traits: torch.Tensor) -> float:
+    """R2 of traits [names, T] from states [names, width]."""
     states = (states - states.mean(0)) / states.std(0).clamp(min=1e-6)
     held_out = torch.zeros_like(traits)
     for fold in range(4):

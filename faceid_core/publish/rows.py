@@ -13,7 +13,7 @@ import pyarrow as pa
 from data_contracts import contract
 from faceid_core import __version__
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
-from faceid_core.evaluate.metric_rows import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRows
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.null_reasons import null_reason
 from faceid_core.evaluate.summary import SubjectScores
@@ -225,7 +225,7 @@ def _metrics(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
 def _scored(
     run: Run,
     subject: Subject,
-    rows: Sequence[MetricRow],
+    rows: MetricRows,
     prefix: str,
     generate_key: str,
     written: set[tuple[str, str]],
@@ -235,14 +235,15 @@ def _scored(
     Args:
         written: Keys of what was given before; those of what is given here are added.
     """
-    of_metric: dict[str, list[MetricRow]] = defaultdict(list)
-    for row in rows:
-        of_metric[row.metric.partition(":")[0]].append(row)
-    for metric, own in of_metric.items():
+    parts_of: dict[str, list[str]] = defaultdict(list)
+    for name in rows.metrics:
+        parts_of[name.partition(":")[0]].append(name)
+    for metric, parts in parts_of.items():
         manifest = subject.manifests[f"{prefix}{metric}"]
         if (generate_key, manifest.stage_key) in written:
             continue  # as in `_images`
         written.add((generate_key, manifest.stage_key))
+        own = rows.rows(*parts)
         model, weights = scored_by(run, metric, manifest)
         yield (
             len(own),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from faceid_core.errors import DamagedInput, StoreError
-from faceid_core.evaluate.metrics import METRICS, MetricRow, read_scores
+from faceid_core.evaluate.metric_rows import MetricRows, read_scores
+from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.summary import SubjectScores, summarize
 from faceid_core.outcomes import Outcome
 from faceid_core.run.state import Run
@@ -38,27 +39,28 @@ def scores_of(run: Run, subject: Subject) -> SubjectScores:
         DamagedInput: a blob with scores is damaged; the caller closes the person's outcome report as failed.
     """
     cache = StageCache(run.store, subject.scope)
-    rows: list[MetricRow] = []
-    floor: list[MetricRow] = []
+    own: list[MetricRows] = []
+    floor: list[MetricRows] = []
     seconds = 0.0
     for result, manifest in subject.manifests.items():
         seconds += float(manifest.provenance.get("seconds", 0.0))
         if result.startswith(FLOOR):
-            floor += read_scores(cache.read(manifest, SCORES))
+            floor.append(read_scores(cache.read(manifest, SCORES)))
         elif result.startswith("score-"):
-            rows += read_scores(cache.read(manifest, SCORES))
+            own.append(read_scores(cache.read(manifest, SCORES)))
     person = subject.kind == "person"
     generate = subject.manifests["generate"]
     personalize = subject.manifests.get("personalize")
+    scores = MetricRows.joined(own)
     return SubjectScores(
         kind=subject.kind,
         subject=subject.name if person else str(subject.text),
         class_word=subject.class_word,
-        scores=rows,
-        floor=floor,
+        scores=scores,
+        floor=MetricRows.joined(floor),
         identity_id=subject.identity_id,
         identity_key=subject.name if person else None,
-        images=len({(row.prompt_id, row.seed) for row in rows}),
+        images=len(scores.pictures),
         seconds=seconds if person else None,
         personalize_key=personalize.stage_key if personalize else None,
         generate_key=generate.stage_key,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from faceid_core.evaluate.calibration import Calibration, percentile_of
 from faceid_core.evaluate.intervals import mean_of
-from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRows
 
 _ACCEPTED = "identity:accepted"
 
@@ -36,7 +36,7 @@ class Likeness:
 
 
 def likeness_of(
-    scores: Sequence[MetricRow], floor: Sequence[MetricRow], calibration: Calibration | None
+    scores: MetricRows, floor: MetricRows, calibration: Calibration | None
 ) -> Likeness:
     """The likeness of one person's pictures.
 
@@ -70,5 +70,5 @@ def percent(share: float | None) -> str:
     return "over 99.9 %" if share >= 0.9995 else text
 
 
-def _accepted(rows: Sequence[MetricRow]) -> float | None:
-    return mean_of([row.value for row in rows if row.metric == _ACCEPTED and row.value is not None])
+def _accepted(rows: MetricRows) -> float | None:
+    return mean_of(list(rows.values(_ACCEPTED).values()))

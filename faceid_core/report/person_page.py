@@ -8,7 +8,7 @@ import numpy as np
 
 from faceid_core.evaluate.calibration import Calibration
 from faceid_core.evaluate.grid import Prompt
-from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRow, MetricRows
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.evaluate.summary import identity_counting_faceless, leakage_by_part
 from faceid_core.report import plots
@@ -37,8 +37,8 @@ def person_page(
     curve: Sequence[Mapping[str, float]] = (),
     prompts: Sequence[Prompt] = (),
     pictures: Sequence[ShardRow] = (),
-    scores: Sequence[MetricRow] = (),
-    floor_scores: Sequence[MetricRow] = (),
+    scores: MetricRows | None = None,
+    floor_scores: MetricRows | None = None,
     summary: Sequence[Mapping] = (),
     index_url: str = "",
     beside: Sequence[tuple[str, Mapping[tuple[str, int], Embedded]]] = (),
@@ -74,6 +74,7 @@ def person_page(
         reproduction: How to compute this again: `commands`, `facts` by name, and `results` with `stage`, `version`,
             `key` and `finished_at`; None leaves it out.
     """
+    scores, floor_scores = scores or MetricRows(), floor_scores or MetricRows()
     own, floor, ceiling = _rows_of(person, summary, floor_scores)
     return render(
         "person.html",
@@ -96,7 +97,7 @@ def person_page(
 
 
 def _rows_of(
-    person: Mapping, summary: Sequence[Mapping], floor_scores: Sequence[MetricRow]
+    person: Mapping, summary: Sequence[Mapping], floor_scores: MetricRows
 ) -> tuple[Mapping | None, dict | None, dict | None]:
     """The person's row, its class word's compared with this person, and the named people's mean."""
     own = next((row for row in summary if row.get("identity_key") == person["identity_key"]), None)
@@ -117,8 +118,8 @@ def _rows_of(
     return own, floor, mean_row([row for row in summary if row["subject_kind"] == "named"])
 
 
-def _mean_of(scores: Sequence[MetricRow], metric: str) -> float | None:
-    values = [row.value for row in scores if row.metric == metric and row.value is not None]
+def _mean_of(scores: MetricRows, metric: str) -> float | None:
+    values = list(scores.values(metric).values())
     return float(np.mean(values)) if values else None
 
 
@@ -186,7 +187,7 @@ def _still(image: np.ndarray, caption: str) -> dict:
 def _groups(
     prompts: Sequence[Prompt],
     pictures: Sequence[ShardRow],
-    scores: Sequence[MetricRow],
+    scores: MetricRows,
     beside: Sequence[tuple[str, Mapping[tuple[str, int], Embedded]]],
     mark: SyntheticMark,
 ) -> list[dict]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRows
 from faceid_core.evaluate.summary import SubjectScores, summarize
 from faceid_core.report.comparison_page import comparison_page
 from faceid_core.report.gallery_page import SIDE, gallery_page, strip
@@ -37,7 +37,7 @@ RUN = {
 KEYS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(PEOPLE)]
 
 
-def scores(seed: int, identity: float, accuracy: float) -> list[MetricRow]:
+def scores(seed: int, identity: float, accuracy: float) -> MetricRows:
     return made_scores(GRID.prompts, seed, identity, accuracy, ("leakage", 0.25, "clothes"))
 
 

@@ -1,5 +1,7 @@
 """The metrics on pictures whose truth is known: the renderer says where the face is and what is shown."""
 
+import math
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,7 @@ from faceid_core.evaluate import null_reasons
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.face_masks import face_mask, outside_share
 from faceid_core.evaluate.grid import parse_grid
-from faceid_core.evaluate.metric_rows import row_of
+from faceid_core.evaluate.metric_rows import MetricRow, MetricRows, row_of
 from faceid_core.evaluate.metrics import (
     METRICS,
     read_scores,
@@ -262,6 +264,43 @@ def test_scores_come_back_and_bytes_are_the_same_each_time(rows, scorers):
     data = write_scores(found)
     assert read_scores(data) == found and write_scores(found) == data
     assert read_scores(write_scores([])) == []
+
+
+def test_rows_in_columns_are_the_rows(rows, scorers):
+    found = [
+        *_score("identity", rows, scorers),
+        *_score("leakage", rows, scorers),
+        MetricRow("beach", 0, "copying", math.nan),
+        MetricRow("beach", 1, "copying", None, "no face"),
+    ]
+    parts = [MetricRows.of(found[:2]), MetricRows.of(found[2:-1]), MetricRows(), MetricRows.of(found[-1:])]
+    joined = MetricRows.joined(parts)
+    assert len(joined) == len(found) and joined[:-2] == found[:-2] and joined[-1] == found[-1]
+    assert math.isnan(joined[-2].value), "a figure that is none stays one and does not become a missing value"
+    assert joined.values("identity") == {
+        (row.prompt_id, row.seed): row.value for row in found if row.metric == "identity" and row.value is not None
+    }
+    assert list(joined.values("copying")) == [("beach", 0)] and joined.values("age") == {}
+    assert joined.rows("copying", "identity")[-1] == found[-1] and joined.rows("leakage:scene") == []
+    assert set(joined.metrics) == {row.metric for row in found}
+    assert joined.pictures == {(row.prompt_id, row.seed) for row in found}
+
+
+def test_the_rows_of_many_people_take_little_memory():
+    def person(number):
+        return MetricRows(
+            (f"p{place // 4}", place % 4, metric, number / 1000, "")
+            for metric in ("identity", "concepts", "leakage")
+            for place in range(96)
+        )
+
+    first = person(0)
+    tracemalloc.start()
+    others = [person(number) for number in range(1, 51)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / sum(map(len, others)) < 16, "bytes a row; as objects they took two hundred"
+    assert first.values("identity")["p23", 3] == 0 and others[-1].values("identity")["p23", 3] == 0.05
 
 
 def test_an_unknown_backend_is_refused():

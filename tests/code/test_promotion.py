@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from data_contracts import contract
 from faceid_core.config import parse_config
 from faceid_core.errors import ConfigurationError, DamagedRecord, StoreError
+from faceid_core.evaluate.metric_rows import MetricRows
 from faceid_core.outcomes import Outcome
 from faceid_core.publish import promotion
 from faceid_core.publish.comparison import KINDS, compare_with_last_run, earlier_runs
@@ -308,7 +309,7 @@ def test_the_index_of_a_second_night_says_what_changed_and_which_run_is_current(
 ):
     monkeypatch.setenv("FACEID_IDENTITY_SECRET", (b"5" * 32).hex())
     # What is told of people here needs their outcomes alone; the made-up results hold neither scores nor pictures.
-    monkeypatch.setattr("faceid_core.publish.scores.read_scores", lambda _: [])
+    monkeypatch.setattr("faceid_core.publish.scores.read_scores", lambda _: MetricRows())
     monkeypatch.setattr("faceid_core.publish.pages._write_page", lambda *_: False)
     config = pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 3))
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from faceid_core.evaluate.calibration import calibration_of
 from faceid_core.evaluate.grid import load_grid
-from faceid_core.evaluate.metrics import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRow, MetricRows
 from faceid_core.evaluate.summary import SubjectScores, aggregate, summarize
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Shot, render
@@ -458,6 +458,7 @@ def test_pages_lead_with_what_a_cosine_means(run):
         MetricRow(prompt, seed, "identity:accepted", float(value > 0.93)) for prompt, seed, value in pictures
     ]
     floor = [MetricRow("beach", 0, "identity", 0.80), MetricRow("beach", 0, "identity:accepted", 0.0)]
+    scores, floor = MetricRows.of(scores), MetricRows.of(floor)
     likeness = likeness_of(scores, floor, calibration)
     assert likeness.accepted == pytest.approx(1 / 3) and likeness.accepted_floor == 0
     assert likeness.percentile_floor < 0.6 < likeness.percentile < 0.9

@@ -7,7 +7,7 @@ import pytest
 
 from data_contracts import contract
 from faceid_core.evaluate.intervals import Interval, over_people, over_pictures, t_quantile
-from faceid_core.evaluate.metric_rows import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRow, MetricRows
 from faceid_core.evaluate.null_reasons import NO_REFERENCE_FACE
 from faceid_core.evaluate.summary import SubjectScores, aggregate, normalized_identity, summarize
 from faceid_core.evaluate.weak_identity import is_weak_identity
@@ -40,6 +40,10 @@ def _metric(metric, values):
     ]
 
 
+def _subject(kind, subject, class_word, scores, floor=(), *more, **named):
+    return SubjectScores(kind, subject, class_word, MetricRows.of(scores), MetricRows.of(floor), *more, **named)
+
+
 def _run(subjects):
     return summarize(subjects, run_id="r1", run_date=dt.date(2026, 1, 2), categories=CATEGORIES)
 
@@ -66,11 +70,11 @@ def _subjects():
     ben_floor += _metric("leakage", [0.1] * 6) + _metric("leakage:clothes", [0] * 6)
     person = _metric("concepts", [1, 1, 1, 1, 1, 0]) + _metric("detection", [1] * 6)
     return [
-        SubjectScores("person", ANN, "woman", ann, ann_floor, "ann", ANN, 6, 12.34567, "1" * 64, "2" * 64),
-        SubjectScores("person", BEN, "woman", ben, ben_floor, "ben", BEN),
-        SubjectScores("class_word", "woman", "woman", person),
-        SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6)),
-        SubjectScores("named", "ines silva", "woman", _metric("identity", [0.7] * 6)),
+        _subject("person", ANN, "woman", ann, ann_floor, "ann", ANN, 6, 12.34567, "1" * 64, "2" * 64),
+        _subject("person", BEN, "woman", ben, ben_floor, "ben", BEN),
+        _subject("class_word", "woman", "woman", person),
+        _subject("named", "kai moreau", "woman", _metric("identity", [0.9] * 6)),
+        _subject("named", "ines silva", "woman", _metric("identity", [0.7] * 6)),
     ]
 
 
@@ -102,8 +106,8 @@ def test_a_person_without_a_single_face_has_no_similarity_but_counts_as_zero():
 def test_a_photo_that_shows_no_face_to_the_scorers_is_no_reason_to_count_pictures_as_zero():
     rows = [MetricRow(row.prompt_id, row.seed, "identity", None, NO_REFERENCE_FACE.text)
             for row in _metric("identity", [None] * 6)]  # fmt: skip
-    named = SubjectScores("named", "kai moreau", "woman", _metric("identity", [0.9] * 6))
-    person = _run([SubjectScores("person", ANN, "woman", rows, rows, "ann", ANN), named])[0]
+    named = _subject("named", "kai moreau", "woman", _metric("identity", [0.9] * 6))
+    person = _run([_subject("person", ANN, "woman", rows, rows, "ann", ANN), named])[0]
     assert person["identity_similarity_counting_faceless"] is None and person["identity_fraction"] is None
 
 
@@ -147,7 +151,7 @@ def test_the_run_as_a_whole():
 def test_a_person_not_surely_above_the_class_word_is_weak():
     ann, ben, word, named, _ = _run(_subjects())
     assert (ann["weak"], ben["weak"], word["weak"], named["weak"]) == (False, True, None, None)
-    no_floor = SubjectScores("person", ANN, "woman", _metric("identity", [0.9] * 6), (), "ann", ANN)
+    no_floor = _subject("person", ANN, "woman", _metric("identity", [0.9] * 6), (), "ann", ANN)
     assert _run([no_floor])[0]["weak"] is None, "nothing to compare with"
 
 
@@ -200,8 +204,8 @@ def test_what_photographs_alone_have_stands_beside_it_and_the_class_word_has_the
     measured = {"identity:accepted": 1, "identity_second": 0.5, "image_text_second": 0.3, "diversity": 0.2}
     scores = [row for metric, value in measured.items() for row in _metric(metric, [value] * 6)]
     floor = _metric("identity_second", [0.1] * 6) + _metric("attributes", [0.5] * 6)
-    ann = SubjectScores("person", ANN, "person", scores, floor=floor, identity_id="ann", identity_key=ANN)
-    word = SubjectScores("class_word", "person", "person", _metric("diversity", [0.6] * 6))
+    ann = _subject("person", ANN, "person", scores, floor=floor, identity_id="ann", identity_key=ANN)
+    word = _subject("class_word", "person", "person", _metric("diversity", [0.6] * 6))
     person, floor_row = _run([ann, word])
     assert [person[name] for name in ("identity_accepted", "identity_second", "diversity")] == [1, 0.5, 0.2]
     assert [floor_row[name] for name in ("identity_second", "diversity", "attributes_kept")] == [

@@ -9,7 +9,7 @@ import numpy as np
 
 from faceid_core.evaluate.cells import DrawSettings, grid_cells
 from faceid_core.evaluate.grid import Prompt, PromptGrid
-from faceid_core.evaluate.metric_rows import MetricRow
+from faceid_core.evaluate.metric_rows import MetricRow, MetricRows
 from faceid_core.evaluate.shards import ShardRow
 from faceid_core.miniature.people import person_from_seed
 from faceid_core.miniature.renderer import Rendered, Shot, render
@@ -39,7 +39,7 @@ def made_person(grid: PromptGrid) -> Person:
 
 def made_scores(
     prompts: Sequence[Prompt], seed: int, identity: float, accuracy: float, *more: tuple[str, float, str]
-) -> list[MetricRow]:
+) -> MetricRows:
     """Scores about an identity and a concept accuracy, by a seed; `more` metrics have one value, with its detail."""
     draws = np.random.default_rng(seed)
     rows = []
@@ -53,4 +53,4 @@ def made_scores(
                 MetricRow(prompt.id, number, "detection", 1.0),
                 *(MetricRow(prompt.id, number, metric, value, detail) for metric, value, detail in more),
             ]
-    return rows
+    return MetricRows.of(rows)
