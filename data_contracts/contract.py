@@ -89,7 +89,8 @@ class Contract:
         columns, problems = [], []
         for field in self.schema:
             values = values_of[field.name]
-            if pa.types.is_integer(field.type) and any(isinstance(value, float | bool) for value in values):
+            kinds = set(map(type, values)) if pa.types.is_integer(field.type) else ()
+            if any(issubclass(kind, float | bool) for kind in kinds):
                 problems.append(f"{field.name}: not whole numbers")  # Arrow would cut them off in silence
                 continue
             try:

@@ -34,8 +34,12 @@ class Pairs:
 
     def share_below(self, cosine: float) -> float:
         """The share of pairs with a lower cosine, by interpolation between the quantiles; 0 to 1."""
-        shares, cosines = zip(*self.quantiles, strict=True)
-        return float(np.interp(cosine, cosines, shares))
+        return float(self.shares_below([cosine])[0])
+
+    def shares_below(self, cosines: Sequence[float]) -> np.ndarray:
+        """`share_below` of each."""
+        shares, known = zip(*self.quantiles, strict=True)
+        return np.interp(cosines, known, shares)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Calibration:
         """The mean share of pairs of different people that are less alike than these pictures, 0 to 1; None for none."""
         if not cosines:
             return None
-        return float(np.mean([self.different.share_below(cosine) for cosine in cosines]))
+        return float(self.different.shares_below(cosines).mean())
 
 
 def percentile_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,12 @@ def mean_of(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
+@lru_cache(maxsize=32)
+def _resampled(clusters: int) -> np.ndarray:
+    """Which clusters each resample draws, int [resamples, clusters]: the same ones each time."""
+    return np.random.default_rng(_SEED).integers(0, clusters, (RESAMPLES, clusters))
+
+
 def over_pictures(values: Sequence[float], prompts: Sequence[Hashable]) -> Interval:
     """Mean of one person's pictures, with a bootstrap interval over prompts x seeds.
 
@@ -49,8 +56,7 @@ def over_pictures(values: Sequence[float], prompts: Sequence[Hashable]) -> Inter
         cluster = np.arange(len(data))
     sums = np.bincount(cluster, weights=data)  # [clusters]
     counts = np.bincount(cluster)  # [clusters]
-    rng = np.random.default_rng(_SEED)
-    drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))  # [resamples, clusters]
+    drawn = _resampled(len(sums))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)  # [resamples]
     low, high = np.percentile(means, (2.5, 97.5))
     mean = float(data.mean())

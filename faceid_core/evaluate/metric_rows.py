@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -125,8 +125,19 @@ class MetricRows(Sequence[MetricRow]):
 
     def rows(self, *metrics: str) -> list[MetricRow]:
         """The rows of these metrics, in their order."""
-        of_metric = self._places.of_metric
-        return [self._row(index) for index in sorted(chain.from_iterable(of_metric.get(each, ()) for each in metrics))]
+        return [self._row(index) for index in self._places.indices(metrics)]
+
+    def columns(self, *metrics: str) -> dict[str, list]:
+        """The same as `rows`, as a list for each field of `MetricRow`: without an object for each row."""
+        indices = self._places.indices(metrics)
+        values: list[float | None] = self._values[list(indices)].tolist()
+        details = [""] * len(values)
+        if self._missing or self._details:
+            for place, index in enumerate(indices):
+                if index in self._missing:
+                    values[place] = None
+                details[place] = self._details.get(index, "")
+        return {**self._places.columns(metrics), "value": values, "detail": details}
 
     @property
     def metrics(self) -> Collection[str]:
@@ -161,24 +172,39 @@ class MetricRows(Sequence[MetricRow]):
     __hash__ = None
 
 
-class _Places(NamedTuple):
-    """Which picture and metric each row is of.
+class _Places:
+    """Which picture and metric each row is of: prompt id, seed and metric.
 
     Attributes:
-        rows: prompt id, seed and metric of each.
-        of_metric: the rows of each metric.
+        of_metric: the rows of each metric, in the order of the first.
     """
 
-    rows: tuple[tuple[str, int, str], ...]
-    of_metric: Mapping[str, Sequence[int]]
+    def __init__(self, rows: tuple[tuple[str, int, str], ...]):
+        self.rows = rows
+        self.of_metric: dict[str, list[int]] = {}
+        for index, (_, _, metric) in enumerate(rows):
+            self.of_metric.setdefault(metric, []).append(index)
+        self._indices: dict[tuple[str, ...], list[int]] = {}
+        self._columns: dict[tuple[str, ...], dict[str, list]] = {}
+
+    def indices(self, metrics: tuple[str, ...]) -> Sequence[int]:
+        """The rows of these metrics, in their order."""
+        if metrics not in self._indices:
+            self._indices[metrics] = sorted(chain.from_iterable(self.of_metric.get(each, ()) for each in metrics))
+        return self._indices[metrics]
+
+    def columns(self, metrics: tuple[str, ...]) -> dict[str, list]:
+        """`prompt_id`, `seed` and `metric` of those rows."""
+        if metrics not in self._columns:
+            names = ("prompt_id", "seed", "metric")
+            rows = [self.rows[index] for index in self.indices(metrics)]
+            self._columns[metrics] = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+        return self._columns[metrics]
 
 
 @lru_cache(maxsize=256)
 def _places(rows: tuple[tuple[str, int, str], ...]) -> _Places:
-    of_metric: dict[str, list[int]] = {}
-    for index, (_, _, metric) in enumerate(rows):
-        of_metric.setdefault(metric, []).append(index)
-    return _Places(rows, {metric: tuple(indices) for metric, indices in of_metric.items()})
+    return _Places(rows)
 
 
 def read_scores(data: bytes) -> MetricRows:

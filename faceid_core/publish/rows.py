@@ -243,20 +243,17 @@ def _scored(
         if (generate_key, manifest.stage_key) in written:
             continue  # as in `_images`
         written.add((generate_key, manifest.stage_key))
-        own = rows.rows(*parts)
+        own = rows.columns(*parts)
         model, weights = scored_by(run, metric, manifest)
         yield (
-            len(own),
+            len(own["value"]),
             {
+                **own,
                 "generate_key": generate_key,
-                "prompt_id": [row.prompt_id for row in own],
-                "seed": [row.seed for row in own],
-                "metric": [row.metric for row in own],
                 "score_key": manifest.stage_key,
                 "run_date": run.run_date,
-                "value": [row.value for row in own],
-                "null_reason": [null_reason(row.value, row.detail) for row in own],
-                "detail": [row.detail or None for row in own],
+                "null_reason": list(map(null_reason, own["value"], own["detail"])),
+                "detail": [detail or None for detail in own["detail"]],
                 "metric_version": METRICS[metric].version,
                 "model": model,
                 "model_digest": sha256_hex(canonical_json(weights)),

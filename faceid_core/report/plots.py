@@ -128,10 +128,10 @@ def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | N
     ]
     if not shown:
         return Markup("")
-    width, height = 640, 400
+    width, height, as_density = 640, 400, is_density(shown)
     ends = [
         row.get(f"identity_similarity{end}") for row in shown for end in ("", "_low", "_high")
-        if (row["subject_kind"] == "person" and not is_density(shown)) or not end
+        if (row["subject_kind"] == "person" and not as_density) or not end
     ]  # fmt: skip
     frame = _Frame(
         56, 18, width - 16, height - 46,
@@ -152,7 +152,6 @@ def identity_concepts_plot(rows: Sequence[Mapping], links: Mapping[str, str] | N
                     frame.left + 6, y - 6, f"{name}: {np.mean(values):.3f}", anchor="start", css="label"
                 ),
             ]
-    as_density = is_density(shown)
     if as_density:
         drawn = _density(frame, [row for row in shown if row["subject_kind"] == "person"]) + drawn
     for kind in ("named", "class_word") if as_density else ("named", "class_word", "person"):

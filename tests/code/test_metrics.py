@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -282,6 +283,11 @@ def test_rows_in_columns_are_the_rows(rows, scorers):
     }
     assert list(joined.values("copying")) == [("beach", 0)] and joined.values("age") == {}
     assert joined.rows("copying", "identity")[-1] == found[-1] and joined.rows("leakage:scene") == []
+    wanted = ("copying", "identity", "leakage:clothes")
+    columns = joined.columns(*wanted)
+    made = [MetricRow(*values) for values in zip(*(columns[field.name] for field in fields(MetricRow)), strict=True)]
+    assert repr(made) == repr(joined.rows(*wanted)), "by their words, because a NaN is not equal to itself"
+    assert joined.columns("age") == {"prompt_id": [], "seed": [], "metric": [], "value": [], "detail": []}
     assert set(joined.metrics) == {row.metric for row in found}
     assert joined.pictures == {(row.prompt_id, row.seed) for row in found}
 

@@ -317,6 +317,22 @@ def test_many_people_are_shown_as_a_density(run):
     assert not plots.is_density(run.rows)
 
 
+def test_a_drawing_of_twice_the_people_takes_twice_the_reads(run):
+    class Counted(dict):
+        reads = 0
+
+        def __getitem__(self, name):
+            Counted.reads += 1
+            return super().__getitem__(name)
+
+    def reads_of(people):
+        Counted.reads = 0
+        plots.identity_concepts_plot([Counted(run.rows[0]) for _ in range(people)])
+        return Counted.reads
+
+    assert reads_of(800) < 2.5 * reads_of(400)
+
+
 def test_weak_people_and_shared_photos_are_told_on_both_pages(run):
     outcome_reports = [
         {"identity_key": ANN, "outcome": "done", "weak": True, "same_photo": 0, "message": "try more steps"},
