@@ -87,14 +87,16 @@ def ids_of_names(names: Sequence[str], *, folders: set[str] | frozenset[str] = f
     often = Counter(stems.values())
     ids: dict[str, str] = {}
     taken: set[str] = set()
+    following: dict[str, int] = {}  # the number to try next; those before it are taken
     for name in sorted(names):
         made = stems[name]
         if often[made] > 1:
             ending = "folder" if name in folders else Path(name).suffix.lower() or "file"
             made = f"{made[:56]}-{_as_id(ending)[:7]}"
-        wanted, number = made, 2
+        wanted, number = made, following.get(made, 2)
         while made in taken:
             made, number = f"{wanted[:60]}-{number}", number + 1
+        following[wanted] = number
         taken.add(made)
         ids[name] = made
     return ids

@@ -46,6 +46,7 @@ class ConsoleReporter:
         self._stage, self._task, self._last_time, self._last_line = "", None, 0.0, ""
         self._settled = self._total = self._hits = 0
         self._under_way: dict[str, float] = {}  # subject -> share of its work that is done, 0..1
+        self._shares = 0.0  # their sum: thousands of people may be under way at once
         self._began = 0.0
         self._prior_began: float | None = None
 
@@ -60,7 +61,7 @@ class ConsoleReporter:
         """See Reporter."""
         with self._lock:
             self._stage, self._settled, self._total, self._hits = stage, 0, misses, hits
-            self._under_way, self._began, self._last_line = {}, time.monotonic(), ""
+            self._under_way, self._shares, self._began, self._last_line = {}, 0.0, time.monotonic(), ""
             self._task = self._bars.add_task(
                 stage, total=hits + misses, completed=hits, settled=hits, detail=f"{hits} cached"
             )
@@ -73,7 +74,9 @@ class ConsoleReporter:
             if subject == KNOWN_NAMES:
                 self._prior_progressed(done, total or 0)
                 return
-            self._under_way[subject] = min(1.0, done / total) if total else 0.0
+            share = min(1.0, done / total) if total else 0.0
+            self._shares += share - self._under_way.get(subject, 0.0)
+            self._under_way[subject] = share
             detail = f"{subject[:8]} {done}/{total}" if total and total > 1 else ""
             self._move(detail)
             line = f"{self._stage:<12} {self._settled} of {self._total} finished"
@@ -103,7 +106,7 @@ class ConsoleReporter:
 
     def _done(self) -> float:
         """Results of the stage that are finished, and the shares of those under way."""
-        return min(float(self._total), self._settled + sum(self._under_way.values()))
+        return min(float(self._total), self._settled + self._shares)
 
     def _time_left(self) -> str:
         """The rest of the stage at the pace so far; empty where nothing can be said."""
@@ -114,9 +117,10 @@ class ConsoleReporter:
     def settled(self, stage: str, done: Done) -> None:
         """See Reporter."""
         with self._lock:
-            if stage == self._stage:  # results of later stages arrive earlier
+            # Results of later stages arrive earlier; what they were under way by is over, too.
+            self._shares -= self._under_way.pop(done.work.subject, 0.0)
+            if stage == self._stage:
                 self._settled += 1
-                self._under_way.pop(done.work.subject, None)
                 self._move("")
             if done.status != "done":
                 line = f"{done.work.call.stage} {done.work.subject}: {done.status}: {done.message}"

@@ -298,8 +298,9 @@ class RayPool:
                     elif kind == "broken":
                         raise ActorLost(value)
                     else:
-                        open_works.pop((value.work.subject, value.work.call.key))
-                        again += self._next_attempt(attempt, value, on_done)
+                        # What came back has parameters of its own; those that were sent are shared by thousands.
+                        own = open_works.pop((value.work.subject, value.work.call.key))
+                        again += self._next_attempt(attempt, replace(value, work=own), on_done)
         except (RayError, ActorLost) as error:
             lost = f"its worker was lost ({type(error).__name__}: {str(error).splitlines()[0]})"
             if not self._closed:

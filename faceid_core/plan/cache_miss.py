@@ -16,12 +16,12 @@ _LEAVES_NAMED = 3
 
 @dataclass(frozen=True)
 class CacheMiss:
-    """A piece of work that would be computed, why, and the earlier result that comes nearest to it, if any."""
+    """A piece of work that would be computed, why, and where its preimage differs from the nearest earlier result's."""
 
     subject: str
     work: Work
     why: str
-    nearest: Manifest | None = None
+    leaves: Sequence[Leaf] = ()
 
 
 def explain_cache_miss(cache: StageCache, work: Work, earlier: Sequence[Manifest]) -> CacheMiss:
@@ -34,7 +34,7 @@ def explain_cache_miss(cache: StageCache, work: Work, earlier: Sequence[Manifest
     """
     nearest, leaves = nearest_result(earlier, work)
     if nearest is not None:
-        return CacheMiss(work.subject, work, reason_of(leaves) if leaves else DAMAGED, nearest)
+        return CacheMiss(work.subject, work, reason_of(leaves) if leaves else DAMAGED, tuple(leaves))
     manifest = stage_manifest(work.scope, work.call.stage, work.call.key)
     return CacheMiss(work.subject, work, DAMAGED if cache.store.head(manifest) is not None else FIRST)
 

@@ -143,9 +143,14 @@ class Pace:
             except (ObjectMissing, DamagedRecord):
                 continue
             computed = [person for person in people if person.get("stage_keys")]
+            lacking = {name for name in wanted if len(self._seconds.get(name, ())) < _ENOUGH}
+            if any(name.startswith("score-") for name in lacking):
+                lacking.add("generate")  # a score's manifest does not say of how many pictures it is
             for person in computed[:_SAMPLED_PEOPLE]:
                 cache = StageCache(self._store, identity_scope(person["identity_key"]))
                 for result, key in person["stage_keys"].items():
+                    if result.removeprefix("floor_") not in lacking:
+                        continue
                     manifest = cache.read_manifest(result.removeprefix("floor_"), key, read_only=True)
                     if manifest is not None:
                         self.add(manifest)

@@ -111,11 +111,8 @@ def _against_plan(config: NightlyConfig, identity_id: str, stage: str, newest: M
             f"this configuration asks for no {stage}; the newest result is {newest.stage_key[:12]}"
         )
     first = misses[0]
-    leaves = (
-        differences(first.nearest.content["preimage"], first.work.call.preimage()) if first.nearest else []
-    )
     before = f"{stage} waits for {first.work.call.stage}, which would be computed first because: {first.why}"
-    return Explanation(before, f"would compute: key {first.work.call.key[:12]}", leaves)
+    return Explanation(before, f"would compute: key {first.work.call.key[:12]}", list(first.leaves))
 
 
 def _words(what: str, manifest: Manifest) -> str:

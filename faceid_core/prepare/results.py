@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ MOST_EXAMPLES = 3
 _INK, _PAPER, _EMPTY = (28, 28, 26), (255, 255, 255), (238, 238, 234)
 _COLORS = {"usable": (26, 127, 55), "rejected": (176, 96, 0), "failed": (190, 30, 45)}
 _GAP, _LINE = 6, 13
+MOST_CELLS = 2_000  # of a sheet: some 80 MB while it is drawn
+# Name, outcome, reason, and the picture uint8 [h, w, 3] or None.
+Cell = tuple[str, str, str, np.ndarray | None]
 _BADGES = {"usable": "done", "rejected": "rejected", "failed": "failed", LEFT_OUT: "refused"}
 
 
@@ -124,9 +127,17 @@ def write_results(
         writer.writerows(rows)
     temporary.replace(folder / TABLE)
     _write_parquet(folder / "prepared.parquet", rows)
-    cells = [(one.identity_id, one.outcome, one.reason, thumbnail(one.identity_id)) for one in checked]
-    write_private(folder / "sheet.png", thumbnail_sheet(cells))
-    shown = {one.identity_id for one, cell in zip(checked, cells, strict=True) if cell[3] is not None}
+    shown = set()
+
+    def cells() -> Iterator[Cell]:
+        """One picture after the other: all of many people do not fit into memory."""
+        for one in sorted(checked, key=lambda one: len(checked) > MOST_CELLS and one.outcome == "usable"):
+            picture = thumbnail(one.identity_id)
+            if picture is not None:
+                shown.add(one.identity_id)
+            yield one.identity_id, one.outcome, one.reason, picture
+
+    write_private(folder / "sheet.png", thumbnail_sheet(cells(), len(checked)))
     write_private(folder / "index.html", results_page(rows, about, shown=shown, differences=differences))
 
 
@@ -153,23 +164,27 @@ def summarize_reasons(
     ]
 
 
-def thumbnail_sheet(
-    cells: Sequence[tuple[str, str, str, np.ndarray | None]], *, side: int = 96, columns: int = 0
-) -> bytes:
-    """A PNG of thumbnails in reading order.
+def thumbnail_sheet(cells: Iterable[Cell], count: int, *, side: int = 96, columns: int = 0) -> bytes:
+    """A PNG of thumbnails in reading order: of more than `MOST_CELLS` the first ones, and how many there are besides.
 
     Args:
-        cells: (name, outcome, reason, picture uint8 [h, w, 3], or None) of each.
+        cells: all of them; each is read once, also where it is not shown.
+        count: how many.
         side: of a cell in pixels.
         columns: of the sheet; 0 makes it about 4:3.
     """
-    columns = columns or max(4, math.ceil(math.sqrt(len(cells) * 4 / 3)))
-    rows = max(1, math.ceil(len(cells) / columns))
+    most = count if count <= MOST_CELLS else MOST_CELLS - 1
+    columns = columns or max(4, math.ceil(math.sqrt(min(count, MOST_CELLS) * 4 / 3)))
+    rows = max(1, math.ceil(min(count, MOST_CELLS) / columns))
     wide, high = side + _GAP, side + 2 * _LINE + _GAP
     sheet = Image.new("RGB", (columns * wide + _GAP, rows * high + _GAP), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for place, (name, outcome, reason, picture) in enumerate(cells):
         left, top = _GAP + place % columns * wide, _GAP + place // columns * high
+        if place == most:
+            pen.text((left, top), f"and {count - most:,} more,\nin index.html", _INK, font)
+        if place >= most:
+            continue
         if picture is None:
             pen.rectangle((left, top, left + side - 1, top + side - 1), _EMPTY)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from urllib.parse import quote, urlencode
@@ -66,7 +67,7 @@ def write_pages(
         last_run_id: The last complete run of the same name, whose pictures stand beside; None if there is none.
     """
     names: dict[str, str] = {}
-    known, erased, common = _pages_of_last_run(run), erased_people(run.store), _common(run)
+    known, erased, common = _known_pages(run, last_run_id), erased_people(run.store), _common(run)
     beside, rows_of = _Beside(run, last_run_id), rows_by_person(summary)
     for subject, scores in found:
         if subject.kind != "person" or subject.name in erased:
@@ -75,9 +76,7 @@ def write_pages(
         # `gc` may have removed a result as unused before it was computed again, and its page with it.
         cached = run.outcome_reports[subject.name].outcome == Outcome.CACHED
         own = rows_of[subject.name]
-        if (cached and known.get(subject.name) == name) or _write_page(
-            run, name, subject, scores, own, beside
-        ):
+        if (cached and name in known) or _write_page(run, name, subject, scores, own, beside):
             names[subject.name] = name
     replace_object(run.store, run_object(run.run_id, PAGES), canonical_json(names))
     _write_gallery(run, names)
@@ -271,12 +270,18 @@ def _write_page(
         return False
 
 
-def _pages_of_last_run(run: Run) -> dict[str, str]:
-    """Identity key -> page, as recorded by the run that the catalog shows; empty where no record can be read."""
-    try:
-        return read_pages(run.store, Tables(run.store).catalog().run_id)
-    except (ConfigurationError, StoreError):
-        return {}
+def _known_pages(run: Run, last_run_id: str | None) -> set[str]:
+    """Pages as recorded by the run that the catalog shows, and by the last of the same name: those that can be read.
+
+    Several manifests on one store take turns in the catalog.
+    """
+    known: set[str] = set()
+    with suppress(ConfigurationError, StoreError):
+        known.update(read_pages(run.store, Tables(run.store).catalog().run_id).values())
+    if last_run_id:
+        with suppress(StoreError):
+            known.update(read_pages(run.store, last_run_id).values())
+    return known
 
 
 def _common(run: Run) -> dict[str, list[str]]:

@@ -192,7 +192,9 @@ def _groups(
     mark: SyntheticMark,
 ) -> list[dict]:
     """The grid: prompts that fail first, those with the most misses foremost, then the others by category."""
-    values = {(row.prompt_id, row.seed, row.metric): row for row in scores}
+    values: dict[tuple[str, int], dict[str, MetricRow]] = {}  # of each picture, by metric
+    for row in scores:
+        values.setdefault((row.prompt_id, row.seed), {})[row.metric] = row
     by_prompt: dict[str, list[ShardRow]] = {}
     for picture in pictures:
         by_prompt.setdefault(picture.prompt_id, []).append(picture)
@@ -200,7 +202,9 @@ def _groups(
     groups: dict[str, list[dict]] = {}
     for prompt in prompts:
         if prompt.id in by_prompt:
-            shown = [_picture(row, values, mark) for row in by_prompt[prompt.id]]
+            shown = [
+                _picture(row, values.get((row.prompt_id, row.seed), {}), mark) for row in by_prompt[prompt.id]
+            ]
             for picture in shown:
                 picture["beside"] = [
                     {"name": name, "image": found[prompt.text, picture["seed"]]}
@@ -220,11 +224,9 @@ def _groups(
     return found + [{"title": category, "prompts": entries} for category, entries in groups.items() if entries]
 
 
-def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow], mark: SyntheticMark) -> dict:
-    def of(metric: str) -> MetricRow | None:
-        return values.get((row.prompt_id, row.seed, metric))
-
-    identity, concepts, leakage = of("identity"), of("concepts"), of("leakage")
+def _picture(row: ShardRow, values: Mapping[str, MetricRow], mark: SyntheticMark) -> dict:
+    """A picture with what was measured of it, by metric."""
+    identity, concepts, leakage = (values.get(metric) for metric in ("identity", "concepts", "leakage"))
     if identity is None:
         words = ""
     else:
@@ -232,8 +234,8 @@ def _picture(row: ShardRow, values: Mapping[tuple[str, int, str], MetricRow], ma
     asked = None if concepts is None or concepts.value is None else concepts
     parts = {
         metric.removeprefix("concepts:"): found
-        for (prompt_id, seed, metric), found in values.items()
-        if (prompt_id, seed) == (row.prompt_id, row.seed) and metric.startswith("concepts:")
+        for metric, found in values.items()
+        if metric.startswith("concepts:")
     }
     return {
         "image": embedded(row.image, most_pixels=224, mark=mark),

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import PurePath
 
 from faceid_core import photos
 from faceid_core.errors import DamagedInput, FaceidError, PhotoRejected, StoreError
 from faceid_core.run.executor import Executor
 from faceid_core.run.lookup import lookup_pictures_of_words
 from faceid_core.run.photo_source import mask_of
-from faceid_core.run.state import LEARNING_STAGES, Run
+from faceid_core.run.state import LEARNING_STAGES, STORE_THREADS, Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.name_prior import SUBJECT as KNOWN_NAMES
 from faceid_core.stages.planning import plan_works
 from faceid_core.stages.work import Done, Source, Subject, Work, pipeline_stage
 from faceid_core.store import IdentityErased, StageCache
 from faceid_core.store.keys import sha256_hex
+from faceid_core.store.layout import identity_of_scope
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class _StageExecution:
                 mended = _Repair(run, self._executor).consumer(own_stage, done)
                 self._settled.append(run.settle(own_stage, mended))
         except Exception as broken:
-            message = f"{type(broken).__name__}: {_without_photos(run, str(broken))}"
+            message = f"{type(broken).__name__}: {run.without_photos(str(broken))}"
             if run.cancelled.is_set():  # its workers are being closed, or were stopped with it
                 log.info("stage %s was stopped: %s", stage, message)
             else:
@@ -120,38 +121,30 @@ def _scores_of(run: Run, done: Done) -> list[Work]:
     return [replace(work, replace=forced) for work in plan_works(run.plan, "score", subject)]
 
 
-def _without_photos(run: Run, text: str) -> str:
-    """An unexpected error's text without photos' paths: it goes to logs and Prefect, and a path may be an id."""
-    for identity in run.identities.values():
-        for address in filter(None, (identity.photo, identity.subject_mask)):
-            for part in (address, PurePath(address).name):
-                text = text.replace(part, "(a photo)")
-    return text
-
-
 def _put_photos(run: Run, works: Sequence[Work]) -> tuple[list[Work], list[Done]]:
     """Copy the photos that detection is about to read into the store.
 
     Returns:
         The works whose photo is there, and the outcomes of the others.
     """
-    ready, outcomes = [], []
-    for work in works:
-        try:
-            put_photo(run, run.subjects[work.subject])
-            ready.append(work)
-        except PhotoRejected as rejection:
-            outcomes.append(
-                Done(
-                    work, "rejected", rejection.reason, rejection.sentence,
-                    value=rejection.value, threshold=rejection.threshold,
-                )
-            )  # fmt: skip
-        except IdentityErased as error:
-            outcomes.append(Done(work, "refused", "erased", str(error)))
-        except StoreError as error:
-            outcomes.append(Done(work, "failed", type(error).__name__, str(error)))
-    return ready, outcomes
+    with ThreadPoolExecutor(STORE_THREADS) as threads:
+        outcomes = [*threads.map(lambda work: _put_photo_of(run, work), works)]
+    ready = [work for work, outcome in zip(works, outcomes, strict=True) if outcome is None]
+    return ready, [outcome for outcome in outcomes if outcome is not None]
+
+
+def _put_photo_of(run: Run, work: Work) -> Done | None:
+    """Copy the photo of one piece of work into the store; its outcome where that cannot be."""
+    try:
+        put_photo(run, run.subjects[work.subject])
+    except PhotoRejected as rejection:
+        why, figures = (rejection.reason, rejection.sentence), (rejection.value, rejection.threshold)
+        return Done(work, "rejected", *why, value=figures[0], threshold=figures[1])
+    except IdentityErased as error:
+        return Done(work, "refused", "erased", str(error))
+    except StoreError as error:
+        return Done(work, "failed", type(error).__name__, str(error))
+    return None
 
 
 def put_photo(run: Run, subject: Subject) -> None:
@@ -225,9 +218,9 @@ class _Repair:
     def _make_again(self, consumer: Subject, source: Source) -> str | None:
         """Make one output whole again; the reason why not, or None."""
         run = self._run
-        owner = next(
-            (s for s in run.subjects.values() if s.scope == source.scope and _made(s, source)), consumer
-        )
+        person = identity_of_scope(source.scope)
+        sharing = run.subjects.values() if person is None else filter(None, [run.subjects.get(person)])
+        owner = next((s for s in sharing if s.scope == source.scope and _made(s, source)), consumer)
         cache = StageCache(run.store, source.scope)
         try:
             cache.read_blob(source.digest, stage=source.stage, stage_key=source.stage_key)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from threading import Event, RLock
 
 from faceid_core.config import NightlyConfig
@@ -77,6 +78,7 @@ class Run:
     _lock: RLock = field(default_factory=RLock, repr=False)
     _settled: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _frozen: bool = field(default=False, repr=False)
+    _cleaned: dict[str, str] = field(default_factory=dict, repr=False)
     _took_pictures_of_words: bool = field(default=False, repr=False)
 
     def release(self) -> None:
@@ -124,6 +126,18 @@ class Run:
                     outcome_report.reject(manifest.stage, record["reason"], record["sentence"], *figures)
             elif record:
                 self.failures_common[subject.name] = record["sentence"]
+
+    def without_photos(self, text: str) -> str:
+        """An unexpected error's text without photos' paths: it goes to logs and Prefect, and a path may be an id."""
+        with self._lock:
+            if text not in self._cleaned:  # what breaks breaks many chunks, with the same words
+                cleaned = text
+                for identity in self.identities.values():
+                    for address in filter(None, (identity.photo, identity.subject_mask)):
+                        for part in (address, PurePath(address).name):
+                            cleaned = cleaned.replace(part, "(a photo)")
+                self._cleaned[text] = cleaned
+            return self._cleaned[text]
 
     def is_settled(self, subject: str, result: str) -> bool:
         """Whether a piece of work has its outcome in this run."""
@@ -178,7 +192,7 @@ class Run:
         """Adopt what a worker committed; an outcome whose result is not in the store becomes a failure."""
         call = done.work.call
         try:
-            manifest = StageCache(self.store, subject.scope).read_manifest(call.stage, call.key)
+            manifest = StageCache(self.store, subject.scope).lookup(call)
             if manifest is not None:
                 self.adopt(subject, done.work.result, manifest)
                 return done

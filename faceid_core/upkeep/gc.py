@@ -157,8 +157,9 @@ class _Marks:
             is_kept = kept is None or run_id in kept or "pin.json" in objects or run_id in running
             if oldest is not None and newest < oldest and not is_kept:
                 continue
-            for name in ("index.html", "pages.json"):  # an index lists some thousand people, the record all
-                pages |= set(_PAGE.findall(_text(store, objects.get(name))))
+            # An index lists some thousand people, and is ten times as long as the record, which lists all.
+            recorded = (_PAGE.findall(_text(store, objects.get(name))) for name in ("pages.json", "index.html"))
+            pages |= set(next(filter(None, recorded), ()))
             if used is not None and "status.json" in objects:
                 try:
                     used |= _stage_keys(store, objects["status.json"].name)

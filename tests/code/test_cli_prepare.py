@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import weakref
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +17,8 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import InputContractError
 from faceid_core.identity import read_manifest
-from faceid_core.prepare.check import CheckSettings, check_photos
+from faceid_core.prepare import results
+from faceid_core.prepare.check import CheckedPhoto, CheckSettings, check_photos
 from faceid_core.prepare.labels import read_labels
 from faceid_core.store.keys import sha256_hex
 from flows.cli import cli
@@ -104,6 +106,29 @@ def test_many_photos_in_two_processes_give_one_table_one_sheet_and_one_page(tmp_
     assert page.count('<img src="thumbnails/p') == 6 and (out / "thumbnails" / "p00.png").is_file()
     sheet = photos.decode_png((out / "sheet.png").read_bytes())
     assert sheet.shape[1] > 4 * 96 and (sheet[110:, 10:100].std() > 20)
+
+
+def test_the_sheet_of_very_many_photos_shows_what_is_wrong_first_and_holds_one_picture_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "MOST_CELLS", 8)
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def thumbnail(identity_id):
+        nonlocal most
+        most = max(most, sum(each() is not None for each in alive))
+        picture = np.full((96, 96, 3), 200 if identity_id.startswith("bad") else 90, np.uint8)
+        alive.append(weakref.ref(picture))
+        return picture
+
+    checked = [CheckedPhoto(f"good{number:02}", "usable") for number in range(37)]
+    checked += [CheckedPhoto(f"bad{number}", "rejected", "no_face", "No face.") for number in range(3)]
+    results.write_results(tmp_path, checked, {}, files={}, lines={}, thumbnail=thumbnail)
+    assert most <= 2
+    sheet = photos.decode_png((tmp_path / "sheet.png").read_bytes())
+    columns, middle = sheet.shape[1] // 102, 6 + 48
+    cells = [sheet[middle + place // columns * 128, middle + place % columns * 102, 0] for place in range(8)]
+    assert cells == [200] * 3 + [90] * 4 + [255], "the last says how many more there are"
+    assert (tmp_path / "index.html").read_text().count('<img src="thumbnails/bad') == 3
 
 
 def test_a_subject_that_is_no_person_is_cut_as_the_night_cuts_it(tmp_path):

@@ -90,6 +90,18 @@ def test_a_bar_moves_with_the_steps_inside_a_stage():
         assert "2/3" in text_of(reporter._bars)
 
 
+def test_a_person_who_is_scored_while_others_are_drawn_counts_once():
+    with ConsoleReporter(Console(file=io.StringIO(), force_terminal=True, width=80)) as reporter:
+        reporter.looked_up("generate", hits=0, misses=4)
+        (task,) = reporter._bars.tasks
+        for stage, steps in (("generate", 96), ("score-identity", 1), ("score-leakage", 1)):
+            reporter.progressed("aa", steps, steps)
+            work = SimpleNamespace(subject="aa", call=SimpleNamespace(stage=stage))
+            reporter.settled(stage.partition("-")[0], SimpleNamespace(status="done", work=work))
+        reporter.progressed("bb", 24, 96)
+        assert task.completed == pytest.approx(1.25) and task.fields["settled"] == 1
+
+
 def test_status_counts_reasons_and_keeps_keys_whole(folder_store, tmp_path):
     from faceid_core.store import IdentitySecret, initialize
 

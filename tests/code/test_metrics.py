@@ -292,12 +292,15 @@ def test_rows_in_columns_are_the_rows(rows, scorers):
     assert joined.pictures == {(row.prompt_id, row.seed) for row in found}
 
 
-def test_the_rows_of_many_people_take_little_memory():
+@pytest.mark.parametrize(("same_order", "most"), [(True, 24), (False, 48)])
+def test_the_rows_of_many_people_take_little_memory(same_order, most):
     def person(number):
+        # Which pictures show a face differs, and so does the order of rows.
+        faces = range(96) if same_order else [place for place in range(96) if (place * 7 + number) % 11]
         return MetricRows(
-            (f"p{place // 4}", place % 4, metric, number / 1000, "")
+            (f"p{place // 4}", place % 4, metric, number / 1000, "".join(["leak", "ed"]) if metric == "leakage" else "")
             for metric in ("identity", "concepts", "leakage")
-            for place in range(96)
+            for place in faces
         )
 
     first = person(0)
@@ -305,8 +308,8 @@ def test_the_rows_of_many_people_take_little_memory():
     others = [person(number) for number in range(1, 51)]
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held / sum(map(len, others)) < 16, "bytes a row; as objects they took two hundred"
-    assert first.values("identity")["p23", 3] == 0 and others[-1].values("identity")["p23", 3] == 0.05
+    assert held / sum(map(len, others)) < most, "bytes a row; as objects they took two hundred"
+    assert set(first.values("identity").values()) == {0.0} and others[-1].rows("leakage")[0].detail == "leaked"
 
 
 def test_an_unknown_backend_is_refused():

@@ -13,7 +13,7 @@ from faceid_core import photos
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import InputContractError, PhotoRejected
 from faceid_core.identity import read_folder, read_manifest
-from faceid_core.photo_folder import photos_of
+from faceid_core.photo_folder import ids_of_names, photos_of
 from faceid_core.plan.planning import plan_run
 from faceid_core.run.identities import read_requested
 from flows.cli_plan import print_plan
@@ -86,6 +86,15 @@ def test_a_folder_per_person(tmp_path):
     }  # fmt: skip
     (two,) = (each for each in read_folder(tmp_path)[1] if each.name == "two")
     assert "2 photos (a.jpg, b.jpg)" in two.sentence and "identities.csv" in two.sentence
+
+
+def test_names_that_come_to_one_id_are_numbered_in_their_order():
+    alike = [f"王{chr(0x4E00 + number)}_photo.jpg" for number in range(300)] + ["_photo.jpg", "_photo-jpg-3.jpg"]
+    ids = ids_of_names(alike)
+    assert len(set(ids.values())) == len(alike)
+    assert ids["_photo-jpg-3.jpg"] == "_photo-jpg-3", "a name that no other comes to keeps its own"
+    numbered = [ids[name] for name in sorted(alike) if name != "_photo-jpg-3.jpg"]
+    assert numbered == ["_photo-jpg", "_photo-jpg-2", *(f"_photo-jpg-{number}" for number in range(4, 303))]
 
 
 def test_ids_stay_when_other_photos_come_and_go(tmp_path):

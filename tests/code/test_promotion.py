@@ -332,3 +332,24 @@ def test_the_index_of_a_second_night_says_what_changed_and_which_run_is_current(
     assert f'What changed since run <span class="key">{first.run_id}</span>' in index and "another photo" in index
     assert ("comparison.html" in index) == ("compared" in done.places) == page_is_written
     assert done.last["run_id"] == first.run_id and done.row["run_id"] == second.run_id
+
+
+def test_manifests_that_take_turns_on_one_store_do_not_look_for_every_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", (b"5" * 32).hex())
+    monkeypatch.setattr("faceid_core.publish.scores.read_scores", lambda _: MetricRows())
+    looked_for = []
+    monkeypatch.setattr("faceid_core.publish.pages._write_page", lambda _, name, *__: looked_for.append(name) or True)
+
+    def night_of(name):
+        manifest = tmp_path / name / "identities.csv"
+        if not manifest.exists():
+            write_manifest(manifest.parent, 3)
+            manifest.write_text(manifest.read_text().replace("person-", f"{name}-"))
+        run = pretend_night(pretend_config(str(tmp_path / "store"), manifest, name=name))
+        run.finish()
+        looked_for.clear()
+        publish_run(run)
+        return len(looked_for)
+
+    assert [night_of("first"), night_of("second")] == [3, 3]
+    assert [night_of("first"), night_of("second")] == [0, 0], "their own last runs recorded their pages"
