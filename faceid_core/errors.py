@@ -50,19 +50,26 @@ class InputContractError(ConfigurationError):
         super().__init__(f"{source} has {len(self.problems)} problem(s):\n{listed(self.problems)}")
 
 
-class PhotosMissing(ConfigurationError):
-    """No photo of the manifest is where it says; `without_people` is the text without the address that it names."""
+class NamesPeople(ConfigurationError):
+    """An error whose text names people or their photos; `without_people` is the text for logs, Prefect and messages."""
+
+    def __init__(self, text: str, *, without_people: str):
+        self.without_people = without_people
+        super().__init__(text)
+
+
+class PhotosMissing(NamesPeople):
+    """No photo of the manifest is where it says; the text names the first address."""
 
     def __init__(self, text: str, *, first: str):
-        self.without_people = text
-        super().__init__(f"{text} Looked for: {first}")
+        super().__init__(f"{text} Looked for: {first}", without_people=text)
 
 
 def without_people(error: Exception) -> str:
-    """An error's text for Prefect's database: a manifest's problems name people, so only their number is given."""
+    """An error's text for logs and Prefect's database: a manifest's problems name people, so only their number is given."""
     if isinstance(error, InputContractError):
         return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
-    return error.without_people if isinstance(error, PhotosMissing) else str(error)
+    return error.without_people if isinstance(error, NamesPeople) else str(error)
 
 
 class PhotoRejected(FaceidError):

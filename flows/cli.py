@@ -10,9 +10,9 @@ from inspect import cleandoc
 
 import click
 
-from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights
+from faceid_core.errors import ConfigurationError, FaceidError, MissingWeights, without_people
 from faceid_core.outcomes import EXIT_BUG, EXIT_CONFIGURATION, EXIT_FAILURES
-from flows.display import protect_standard_streams
+from flows.display import is_logged, protect_standard_streams
 from flows.local_network import exempt_loopback_from_proxy
 from flows.stopping import EXIT_INTERRUPTED, INTERRUPTED, is_interruption, leave, stopped_like_ctrl_c
 
@@ -127,7 +127,7 @@ def _report(error: Exception) -> int:
 
         error = explain(error) or error
     if isinstance(error, FaceidError):
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {without_people(error) if is_logged() else error}", err=True)
         configuration = isinstance(error, ConfigurationError | MissingWeights)
         return EXIT_CONFIGURATION if configuration else EXIT_FAILURES
     traceback.print_exception(error)

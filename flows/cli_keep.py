@@ -194,6 +194,7 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
     """
     from faceid_core.identity import validate_identity_id
     from faceid_core.run.store_access import open_with_secret
+    from faceid_core.store.tombstone import COMPLETE
     from faceid_core.upkeep.erase import erase as erase_identity
 
     store, secret = open_with_secret(config)
@@ -205,6 +206,8 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
         store, secret, identity_id, wait=wait, report=lambda text: click.echo(text, err=True)
     )
     click.echo(json.dumps(shown_receipt(receipt), indent=2))
+    if wait and receipt.state != COMPLETE:
+        raise click.exceptions.Exit(EXIT_FAILURES)
 
 
 def shown_receipt(receipt: Receipt) -> dict[str, Any]:

@@ -157,15 +157,15 @@ def _request(photos: str, pixels: int, jobs: int, pictures: bool) -> _Request:
 def _check(request: _Request, config: NightlyConfig, folder: Path, label: str = "photos") -> _Checked:
     """Check all photos with one setting and write what comes of it."""
     from faceid_core.prepare.check import CheckSettings, check_photos
-    from faceid_core.prepare.kept import KeptResults
+    from faceid_core.prepare.kept import PICTURES, KeptResults
     from faceid_core.prepare.results import GrowingTable
     from flows.photo_display import show_progress
 
-    own = folder / "people" if request.pictures else None
+    own = folder / PICTURES if request.pictures else None
     if own is not None:
         own.mkdir(mode=FOLDER_MODE, exist_ok=True)
     settings = CheckSettings.of(config, size=request.pixels, pictures=own)
-    kept = KeptResults(folder, settings.digest(), own)
+    kept = KeptResults(folder, settings.digest(), own, {person.identity_id for person in request.people})
     table = GrowingTable(folder, request.files, request.lines)
     found, begun = _Checked(), time.monotonic()
     checked = check_photos(request.people, settings, jobs=request.jobs, known=kept.known)

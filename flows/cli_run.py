@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from operator import attrgetter
 
 import click
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.console import Console
 from faceid_core.config import NightlyConfig
 from faceid_core.errors import AlreadyRun
 from faceid_core.private import without_credentials
+from flows.display import is_logged
 from flows.options import RUN_KEYS, takes_config
 from flows.prefect_auth import secure_own_server
 from flows.prefect_server import configured_server, require_may_start_server
@@ -50,8 +52,9 @@ def run(config: NightlyConfig, dry_run: bool) -> None:
     except AlreadyRun as complete:
         console.print(str(complete), soft_wrap=True, markup=False)
         return
-    console.print(final_table(identity_rows(run, finished.published)))
-    for remark in remarks(run, lambda outcome_report: outcome_report.identity_id):
+    name = attrgetter("identity_key" if is_logged() else "identity_id")
+    console.print(final_table(identity_rows(run, finished.published, name)))
+    for remark in remarks(run, name):
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
     for name, message in run.failures_common.items():
         console.print(f"{name}: {message}", style="yellow", markup=False, soft_wrap=True)

@@ -17,6 +17,8 @@ import click
 
 from faceid_core.errors import FaceidError
 
+# Of systemd, of Ray's jobs and of a Kubernetes pod: what a process prints there goes into a log.
+LOGGED_BY = ("JOURNAL_STREAM", "RAY_JOB_CONFIG_JSON_ENV_VAR", "KUBERNETES_SERVICE_HOST")
 _FULL_SECONDS = 2.0  # for the reader of a full, non-blocking pipe; for a product there is no limit
 
 
@@ -72,6 +74,11 @@ class _Stream(io.FileIO):
             raise OutputLost(f"standard output cannot be written: {error.strerror}")
         if self.fileno() == 1 and not is_reader_gone:
             sys.stderr.write(f"standard output cannot be written ({error.strerror}); the command goes on\n")
+
+
+def is_logged() -> bool:
+    """Whether what is printed goes into a log, which names people by key, and not to the one who has the manifest."""
+    return not sys.stdout.isatty() and any(name in os.environ for name in LOGGED_BY)
 
 
 def protect_standard_streams(*, product: bool) -> None:

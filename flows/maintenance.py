@@ -11,6 +11,7 @@ from faceid_core.config import NightlyConfig, S3Config
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, without_people
 from faceid_core.run.store_access import open_existing, open_with_secret
+from faceid_core.store.tombstone import COMPLETE
 from faceid_core.upkeep.erase import erase as erase_person
 from faceid_core.upkeep.erase import finish_erasures
 from faceid_core.upkeep.expired import erase_expired, expired_consents
@@ -83,6 +84,8 @@ def _erase(person: ErasureRequest, place: StorePlace) -> State:
     if receipt.sweep_again_at:
         about += f", second sweep due at {receipt.sweep_again_at}"
     create_table_artifact(table=rows, key="receipt", description=about)
+    if person.wait and receipt.state != COMPLETE:
+        return Failed(message=f"{about}; {_not_complete({receipt.identity_key})}")
     return Completed(message=about)
 
 

@@ -44,6 +44,9 @@ _SERVER_SETTINGS = {
     "PREFECT_SERVER_UI_API_URL": "/api",
     # By default Prefect keeps leases in memory, and a restart would forget which run holds a deployment's slot.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # By default it deletes old events alone, and an id that was typed into a form would stay for ever.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs,orphans",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86_400),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from faceid_core.private import FOLDER_MODE, owner_only, write_private
 
 NAME = "checked.jsonl"
 THUMBNAILS = "thumbnails"
+PICTURES = "people"
 _FIELDS = {each.name for each in fields(CheckedPhoto)} - {"thumbnail"}
 
 
@@ -26,14 +27,18 @@ class KeptResults:
         folder: that exists.
         settings: digest of the settings; results of other settings are dropped.
         pictures: folder in which a usable photo has a picture, or None: a result without its picture is not known.
+        people: identity ids of the photos; what is there of others, who may have been erased, goes.
     """
 
-    def __init__(self, folder: Path, settings: str, pictures: Path | None):
+    def __init__(self, folder: Path, settings: str, pictures: Path | None, people: Collection[str]):
         self._folder, self._pictures = folder, pictures
         self._thumbnails = folder / THUMBNAILS
         self._thumbnails.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        for picture in (*self._thumbnails.glob("*.png"), *(folder / PICTURES).glob("*.png")):
+            if picture.stem not in people:
+                picture.unlink()
         path = folder / NAME
-        self.known = self._read(path, settings)
+        self.known = {who: one for who, one in self._read(path, settings).items() if who in people}
         lines = [{"settings": settings}, *map(_record, self.known.values())]
         write_private(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = open(path, "a", encoding="utf-8", opener=owner_only)  # noqa: SIM115 until `close`

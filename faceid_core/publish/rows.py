@@ -120,14 +120,14 @@ def _worker_figures(usage: Usage) -> dict:
 
 def _outcome_rows(run: Run) -> Iterable[dict]:
     for outcome_report in run.outcome_reports.values():
-        keys = outcome_report.stage_keys
+        # An erased identity keeps its outcome, but its id, its photo's digest and its results' keys must not come back
+        # into the tables with every run.
+        is_erased = outcome_report.reason == ERASED
+        keys = {} if is_erased else outcome_report.stage_keys
         yield {
             "run_id": run.run_id,
             "run_date": run.run_date,
-            # An erased identity keeps its outcome, but its id must not come back into the tables with every run.
-            "identity_id": outcome_report.identity_key
-            if outcome_report.reason == ERASED
-            else outcome_report.identity_id,
+            "identity_id": outcome_report.identity_key if is_erased else outcome_report.identity_id,
             "identity_key": outcome_report.identity_key,
             "outcome": str(outcome_report.outcome),
             "stage": outcome_report.stage,
@@ -138,10 +138,10 @@ def _outcome_rows(run: Run) -> Iterable[dict]:
             "attempts": outcome_report.attempts,
             "seconds": round(outcome_report.seconds, 3),
             **{f"{stage}_key": keys.get(stage) for stage in STAGES if stage != "score"},
-            "photo_digest": run.subjects[outcome_report.identity_key].photo_digest,
-            "stage_results": _stage_results(run, outcome_report),
-            "weak": None if outcome_report.reason == ERASED else outcome_report.weak,
-            "same_photo": outcome_report.same_photo,
+            "photo_digest": None if is_erased else run.subjects[outcome_report.identity_key].photo_digest,
+            "stage_results": [] if is_erased else _stage_results(run, outcome_report),
+            "weak": None if is_erased else outcome_report.weak,
+            "same_photo": None if is_erased else outcome_report.same_photo,
         }
 
 

@@ -13,8 +13,14 @@ from faceid_core.run.state import Run
 FIGURES = ("identity_similarity", "concepts_obeyed", "leakage", "detection")
 
 
-def identity_rows(run: Run, published: Published) -> list[dict]:
-    """Rows for the console, by identity id; the figures of an identity that was not finished are None."""
+def identity_rows(run: Run, published: Published, name: Callable[[OutcomeReport], str]) -> list[dict]:
+    """Rows for the console; the figures of an identity that was not finished are None.
+
+    Args:
+        run: A run whose outcome reports are closed.
+        published: What it published.
+        name: How an identity is named: by id on a screen, by key in a log.
+    """
     by_key = {row["identity_key"]: row for row in published.summary if row["identity_key"]}
     rows = []
     for outcome_report in run.outcome_reports.values():
@@ -25,7 +31,7 @@ def identity_rows(run: Run, published: Published) -> list[dict]:
         outcome += ", weak" if outcome_report.weak else ""
         rows.append(
             {
-                "identity": outcome_report.identity_id,
+                "identity": name(outcome_report),
                 "outcome": outcome,
                 "seconds": outcome_report.seconds,
                 **_chosen(figures),

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from faceid_core.config import NightlyConfig
 from faceid_core.config.section import Section
-from faceid_core.errors import ConfigurationError, ObjectMissing, StoreError
+from faceid_core.errors import ConfigurationError, NamesPeople, ObjectMissing, StoreError
 from faceid_core.identity import (
     MOST_MANIFEST_BYTES,
     Identity,
@@ -118,9 +118,10 @@ def read_requested(config: NightlyConfig) -> tuple[list[Identity], str]:
     wanted = set(config.run.only)
     unknown = wanted - {person.identity_id for person in people}
     if unknown:
-        raise ConfigurationError(
-            f"run.only names {', '.join(sorted(unknown))}, not in {manifest_source(config)}; "
-            "check the spelling, or leave run.only empty to run the whole manifest"
+        what_to_do = f"not in {source}; check the spelling, or leave run.only empty to run the whole manifest"
+        raise NamesPeople(
+            f"run.only names {', '.join(sorted(unknown))}, {what_to_do}",
+            without_people=f"run.only names {len(unknown)} identity ids that are {what_to_do}",
         )
     chosen = [person for person in people if not wanted or person.identity_id in wanted]
     _refuse_names_for_things(config, chosen)

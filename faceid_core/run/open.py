@@ -81,7 +81,8 @@ def open_run(
         if identities != requested:
             require_fit(plan, identities, ceiling_names(config))
         photos = PhotoSource(config.s3.settings(), config.faces.max_photo_bytes)
-        # A run for an earlier date uses the photos now, so the consents of now count.
+        # A run for an earlier date uses the photos now, and one that waited those of later, so the consents of now count.
+        today = dt.datetime.now(config.run.zone).date()
         subjects, outcome_reports, by_key = admit_all(
             identities, store, secret, photos, config, max(today, run_date)
         )

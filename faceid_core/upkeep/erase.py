@@ -169,9 +169,9 @@ def refuse_erased(run: Run) -> dict[str, tuple[str, ...]]:
         if outcome_report.reason != "erased":
             late[key] = tuple(outcome_report.stage_keys.values())
             outcome_report.outcome, outcome_report.value, outcome_report.threshold = None, None, None
-            outcome_report.stage_keys.clear()
             message = "this person was erased while the run was going on; nothing of theirs is published"
             outcome_report.close(Outcome.REFUSED, stage="publish", reason="erased", message=message)
+        outcome_report.stage_keys.clear()  # also where a worker was the first to meet the tombstone
     return late
 
 

@@ -16,7 +16,7 @@ from faceid_core.run.identities import read_identities
 from faceid_core.store import ObjectStore, erased_people
 from faceid_core.store.layout import identity_scope
 from faceid_core.store.secret import IdentitySecret
-from faceid_core.store.tombstone import Receipt
+from faceid_core.store.tombstone import COMPLETE, Receipt
 from faceid_core.upkeep.erase import LONGEST_LEASE_SECONDS, WrittenMeanwhile, erase, finish_erasures
 
 
@@ -49,11 +49,17 @@ def expired_consents(config: NightlyConfig, store: ObjectStore, secret: Identity
         ConfigurationError: the manifest cannot be read.
         StoreError: the store fails.
     """
+    # Only where there are tables to read, since their library takes a second to import.
+    from faceid_core.upkeep.tables import people_of_outcomes
+
     grace, erased = config.consent.erase_after_days, erased_people(store)
+    ended = _ended(config)
+    # Rows stay where a collection removed unused results, and of a person whom every run refused or rejected.
+    in_tables = people_of_outcomes(store) if ended else set()
     found = []
-    for identity_id, days in _ended(config).items():
+    for identity_id, days in ended.items():
         key = secret.identity_key(identity_id)
-        if key not in erased and any(True for _ in store.list(f"{identity_scope(key)}/")):
+        if key not in erased and (key in in_tables or any(True for _ in store.list(f"{identity_scope(key)}/"))):
             found.append(ExpiredConsent(identity_id, key, days, grace is not None and days > grace))
     return sorted(found, key=lambda each: (-each.days, each.identity_key))
 
@@ -120,6 +126,8 @@ def erase_expired(
             receipts[key] = erase(
                 store, secret, person.identity_id, wait=wait, longest_lease=longest_lease, report=report
             )
+            if wait and receipts[key].state != COMPLETE and unfinished is not None:
+                unfinished.add(key)
         except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:
             tell(f"{key}: the erasure is not complete and waits for the next time: {error}")
             if unfinished is not None:

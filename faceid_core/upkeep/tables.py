@@ -135,6 +135,18 @@ def erase_rows(
     return {name: count for name, count in removed.items() if count}
 
 
+def people_of_outcomes(store: ObjectStore) -> set[str]:
+    """The keys of people of whom `identity_outcomes` has a row with their id. Raises StoreError."""
+
+    def keys(delta: DeltaTable) -> set[str]:
+        rows = delta.to_pyarrow_dataset().to_table(
+            columns=["identity_key"], filter=pc.field("identity_id") != pc.field("identity_key")
+        )
+        return set(pc.unique(rows["identity_key"]).to_pylist())
+
+    return DeltaPlace(store).read("identity_outcomes", keys) or set()
+
+
 def _rows(delta: DeltaTable, column: str, identity_key: str) -> list[dict]:
     known = [
         name for name in ("generate_key", "stage_results") if name in delta.to_pyarrow_dataset().schema.names

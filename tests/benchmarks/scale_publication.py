@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def publish(config_file: Path, runs: int) -> dict[str, Any]:
             with meter.phase(f"{which}: status"):
                 write_status(run, "complete")
             with meter.phase(f"{which}: table of the terminal"), Path(os.devnull).open("w") as nowhere:
-                Console(file=nowhere).print(final_table(identity_rows(run, published)))
+                Console(file=nowhere).print(final_table(identity_rows(run, published, attrgetter("identity_id"))))
         finally:
             run.release()
         sizes = {

@@ -131,6 +131,16 @@ def test_the_sheet_of_very_many_photos_shows_what_is_wrong_first_and_holds_one_p
     assert (tmp_path / "index.html").read_text().count('<img src="thumbnails/bad') == 3
 
 
+def test_who_is_no_more_among_the_photos_leaves_no_picture(folder):
+    _, out = prepare(folder)
+    assert {path.name for path in (out / "people").iterdir()} == {"astronaut.png"}
+    (folder / "astronaut.png").rename(folder / "other.png")
+    _, out = prepare(folder)
+    kept = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert kept == {"sheet.png", "thumbnails/other.png", "people/other.png"}
+    assert "astronaut" not in (out / "checked.jsonl").read_text()
+
+
 def test_a_subject_that_is_no_person_is_cut_as_the_night_cuts_it(tmp_path):
     """No face is looked for in a cat's photo; a box outside it is what turns it away."""
     found = tmp_path / "photos"

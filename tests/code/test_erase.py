@@ -18,6 +18,7 @@ from data_contracts import NAMES, contract
 from faceid_core.config.parse import changed
 from faceid_core.errors import ConfigurationError, StoreError
 from faceid_core.outcomes import EXIT_CONFIGURATION, Outcome
+from faceid_core.publish.rows import outcome_tables
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open_store
@@ -248,6 +249,23 @@ def test_a_night_that_was_running_publishes_nothing_of_the_person(filled):
     outcome_report = run.outcome_reports[KEY]
     assert (outcome_report.outcome, outcome_report.reason, outcome_report.stage_keys) == (Outcome.REFUSED, "erased", {})
     assert run.outcome_reports[SECRET.identity_key(STAYS)].outcome is None
+
+
+def test_the_row_of_a_person_erased_in_the_middle_says_nothing_of_the_photo_and_the_results(filled):
+    """Whether a worker was the first to meet the tombstone, or the publication."""
+    run = open_run(filled.config, LogReporter())
+    run.release()
+    erase(filled.store, SECRET, GONE, longest_lease=0.0)
+    run.outcome_reports[KEY].stage_keys["generate"] = "a" * 64
+    run.outcome_reports[KEY].close(Outcome.REFUSED, stage="generate", reason="erased", message="erased meanwhile")
+    run.outcome_reports[SECRET.identity_key(STAYS)].close(Outcome.FAILED, stage="detect", reason="x", message="x")
+    assert run.subjects[KEY].photo_digest and refuse_erased(run) == {}
+    rows = {row["identity_key"]: row for row in outcome_tables(run, exit_status=0)["identity_outcomes"].to_pylist()}
+    gone = rows[KEY]
+    assert gone["identity_id"] == KEY and gone["outcome"] == "refused" and gone["stage_results"] == []
+    assert {gone[name] for name in gone if name.endswith("_key") and name != "identity_key"} == {None}
+    assert gone["photo_digest"] is None and rows[SECRET.identity_key(STAYS)]["photo_digest"]
+    assert run.outcome_reports[KEY].stage_keys == {}, "nor does the record of the run"
 
 
 def test_an_id_that_cannot_be_one_is_refused_before_anything_is_done(filled):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from faceid_core.config import changed
 from faceid_core.errors import ConfigurationError
+from faceid_core.evaluate.metric_rows import MetricRows
+from faceid_core.publish.publish import publish
 from faceid_core.store import IdentitySecret, is_erased, open_store
 from faceid_core.store.layout import identity_scope, tombstone
-from faceid_core.store.tombstone import Receipt, moment
+from faceid_core.store.tombstone import SWEPT, Receipt, moment
 from faceid_core.tables import Tables
 from faceid_core.upkeep import expired
 from faceid_core.upkeep.erase import WrittenMeanwhile
@@ -64,6 +67,35 @@ def test_people_are_erased_only_after_the_grace_period(filled):
     assert all(is_erased(store, SECRET.identity_key(name)) for name in PEOPLE[:2])
     assert erase(config, store) == [], "nothing is left to do"
     assert [each.identity_id for each in expired_consents(config, store, SECRET)] == [PEOPLE[2]]
+
+
+def test_people_of_whom_only_rows_are_left_are_found_and_erased(tmp_path, monkeypatch):
+    """A collection removed their unused results, or every run refused them: their ids and scores stand in the tables."""
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", TEST_SECRET)
+    monkeypatch.setattr("faceid_core.publish.scores.read_scores", lambda _: MetricRows())
+    monkeypatch.setattr("faceid_core.publish.pages._write_page", lambda *_: False)
+    config = pretend_config(str(tmp_path / "store"), write_manifest(tmp_path / "people", 5))
+    run = pretend_night(config)
+    run.finish()
+    publish(run)
+    write_consents(tmp_path / "people" / "identities.csv", 40, -1, None, None, None)
+    store = open_store(config.store)
+    store.purge(f"{identity_scope(SECRET.identity_key(PEOPLE[0]))}/")
+    config = changed(config, {"consent.erase_after_days": 30}, source="test")
+    assert [each.identity_id for each in expired_consents(config, store, SECRET)] == [PEOPLE[0]]
+    erase(config, store, longest_lease=0.0)
+    rows = Tables(store).read("identity_outcomes")
+    assert PEOPLE[0] not in rows["identity_id"].to_pylist() and PEOPLE[1] in rows["identity_id"].to_pylist()
+    assert expired_consents(config, store, SECRET) == []
+
+
+def test_an_erasure_that_waited_and_is_not_complete_is_told(filled, monkeypatch):
+    config, store = filled
+    real = expired.erase
+    monkeypatch.setattr(expired, "erase", lambda *given, **more: replace(real(*given, **more), state=SWEPT))
+    unfinished: set[str] = set()
+    erase(config, store, longest_lease=0.0, unfinished=unfinished)
+    assert unfinished == {SECRET.identity_key(name) for name in PEOPLE[:2]}
 
 
 def test_without_the_key_they_are_only_listed(filled):

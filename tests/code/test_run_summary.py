@@ -1,10 +1,14 @@
 """The summary of a run: only what was measured, which identities are weak, and which share a photo."""
 
+from operator import attrgetter
 from types import SimpleNamespace
 
 from faceid_core.outcomes import WEAK, Outcome, OutcomeReport
 from faceid_core.publish.promotion import Verdict
 from faceid_core.publish.run_summary import end_message, identity_rows, remarks, summary_line
+from flows.display import is_logged
+
+BY_ID, BY_KEY = attrgetter("identity_id"), attrgetter("identity_key")
 
 
 def overall(normalized, gain, accuracy) -> dict:
@@ -52,12 +56,23 @@ def test_weak_people_and_shared_photos_are_named():
     assert end_message(run, published).startswith(
         f"run r: 4 done; weak: key-ann: {WEAK}; one and the same photo: key-bob"
     )
-    assert [row["outcome"] for row in identity_rows(run, published)] == [
+    assert [row["outcome"] for row in identity_rows(run, published, BY_ID)] == [
         "done, weak",
         "done",
         "done",
         "done",
     ]
+
+
+def test_a_log_names_people_by_key(monkeypatch):
+    run = people(("ann", "1", True))
+    published = SimpleNamespace(sentence="run r: 1 done", summary=[], overall={}, verdict=Verdict())
+    assert [row["identity"] for row in identity_rows(run, published, BY_KEY)] == ["key-ann"]
+    assert not is_logged()
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert is_logged(), "of a Ray job the standard output is a log that the dashboard shows"
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
+    assert not is_logged(), "a terminal in a pod"
 
 
 def test_an_account_tells_what_is_to_be_done():
