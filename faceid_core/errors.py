@@ -66,7 +66,7 @@ class PhotosMissing(NamesPeople):
 
 
 def without_people(error: Exception) -> str:
-    """An error's text for logs and Prefect's database: a manifest's problems name people, so only their number is given."""
+    """An error's text for logs and Prefect: a manifest's problems name people, so only their number is given."""
     if isinstance(error, InputContractError):
         return f"the manifest has {len(error.problems)} problem(s); `faceid run --dry-run` on the machine lists them"
     return error.without_people if isinstance(error, NamesPeople) else str(error)

@@ -53,6 +53,8 @@ def _print(found, config: NightlyConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from faceid_core.report.comparison_page import OTHER_GRID
+
     console = Console(highlight=False)
     console.print(
         f"{found.first} to {found.second}: {found.people} people in both", soft_wrap=True, markup=False
@@ -75,6 +77,8 @@ def _print(found, config: NightlyConfig) -> None:
         )
     if len(found.worse) > _MOST_NAMED:
         console.print(f"and {len(found.worse) - _MOST_NAMED} more that are worse (--json lists them)")
+    if found.other_grid:
+        console.print(OTHER_GRID, soft_wrap=True)
     if found.too_few:
         console.print(
             f"{found.people} people in both runs are too few to judge; gate.people asks for {config.gate.people}",

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,8 @@ def rows_as(kind: str, rows: pa.Table) -> bytes:
     - table: aligned text; a null is NULL.
     - csv: a null is empty and an empty text is quoted; a text that a spreadsheet takes for a formula gets an
       apostrophe in front, numbers are not changed.
-    - json: a list of objects; a null, and a number that JSON cannot hold, is null.
+    - json: a list of objects; a null, and a number that JSON cannot hold, is null. Of columns with one name all but the
+      first get a number.
     - parquet: the rows as they are.
     """
     if kind == "parquet":
@@ -60,7 +62,7 @@ def _quoted(text: str) -> str:
 
 
 def _json(rows: pa.Table) -> str:
-    names = rows.column_names
+    names = _told_apart(rows.column_names)
     found = [
         json.dumps(dict(zip(names, map(_as_json, record), strict=True)), ensure_ascii=False)
         for record in _records(rows)
@@ -68,9 +70,22 @@ def _json(rows: pa.Table) -> str:
     return "[\n" + ",\n".join(f"  {each}" for each in found) + "\n]\n" if found else "[]\n"
 
 
+def _told_apart(names: list[str]) -> list[str]:
+    """Names of an object's members: of equal ones all but the first get a number, as DuckDB itself numbers them."""
+    found: list[str] = []
+    for name in names:
+        number, made = 1, name
+        while made in found:
+            made, number = f"{name}_{number}", number + 1
+        found.append(made)
+    return found
+
+
 def _as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, Decimal):  # a sum of whole numbers is one
+        return int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else float(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -86,7 +101,8 @@ def _table(rows: pa.Table) -> str:
     if not rows.column_names:
         return ""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    to_the_right = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in rows.schema.types]
+    kinds = rows.schema.types
+    to_the_right = [pa.types.is_integer(k) or pa.types.is_floating(k) or pa.types.is_decimal(k) for k in kinds]
     return "".join(
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ SELECT a.identity_key, a.identity_id, b.weak::INT - a.weak::INT AS weak,
 FROM persons a JOIN persons b USING (identity_key)
 WHERE a.run_id = $a AND b.run_id = $b AND coalesce(a.photo_digest = b.photo_digest, true) ORDER BY identity_key
 """
-# Each person's differences over common prompts and seeds; a prompt counts once, however many seeds it has.
+# Each person's differences over common prompts and seeds; a prompt counts once, however many seeds it has. Rounded,
+# because the same scores in another order have other sums in their last bits.
 _DIFFERENCES = """
 WITH cells AS (
   SELECT s.run_id, s.identity_key, i.prompt, s.prompt_id, s.seed, s.metric, s.value FROM scores s
@@ -57,10 +59,18 @@ by_prompt AS (
     avg(b - a) FILTER (metric = 'concepts') AS concepts
   FROM pairs LEFT JOIN scale x ON x.identity_key = pairs.identity_key AND x.run_id = $a
   LEFT JOIN scale y ON y.identity_key = pairs.identity_key AND y.run_id = $b GROUP BY ALL)
-SELECT identity_key, avg(concepts) AS concepts, avg(identity) AS identity, stddev_samp(identity) AS spread,
-  count(identity) AS prompts FROM by_prompt GROUP BY ALL
+SELECT identity_key, avg(round(concepts, 9)) AS concepts, avg(round(identity, 9)) AS identity,
+  stddev_samp(round(identity, 9)) AS spread, count(identity) AS prompts FROM by_prompt GROUP BY ALL
 """
-_NO_PAIR = {"concepts": None, "identity": None, "spread": None, "prompts": 0}
+# Whether people of both runs were drawn at the same prompts and seeds; all of a run share its grid, so one each will do.
+_ONE_GRID = """
+WITH one AS (
+  SELECT run_id, min(generate_key) AS generate_key FROM identity_summary
+  WHERE run_id IN ($a, $b) AND subject_kind = 'person' GROUP BY ALL),
+cells AS (SELECT DISTINCT run_id, prompt, seed FROM one JOIN images USING (generate_key))
+SELECT coalesce(bool_and(runs = 2), true) AS one_grid FROM (SELECT count(*) AS runs FROM cells GROUP BY prompt, seed)
+"""
+_NO_PAIR: Mapping[str, Any] = {"concepts": None, "identity": None, "spread": None, "prompts": 0}
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,8 @@ class RunComparison:
         differences: one for each of `FIGURES`.
         worse, better: people who surely are, those with the smallest p first.
         too_few: fewer people than `gate.people`, so that nothing is judged.
+        other_grid: the runs have other prompts or seeds. Then floor, ceiling and whether an identity is weak are of other
+            images in each, so that normalized identity and weak identities are not compared.
     """
 
     first: str
@@ -124,6 +136,7 @@ class RunComparison:
     worse: tuple[Moved, ...]
     better: tuple[Moved, ...]
     too_few: bool
+    other_grid: bool = False
 
     @property
     def fails(self) -> bool:
@@ -152,6 +165,13 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
         StoreError: the tables cannot be read.
     """
     people = _people(tables, first, second)
+    # What rests on the same scores was drawn on the same grid.
+    changed = any(not each["same"] for each in people)
+    runs = {"a": first, "b": second}
+    other_grid = changed and not tables.query(_ONE_GRID, runs).column("one_grid")[0].as_py()
+    if other_grid:
+        for each in people:
+            each.update({**_NO_PAIR, "concepts": each["concepts"], "weak": None})
     too_few = len(people) < gate.people
     limits: Mapping[str, float] = {"identity": gate.identity, "concepts": gate.concepts, "weak": gate.weak}
     differences = tuple(
@@ -161,10 +181,10 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
         for name in FIGURES
     )
     worse, better = (_moved(people, sign) for sign in (-1, 1))
-    return RunComparison(first, second, len(people), differences, worse, better, too_few)
+    return RunComparison(first, second, len(people), differences, worse, better, too_few, other_grid)
 
 
-def _people(tables: Tables, first: str, second: str) -> list[Mapping]:
+def _people(tables: Tables, first: str, second: str) -> list[dict[str, Any]]:
     """The people with results in both runs, each with the differences of the three figures; None where one is missing.
 
     `spread` is the standard deviation of identity over `prompts` prompts.
@@ -221,7 +241,8 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
     Args:
         tables: of the store.
         wanted: `latest`; `previous`, the last complete run before `beside` that has its name; `current`, the promoted run
-            of that name; a run id; a date, whose last run is meant; or a name, whose last complete run is meant.
+            of that name; a run id; a date, whose last complete run is meant, of `beside`'s name if it has one, or else
+            whose last run; or a name, whose last complete run is meant.
         beside: the other run of a comparison.
 
     Raises:
@@ -252,6 +273,8 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
             found = [row for row in runs if row["run_id"] == promoted]
     elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
         found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
+        name = by_id[beside]["name"] if beside in by_id else None
+        found.sort(key=lambda row: (row["name"] != name, not is_complete(row)))  # stable: the last one first
     else:
         found = [row for row in complete if row["name"] == wanted]
     if not found:

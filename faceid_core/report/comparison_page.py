@@ -12,6 +12,9 @@ _NAMES = {
     "concepts": "concept accuracy",
     "weak": "share of weak identities",
 }
+OTHER_GRID = (
+    "The runs have other prompts or seeds, so identity and weak are not compared; concepts are, over the images of both."
+)
 
 
 def comparison_page(
@@ -28,8 +31,8 @@ def comparison_page(
     Args:
         run_id: The run.
         comparisons: With the last complete run, then with the current one if that is another: `first`, `people`,
-            `too_few`, `fails`, and `differences` with `figure`, `people`, `mean`, `low`, `high`, `detectable`, `limit`,
-            `fails`.
+            `too_few`, `other_grid`, `fails`, and `differences` with `figure`, `people`, `mean`, `low`, `high`,
+            `detectable`, `limit`, `fails`.
         changes: Since the last complete run: `identity_key`, `kind`, `text`.
         sentence: Which run is current; may be empty.
         least_people: People below which nothing is judged.
@@ -44,6 +47,7 @@ def comparison_page(
         sentence=sentence,
         least_people=least_people,
         index_url=index_url,
+        other_grid=OTHER_GRID,
     )
 
 
@@ -57,4 +61,5 @@ def _row(difference: Mapping) -> dict:
         "detectable": number(detectable),
         "limit": signed(difference["limit"]),
         "fails": difference["fails"],
+        "judged": difference["mean"] is not None,
     }

@@ -26,7 +26,7 @@ MEASURES = {
     "identity_fraction": "identity",
     "concepts_fraction": "concepts",
     "balance": "balance",
-    "leakage_excess": "leakage",
+    "leakage_excess": "leakage excess",
     "copying": "copying",
     "attention_outside": "attention outside",
     "seconds": "seconds",

@@ -50,6 +50,8 @@ def open_connection(*, locked: bool, files: AbstractFileSystem | None = None) ->
     connection = duckdb.connect(config=_LOCKED if locked else {})
     # Data files never change; a view of views would read their footers once for each.
     connection.execute("SET parquet_metadata_cache = true")
+    # Instants are shown in the contract's timezone, wherever the question is asked.
+    connection.execute("SET TimeZone = 'UTC'")
     if files is not None:
         connection.register_filesystem(files)
     return connection

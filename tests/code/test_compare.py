@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -119,6 +120,46 @@ def test_an_equal_run_passes_and_few_people_are_not_judged(tmp_path):
     assert same.differences[0].mean == pytest.approx(0.0, abs=1e-9) and not same.fails and not same.worse
     few = compare_runs(published(tmp_path / "few", 0.2, people=10), FIRST, LATER, GateConfig(concepts=-1.0))
     assert few.too_few and not few.fails and few.differences[0].mean < -0.2
+
+
+def test_runs_with_other_prompts_are_not_compared_by_figures_of_other_images(tmp_path, monkeypatch):
+    """The second grid lacks the hard prompts: the same images, and a higher ceiling."""
+    store = open_store(str(tmp_path / "store"))
+    initialize(store, IdentitySecret(b"5" * 32))
+    tables = Tables(store)
+    for number, prompts in enumerate((PROMPTS + 2, PROMPTS)):
+        made = with_likeness(night(number, PEOPLE, prompts=prompts, metrics=("identity", "concepts")), 0.5)
+        summary = made["identity_summary"].to_pylist()
+        for row in summary:
+            if row["subject_kind"] == "named":
+                row["identity_similarity"] = 0.7 + 0.2 * number
+        images = made["images"]
+        texts = [f"a photo of V*, {name}" for name in images["prompt_id"].to_pylist()]
+        place = images.schema.get_field_index("prompt")
+        made["images"] = images.set_column(place, images.schema.field("prompt"), [texts])
+        made["identity_summary"] = contract("identity_summary").table(summary)
+        tables.publish(run_name(number), made)
+    found = compare_runs(tables, FIRST, LATER, GateConfig(concepts=-1.0))
+    identity, concepts, weak = found.differences
+    assert found.other_grid and not found.too_few and not found.fails and not found.worse
+    assert (identity.people, identity.mean, weak.people) == (0, None, 0) and concepts.people == found.people > 0
+    assert not compare_runs(tables, FIRST, FIRST, GateConfig()).other_grid
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET", (b"5" * 32).hex())
+    told = CliRunner().invoke(cli, ["compare", FIRST, LATER, "--store", str(tmp_path / "store")]).output
+    assert "other prompts or seeds, so identity and weak are not compared" in told
+
+
+def test_a_date_beside_another_run_is_that_runs_name_and_complete_first(tmp_path):
+    tables = published(tmp_path / "store", 0.5)
+    rows = tables.read("runs").to_pylist()
+    day = rows[0]["run_date"].isoformat()
+    later = {**rows[0], "run_id": "later-of-another", "name": "evaluate-only"}
+    later["started_at"] += dt.timedelta(hours=9)
+    subset = {**rows[0], "run_id": "later-of-some", "subset": True}
+    subset["started_at"] += dt.timedelta(hours=10)
+    monday = SimpleNamespace(read=lambda _: contract("runs").table([*rows, later, subset]), promoted=dict)
+    assert find_run(monday, day, beside=rows[-1]["run_id"]) == rows[0]["run_id"]
+    assert find_run(monday, day) == "later-of-another", "the last complete one"
 
 
 def partly_cached_night(made: dict, newer: dict, recomputed: range) -> dict:

@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import json
 import re
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def test_json_and_parquet_keep_every_value():
     assert pq.read_table(io.BytesIO(rows_as("parquet", ROWS))).equals(ROWS)
 
 
+def test_json_keeps_columns_of_one_name_and_sums_as_numbers():
+    twice = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["x", "x", "x_1"])
+    assert json.loads(rows_as("json", twice)) == [{"x": 1, "x_1": 2, "x_1_1": 3}]
+    sums = pa.table({"whole": pa.array([Decimal(2**80)], pa.decimal128(38, 0)), "cost": [Decimal("6.00")]})
+    assert json.loads(rows_as("json", sums)) == [{"whole": 2**80, "cost": 6.0}]
+    assert rows_as("table", sums.select(["cost"])).decode().splitlines() == ["cost", "6.00"]
+
+
 def test_a_table_is_aligned_and_says_null():
     lines = rows_as("table", ROWS.select(["count", "text", "seed"])).decode().splitlines()
     assert lines == [
@@ -98,6 +107,12 @@ def test_sql_comes_from_the_argument_a_file_or_the_input(store, tmp_path):
     assert pq.read_table(out)["n"].to_pylist() == [4] and out.stat().st_mode & 0o077 == 0
     both = CliRunner().invoke(cli, ["query", sql, "--file", str(tmp_path / "q.sql"), "--store", store])
     assert both.exit_code != 0
+
+
+def test_instants_are_of_one_timezone_wherever_the_question_is_asked(store, monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    assert ask(store, "select current_setting('TimeZone') as zone", "--format", "csv") == "zone\nUTC\n"
+    assert ask(store, "select started_at from runs", "--format", "csv").splitlines()[1].endswith("+00:00")
 
 
 def test_a_prompt_answers_statement_after_statement_and_survives_a_faulty_one(store):

@@ -114,7 +114,8 @@ def attention(f: Frames) -> list:
 
 def rejections(f: Frames) -> list:
     rows = f.identity_outcomes[f.identity_outcomes.outcome == "rejected"]
-    first = rows.groupby(["photo_digest", "reason"]).run_date.min().reset_index()
+    rows = rows.assign(photo=rows.photo_digest.fillna(rows.identity_key))
+    first = rows.groupby(["photo", "reason"]).run_date.min().reset_index()
     days = pd.to_datetime(first.run_date)
     first["week"] = (days - pd.to_timedelta(days.dt.weekday, unit="D")).dt.date
     found = first.groupby(["week", "reason"]).size()
@@ -146,9 +147,10 @@ def normalized_identity(f: Frames) -> list:
 
 def categories(f: Frames) -> list:
     columns = ["scene_accuracy", "attribute_accuracy", "action_accuracy", "clothing_accuracy"]
-    by = f.people.groupby("run_date")
+    runs = f.runs[(f.runs.exit_status == 0) & (f.runs.not_reached == 0) & (f.runs.subset != True)]  # noqa: E712 null, too
+    by = f.people.merge(runs[["run_id", "name"]], on="run_id").groupby(["name", "run_date", "run_id"])
     found = by[columns].mean().assign(people=by.size())
-    return list(found.itertuples(name=None))
+    return [(*key, *row) for key, row in zip(found.index, found.itertuples(index=False, name=None), strict=True)]
 
 
 def other_code(f: Frames) -> list:
