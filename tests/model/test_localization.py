@@ -53,6 +53,17 @@ def test_the_loss_is_what_is_lacking_to_the_ratio():
     assert located_loss(maps, torch.zeros_like(faces), words).item() == 0, "no face, nothing is lacking"
 
 
+def test_a_word_that_is_looked_at_in_the_others_face_lacks_even_if_the_rest_of_the_picture_is_wide():
+    faces = torch.zeros(1, 2, 4, 8)
+    faces[0, 0, 0, 0] = faces[0, 1, 0, 7] = 1.0
+    words = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    maps = torch.zeros(1, 32, 3)
+    maps[0, 0] = maps[0, 7] = torch.tensor([0.4, 0.4, 0.2])  # either face looks at both names, and nothing else does
+    assert located_loss(maps, faces, words).item() == pytest.approx(RATIO * 0.4 - 0.4)
+    maps[0, 0], maps[0, 7] = torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.1, 0.8, 0.1])
+    assert located_loss(maps, faces, words).item() == 0
+
+
 def test_a_layer_computes_what_diffusers_computes_and_the_loss_reaches_its_words(tokenizer):
     torch.manual_seed(0)
     unet = new_unet(LATENT_CHANNELS)
