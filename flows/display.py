@@ -17,8 +17,8 @@ import click
 
 from faceid_core.errors import FaceidError
 
-# Of systemd, of Ray's jobs and of a Kubernetes pod: what a process prints there goes into a log.
-LOGGED_BY = ("JOURNAL_STREAM", "RAY_JOB_CONFIG_JSON_ENV_VAR", "KUBERNETES_SERVICE_HOST")
+# Of Ray's jobs and of a Kubernetes pod: what a process prints there goes into a log.
+LOGGED_BY = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "KUBERNETES_SERVICE_HOST")
 _FULL_SECONDS = 2.0  # for the reader of a full, non-blocking pipe; for a product there is no limit
 
 
@@ -78,7 +78,18 @@ class _Stream(io.FileIO):
 
 def is_logged() -> bool:
     """Whether what is printed goes into a log, which names people by key, and not to the one who has the manifest."""
-    return not sys.stdout.isatty() and any(name in os.environ for name in LOGGED_BY)
+    if sys.stdout.isatty():
+        return False
+    return any(name in os.environ for name in LOGGED_BY) or _is_of_systemd()
+
+
+def _is_of_systemd() -> bool:
+    """Whether standard output is systemd's own: the variable is inherited by a desktop's terminals, too."""
+    try:
+        here = os.fstat(1)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{here.st_dev}:{here.st_ino}"
 
 
 def protect_standard_streams(*, product: bool) -> None:

@@ -1,5 +1,6 @@
 """The summary of a run: only what was measured, which identities are weak, and which share a photo."""
 
+import os
 from operator import attrgetter
 from types import SimpleNamespace
 
@@ -69,6 +70,12 @@ def test_a_log_names_people_by_key(monkeypatch):
     published = SimpleNamespace(sentence="run r: 1 done", summary=[], overall={}, verdict=Verdict())
     assert [row["identity"] for row in identity_rows(run, published, BY_KEY)] == ["key-ann"]
     assert not is_logged()
+    monkeypatch.setenv("JOURNAL_STREAM", "9:12345")
+    assert not is_logged(), "a terminal that a desktop's service started, whose output goes elsewhere"
+    here = os.fstat(1)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{here.st_dev}:{here.st_ino}")
+    assert is_logged()
+    monkeypatch.delenv("JOURNAL_STREAM")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert is_logged(), "of a Ray job the standard output is a log that the dashboard shows"
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))

@@ -138,14 +138,14 @@ def test_pictures_gone_again_end_one_persons_night_only(small, people, tmp_path,
     run = open_run(small(str(tmp_path / "store"), people), LogReporter())
     ann = next(s for s in run.subjects.values() if s.identity_id == "ann")
     monkeypatch.setattr(drive, "InlineExecutor", Overlapping)
-    whole = StageCache.read_manifest
 
-    def read_manifest(self, stage, key, **options):
-        if stage == "generate" and self.scope == ann.scope:
-            raise StoreError("connection reset")
-        return whole(self, stage, key, **options)
+    class Reset(StageCache):
+        def lookup(self, call, **options):
+            if call.stage == "generate" and self.scope == ann.scope:
+                raise StoreError("connection reset")
+            return super().lookup(call, **options)
 
-    monkeypatch.setattr(StageCache, "read_manifest", read_manifest)
+    monkeypatch.setattr("faceid_core.run.state.StageCache", Reset)
     assert drive_inline(run).exit_status == 2
     assert outcomes(run) == {"ann": "failed", "bob": "done"}
     assert run.outcome_reports[ann.name].reason == "result_missing"

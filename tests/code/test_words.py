@@ -42,6 +42,7 @@ OTHER_MEANINGS = {
     ("faceid_core/evaluate/summary.py", "obeyed"): "part of a column that keeps its name",
     ("faceid_core/studies/page.py", "obeyed"): "part of a column that keeps its name",
     ("faceid_core/studies/rows.py", "obeyed"): "part of a column that keeps its name",
+    ("flows/display.py", "journal"): "a variable that systemd sets",
     # A migration reads what the version before wrote.
     ("faceid_core/upkeep/migrate.py", "start_penalty"): "a key of version 0.1",
     ("faceid_core/upkeep/migrate.py", "journal"): "a folder of version 0.1",
