@@ -68,6 +68,11 @@ class Identity:
         return self.consent_until is not None and self.consent_until < day
 
 
+def is_identity_id(text: str) -> bool:
+    """Whether `validate_identity_id` takes it."""
+    return _ID.fullmatch(text) is not None
+
+
 def validate_identity_id(text: str) -> str:
     """The id itself, if it may be one.
 
@@ -75,7 +80,7 @@ def validate_identity_id(text: str) -> str:
         ConfigurationError: unless it is 1 to 64 ASCII letters, digits, `.`, `_` or `-`, not beginning with
             `.` or `-` (it must be safe as a file name and as a command-line argument).
     """
-    if not _ID.fullmatch(text):
+    if not is_identity_id(text):
         raise ConfigurationError(
             f"identity id {shown(text)} is not allowed: 1 to 64 of A-Z a-z 0-9 . _ -, not . or - first"
         )

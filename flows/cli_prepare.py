@@ -125,6 +125,7 @@ def prepare(
     pixels = size or (_crop_pixels(config) if context.params["config_file"] else USUAL_CROP_PIXELS)
     request = _request(photos, pixels, jobs, pictures)
     folder = _folder(out)
+    _require_apart(request.people, folder)
     first = _check(request, config, folder)
     _print_summary(request, first, folder)
     if is_folder_of_photos(Path(photos)):
@@ -152,6 +153,16 @@ def _request(photos: str, pixels: int, jobs: int, pictures: bool) -> _Request:
     files = file_names(people, path if path.is_dir() else path.parent)
     lines = {person.identity_id: person.line for person in people}
     return _Request(people, left_out, files, lines, pixels, jobs, pictures)
+
+
+def _require_apart(people: Sequence[Identity], folder: Path) -> None:
+    """Refuse to write pictures where the photos lie: one would replace the other."""
+    from faceid_core.prepare.kept import PICTURES, THUMBNAILS
+
+    written = {(folder / name).resolve() for name in (PICTURES, THUMBNAILS)}
+    lie_in = {Path(each.photo).resolve().parent for each in people if "://" not in each.photo}
+    for place in sorted(written & lie_in):
+        raise ConfigurationError(f"photos lie in {place}, where pictures of this command go; choose another --out")
 
 
 def _check(request: _Request, config: NightlyConfig, folder: Path, label: str = "photos") -> _Checked:

@@ -85,7 +85,8 @@ def _erase(person: ErasureRequest, place: StorePlace) -> State:
         about += f", second sweep due at {receipt.sweep_again_at}"
     create_table_artifact(table=rows, key="receipt", description=about)
     if person.wait and receipt.state != COMPLETE:
-        return Failed(message=f"{about}; {_not_complete({receipt.identity_key})}")
+        # What comes before the first semicolon is sent to others (infra/prefect/automations).
+        return Failed(message=f"an erasure is not complete; {about}; the log says why")
     return Completed(message=about)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from faceid_core.identity import is_identity_id
 from faceid_core.photos import HEIC_UNAVAILABLE, decode_png, encode_png
 from faceid_core.prepare.check import CheckedPhoto
 from faceid_core.private import FOLDER_MODE, owner_only, write_private
@@ -34,10 +35,10 @@ class KeptResults:
         self._folder, self._pictures = folder, pictures
         self._thumbnails = folder / THUMBNAILS
         self._thumbnails.mkdir(mode=FOLDER_MODE, exist_ok=True)
-        for picture in (*self._thumbnails.glob("*.png"), *(folder / PICTURES).glob("*.png")):
-            if picture.stem not in people:
-                picture.unlink()
         path = folder / NAME
+        for gone in _people_of(path) - set(people):
+            self._thumbnail(gone).unlink(missing_ok=True)
+            (folder / PICTURES / f"{gone}.png").unlink(missing_ok=True)
         self.known = {who: one for who, one in self._read(path, settings).items() if who in people}
         lines = [{"settings": settings}, *map(_record, self.known.values())]
         write_private(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -88,6 +89,16 @@ def read_thumbnail(folder: Path, identity_id: str) -> np.ndarray | None:
     """The thumbnail of a checked photo, uint8 [h, w, 3], or None."""
     path = folder / THUMBNAILS / f"{identity_id}.png"
     return decode_png(path.read_bytes()) if path.is_file() else None
+
+
+def _people_of(path: Path) -> set[str]:
+    """The identity ids in the records of an earlier call, of any settings."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return set()
+    found = {str(record.get("identity_id", "")) for line in lines if (record := _parsed(line)) is not None}
+    return {who for who in found if is_identity_id(who)}
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

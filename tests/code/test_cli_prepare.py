@@ -15,7 +15,7 @@ from skimage import data
 
 from faceid_core import photos
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import InputContractError
+from faceid_core.errors import ConfigurationError, InputContractError
 from faceid_core.identity import read_manifest
 from faceid_core.prepare import results
 from faceid_core.prepare.check import CheckedPhoto, CheckSettings, check_photos
@@ -135,10 +135,19 @@ def test_who_is_no_more_among_the_photos_leaves_no_picture(folder):
     _, out = prepare(folder)
     assert {path.name for path in (out / "people").iterdir()} == {"astronaut.png"}
     (folder / "astronaut.png").rename(folder / "other.png")
+    (out / "people" / "of-another-hand.png").write_bytes(b"not of this command")
     _, out = prepare(folder)
     kept = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
-    assert kept == {"sheet.png", "thumbnails/other.png", "people/other.png"}
+    assert kept == {"sheet.png", "thumbnails/other.png", "people/other.png", "people/of-another-hand.png"}
     assert "astronaut" not in (out / "checked.jsonl").read_text()
+
+
+def test_pictures_are_never_written_where_the_photos_lie(folder):
+    people = folder.rename(folder.parent / "people")
+    before = {path.name: path.read_bytes() for path in people.iterdir()}
+    told = CliRunner().invoke(cli, ["prepare", "--photos", str(people), "--out", str(people.parent)])
+    assert isinstance(told.exception, ConfigurationError) and "choose another --out" in str(told.exception)
+    assert {path.name: path.read_bytes() for path in people.iterdir()} == before
 
 
 def test_a_subject_that_is_no_person_is_cut_as_the_night_cuts_it(tmp_path):
