@@ -4,9 +4,11 @@ import os
 from operator import attrgetter
 from types import SimpleNamespace
 
-from faceid_core.outcomes import WEAK, Outcome, OutcomeReport
+from faceid_core.errors import NamesPeople
+from faceid_core.outcomes import EXIT_CONFIGURATION, WEAK, Outcome, OutcomeReport
 from faceid_core.publish.promotion import Verdict
 from faceid_core.publish.run_summary import end_message, identity_rows, remarks, summary_line
+from flows.cli import _report
 from flows.display import is_logged
 
 BY_ID, BY_KEY = attrgetter("identity_id"), attrgetter("identity_key")
@@ -80,6 +82,13 @@ def test_a_log_names_people_by_key(monkeypatch):
     assert is_logged(), "of a Ray job the standard output is a log that the dashboard shows"
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
     assert not is_logged(), "a terminal in a pod"
+
+
+def test_an_error_in_a_log_names_no_one(monkeypatch, capsys):
+    error = NamesPeople("run.only names ann", without_people="run.only names 1 identity id")
+    assert _report(error) == EXIT_CONFIGURATION and "ann" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert _report(error) == EXIT_CONFIGURATION and capsys.readouterr().err == "error: run.only names 1 identity id\n"
 
 
 def test_an_account_tells_what_is_to_be_done():

@@ -107,6 +107,24 @@ def test_a_run_waits_is_shown_and_begins_when_the_store_is_free(config, quick, f
     assert [info.name for info in folder_store.list("leases/")] == [NAME]
 
 
+def test_a_consent_that_ends_while_a_run_waits_for_the_store_is_over(tmp_path, monkeypatch):
+    """Asked on the last day of the consent, begun two days later."""
+    manifest = write_manifest(tmp_path / "people", 1)
+    last_day = dt.datetime.now(dt.UTC).date()
+    manifest.write_text(f"identity_id,photo,class_word,consent_until\nann,000000.png,person,{last_day}\n")
+    clock, acquire = SteppedClock().install(monkeypatch.setattr), RunLease.acquire
+
+    def acquired_later(*given, **options):
+        clock.seconds = 2 * 86_400
+        return acquire(*given, **options)
+
+    monkeypatch.setattr(RunLease, "acquire", acquired_later)
+    run = open_run(pretend_config(str(tmp_path / "store"), manifest), LogReporter())
+    run.release()
+    (outcome_report,) = run.outcome_reports.values()
+    assert outcome_report.reason == "consent_expired" and run.run_date == last_day
+
+
 def test_a_run_that_has_waited_long_enough_is_refused_and_leaves_nothing(config, quick, folder_store):
     config = changed(config, {"run.on_busy": "wait", "run.busy_wait_minutes": 0.001}, source="test")
     with RunLease.acquire(folder_store, "first"), pytest.raises(StoreBusy, match=r"run first on .* 0\.001"):

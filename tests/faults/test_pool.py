@@ -70,9 +70,11 @@ def run(pool, *subjects: str, stage: str = "detect", found=None) -> dict[str, Do
     """The outcome of each subject, put into `found` as they come."""
     works = [Work(s, "common", StageCall(stage, 1, {"who": s}), {}, stage) for s in subjects]
     found = {} if found is None else found
+    sent = {work.subject: work.call.parameters for work in works}
 
     def on_done(done: Done) -> None:
         assert done.work.subject not in found, "one outcome each"
+        assert done.work.call.parameters is sent[done.work.subject], "what came back keeps none of its own"
         found[done.work.subject] = done
 
     pool.execute(works, lambda *_: None, on_done, lambda: False)
