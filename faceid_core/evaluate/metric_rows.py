@@ -82,8 +82,8 @@ def write_scores(rows: Sequence[MetricRow]) -> bytes:
 class MetricRows(Sequence[MetricRow]):
     """Rows in columns, as a run holds them of each of its people: some thousand rows of 9 bytes, of 17 with details.
 
-    Which picture and metric each row is of is one object for all people whose rows stand in the same order, and 12 bytes a
-    row for the others; a detail is one object in the whole process.
+    Which picture and metric each row is of is one object for all people whose rows stand in the same order, and 12 bytes
+    a row for the others; a detail is one object in the whole process.
     """
 
     __slots__ = ("_details", "_missing", "_places", "_values")
