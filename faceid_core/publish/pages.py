@@ -275,12 +275,13 @@ def _known_pages(run: Run, last_run_id: str | None) -> set[str]:
 
     Several manifests on one store take turns in the catalog.
     """
-    known: set[str] = set()
+    runs = {last_run_id} if last_run_id else set()
     with suppress(ConfigurationError, StoreError):
-        known.update(read_pages(run.store, Tables(run.store).catalog().run_id).values())
-    if last_run_id:
-        with suppress(StoreError):
-            known.update(read_pages(run.store, last_run_id).values())
+        runs.add(Tables(run.store).catalog().run_id)
+    known: set[str] = set()
+    for run_id in runs:
+        with suppress(ConfigurationError, StoreError):
+            known.update(read_pages(run.store, run_id).values())
     return known
 
 
