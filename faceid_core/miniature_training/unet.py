@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS, to_tensor
 from faceid_core.miniature_training.dataset import Pictures, render_pairs, render_pictures, render_varied
-from faceid_core.miniature_training.localization import Localization
+from faceid_core.miniature_training.localization import Localization, shares_of_cells
 from faceid_core.miniature_training.more_names import teach_more_names
 from faceid_core.miniature_training.names import teach_names
 from faceid_core.miniature_training.pipeline_folder import (
@@ -44,7 +44,6 @@ NAME_MINUTES = 2.5
 _CHUNK = 512
 # The face is a quarter of the picture and carries the identity; weighting cells does not move the optimum.
 _FACE_WEIGHT = 1.5
-_FACE_LABELS = (1, 2, 3, 4, 5, 8)
 # An error of the velocity is one of the picture times (snr + 1); that factor counts up to this limit. Min-SNR
 # weighting would give the noisiest third of the timesteps almost no weight, and clothes were then never learned.
 _LEVEL_LIMIT = 5.0
@@ -53,7 +52,7 @@ _HOLD = 0.5
 _SAVE_SECONDS = 5 * 60
 # On a frozen text encoder, share of the captions whose words are read without the caption's end.
 _WORDS_ALONE = 0.6
-# ... and what counts that people's words are looked at elsewhere than in their faces.
+# ... and what counts that words are looked at elsewhere than in what they name.
 _LOCALIZATION = 0.3
 # Of the steps on a frozen text encoder: one in so many draws pairs, in wide pictures, and fewer of them at once.
 _PAIR_EVERY, _PAIR_SHARE = 4, 2 / 3
@@ -73,12 +72,9 @@ def encode_pictures(vae: AutoencoderKL, images: np.ndarray, batch: int = 100) ->
     return torch.cat(parts) * vae.config.scaling_factor
 
 
-def face_weights(labels: np.ndarray) -> torch.Tensor:
-    """Loss weight of every latent cell, [N, 1, H / 4, W / 4], from labels uint8 [N, H, W]."""
-    is_face = np.isin(labels, _FACE_LABELS)
-    count, height, width = labels.shape
-    share = is_face.reshape(count, height // 4, 4, width // 4, 4).mean(axis=(2, 4), dtype=np.float32)
-    return torch.from_numpy(1 + _FACE_WEIGHT * share)[:, None]
+def face_weights(shares: torch.Tensor) -> torch.Tensor:
+    """Loss weight of every latent cell, [N, 1, h, w], from the shares of cells [N, 3, h, w]."""
+    return 1 + _FACE_WEIGHT * shares[:, :1]
 
 
 def stratified_timesteps(batch: int, limit: int) -> torch.Tensor:
@@ -140,7 +136,7 @@ def without_ends(
 
 
 class _Batches:
-    """Random batches of latents, weights and token ids, with a new caption each time.
+    """Random batches of latents, shares of their cells and token ids, with a new caption each time.
 
     Pictures are rendered and encoded when they are first needed, so that training starts at once; from `limit` pictures
     on, existing ones are drawn at random. `render` takes a count and a seed.
@@ -157,7 +153,7 @@ class _Batches:
         self.vae, self.tokenizer, self.limit, self.seed, self.render = vae, tokenizer, limit, seed, render
         self.chunks: list[Pictures] = []
         self.latents: list[torch.Tensor] = []
-        self.weights: list[torch.Tensor] = []
+        self.shares: list[torch.Tensor] = []
         self.fresh: list[tuple[int, int]] = []  # (chunk, index in it), not yet used
         self.words = random.Random(seed)
 
@@ -165,7 +161,7 @@ class _Batches:
         chunk = len(self.chunks)
         pictures = self.render(_CHUNK, self.seed * 10_000 + chunk)
         self.latents.append(encode_pictures(self.vae, pictures.images))
-        self.weights.append(face_weights(pictures.labels))
+        self.shares.append(shares_of_cells(pictures.labels))
         # Only the captions are needed from here on.
         pictures.images, pictures.labels = pictures.images[:0], pictures.labels[:0]
         self.chunks.append(pictures)
@@ -179,7 +175,7 @@ class _Batches:
         return self.words.randrange(len(self.chunks)), self.words.randrange(_CHUNK)
 
     def next(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents [size, C, h, w], weights [size, 1, h, w] and token ids [size, 32]."""
+        """Latents [size, C, h, w], shares of cells [size, 3, h, w] and token ids [size, 32]."""
         chosen = [self._pick() for _ in range(size)]
         texts = [
             "" if self.words.random() < EMPTY_CAPTIONS else self.chunks[c].caption(i, self.words)
@@ -187,8 +183,8 @@ class _Batches:
         ]
         encoded = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         latents = torch.stack([self.latents[c][i] for c, i in chosen])
-        weights = torch.stack([self.weights[c][i] for c, i in chosen])
-        return latents, weights, encoded.input_ids
+        shares = torch.stack([self.shares[c][i] for c, i in chosen])
+        return latents, shares, encoded.input_ids
 
 
 def _supply(
@@ -280,19 +276,19 @@ class _Noised(NamedTuple):
 
     Attributes:
         noisy, velocity: [B, C, h, w]; timesteps: [B]; tokens: [B, 32].
-        weight: of each cell, [B, 1, h, w]; level: of each noise level, [B, 1, 1, 1].
+        shares: of each cell, [B, 3, h, w]; level: of each noise level, [B, 1, 1, 1].
     """
 
     noisy: torch.Tensor
     velocity: torch.Tensor
     timesteps: torch.Tensor
     tokens: torch.Tensor
-    weight: torch.Tensor
+    shares: torch.Tensor
     level: torch.Tensor
 
 
 def _noised(
-    clean: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, scheduler: DDIMScheduler
+    clean: torch.Tensor, shares: torch.Tensor, tokens: torch.Tensor, scheduler: DDIMScheduler
 ) -> _Noised:
     """Latents [B, C, h, w] at random timesteps."""
     alphas = scheduler.alphas_cumprod  # [1000]
@@ -304,7 +300,7 @@ def _noised(
         scheduler.get_velocity(clean, noise, timesteps),
         timesteps,
         tokens,
-        weight,
+        shares,
         # Full weight at high noise, where a picture's content is decided; less at low noise.
         (_LEVEL_LIMIT / (snr + 1)).clamp(max=1)[:, None, None, None],
     )
@@ -318,11 +314,11 @@ def _losses(
     has_end = None
     if localization:
         has_end = torch.rand(len(batch.tokens), device=device) >= _WORDS_ALONE
-        localization.expect((batch.weight - 1) / _FACE_WEIGHT, batch.tokens)
+        localization.expect(batch.shares, batch.tokens)
     with autocast(device):
         predicted = model(batch.noisy, batch.timesteps, batch.tokens, has_end)
     error = (predicted.float() - batch.velocity) ** 2  # [B, C, 16, 16 or 24]
-    loss = (error * batch.weight * batch.level).mean()
+    loss = (error * face_weights(batch.shares) * batch.level).mean()
     return (loss + _LOCALIZATION * localization.loss() if localization else loss), error
 
 

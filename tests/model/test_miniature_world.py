@@ -38,6 +38,7 @@ from faceid_core.miniature_training.dataset import (
     render_varied,
     subject_of,
 )
+from faceid_core.miniature_training.localization import shares_of_cells
 from faceid_core.miniature_training.measure import round_trip
 from faceid_core.miniature_training.pipeline_folder import PIPELINE, load_pipeline, write_pipeline
 from faceid_core.miniature_training.unet import face_weights, stratified_timesteps
@@ -260,7 +261,7 @@ def test_timesteps_of_a_batch_cover_all_stages():
 def test_face_cells_weigh_more():
     labels = np.zeros((1, 64, 64), np.uint8)
     labels[:, :4, :4] = LABELS.index("eyes")
-    weights = face_weights(labels)
+    weights = face_weights(shares_of_cells(labels))
     assert weights.shape == (1, 1, 16, 16)
     assert weights[0, 0, 0, 0] == 2.5 and weights[0, 0, 8, 8] == 1
 
