@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 # urllib and httpx agree on no entry of no_proxy for an IPv6 address, so use no proxy at all.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-_SERVER_SETTINGS = {
+SERVER_SETTINGS = {
     # The pages request this address; the default is port 4200, whatever port the server listens on.
     "PREFECT_SERVER_UI_API_URL": "/api",
     # By default Prefect keeps leases in memory, and a restart would forget which run holds a deployment's slot.
@@ -196,7 +196,7 @@ def _listening(port: int) -> set[str] | None:
 def _start_server(host: str, port: int) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)],
-        env={**os.environ, **_SERVER_SETTINGS},
+        env={**os.environ, **SERVER_SETTINGS},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # Ctrl-C in a terminal must not reach the server: runs are ended first, and report their ends to it.

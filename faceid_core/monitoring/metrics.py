@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 
@@ -16,7 +17,7 @@ from faceid_core.run.executor import Usage
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.work import Done
-from faceid_core.store.requests import REQUESTS
+from faceid_core.store.requests import OPERATIONS, OUTCOMES, REQUESTS
 
 
 class RunMetrics:
@@ -147,6 +148,9 @@ class _Present(Collector):
             "When the run began, since 1970.",
             run.started_at.timestamp(),
         )
+        yield self._gauge(
+            "faceid_run_written_timestamp_seconds", "When these figures were read, since 1970.", time.time()
+        )
         if metrics.ended_at is not None:
             yield self._gauge(
                 "faceid_run_end_timestamp_seconds", "When the run ended, since 1970.", metrics.ended_at
@@ -207,6 +211,8 @@ class _Present(Collector):
             "Requests of this process to the store; absent: nothing lies there, conflict: another writer was first.",
             labels=("run_name", "operation", "outcome"),
         )
-        for (operation, outcome), count in sorted(REQUESTS.snapshot().items()):
-            family.add_metric((self._name, operation, outcome), count)
+        counts = REQUESTS.snapshot()
+        for operation in OPERATIONS:
+            for outcome in OUTCOMES:  # a series that begins at 0 shows its first event
+                family.add_metric((self._name, operation, outcome), counts.get((operation, outcome), 0))
         return family

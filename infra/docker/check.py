@@ -11,7 +11,17 @@ from pathlib import Path
 SECRETS = re.compile(r"(SECRET|PASSWORD|TOKEN|AUTH_STRING|ACCESS_KEY)", re.IGNORECASE)
 # The largest file of ours is a part of the miniature; a published model has hundreds of megabytes.
 MOST_BYTES = 32 * 2**20
-IMPORTS = ("faceid_core", "flows.cli", "tasks.pool", "torch", "diffusers", "dlib", "cv2", "deltalake")
+IMPORTS = (
+    "faceid_core",
+    "flows.cli",
+    "tasks.pool",
+    "torch",
+    "diffusers",
+    "dlib",
+    "cv2",
+    "deltalake",
+    "opentelemetry.exporter.otlp.proto.http",
+)
 WEIGHTS = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".h5", ".dat"}
 
 

@@ -14,7 +14,7 @@ pip() {
 # The build's own packages are pinned, too, so it runs with them rather than with the newest ones.
 pip install --quiet --constraint "$root/constraints.txt" pip setuptools
 pip install --quiet --progress-bar off --no-build-isolation \
-  --constraint "$root/constraints.txt" --constraint "$pins" "$root[heic]"
+  --constraint "$root/constraints.txt" --constraint "$pins" "$root[heic,tracing]"
 
 # Trained on pictures for non-commercial use; faceid never opens it, and an image that is passed on should not hold it.
 find "$venv" -name shape_predictor_68_face_landmarks.dat -delete

@@ -60,6 +60,16 @@ def test_the_image_is_not_root_and_leaves_whole_commands_to_others():
     assert not re.search(r"^ENTRYPOINT", DOCKERFILE, re.MULTILINE)
 
 
+def test_what_is_kept_at_home_stays_with_the_volume():
+    """The identity secret above all: a store without its secret cannot be used."""
+    home = re.search(r"^(?:ENV|   ) .*?HOME=(\S+)", DOCKERFILE, re.MULTILINE)
+    folder = re.search(r"^WORKDIR (/var\S+)$", DOCKERFILE, re.MULTILINE)
+    mounted = re.search(r"docker run .*-v \S+?:(\S+)", (ROOT / "infra" / "README.md").read_text())
+    assert home and folder and mounted
+    assert home[1] == folder[1] == mounted[1]
+    assert "NVIDIA_VISIBLE_DEVICES" not in DOCKERFILE, "who starts a container says which GPUs it sees"
+
+
 def test_neither_a_registry_nor_a_secret_is_written_into_it():
     for file in DOCKER.iterdir():
         text = re.sub(r"http://127\.0\.0\.1\S*", "", file.read_text())

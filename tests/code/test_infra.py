@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.serve import _SERVER_SETTINGS
+from flows.serve import SERVER_SETTINGS
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -139,12 +139,8 @@ def test_the_automation_for_lost_runs_knows_every_state_in_which_our_flows_end()
     assert lost["trigger"]["within"] == 3 * frequency, "one heartbeat that is late is not a lost run"
 
 
-def test_the_server_of_serve_forgets_what_was_typed_as_the_others_do():
-    services = yaml.safe_load((INFRA / "prefect" / "compose.yaml").read_text())["services"]
-    of_compose = {
-        name: value
-        for service in services.values()
-        for name, value in service.get("environment", {}).items()
-        if name.startswith("PREFECT_SERVER_SERVICES_DB_VACUUM")
-    }
-    assert len(of_compose) == 2 and of_compose.items() <= _SERVER_SETTINGS.items()
+def test_the_server_of_compose_has_the_settings_of_serves_own_and_keeps_its_leases():
+    server = yaml.safe_load((INFRA / "prefect" / "compose.yaml").read_text())["services"]["prefect"]
+    assert SERVER_SETTINGS.items() <= server["environment"].items()
+    mounted = dict(each.split(":")[::-1] for each in server["volumes"])
+    assert server["environment"]["PREFECT_HOME"] in mounted

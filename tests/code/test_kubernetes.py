@@ -97,7 +97,7 @@ def test_rays_autoscaler_reads_groups_that_start_from_zero():
     assert types["gpu"]["resources"]["GPU"] == 1 and types["gpu"]["max_workers"] > 1
     # An actor with a GPU and the workers without one that stand beside it.
     assert types["gpu"]["resources"]["CPU"] >= 2
-    assert "GPU" not in types["cpu"]["resources"] and types["cpu"]["resources"]["CPU"] >= 1
+    assert not types["cpu"]["resources"].get("GPU") and types["cpu"]["resources"]["CPU"] >= 1
     assert config["idle_timeout_minutes"] == 5
 
 
@@ -135,12 +135,13 @@ def test_what_the_readme_applies_may_be_applied_again_and_starts_no_run():
     files = {verb: set() for verb in ("apply", "create")}
     for verb, rest in commands:
         files[verb] |= set(re.findall(r"-f infra/kubernetes/(\S+)", rest))
-    assert files == {"apply": {"base.yaml", "prefect.yaml", "ray.yaml"}, "create": {"ray-job.yaml"}}
+    assert files == {"apply": {"base.yaml", "prefect.yaml", "ray.yaml"}, "create": {"ray-job.yaml", "restore.yaml"}}
     for name in files["apply"]:
         for doc in yaml.safe_load_all((FOLDER / name).read_text()):
             assert doc["kind"] not in ("RayJob", "Job") and "generateName" not in doc["metadata"], name
-    (job,) = yaml.safe_load_all((FOLDER / "ray-job.yaml").read_text())
-    assert job["kind"] == "RayJob" and "name" not in job["metadata"], "each run has a name of its own"
+    for name in files["create"]:
+        (job,) = yaml.safe_load_all((FOLDER / name).read_text())
+        assert job["kind"].endswith("Job") and "name" not in job["metadata"], "each has a name of its own"
 
 
 def test_the_command_of_the_readme_names_the_registry_for_every_image_of_ours(tmp_path):
@@ -257,13 +258,89 @@ def test_network_policies_and_services_name_pods_that_are_there():
 
 def test_accounts_may_do_what_they_need_and_not_more():
     accounts = {doc["metadata"]["name"] for doc in DOCUMENTS if doc["kind"] == "ServiceAccount"}
-    used = {pod["spec"].get("serviceAccountName") for pod in PODS.values()} - {None}
+    used = {pod["spec"].get("serviceAccountName") for pod in PODS.values()} - {None, "{{ service_account }}"}
+    used |= {_job_template()["variables"]["properties"]["service_account"]["default"]}
+    used |= {each["service_account"] for each in _job_variables().values() if each}
     assert used == accounts
     for role in (doc for doc in DOCUMENTS if doc["kind"] == "Role"):
         for rule in role["rules"]:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             assert "secrets" not in rule["resources"]
     assert not [doc for doc in DOCUMENTS if doc["kind"].startswith("ClusterRole")]
+
+
+def _job_variables() -> dict[str, dict[str, str]]:
+    """What each deployment asks of the pool's job template."""
+    deployments = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
+    return {each["name"]: each["work_pool"].get("job_variables", {}) for each in deployments}
+
+
+def test_what_deletes_has_the_keepers_account_and_asks_for_no_gpu():
+    known = _job_template()["variables"]["properties"]
+    for name, variables in _job_variables().items():
+        assert variables.keys() <= known.keys(), "a name that the template does not have would count for nothing"
+        deletes = name in {"erase-pool", "erase-expired-consent-pool", "collect-garbage-pool"}
+        asked = variables.get("service_account", "faceid-run"), variables.get("gpus", "1")
+        assert asked == (("faceid-keeper", "0") if deletes else ("faceid-run", "1")), name
+
+
+def test_the_pool_has_our_job_template_also_if_the_worker_is_there_first():
+    (worker,) = (pod["spec"] for pod in PODS.values() if pod["spec"].get("serviceAccountName") == "faceid-prefect-worker")
+    assert "--no-create-pool-if-not-found" in worker["containers"][0]["args"]
+    (command,) = re.findall(r"^prefect work-pool create .*$", README, re.MULTILINE)
+    assert "--overwrite" in command.split() and "infra/kubernetes/base-job-template.json" in command
+
+
+def test_what_the_worker_hands_to_its_jobs_is_there_in_them():
+    """Prefect's worker gives its own settings to the pods that it makes, paths among them."""
+    (worker,) = (pod["spec"] for pod in PODS.values() if pod["spec"].get("serviceAccountName") == "faceid-prefect-worker")
+    paths = {each["value"] for each in worker["containers"][0]["env"] if each.get("value", "").startswith("/")}
+    mounts = PODS["base job template.spec.template"]["spec"]["containers"][0]["volumeMounts"]
+    assert paths and paths <= {mount["mountPath"] for mount in mounts}
+
+
+def test_a_server_that_is_restarted_still_knows_who_holds_a_slot():
+    from flows.serve import SERVER_SETTINGS
+
+    (server,) = (pod["spec"] for pod in PODS.values() if pod["spec"]["containers"][0]["name"] == "server")
+    (container,) = server["containers"]
+    settings = {each["name"]: each.get("value") for each in container["env"]}
+    assert SERVER_SETTINGS.items() <= settings.items()
+    home = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}[settings["PREFECT_HOME"]]
+    (volume,) = (each for each in server["volumes"] if each["name"] == home)
+    assert _one("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+
+
+def test_a_ray_job_that_is_stopped_has_time_for_its_outcome_reports():
+    from faceid_core.nightly import CLOSE_SECONDS, REPORTS_SECONDS
+
+    container = PODS["RayCluster faceid.headGroupSpec.template"]["spec"]["containers"][0]
+    settings = {each["name"]: each.get("value") for each in container["env"]}
+    assert float(settings["RAY_JOB_STOP_WAIT_TIME_S"]) > REPORTS_SECONDS + CLOSE_SECONDS
+    import ray.dashboard.modules.job.job_supervisor as supervisor
+
+    assert "RAY_JOB_STOP_WAIT_TIME_S" in Path(supervisor.__file__).read_text()
+
+
+def test_a_backup_is_restored_with_what_made_it():
+    def text_of(spec: dict[str, Any]) -> str:
+        return spec["containers"][0]["command"][-1]
+
+    (backup,) = (pod["spec"] for pod in PODS.values() if "pg_dump" in str(pod["spec"]["containers"][0].get("command")))
+    (restore,) = (pod for pod in PODS.values() if "pg_restore" in str(pod["spec"]["containers"][0].get("command")))
+    for option in ("--host faceid-postgres", "--username prefect"):
+        assert option in text_of(backup) and option in text_of(restore["spec"])
+    assert restore["metadata"]["labels"]["faceid/postgres-client"] == "true"
+    assert backup["containers"][0]["env"] == restore["spec"]["containers"][0]["env"]
+
+
+def test_prometheus_reaches_the_port_on_which_ray_has_its_metrics():
+    policy = _one("NetworkPolicy", "ray-metrics")["spec"]["ingress"][0]
+    (port,) = (each["port"] for each in policy["ports"])
+    of_ray = [pod["spec"]["containers"][0] for name, pod in PODS.items() if name.startswith("RayCluster")]
+    assert len(of_ray) == 3
+    for container in of_ray:
+        assert {"name": "metrics", "containerPort": port} in container["ports"]
 
 
 @pytest.mark.parametrize("gpus", ["1", "0"])

@@ -46,7 +46,7 @@ def test_it_runs_as_nobody_special_and_sees_the_gpu(unit):
     for name in ("NoNewPrivileges", "ProtectHome", "PrivateTmp", "ProtectKernelModules", "RestrictSUIDSGID"):
         assert service[name] == ["true"], name
     assert service["ProtectSystem"] == ["strict"]
-    assert not {"PrivateDevices", "MemoryDenyWriteExecute", "DevicePolicy"} & service.keys()
+    assert not {"PrivateDevices", "ProtectClock", "MemoryDenyWriteExecute", "DevicePolicy"} & service.keys()
     home = dict(each.split("=", 1) for each in service["Environment"])["HOME"]
     assert home == service["WorkingDirectory"][0] == f"/var/lib/{service['StateDirectory'][0]}"
 

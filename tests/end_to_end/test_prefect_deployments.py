@@ -31,6 +31,14 @@ def client(prefect_server):
         yield client
 
 
+def switch_on_the_night(client, deployment):
+    """The file names no models, and would run the miniature on people's photos, so its schedule is off."""
+    (scheduled,) = deployment.schedules
+    assert (scheduled.schedule.cron, scheduled.schedule.timezone) == ("0 22 * * *", "Europe/Berlin")
+    assert not scheduled.active
+    client.update_deployment_schedule(deployment.id, scheduled.id, active=True)
+
+
 def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.testing.cli import invoke_and_assert
@@ -84,8 +92,7 @@ def test_the_file_of_deployments_says_what_serve_offers(client, monkeypatch):
                 assert config.run.on_busy == patient.on_busy == "wait"
                 limit = 240.0 if offer.name == "nightly" else None
                 assert config.run.busy_wait_minutes == patient.busy_wait_minutes == limit
-        (when,) = [schedule.schedule for schedule in there["nightly-pool"].schedules]
-        assert (when.cron, when.timezone) == ("0 22 * * *", "Europe/Berlin")
+        switch_on_the_night(client, there["nightly-pool"])
 
         # Both on one server: serve replaces none of these, and says that the run would start twice.
         refuse_those_of_pools(client, list(served.values()))

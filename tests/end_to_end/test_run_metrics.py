@@ -16,6 +16,7 @@ from faceid_core.nightly import drive_inline
 from faceid_core.run.open import open_run
 from faceid_core.run.reporter import LogReporter
 from faceid_core.stages import STAGES
+from faceid_core.store.requests import OPERATIONS
 from tests.end_to_end.conftest import write_manifest
 from tests.helpers.metric_names import OF_THE_DRIVER
 
@@ -128,6 +129,9 @@ def test_a_run_is_seen_while_it_goes_on_and_afterwards(small, people, tmp_path, 
     seconds = sum(report.seconds for report in run.outcome_reports.values())
     assert sum(end["faceid_stage_seconds_sum"].values()) >= seconds > 0
     assert end["faceid_store_requests_total"][("get", "ok")] > computed
+    errors = [count for key, count in end["faceid_store_requests_total"].items() if "error" in key]
+    assert len(errors) == len(OPERATIONS) and not any(errors), "a first error is seen as one, since they begin at 0"
+    assert time.time() - 300 < end["faceid_run_written_timestamp_seconds"][()] <= time.time()
 
     paths = {path for path, _ in pushed}
     assert paths == {"/metrics/job/small"}
