@@ -39,7 +39,7 @@ class ServerAway(ConfigurationError):
 
 
 class AlreadyRun(FaceidError):
-    """The run of the date that is asked for is complete; the text names it. Nothing is to do, and that is no failure."""
+    """The run of the date that is asked for is complete; the text names it. That is no failure."""
 
 
 class InputContractError(ConfigurationError):

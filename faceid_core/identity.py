@@ -20,8 +20,9 @@ from .photo_folder import LeftOut, photos_of, printable
 MANIFEST_NAMES = ("identities.csv", "identities.parquet")
 MOST_MANIFEST_BYTES = 256 * 1024 * 1024
 
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
-_CLASS_WORD = re.compile(r"[a-z]{1,32}( [a-z]{1,32})?", re.ASCII)
+ID_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+CLASS_WORD_PATTERN = r"[a-z]{1,32}( [a-z]{1,32})?"
+_ID, _CLASS_WORD = re.compile(ID_PATTERN, re.ASCII), re.compile(CLASS_WORD_PATTERN, re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # What is before the last slash is opened as a store: '#' and '?' would end its address there, and an empty
@@ -37,7 +38,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://", re.ASCII)
 
 @dataclass(frozen=True)
 class Identity:
-    """One person to personalize.
+    """One person, animal or thing to personalize.
 
     Args:
         identity_id: opaque id, see `validate_identity_id`.
@@ -105,7 +106,7 @@ def read_manifest(source: str | Path, *, class_word: str = "person") -> list[Ide
 
     A folder that holds `identities.csv` or `identities.parquet` is read through it; any other folder is a
     folder of photos, see `read_folder`. Relative photo paths count from the manifest's folder; absolute ones, and `..`,
-    are allowed, because a local manifest is written by who owns the machine.
+    are allowed, because the owner of the machine writes a local manifest.
 
     Args:
         source: path of the file or folder.
@@ -308,9 +309,9 @@ def _identity(line: int, row: Mapping[str, str], base: str) -> tuple[Identity | 
         sha256=attempt("sha256", _digest),
         consent_ref=row.get("consent_ref") or None,
         consent_until=attempt("consent_until", _date),
-        face_box=attempt("face_box", parse_face_box),
+        face_box=attempt("face_box", parse_box),
         line=line,
-        subject_box=attempt("subject_box", lambda text: parse_face_box(text, "subject_box")),
+        subject_box=attempt("subject_box", lambda text: parse_box(text, "subject_box")),
         subject_mask=attempt("subject_mask", lambda text: _photo_address(text, base, "subject_mask")),
     )
     if identity.face_box and (identity.subject_box or identity.subject_mask):
@@ -364,7 +365,7 @@ def _date(text: str) -> datetime.date:
     raise ValueError(f"consent_until {shown(text)} is not a date of the form 2027-12-31")
 
 
-def parse_face_box(text: str, column: str = "face_box") -> tuple[float, float, float, float]:
+def parse_box(text: str, column: str = "face_box") -> tuple[float, float, float, float]:
     """A box written as "x0,y0,x1,y1" in pixels.
 
     Raises:

@@ -49,7 +49,7 @@ def slip_of_writing(address: str) -> str:
 
 
 def composed_otherwise(name: str) -> list[str]:
-    """The same name with its accents composed otherwise (Unicode NFC and NFD), as other systems write it."""
+    """The same name with its accents encoded differently (Unicode NFC and NFD), as other systems write it."""
     twins = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
     return [twin for twin in twins if twin != name]
 
@@ -64,11 +64,13 @@ def _nearest(path: Path) -> str:
     names, stems = _names(str(above.parent), above.parent.stat().st_mtime_ns)
     composed = unicodedata.normalize("NFC", above.name)
     if any(twin in names.get(composed.casefold(), ()) for twin in composed_otherwise(above.name)):
-        return f"{what} is there with its accents composed otherwise (Unicode NFC and NFD); copy its name from the folder"
+        return (
+            f"{what} is there with its accents encoded differently (Unicode NFC and NFD); copy its name from the folder"
+        )
     if composed.casefold() in names:
-        return f"{what} is there in other capital or small letters"
+        return f"{what} is there with other capital or small letters"
     if is_file and Path(composed).stem.casefold() in stems:
-        return "a file of that name with another ending is there"
+        return "a file of that name with another extension is there"
     return "its folder is there, the file is not" if is_file else "its folder does not exist"
 
 

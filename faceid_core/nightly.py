@@ -164,7 +164,7 @@ def close_interrupted(run: Run, error: BaseException) -> None:
     signal.alarm(0)
     run.cancelled.set()
     # No daemon thread: a process that ends meanwhile waits for it.
-    thread = Thread(target=_close_once, args=(run, error), name=f"outcome report-{run.run_id}")
+    thread = Thread(target=_close_once, args=(run, error), name=f"outcome-reports-{run.run_id}")
     thread.start()
     thread.join(REPORTS_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The outcome report of a run: what became of every identity, and the exit status that follows."""
+"""The outcome reports of a run: what became of every identity, and the exit status that follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faceid command. Exit status: 0 complete, 1 our bug, 2 too many failures, 3 configuration, 130 interrupted."""
+"""The faceid command. Exit status: 0 complete, 1 bug, 2 too many failures, 3 configuration, 4 worse, 130 interrupted."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ def compare(first: str, second: str, config: NightlyConfig, as_json: bool) -> No
     Example:
       faceid compare previous latest --set gate.identity=-0.05
     """
-    from faceid_core.publish.gate import compare_runs, find_run
+    from faceid_core.publish.earlier_runs import find_run
+    from faceid_core.publish.gate import compare_runs
     from faceid_core.run.store_access import open_existing
     from faceid_core.tables import Tables
 
@@ -94,7 +95,7 @@ def promote(run_id: str, config: NightlyConfig) -> None:
     views `current` and `current_runs` of faceid query show it, and faceid gc keeps its results. A nightly run does so by
     itself as `gate.promote` says.
     """
-    from faceid_core.publish.gate import find_run
+    from faceid_core.publish.earlier_runs import find_run
     from faceid_core.run.store_access import open_existing
     from faceid_core.tables import Tables
     from faceid_core.tables.promoted import promote as promote_run

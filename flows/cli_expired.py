@@ -33,7 +33,9 @@ def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -
     found = expired_consents(config, store, secret)
     for person in found:
         ended = f"consent ended {person.days} day{'s' if person.days > 1 else ''} ago"
-        click.echo(f"{person.identity_id} ({person.identity_key}): {ended}{', due' if person.due else ''}", err=True)
+        click.echo(
+            f"{person.identity_id} ({person.identity_key}): {ended}{', due' if person.due else ''}", err=True
+        )
     due = sum(person.due for person in found)
     grace = config.consent.erase_after_days
     rule = "consent.erase_after_days is not set" if grace is None else f"more than {grace} days ago: {due}"
@@ -43,10 +45,9 @@ def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -
     if due and not yes and not confirmed(f"Erase {due} of them from {config.store}? It cannot be undone"):
         click.echo("none was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
-    unfinished: set[str] = set()
-    receipts = erase_expired(
-        config, store, secret, found, wait=wait, report=lambda text: click.echo(text, err=True), unfinished=unfinished
+    erased = erase_expired(
+        config, store, secret, found, wait=wait, report=lambda text: click.echo(text, err=True)
     )
-    click.echo(json.dumps([shown_receipt(receipt) for receipt in receipts], indent=2))
-    if unfinished:
+    click.echo(json.dumps([shown_receipt(receipt) for receipt in erased.receipts], indent=2))
+    if erased.unfinished:
         raise click.exceptions.Exit(EXIT_FAILURES)

@@ -115,9 +115,11 @@ def gc(config: NightlyConfig, delete: bool, grace_days: float, unused_days: floa
     def report(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
-    unfinished: set[str] = set()
+    unfinished: frozenset[str] = frozenset()
     if delete:
-        for receipt in finish_erasures(store, report=report, unfinished=unfinished):
+        erasures = finish_erasures(store, report=report)
+        unfinished = erasures.unfinished
+        for receipt in erasures.receipts:
             console.print(f"erasure of {receipt.identity_key}: {receipt.state}")
     found = collect(store, grace_days * 86_400, delete, unused_days=unused_days, report=report)
     if found.grace > grace_days * 86_400:

@@ -15,6 +15,7 @@ import click
 
 from faceid_core.config import NightlyConfig, changed
 from faceid_core.errors import ConfigurationError
+from faceid_core.outcomes import EXIT_INTERRUPTED
 from faceid_core.private import FOLDER_MODE
 from flows.options import parse_setting_option, takes_config
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 USUAL_CROP_PIXELS = 512
 _AGAINST = "against"
-_INTERRUPTED = 130
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Checked:
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV of sha256 and label (good, either, or why a photo is to be rejected): shows what of it came out.",
+    help="CSV of sha256 and label (good, either, or why a photo is to be rejected): compares them with the outcomes.",
 )
 @click.option(
     "--against",
@@ -137,7 +137,7 @@ def prepare(
         second_config = changed(config, other, source="--against")
         interrupted = _compare(request, config, first, second_config, folder, ", ".join(against))
     if interrupted:
-        raise click.exceptions.Exit(_INTERRUPTED)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
 def _request(photos: str, pixels: int, jobs: int, pictures: bool) -> _Request:

@@ -59,7 +59,7 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
             f"{config.store} holds no run {found!r}; it holds {', '.join(known[-5:])}"
         ) from None
     try:
-        return store, *read_status(store, found)
+        return store, request, read_status(store, found)
     except ObjectMissing:
         return store, request, None
 
@@ -174,8 +174,9 @@ def query(
     unlocked: bool,
 ) -> None:
     """SQL is DuckDB's dialect; `-`, or nothing where the input is no terminal, reads it from the input. The tables are
-    runs, identity_outcomes, images, image_metrics and identity_summary; the views latest, latest_two, people, by_run,
-    scores, floor_scores, stage_results and normalized_identities. Only statements that read are run, on these alone.
+    runs, identity_outcomes, images, image_metrics and identity_summary; the views latest, latest_two, current,
+    current_runs, people, by_run, scores, floor_scores, stage_results and normalized_identities. Only statements that
+    read are run, on these alone.
 
     \b
     Examples:

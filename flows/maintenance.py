@@ -2,6 +2,8 @@
 
 # No postponed annotations here: Prefect makes the form from them.
 
+from collections.abc import Iterable
+
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
@@ -10,10 +12,11 @@ from pydantic import Field
 from faceid_core.config import NightlyConfig, S3Config
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, without_people
+from faceid_core.identity import ID_PATTERN
 from faceid_core.run.store_access import open_existing, open_with_secret
 from faceid_core.store.tombstone import COMPLETE
+from faceid_core.upkeep.erase import Erasures, finish_erasures
 from faceid_core.upkeep.erase import erase as erase_person
-from faceid_core.upkeep.erase import finish_erasures
 from faceid_core.upkeep.expired import erase_expired, expired_consents
 from faceid_core.upkeep.gc import collect
 from flows.form import FormConfig
@@ -36,7 +39,7 @@ class ErasureRequest(Section):
     """The person to erase."""
 
     identity_id: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+        pattern=f"^{ID_PATTERN}$",
         description="Identity id, as in the manifest. It is kept with the run's parameters in Prefect: delete the "
         "flow run there when the receipt is filed.",
     )
@@ -98,34 +101,32 @@ def erase_expired_consent(config: FormConfig) -> State:
 
 def _erase_expired(config: NightlyConfig) -> State:
     """List and erase, and create an artifact with a row for each person, by key."""
-    unfinished: set[str] = set()
     try:
         store, secret = open_with_secret(config)
         found = expired_consents(config, store, secret)
-        receipts = erase_expired(
-            config, store, secret, found, report=get_run_logger().info, unfinished=unfinished
-        )
+        erased = erase_expired(config, store, secret, found, report=get_run_logger().info)
     except ConfigurationError as error:
         return Failed(message=without_people(error))
-    states = {receipt.identity_key: receipt.state for receipt in receipts}
+    states: dict[str, str] = {receipt.identity_key: receipt.state for receipt in erased.receipts}
+    states |= dict.fromkeys(erased.unfinished, "not complete")
     rows = [
         {
             "identity": each.identity_key,
             "days since the consent": each.days,
-            "erasure": "not complete" if each.identity_key in unfinished else states.get(each.identity_key, "kept"),
+            "erasure": states.get(each.identity_key, "kept"),
         }
         for each in found
     ]
     grace = config.consent.erase_after_days
     rule = "consent.erase_after_days is not set" if grace is None else f"{grace} days of grace"
-    about = f"{len(found)} consents have ended, {len(receipts)} people erased ({rule})"
+    about = f"{len(found)} consents have ended, {len(erased.receipts)} people erased ({rule})"
     create_table_artifact(table=rows, key="expired-consents", description=about)
-    if unfinished:
-        return Failed(message=f"{about}; {_not_complete(unfinished)}")
+    if erased.unfinished:
+        return Failed(message=f"{about}; {_not_complete(erased.unfinished)}")
     return Completed(message=about)
 
 
-def _not_complete(unfinished: set[str]) -> str:
+def _not_complete(unfinished: Iterable[str]) -> str:
     return f"the erasure of {', '.join(sorted(unfinished))} is not complete: the log says why"
 
 
@@ -142,8 +143,7 @@ def _collect(what: CollectionRequest, place: StorePlace) -> State:
         store = open_existing(_config(place))
     except ConfigurationError as error:
         return Failed(message=str(error))
-    unfinished: set[str] = set()
-    finished = finish_erasures(store, report=report, unfinished=unfinished) if what.delete else []
+    erasures = finish_erasures(store, report=report) if what.delete else Erasures([], frozenset())
     found = collect(
         store, what.grace_days * _SECONDS_PER_DAY, what.delete, unused_days=what.unused_days, report=report
     )
@@ -155,11 +155,11 @@ def _collect(what: CollectionRequest, place: StorePlace) -> State:
         f"{found.objects} objects, {sum(found.bytes.values())} bytes {verb}; {found.kept_young} too young, "
         f"{found.scopes_in_use} scopes in use by a run, {found.scopes_in_doubt} in doubt (faceid verify), "
         f"{found.compacted} small files of the tables merged, "
-        f"{len(finished)} erasures continued, {len(found.damaged)} damaged records"
+        f"{len(erasures.receipts)} erasures continued, {len(found.damaged)} damaged records"
     )
     create_table_artifact(table=rows, key="garbage", description=about)
-    if unfinished:
-        return Failed(message=f"{about}; {_not_complete(unfinished)}")
+    if erasures.unfinished:
+        return Failed(message=f"{about}; {_not_complete(erasures.unfinished)}")
     return Completed(message=about)
 
 

@@ -128,7 +128,6 @@ def publish_task(run_id: str) -> Published:
 @flow(name="nightly", flow_run_name="{config.name}", persist_result=False)
 def nightly(config: FormConfig) -> State:
     """Personalize the identities of the manifest: detect, parse, mask, personalize, generate, score, publish."""
-    # A served flow travels to its process by value with what it names; a function of this module goes by its name.
     return open_and_run(config)
 
 

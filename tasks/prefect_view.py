@@ -13,12 +13,11 @@ from prefect.runtime import flow_run
 from prefect.states import Running, State
 
 from faceid_core.outcomes import tally
-from faceid_core.publish.comparison import compare_with_last_run
+from faceid_core.publish.gate import Difference
 from faceid_core.publish.pages import report_address
 from faceid_core.publish.publish import Published
 from faceid_core.run.records import run_title
 from faceid_core.run.state import Run
-from faceid_core.tables import Tables
 
 TAG = "faceid"  # of every deployment and every run, by which the automations know ours
 WAITING = "WaitingForStore"
@@ -98,16 +97,26 @@ def create_artifacts(run: Run, published: Published) -> None:
             key="figures",
             description=f"Figures of run {run.run_id}",
         )
-    if published.last is None:
-        return
-    compared = compare_with_last_run(Tables(run.store), published.row, published.last)
+    compared = published.verdict.against_last
     if compared is not None:
         create_table_artifact(
-            table=compared.rows,
+            table=[_difference(each) for each in compared.differences],
             key="against-last-run",
-            description=f"Run {compared.run_id} against {compared.last_run_id}, means over people; the difference "
-            "is over those who are in both",
+            description=f"Run {compared.second} minus {compared.first}, means over the {compared.people} people who have "
+            "the same photo in both",
         )
+
+
+def _difference(found: Difference) -> dict:
+    has_mean = found.mean is not None
+    return {
+        "figure": found.figure,
+        "people": found.people,
+        "difference": f"{found.mean:+.3f}" if has_mean else "",
+        "95 % interval": f"{found.low:+.3f} to {found.high:+.3f}" if has_mean else "",
+        "threshold": f"{found.limit:+.3f}",
+        "verdict": "worse" if found.fails else "",
+    }
 
 
 def _outcomes(run: Run) -> list[dict]:

@@ -13,16 +13,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from faceid_core.errors import MOST_LISTED, ConfigurationError, listed
+from faceid_core.personalize.prompts import PLACEHOLDER, fill, split_prompt
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.yaml_text import read_yaml
 
-PLACEHOLDER = "V*"
 Category = Literal["plain", "scene", "attribute", "action", "clothing", "pair", "mixed", "style"]
 ConceptKind = Literal["scene", "attribute", "action", "clothing"]
 STANDARD_GRIDS = ("miniature", "laboratory", "laboratory-half", "photographs")
 
-# The placeholder as a word of its own: "V*ery" is a slip, "V*, smiling" and "V*'s" are not.
-_PLACEHOLDER_WORD = re.compile(r"(?<![\w*])V\*(?![\w*])")
 # Ids stand in tables, in element ids of the report and in seeds.
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _MAX_ID_CHARACTERS = 64
@@ -52,7 +50,7 @@ class Prompt:
 
     def for_subject(self, subject: str) -> str:
         """The prompt with `V*` replaced, for example by the class word."""
-        return _PLACEHOLDER_WORD.sub(lambda _: subject, self.text)
+        return fill(self.text, subject)
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,9 @@ def _problems(entries: list[_PromptEntry]) -> list[str]:
                 f"prompt {entry.id!r}: the id must be lower-case words joined by hyphens, "
                 f"at most {_MAX_ID_CHARACTERS} characters"
             )
-        if len(_PLACEHOLDER_WORD.findall(entry.text)) != 1 or entry.text.count(PLACEHOLDER) != 1:
+        try:
+            split_prompt(entry.text)
+        except ConfigurationError:
             found.append(
                 f"prompt {entry.id!r}: {entry.text!r} must hold {PLACEHOLDER} exactly once, as a word"
             )

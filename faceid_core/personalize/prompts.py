@@ -10,6 +10,8 @@ import re
 from faceid_core.errors import ConfigurationError
 
 PLACEHOLDER = "V*"
+# As a word of its own: "V*ery" is a slip, "V*, smiling" and "V*'s" are not.
+_WORD = re.compile(r"(?<![\w*])V\*(?![\w*])")
 _NUMBERED = re.compile(r"V([0-9]+)\*")
 
 # The placeholder token by which another tool's prompts call a person. The command line's default has digits of the
@@ -31,11 +33,11 @@ def split_prompt(prompt: str) -> tuple[str, str]:
             f"the prompt {prompt!r} has {count} times {PLACEHOLDER!r}; "
             "write it exactly once, where the person belongs"
         )
-    before, after = prompt.split(PLACEHOLDER)
-    if before[-1:].isalnum() or after[:1].isalnum():
+    if not _WORD.search(prompt):
         raise ConfigurationError(
             f"in the prompt {prompt!r} {PLACEHOLDER!r} touches another word; put a space between"
         )
+    before, after = prompt.split(PLACEHOLDER)
     return before, after
 
 

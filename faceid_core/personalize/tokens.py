@@ -76,7 +76,7 @@ class IdentityTokens:
             if tensor.ndim != 4 or tuple(tensor.shape[:3]) != expected or tensor.dtype != torch.float32:
                 raise UnreadableTokens(
                     f"tensor {name!r} is {tensor.dtype} {list(tensor.shape)}, "
-                    f"expected float32 [{self.stages} stages, 2, {self.vectors} vectors, width]"
+                    f"expected float32 {[*expected, 'any']}"
                 )
 
     @property

@@ -10,8 +10,9 @@ from threading import Lock
 from typing import NamedTuple
 
 from faceid_core.errors import DamagedRecord, ObjectMissing
-from faceid_core.run.records import read_outcome_reports, run_ids
+from faceid_core.run.records import read_status, run_ids
 from faceid_core.stages.planning.generate import SHARD
+from faceid_core.stages.work import FLOOR_PREFIX, is_score
 from faceid_core.store import Manifest, ObjectStore, StageCache
 from faceid_core.store.layout import identity_scope
 
@@ -102,7 +103,7 @@ class Pace:
         else:
             drawn = self._pictures.get(preimage["inputs"].get("pictures", ""))
         copied = drawn == 0  # a shard put together from earlier pictures
-        unknown = drawn is None and manifest.stage.startswith("score-")
+        unknown = drawn is None and is_score(manifest.stage)
         return None if copied or unknown else _size(manifest.stage, parameters, drawn, self._own_side)
 
     def estimate(self, pending: Sequence[PendingWork], *, workers: int) -> Estimate:
@@ -139,19 +140,19 @@ class Pace:
             if self._knows(wanted, _ENOUGH if number < _FEW_RUNS else 1):
                 return
             try:
-                people = read_outcome_reports(self._store, run_id)["people"]
+                people = read_status(self._store, run_id)["people"]
             except (ObjectMissing, DamagedRecord):
                 continue
             computed = [person for person in people if person.get("stage_keys")]
             lacking = {name for name in wanted if len(self._seconds.get(name, ())) < _ENOUGH}
-            if any(name.startswith("score-") for name in lacking):
+            if any(is_score(name) for name in lacking):
                 lacking.add("generate")  # a score's manifest does not say of how many pictures it is
             for person in computed[:_SAMPLED_PEOPLE]:
                 cache = StageCache(self._store, identity_scope(person["identity_key"]))
                 for result, key in person["stage_keys"].items():
-                    if result.removeprefix("floor_") not in lacking:
+                    if result.removeprefix(FLOOR_PREFIX) not in lacking:
                         continue
-                    manifest = cache.read_manifest(result.removeprefix("floor_"), key, read_only=True)
+                    manifest = cache.read_manifest(result.removeprefix(FLOOR_PREFIX), key, read_only=True)
                     if manifest is not None:
                         self.add(manifest)
 
@@ -187,6 +188,6 @@ def _size(stage: str, parameters: Mapping, pictures: int | None, own_side: int) 
         height, width = parameters.get("size") or (own_side, own_side)
         share = height * width / own_side**2
         return float(max(1, pictures or 1) * (parameters.get("steps") or 1)) * share
-    if stage.startswith("score-"):
+    if is_score(stage):
         return float(max(1, pictures or 1))
     return 1.0

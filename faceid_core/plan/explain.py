@@ -13,11 +13,10 @@ from faceid_core.plan.cache_miss import earlier_results, finished_at
 from faceid_core.plan.planning import plan_run
 from faceid_core.run.store_access import open_with_secret
 from faceid_core.stages import STAGES
+from faceid_core.stages.work import FLOOR_PREFIX, is_score, metric_result
 from faceid_core.store import Manifest, StageCache
 from faceid_core.store.differences import Leaf, differences
 from faceid_core.store.layout import identity_scope
-
-FLOOR = "floor_"
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def explain(config: NightlyConfig, identity_id: str, stage: str, *, planned: boo
 def _require_stage(stage: str) -> None:
     from faceid_core.evaluate.metrics import METRICS  # loads OpenCV
 
-    scores = [f"score-{metric}" for metric in METRICS]
-    floors = [f"{FLOOR}score-{metric}" for metric, about in METRICS.items() if about.needs_reference]
+    scores = [metric_result(metric) for metric in METRICS]
+    floors = [metric_result(metric, floor=True) for metric, about in METRICS.items() if about.needs_reference]
     known = [*(name for name in STAGES if name != "score"), *scores, *floors]
     if stage not in known:
         raise ConfigurationError(f"there is no stage {stage!r}; name one of {', '.join(known)}")
@@ -80,11 +79,11 @@ def _require_stage(stage: str) -> None:
 
 def _results(cache: StageCache, stage: str) -> list[Manifest]:
     """A person's results, newest first; scores of own pictures and of the class word's are separate."""
-    found = earlier_results(cache, stage.removeprefix(FLOOR))
-    if "score-" not in stage:
+    found = earlier_results(cache, stage.removeprefix(FLOOR_PREFIX))
+    if not is_score(stage):
         return found
     own = {output.digest for each in earlier_results(cache, "generate") for output in each.outputs.values()}
-    floor = stage.startswith(FLOOR)
+    floor = stage.startswith(FLOOR_PREFIX)
     return [each for each in found if (each.content["preimage"]["inputs"].get("pictures") in own) != floor]
 
 

@@ -24,8 +24,7 @@ from faceid_core.run.reporter import LogReporter, Reporter
 from faceid_core.run.state import Run
 from faceid_core.stages import STAGES
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.planning.score import FLOOR
-from faceid_core.stages.work import COMMON, Subject, Work
+from faceid_core.stages.work import COMMON, FLOOR_PREFIX, Subject, Work, metric_result
 from faceid_core.store import Manifest, StageCache
 from faceid_core.store.keys import StageCall
 
@@ -211,7 +210,7 @@ def _pending(planned: StagePlan, plan: Plan, subjects: Mapping[str, Subject]) ->
     }
     for name, count in planned.waiting.items():
         for result in expected_results(plan, subjects[name], planned.stage)[-count:]:
-            yield pending_work(planned.stage, result.removeprefix("floor_"), parameters, pictures, side)
+            yield pending_work(planned.stage, result.removeprefix(FLOOR_PREFIX), parameters, pictures, side)
 
 
 def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:
@@ -221,7 +220,7 @@ def expected_results(plan: Plan, subject: Subject, stage: str) -> list[str]:
 
         own = [m for m in plan.config.score.metrics if subject.photo_digest or not METRICS[m].needs_reference]
         floors = [m for m in own if subject.kind == "person" and METRICS[m].needs_reference]
-        return [f"score-{metric}" for metric in own] + [FLOOR + metric for metric in floors]
+        return [metric_result(metric) for metric in own] + [metric_result(metric, floor=True) for metric in floors]
     if stage == "detect":
         return [stage] if subject.photo_digest else []
     return [stage] if stage == "generate" or subject.kind == "person" else []

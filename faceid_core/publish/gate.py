@@ -7,9 +7,7 @@ seed.
 
 from __future__ import annotations
 
-import datetime as dt
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from faceid_core.config.sections import GateConfig
-from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.intervals import holm, t_quantile
 from faceid_core.evaluate.power import LEVEL, detectable
 from faceid_core.tables import Tables
@@ -233,56 +230,3 @@ def _moved(people: Sequence[Mapping], sign: int) -> tuple[Moved, ...]:
     corrected = holm([each.p for each in found])
     moved = [replace(each, p=p) for each, p in zip(found, corrected, strict=True) if p < LEVEL]
     return tuple(sorted(moved, key=lambda each: each.p))
-
-
-def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
-    """The id of a published run.
-
-    Args:
-        tables: of the store.
-        wanted: `latest`; `previous`, the last complete run before `beside` that has its name; `current`, the promoted run
-            of that name; a run id; a date, whose last complete run is meant, of `beside`'s name if it has one, or else
-            whose last run; or a name, whose last complete run is meant.
-        beside: the other run of a comparison.
-
-    Raises:
-        ConfigurationError: there is none.
-        StoreError: the tables cannot be read.
-    """
-    runs = sorted(
-        tables.read("runs").to_pylist(), key=lambda row: (row["started_at"], row["run_id"]), reverse=True
-    )
-    complete = [row for row in runs if is_complete(row)]
-    by_id = {row["run_id"]: row for row in runs}
-    if wanted in by_id:
-        return wanted
-    if wanted == "latest":
-        found = runs
-    elif wanted in ("previous", "current"):
-        other = by_id.get(beside or "") or (runs[0] if runs else None)
-        if other is None:
-            found = []
-        elif wanted == "previous":
-            found = [
-                row
-                for row in complete
-                if row["name"] == other["name"] and row["started_at"] < other["started_at"]
-            ]
-        else:
-            promoted = tables.promoted().get(other["name"])
-            found = [row for row in runs if row["run_id"] == promoted]
-    elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
-        found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
-        name = by_id[beside]["name"] if beside in by_id else None
-        found.sort(key=lambda row: (row["name"] != name, not is_complete(row)))  # stable: the last one first
-    else:
-        found = [row for row in complete if row["name"] == wanted]
-    if not found:
-        known = ", ".join(row["run_id"] for row in runs[:5]) or "none"
-        raise ConfigurationError(f"the tables show no run {wanted!r}; the latest runs are: {known}")
-    return found[0]["run_id"]
-
-
-def is_complete(run: Mapping) -> bool:
-    """Whether a row of `runs` is of a run of the whole manifest that reached every identity and ended well."""
-    return run["exit_status"] == 0 and not run["not_reached"] and not run["subset"]

@@ -29,8 +29,8 @@ from faceid_core.run.records import (
     INDEX,
     PAGES,
     config_digest,
-    read_outcome_reports,
     read_pages,
+    read_status,
     replace_object,
 )
 from faceid_core.run.state import Run
@@ -228,7 +228,7 @@ class _Beside:
         if self._last_run is None:
             return {}
         try:
-            people = read_outcome_reports(self._run.store, self._last_run)["people"]
+            people = read_status(self._run.store, self._last_run)["people"]
         except (ConfigurationError, StoreError):
             return {}
         return {

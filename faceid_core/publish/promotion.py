@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from faceid_core.errors import StoreError
 from faceid_core.outcomes import EXIT_COMPLETE, Outcome, tally
-from faceid_core.publish.comparison import Change, EarlierRuns, changed_people
+from faceid_core.publish.earlier_runs import Change, EarlierRuns, changed_people
 from faceid_core.publish.gate import RunComparison, compare_runs
 from faceid_core.report.comparison_page import comparison_page
 from faceid_core.run.records import INDEX, replace_object
@@ -26,7 +26,7 @@ class Verdict:
 
     Attributes:
         against_last: With the last complete run of the same name; None if there is none.
-        changes: What is otherwise with people than in that run.
+        changes: What changed for people since that run.
         against_current: With the run that was current before; None if there was none, or if it is the last complete one.
         sentence: Which run is current now, and why; empty if this run could not become it.
         page: Name of the comparison's page in the store; empty if there is none.

@@ -6,12 +6,13 @@ import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from faceid_core.config import format_setting
 from faceid_core.errors import FaceidError, StoreError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
-from faceid_core.publish.comparison import EarlierRuns, earlier_runs
+from faceid_core.publish.earlier_runs import EarlierRuns, earlier_runs
 from faceid_core.publish.pages import write_index, write_pages
 from faceid_core.publish.promotion import Verdict, judge
 from faceid_core.publish.rows import Found, outcome_tables, result_tables
@@ -21,11 +22,14 @@ from faceid_core.run.state import Run
 from faceid_core.store.folder import plain_address
 from faceid_core.store.tombstone import reopen
 from faceid_core.tables import Rows, Tables, portions, reading_errors
-from faceid_core.upkeep.erase import refuse_erased
+from faceid_core.upkeep.erase import close_erased
 from faceid_core.upkeep.tables import erase_rows
 from faceid_core.weights.describe import MINIATURE
 
 log = logging.getLogger(__name__)
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,6 @@ class Published:
         figures: A few rows for the Prefect UI, by identity key.
         summary: The rows of `identity_summary`.
         overall: The figures over people, of `evaluate.summary.aggregate`.
-        row: The run's row of `runs`.
-        last: That of the last complete run of the same name; None if there is none.
         verdict: How the run compares with earlier ones, and which run is current.
     """
 
@@ -52,30 +54,25 @@ class Published:
     figures: Sequence[Mapping]
     summary: Sequence[Mapping] = field(repr=False)
     overall: Mapping = field(repr=False)
-    row: Mapping = field(repr=False)
-    last: Mapping | None = field(default=None, repr=False)
     verdict: Verdict = field(default_factory=Verdict, repr=False)
 
 
 def publish(run: Run) -> Published:
     """Write tables and pages of a run whose outcome reports are all closed; doing it again changes nothing."""
-    published: list[tuple[str, Found, list[dict], int, dict]] = []
     earlier = _earlier_runs(run)
 
-    def rows() -> dict[str, Rows]:
-        refuse_erased(run)
+    def rows() -> tuple[dict[str, Rows], tuple[str, Found, list[dict], int]]:
+        close_erased(run)
         found, summary = collect_scores(run)
         index = write_pages(run, found, summary, earlier.last_run_id)
         # Pages of many people take minutes: leave people out here who were erased meanwhile.
-        refuse_erased(run)
+        close_erased(run)
         found, summary = _not_erased(run, found, summary)
         status = exit_status(run.outcome_reports.values(), max_failed_share=run.config.run.max_failed_share)
-        outcomes = outcome_tables(run, exit_status=status)
-        published[:] = [(index, found, summary, status, outcomes["runs"].to_pylist()[0])]
-        return {**outcomes, **result_tables(run, found, summary)}
+        tables = {**outcome_tables(run, exit_status=status), **result_tables(run, found, summary)}
+        return tables, (index, found, summary, status)
 
-    _publish_without_erased(run, rows)
-    index, found, summary, status, row = published[0]
+    index, found, summary, status = _publish_without_erased(run, rows)
     # Set here, because a flow that is interrupted may never see this function return.
     run.published = {"exit_status": status, "index": index}
     verdict = judge(run, status, earlier)
@@ -98,8 +95,6 @@ def publish(run: Run) -> Published:
         figures=[_figure_row(row) for row in summary],
         summary=summary,
         overall=overall,
-        row=row,
-        last=earlier.last,
         verdict=verdict,
     )
 
@@ -127,18 +122,18 @@ def publish_interrupted(run: Run, error: BaseException) -> None:
     ours = isinstance(error, Exception) and not isinstance(error, FaceidError)
     status = EXIT_BUG if ours else EXIT_FAILURES
 
-    def rows() -> dict[str, Rows]:
+    def rows() -> tuple[dict[str, Rows], None]:
         try:
-            refuse_erased(run)
+            close_erased(run)
             found, summary = collect_scores(run)
             results = result_tables(run, found, summary)
             for made in results.values():
                 for _ in portions(made):
                     pass  # what cannot be made must not keep the outcomes from the tables
-            return {**outcome_tables(run, exit_status=status), **results}
+            return {**outcome_tables(run, exit_status=status), **results}, None
         except Exception as broken:
             log.warning("run %s: its figures are not published: %s", run.run_id, broken)
-            return outcome_tables(run, exit_status=status)
+            return outcome_tables(run, exit_status=status), None
 
     try:
         _publish_without_erased(run, rows)
@@ -146,7 +141,7 @@ def publish_interrupted(run: Run, error: BaseException) -> None:
         log.warning("run %s: its outcomes are not in the tables: %s", run.run_id, broken)
 
 
-def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, Rows]]) -> None:
+def _publish_without_erased(run: Run, rows: Callable[[], tuple[Mapping[str, Rows], Made]]) -> Made:
     """Write a run's rows; remove those of identities that were erased meanwhile, and write the rest again.
 
     The process may be stopped for any time between its look for tombstones and its write, so the look follows the
@@ -154,17 +149,22 @@ def _publish_without_erased(run: Run, rows: Callable[[], Mapping[str, Rows]]) ->
 
     Args:
         run: Whose rows these are.
-        rows: Makes them from the outcome reports as they stand, without people who are refused as erased.
+        rows: Makes them from the outcome reports as they stand, without people who are refused as erased; and what else
+            comes of that.
+
+    Returns:
+        What else came of the rows that stand.
 
     Raises:
         ContractError: a table breaks its contract.
         StoreError: the storage fails.
     """
     while True:
-        Tables(run.store).publish(run.run_id, rows())
-        late = refuse_erased(run)
+        tables, made = rows()
+        Tables(run.store).publish(run.run_id, tables)
+        late = close_erased(run)
         if not late:
-            return
+            return made
         for key, stage_keys in late.items():
             # The receipt first, in case this process is killed; versions in a bucket are for the erasure to remove.
             reopen(run.store, key)

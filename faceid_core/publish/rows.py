@@ -24,8 +24,7 @@ from faceid_core.run.records import config_digest, manifest_digest
 from faceid_core.run.state import Run
 from faceid_core.stages.planning import spec_of
 from faceid_core.stages.planning.generate import SPEC as GENERATE
-from faceid_core.stages.planning.score import FLOOR
-from faceid_core.stages.work import STAGES, Subject
+from faceid_core.stages.work import STAGES, Subject, metric_result
 from faceid_core.store import Manifest
 from faceid_core.store.keys import canonical_json, sha256_hex
 from faceid_core.tables import Rows
@@ -217,29 +216,30 @@ def _metrics(run: Run, found: Found) -> Iterator[tuple[int, Columns]]:
     written: set[tuple[str, str]] = set()
     for subject, scores in found:
         generate_key = str(scores.generate_key)
-        yield from _scored(run, subject, scores.scores, "score-", generate_key, written)
+        yield from _scored(run, subject, scores.scores, False, generate_key, written)
         if scores.floor:
-            yield from _scored(run, subject, scores.floor, FLOOR, floor_key[subject.class_word], written)
+            yield from _scored(run, subject, scores.floor, True, floor_key[subject.class_word], written)
 
 
 def _scored(
     run: Run,
     subject: Subject,
     rows: MetricRows,
-    prefix: str,
+    is_floor: bool,
     generate_key: str,
     written: set[tuple[str, str]],
 ) -> Iterator[tuple[int, Columns]]:
     """The rows of each metric over one subject's pictures.
 
     Args:
+        is_floor: Whether the pictures are the class word's, scored against the person's photo.
         written: Keys of what was given before; those of what is given here are added.
     """
     parts_of: dict[str, list[str]] = defaultdict(list)
     for name in rows.metrics:
         parts_of[name.partition(":")[0]].append(name)
     for metric, parts in parts_of.items():
-        manifest = subject.manifests[f"{prefix}{metric}"]
+        manifest = subject.manifests[metric_result(metric, floor=is_floor)]
         if (generate_key, manifest.stage_key) in written:
             continue  # as in `_images`
         written.add((generate_key, manifest.stage_key))

@@ -10,8 +10,8 @@ from faceid_core.evaluate.metrics import METRICS
 from faceid_core.evaluate.summary import SubjectScores, summarize
 from faceid_core.outcomes import Outcome
 from faceid_core.run.state import Run
-from faceid_core.stages.planning.score import FLOOR, SCORES
-from faceid_core.stages.work import Subject
+from faceid_core.stages.planning.score import SCORES
+from faceid_core.stages.work import METRIC_PREFIX, Subject, is_score, metric_result
 from faceid_core.store import StageCache
 
 FINISHED = (Outcome.DONE, Outcome.CACHED)
@@ -27,7 +27,7 @@ def finished_subjects(run: Run) -> list[Subject]:
                 found.append(subject)
         elif subject.name not in run.failures_common and "generate" in subject.manifests:
             missing = wanted - set(subject.manifests)
-            if all(METRICS[name.removeprefix("score-")].needs_reference for name in missing):
+            if all(METRICS[name.removeprefix(METRIC_PREFIX)].needs_reference for name in missing):
                 found.append(subject)
     return found
 
@@ -44,9 +44,9 @@ def scores_of(run: Run, subject: Subject) -> SubjectScores:
     seconds = 0.0
     for result, manifest in subject.manifests.items():
         seconds += float(manifest.provenance.get("seconds", 0.0))
-        if result.startswith(FLOOR):
+        if result.startswith(metric_result('', floor=True)):
             floor.append(read_scores(cache.read(manifest, SCORES)))
-        elif result.startswith("score-"):
+        elif is_score(result):
             own.append(read_scores(cache.read(manifest, SCORES)))
     person = subject.kind == "person"
     generate = subject.manifests["generate"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from faceid_core.publish.gate import is_complete
+from faceid_core.publish.earlier_runs import is_complete
 from faceid_core.tables import Tables
 
 RUNS_BEFORE = 10  # complete runs that "usual" is taken from

@@ -29,11 +29,6 @@ class Likeness:
     accepted_floor: float | None = None
     percentile_floor: float | None = None
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there is anything to show."""
-        return self.accepted is not None or self.percentile is not None
-
 
 def likeness_of(
     scores: MetricRows, floor: MetricRows, calibration: Calibration | None

@@ -14,10 +14,12 @@ from faceid_core.config import NightlyConfig
 from faceid_core.config.section import Section
 from faceid_core.errors import ConfigurationError, NamesPeople, ObjectMissing, StoreError
 from faceid_core.identity import (
+    CLASS_WORD_PATTERN,
+    ID_PATTERN,
     MOST_MANIFEST_BYTES,
     Identity,
     is_folder_of_photos,
-    parse_face_box,
+    parse_box,
     parse_manifest,
     read_folder,
     read_manifest,
@@ -164,7 +166,7 @@ class OnePerson(Section):
     """One identity that is in no manifest, as a form asks for it."""
 
     identity_id: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+        pattern=f"^{ID_PATTERN}$",
         description="Identity id: opaque, no name. The same id later, with another photo, is the same person. "
         "It is kept with the run's parameters in Prefect.",
     )
@@ -177,7 +179,7 @@ class OnePerson(Section):
     )
     class_word: str = Field(
         "person",
-        pattern=r"^[a-z]{1,32}( [a-z]{1,32})?$",
+        pattern=f"^{CLASS_WORD_PATTERN}$",
         description="What the person is to the base model: person, man, young woman; one or two lower-case words.",
     )
     consent_ref: str = Field("", max_length=256, description="Where the consent is recorded.")
@@ -200,7 +202,7 @@ class OnePerson(Section):
     @classmethod
     def _is_a_box(cls, value: str) -> str:
         if value:
-            parse_face_box(value)
+            parse_box(value)
         return value
 
     def identity(self) -> Identity:
@@ -212,5 +214,5 @@ class OnePerson(Section):
             class_word=self.class_word,
             consent_ref=self.consent_ref or None,
             consent_until=self.consent_until,
-            face_box=parse_face_box(self.face_box) if self.face_box else None,
+            face_box=parse_box(self.face_box) if self.face_box else None,
         )

@@ -213,7 +213,7 @@ def _close_without_tokens(stage: str, misses: Sequence[Work], outcome_reports: M
     Args:
         stage: One of LEARNING_STAGES.
         misses: What the store does not hold of it.
-        outcome reports: By identity key; floor and ceiling have none.
+        outcome_reports: By identity key; floor and ceiling have none.
 
     Returns:
         What is computed all the same: the results that floor and ceiling lack.

@@ -50,7 +50,8 @@ class PhotoSource:
                 raise photos.too_many_bytes(info.size, self.max_bytes)
             return check_digest(identity, store.get(name))
         except ConfigurationError as error:
-            raise PhotoRejected("photo_unreadable", f"There is no reading {where}. Correct it.") from error
+            sentence = f"The photo cannot be read: {where} is no address that a run reads. Correct it."
+            raise PhotoRejected("photo_unreadable", sentence) from error
         except StoreRefused as error:
             text = f"The photo at {where} cannot be read: {error.advice}."
             raise StoreRefused(text, error.advice) from error
@@ -74,7 +75,7 @@ def _why_missing(store: ObjectStore, name: str) -> str:
     if slip:
         return f": {slip}"
     if any(store.head(twin) for twin in composed_otherwise(name) if _is_name(twin)):
-        return ": it is there with its accents composed otherwise (Unicode NFC and NFD)"
+        return ": it is there with its accents encoded differently (Unicode NFC and NFD)"
     return ""
 
 

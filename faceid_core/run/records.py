@@ -110,19 +110,14 @@ def read_request(store: ObjectStore, run_id: str) -> dict:
     return read_record(store, run_object(run_id, REQUEST), RequestRecord, _ANOTHER_RUN).as_dict()
 
 
-def read_status(store: ObjectStore, run_id: str) -> tuple[dict, dict]:
-    """Request and status of a run, from the store alone.
+def read_status(store: ObjectStore, run_id: str) -> dict:
+    """A run's status, with the outcome of every identity.
 
     Raises:
         ConfigurationError: no run can have this id.
         ObjectMissing: there is no such run, or it ended before it recorded a status.
-        DamagedRecord: one of its records is something else.
+        DamagedRecord: its record is something else.
     """
-    return read_request(store, run_id), read_outcome_reports(store, run_id)
-
-
-def read_outcome_reports(store: ObjectStore, run_id: str) -> dict:
-    """A run's status alone. Raises as `read_status` does."""
     return read_record(store, run_object(run_id, STATUS), StatusRecord, _ANOTHER_RUN).as_dict()
 
 

@@ -21,7 +21,7 @@ from faceid_core.run.reporter import Reporter
 from faceid_core.stages import STAGES
 from faceid_core.stages.files import REJECTION, read_rejection
 from faceid_core.stages.plan import Plan
-from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work
+from faceid_core.stages.work import MADE_ELSEWHERE, Done, Subject, Work, is_score
 from faceid_core.store import Manifest, ObjectStore, RunLease, StageCache
 from faceid_core.store.secret import IdentitySecret
 
@@ -145,7 +145,7 @@ class Run:
 
     def early_scores(self) -> int:
         """How many scores have an outcome: before the score stage, those computed while pictures were drawn."""
-        return sum("score-" in result for _, result in self._settled)
+        return sum(is_score(result) for _, result in self._settled)
 
     def take_pictures_of_words(self) -> bool:
         """Whether the caller is the first to ask, and so draws what needs no person's tokens."""
@@ -159,7 +159,7 @@ class Run:
         return [self.settle(stage, Done(work, "failed", "no_outcome", message)) for work in left]
 
     def settle(self, stage: str, done: Done) -> Done:
-        """Enter an outcome into the outcome report and adopt its manifest.
+        """Enter an outcome into the identity's outcome report and adopt its manifest.
 
         Args:
             stage: One of STAGES.

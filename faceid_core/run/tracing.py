@@ -51,7 +51,7 @@ def start_tracing(note: Callable[[str], object]) -> None:
         make = exporter.load()
     except (ImportError, ValueError) as error:
         note(
-            f"no spans are sent, for their exporter {asked} is not installed (pip install 'faceid[tracing]'): {error}"
+            f"no spans are sent, because their exporter {asked} is not installed (pip install 'faceid[tracing]'): {error}"
         )
         return
     for name, value in _DEFAULTS.items():

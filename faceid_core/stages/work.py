@@ -9,11 +9,11 @@ from typing import Any, Literal
 from faceid_core.errors import FaceidError
 from faceid_core.store.cache import Manifest
 from faceid_core.store.keys import StageCall
+from faceid_core.store.layout import COMMON as COMMON  # re-exported: the scope of what belongs to no person
 
 STAGES = ("detect", "parse", "mask", "personalize", "generate", "score")
 METRIC_PREFIX = "score-"  # of the stage name of a metric, before the metric's own
-
-COMMON = "common"
+FLOOR_PREFIX = "floor_"  # of the name of a result of a person's floor, before the stage's
 MADE_ELSEWHERE = "made_elsewhere"  # reason of a work that another run finished meanwhile
 
 
@@ -52,6 +52,16 @@ class StageSpec:
 def pipeline_stage(name: str) -> str:
     """Return the stage of STAGES that a call's stage belongs to: 'score' for 'score-identity'."""
     return "score" if name.startswith(METRIC_PREFIX) else name
+
+
+def metric_result(metric: str, *, floor: bool = False) -> str:
+    """The name of a metric's result: of a person's pictures, or of the class word's against the person's photo."""
+    return f"{FLOOR_PREFIX if floor else ''}{METRIC_PREFIX}{metric}"
+
+
+def is_score(result: str) -> bool:
+    """Whether a result's name, or a stage's, is a metric's."""
+    return pipeline_stage(result.removeprefix(FLOOR_PREFIX)) == "score"
 
 
 class InputMissing(FaceidError):

@@ -126,6 +126,6 @@ def _explained(text: str) -> str:
         sign = whole[at : at + 1]
         depth += {b"(": 1, b")": -1}.get(sign, 0)
         is_option = depth > 0 or sign == b")"
-        if not is_option and whole[at : at + 7].lower() not in (b"analyze", b"analyze"):
+        if not is_option and whole[at : at + 7].lower() not in (b"analyze", b"analyse"):
             return whole[at:].decode()
     return ""

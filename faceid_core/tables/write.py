@@ -128,7 +128,7 @@ class DeltaPlace:
 
         def lacking(delta: DeltaTable) -> _Change | None:
             with self._compared(rows, delta, agreed, agreed.primary_key[0]) as found:
-                return _addition(rows, found.absent(), delta, agreed)
+                return _addition(found.absent(), delta, agreed)
 
         return self._until_it_stands(agreed, "append to", lacking)
 
@@ -154,7 +154,7 @@ class DeltaPlace:
         def others(delta: DeltaTable) -> _Change | None:
             there = delta.to_pyarrow_dataset().to_table(filter=mine)
             if there.num_rows == 0:
-                return _addition(rows, rows, delta, agreed)
+                return _addition(rows, delta, agreed)
             if _same_rows(there, rows, agreed):
                 return None
             return _Change(rows, mode="overwrite", predicate=f"run_id = '{run_id}'")
@@ -189,7 +189,7 @@ class DeltaPlace:
                     listed = ", ".join(f"'{key}'" for key in keys)
                     again = rows.filter(pc.field(maker).isin(keys))
                     return _Change(again, mode="overwrite", predicate=f"{maker} IN ({listed})", is_last=False)
-                return _addition(rows, found.absent(), delta, agreed)
+                return _addition(found.absent(), delta, agreed)
 
         return self._until_it_stands(agreed, "write to", wanted)
 
@@ -388,7 +388,7 @@ def _same_rows(there: pa.Table, rows: pa.Table, agreed: Contract) -> bool:
     return first == second  # as text, in which a figure that is no number equals itself
 
 
-def _addition(rows: pa.Table, fresh: pa.Table, delta: DeltaTable, agreed: Contract) -> _Change | None:
+def _addition(fresh: pa.Table, delta: DeltaTable, agreed: Contract) -> _Change | None:
     """The rows that a table lacks; None if it lacks none."""
     if fresh.num_rows == 0:
         return None

@@ -2,7 +2,7 @@
 
 The tombstone is the record as well: written first, it says how far the erasure is, and in the end it is the receipt.
 A process that was stopped may write at any later time. It looks for the tombstone behind each write and undoes it
-(`store.cache.refuse_erased`, `run.fence`); what one leaves that is killed in between, `finish_erasures` finds.
+(`store.cache.refuse_erased`); what one leaves that is killed in between, `finish_erasures` finds.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from faceid_core.errors import DamagedRecord, LinkInStore, StoreError
 from faceid_core.identity import validate_identity_id
 from faceid_core.outcomes import Outcome
+from faceid_core.stages.work import is_score
 from faceid_core.store import ObjectStore, erased_people
 from faceid_core.store.layout import TOMBSTONES, identity_of_tombstone, identity_scope, tombstone
 from faceid_core.store.lease import running_runs
@@ -46,6 +47,19 @@ _LONGEST_WAIT_SECONDS = (
 )
 # Clocks of machines and of the store differ; files are looked at again from so long before a completion.
 _CLOCKS_DIFFER_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Erasures:
+    """What became of several erasures.
+
+    Attributes:
+        receipts: of those that were begun or gone on with.
+        unfinished: the keys of people whose erasure cannot be completed now; the next call tries again.
+    """
+
+    receipts: list[Receipt]
+    unfinished: frozenset[str]
 
 
 class WrittenMeanwhile(StoreError):
@@ -93,9 +107,7 @@ def erase(
     return receipt
 
 
-def finish_erasures(
-    store: ObjectStore, *, report: Callable[[str], None] | None = None, unfinished: set[str] | None = None
-) -> list[Receipt]:
+def finish_erasures(store: ObjectStore, *, report: Callable[[str], None] | None = None) -> Erasures:
     """Do the second sweep of every erasure that is due, and sweep again wherever something of a person has come back.
 
     Of a complete erasure everything that was written since is looked at: objects, and rows in files of the tables,
@@ -104,10 +116,6 @@ def finish_erasures(
     Args:
         store: The store.
         report: Called with lines that name people by key.
-        unfinished: The keys of people whose erasure cannot be completed now are added to it.
-
-    Returns:
-        The receipts of erasures that were gone on with.
 
     Raises:
         StoreError: the store fails; what is left is left to the next time.
@@ -119,7 +127,7 @@ def finish_erasures(
         if is_identity_key(key) and info.name == tombstone(key):
             receipts[key] = read_receipt(store, key)
     came_back = _with_new_rows(store, receipts)
-    found = []
+    found, unfinished = [], set()
     for key, receipt in receipts.items():
         due = receipt.state == BEGUN or key in came_back or (receipt.state == SWEPT and _due(receipt))
         try:
@@ -127,9 +135,8 @@ def finish_erasures(
                 found.append(_sweep(store, receipt, report, watch, again_after=LONGEST_LEASE_SECONDS))
         except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:  # the other erasures go on
             report(f"{key}: the erasure is not complete and waits for the next time: {error}")
-            if unfinished is not None:
-                unfinished.add(key)
-    return found
+            unfinished.add(key)
+    return Erasures(found, frozenset(unfinished))
 
 
 def _with_new_rows(store: ObjectStore, receipts: Mapping[str, Receipt]) -> frozenset[str]:
@@ -156,7 +163,7 @@ def _known_until(receipt: Receipt) -> float:
     return dt.datetime.fromisoformat(when).timestamp()
 
 
-def refuse_erased(run: Run) -> dict[str, tuple[str, ...]]:
+def close_erased(run: Run) -> dict[str, tuple[str, ...]]:
     """Refuse the identities that were erased while a run ran: they have no figure in its tables.
 
     Returns:
@@ -185,7 +192,7 @@ def _bury(store: ObjectStore, key: str) -> Receipt:
 
 def _keys_of_rows(scope: Scope) -> tuple[str, ...]:
     """The stage keys under which tables hold pictures and scores."""
-    made = {key for stage, key in scope.manifests if stage == "generate" or stage.startswith("score-")}
+    made = {key for stage, key in scope.manifests if stage == "generate" or is_score(stage)}
     return tuple(sorted(made))
 
 

@@ -16,8 +16,8 @@ from faceid_core.run.identities import read_identities
 from faceid_core.store import ObjectStore, erased_people
 from faceid_core.store.layout import identity_scope
 from faceid_core.store.secret import IdentitySecret
-from faceid_core.store.tombstone import COMPLETE, Receipt
-from faceid_core.upkeep.erase import LONGEST_LEASE_SECONDS, WrittenMeanwhile, erase, finish_erasures
+from faceid_core.store.tombstone import COMPLETE
+from faceid_core.upkeep.erase import LONGEST_LEASE_SECONDS, Erasures, WrittenMeanwhile, erase, finish_erasures
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def erase_expired(
     wait: bool = True,
     longest_lease: float = LONGEST_LEASE_SECONDS,
     report: Callable[[str], None] | None = None,
-    unfinished: set[str] | None = None,
-) -> list[Receipt]:
+) -> Erasures:
     """Erase those of the found people who are due, and go on with erasures that were begun before.
 
     Without `consent.erase_after_days` nothing is done. The manifest is read again before each erasure, so that a consent
@@ -98,10 +97,6 @@ def erase_expired(
         wait: Wait for the second sweep; otherwise the next call or `finish_erasures` does it.
         longest_lease: Seconds between the two sweeps.
         report: Called with lines that name people by key.
-        unfinished: The keys of people whose erasure cannot be completed now are added to it.
-
-    Returns:
-        A receipt for each person whose erasure was begun or gone on with.
 
     Raises:
         ConfigurationError: more people are due than `consent.erase_at_most`, and none was erased; or the manifest
@@ -110,15 +105,15 @@ def erase_expired(
     """
     tell, grace = report or (lambda _: None), config.consent.erase_after_days
     if grace is None:
-        return []
+        return Erasures([], frozenset())
     due = [each for each in found if each.due]
     if len(due) > (most := config.consent.erase_at_most):
         raise ConfigurationError(
             f"the consent of {len(due)} people ended more than {grace} days ago, and consent.erase_at_most is {most}: "
             "none was erased. Check the dates of the manifest and of this machine; then raise consent.erase_at_most"
         )
-    begun = finish_erasures(store, report=report, unfinished=unfinished)
-    receipts = {receipt.identity_key: receipt for receipt in begun}
+    begun = finish_erasures(store, report=report)
+    receipts, unfinished = {receipt.identity_key: receipt for receipt in begun.receipts}, set(begun.unfinished)
 
     def sweep(person: ExpiredConsent, *, wait: bool) -> None:
         key = person.identity_key
@@ -126,12 +121,11 @@ def erase_expired(
             receipts[key] = erase(
                 store, secret, person.identity_id, wait=wait, longest_lease=longest_lease, report=report
             )
-            if wait and receipts[key].state != COMPLETE and unfinished is not None:
+            if wait and receipts[key].state != COMPLETE:
                 unfinished.add(key)
         except (DamagedRecord, LinkInStore, WrittenMeanwhile) as error:
             tell(f"{key}: the erasure is not complete and waits for the next time: {error}")
-            if unfinished is not None:
-                unfinished.add(key)
+            unfinished.add(key)
 
     for person in due:
         if _ended(config).get(person.identity_id, 0) > grace:
@@ -142,4 +136,4 @@ def erase_expired(
     for person in due if wait else ():
         if person.identity_key in receipts:
             sweep(person, wait=True)
-    return list(receipts.values())
+    return Erasures(list(receipts.values()), frozenset(unfinished))

@@ -15,6 +15,7 @@ from deltalake.exceptions import CommitFailedError
 
 from data_contracts import NAMES, contract
 from faceid_core.errors import StoreError
+from faceid_core.stages.work import is_score
 from faceid_core.store.keys import is_digest
 from faceid_core.store.objects import ObjectStore
 from faceid_core.store.secret import is_identity_key
@@ -82,7 +83,7 @@ def stage_keys_of(store: ObjectStore, identity_key: str) -> set[str]:
 def keys_of_scores(row: Mapping) -> set[str]:
     """The stage keys of the scores that a row of `identity_outcomes` names."""
     results = row.get("stage_results") or ()
-    return {result["stage_key"] for result in results if "score-" in result["stage"]}
+    return {result["stage_key"] for result in results if is_score(result["stage"])}
 
 
 def erase_rows(

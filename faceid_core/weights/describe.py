@@ -41,7 +41,6 @@ class Description:
         resolution: side of a picture in pixels.
         widths: text encoder -> width of its token embeddings.
         context_length: tokens in a context.
-        context_width: width of the concatenated contexts, as the U-Net reads it.
         precision: precision of the frozen U-Net and text encoders; the VAE stays in float32.
         encoders: text encoder -> folder of its tokenizer, in the order of concatenation.
         pooled_width: width of the pooled text embedding that the U-Net reads beside the context, together with
@@ -60,7 +59,6 @@ class Description:
     vae_scale_factor: int
     widths: Mapping[str, int]
     context_length: int
-    context_width: int
     precision: str
     encoders: Mapping[str, str]
     pooled_width: int
@@ -206,7 +204,6 @@ def describe(folder: Path, *, name: str, digest: str, precision: str) -> Descrip
         vae_scale_factor=factor,
         widths=widths,
         context_length=min(text["max_position_embeddings"] for text in texts.values()),
-        context_width=width,
         precision=precision,
         encoders=encoders,
         pooled_width=pooled_width,

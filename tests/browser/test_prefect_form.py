@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from faceid_core.run.records import read_status, run_ids
+from faceid_core.run.records import read_request, read_status, run_ids
 from faceid_core.store import open_store
 from flows.prefect_auth import auth_file
 from tests.browser.conftest import WAIT_SECONDS, keep_picture
@@ -195,7 +195,7 @@ def test_a_night_is_started_from_the_form_and_its_report_is_opened(signed_in, se
 
     store = open_store(str(folder))
     (run_id,) = run_ids(store)
-    request, record = read_status(store, run_id)
+    request, record = read_request(store, run_id), read_status(store, run_id)
     assert request["config"]["generate"]["seeds"] == 2, "what was typed is what was run"
     assert record["state"] == "complete" and record["outcomes"]["done"] == 1
 

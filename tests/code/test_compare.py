@@ -19,7 +19,8 @@ from scipy.stats import nct, t, ttest_1samp
 from data_contracts import contract
 from faceid_core.config.sections import GateConfig
 from faceid_core.errors import ConfigurationError
-from faceid_core.publish.gate import _moved, compare_runs, find_run
+from faceid_core.publish.earlier_runs import find_run
+from faceid_core.publish.gate import _moved, compare_runs
 from faceid_core.store import IdentitySecret, initialize, open_store
 from faceid_core.tables import Tables
 from faceid_core.tables.promoted import promote

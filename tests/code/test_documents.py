@@ -197,7 +197,7 @@ def _described_arguments(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, se
             continue
         args = re.search(r"^Args:\n((?:    .*\n|\n)*)", (ast.get_docstring(node) or "") + "\n", re.MULTILINE)
         if args:
-            names = re.findall(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*):", args[1], re.MULTILINE)
+            names = re.findall(r"^    (\*{0,2}\w[\w ]*(?:, \*{0,2}\w+)*):", args[1], re.MULTILINE)
             yield node, {name.strip(" *") for group in names for name in group.split(",")}
 
 

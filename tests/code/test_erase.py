@@ -25,7 +25,7 @@ from faceid_core.store import IdentitySecret, RunLease, StageCache, layout, open
 from faceid_core.tables import Tables
 from faceid_core.upkeep import erase as erasing
 from faceid_core.upkeep import tables as upkeep
-from faceid_core.upkeep.erase import erase, finish_erasures, refuse_erased
+from faceid_core.upkeep.erase import close_erased, erase, finish_erasures
 from faceid_core.upkeep.gc import collect
 from faceid_core.upkeep.verify import verify
 from flows.cli import cli
@@ -211,11 +211,11 @@ def test_the_second_sweep_waits_for_whatever_was_under_way(filled):
     receipt = erase(filled.store, SECRET, GONE, wait=False, longest_lease=3600.0)
     due = dt.datetime.fromisoformat(receipt.sweep_again_at) - dt.datetime.now(dt.UTC)
     assert receipt.state == "swept" and 3500 < due.total_seconds() <= 3600
-    assert finish_erasures(filled.store) == []  # not due, and nothing has come back
+    assert finish_erasures(filled.store).receipts == []  # not due, and nothing has come back
     # A worker that looked for the tombstone just before it was written commits after the first sweep.
     late = f"{layout.identity_scope(KEY)}/blobs/{'a' * 64}"
     filled.store.put_if_absent(late, b"late")
-    (finished,) = finish_erasures(filled.store)
+    (finished,) = finish_erasures(filled.store).receipts
     assert finished.state == "complete" and filled.store.head(late) is None
     require_erased(filled)
 
@@ -245,7 +245,7 @@ def test_a_night_that_was_running_publishes_nothing_of_the_person(filled):
     erase(filled.store, SECRET, GONE, longest_lease=0.0)
     run.outcome_reports[KEY].stage_keys["generate"] = "a" * 64
     run.outcome_reports[KEY].close(Outcome.DONE)
-    refuse_erased(run)
+    close_erased(run)
     outcome_report = run.outcome_reports[KEY]
     assert (outcome_report.outcome, outcome_report.reason, outcome_report.stage_keys) == (Outcome.REFUSED, "erased", {})
     assert run.outcome_reports[SECRET.identity_key(STAYS)].outcome is None
@@ -259,7 +259,7 @@ def test_the_row_of_a_person_erased_in_the_middle_says_nothing_of_the_photo_and_
     run.outcome_reports[KEY].stage_keys["generate"] = "a" * 64
     run.outcome_reports[KEY].close(Outcome.REFUSED, stage="generate", reason="erased", message="erased meanwhile")
     run.outcome_reports[SECRET.identity_key(STAYS)].close(Outcome.FAILED, stage="detect", reason="x", message="x")
-    assert run.subjects[KEY].photo_digest and refuse_erased(run) == {}
+    assert run.subjects[KEY].photo_digest and close_erased(run) == {}
     rows = {row["identity_key"]: row for row in outcome_tables(run, exit_status=0)["identity_outcomes"].to_pylist()}
     gone = rows[KEY]
     assert gone["identity_id"] == KEY and gone["outcome"] == "refused" and gone["stage_results"] == []

@@ -53,7 +53,7 @@ def held(store) -> set[str]:
 
 def erase(config, store, **more):
     """Erase all who are found."""
-    return erase_expired(config, store, SECRET, expired_consents(config, store, SECRET), **more)
+    return erase_expired(config, store, SECRET, expired_consents(config, store, SECRET), **more).receipts
 
 
 def test_people_are_erased_only_after_the_grace_period(filled):
@@ -93,9 +93,8 @@ def test_an_erasure_that_waited_and_is_not_complete_is_told(filled, monkeypatch)
     config, store = filled
     real = expired.erase
     monkeypatch.setattr(expired, "erase", lambda *given, **more: replace(real(*given, **more), state=SWEPT))
-    unfinished: set[str] = set()
-    erase(config, store, longest_lease=0.0, unfinished=unfinished)
-    assert unfinished == {SECRET.identity_key(name) for name in PEOPLE[:2]}
+    erased = erase_expired(config, store, SECRET, expired_consents(config, store, SECRET), longest_lease=0.0)
+    assert erased.unfinished == {SECRET.identity_key(name) for name in PEOPLE[:2]}
 
 
 def test_without_the_key_they_are_only_listed(filled):
@@ -140,17 +139,15 @@ def test_an_erasure_that_broke_off_is_gone_on_with_and_costs_the_others_nothing(
 
     monkeypatch.setattr(expired, "erase", breaks_off)
     due = expired_consents(config, store, SECRET)
-    unfinished: set[str] = set()
-    (receipt,) = erase_expired(
-        config, store, SECRET, due, longest_lease=0.0, report=said.append, unfinished=unfinished
-    )
-    assert receipt.identity_key == SECRET.identity_key(PEOPLE[1]) and unfinished == {first}
+    erased = erase_expired(config, store, SECRET, due, longest_lease=0.0, report=said.append)
+    (receipt,) = erased.receipts
+    assert receipt.identity_key == SECRET.identity_key(PEOPLE[1]) and erased.unfinished == {first}
     assert [line for line in said if line.startswith(f"{first}: the erasure is not complete")]
     assert held(store) == {PEOPLE[0], *PEOPLE[2:]}
     monkeypatch.setattr(expired, "erase", real)
     again = expired_consents(config, store, SECRET)
     assert [each.identity_id for each in again] == [PEOPLE[2]], "the person is refused already"
-    (receipt,) = erase_expired(config, store, SECRET, again)
+    (receipt,) = erase_expired(config, store, SECRET, again).receipts
     assert receipt.identity_key == first and held(store) == set(PEOPLE[2:])
 
 
@@ -158,7 +155,7 @@ def test_only_those_who_were_shown_are_erased(filled, tmp_path):
     config, store = filled
     shown = expired_consents(config, store, SECRET)
     write_consents(tmp_path / "people" / "identities.csv", 40, 31, 90, 90, 90)
-    receipts = erase_expired(config, store, SECRET, shown, longest_lease=0.0)
+    receipts = erase_expired(config, store, SECRET, shown, longest_lease=0.0).receipts
     assert {each.identity_key for each in receipts} == {SECRET.identity_key(name) for name in PEOPLE[:2]}
     assert held(store) == set(PEOPLE[2:])
 

@@ -103,9 +103,9 @@ def test_an_undone_write_has_the_erasure_sweep_once_more(folder_store, write):
     with suppress(IdentityErased):  # of a worker's queue the person is refused
         write(StoppedStore(folder_store, Stop(erased, at=1)))
     assert read_receipt(folder_store, KEY).state == "swept"
-    (finished,) = finish_erasures(folder_store)
+    (finished,) = finish_erasures(folder_store).receipts
     assert finished.state == "complete" and finished.late == 1
-    assert finish_erasures(folder_store) == []
+    assert finish_erasures(folder_store).receipts == []
 
 
 def test_an_erasure_beside_which_a_write_was_undone_is_not_complete_yet(folder_store):
@@ -123,12 +123,12 @@ def test_files_that_a_stopped_writer_left_are_looked_at_before_an_erasure_is_com
     stray = folder_store.root / "tables/identity_outcomes/v2/part-stray.parquet"
     pq.write_table(_of_the_erased(rows["identity_outcomes"]), stray)
     assert erase(folder_store, SECRET, WHO, longest_lease=0.0).state == "swept" and stray.exists()
-    assert [receipt.state for receipt in finish_erasures(folder_store)] == ["swept"]
+    assert [receipt.state for receipt in finish_erasures(folder_store).receipts] == ["swept"]
     then = stray.stat().st_mtime - 2 * SHORTEST_GRACE_SECONDS
     os.utime(stray, (then, then))
     receipt = record(folder_store, replace_in(read_receipt(folder_store, KEY), sweep_again_at=None))
     assert receipt.state == "swept"
-    assert [receipt.state for receipt in finish_erasures(folder_store)] == ["complete"]
+    assert [receipt.state for receipt in finish_erasures(folder_store).receipts] == ["complete"]
     assert not stray.exists()
 
 
@@ -141,11 +141,11 @@ def test_scores_that_a_stopped_process_brings_are_found_by_their_stage_keys_unle
     erase(folder_store, SECRET, WHO, longest_lease=0.0)
     record(folder_store, replace_in(read_receipt(folder_store, KEY), stage_keys=(key,)))
     tables.publish("r1", rows)
-    assert finish_erasures(folder_store) == [] and tables.read("image_metrics").num_rows == 2
+    assert finish_erasures(folder_store).receipts == [] and tables.read("image_metrics").num_rows == 2
     no_people = table_rows("r2", 2, people=0)
     tables.publish("r1", rows | {name: no_people[name] for name in ("identity_outcomes", "identity_summary")})
     told: list[str] = []
-    finished = finish_erasures(folder_store, report=told.append)
+    finished = finish_erasures(folder_store, report=told.append).receipts
     assert [receipt.rows for receipt in finished] == [{"image_metrics": 2, "images": 2}], told
     assert tables.read("image_metrics").num_rows == 0 and tables.read("runs").num_rows == 1
 
@@ -207,7 +207,7 @@ def test_verify_tells_of_anything_that_stands_under_a_tombstone(folder_store):
     rows = rows | {"identity_outcomes": _of_the_erased(rows["identity_outcomes"])}
     Tables(folder_store).publish("r1", rows)
     assert verify(folder_store).counts() == {"remains of an erased person": 1}
-    assert [receipt.state for receipt in finish_erasures(folder_store)] == ["complete"]
+    assert [receipt.state for receipt in finish_erasures(folder_store).receipts] == ["complete"]
     assert verify(folder_store).sound
 
 

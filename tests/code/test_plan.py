@@ -61,7 +61,7 @@ def test_a_photo_that_is_not_there_is_named_with_its_path_on_this_screen(run, tm
     lost.rename(lost.with_suffix(".PNG"))
     asked = ["plan", str(people), "--store", run.store, "--executor", "inline"]
     told = CliRunner().invoke(cli, asked, terminal_width=400)
-    assert f"Looked for: {lost}" in told.output and "in other capital or small letters" in told.output
+    assert f"Looked for: {lost}" in told.output and "with other capital or small letters" in told.output
 
 
 def test_people_who_are_new_wait_at_the_first_stage_and_are_estimated_by_others(run, tmp_path):

@@ -14,8 +14,8 @@ from faceid_core.errors import ConfigurationError, DamagedRecord, StoreError
 from faceid_core.evaluate.metric_rows import MetricRows
 from faceid_core.outcomes import Outcome
 from faceid_core.publish import promotion
-from faceid_core.publish.comparison import KINDS, compare_with_last_run, earlier_runs
-from faceid_core.publish.gate import compare_runs, find_run
+from faceid_core.publish.earlier_runs import KINDS, earlier_runs, find_run
+from faceid_core.publish.gate import compare_runs
 from faceid_core.publish.promotion import judge
 from faceid_core.publish.publish import publish as publish_run
 from faceid_core.store import IdentitySecret, initialize, open_store
@@ -85,11 +85,6 @@ def test_a_run_is_compared_with_the_last_complete_one_and_its_page_says_what_cha
     (change,) = verdict.changes
     assert (change.identity_key, change.kind, change.text) == (f"{2:032x}", "weak", "weak, was not")
     assert change.identity_key[:12] in page and "person-0" not in page
-    rows = {row["run_id"]: row for row in Tables(store).read("runs").to_pylist()}
-    beside = compare_with_last_run(Tables(store), rows[run_name(2)], rows[run_name(0)])
-    assert beside.last_run_id == run_name(0)
-    (similarity,) = (row for row in beside.rows if row["figure"] == "identity similarity")
-    assert (similarity["difference"], similarity["people in both"]) == (-0.1, PEOPLE - 1)
     # As bad as the one before, and still worse than the current one.
     _, again, _ = publish(tmp_path, 3, 0.4, spread=0.02)
     assert not again.against_last.fails and again.against_current.fails
@@ -331,7 +326,8 @@ def test_the_index_of_a_second_night_says_what_changed_and_which_run_is_current(
     assert f"<p>current: {second.run_id}, in place of {first.run_id}</p>" in index
     assert f'What changed since run <span class="key">{first.run_id}</span>' in index and "another photo" in index
     assert ("comparison.html" in index) == ("compared" in done.places) == page_is_written
-    assert done.last["run_id"] == first.run_id and done.row["run_id"] == second.run_id
+    compared = done.verdict.against_last
+    assert (compared.first, compared.second) == (first.run_id, second.run_id)
 
 
 def test_manifests_that_take_turns_on_one_store_do_not_look_for_every_page(tmp_path, monkeypatch):

@@ -44,6 +44,7 @@ REFUSED_KINDS = (
     "prepare p as select 1",
     "select 1; copy runs to 'OUT'",
     "explain analyze create table t as select 1",
+    "explain analyse create table t as select 1",
     "explain /* ä */ analyze create table t as select 1",
     "/* a */ explain (analyze, format json) -- b\n drop view runs",
     "pivot runs on name using count(*)",

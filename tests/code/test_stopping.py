@@ -103,7 +103,7 @@ def test_a_second_interruption_does_not_lose_the_account(run, monkeypatch):
         raise KeyboardInterrupt("the first")
     close_interrupted(run, ValueError("comes too late"))
     assert outcomes(run.store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
-    record = read_status(run.store, run.run_id)[1]
+    record = read_status(run.store, run.run_id)
     assert record["state"] == "interrupted" and "the first" in record["error"]
     assert run.run_id not in RUNS
 
@@ -124,7 +124,7 @@ def test_an_interruption_after_the_publication_changes_no_row(run, monkeypatch):
         drive(RunContext(run, no_executor), lambda stage: None, published_and_interrupted)
     row = Tables(run.store).query("select exit_status from runs").to_pylist()
     assert row == [{"exit_status": 0}]
-    record = read_status(run.store, run.run_id)[1]
+    record = read_status(run.store, run.run_id)
     assert (record["state"], record["exit_status"]) == ("complete", 0) and record["index"]
     assert run.ended and running_runs(run.store) == []
 
@@ -233,7 +233,7 @@ def test_a_stopped_process_ends_in_time_with_its_account_wherever_it_is(stuck, t
     assert process.returncode == 130 and "goes on from there" in told
     store = open_store(config.store)
     assert outcomes(store) == [{"outcome": "not_reached", "reason": "interrupted"}] * 2
-    assert "SIGHUP" in read_status(store, run_id)[1]["error"]
+    assert "SIGHUP" in read_status(store, run_id)["error"]
 
 
 def test_the_third_signal_ends_a_process_at_once(stuck):

@@ -147,7 +147,7 @@ with tracing.span("run", run="the run"):
         ({"OTEL_TRACES_EXPORTER": "console"}, "True True", "}"),
         (
             {"OTEL_TRACES_EXPORTER": "absent"},
-            "no spans are sent, for their exporter absent is not",
+            "no spans are sent, because their exporter absent is not",
             "False True",
         ),
     ],

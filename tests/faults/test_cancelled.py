@@ -70,4 +70,4 @@ def test_a_night_cancelled_from_the_ui_leaves_an_account_and_its_rows(served):
     (row,) = Tables(store).read("identity_outcomes").to_pylist()
     assert (row["outcome"], row["reason"]) in (("not_reached", "stopped"), ("not_reached", "interrupted"))
     (of_run,) = Tables(store).read("runs").to_pylist()
-    assert read_status(store, of_run["run_id"])[1]["state"] == "interrupted" and not running_runs(store)
+    assert read_status(store, of_run["run_id"])["state"] == "interrupted" and not running_runs(store)

@@ -153,7 +153,7 @@ def test_a_run_that_ends_before_its_first_stage_is_closed(tmp_path, monkeypatch)
         nightly.run_with_prefect(config, LogReporter())
     store = open_store(config.store)
     (run_id,) = run_ids(store)
-    assert read_status(store, run_id)[1]["state"] == "interrupted"
+    assert read_status(store, run_id)["state"] == "interrupted"
     assert not running_runs(store) and not RUNS
 
 

@@ -179,6 +179,6 @@ def test_a_stopped_night_leaves_an_account_and_the_next_one_goes_on(
     # The pool answers for works that it had; the run for works that it had not handed out.
     assert (row["outcome"], row["reason"]) in (("not_reached", "stopped"), ("not_reached", "interrupted"))
     (run,) = Tables(store).read("runs").to_pylist()
-    assert read_status(store, run["run_id"])[1]["state"] == "interrupted" and not running_runs(store)
+    assert read_status(store, run["run_id"])["state"] == "interrupted" and not running_runs(store)
     assert command().exit_status() == 0
     ends_like(night_on, command, undisturbed_long, point)

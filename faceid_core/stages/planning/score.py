@@ -9,17 +9,16 @@ from __future__ import annotations
 from faceid_core.evaluate.metrics import METRICS
 from faceid_core.stages.plan import Plan
 from faceid_core.stages.planning.generate import SHARD
-from faceid_core.stages.work import COMMON, METRIC_PREFIX, Source, StageSpec, Subject, Work
+from faceid_core.stages.work import COMMON, Source, StageSpec, Subject, Work, metric_result
 from faceid_core.weights.roles import ROLES, photograph_roles
 
 SCORES = "scores.parquet"
 OTHER_PICTURES = 8  # of a person, for metrics that need some
-FLOOR = f"floor_{METRIC_PREFIX}"  # of the result's name of a person's floor, before the metric's
 
 
 def spec_of_metric(metric: str) -> StageSpec:
     """Return the spec of a metric's stage; its version is the metric's."""
-    return StageSpec(METRIC_PREFIX + metric, version=METRICS[metric].version, batch=1)
+    return StageSpec(metric_result(metric), version=METRICS[metric].version, batch=1)
 
 
 def uses_photo_detector(metric: str, faces_backend: str) -> bool:
@@ -43,7 +42,7 @@ def plan_works(plan: Plan, subject: Subject) -> list[Work]:
     if subject.kind == "person" and floor is not None:
         pictures = Source(COMMON, "generate", floor.stage_key, floor.outputs[SHARD].digest)
         works += [
-            _work(plan, subject, metric, pictures, result=FLOOR + metric)
+            _work(plan, subject, metric, pictures, result=metric_result(metric, floor=True))
             for metric in plan.config.score.metrics
             if METRICS[metric].needs_reference
         ]

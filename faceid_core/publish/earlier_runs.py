@@ -1,74 +1,16 @@
-"""A run beside the last complete run of the same name, from the tables alone: its figures, and what became of people."""
+"""The runs before a run, from the tables alone: which one it is compared with, and what changed for people since then."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from faceid_core.errors import ConfigurationError
 from faceid_core.outcomes import Outcome
-from faceid_core.publish.gate import RunComparison, is_complete
+from faceid_core.publish.gate import RunComparison
 from faceid_core.tables import Tables
-
-FIGURES = (
-    "identity_similarity",
-    "identity_gain",
-    "normalized_identity",
-    "concept_accuracy",
-    "image_text",
-    "leakage",
-    "detection",
-    "attention_outside",
-)
-_COUNTS = ("identities", *(str(outcome) for outcome in Outcome), "seconds")
-_DECIMALS = 3
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A run beside the last complete one of the same name.
-
-    Args:
-        run_id: The run.
-        last_run_id: The last complete one before it.
-        rows: One for each figure, with the keys figure, this run, last run, difference and people in both. The
-            difference of a figure is the mean over the people who are in both runs; that of a count or of seconds is
-            the difference of the two values.
-    """
-
-    run_id: str
-    last_run_id: str
-    rows: list[dict]
-
-
-def compare_with_last_run(tables: Tables, this_run: Mapping, last: Mapping) -> Comparison | None:
-    """Compare the figures of a published run with those of the last complete one of the same name.
-
-    Args:
-        tables: Of the store.
-        this_run: The run's row of `runs`.
-        last: That of the last complete run.
-
-    Returns:
-        The comparison; None if no person has figures in both.
-
-    Raises:
-        StoreError: the tables cannot be read.
-    """
-    columns = ", ".join(("run_id", "identity_key", *FIGURES))
-    people = tables.query(
-        f"SELECT {columns} FROM identity_summary WHERE subject_kind = 'person' AND run_id IN (?, ?)",
-        [this_run["run_id"], last["run_id"]],
-    )
-    by_run: dict[str, dict[str, dict]] = {this_run["run_id"]: {}, last["run_id"]: {}}
-    for row in people.to_pylist():
-        by_run[row["run_id"]][row["identity_key"]] = row
-    now, before = by_run[this_run["run_id"]], by_run[last["run_id"]]
-    if not set(now) & set(before):
-        return None
-    rows = [_count(name, this_run[name], last[name]) for name in _COUNTS]
-    rows += [_figure(name, now, before) for name in FIGURES]
-    return Comparison(this_run["run_id"], last["run_id"], rows)
 
 
 @dataclass(frozen=True)
@@ -105,9 +47,59 @@ def last_complete(runs: Iterable[Mapping], name: str, before: dt.datetime) -> Ma
     return max(earlier, key=lambda run: (run["started_at"], run["run_id"]), default=None)
 
 
+def is_complete(run: Mapping) -> bool:
+    """Whether a row of `runs` is of a run of the whole manifest that reached every identity and ended well."""
+    return run["exit_status"] == 0 and not run["not_reached"] and not run["subset"]
+
+
+def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
+    """The id of a published run.
+
+    Args:
+        tables: of the store.
+        wanted: `latest`; `previous`, the last complete run before `beside` that has its name; `current`, the promoted run
+            of that name; a run id; a date, whose last complete run is meant, of `beside`'s name if it has one, or else
+            whose last run; or a name, whose last complete run is meant.
+        beside: the other run of a comparison.
+
+    Raises:
+        ConfigurationError: there is none.
+        StoreError: the tables cannot be read.
+    """
+    runs = sorted(
+        tables.read("runs").to_pylist(), key=lambda row: (row["started_at"], row["run_id"]), reverse=True
+    )
+    complete = [row for row in runs if is_complete(row)]
+    by_id = {row["run_id"]: row for row in runs}
+    if wanted in by_id:
+        return wanted
+    if wanted == "latest":
+        found = runs
+    elif wanted in ("previous", "current"):
+        other = by_id.get(beside or "") or (runs[0] if runs else None)
+        if other is None:
+            found = []
+        elif wanted == "previous":
+            last = last_complete(runs, other["name"], other["started_at"])
+            found = [] if last is None else [last]
+        else:
+            promoted = tables.promoted().get(other["name"])
+            found = [row for row in runs if row["run_id"] == promoted]
+    elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
+        found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
+        name = by_id[beside]["name"] if beside in by_id else None
+        found.sort(key=lambda row: (row["name"] != name, not is_complete(row)))  # stable: the last one first
+    else:
+        found = [row for row in complete if row["name"] == wanted]
+    if not found:
+        known = ", ".join(row["run_id"] for row in runs[:5]) or "none"
+        raise ConfigurationError(f"the tables show no run {wanted!r}; the latest runs are: {known}")
+    return found[0]["run_id"]
+
+
 @dataclass(frozen=True)
 class Change:
-    """What is otherwise with a person than in the run before.
+    """What changed for a person since the previous run.
 
     Attributes:
         identity_key: The person.
@@ -167,32 +159,3 @@ def _changes(before: Mapping, now: Mapping) -> Iterable[Change]:
 def _outcome(row: Mapping) -> str:
     words = str(row["outcome"]).replace("_", " ")
     return f"{words} ({row['reason']})" if row["reason"] else words
-
-
-def _count(name: str, now: float, before: float) -> dict:
-    return _row(name, now, before, now - before, "")
-
-
-def _figure(name: str, now: Mapping[str, Mapping], before: Mapping[str, Mapping]) -> dict:
-    def present(rows: Mapping[str, Mapping]) -> dict[str, float]:
-        return {key: row[name] for key, row in rows.items() if row[name] is not None}
-
-    this_run, last = present(now), present(before)
-    both = [this_run[key] - last[key] for key in this_run if key in last]
-    return _row(name, _mean(this_run.values()), _mean(last.values()), _mean(both), len(both))
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return sum(values) / len(values) if values else None
-
-
-def _row(
-    name: str, now: float | None, before: float | None, difference: float | None, people: int | str
-) -> dict:
-    shown = {"this run": now, "last run": before, "difference": difference}
-    return {
-        "figure": name.replace("_", " "),
-        **{title: "" if value is None else round(value, _DECIMALS) for title, value in shown.items()},
-        "people in both": people,
-    }
