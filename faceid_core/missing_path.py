@@ -61,6 +61,8 @@ def _nearest(path: Path) -> str:
         above = above.parent
     is_file = above == path
     what = "the file" if is_file else "one of its folders"
+    if above.is_symlink():
+        return f"{what} is a link whose target is not there; is the disk mounted?"
     names, stems = _names(str(above.parent), above.parent.stat().st_mtime_ns)
     composed = unicodedata.normalize("NFC", above.name)
     if any(twin in names.get(composed.casefold(), ()) for twin in composed_otherwise(above.name)):

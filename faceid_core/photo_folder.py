@@ -23,6 +23,10 @@ PHOTO_SUFFIXES = frozenset(
 _HEAD_BYTES = 2048
 _NAMES_TOLD = 3
 _RESULTS = "prepared.csv"
+# What `faceid prepare` writes beside its table: into a folder of photos too, before it refused to.
+_BESIDE_RESULTS = {"sheet.png", "people", "thumbnails", "against"}
+# In the mark of `report.synthetic_mark`, which stands at the beginning of a PNG file.
+_DRAWN = b'AISystemUsed="faceid '
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,12 @@ def photos_of(folder: Path) -> tuple[list[FolderPhoto], list[LeftOut]]:
     found: dict[str, str] = {}
     folders: set[str] = set()
     left_out: list[LeftOut] = []
-    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
-        if _is_folder(entry):
+    entries = sorted(folder.iterdir(), key=lambda each: each.name)
+    results = _BESIDE_RESULTS if any(entry.name == _RESULTS for entry in entries) else set()
+    for entry in entries:
+        if entry.name in results:
+            left_out.append(LeftOut(entry.name, "results", "What faceid prepare wrote."))
+        elif _is_folder(entry):
             photo, others = _of_person(entry)
             left_out += others
             if photo:
@@ -167,18 +175,23 @@ def _why_no_photo(path: Path) -> tuple[str, str] | None:
     """Reason and sentence of a file that is no candidate, or None."""
     if path.name.startswith("."):
         return "hidden", "A hidden file: its name begins with a dot."
+    suffix = path.suffix.lower()
     try:
         if not path.exists():
             return "broken_link", "A link to a file that is not there. Restore the file, or make the link again."
         if not path.is_file():
             return "not_a_file", "A pipe, a socket or a device."
-        if path.suffix.lower() in PHOTO_SUFFIXES:
+        if suffix in PHOTO_SUFFIXES - {".png"}:
             return None
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
     except OSError as error:
-        return "unreadable", f"A file that cannot be read ({error.strerror})."
+        # A photo that cannot be read is a person, who is rejected by name.
+        unreadable = ("unreadable", f"A file that cannot be read ({error.strerror}).")
+        return None if suffix in PHOTO_SUFFIXES else unreadable
+    if _DRAWN in head:
+        return "drawn", "An image that faceid drew, by its mark. To learn from it, name it in identities.csv."
     # "BM" may begin a text.
-    if picture_format(head) not in (None, "PDF", "BMP"):
+    if suffix in PHOTO_SUFFIXES or picture_format(head) not in (None, "PDF", "BMP"):
         return None
     return "not_a_picture", f"The file is {kind_of(head)}, not a picture."

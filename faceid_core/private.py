@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 from faceid_core.errors import ConfigurationError
@@ -15,8 +19,22 @@ FILE_MODE = 0o600
 
 def config_folder() -> Path:
     """Where this user's secrets lie: `faceid` in XDG_CONFIG_HOME or ~/.config."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "faceid"
+    return user_folder("XDG_CONFIG_HOME", ".config") / "faceid"
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """The folder that a variable names, or else one below the user's home.
+
+    Raises:
+        ConfigurationError: the variable is not set, and the user has no home.
+    """
+    named = os.environ.get(variable)
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:
+        raise ConfigurationError(f"this user has no home folder; set HOME or {variable}") from None
 
 
 def make_once(path: Path, text: str, *, what: str = "") -> bool:
@@ -77,9 +95,40 @@ def read_private(path: Path, *, what: str = "") -> str:
 
 
 def write_private(path: str | Path, data: bytes) -> None:
-    """Write a file that only its owner can read; one that is there keeps the rights that it was given."""
-    with open(path, "wb", opener=owner_only) as file:
+    """Write a file that only its owner can read, whole or not at all; one that is there keeps its rights."""
+    with replaced(path) as file:
         file.write(data)
+
+
+@contextmanager
+def replaced(path: str | Path) -> Generator[BinaryIO]:
+    """A file to write, which takes the place of `path` once the block ends; if it breaks off, what was there stays.
+
+    A new file is readable by its owner only, one that is there keeps its rights. Of a link the target is replaced. A
+    pipe, a device, and a file in a folder that takes no new one are written to as they are.
+
+    Raises:
+        OSError: about `path`.
+    """
+    target = Path(os.path.realpath(path))
+    is_other = target.exists() and (not target.is_file() or not os.access(target.parent, os.W_OK))
+    if is_other:
+        with open(target, "wb") as file:
+            yield file
+        return
+    temporary = target.with_name(f".{target.name[:64]}-{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb", opener=owner_only) as file:
+            yield file
+        if target.exists():
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def owner_only(path: str, flags: int) -> int:

@@ -198,16 +198,22 @@ def erase(identity_id: str, config: NightlyConfig, yes: bool, wait: bool) -> Non
     from faceid_core.run.store_access import open_with_secret
     from faceid_core.store.tombstone import COMPLETE
     from faceid_core.upkeep.erase import erase as erase_identity
+    from faceid_core.upkeep.erase import holds_person
 
     store, secret = open_with_secret(config)
     key = secret.identity_key(validate_identity_id(identity_id))
-    if not yes and not confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone"):
+    is_known = holds_person(store, key)
+    unknown = "" if is_known else f"; the store has no object of this id: check its spelling, as in {config.identities}"
+    if not yes and not confirmed(f"Erase {identity_id} ({key}) from {config.store}? It cannot be undone{unknown}"):
         click.echo("nothing was erased", err=True)
         raise click.exceptions.Exit(EXIT_CONFIGURATION)
     receipt = erase_identity(
         store, secret, identity_id, wait=wait, report=lambda text: click.echo(text, err=True)
     )
     click.echo(json.dumps(shown_receipt(receipt), indent=2))
+    if not is_known and not receipt.objects and not receipt.rows:
+        said = f"the store held nothing of {identity_id}: check its spelling. From now on runs refuse this id"
+        click.echo(said, err=True)
     if wait and receipt.state != COMPLETE:
         raise click.exceptions.Exit(EXIT_FAILURES)
 
@@ -220,7 +226,7 @@ def shown_receipt(receipt: Receipt) -> dict[str, Any]:
 def confirmed(question: str) -> bool:
     """Whether the answer is yes; without a terminal it is no."""
     try:
-        return click.confirm(question)
+        return click.confirm(question, err=True)  # the output is the receipt
     except click.Abort:
         return False
 

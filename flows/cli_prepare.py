@@ -5,6 +5,7 @@ What detects is imported in the function: it loads OpenCV, which the help page d
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -156,13 +157,14 @@ def _request(photos: str, pixels: int, jobs: int, pictures: bool) -> _Request:
 
 
 def _require_apart(people: Sequence[Identity], folder: Path) -> None:
-    """Refuse to write pictures where the photos lie: one would replace the other."""
+    """Refuse to write where the photos lie: one file would replace the other, and results would be taken for photos."""
     from faceid_core.prepare.kept import PICTURES, THUMBNAILS
 
-    written = {(folder / name).resolve() for name in (PICTURES, THUMBNAILS)}
-    lie_in = {Path(each.photo).resolve().parent for each in people if "://" not in each.photo}
+    written = {Path(os.path.realpath(folder / name)) for name in ("", PICTURES, THUMBNAILS)}
+    # `realpath`, unlike `resolve`, takes a link to itself.
+    lie_in = {Path(os.path.realpath(each.photo)).parent for each in people if "://" not in each.photo}
     for place in sorted(written & lie_in):
-        raise ConfigurationError(f"photos lie in {place}, where pictures of this command go; choose another --out")
+        raise ConfigurationError(f"photos lie in {place}, where this command would write; choose another --out")
 
 
 def _check(request: _Request, config: NightlyConfig, folder: Path, label: str = "photos") -> _Checked:

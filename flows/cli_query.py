@@ -6,13 +6,14 @@ do not need.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, store_options
 from faceid_core.errors import ConfigurationError, ObjectMissing
 from faceid_core.private import write_private
 from flows.options import takes_config
@@ -49,7 +50,7 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
     known = run_ids(store)
     if not known:
         raise ConfigurationError(
-            f"{config.store} holds no run yet; start one with: faceid run --store {config.store}"
+            f"{config.store} holds no run yet; start one with: faceid run {store_options(config)}"
         )
     found = run_id or known[-1]
     try:
@@ -188,6 +189,8 @@ def query(
     from flows.query_output import rows_as
 
     if shell:
+        if sql is not None or file is not None or out is not None or kind != "table":
+            raise click.UsageError("--open reads statements by itself: leave out SQL, --file, --format and --out")
         from flows.query_shell import run_shell
 
         run_shell(_tables(config), locked=not unlocked)
@@ -213,12 +216,19 @@ def _sql(sql: str | None, file: str | None) -> str:
     if file is not None:
         if sql is not None:
             raise ConfigurationError("the query is given twice; leave out SQL or --file")
-        return Path(file).read_text(encoding="utf-8")
+        return _decoded(Path(file).read_bytes(), file)
     if sql is not None and sql != "-":
-        return sql
+        return _decoded(os.fsencode(sql), "the query")
     if sql is None and sys.stdin.isatty():
         raise ConfigurationError("there is no query; give SQL, --file FILE or --open")
-    return sys.stdin.read()
+    return _decoded(sys.stdin.buffer.read(), "the input")
+
+
+def _decoded(sql: bytes, what: str) -> str:
+    try:
+        return sql.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{what} is not UTF-8: {error}") from None
 
 
 @click.command()

@@ -43,7 +43,7 @@ def _default(number: str) -> str:
 )
 @click.option("--people", type=click.IntRange(2, 64), help=f"Number of identities.  {_default('people')}")
 @click.option("--seeds", type=click.IntRange(1, 64), help=f"Images per prompt.  {_default('seeds')}")
-@click.option("--variants", default="", help="Those to run, separated by commas; of tune, presets.  [default: all]")
+@click.option("--variants", default="", help="Comma-separated; of tune, presets.  [default: all]")
 @click.option("--conditions", default="", help="said or unsaid.  [default: both]")
 @click.option(
     "--tuned",

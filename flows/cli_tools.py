@@ -74,7 +74,7 @@ def draw(
     from faceid_core.identity import validate_identity_id
     from faceid_core.personalize.prompts import split_prompt, split_several
 
-    target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}.png")
+    target = _target(out or f"{'-'.join(validate_identity_id(each) for each in identity_ids)}-drawn.png")
     # What cannot be drawn is said before the seconds of loading the libraries and a model.
     if len(identity_ids) > 1:
         split_several(prompt, len(identity_ids))
@@ -199,7 +199,8 @@ def tokens(
     from faceid_core.run.latest_results import newest_tokens
     from faceid_core.run.store_access import open_with_secret
 
-    target = _target(out or f"{validate_identity_id(identity_id)}.safetensors")
+    ending = ".safetensors" if kind == "native" else f"-{kind}.safetensors"
+    target = _target(out or f"{validate_identity_id(identity_id)}{ending}")
     if script and kind != "textual-inversion":
         raise ConfigurationError(
             "--script draws what other tools read: give --format textual-inversion with it"

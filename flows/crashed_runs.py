@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Crashed
 
+from faceid_core.private import user_folder
 from faceid_core.store.lease_record import process_place
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,7 @@ class RunProcesses:
 
     def __init__(self, server: str):
         self._server = server
-        base = os.environ.get("XDG_STATE_HOME")
-        self._folder = (Path(base) if base else Path.home() / ".local" / "state") / "faceid" / "started-runs"
+        self._folder = user_folder("XDG_STATE_HOME", ".local/state") / "faceid" / "started-runs"
 
     def remember(self, run_id: Any, pid: int) -> None:
         """Record the process of a flow run; a record that cannot be written is logged, and the run goes on."""

@@ -14,7 +14,11 @@ from faceid_core.errors import ConfigurationError, FaceidError, StoreError
 from faceid_core.private import without_credentials
 from flows.prefect_server import configured_server
 
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file is larger than `ulimit -f` or the file system lets it be",
+}
 _RESOURCES = {
     errno.EIO: "the disk fails: look at the system's log",
     errno.ENOMEM: "out of memory",

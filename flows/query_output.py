@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# A spreadsheet takes text that begins with one of these for a formula, which can read files and call addresses.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+from faceid_core.spreadsheet import for_spreadsheets
+
 _BATCH = 10_000
 
 
@@ -38,12 +38,20 @@ def rows_as(kind: str, rows: pa.Table) -> bytes:
 
 def _records(rows: pa.Table) -> Iterator[list[Any]]:
     for batch in rows.to_batches(_BATCH):
-        yield from map(list, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        yield from map(list, zip(*map(_values, batch.columns), strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):  # a date beyond the year 9999, or infinity
+        return column.cast(pa.string()).to_pylist()
 
 
 def _csv(rows: pa.Table) -> str:
     lines = [",".join(_cell(name) for name in rows.column_names)]
-    lines += [",".join(map(_cell, record)) for record in _records(rows)]
+    # An empty line would be skipped by what reads it.
+    lines += [",".join(map(_cell, record)) or '""' for record in _records(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -52,7 +60,7 @@ def _cell(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         return _quoted(_plain(value)) if isinstance(value, list | dict | tuple) else _plain(value)
-    return _quoted(f"'{value}" if value.startswith(_FORMULA) else value)
+    return _quoted(for_spreadsheets(value))
 
 
 def _quoted(text: str) -> str:

@@ -8,7 +8,7 @@ import click
 
 from faceid_core.errors import ConfigurationError
 from faceid_core.tables import Tables
-from faceid_core.tables.sql import require_reading
+from faceid_core.tables.sql import arrow_of, require_reading
 from flows.query_output import rows_as
 
 
@@ -30,7 +30,7 @@ def run_shell(tables: Tables, *, locked: bool) -> None:
                     require_reading(connection, sql)
                 relation = connection.sql(sql)
                 if relation is not None:
-                    click.echo(rows_as("table", relation.to_arrow_table()), nl=False)
+                    click.echo(rows_as("table", arrow_of(relation)), nl=False)
             except (duckdb.Error, ConfigurationError) as error:
                 click.echo(str(error), err=True)
 

@@ -4,7 +4,7 @@ Only light modules are imported here, so that `faceid run --help` loads neither 
 """
 
 from .nightly import NightlyConfig
-from .parse import changed, format_setting, load_config, parse_config, parse_setting
+from .parse import changed, format_setting, load_config, parse_config, parse_setting, store_options
 from .personalize import PersonalizeConfig
 from .sections import GenerateConfig, S3Config, cluster_address
 
@@ -19,4 +19,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_setting",
+    "store_options",
 ]

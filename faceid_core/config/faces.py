@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from .section import Section
+from .section import LocalPath, Section
 
 # Limits of photographs alone, by the names of `faces.quality.Limits`.
 _PHOTOGRAPH_LIMITS = (
@@ -65,7 +65,7 @@ class FacesConfig(Section):
         description="For photographs: the face parser. grabcut (landmarks and color) and ellipse (landmarks) need "
         "no weights and are rough; segformer is a network.",
     )
-    parser_source: str = Field(
+    parser_source: LocalPath = Field(
         "",
         description="Folder of the segformer parser, or its hub id, such as jonathandinu/face-parsing, optionally "
         "with @commit, if `weights` or the hub's local cache holds it.",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .section import Section
+from .section import LocalPath, Section
 
 LogFormat = Literal["text", "json"]
 
@@ -27,7 +27,7 @@ class MetricsConfig(Section):
         description="Address on which that endpoint listens. It has neither password nor TLS; what it shows are "
         "figures without ids and keys.",
     )
-    textfile: str = Field(
+    textfile: LocalPath = Field(
         "",
         pattern=r"^(.*[^/]\.prom)?$",
         description="File for the textfile collector of node_exporter, as in /var/lib/node_exporter/faceid.prom; it is "

@@ -15,7 +15,7 @@ from .faces import FacesConfig
 from .method import Method
 from .monitoring import LogConfig, MetricsConfig
 from .personalize import PersonalizeConfig
-from .section import Section
+from .section import LocalPath, Section
 from .sections import (
     PHOTOGRAPH_FIELDS,
     BaseModelConfig,
@@ -40,7 +40,7 @@ class NightlyConfig(Section):
     name: str = Field(
         "nightly", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of this kind of run."
     )
-    identities: str = Field(
+    identities: LocalPath = Field(
         "miniature:samples",
         min_length=1,
         description="Manifest: identities.csv or .parquet (here or in S3), or a folder of photos; example:astronaut "
@@ -52,7 +52,7 @@ class NightlyConfig(Section):
         min_length=1,
         description="Root of the store: a folder, file:///… or s3://bucket/prefix.",
     )
-    weights: str = Field(
+    weights: LocalPath = Field(
         "",
         description="Folder or s3://bucket/prefix of weights that do not ship, as faceid models fetch fills it; empty: "
         "DeepFace's own folder, and what extras installed.",

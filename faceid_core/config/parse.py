@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,18 @@ def format_setting(path: str, value: str) -> str:
     except ConfigurationError:
         is_read_back = False
     return plain if is_read_back else f"{path}={json.dumps(value)}"
+
+
+def store_options(config: NightlyConfig) -> str:
+    """The options by which a command that somebody copies reaches the same store, quoted for a shell."""
+    settings = {"s3.endpoint_url": config.s3.endpoint_url, "s3.region": config.s3.region}
+    options = ["--store", config.store]
+    if config.store.startswith("s3://"):
+        for key, value in settings.items():
+            options += ["--set", format_setting(key, value)] if value else []
+        if config.s3.path_style is not None:
+            options += ["--set", f"s3.path_style={str(config.s3.path_style).lower()}"]
+    return shlex.join(options)
 
 
 def changed(config: NightlyConfig, overrides: dict[str, Any], *, source: str) -> NightlyConfig:

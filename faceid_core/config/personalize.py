@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from .method import Method
 from .presets import PRESETS, WITHOUT_NAMES
-from .section import Section
+from .section import LocalPath, Section
 
 DEFAULT_PRESET = "semantic-fidelity+prior"
 
@@ -45,7 +45,7 @@ class PersonalizeConfig(Section):
     method: MethodOverrides = Field(  # ty: ignore[invalid-type-form] - a model with the fields of Method
         default_factory=MethodOverrides, description="Single choices that differ from the preset."
     )
-    names_file: str = Field(
+    names_file: LocalPath = Field(
         "",
         max_length=1024,
         description="Text file with names that the base model knows, one of two words a line, from which a preset with a "

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from faceid_core.cpus import available_cpus
 
-from .section import Section
+from .section import LocalPath, Section, date_as_text
 
 if TYPE_CHECKING:
     from faceid_core.store.s3_settings import S3Settings
@@ -38,18 +38,18 @@ PHOTOGRAPH_FIELDS = ("recognizers", "clips", "selection_recognizer", "selection_
 class BaseModelConfig(Section):
     """The frozen text-to-image model for which tokens are learned."""
 
-    source: str = Field(
+    source: LocalPath = Field(
         "miniature",
         min_length=1,
         description="'miniature' (ships with the project), a known name (sd14, sd15, sd21, sd21-base, sdxl), "
         "hub:owner/name@revision, a folder in diffusers' layout, a single .safetensors file (with layout), or an "
         "s3:// address of either. Nothing is downloaded from the hub during a run.",
     )
-    layout: str = Field(
+    layout: LocalPath = Field(
         "",
         description="For a single-file source: the known name or folder with the model's configurations and tokenizers.",
     )
-    weights: str = Field(
+    weights: LocalPath = Field(
         "",
         description="Folder with hub models as <owner>--<name>--<revision>; empty: the folder of `weights`, or "
         "else Hugging Face's own cache.",
@@ -70,7 +70,7 @@ class BaseModelConfig(Section):
 class GenerateConfig(Section):
     """The evaluation images: prompt grid x seeds."""
 
-    grid: str = Field(
+    grid: LocalPath = Field(
         "miniature",
         min_length=1,
         description="Prompt grid: 'miniature' (24 prompts), 'laboratory' (40 harder), 'laboratory-half' (20 of "
@@ -402,13 +402,14 @@ class RunConfig(Section):
             raise ValueError(f"{value} is a number; write the time in quotes, as in finish_by: '05:30'")
         return value
 
-    @field_validator("date", mode="before")
+    @field_validator("finish_by")
     @classmethod
-    def _date_as_text(cls, value: Any) -> Any:
-        # 20261120 would be taken for seconds since 1970.
-        if isinstance(value, int | float):
-            raise ValueError(f"{value} is a number; write the date as in 2026-11-20")
+    def _time_of_the_timezone(cls, value: dt.time | None) -> dt.time | None:
+        if value is not None and value.tzinfo is not None:
+            raise ValueError("a time of day has no offset; leave it out, and name the clock in run.timezone")
         return value
+
+    _date_as_text = field_validator("date", mode="before")(date_as_text)
 
     @model_validator(mode="after")
     def _from_stage_needs_force(self) -> Self:

@@ -254,8 +254,9 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
 
     Returns:
         `people`, `named_people`: their number; `people_with_gain`: number of people whose identity is not weak
-        (`is_weak_identity`); `over_people`: for each figure a dict with mean, low, high, floor (class word) and ceiling
-        (named people); `relative_to_class_word`: for each category, concept accuracy as a share of the class word's.
+        (`is_weak_identity`), of the `people_judged` for whom that is known; `over_people`: for each figure a dict with
+        mean, low, high, floor (class word) and ceiling (named people); `relative_to_class_word`: for each category,
+        concept accuracy as a share of the class word's.
     """
     by_kind = {
         kind: [r for r in rows if r["subject_kind"] == kind] for kind in ("person", "class_word", "named")
@@ -299,6 +300,7 @@ def aggregate(rows: Sequence[Mapping]) -> dict:
         "people": len(people),
         "named_people": len(by_kind["named"]),
         "people_with_gain": sum(row.get("weak") is False for row in people),
+        "people_judged": sum(row.get("weak") is not None for row in people),
         "over_people": figures,
         "relative_to_class_word": relative,
     }

@@ -31,6 +31,7 @@ from faceid_core.faces.quality import Limits
 from faceid_core.faces.subject import cut_subject, read_subject_mask, reduced
 from faceid_core.geometry.protocols import Point
 from faceid_core.identity import Identity
+from faceid_core.photo_folder import printable
 from faceid_core.private import write_private
 from faceid_core.run.photo_source import PhotoSource, mask_of
 from faceid_core.stages.planning import detect, mask, parse
@@ -280,7 +281,7 @@ class _Worker:
                 reason=rejection.reason,
                 sentence=rejection.sentence
                 if rejection.looked_for is None
-                else f"{rejection.sentence} Looked for: {rejection.looked_for}",
+                else f"{rejection.sentence} Looked for: {printable(rejection.looked_for)}",
                 value=rejection.value,
                 threshold=rejection.threshold,
                 thumbnail=self._photo(data),

@@ -11,6 +11,7 @@ from pathlib import Path
 from faceid_core.prepare.check import CheckedPhoto
 from faceid_core.prepare.labels import MOST_EYE_ERROR, eye_error
 from faceid_core.private import owner_only
+from faceid_core.spreadsheet import for_spreadsheets
 
 TABLE = "differences.csv"
 
@@ -81,4 +82,4 @@ def write_differences(folder: Path, found: Sequence[Difference]) -> None:
     with open(folder / TABLE, "w", newline="", encoding="utf-8", opener=owner_only) as stream:
         writer = csv.writer(stream)
         writer.writerow(each.name for each in fields(Difference))
-        writer.writerows(astuple(each) for each in found)
+        writer.writerows(map(for_spreadsheets, astuple(each)) for each in found)

@@ -69,7 +69,7 @@ def read_labels(path: Path) -> dict[str, Label]:
             missing = {"sha256", "label"} - set(reader.fieldnames or ())
             if missing:
                 raise InputContractError(str(path), [f"has no column {name}" for name in sorted(missing)])
-            return {row["sha256"].strip().lower(): _label(path, reader.line_num, row) for row in reader}
+            return {(row["sha256"] or "").strip().lower(): _label(path, reader.line_num, row) for row in reader}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputContractError(str(path), [f"cannot be read as CSV: {error}"]) from error
 

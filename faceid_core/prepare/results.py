@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from faceid_core.photo_folder import LeftOut, printable
 from faceid_core.photos import encode_png
 from faceid_core.prepare.check import CheckedPhoto
 from faceid_core.prepare.differences import Difference
-from faceid_core.private import owner_only, write_private
+from faceid_core.private import owner_only, replaced, write_private
 from faceid_core.report.contact_sheet import shortened
 from faceid_core.report.rendering import render
+from faceid_core.spreadsheet import for_spreadsheets
 
 COLUMNS: dict[str, type] = {
     "identity_id": str, "file": str, "line": int, "outcome": str, "reason": str, "sentence": str, "value": float,
@@ -81,7 +83,7 @@ class GrowingTable:
 
     def add(self, one: CheckedPhoto) -> None:
         """Write the row of a photo."""
-        self._writer.writerow(_row(one, self._files, self._lines))
+        self._writer.writerow(_for_spreadsheets(_row(one, self._files, self._lines)))
         self._stream.flush()
 
     def close(self) -> None:
@@ -120,12 +122,10 @@ def write_results(
     """
     rows = [_row(one, files, lines) for one in checked] + [_left_out_row(each) for each in left_out]
     # What was written while photos were checked stays until the whole table is there.
-    temporary = folder / f".{TABLE}"
-    with open(temporary, "w", newline="", encoding="utf-8", opener=owner_only) as stream:
+    with replaced(folder / TABLE) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(folder / TABLE)
+        writer.writerows(map(_for_spreadsheets, rows))
     _write_parquet(folder / "prepared.parquet", rows)
     shown = set()
 
@@ -253,6 +253,11 @@ def _row(one: CheckedPhoto, files: Mapping[str, str], lines: Mapping[str, int | 
         **one.figures,
     }
     return {name: given.get(name) for name in COLUMNS}
+
+
+def _for_spreadsheets(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the CSV file has it: names of files are the user's text."""
+    return {name: for_spreadsheets(value) for name, value in row.items()}
 
 
 def _left_out_row(each: LeftOut) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from faceid_core.errors import ConfigurationError
@@ -85,8 +86,8 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
         else:
             promoted = tables.promoted().get(other["name"])
             found = [row for row in runs if row["run_id"] == promoted]
-    elif re.fullmatch(r"\d{4}-\d\d-\d\d", wanted):
-        found = [row for row in runs if row["run_date"] == dt.date.fromisoformat(wanted)]
+    elif (date := _date(wanted)) is not None:
+        found = [row for row in runs if row["run_date"] == date]
         name = by_id[beside]["name"] if beside in by_id else None
         found.sort(key=lambda row: (row["name"] != name, not is_complete(row)))  # stable: the last one first
     else:
@@ -95,6 +96,13 @@ def find_run(tables: Tables, wanted: str, *, beside: str | None = None) -> str:
         known = ", ".join(row["run_id"] for row in runs[:5]) or "none"
         raise ConfigurationError(f"the tables show no run {wanted!r}; the latest runs are: {known}")
     return found[0]["run_id"]
+
+
+def _date(text: str) -> dt.date | None:
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        with suppress(ValueError):  # there is no such day
+            return dt.date.fromisoformat(text)
+    return None
 
 
 @dataclass(frozen=True)

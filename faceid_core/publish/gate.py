@@ -34,7 +34,8 @@ persons AS (
   WHERE s.run_id IN ($a, $b) AND s.subject_kind = 'person' AND s.generate_key IS NOT NULL)
 SELECT a.identity_key, a.identity_id, b.weak::INT - a.weak::INT AS weak,
   coalesce(a.rests_on = b.rests_on, false) AND a.ceiling IS NOT DISTINCT FROM b.ceiling AS same,
-  b.normalized_identity IS NOT NULL AS has_identity, b.concept_accuracy IS NOT NULL AS has_concepts
+  b.normalized_identity IS NOT NULL AS has_identity, b.concept_accuracy IS NOT NULL AS has_concepts,
+  a.normalized_identity IS NOT NULL AS had_identity, a.concept_accuracy IS NOT NULL AS had_concepts
 FROM persons a JOIN persons b USING (identity_key)
 WHERE a.run_id = $a AND b.run_id = $b AND coalesce(a.photo_digest = b.photo_digest, true) ORDER BY identity_key
 """
@@ -124,6 +125,7 @@ class RunComparison:
         too_few: fewer people than `gate.people`, so that nothing is judged.
         other_grid: the runs have other prompts or seeds. Then floor, ceiling and whether an identity is weak are of other
             images in each, so that normalized identity and weak identities are not compared.
+        unmeasured: figures that people have in the first run, and none of them in the second.
     """
 
     first: str
@@ -134,19 +136,22 @@ class RunComparison:
     better: tuple[Moved, ...]
     too_few: bool
     other_grid: bool = False
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def fails(self) -> bool:
         """Whether the second run must not follow the first."""
-        return any(each.fails for each in self.differences)
+        return bool(self.unmeasured) or any(each.fails for each in self.differences)
 
     @property
     def why(self) -> str:
         """What fails, as one phrase; empty if nothing does."""
         return "; ".join(
-            f"{each.figure} {each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f}) is beyond {each.limit:+.3f}"
-            for each in self.differences
-            if each.fails
+            [f"{figure} is not measured" for figure in self.unmeasured]
+            + [f"{each.figure} {each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f}) is beyond {each.limit:+.3f}"
+                for each in self.differences
+                if each.fails
+            ]
         )
 
 
@@ -178,7 +183,12 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
         for name in FIGURES
     )
     worse, better = (_moved(people, sign) for sign in (-1, 1))
-    return RunComparison(first, second, len(people), differences, worse, better, too_few, other_grid)
+    unmeasured = tuple(
+        figure
+        for figure in ("identity", "concepts")
+        if any(each[f"had_{figure}"] for each in people) and not any(each[f"has_{figure}"] for each in people)
+    )
+    return RunComparison(first, second, len(people), differences, worse, better, too_few, other_grid, unmeasured)
 
 
 def _people(tables: Tables, first: str, second: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -397,8 +398,9 @@ def _reproduction(run: Run, subject: Subject) -> dict:
             "base model": run.plan.weights["base"][:16],
         },
         "commands": [
-            f"faceid query \"select distinct identity_id from people where identity_key = '{subject.name}'\"",
-            f'faceid draw --identity ID --prompt "{prompt}" --config run.yaml',
+            f"faceid query --config run.yaml "
+            f"\"select distinct identity_id from people where identity_key = '{subject.name}'\"",
+            f"faceid draw --identity ID --prompt {shlex.quote(prompt)} --config run.yaml",
             "faceid explain ID generate --config run.yaml",
             "faceid run --only ID --force --config run.yaml",
         ],

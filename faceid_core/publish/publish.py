@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from faceid_core.config import format_setting
+from faceid_core.config import format_setting, store_options
 from faceid_core.errors import FaceidError, StoreError
 from faceid_core.evaluate.summary import aggregate
 from faceid_core.outcomes import EXIT_BUG, EXIT_FAILURES, exit_status, tally
@@ -89,8 +89,8 @@ def publish(run: Run) -> Published:
         places={
             "report": f"{root}/{index}",
             **({"compared": f"{root}/{verdict.page}"} if verdict.page else {}),
-            "tables": f'faceid query {_store_option(run)} "select * from latest"',
-            "tokens": f"faceid tokens ID --out ID.safetensors {_store_option(run)}{_model_option(run)}",
+            "tables": f'faceid query {store_options(run.config)} "select * from latest"',
+            "tokens": f"faceid tokens ID --out ID.safetensors {store_options(run.config)}{_model_option(run)}",
         },
         figures=[_figure_row(row) for row in summary],
         summary=summary,
@@ -178,10 +178,6 @@ def _not_erased(run: Run, found: Found, summary: list[dict]) -> tuple[Found, lis
         [(subject, scores) for subject, scores in found if subject.name not in erased],
         [row for row in summary if row["identity_key"] not in erased],
     )
-
-
-def _store_option(run: Run) -> str:
-    return f"--store {shlex.quote(run.config.store)}"
 
 
 def _model_option(run: Run) -> str:

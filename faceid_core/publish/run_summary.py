@@ -62,8 +62,8 @@ def summary_line(overall: Mapping) -> str:
     parts = []
     if normalized is not None:
         parts.append(f"normalized identity {normalized:.0%} (class word 0%, named people 100%)")
-    if gain is not None:
-        parts.append(f"{overall['people_with_gain']} of {overall['people']} surely above the class word")
+    if gain is not None and overall["people_judged"]:
+        parts.append(f"{overall['people_with_gain']} of {overall['people_judged']} surely above the class word")
     if relative_accuracy is not None:
         parts.append(f"concept accuracy {relative_accuracy:.0%} of the class word's")
     if leakage.get("mean") is not None:

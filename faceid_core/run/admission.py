@@ -162,7 +162,7 @@ def shared_photos(
     """Which people have one and the same photo, in a sentence; empty if there are none.
 
     Args:
-        outcome reports, subjects: by identity key.
+        outcome_reports, subjects: by identity key.
         name: how a person is called: by id in a terminal, by key everywhere else.
     """
     alike: dict[str | None, list[str]] = {}

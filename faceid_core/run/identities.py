@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from faceid_core.config import NightlyConfig
-from faceid_core.config.section import Section
+from faceid_core.config.section import Section, date_as_text
 from faceid_core.errors import ConfigurationError, NamesPeople, ObjectMissing, StoreError
 from faceid_core.identity import (
     CLASS_WORD_PATTERN,
@@ -184,6 +184,7 @@ class OnePerson(Section):
     )
     consent_ref: str = Field("", max_length=256, description="Where the consent is recorded.")
     consent_until: dt.date | None = Field(None, description="Last day on which the photo may be used.")
+    _date_as_text = field_validator("consent_until", mode="before")(date_as_text)
     face_box: str = Field(
         "",
         pattern=r"^[0-9., ]*$",

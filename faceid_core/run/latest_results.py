@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from faceid_core.config import NightlyConfig
+from faceid_core.config import NightlyConfig, store_options
 from faceid_core.errors import ConfigurationError
 from faceid_core.identity import validate_identity_id
 from faceid_core.run.store_access import open_with_secret
@@ -30,7 +30,7 @@ def newest_tokens(config: NightlyConfig, identity_id: str) -> bytes:
     if found is None:
         raise ConfigurationError(
             f"{config.store} holds no tokens of {identity_id!r} for base model {config.base_model.source!r}; "
-            f"learn them first: faceid run --store {config.store} --only {identity_id}"
+            f"learn them first: faceid run {store_options(config)} --only {identity_id}"
         )
     return found
 
@@ -45,7 +45,7 @@ def newest_crop(config: NightlyConfig, identity_id: str) -> np.ndarray:
     if found is None:
         raise ConfigurationError(
             f"{config.store} holds no photo of {identity_id!r}; run the person again: "
-            f"faceid run --store {config.store} --only {identity_id}"
+            f"faceid run {store_options(config)} --only {identity_id}"
         )
     return read_png(found)
 

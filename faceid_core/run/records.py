@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
 
 from faceid_core import __version__
 from faceid_core.config import NightlyConfig
-from faceid_core.errors import ObjectMissing
+from faceid_core.errors import DamagedRecord, ObjectMissing
 from faceid_core.evaluate.grid import STANDARD_GRIDS
 from faceid_core.outcomes import tally
 from faceid_core.run.state import Run
@@ -20,6 +21,7 @@ from faceid_core.store.layout import is_run_id, run_object
 from faceid_core.store.records import PagesRecord, RequestRecord, StatusRecord, read_record
 
 REQUEST, STATUS, INDEX, PAGES = "request.json", "status.json", "index.html", "pages.json"
+_THREADS = 16  # that read requests at once
 _ANOTHER_RUN = "name another run, or run again"
 
 
@@ -127,10 +129,22 @@ def read_pages(store: ObjectStore, run_id: str) -> dict[str, str]:
 
 
 def run_ids(store: ObjectStore) -> list[str]:
-    """All runs of the store, oldest first."""
-    asked = []
+    """All runs of the store, by when they started, oldest first.
+
+    The time at which a request was written is no measure: a store that was copied or restored has new ones.
+    """
+    asked = {}
     for info in store.list("runs/"):
         _, run_id, name = (*info.name.split("/", 2), "")[:3]
         if name == REQUEST and is_run_id(run_id):
-            asked.append((info.modified, info.name, run_id))
-    return [run_id for *_, run_id in sorted(asked)]
+            asked[run_id] = info.modified
+
+    def started(run_id: str) -> tuple[float, str]:
+        try:
+            request = read_request(store, run_id)
+            return dt.datetime.fromisoformat(request["started_at"]).timestamp(), run_id
+        except (DamagedRecord, ObjectMissing, ValueError):  # what is damaged is told where it is read
+            return asked[run_id], run_id
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return [run_id for _, run_id in sorted(threads.map(started, asked))]

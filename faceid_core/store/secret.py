@@ -133,7 +133,10 @@ def secret_file() -> Path:
     """Where the secret's file lies when no variable holds the secret itself."""
     named = os.environ.get(FILE_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:
+            raise ConfigurationError(f"{FILE_VARIABLE} is {named!r}: {error}") from None
     return config_folder() / "identity-secret"
 
 

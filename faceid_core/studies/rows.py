@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -110,13 +111,16 @@ def _excess(row: Mapping) -> float | None:
 
 
 def read_rows(path: Path, figures: Sequence[str] = FIGURES) -> pd.DataFrame:
-    """A study's CSV, with every column; empty if there is no such file."""
+    """A study's CSV, with every column; empty if there is no such file. Raises ConfigurationError for another file."""
     words: dict[Hashable, type[str]] = {name: str for name in (*_WORDS, *_ORIGIN)}
     if not path.is_file():
         return frame_of([], figures)
-    kept = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={n: [""] for n in figures},
-                       float_precision="round_trip")  # fmt: skip
-    return frame_of(kept.to_dict("records"), figures)
+    try:
+        kept = pd.read_csv(path, dtype=words, keep_default_na=False, na_values={n: [""] for n in figures},
+                           float_precision="round_trip")  # fmt: skip
+        return frame_of(kept.to_dict("records"), figures)
+    except (ValueError, OSError) as error:  # no rows, another encoding, a word in the place of a figure
+        raise ConfigurationError(f"{path} is not the table of a study: {error}") from None
 
 
 def frame_of(rows: Sequence[Mapping], figures: Sequence[str] = FIGURES) -> pd.DataFrame:
@@ -131,9 +135,12 @@ def frame_of(rows: Sequence[Mapping], figures: Sequence[str] = FIGURES) -> pd.Da
 def write_rows(path: Path, frame: pd.DataFrame) -> None:
     """Write the CSV in one step, so that an interruption leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    frame.to_csv(partial, index=False, lineterminator="\n")
-    os.replace(partial, path)
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        frame.to_csv(partial, index=False, lineterminator="\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def merge_rows(
@@ -177,7 +184,7 @@ def refuse_record(path: Path) -> None:
     Raises:
         ConfigurationError: the table is one.
     """
-    if path.is_file() and "condition" not in path.read_text(encoding="utf-8").partition("\n")[0].split(","):
+    if path.is_file() and b"condition" not in path.read_bytes().partition(b"\n")[0].strip().split(b","):
         raise ConfigurationError(
             f"{path} is a table of version 0.1, the record of what was published then, and is not written over; "
             "give another folder with --out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,12 @@ import pyarrow.parquet as pq
 from data_contracts import NAMES, ContractError, contract
 
 from ..errors import ConfigurationError, StoreError
-from ..private import FOLDER_MODE, owner_only
+from ..private import FOLDER_MODE, replaced
 from ..store.objects import ObjectStore
 from .catalog import Catalog, advance, read_catalog
 from .files import TableFiles, TableFileSystem
 from .promoted import read_promoted
-from .sql import lock, names_in, open_connection, require_reading
+from .sql import arrow_of, lock, names_in, open_connection, require_reading
 from .storage import in_one_line
 from .views import VIEWS, with_needed
 from .write import DeltaPlace
@@ -154,7 +153,7 @@ class Tables:
             if locked:
                 require_reading(connection, sql)
             relation = connection.sql(sql, params=params)
-            return pa.table({}) if relation is None else relation.to_arrow_table()
+            return pa.table({}) if relation is None else arrow_of(relation)
 
         return self._ask(names_in(sql, (*NAMES, *VIEWS)), answer, locked=locked)
 
@@ -175,12 +174,10 @@ class Tables:
         return [self._export(name, folder / f"{name}.parquet") for name in NAMES]
 
     def _export(self, name: str, file: Path) -> Path:
-        temporary = file.with_suffix(".parquet.new")
-
         def write(connection: duckdb.DuckDBPyConnection) -> None:
             schema = contract(name).schema
             with (
-                open(temporary, "wb", opener=owner_only) as written,
+                replaced(file) as written,
                 pq.ParquetWriter(
                     written, schema.with_metadata(contract(name).metadata), compression="zstd"
                 ) as writer,
@@ -189,7 +186,6 @@ class Tables:
                     writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 
         self._ask((name,), write)
-        os.replace(temporary, file)
         return file
 
     def _ask(

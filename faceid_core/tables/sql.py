@@ -10,6 +10,7 @@ from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
     from fsspec import AbstractFileSystem
 
 PROTOCOL = "faceid"
@@ -32,6 +33,7 @@ _CLOSED = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
+_NO_FORMAT = re.compile(r"\b(INTERVAL|UNION|BIT|BIGNUM|VARINT)\b")
 _READING = ("SELECT", "EXPLAIN")
 _ASKS_FOR_ALL = re.compile(
     r"\bshow\b|\bquery(_table)?\s*\(|duckdb_|information_schema|sqlite_master|\bpg_", re.IGNORECASE
@@ -67,6 +69,18 @@ def names_in(sql: str, names: Iterable[str]) -> set[str]:
     """Those of some names that a query may mean: all of them where it may ask for tables without naming them."""
     words = {word.lower() for word in re.findall(r"\w+", sql)}
     return set(names) if _ASKS_FOR_ALL.search(sql) else words & set(names)
+
+
+def arrow_of(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    """The rows of a query; types that neither Parquet nor Python has (intervals, unions, bits, big numbers) as text."""
+    is_odd = [_NO_FORMAT.search(str(kind)) is not None for kind in relation.types]
+    if not any(is_odd):
+        return relation.to_arrow_table()
+    columns = []
+    for place, (name, odd) in enumerate(zip(relation.columns, is_odd, strict=True), 1):
+        quoted = name.replace('"', '""')
+        columns.append(f'#{place}{"::VARCHAR" if odd else ""} AS "{quoted}"')
+    return relation.project(", ".join(columns)).to_arrow_table()
 
 
 def require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

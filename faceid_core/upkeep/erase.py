@@ -107,6 +107,11 @@ def erase(
     return receipt
 
 
+def holds_person(store: ObjectStore, key: str) -> bool:
+    """Whether the store has an object of a person, or the tombstone; rows of the tables are not looked for."""
+    return store.head(tombstone(key)) is not None or any(True for _ in store.list(f"{identity_scope(key)}/"))
+
+
 def finish_erasures(store: ObjectStore, *, report: Callable[[str], None] | None = None) -> Erasures:
     """Do the second sweep of every erasure that is due, and sweep again wherever something of a person has come back.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.private import user_folder
 
 from .catalog import DETECTORS, KnownFile, KnownModel, by_file
 
@@ -50,7 +51,7 @@ _found: dict[str, Path] = {}
 
 def home_folder() -> Path:
     """DeepFace's own folder of weights."""
-    return Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights"
+    return user_folder("DEEPFACE_HOME", "") / ".deepface" / "weights"
 
 
 def package_folder(package: str | None) -> Path | None:

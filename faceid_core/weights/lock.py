@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from faceid_core.errors import ConfigurationError, MissingWeights
+from faceid_core.private import user_folder
 from faceid_core.store.keys import canonical_json, is_digest, sha256_hex
 
 FORMAT = "faceid-models-lock/1"
@@ -228,8 +229,7 @@ def _digest_noted(file: Path) -> str:
 
 def cache_folder() -> Path:
     """Where this project may keep files of the user's that can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "faceid"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "faceid"
 
 
 def _replace_file(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import weakref
 
 import numpy as np
@@ -221,6 +222,8 @@ def test_a_labels_file_without_labels_is_named(tmp_path):
     (tmp_path / "labels.csv").write_text("photo,label\n")
     with pytest.raises(InputContractError, match="sha256"):
         read_labels(tmp_path / "labels.csv")
+    (tmp_path / "labels.csv").write_text("label,sha256\ngood\n")
+    assert set(read_labels(tmp_path / "labels.csv")) == {""}, "a short line names no photo"
 
 
 def counted(monkeypatch, *, stop_after=None):
@@ -355,3 +358,33 @@ def test_two_settings_are_compared_on_one_folder(folder):
     assert [row["outcome"] for row in rows(out / "against")] == ["rejected", "rejected"]
     told = CliRunner().invoke(cli, ["prepare", "--photos", str(folder), "--against", "detector"])
     assert told.exit_code == 2 and "--against" in told.output
+
+
+def test_the_folder_of_the_photos_is_no_place_for_results(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    told = CliRunner().invoke(cli, ["prepare", "--photos", str(folder), "--out", str(folder)])
+    assert isinstance(told.exception, ConfigurationError) and "choose another --out" in str(told.exception)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_odd_names_cost_themselves_only_and_are_no_formulas(folder):
+    (folder / "=cmd|calc.png").write_bytes(b"this is not a picture")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    _, out = prepare(folder, "--faces", "deepface", "--no-pictures")
+    files = {row["file"]: row["outcome"] for row in csv.DictReader((out / "prepared.csv").open())}
+    assert files["'=cmd|calc.png"] == "rejected" and files["astronaut.png"] == "usable"
+    manifest = folder / "identities.csv"
+    manifest.write_text("identity_id,photo,class_word\nann,astronaut.png,person\nloop,loop.png,person\n")
+    _, out = prepare(manifest, "--faces", "deepface", "--no-pictures")
+    rows = {row["identity_id"]: row for row in csv.DictReader((out / "prepared.csv").open())}
+    assert [rows[name]["outcome"] for name in ("ann", "loop")] == ["usable", "rejected"]
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_told_with_escapes(folder):
+    odd = folder.parent / os.fsdecode(b"caf\xe9")
+    folder.rename(odd)
+    (odd / "identities.csv").write_text("identity_id,photo,class_word\ngone,gone.png,person\n")
+    _, out = prepare(odd / "identities.csv", "--faces", "deepface", "--no-pictures", "--out", str(odd.parent / "out"))
+    out = odd.parent / "out"
+    (row,) = csv.DictReader((out / "prepared.csv").open())
+    assert row["outcome"] == "rejected" and "caf\\xe9" in row["sentence"]

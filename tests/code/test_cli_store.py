@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 from click.testing import CliRunner
 
 from faceid_core.outcomes import EXIT_BUG, EXIT_COMPLETE, EXIT_CONFIGURATION
+from faceid_core.run.records import run_ids
 from faceid_core.store import IdentitySecret, initialize, open_store
 from flows.cli import cli, main
 
@@ -146,3 +148,19 @@ def test_a_bug_has_an_exit_status_of_its_own(store, monkeypatch, capsys):
     monkeypatch.setattr("faceid_core.run.store_access.open_existing", breaks)
     code, told = faceid(monkeypatch, capsys, "gc", "--store", store.root)
     assert code == EXIT_BUG == 1 and "a fault that was not expected" in told and "this is a bug in faceid" in told
+
+
+def test_the_latest_run_is_the_one_that_started_last_whatever_a_copy_did_to_its_files(store, tmp_path):
+    began = {
+        "20261128-nightly-00000001": "2026-11-28",
+        "20261101-missed-00000002": "2026-11-30",
+        "20261129-nightly-00000003": "2026-11-29",
+    }
+    for run_id, day in began.items():
+        request = {"run_id": run_id, "started_at": f"{day}T22:00:00+00:00", "identities": []}
+        store.put_if_absent(f"runs/{run_id}/request.json", json.dumps(request).encode())
+    last, *_, first = sorted(began, key=began.__getitem__, reverse=True)
+    os.utime(store.root / f"runs/{first}/request.json", (2e9, 2e9))
+    assert run_ids(store) == sorted(began, key=began.__getitem__)
+    told = CliRunner().invoke(cli, ["status", "--store", str(store.root)])
+    assert last in told.output

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from faceid_core.config import NightlyConfig, changed, load_config, parse_config
+from faceid_core.config import NightlyConfig, changed, load_config, parse_config, store_options
 from faceid_core.config.parse import parse_setting
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.grid import load_grid
+from faceid_core.run.identities import OnePerson
 from faceid_core.run.records import config_digest
 from faceid_core.stages.models import WorkerSettings
 from faceid_core.store import S3Settings, open_store
@@ -219,3 +222,41 @@ def test_exit_statuses_of_the_command():
     assert status("run", "--set", "generate.seeds=0") == 3
     assert status("run", "--nonsense") == 3
     assert status("run", "--identities", "/no/such/manifest.csv", "--executor", "inline") == 3
+
+
+def test_a_time_of_day_has_no_offset_and_a_date_is_no_number(monkeypatch):
+    assert parse_config({"run": {"finish_by": "05:30"}}).run.finish_by == dt.time(5, 30)
+    for wrong in ("05:30Z", "05:30+09:00"):
+        with pytest.raises(ConfigurationError, match=r"run\.timezone"):
+            parse_config({"run": {"finish_by": wrong}})
+    for wrong in ("0", "20261120", 20261120):
+        with pytest.raises(ConfigurationError, match="write the date as in 2026-11-20"):
+            parse_config({"run": {"date": wrong}})
+        with pytest.raises(ValueError, match="write the date as in"):
+            OnePerson(identity_id="ann", photo="ann.png", consent_until=wrong)
+
+
+def test_a_home_folder_is_found_wherever_a_path_may_stand(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = parse_config({
+        "identities": "~/people.csv", "weights": "~/weights", "base_model": {"source": "~/model"},
+        "generate": {"grid": "~/mine.yaml"}, "personalize": {"names_file": "~/names.txt"},
+        "faces": {"parser_source": "~/parser"}, "metrics": {"textfile": "~/faceid.prom"},
+    })  # fmt: skip
+    paths = (
+        found.identities, found.weights, found.base_model.source, found.generate.grid, found.personalize.names_file,
+        found.faces.parser_source, found.metrics.textfile,
+    )  # fmt: skip
+    assert all(path.startswith(f"{tmp_path}/") for path in paths)
+    assert parse_config({"weights": "s3://bucket/~x"}).weights == "s3://bucket/~x"
+
+
+def test_a_printed_command_reaches_the_same_store():
+    config = parse_config({
+        "store": "s3://my bucket/it's", "s3": {"endpoint_url": "http://minio:9000", "region": "eu", "path_style": True}
+    })  # fmt: skip
+    words = shlex.split(store_options(config))
+    read = parse_config({"store": words[1]})
+    for setting in words[3::2]:
+        read = changed(read, dict([parse_setting(setting)]), source="test")
+    assert (read.store, read.s3) == (config.store, config.s3)

@@ -373,3 +373,12 @@ def test_a_reader_whose_versions_are_ended_meanwhile_takes_the_new_ones(filled, 
     assert new.versions != old.versions
     monkeypatch.setattr(tables, "catalog", lambda: answers.pop() if answers else new)
     assert tables.read("runs").num_rows == 2 and not answers
+
+
+def test_an_id_that_the_store_does_not_have_is_told_and_the_question_stays_out_of_the_receipt(filled):
+    where = ["erase", f"{GONE}-misspelt", "--store", str(filled.store.root), "--no-wait"]
+    told = CliRunner().invoke(cli, where, input="y\n")
+    assert told.exit_code == 0 and told.stderr.count("check its spelling") == 2
+    assert json.loads(told.stdout)["objects"] == 0
+    known = CliRunner().invoke(cli, ["erase", GONE, "--store", str(filled.store.root), "--no-wait"], input="y\n")
+    assert known.exit_code == 0 and "spelling" not in known.stderr and json.loads(known.stdout)["objects"] > 0

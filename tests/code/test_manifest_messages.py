@@ -16,6 +16,7 @@ from PIL import Image
 from faceid_core import identity, manifest_rows
 from faceid_core.errors import InputContractError, PhotoRejected
 from faceid_core.identity import Identity, parse_manifest, read_manifest, read_photo
+from faceid_core.missing_path import why_missing
 from tests.code.test_photos import encoded
 
 HEADER = "identity_id,photo,class_word"
@@ -223,3 +224,11 @@ def test_a_photo_that_is_not_there_says_why_and_keeps_its_path_out_of_the_senten
     rejection = missing(tmp_path / looked_for)
     assert wanted in rejection.sentence and "manifest line 4" in rejection.sentence
     assert str(tmp_path) not in str(rejection)
+
+
+@pytest.mark.parametrize("looked_for", ["ann.jpg", "mounted/ann.jpg", "loop.jpg"])
+def test_a_link_whose_target_is_away_is_told_as_that(tmp_path, looked_for):
+    (tmp_path / "ann.jpg").symlink_to("/mnt/away/ann.jpg")
+    (tmp_path / "mounted").symlink_to("/mnt/away")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    assert "is a link whose target is not there" in why_missing(str(tmp_path / looked_for))

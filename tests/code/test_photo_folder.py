@@ -6,6 +6,7 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from faceid_core.errors import InputContractError, PhotoRejected
 from faceid_core.identity import read_folder, read_manifest
 from faceid_core.photo_folder import ids_of_names, photos_of
 from faceid_core.plan.planning import plan_run
+from faceid_core.report.synthetic_mark import SyntheticMark, marked_png
 from faceid_core.run.identities import read_requested
 from flows.cli_plan import print_plan
 
@@ -145,3 +147,20 @@ def test_a_plan_looks_at_a_folder_of_photos_once(tmp_path, monkeypatch):
     print_plan(plan_run(config), Console(file=(shown := io.StringIO()), width=200))
     assert "1 entry of the folder of photos left out" in shown.getvalue()
     assert len(looks) == 1
+
+
+def test_images_that_faceid_drew_and_results_of_prepare_are_no_people(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    fill(
+        tmp_path,
+        {
+            "ann.jpg": JPEG, "ann-drawn.png": marked_png(image, SyntheticMark("0" * 64)),
+            "own.png": photos.encode_png(image), "sheet.png": photos.encode_png(image),
+        },
+    )  # fmt: skip
+    assert set(photo_names(tmp_path)) == {"ann", "own", "sheet"} and reasons(tmp_path) == {"ann-drawn.png": "drawn"}
+    fill(tmp_path, {"prepared.csv": b"identity_id\n", "people/ann.png": JPEG, "thumbnails/ann.png": JPEG})
+    assert set(photo_names(tmp_path)) == {"ann", "own"}
+    assert {name for name, reason in reasons(tmp_path).items() if reason == "results"} == {
+        "sheet.png", "people", "thumbnails",
+    }  # fmt: skip

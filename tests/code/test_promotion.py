@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import duckdb
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -349,3 +350,26 @@ def test_manifests_that_take_turns_on_one_store_do_not_look_for_every_page(tmp_p
 
     assert [night_of("first"), night_of("second")] == [3, 3]
     assert [night_of("first"), night_of("second")] == [0, 0], "their own last runs recorded their pages"
+
+
+def test_a_run_that_lacks_a_figure_of_the_current_one_does_not_follow_it(tmp_path):
+    def without_identity(made):
+        return made | {
+            "identity_summary": made["identity_summary"].set_column(
+                made["identity_summary"].schema.get_field_index("normalized_identity"),
+                made["identity_summary"].schema.field("normalized_identity"),
+                pa.nulls(made["identity_summary"].num_rows, pa.float64()),
+            )
+        }
+
+    publish(tmp_path, 0, 0.5)
+    _, verdict, _ = publish(tmp_path, 1, 0.5, edit=without_identity)
+    assert verdict.sentence == f"current stays {run_name(0)}: identity is not measured"
+    _, verdict, _ = publish(tmp_path, 2, 0.5, edit=without_identity, gate={"promote": "complete"})
+    assert verdict.sentence.startswith(f"current: {run_name(2)}")
+
+
+def test_a_day_that_does_not_exist_is_no_run(tmp_path):
+    store, _, _ = publish(tmp_path, 0, 0.5)
+    with pytest.raises(ConfigurationError, match="show no run '2026-02-30'"):
+        find_run(Tables(store), "2026-02-30")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import io
 import json
+import os
 import re
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from faceid_core.errors import ConfigurationError
 from faceid_core.store import IdentitySecret, initialize, open_store
 from faceid_core.tables import Tables, connect
 from flows.cli import cli
@@ -141,3 +145,38 @@ def test_the_examples_of_the_page_run(store, tmp_path, monkeypatch):
         exec(compile("".join(lines), "docs/tables.md", "exec"), found)
     assert len(found["by_pandas"]) == len(found["by_polars"]) == found["by_arrow"].num_rows == 2
     assert found["rows"].fetchall() == [(4,)]
+
+
+def test_what_arrow_parquet_or_python_lack_is_text_in_every_format(store, tmp_path):
+    sql = (
+        "select interval 2200 millisecond as took, [interval 1 day] as days, union_value(num := 2) as u, "
+        "'101'::bit as bits, 5::bignum as big, date '99999-01-01' as far, 'infinity'::timestamp as never, 1 as a, 2 as a"
+    )
+    (row,) = csv.DictReader(io.StringIO(ask(store, sql, "--format", "csv")))
+    assert (row["took"], row["u"], row["bits"], row["big"]) == ("00:00:02.2", "2", "101", "5")
+    assert json.loads(ask(store, sql, "--format", "json"))[0]["took"] == "00:00:02.2"
+    assert "00:00:02.2" in ask(store, sql)
+    ask(store, sql, "--format", "parquet", "--out", str(tmp_path / "odd.parquet"))
+    assert pq.ParquetFile(tmp_path / "odd.parquet").read(columns=["took"])["took"].to_pylist() == ["00:00:02.2"]
+    told = ask(store, "--open", given=f"{sql};\nselect 7 as seven;\n")
+    assert "00:00:02.2" in told and "seven" in told
+
+
+def test_a_null_in_the_only_column_keeps_its_row(store):
+    sql = "select null as reason union all select null"
+    assert len(pd.read_csv(io.StringIO(ask(store, sql, "--format", "csv")))) == 2
+
+
+def test_sql_that_is_not_utf_8_is_refused_and_not_our_bug(store, tmp_path):
+    file = tmp_path / "bad.sql"
+    file.write_bytes(b"select '\xe9' as x")
+    text = file.read_bytes()
+    for arguments, given in ((("--file", str(file)), None), (("-",), text), ((os.fsdecode(text),), None)):
+        ended = CliRunner().invoke(cli, ["query", *arguments, "--store", store], input=given)
+        assert isinstance(ended.exception, ConfigurationError) and "UTF-8" in str(ended.exception)
+
+
+@pytest.mark.parametrize("more", [("select 1",), ("--format", "csv"), ("--out", "x.csv")])
+def test_a_prompt_takes_no_statement_and_no_file(store, more):
+    ended = CliRunner().invoke(cli, ["query", "--open", *more, "--store", store], input="")
+    assert ended.exit_code == 2 and "leave out" in ended.output

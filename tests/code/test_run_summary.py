@@ -17,7 +17,8 @@ BY_ID, BY_KEY = attrgetter("identity_id"), attrgetter("identity_key")
 def overall(normalized, gain, accuracy) -> dict:
     over = {"identity_fraction": {"mean": normalized}, "identity_gain": {"mean": gain}}
     relative = {"concepts_obeyed": accuracy}
-    return {"people": 3, "people_with_gain": 2, "over_people": over, "relative_to_class_word": relative}
+    counts = {"people": 3, "people_with_gain": 2, "people_judged": 3}
+    return {**counts, "over_people": over, "relative_to_class_word": relative}
 
 
 def test_all_three_figures():
@@ -29,6 +30,8 @@ def test_all_three_figures():
 
 def test_what_is_missing_is_left_out():
     assert summary_line(overall(None, 0.2, None)) == "2 of 3 surely above the class word"
+    unjudged = overall(None, 0.2, None) | {"people_judged": 0}
+    assert summary_line(unjudged) == "", "no one of none"
     assert summary_line(overall(0.0, None, None)).startswith("normalized identity 0%")
     assert summary_line(overall(None, None, None)) == summary_line({}) == ""
 

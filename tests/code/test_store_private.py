@@ -6,17 +6,23 @@ import os
 import shlex
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from faceid_core.config import NightlyConfig
 from faceid_core.doctor.folder import folder as examine
 from faceid_core.doctor.storage import storage
-from faceid_core.private import write_private
+from faceid_core.errors import ConfigurationError
+from faceid_core.private import config_folder, replaced, write_private
 from faceid_core.store import FolderStore, IdentitySecret, StageCache, StageCall, layout
 from faceid_core.store.cache import Output
+from faceid_core.store.secret import secret_file
 from faceid_core.tables import Tables
+from faceid_core.weights.deepface_files import home_folder
+from faceid_core.weights.lock import cache_folder
 from tests.conftest import TEST_SECRET
 from tests.helpers.table_rows import run
 
@@ -133,3 +139,46 @@ def test_files_that_are_handed_out_are_their_owners_alone(tmp_path, umask):
     for file in Tables(fill(tmp_path / "store")).export(tmp_path / "export"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "export").stat().st_mode) == 0o700
+
+
+def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path):
+    file, link = tmp_path / "tokens", tmp_path / "link"
+    write_private(file, b"good")
+    link.symlink_to(file)
+    for place in (file, link):
+        with pytest.raises(OSError, match="No space left"), replaced(place) as written:
+            written.write(b"half")
+            raise OSError(28, "No space left on device")
+        assert file.read_bytes() == b"good"
+    write_private(link, b"better")
+    assert file.read_bytes() == b"better" and link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "tokens"], "nothing half-written is left"
+    with pytest.raises(NotADirectoryError, match="tokens/below"):
+        write_private(file / "below", b"1")
+    write_private("/dev/null", b"1")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_exports_to_one_folder_at_once_are_all_whole(tmp_path):
+    tables = Tables(fill(tmp_path / "store"))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: tables.export(tmp_path / "export"), range(8)))
+    rows = pq.read_table(tmp_path / "export" / "images.parquet").num_rows
+    assert rows == tables.read("images").num_rows > 0
+    assert all(path.suffix == ".parquet" for path in (tmp_path / "export").iterdir())
+
+
+def test_a_user_without_a_home_is_told_which_variable_to_set(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "DEEPFACE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    asked = {config_folder: "XDG_CONFIG_HOME", cache_folder: "XDG_CACHE_HOME", home_folder: "DEEPFACE_HOME"}
+    for folder_of, variable in asked.items():
+        with pytest.raises(ConfigurationError, match=f"set HOME or {variable}"):
+            folder_of()
+    monkeypatch.setenv("FACEID_IDENTITY_SECRET_FILE", "~no-such-user/secret")
+    with pytest.raises(ConfigurationError, match="FACEID_IDENTITY_SECRET_FILE"):
+        secret_file()

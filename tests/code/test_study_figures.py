@@ -253,6 +253,10 @@ def test_reports_take_the_settings_that_tuning_chose_in_the_same_condition(tmp_p
         read_tuned(path, tune)
     with pytest.raises(ConfigurationError, match="`faceid study tune` writes it"):
         read_tuned(tmp_path / "absent.csv", tune)
+    for content in (b"", b"\xff\xfe", b"condition,balance\nsaid,much\n"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="is not the table of a study"):
+            read_tuned(path, tune)
 
 
 def test_a_later_session_extends_the_table_and_replaces_what_it_measured_again(tmp_path):
