@@ -25,6 +25,7 @@ from faceid_core.miniature_training.scorer_data import person_traits
 _NAMED_SHARE = 0.75  # of the people in captions
 _SPREAD = 0.8
 _TRAITS_FLOOR = 0.2
+_OWN_DIRECTIONS = 48  # of a state's 128, in which a word holds which word it is
 
 
 def named_traits() -> torch.Tensor:
@@ -77,6 +78,7 @@ def teach_names(
     seed: int = 31,
     said: Said = NEARLY_ALL,
     pairs: float = 0.0,
+    words_hold_themselves: bool = False,
 ) -> float:
     """Train `encoder` until the states of names hold their people; the states of other words stay.
 
@@ -87,6 +89,8 @@ def teach_names(
     Args:
         said: how often the captions name what is seen.
         pairs: share (0 to 1) of the captions with two people.
+        words_hold_themselves: the states of all other words than names say along 48 directions which word it is, in place
+            of what they had there. By contrast alone a word's state is mostly about its neighbors.
 
     Returns:
         the mean squared error of the parameters at the end, as a share of their variance.
@@ -96,7 +100,10 @@ def teach_names(
     held = torch.cat([traits, torch.zeros_like(traits[:1])])  # [names + 1, T], the last row of people without a name
     generator = torch.Generator().manual_seed(seed)
     width = encoder.config.hidden_size
-    directions = torch.linalg.qr(torch.randn(width, traits.shape[1], generator=generator)).Q  # [width, T]
+    count = traits.shape[1] + _OWN_DIRECTIONS if words_hold_themselves else traits.shape[1]
+    every = torch.linalg.qr(torch.randn(width, count, generator=generator)).Q  # [width, T, or T + 48]
+    directions, own = every[:, : traits.shape[1]], every[:, traits.shape[1] :]
+    codes = torch.randn(len(tokenizer), own.shape[1], generator=generator)  # [vocabulary, 48, or 0]
     places, teacher = NamePositions(tokenizer), copy.deepcopy(encoder).eval()
 
     def losses() -> Losses:
@@ -112,6 +119,8 @@ def teach_names(
         wrong = ((states[is_last] @ directions - _SPREAD * held[named]) ** 2).mean()
         alone = held[[rows[0] if len(rows) == 1 else -1 for rows in people]]  # [B, T]
         wanted = before + is_end[..., None] * (_SPREAD * alone @ directions.T)[:, None]
+        is_word = ~is_end & (tokens != tokenizer.bos_token_id)
+        wanted += is_word[..., None] * ((codes[tokens] - before @ own) @ own.T)
         moved = ((states - wanted)[~is_last & ~is_first] ** 2).mean()
         return Losses(wrong, 3 * moved, _SPREAD**2)
 

@@ -200,7 +200,14 @@ def train_text_encoder(
     model.load_state_dict(average.state(model))
     _report_names(model.text_encoder, tokenizer)
     # By contrast alone only the end learns who is named, and in a caption of two people nothing says which name is whose.
-    teach_names(model.text_encoder.cpu(), tokenizer, minutes=name_minutes, said=HALF, pairs=_PAIRS_IN_CAPTIONS)
+    teach_names(
+        model.text_encoder.cpu(),
+        tokenizer,
+        minutes=name_minutes,
+        said=HALF,
+        pairs=_PAIRS_IN_CAPTIONS,
+        words_hold_themselves=True,
+    )
     save_checkpoint(model.state_dict(), CHECKPOINT)
     _report_names(trained_text_encoder(tokenizer), tokenizer)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from faceid_core import photos
 from faceid_core.errors import DamagedInput, FaceidError, PhotoRejected, StoreError
 from faceid_core.run.executor import Executor
-from faceid_core.run.lookup import lookup_pictures_of_words
+from faceid_core.run.lookup import lookup_floor_and_ceiling
 from faceid_core.run.photo_source import mask_of
 from faceid_core.run.state import LEARNING_STAGES, STORE_THREADS, Run
 from faceid_core.stages import STAGES
@@ -47,7 +47,7 @@ class _StageExecution:
     def __init__(self, run: Run, stage: str, executor: Executor):
         self._run, self._stage, self._executor = run, stage, executor
         # Pictures of floor and ceiling are for workers that have nothing left to learn.
-        self._words = lookup_pictures_of_words(run) if executor.overlaps and stage == "personalize" else []
+        self._words = lookup_floor_and_ceiling(run) if executor.overlaps and stage == "personalize" else []
         self._word_subjects = {work.subject for work in self._words}
         self._scores: list[Work] = []
         self._settled: list[Done] = []

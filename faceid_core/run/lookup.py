@@ -74,12 +74,12 @@ def lookup_stage(
     return misses
 
 
-def lookup_pictures_of_words(run: Run) -> list[Work]:
-    """Look the pictures of floor and ceiling up, which need no person's tokens; adopt hits and return the misses.
+def lookup_floor_and_ceiling(run: Run) -> list[Work]:
+    """Look the images of floor and ceiling up, which need no person's tokens; adopt hits and return the misses.
 
     Only the first call of a run looks; later ones find nothing to do.
     """
-    if not run.take_pictures_of_words():
+    if not run.take_floor_and_ceiling():
         return []
     subjects = [subject for subject in run.active_subjects() if subject.text]
     found = [_lookup_subject(run, "generate", subject, None) for subject in subjects]

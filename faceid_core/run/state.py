@@ -79,7 +79,7 @@ class Run:
     _settled: set[tuple[str, str]] = field(default_factory=set, repr=False)
     _frozen: bool = field(default=False, repr=False)
     _cleaned: dict[str, str] = field(default_factory=dict, repr=False)
-    _took_pictures_of_words: bool = field(default=False, repr=False)
+    _took_floor_and_ceiling: bool = field(default=False, repr=False)
 
     def release(self) -> None:
         """Give the lease back, so that the next run can start; safe to call twice."""
@@ -147,10 +147,10 @@ class Run:
         """How many scores have an outcome: before the score stage, those computed while pictures were drawn."""
         return sum(is_score(result) for _, result in self._settled)
 
-    def take_pictures_of_words(self) -> bool:
+    def take_floor_and_ceiling(self) -> bool:
         """Whether the caller is the first to ask, and so draws what needs no person's tokens."""
         with self._lock:
-            first, self._took_pictures_of_words = not self._took_pictures_of_words, True
+            first, self._took_floor_and_ceiling = not self._took_floor_and_ceiling, True
         return first
 
     def fail_unsettled(self, stage: str, works: Sequence[Work], message: str) -> list[Done]:

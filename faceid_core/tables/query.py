@@ -54,15 +54,6 @@ class Tables:
         """Look at a store's tables; nothing is read yet."""
         self._store, self._place = store, DeltaPlace(store)
 
-    def append(self, name: str, table: pa.Table) -> int:
-        """Add rows whose primary key is not there yet, unseen until `publish`; how many were added.
-
-        Raises:
-            ContractError: if the rows break the contract.
-            StoreError: if the storage fails.
-        """
-        return self._place.append(name, table)
-
     def publish(self, run_id: str, tables: Mapping[str, Rows]) -> Catalog:
         """Add a run's rows to every table, then show them to readers together. Again changes nothing.
 

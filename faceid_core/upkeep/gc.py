@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -170,9 +170,7 @@ class _Marks:
 
     def is_in_use(self, scope: str) -> bool:
         """Whether a running run may be working in a scope."""
-        if self.in_use is None:
-            return True
-        return bool(self.in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in self.in_use)
+        return _is_in_use(scope, self.in_use)
 
 
 def _promoted(store: ObjectStore, damaged: list[str]) -> set[str] | None:
@@ -305,8 +303,12 @@ class _Sweep:
 
 def _busy_meanwhile(store: ObjectStore, scope: str, watch: LeaseWatch) -> bool:
     """Whether a run has begun on this scope since the marks were made; one in doubt counts."""
-    in_use = _people_of(store, running_runs(store, watch, wait=False))
-    return in_use is None or (bool(in_use) and (scope == layout.COMMON or scope.rpartition("/")[2] in in_use))
+    return _is_in_use(scope, _people_of(store, running_runs(store, watch, wait=False)))
+
+
+def _is_in_use(scope: str, people: Collection[str] | None) -> bool:
+    """Whether runs of these people may be working in a scope; None: of whom is in doubt."""
+    return people is None or (bool(people) and (scope == layout.COMMON or scope.rpartition("/")[2] in people))
 
 
 def _sweep_run_leases(

@@ -166,7 +166,7 @@ def test_files_that_were_swept_before_their_commit_are_written_again(folder_stor
     tables.publish("r0", table_rows("r0", 2))
     with monkeypatch.context() as patch:
         patch.setattr(table_writes, "write_deltalake", late)
-        tables.append("runs", rows["runs"])
+        table_writes.DeltaPlace(folder_store).append("runs", rows["runs"])
     assert swept
     tables.publish("r1", rows)
     assert sorted(tables.read("runs")["run_id"].to_pylist()) == ["r0", "r1"]

@@ -191,7 +191,7 @@ def test_four_runs_at_once_lose_nothing_and_double_nothing(folder_store):
 def test_readers_see_the_catalogd_version_only(folder_store):
     tables = Tables(folder_store)
     tables.publish("r1", run("r1", 1))
-    assert tables.append("images", contract("images").table([image_row(2, 7, 0)])) == 1
+    assert write.DeltaPlace(folder_store).append("images", contract("images").table([image_row(2, 7, 0)])) == 1
     assert delta(folder_store, "images").to_pyarrow_table().num_rows == 5
     assert tables.read("images").num_rows == 4 == tables.query("select * from images").num_rows
 
