@@ -117,8 +117,9 @@ def teach_names(
         is_first = torch.roll(is_last, -1, dims=1)
         named = [row for rows in people for row in rows if row >= 0]  # in the order of `is_last`
         wrong = ((states[is_last] @ directions - _SPREAD * held[named]) ** 2).mean()
-        alone = held[[rows[0] if len(rows) == 1 else -1 for rows in people]]  # [B, T]
-        wanted = before + is_end[..., None] * (_SPREAD * alone @ directions.T)[:, None]
+        alone = torch.tensor([rows[0] if len(rows) == 1 else -1 for rows in people])  # [B]
+        tells = is_end & (alone >= 0)[:, None]
+        wanted = before + tells[..., None] * ((_SPREAD * held[alone][:, None] - before @ directions) @ directions.T)
         is_word = ~is_end & (tokens != tokenizer.bos_token_id)
         wanted += is_word[..., None] * ((codes[tokens] - before @ own) @ own.T)
         moved = ((states - wanted)[~is_last & ~is_first] ** 2).mean()
