@@ -329,6 +329,7 @@ def test_people_whose_consent_ended_are_erased_by_the_scheduled_flow(tmp_path, c
     import datetime as dt
     from functools import partial
 
+    from faceid_core.upkeep.erase import Erasures
     from flows import maintenance
     from tests.helpers.pretend_night import pretend_config, pretend_night, write_manifest
 
@@ -354,9 +355,8 @@ def test_people_whose_consent_ended_are_erased_by_the_scheduled_flow(tmp_path, c
         {"identity": keys[0], "days since the consent": 8, "erasure": "complete"},
         {"identity": keys[1], "days since the consent": 7, "erasure": "kept"},
     ]
-    def cannot_complete(*_, unfinished: set[str], **__):
-        unfinished.add(keys[1])
-        return []
+    def cannot_complete(*_, **__):
+        return Erasures([], frozenset({keys[1]}))
 
     with monkeypatch.context() as patch:
         patch.setattr(maintenance, "erase_expired", cannot_complete)
