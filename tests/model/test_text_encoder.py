@@ -18,7 +18,7 @@ from faceid_core.miniature.people import NAMED_SEEDS, name_of
 from faceid_core.miniature_training import names, schedules, text_encoder, unet
 from faceid_core.miniature_training.autoencoder import LATENT_CHANNELS
 from faceid_core.miniature_training.measure_pairs import pairs_drawn
-from faceid_core.miniature_training.measure_words import _box_mask, words_moved
+from faceid_core.miniature_training.measure_words import _box_mask, own_share, words_moved
 from faceid_core.miniature_training.names import NamePositions, teach_names, token_ids
 from faceid_core.miniature_training.pipeline_folder import load_pipeline, new_text_encoder, new_unet
 from faceid_core.miniature_training.schedules import WORK, keep_checkpoint
@@ -155,6 +155,30 @@ def test_pictures_of_any_width_and_captions_cut_at_the_longest_give_the_same_lik
 def test_a_random_word_moves_later_words_of_the_shipped_model_little():
     moved = words_moved(load_base_model())
     assert 0.02 < moved.later_words < 0.05 and moved.end > 0.2
+    assert own_share(load_base_model(), captions=4) > 0.9, "its words are mostly about themselves"
+
+
+def test_words_are_taught_to_say_which_they_are(tokenizer, monkeypatch):
+    monkeypatch.setattr(names, "Budget", Steps)
+    torch.manual_seed(0)
+    encoder = new_text_encoder(tokenizer)
+    with torch.no_grad():
+        for layer in encoder.encoder.layers:  # attention that drowns what a word brings along
+            layer.self_attn.out_proj.weight.mul_(30)
+    phrases = ("red sweater", "blue shirt", "black suit", "white coat")
+    around = [f"a photo of {name_of(seed)} wearing a" for seed in NAMED_SEEDS[:16]]
+
+    def share() -> float:
+        tokens = [token_ids(tokenizer, [f"{each} {phrase}" for each in around]) for phrase in phrases]
+        end = (tokens[0][0] == tokenizer.eos_token_id).nonzero()[0]
+        with torch.no_grad():
+            states = torch.stack([encoder(each).last_hidden_state[:, int(end) - 1] for each in tokens])
+        spread = states - states.mean(dim=(0, 1))
+        return float(spread.mean(dim=1).square().sum(dim=1).mean() / spread.square().sum(dim=2).mean())
+
+    before = share()
+    teach_names(encoder, tokenizer, minutes=60, batch=32, said=HALF, words_hold_themselves=True)
+    assert share() > before + 0.2, (before, share())
 
 
 def test_of_two_named_people_the_shipped_model_draws_a_mixture_twice():
