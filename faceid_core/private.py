@@ -15,6 +15,7 @@ from faceid_core.errors import ConfigurationError
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+READABLE_MODE = 0o644  # of files that hold nothing private
 
 
 def config_folder() -> Path:
@@ -101,11 +102,15 @@ def write_private(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def replaced(path: str | Path) -> Generator[BinaryIO]:
+def replaced(path: str | Path, mode: int = FILE_MODE) -> Generator[BinaryIO]:
     """A file to write, which takes the place of `path` once the block ends; if it breaks off, what was there stays.
 
-    A new file is readable by its owner only, one that is there keeps its rights. Of a link the target is replaced. A
-    pipe, a device, and a file in a folder that takes no new one are written to as they are.
+    One that is there keeps its rights. Of a link the target is replaced. A pipe, a device, and a file in a folder that
+    takes no new one are written to as they are.
+
+    Args:
+        path: its folder exists.
+        mode: rights of a new file, whatever the umask; by default it is readable by its owner only.
 
     Raises:
         OSError: about `path`.
@@ -120,8 +125,7 @@ def replaced(path: str | Path) -> Generator[BinaryIO]:
     try:
         with open(temporary, "xb", opener=owner_only) as file:
             yield file
-        if target.exists():
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        os.chmod(temporary, stat.S_IMODE(target.stat().st_mode) if target.exists() else mode)
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):

@@ -67,7 +67,7 @@ def _print(found, config: NightlyConfig) -> None:
             least = "" if each.detectable is None else f"{each.detectable:.3f}"
             shown = [f"{each.mean:+.3f}", f"{each.low:+.3f} to {each.high:+.3f}", least]
         table.add_row(
-            each.figure, str(each.people), *shown, f"{each.limit:+.3f}", "worse" if each.fails else ""
+            each.figure, str(each.people), *shown, f"{each.limit:+.3f}", each.verdict
         )
     console.print(table)
     for each in found.worse[:_MOST_NAMED]:

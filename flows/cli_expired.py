@@ -33,9 +33,7 @@ def erase_expired(config: NightlyConfig, dry_run: bool, yes: bool, wait: bool) -
     found = expired_consents(config, store, secret)
     for person in found:
         ended = f"consent ended {person.days} day{'s' if person.days > 1 else ''} ago"
-        click.echo(
-            f"{person.identity_id} ({person.identity_key}): {ended}{', due' if person.due else ''}", err=True
-        )
+        click.echo(f"{person.identity_id} ({person.identity_key}): {ended}{', due' if person.due else ''}", err=True)
     due = sum(person.due for person in found)
     grace = config.consent.erase_after_days
     rule = "consent.erase_after_days is not set" if grace is None else f"more than {grace} days ago: {due}"

@@ -47,17 +47,20 @@ def _find_run(config: NightlyConfig, run_id: str | None) -> tuple:
     from faceid_core.run.store_access import open_existing
 
     store = open_existing(config)
-    known = run_ids(store)
-    if not known:
-        raise ConfigurationError(
-            f"{config.store} holds no run yet; start one with: faceid run {store_options(config)}"
-        )
-    found = run_id or known[-1]
+    known = [run_id] if run_id else run_ids(store)  # which run is the latest takes a look at all
     try:
+        if not known:
+            raise ObjectMissing("runs/")
+        found = known[-1]
         request = read_request(store, found)
     except ObjectMissing:
+        known = run_ids(store)
+        if not known:
+            raise ConfigurationError(
+                f"{config.store} holds no run yet; start one with: faceid run {store_options(config)}"
+            ) from None
         raise ConfigurationError(
-            f"{config.store} holds no run {found!r}; it holds {', '.join(known[-5:])}"
+            f"{config.store} holds no run {run_id!r}; it holds {', '.join(known[-5:])}"
         ) from None
     try:
         return store, request, read_status(store, found)

@@ -15,7 +15,7 @@ from faceid_core.errors import ConfigurationError, without_people
 from faceid_core.identity import ID_PATTERN
 from faceid_core.run.store_access import open_existing, open_with_secret
 from faceid_core.store.tombstone import COMPLETE
-from faceid_core.upkeep.erase import Erasures, finish_erasures, holds_person
+from faceid_core.upkeep.erase import Erasures, finish_erasures
 from faceid_core.upkeep.erase import erase as erase_person
 from faceid_core.upkeep.expired import erase_expired, expired_consents
 from faceid_core.upkeep.gc import collect
@@ -78,7 +78,6 @@ def _erase(person: ErasureRequest, place: StorePlace) -> State:
         return Failed(message="confirm is not the identity id; nothing was erased")
     try:
         store, secret = open_with_secret(_config(place))
-        is_known = holds_person(store, secret.identity_key(person.identity_id))
         receipt = erase_person(store, secret, person.identity_id, wait=person.wait, report=get_run_logger().info)
     except ConfigurationError as error:
         return Failed(message=str(error))
@@ -87,7 +86,7 @@ def _erase(person: ErasureRequest, place: StorePlace) -> State:
     about = f"{receipt.identity_key} erased at {receipt.erased_at}: {receipt.state}"
     if receipt.sweep_again_at:
         about += f", second sweep due at {receipt.sweep_again_at}"
-    if not is_known and not receipt.objects and not receipt.rows:
+    if not receipt.objects and not receipt.rows:
         about += ". The store held nothing of this id: check its spelling"
     create_table_artifact(table=rows, key="receipt", description=about)
     if person.wait and receipt.state != COMPLETE:

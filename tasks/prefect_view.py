@@ -115,7 +115,7 @@ def _difference(found: Difference) -> dict:
         "difference": f"{found.mean:+.3f}" if has_mean else "",
         "95 % interval": f"{found.low:+.3f} to {found.high:+.3f}" if has_mean else "",
         "threshold": f"{found.limit:+.3f}",
-        "verdict": "worse" if found.fails else "",
+        "verdict": found.verdict,
     }
 
 

@@ -21,7 +21,7 @@ from faceid_core.miniature_training.schedules import (
 LATENT_CHANNELS = 6
 # Weight of a pixel in the loss by its label: eyes, brows and mouth carry the identity and have few pixels.
 _LABEL_WEIGHTS = (1.0, 2.0, 2.0, 5.0, 4.0, 7.0, 1.0, 1.0, 3.0, 1.5, 1.0)
-_FACE_LABELS = (1, 2, 3, 4, 5, 8)
+FACE_LABELS = (1, 2, 3, 4, 5, 8)
 # A half figure's face has a third of a close-up's pixels; its weight is raised by up to this factor.
 _SMALL_FACE_LIMIT = 3.0
 _CLOSE_UP_SHARE = 0.45
@@ -82,7 +82,7 @@ def reconstruction_loss(
 def pixel_weights(labels: torch.Tensor) -> torch.Tensor:
     """Weight of every pixel in the loss, [B, 1, H, W], from labels int64 [B, H, W]."""
     weight = torch.tensor(_LABEL_WEIGHTS)[labels]
-    is_face = torch.isin(labels, torch.tensor(_FACE_LABELS))
+    is_face = torch.isin(labels, torch.tensor(FACE_LABELS))
     share = is_face.float().mean(dim=(1, 2), keepdim=True)  # [B, 1, 1]
     factor = (_CLOSE_UP_SHARE / share.clamp(min=1e-3)).clamp(1.0, _SMALL_FACE_LIMIT)
     return torch.where(is_face, weight * factor, weight)[:, None]

@@ -24,11 +24,11 @@ from transformers import CLIPTokenizer
 from faceid_core.miniature.captions import CLOTHES_PHRASES, OBJECT_PHRASES
 from faceid_core.miniature.people import FIRST_NAMES, LAST_NAMES
 from faceid_core.miniature.renderer import LABELS
+from faceid_core.miniature_training.autoencoder import FACE_LABELS
 
 # What a region is: the face of the first person and of the second, clothes, a held object.
 REGIONS = 4
 _CLASS_WORDS = ("person", "man", "woman")
-_FACE_LABELS = (1, 2, 3, 4, 5, 8)
 # Attention a cell inside a word's region is to be at least so many times that outside.
 RATIO = 4.0
 # ... and at least so much on a word; of 32 tokens each has 0.03 where all are looked at alike.
@@ -42,7 +42,7 @@ def shares_of_cells(labels: np.ndarray) -> torch.Tensor:
     Args:
         labels: uint8 [N, H, W].
     """
-    parts = (_FACE_LABELS, (LABELS.index("clothes"),), (LABELS.index("object"),))
+    parts = (FACE_LABELS, (LABELS.index("clothes"),), (LABELS.index("object"),))
     is_part = np.stack([np.isin(labels, part) for part in parts], axis=1)
     count, _, height, width = is_part.shape
     cells = is_part.reshape(count, len(parts), height // 4, 4, width // 4, 4)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from faceid_core.config.monitoring import MetricsConfig
+from faceid_core.private import READABLE_MODE, replaced
 from faceid_core.run.executor import Executor
 from faceid_core.run.state import Run
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:  # prometheus_client takes 70 ms to import, which a run withou
 
 WRITE_SECONDS = 15.0  # between two writes of the textfile: Prometheus' usual interval
 PUSH_TIMEOUT_SECONDS = 5.0
-_READABLE = 0o644  # node_exporter runs as another user; the figures name no person
 
 
 class Monitoring:
@@ -181,14 +179,6 @@ def write_textfile(path: str, registry: CollectorRegistry) -> None:
     """
     from prometheus_client import generate_latest
 
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _READABLE)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), _READABLE)
-            file.write(generate_latest(registry))
-        os.replace(temporary, target)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    # node_exporter runs as another user; the figures name no person.
+    with replaced(path, READABLE_MODE) as file:
+        file.write(generate_latest(registry))

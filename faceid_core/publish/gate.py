@@ -82,7 +82,8 @@ class Difference:
         detectable: the least true difference that is found with a probability of 80 % at this number of people; None
             for fewer than three.
         limit: the configured threshold.
-        fails: beyond the threshold, with an interval that excludes 0.
+        fails: beyond the threshold, with an interval that excludes 0; or missing.
+        missing: people have it in the first run, and none of them in the second.
     """
 
     figure: str
@@ -93,6 +94,12 @@ class Difference:
     detectable: float | None
     limit: float
     fails: bool
+    missing: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What fails, in a word; empty if nothing does."""
+        return "not measured" if self.missing else "worse" if self.fails else ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,6 @@ class RunComparison:
         too_few: fewer people than `gate.people`, so that nothing is judged.
         other_grid: the runs have other prompts or seeds. Then floor, ceiling and whether an identity is weak are of other
             images in each, so that normalized identity and weak identities are not compared.
-        unmeasured: figures that people have in the first run, and none of them in the second.
     """
 
     first: str
@@ -136,22 +142,21 @@ class RunComparison:
     better: tuple[Moved, ...]
     too_few: bool
     other_grid: bool = False
-    unmeasured: tuple[str, ...] = ()
 
     @property
     def fails(self) -> bool:
         """Whether the second run must not follow the first."""
-        return bool(self.unmeasured) or any(each.fails for each in self.differences)
+        return any(each.fails for each in self.differences)
 
     @property
     def why(self) -> str:
         """What fails, as one phrase; empty if nothing does."""
         return "; ".join(
-            [f"{figure} is not measured" for figure in self.unmeasured]
-            + [f"{each.figure} {each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f}) is beyond {each.limit:+.3f}"
-                for each in self.differences
-                if each.fails
-            ]
+            f"{each.figure} is not measured"
+            if each.missing
+            else f"{each.figure} {each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f}) is beyond {each.limit:+.3f}"
+            for each in self.differences
+            if each.fails
         )
 
 
@@ -183,12 +188,18 @@ def compare_runs(tables: Tables, first: str, second: str, gate: GateConfig) -> R
         for name in FIGURES
     )
     worse, better = (_moved(people, sign) for sign in (-1, 1))
-    unmeasured = tuple(
-        figure
-        for figure in ("identity", "concepts")
-        if any(each[f"had_{figure}"] for each in people) and not any(each[f"has_{figure}"] for each in people)
+    differences = tuple(
+        replace(each, fails=True, missing=True) if _is_missing(each, people) else each for each in differences
     )
-    return RunComparison(first, second, len(people), differences, worse, better, too_few, other_grid, unmeasured)
+    return RunComparison(first, second, len(people), differences, worse, better, too_few, other_grid)
+
+
+def _is_missing(found: Difference, people: Sequence[Mapping]) -> bool:
+    """Whether people have a figure in the first run and none of them has it in the second; weak follows from identity."""
+    if found.figure == "weak":
+        return False
+    had, has = (any(each[f"{when}_{found.figure}"] for each in people) for when in ("had", "has"))
+    return had and not has
 
 
 def _people(tables: Tables, first: str, second: str) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ def comparison_page(
         run_id: The run.
         comparisons: With the last complete run, then with the current one if that is another: `first`, `people`,
             `too_few`, `other_grid`, `fails`, and `differences` with `figure`, `people`, `mean`, `low`, `high`,
-            `detectable`, `limit`, `fails`.
+            `detectable`, `limit`, `fails`, `missing`.
         changes: Since the last complete run: `identity_key`, `kind`, `text`.
         sentence: Which run is current; may be empty.
         least_people: People below which nothing is judged.
@@ -61,5 +61,6 @@ def _row(difference: Mapping) -> dict:
         "detectable": number(detectable),
         "limit": signed(difference["limit"]),
         "fails": difference["fails"],
+        "missing": difference["missing"],
         "judged": difference["mean"] is not None,
     }

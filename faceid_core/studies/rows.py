@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pandas as pd
 from faceid_core.errors import ConfigurationError
 from faceid_core.evaluate.intervals import mean_of
 from faceid_core.evaluate.summary import CONCEPT_CATEGORIES
+from faceid_core.private import READABLE_MODE, replaced
 
 from .compare import balance
 
@@ -135,12 +134,8 @@ def frame_of(rows: Sequence[Mapping], figures: Sequence[str] = FIGURES) -> pd.Da
 def write_rows(path: Path, frame: pd.DataFrame) -> None:
     """Write the CSV in one step, so that an interruption leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        frame.to_csv(partial, index=False, lineterminator="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(path, READABLE_MODE) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def merge_rows(

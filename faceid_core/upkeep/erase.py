@@ -104,6 +104,8 @@ def erase(
         report(f"{key}: sweeping once more in {left:.0f} s, when whatever was being written has ended")
         time.sleep(left)
         receipt = _sweep(store, receipt, report, watch, again_after=longest_lease)
+    if not receipt.objects and not receipt.rows:
+        report(f"{key}: the store held nothing of this id: check its spelling")
     return receipt
 
 

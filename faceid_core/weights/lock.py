@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from faceid_core.errors import ConfigurationError, MissingWeights
-from faceid_core.private import user_folder
+from faceid_core.private import READABLE_MODE, replaced, user_folder
 from faceid_core.store.keys import canonical_json, is_digest, sha256_hex
 
 FORMAT = "faceid-models-lock/1"
@@ -234,10 +232,8 @@ def cache_folder() -> Path:
 
 def _replace_file(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new-", delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with replaced(path, READABLE_MODE) as file:
+        file.write(text.encode())
 
 
 def _well_formed(models: object) -> bool:

@@ -13,7 +13,7 @@ from data_contracts import contract
 from faceid_core.config import parse_config
 from faceid_core.errors import ConfigurationError, DamagedRecord, StoreError
 from faceid_core.evaluate.metric_rows import MetricRows
-from faceid_core.outcomes import Outcome
+from faceid_core.outcomes import EXIT_WORSE, Outcome
 from faceid_core.publish import promotion
 from faceid_core.publish.earlier_runs import KINDS, earlier_runs, find_run
 from faceid_core.publish.gate import compare_runs
@@ -365,6 +365,10 @@ def test_a_run_that_lacks_a_figure_of_the_current_one_does_not_follow_it(tmp_pat
     publish(tmp_path, 0, 0.5)
     _, verdict, _ = publish(tmp_path, 1, 0.5, edit=without_identity)
     assert verdict.sentence == f"current stays {run_name(0)}: identity is not measured"
+    asked = ["compare", run_name(0), run_name(1), "--store", str(tmp_path)]
+    told = CliRunner().invoke(cli, asked, env={"COLUMNS": "120"})
+    assert told.exit_code == EXIT_WORSE and "not measured" in told.output
+    assert "not measured" in open_store(str(tmp_path)).get(verdict.page).decode()
     _, verdict, _ = publish(tmp_path, 2, 0.5, edit=without_identity, gate={"promote": "complete"})
     assert verdict.sentence.startswith(f"current: {run_name(2)}")
 
