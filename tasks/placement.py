@@ -15,7 +15,7 @@ import ray
 from ray._private import state as ray_state  # Ray has no public call for what is free on each node
 from ray._private.internal_api import node_stats  # nor for what is used of each GPU
 
-from faceid_core.config.sections import NODES
+from faceid_core.config.execution import NODES
 
 _ROUNDING = 1e-6
 # A worker's CPUs are the most with which more than this share of the cluster's CPUs is used: few copies of the models,

@@ -11,22 +11,13 @@ from pydantic import Field, model_validator
 from faceid_core.errors import ConfigurationError
 
 from .control import WHOLE, IdentityUse
+from .execution import ConsentConfig, ExecutionConfig, GateConfig, RunConfig, S3Config
 from .faces import FacesConfig
 from .method import Method
 from .monitoring import LogConfig, MetricsConfig
 from .personalize import PersonalizeConfig
 from .section import LocalPath, Section
-from .sections import (
-    PHOTOGRAPH_FIELDS,
-    BaseModelConfig,
-    ConsentConfig,
-    ExecutionConfig,
-    GateConfig,
-    GenerateConfig,
-    RunConfig,
-    S3Config,
-    ScoreConfig,
-)
+from .sections import PHOTOGRAPH_FIELDS, BaseModelConfig, GenerateConfig, ScoreConfig
 
 # The base model whose known names the project has; of others the configuration names a file.
 _BASE_WITH_NAMES = "miniature"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from faceid_core.config.sections import GateConfig
+from faceid_core.config.execution import GateConfig
 from faceid_core.evaluate.intervals import holm, t_quantile
 from faceid_core.evaluate.power import LEVEL, detectable
 from faceid_core.tables import Tables

@@ -135,7 +135,7 @@ def _beside_raw(settings: Settings, store: Path):
 
 
 def _comparisons(store: Path, nights: int, people: int) -> list[Row]:
-    from faceid_core.config.sections import GateConfig
+    from faceid_core.config.execution import GateConfig
     from faceid_core.publish.gate import compare_runs
     from faceid_core.store import open_store
     from faceid_core.tables import Tables

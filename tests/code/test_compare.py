@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from scipy.stats import nct, t, ttest_1samp
 
 from data_contracts import contract
-from faceid_core.config.sections import GateConfig
+from faceid_core.config.execution import GateConfig
 from faceid_core.errors import ConfigurationError
 from faceid_core.publish.earlier_runs import find_run
 from faceid_core.publish.gate import _moved, compare_runs
@@ -250,7 +250,7 @@ def test_runs_with_the_same_results_are_compared_without_their_images_and_withou
         for file in (tmp_path / f"tables/{name}").rglob("*.parquet"):
             file.unlink()
     code = (
-        "import sys; from faceid_core.config.sections import GateConfig; from faceid_core.tables import Tables; "
+        "import sys; from faceid_core.config.execution import GateConfig; from faceid_core.tables import Tables; "
         "from faceid_core.publish.gate import compare_runs; from faceid_core.store import open_store; "
         f"found = compare_runs(Tables(open_store({str(tmp_path)!r})), {FIRST!r}, {LATER!r}, GateConfig()); "
         "print(found.people, [each.mean for each in found.differences], 'scipy' in sys.modules)"
